@@ -1,0 +1,121 @@
+"""Extraction in processes of their own that tests can kill, with a network small enough to start at once.
+
+``start`` forks from a server that has imported everything but has started no thread, so a run takes a few
+hundredths of a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR, UserError
+from zoo.extraction import extract
+from zoo.preprocess import Preprocessing
+
+PHOTOS = Path(__file__).parent.parent / "examples" / "photos"
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["extraction_driver"])
+
+
+class PixelMeans:
+    """A linear map of the means over a grid of cells: a network as far as extraction can tell.
+
+    seconds: how long a batch takes at the least. name: goes into the identity.
+    """
+
+    def __init__(self, seconds: float = 0.0, name: str = "pixel_means") -> None:
+        self.preprocessing = Preprocessing(input_size=32, resize=36)
+        self.dim = 24
+        self._seconds = seconds
+        self._name = name
+        self._weights = np.random.default_rng(0).normal(size=(4 * 4 * 3, self.dim)).astype(np.float32)
+
+    def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        time.sleep(self._seconds)
+        means = pixels.reshape(len(pixels), 4, 8, 4, 8, 3).mean(axis=(2, 4), dtype=np.float32)
+        return (means.reshape(len(pixels), -1) / 255) @ self._weights
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": self._name, "preprocessing": self.preprocessing.to_json(), "versions": {"test": "1"}}
+
+
+def run(images: Path, out: Path, **options: Any) -> Any:
+    """``extract`` with small batches and shards, so that twenty images make several of both."""
+    small = {"embedder": PixelMeans(), "batch_size": 3, "shard_size": 6, "workers": 2}
+    return extract(images, out, **{**small, **options})
+
+
+def start(images: Path, out: Path, *, kill: tuple[str, int, str] | None = None, seconds: float = 0.0,
+          **options: Any) -> Any:  # fmt: skip
+    """A process that runs ``run``; its exit code is the one ``zoo extract`` has.
+
+    kill: (function of os, n, "before" or "after"): the process kills itself at the n-th call of it.
+    """
+    process = _processes.Process(target=_main, args=(images, out, kill, seconds, options))
+    process.start()
+    return process
+
+
+def finish(images: Path, out: Path, **options: Any) -> int:
+    """``start``, wait, exit code."""
+    process = start(images, out, **options)
+    process.join(60)
+    assert process.exitcode is not None, "the run hangs"
+    return int(process.exitcode)
+
+
+def results(out: Path) -> dict[str, str]:
+    """The hash of every result file; the log of the runs is not one, and nothing else may be there."""
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {".zoo"}
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir() if path.is_file()}
+    files.pop("run.log.jsonl", None)
+    return files
+
+
+def assert_tidy(out: Path) -> None:
+    """Nothing is left of runs that did not end."""
+    assert sorted(path.name for path in (out / ".zoo").rglob("*")) == ["plan.parquet", "tmp"]
+    assert all(name.endswith((".parquet", ".npy")) or name == "manifest.json" for name in results(out))
+
+
+def _main(images: Path, out: Path, kill: tuple[str, int, str] | None, seconds: float, options: dict[str, Any]) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command does
+    if kill is not None:
+        _arm(*kill)
+    try:
+        result = run(images, out, embedder=PixelMeans(seconds), **options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(EXIT_SOME_FAILED if result.failed else EXIT_OK)
+
+
+def _arm(name: str, n: int, moment: str) -> None:
+    original: Callable[..., Any] = getattr(os, name)
+    calls = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == n and moment == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if calls == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(os, name, counted)

@@ -1,0 +1,60 @@
+"""Recipes are complete, overrides are checked."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from training import recipes
+from training.config import from_json, override, to_json
+from training.recipes import RECIPES
+from zoo.errors import UserError
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_has_its_name_and_survives_json(name: str) -> None:
+    recipe = recipes.find(name)
+    assert recipe.name == name
+    assert from_json(json.loads(json.dumps(to_json(recipe)))) == recipe
+
+
+def test_published_values() -> None:
+    """reference: BYOL section 3.3 and app. G, the official presets; SimSiam section 3."""
+    byol = recipes.find("byol_r50_in1k_1000ep")
+    assert (byol.optim.lr, byol.optim.weight_decay, byol.optim.tau) == (0.2, 1.5e-6, 0.996)
+    assert (byol.optim.batch_size, byol.optim.warmup_epochs, byol.heads.hidden, byol.heads.out) == (4096, 10, 4096, 256)
+    assert not byol.zero_init_residual
+    simsiam = recipes.find("simsiam_r50_in1k_100ep")
+    assert (simsiam.optim.lr, simsiam.optim.weight_decay, simsiam.optim.batch_size) == (0.05, 1e-4, 512)
+    assert simsiam.optim.fixed_predictor_lr
+    assert simsiam.zero_init_residual
+
+
+def test_overrides_reach_nested_fields_and_keep_types() -> None:
+    recipe = override(recipes.find("byol_r50_in1k_300ep"), ["optim.lr=0.5", "views.second.blur_p=0", "seed=7"])
+    assert (recipe.optim.lr, recipe.views.second.blur_p, recipe.seed) == (0.5, 0.0, 7)
+    assert isinstance(recipe.views.second.blur_p, float)
+    assert override(recipe, ["zero_init_residual=true"]).zero_init_residual is True
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optim.rl=1", "nearest is 'lr'"),
+        ("optim=1", "name one of its fields"),
+        ("optim.lr.x=1", "'lr' has no fields"),
+        ("seed=1.5", "no int"),
+        ("zero_init_residual=maybe", "no bool"),
+        ("seed", "takes field=value"),
+    ],
+)
+def test_a_wrong_override_is_one_line(assignment: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        override(recipes.find("byol_r18_tin48"), [assignment])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean byol_r50_in1k_300ep"):
+        recipes.find("byol_r50_in1k_300")

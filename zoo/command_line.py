@@ -1,0 +1,55 @@
+"""What ``zoo`` and ``zoo-train`` share: one line for an error, documented exit codes, SIGTERM as Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, UserError
+
+
+def new_app(text: str) -> typer.Typer:
+    """A typer application with plain output: errors are lines, not boxes."""
+    return typer.Typer(
+        help=text, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True
+    )
+
+
+def run(app: Callable[..., Any], name: str) -> NoReturn:
+    """Runs ``app`` on the process's arguments and exits with a code of ``zoo.errors``."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_code(app, name))
+
+
+def _code(app: Callable[..., Any], name: str) -> int:
+    try:
+        result = app(standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else EXIT_OK
+    except UserError as error:
+        return _fail(f"{name}: error: {error}")
+    except TyperException as error:
+        return _fail(f"{name}: error: {error.format_message()} See `{name} --help`.")
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted: run the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except typer.Abort:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `zoo list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+
+
+def _fail(line: str) -> int:
+    print(" ".join(line.split()), file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt

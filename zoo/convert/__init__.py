@@ -1,0 +1,1 @@
+"""Readers of official checkpoint files; the only package that touches pickle, through an allow-list."""

@@ -1,0 +1,106 @@
+"""Reads the pickles that official codes published, without running anything in them."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from zoo.errors import UserError
+
+
+class _Fields(dict[str, Any]):
+    """Stands for every mapping and record class of the official codes: names to values, whatever form they took."""
+
+    def __new__(cls, *args: Any) -> _Fields:
+        # pickle's NEWOBJ calls __new__ alone, REDUCE calls __init__ too: so all is done here. The state was
+        # stored as five positional values by some writers and as one dict by others.
+        fields = super().__new__(cls)
+        fields.update(zip(_STATE_FIELDS, args, strict=True) if len(args) == len(_STATE_FIELDS) else dict(*args))
+        return fields
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple):  # (dict state, slots state)
+            state = {k: v for part in state if part for k, v in part.items()}
+        self.update(state.get("_mapping", state.get("_dict", state)))
+
+
+_STATE_FIELDS = ("online_params", "target_params", "online_state", "target_state", "opt_state")
+
+
+def _create_namedtuple(name: str, fields: Any, *_: Any, **__: Any) -> type:
+    """dill's class factory; the class must be one, for the pickle's NEWOBJ."""
+    names = tuple(str(f) for f in fields)
+
+    class Record(_Fields):
+        def __new__(cls, *args: Any) -> Record:
+            record = dict.__new__(cls)
+            record.update(zip(names, args, strict=True))
+            return record
+
+    return Record
+
+
+def _create_array(function: Callable[..., Any], args: Any, state: Any, npdict: Any = None) -> Any:
+    """dill's array constructor: reconstruct, then set the state; extra attributes are dropped."""
+    array = function(*args)
+    array.__setstate__(state)
+    return array
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """protocol 2 stores bytes as latin-1 text."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"encoding {encoding!r}")
+    return codecs.encode(text, encoding)
+
+
+def _reconstruct(subtype: type, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    if subtype is not np.ndarray:
+        raise pickle.UnpicklingError("an array subclass")
+    return np.ndarray.__new__(np.ndarray, shape, dtype)
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _encode,
+    ("collections", "OrderedDict"): dict,
+    ("builtins", "dict"): dict,
+    ("__builtin__", "dict"): dict,
+}
+_ALLOWED |= {(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")}
+_ALLOWED |= {(f"dill.{m}", "_create_array"): _create_array for m in ("_dill", "dill")}
+_ALLOWED |= {(f"dill.{m}", "_create_namedtuple"): _create_namedtuple for m in ("_dill", "dill")}
+_MAPPINGS = {"BYOLState", "_ByolExperimentState", "FlatMapping", "frozendict", "FlatMap"}
+_MAPPING_MODULES = ("__main__", "haiku.", "byol", "deepmind_research.")
+
+
+class _AllowList(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ALLOWED:
+            return _ALLOWED[module, name]
+        if name in _MAPPINGS and module.startswith(_MAPPING_MODULES):
+            return _Fields
+        raise pickle.UnpicklingError(f"{module}.{name} is not on the allow-list")
+
+
+def read_pickle(data: bytes, what: str) -> Any:
+    """The tree of dicts and numpy arrays in ``data``; ``what`` names the file in messages.
+
+    Raises:
+        UserError: the file asks for anything beyond arrays and mappings (nothing is run), or is damaged.
+    """
+    try:
+        return _AllowList(io.BytesIO(data)).load()
+    except MemoryError:
+        raise
+    except Exception as error:  # a hostile pickle can fail in any way
+        raise UserError(f"{what} is refused: {error}") from None

@@ -1,0 +1,1 @@
+"""Protocols that judge a representation; each a file."""

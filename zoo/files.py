@@ -1,0 +1,209 @@
+"""Writing files so that a reader, a kill or a full disk never meets half of one.
+
+The only module that makes temporary files, renames and calls fsync. A write that the machine refuses (full
+disk, no permission) is a ``UserError`` of one line; the previous good file is then still in place.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from zoo.errors import UserError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # some network file systems
+_TEMPORARY = ".tmp"
+
+
+def atomic_write(path: Path, write: Callable[[BinaryIO], None], *, scratch: Path | None = None) -> None:
+    """Replace ``path`` by what ``write`` puts into the open binary file it is given, or leave it untouched.
+
+    The bytes go to a temporary file in ``scratch`` (a folder on the same file system; default: the folder of
+    ``path``), are flushed and fsynced, renamed over ``path``, and the folder is fsynced. On any exception,
+    KeyboardInterrupt too, the temporary file is removed.
+
+    Raises UserError on a full disk or a refused write, FileNotFoundError if a folder, or the temporary file
+    itself, was removed meanwhile by somebody else.
+    """
+    with _one_line(path):
+        temporary = _write_temporary(path, write, scratch)
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_folder(path.parent)
+
+
+def atomic_write_bytes(path: Path, data: bytes, *, scratch: Path | None = None) -> None:
+    """``atomic_write`` of these bytes."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(data)
+
+    atomic_write(path, write, scratch=scratch)
+
+
+def atomic_write_text(path: Path, text: str, *, scratch: Path | None = None) -> None:
+    """``atomic_write`` of this text in UTF-8, its newlines as they are."""
+    atomic_write_bytes(path, text.encode(), scratch=scratch)
+
+
+def create_exclusively(path: Path, data: bytes, *, scratch: Path | None = None) -> bool:
+    """Create ``path`` with these bytes unless it exists: of several writers at once, one gets True.
+
+    The file appears whole (a hard link to a finished temporary file). Where hard links are refused (FAT, some
+    network mounts) the file is opened with O_EXCL instead: still one winner, but it can be seen half written.
+
+    Raises UserError on a full disk or a refused write.
+    """
+
+    def write(file: BinaryIO) -> None:
+        file.write(data)
+
+    with _one_line(path):
+        temporary = _write_temporary(path, write, scratch)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            return _create_in_place(path, data)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+        sync_folder(path.parent)
+        return True
+
+
+def append_line(path: Path, text: str) -> None:
+    """Append one line (newline added) in a single write, so that lines of several processes never mix."""
+    with _one_line(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, text.encode() + b"\n")
+        finally:
+            os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Create ``path`` and its parents where they are missing. UserError if that is refused."""
+    with _one_line(path):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise UserError(f"{path} is a file, not a folder: choose another path") from None
+
+
+def move(source: Path, target: Path) -> bool:
+    """Rename ``source`` over ``target``; False, and nothing done, if ``source`` is no longer there."""
+    with _one_line(target):
+        try:
+            os.replace(source, target)
+        except FileNotFoundError:
+            return False
+        sync_folder(target.parent)
+        return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there."""
+    with _one_line(path):
+        path.unlink(missing_ok=True)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder with all it holds, as far as others are not removing it at the same time."""
+    with _one_line(path):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_temporaries(folder: Path, names: set[str] | None = None) -> None:
+    """Remove temporary files that killed writers left in ``folder``: all, or those meant for ``names``."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(_TEMPORARY) and (names is None or _meant_for(entry.name) in names):
+                with suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` durable; a no-op where folders cannot be synced (Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes as 64 hex digits, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_temporary(path: Path, write: Callable[[BinaryIO], None], scratch: Path | None) -> Path:
+    # Not tempfile.mkstemp: its files are readable by the owner only, and would stay so after the rename.
+    temporary = (scratch or path.parent) / f"{path.name[:120]}.{secrets.token_hex(8)}{_TEMPORARY}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with open(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    return temporary
+
+
+def _meant_for(temporary_name: str) -> str:
+    return temporary_name[: -len(_TEMPORARY)].rpartition(".")[0]
+
+
+def _create_in_place(path: Path, data: bytes) -> bool:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return False
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+    return True
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise UserError(
+                f"disk full while writing {path}: free space and run the same command again; what was finished is kept"
+            ) from error
+        if error.errno in _REFUSED:
+            raise UserError(
+                f"cannot write {path} ({error.strerror}): choose another place or allow writing there"
+            ) from error
+        raise

@@ -1,0 +1,255 @@
+"""From a file to RGB pixels, or to a named reason why not: the only place where images are decoded.
+
+Rules, all recorded in every manifest (``DECODER``):
+
+- JPEG (also MPO, which phones write), PNG, GIF, WebP, BMP and TIFF, recognised by content, not by name.
+- The EXIF orientation is applied. A broken EXIF block does not fail a good picture.
+- Transparency is laid over white. Of an animation the first frame is taken.
+- 16-bit gray is scaled by 1/257. 32-bit integers are read as 16-bit gray where all lie in 0..65535 and are
+  ``unsupported`` otherwise; so is floating point: such files do not say which value is white.
+- Colour profiles are not applied.
+- More pixels than ``max_pixels`` are refused before any is decoded, and truncated files are never completed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import logging
+import os
+import re
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Literal
+
+import PIL
+from PIL import Image
+
+Reason = Literal[
+    "missing",  # no such file (any more), or a link that leads nowhere
+    "no-permission",  # the file, or a folder, may not be read
+    "not-a-file",  # a folder, FIFO, socket or device
+    "io-error",  # the operating system failed to read it
+    "changed",  # not the file the plan saw: other size or modification time
+    "empty",  # no bytes
+    "too-large",  # more bytes or pixels than the ceiling
+    "not-an-image",  # none of the formats above
+    "unsupported",  # one of them, in a variant that cannot be shown as RGB
+    "truncated",  # the end is missing
+    "corrupt",  # one of the formats, and its decoder refuses it
+]
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"))
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 512 * 1024 * 1024
+PILLOW_MAX_PIXELS = 2 * 89_478_485  # Pillow refuses more than this whatever the caller allows
+DECODER = {
+    "library": "Pillow",
+    "version": PIL.__version__,
+    "formats": list(FORMATS),
+    "exif_orientation": "applied",
+    "alpha": "over white",
+    "gray16": "1/257",
+    "colour_profile": "ignored",
+    "max_bytes": MAX_BYTES,
+}
+
+_SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_WHITE = (255, 255, 255)
+_GRAY16 = [(value + 128) // 257 for value in range(65536)]
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_LARGE_PIXELS = 12_000_000
+_one_large_image = threading.Lock()
+
+# What is wrong with a file is told by its reason, and nothing else about it is printed: without a handler
+# Python prints Pillow's errors about odd TIFF tags to stderr, and Pillow's libtiff prints there by itself.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+with suppress(OSError, AttributeError):  # a Pillow built with libtiff inside has no such symbol
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)  # type: ignore[attr-defined]
+
+
+class UnreadableImage(Exception):
+    """A file that gives no pixels.
+
+    ``reason`` is from the closed set ``Reason``; ``detail`` is one line of text that is the same for the same
+    bytes: no addresses, no absolute paths.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def read_bytes(path: bytes | str | os.PathLike[str], *, size: int | None = None, mtime_ns: int | None = None) -> bytes:
+    """All bytes of a regular file of at most ``MAX_BYTES``.
+
+    With ``size`` (bytes) and ``mtime_ns`` the file must be the one that had them. Never hangs on a FIFO.
+    Raises UnreadableImage.
+    """
+    try:
+        # Not opened before it is known to be a file: opening a device can already do something.
+        _require_file(os.stat(path), path)
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:
+            before = os.fstat(descriptor)
+            _require_file(before, path)
+            if (size, mtime_ns) != (None, None) and (before.st_size, before.st_mtime_ns) != (size, mtime_ns):
+                raise UnreadableImage("changed", "another size or modification time than when the run began")
+            if before.st_size > MAX_BYTES:
+                raise UnreadableImage("too-large", f"{before.st_size} bytes, more than {MAX_BYTES}")
+            data = file.read(before.st_size + 1)
+            after = os.fstat(descriptor)
+    except OSError as error:
+        raise _named(error, path) from error
+    if (len(data), after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise UnreadableImage("changed", "written to while it was read")
+    return data
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image in these bytes: a PIL image of mode RGB, upright, opaque. Raises UnreadableImage."""
+    with decoded(data, max_pixels) as image:
+        return image
+
+
+@contextmanager
+def decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """``decode`` for the length of a ``with`` block in which the image is used and then forgotten.
+
+    Large images pass one at a time through all blocks of the process: many threads then need no more memory
+    than one image of ``max_pixels``, about 12 bytes a pixel at the worst.
+    """
+    header = _open(data, max_pixels)
+    if header.width * header.height <= _LARGE_PIXELS:
+        yield to_rgb(header)
+    else:
+        with _one_large_image:
+            yield to_rgb(header)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode -> mode RGB, upright, opaque, by the rules above. Raises UnreadableImage."""
+    try:
+        image.load()
+        upright = _upright(image)
+        return upright if upright.mode == "RGB" and "transparency" not in upright.info else _rgb(upright)
+    except UnreadableImage:
+        raise
+    except Exception as error:  # a mutated file can make Pillow raise nearly anything
+        raise _refused(error) from error
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    if not data:
+        raise UnreadableImage("empty", "the file has no bytes")
+    _silence_pillow()
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except PIL.UnidentifiedImageError as error:
+        if data.startswith(_SIGNATURES) or data[8:12] == b"WEBP":
+            raise UnreadableImage("corrupt", "the header cannot be read") from error
+        raise UnreadableImage("not-an-image", f"none of {', '.join(FORMATS)}") from error
+    except Exception as error:  # as above
+        raise _refused(error) from error
+    _require_at_most(image, max_pixels)
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Of a TIFF the orientation is an ordinary tag, and Pillow has applied it while loading.
+    if image.format == "TIFF":
+        return image
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # whatever is wrong with the EXIF block, the pixels are there
+        return image
+    method = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise UnreadableImage("unsupported", "floating-point pixels: the file does not say which is white")
+    if image.mode.startswith("I"):
+        return _rgb_of_gray16(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    opaque = Image.new("RGB", image.size, _WHITE)
+    layer = image.convert("RGBA")
+    opaque.paste(layer, mask=layer)
+    return opaque
+
+
+def _rgb_of_gray16(image: Image.Image) -> Image.Image:
+    gray = image.convert("I")
+    low, high = gray.getextrema()
+    if low < 0 or high > 65535:  # type: ignore[operator]
+        raise UnreadableImage("unsupported", f"integer pixels from {low} to {high}, not within 0 to 65535")
+    rgb = gray.point(_GRAY16, "L").convert("RGB")
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        is_transparent = [255 if value == transparent else 0 for value in range(65536)]
+        rgb.paste(_WHITE, mask=gray.point(is_transparent, "L"))
+    return rgb
+
+
+def _require_at_most(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise UnreadableImage("too-large", f"{image.width} x {image.height} pixels, more than {max_pixels}")
+
+
+def _require_file(status: os.stat_result, path: bytes | str | os.PathLike[str]) -> None:
+    if stat.S_ISREG(status.st_mode):
+        return
+    if stat.S_ISDIR(status.st_mode):
+        os.scandir(path).close()  # a folder in a list of images may be there because it could not be listed
+    kind = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+    raise UnreadableImage("not-a-file", f"a {kind.get(stat.S_IFMT(status.st_mode), 'device')}")
+
+
+def _named(error: OSError, path: bytes | str | os.PathLike[str]) -> UnreadableImage:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return UnreadableImage("missing", "a broken link" if os.path.islink(path) else "no such file")
+    if isinstance(error, PermissionError):
+        return UnreadableImage("no-permission", "reading it is not allowed")
+    return UnreadableImage("io-error", os.strerror(error.errno) if error.errno else "read failed")
+
+
+def _refused(error: Exception) -> UnreadableImage:
+    detail = _one_line(str(error)) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError | MemoryError):
+        return UnreadableImage("too-large", detail)
+    return UnreadableImage("truncated" if "truncated" in detail.lower() else "corrupt", detail)
+
+
+def _one_line(text: str) -> str:
+    text = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>|0x[0-9a-fA-F]{6,}", "...", text)
+    return "".join(c if c.isprintable() else " " for c in text)[:200].strip()
+
+
+@cache
+def _silence_filter() -> tuple[object, ...]:
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    return warnings.filters[0]
+
+
+def _silence_pillow() -> None:
+    # A damaged file is reported by its reason, not by Pillow's warnings. warnings.catch_warnings would do it
+    # for one call, but is not safe in threads; this must hold inside somebody's catch_warnings as well.
+    if not warnings.filters or warnings.filters[0] != _silence_filter():
+        warnings.filterwarnings("ignore", module=r"PIL\.")

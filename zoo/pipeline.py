@@ -1,0 +1,152 @@
+"""From planned files to the rows of a shard: threads decode a bounded number of images ahead of the network.
+
+Each image has a slot in its batch that is a function of the plan alone. An image that cannot be read leaves
+zeros in its slot, and the vector made of them is thrown away: no image can get another one's vector.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.images import UnreadableImage, decoded, read_bytes
+from zoo.plan import Plan
+from zoo.preprocess import Preprocessing
+from zoo.progress import Progress
+from zoo.shards import OK, Rows
+
+NOT_FINITE = "not-finite"
+_LARGE_FILE = 32 * 1024 * 1024
+_one_large_file = threading.Lock()
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Embedder(Protocol):
+    """What extraction needs of an engine."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image becomes the network's input."""
+
+    @property
+    def dim(self) -> int:
+        """D, the length of an embedding."""
+
+    def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 [N, H, W, 3] to float32 [N, D]."""
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the vectors, JSON-able: model, weights, preprocessing, precision, versions."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One file after decoding. pixels: uint8 [H, W, 3], None unless ``status`` is ok."""
+
+    status: str
+    error: str | None
+    sha256: str | None
+    width: int | None = None
+    height: int | None = None
+    pixels: NDArray[np.uint8] | None = None
+
+
+def read_picture(root: bytes, row: dict[str, Any], preprocessing: Preprocessing, max_pixels: int) -> Picture:
+    """Read, hash, decode, resize and crop one planned file. Never raises for what is wrong with the file."""
+    sha256 = None
+    try:
+        # As for large images: threads must not multiply the memory that one hostile file can take.
+        with _one_large_file if row["size"] > _LARGE_FILE else nullcontext():
+            path = os.path.join(root, row["path"])
+            data = read_bytes(path, size=row["size"], mtime_ns=row["mtime_ns"])
+            sha256 = hashlib.sha256(data).hexdigest()
+            with decoded(data, max_pixels) as image:
+                pixels = preprocessing.pixels(image)
+                return Picture(OK, None, sha256, image.width, image.height, pixels)
+    except UnreadableImage as error:
+        return Picture(error.reason, error.detail, sha256)
+    except MemoryError:
+        return Picture("too-large", "not enough memory", sha256)
+
+
+def look_ahead(function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int) -> Generator[R, None, None]:
+    """``function`` of each item in order, computed in ``workers`` threads, at most ``ahead`` before they are
+    asked for. Closing the iterator waits for what has begun and drops the rest."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    pending: deque[Future[R]] = deque()
+    items = iter(items)
+    try:
+        pending.extend(pool.submit(function, item) for item in islice(items, ahead))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(function, item) for item in islice(items, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def compute_shards(
+    plan: Plan, shards: list[int], root: bytes, embedder: Embedder, workers: int, progress: Progress | None
+) -> Generator[tuple[int, Rows], None, None]:
+    """The given shards of a plan, one after the other, each with its computed rows filled in.
+
+    The rows that the plan takes over from an earlier result are left empty. Images of the next shard are
+    decoded while the last batch of the one before is in the network.
+    """
+    batch_size = plan.identity["batch_size"]
+    read = partial(
+        read_picture,
+        root,
+        preprocessing=embedder.preprocessing,
+        max_pixels=plan.identity["decoder"]["max_pixels"],
+    )
+    failed = 0
+    with closing(look_ahead(read, _planned(plan, shards), workers, batch_size + 2 * workers)) as pictures:
+        for shard in shards:
+            rows = Rows.empty(plan, shard)
+            slots: list[int] = (plan.to_compute(shard) - plan.rows(shard).start).tolist()
+            for first in range(0, len(slots), batch_size):
+                batch = slots[first : first + batch_size]
+                failed += _fill(rows, batch, list(islice(pictures, len(batch))), embedder)
+                if progress is not None:
+                    progress.advance(len(batch), **({"failed": failed} if failed else {}))
+            yield shard, rows
+
+
+def _planned(plan: Plan, shards: list[int]) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        yield from plan.files.take(plan.to_compute(shard)).to_pylist()
+
+
+def _fill(rows: Rows, slots: list[int], pictures: list[Picture], embedder: Embedder) -> int:
+    side = embedder.preprocessing.input_size
+    pixels = np.zeros((len(slots), side, side, 3), np.uint8)
+    for position, picture in enumerate(pictures):
+        if picture.pixels is not None:
+            pixels[position] = picture.pixels
+    some = any(picture.pixels is not None for picture in pictures)
+    vectors = embedder.embed_pixels(pixels) if some else np.zeros((len(slots), embedder.dim), np.float32)
+    finite: NDArray[np.bool_] = np.all(np.isfinite(vectors), axis=1)
+    for position, (slot, picture) in enumerate(zip(slots, pictures, strict=True)):
+        status, error = picture.status, picture.error
+        if status == OK and not finite[position]:
+            status, error = NOT_FINITE, "the network gave a value that is not finite"
+        if status == OK:
+            rows.vectors[slot] = vectors[position]
+        rows.status[slot], rows.error[slot], rows.sha256[slot] = status, error, picture.sha256
+        rows.width[slot], rows.height[slot] = picture.width, picture.height
+    return sum(rows.status[slot] != OK for slot in slots)

@@ -1,0 +1,168 @@
+"""What one extraction will do, frozen before its first shard: every shard is a pure function of the plan.
+
+A plan is the file list and the identity of the run: all that determines the bytes of the result. It stands in
+``OUT/.zoo/plan.parquet`` and is created once, by the first of several writers. A later run into the same
+folder must agree with it, or is told in what it differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from zoo.errors import UserError
+from zoo.files import create_exclusively
+from zoo.listing import FILES
+
+_IDENTITY = b"zoo.identity"
+_REUSE = pa.field("reuse", pa.int64())
+_SHOWN = 16  # characters of a hash are enough to tell two apart
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The identity and the files of one extraction.
+
+    identity: JSON-able; ``batch_size`` and ``shard_size`` in it cut the files into shards and batches.
+    files: schema ``listing.FILES``, sorted by path; row i of them is row i of the result.
+    reuse: int64 [rows]; for an update the row of the previous plan whose vector is taken over, else -1.
+    """
+
+    identity: Mapping[str, Any]
+    files: pa.Table
+    reuse: NDArray[np.int64]
+
+    @classmethod
+    def new(cls, identity: Mapping[str, Any], files: pa.Table) -> Plan:
+        """A plan that takes over nothing."""
+        return cls(identity, files, np.full(len(files), -1, np.int64))
+
+    @cached_property
+    def key(self) -> str:
+        """64 hex digits that name the plan: identity, paths and sizes. Not the modification times, so that a
+        copied folder gives the same bytes."""
+        digest = hashlib.sha256(_canonical(self.identity))
+        for path, size in self._pairs():
+            digest.update(b"%d %d %b\n" % (size, len(path), path))
+        return digest.hexdigest()
+
+    @property
+    def shards(self) -> int:
+        """How many shards the files make."""
+        return -(-len(self.files) // int(self.identity["shard_size"]))
+
+    def rows(self, shard: int) -> range:
+        """The rows of shard number ``shard``."""
+        size = int(self.identity["shard_size"])
+        return range(shard * size, min((shard + 1) * size, len(self.files)))
+
+    def to_compute(self, shard: int) -> NDArray[np.int64]:
+        """The rows of a shard whose vectors are not taken over, in order."""
+        rows = self.rows(shard)
+        return np.flatnonzero(self.reuse[rows.start : rows.stop] < 0) + rows.start
+
+    def same_files(self, files: pa.Table) -> bool:
+        """Whether paths, sizes and modification times are those of ``files``."""
+        return bool(self.files.equals(files))
+
+    def save(self, path: Path, scratch: Path) -> bool:
+        """Write it to ``path`` unless a plan is already there: False then."""
+        table = self.files.append_column(_REUSE, pa.array(self.reuse))
+        buffer = io.BytesIO()
+        table = table.replace_schema_metadata({_IDENTITY: _canonical(self.identity)})
+        pq.write_table(table, buffer, write_page_checksum=True)
+        return create_exclusively(path, buffer.getvalue(), scratch=scratch)
+
+    @classmethod
+    def load(cls, path: Path) -> Plan | None:
+        """The plan at ``path``, None if there is none. UserError if it cannot be read."""
+        try:
+            with path.open("rb") as file:
+                table = pq.ParquetFile(file, page_checksum_verification=True).read().combine_chunks()
+            identity = json.loads(table.schema.metadata[_IDENTITY])
+            return cls(identity, table.select(FILES.names).cast(FILES), table["reuse"].to_numpy())
+        except FileNotFoundError:
+            return None
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged: choose another --out") from error
+
+    def _pairs(self) -> Iterator[tuple[bytes, int]]:
+        for batch in self.files.to_batches(max_chunksize=65536):
+            yield from zip(batch["path"].to_pylist(), batch["size"].to_pylist(), strict=True)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How a folder differs from the files of a plan; rows of the new list, except ``removed``.
+
+    previous: int64 [rows of the new list], the row in the plan of the same path, -1 for an added one.
+    added: rows with a new path. resized: other size. touched: same size, other modification time.
+    removed: rows of the plan whose path is gone.
+    """
+
+    previous: NDArray[np.int64]
+    added: NDArray[np.int64]
+    resized: NDArray[np.int64]
+    touched: NDArray[np.int64]
+    removed: NDArray[np.int64]
+
+
+def compare(planned: pa.Table, found: pa.Table) -> Changes:
+    """``planned`` (a plan's files) against ``found`` (those of the folder now), both of schema ``FILES``."""
+    previous = _positions(found, planned)
+    common = np.flatnonzero(previous >= 0)
+    resized, moved = (
+        found[column].to_numpy()[common] != planned[column].to_numpy()[previous[common]]
+        for column in ("size", "mtime_ns")
+    )
+    return Changes(
+        previous=previous,
+        added=np.flatnonzero(previous < 0),
+        resized=common[resized],
+        touched=common[moved & ~resized],
+        removed=np.flatnonzero(_positions(planned, found) < 0),
+    )
+
+
+def differences(planned: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """In what two identities differ, as "key: old there, new now", keys of nested parts joined by dots."""
+    old, new = _flat(planned), _flat(wanted)
+    return [
+        f"{key} {_shown(old.get(key))} there, {_shown(new.get(key))} now"
+        for key in [*new, *(key for key in old if key not in new)]
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _positions(needles: pa.Table, haystack: pa.Table) -> NDArray[np.int64]:
+    index = pc.index_in(needles["path"], value_set=haystack["path"].combine_chunks())
+    return np.asarray(index.fill_null(-1).to_numpy(), dtype=np.int64)
+
+
+def _canonical(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat.update(_flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item})
+    return flat
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+    is_hash = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
+    return text[:_SHOWN] + "..." if is_hash else text

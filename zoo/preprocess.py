@@ -1,0 +1,97 @@
+"""Resize, centre crop, normalise: the transform belongs to the weights, the registry holds one for each.
+
+``pixels`` is, byte for byte, torchvision's ``Resize(resize, interpolation)`` and ``CenterCrop(input_size)``
+on a PIL image (Pillow always antialiases); ``normalise`` is ``ToTensor`` and ``Normalize``. Importing this
+module costs nothing: numpy and Pillow are imported when they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_RESIZED_PIXELS = 64_000_000  # a 1 x 100000 image would grow to 256 x 25600000
+
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From an upright RGB image to the network's input.
+
+    input_size: side of the square crop in pixels. resize: what the short side becomes first, >= input_size.
+    interpolation: nearest, bilinear, bicubic, lanczos, box or hamming. mean, std: per channel R, G, B, for
+    values in 0..1. Anything else raises UserError.
+    """
+
+    input_size: int
+    resize: int
+    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.input_size <= self.resize:
+            raise UserError(f"preprocessing: input_size {self.input_size} is not in 1..{self.resize}")
+        if self.interpolation not in _INTERPOLATIONS:
+            raise UserError(f"preprocessing: interpolation must be one of {', '.join(_INTERPOLATIONS)}")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
+            raise UserError("preprocessing: mean and std need three numbers each, std above zero")
+
+    def pixels(self, image: Image) -> NDArray[np.uint8]:
+        """The crop of one PIL image of mode RGB: uint8 [input_size, input_size, 3], values 0..255.
+
+        Raises images.UnreadableImage ("too-large") for an image so long and thin that it would be resized to
+        more than ``MAX_RESIZED_PIXELS``.
+        """
+        import numpy as np
+        from PIL.Image import Resampling
+
+        from zoo.images import UnreadableImage
+
+        width, height = self._resized(image.width, image.height)
+        if width * height > MAX_RESIZED_PIXELS:
+            raise UnreadableImage("too-large", f"{width} x {height} pixels after resizing, too long and thin")
+        if (width, height) != image.size:
+            image = image.resize((width, height), Resampling[self.interpolation.upper()])
+        left, top = round((width - self.input_size) / 2), round((height - self.input_size) / 2)
+        return np.array(image.crop((left, top, left + self.input_size, top + self.input_size)))
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 [N, H, W, 3] in 0..255 to contiguous float32 [N, 3, H, W], (value / 255 - mean) / std."""
+        import numpy as np
+
+        scaled = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
+        scaled /= np.float32(255)
+        scaled -= np.array(self.mean, np.float32)[:, None, None]
+        scaled /= np.array(self.std, np.float32)[:, None, None]
+        return scaled
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict with one key per field, the inverse of ``from_json``."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Preprocessing:
+        """From ``to_json``'s dict. UserError for a missing or unknown key or a value out of range."""
+        unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
+        if unknown or not {"input_size", "resize"} <= set(fields):
+            raise UserError(f"preprocessing: input_size and resize are needed, {unknown} not known")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**values)
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        # torchvision.transforms.functional._compute_resized_output_size, with its order of operations
+        if width <= height:
+            return self.resize, int(self.resize * height / width)
+        return int(self.resize * width / height), self.resize

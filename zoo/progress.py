@@ -1,0 +1,88 @@
+"""How far a long run is: a bar on a terminal, a plain line every ten seconds elsewhere. Both on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+
+class Progress:
+    """Counts units of work; use it as a context manager.
+
+    unit: what is counted, in the plural. stream: where to write, default stderr. seconds_per_line: how often
+    a line is written where the stream is no terminal.
+    """
+
+    def __init__(self, unit: str, *, stream: TextIO | None = None, seconds_per_line: float = 10.0) -> None:
+        self._unit = unit
+        self._stream = stream or sys.stderr
+        self._seconds_per_line = seconds_per_line
+        self._total: int | None = None
+        self._before = 0
+        self._done = 0
+        self._fields = ""
+        self._started = self._last_line = time.monotonic()
+        self._bar: Bar | None = None
+        if self._stream.isatty():
+            rate = TextColumn("{task.description}")
+            columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+            self._bar = Bar(*columns, console=Console(file=self._stream))
+            self._task = self._bar.add_task(unit, total=None)
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self._done:
+            self._line()
+
+    def start(self, total: int, done: int = 0) -> None:
+        """Say how many units there are, and how many of them were done by an earlier run."""
+        self._total, self._before, self._done, self._started = total, done, 0, time.monotonic()
+        if self._bar is not None:
+            self._bar.reset(self._task, total=total, completed=done)
+
+    def advance(self, n: int, **fields: object) -> None:
+        """``n`` more units are done; ``fields`` (a loss, a count of failures) are shown beside the rate."""
+        self._done += n
+        self._fields = "".join(f", {key} {_shown(value)}" for key, value in fields.items())
+        if self._bar is not None:
+            self._bar.update(self._task, advance=n, description=self._rate() + self._fields)
+        elif time.monotonic() - self._last_line >= self._seconds_per_line:
+            self._line()
+
+    def say(self, line: str) -> None:
+        """Write a line of its own, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def _rate(self) -> str:
+        return f"{self._done / max(time.monotonic() - self._started, 1e-9):.1f} {self._unit}/s"
+
+    def _line(self) -> None:
+        self._last_line = time.monotonic()
+        done = self._before + self._done
+        of = "" if self._total is None else f" of {self._total}"
+        left = ""
+        if self._total is not None and self._done > 0 and done < self._total:
+            seconds = (self._total - done) * (self._last_line - self._started) / self._done
+            left = f", about {seconds:.0f} s left"
+        self.say(f"{done}{of} {self._unit}, {self._rate()}{left}{self._fields}")
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
