@@ -21,7 +21,7 @@ def _entry(name):
 
     tags = ", ".join(spec.weights) or "none released"
     load.__name__ = load.__qualname__ = name
-    load.__doc__ = f"""{spec.method} {spec.architecture}: normalised float [N, 3, H, W] -> [N, {architecture.num_features}].
+    load.__doc__ = f"""{spec.method} {spec.architecture}: normalised [N, 3, H, W] -> [N, {architecture.num_features}].
 
     Args:
         pretrained (bool): released weights (default); False gives random ones. A name without released weights

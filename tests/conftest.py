@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 SHIPPED_GOLDENS = Path(__file__).parent / "goldens"
+PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,3 +32,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def goldens(request: pytest.FixtureRequest) -> Path:
     return request.config.getoption("--goldens")
+
+
+@pytest.fixture(scope="session")
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real file of ``zoo-train export``'s kind with a randomly initialised ResNet-18 at 64 pixels."""
+    import torch
+
+    from zoo.encoder import build_encoder, encoder_state
+    from zoo.preprocess import Preprocessing
+    from zoo.registry import ARCHITECTURES
+    from zoo.weights import save_encoder
+
+    path = tmp_path_factory.mktemp("weights") / "random_r18.safetensors"
+    torch.manual_seed(0)
+    encoder = build_encoder(ARCHITECTURES["r18"])
+    metadata = {
+        "architecture": "r18",
+        "method": "byol",
+        "licence": "Apache-2.0",
+        "preprocessing": Preprocessing(64, 73).to_json(),
+    }
+    save_encoder(path, encoder_state(encoder), metadata)
+    return path

@@ -23,23 +23,23 @@ from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ER
 from zoo.extraction import extract
 from zoo.preprocess import Preprocessing
 
-PHOTOS = Path(__file__).parent.parent / "examples" / "photos"
-
+_open = os.open
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["extraction_driver"])
+_processes.set_forkserver_preload(["extraction_driver", "pytest"])
 
 
 class PixelMeans:
     """A linear map of the means over a grid of cells: a network as far as extraction can tell.
 
-    seconds: how long a batch takes at the least. name: goes into the identity.
+    seconds: how long a batch takes at the least. name, device: go into the identity.
     """
 
-    def __init__(self, seconds: float = 0.0, name: str = "pixel_means") -> None:
+    def __init__(self, seconds: float = 0.0, name: str = "pixel_means", device: str = "cpu") -> None:
         self.preprocessing = Preprocessing(input_size=32, resize=36)
         self.dim = 24
         self._seconds = seconds
         self._name = name
+        self._device = device
         self._weights = np.random.default_rng(0).normal(size=(4 * 4 * 3, self.dim)).astype(np.float32)
 
     def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -48,7 +48,7 @@ class PixelMeans:
         return (means.reshape(len(pixels), -1) / 255) @ self._weights
 
     def identity(self) -> dict[str, Any]:
-        return {"model": self._name, "preprocessing": self.preprocessing.to_json(), "versions": {"test": "1"}}
+        return {"model": self._name, "preprocessing": self.preprocessing.to_json(), "device": self._device}
 
 
 def run(images: Path, out: Path, **options: Any) -> Any:
@@ -57,11 +57,11 @@ def run(images: Path, out: Path, **options: Any) -> Any:
     return extract(images, out, **{**small, **options})
 
 
-def start(images: Path, out: Path, *, kill: tuple[str, int, str] | None = None, seconds: float = 0.0,
+def start(images: Path, out: Path, *, kill: int | None = None, seconds: float = 0.0,
           **options: Any) -> Any:  # fmt: skip
     """A process that runs ``run``; its exit code is the one ``zoo extract`` has.
 
-    kill: (function of os, n, "before" or "after"): the process kills itself at the n-th call of it.
+    kill: the process kills itself before the n-th call of a function of os that changes files, n from 1.
     """
     process = _processes.Process(target=_main, args=(images, out, kill, seconds, options))
     process.start()
@@ -90,10 +90,11 @@ def assert_tidy(out: Path) -> None:
     assert all(name.endswith((".parquet", ".npy")) or name == "manifest.json" for name in results(out))
 
 
-def _main(images: Path, out: Path, kill: tuple[str, int, str] | None, seconds: float, options: dict[str, Any]) -> None:
+def _main(images: Path, out: Path, kill: int | None, seconds: float, options: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command does
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits "ignore"
     if kill is not None:
-        _arm(*kill)
+        _arm(kill)
     try:
         result = run(images, out, embedder=PixelMeans(seconds), **options)
     except UserError as error:
@@ -104,18 +105,19 @@ def _main(images: Path, out: Path, kill: tuple[str, int, str] | None, seconds: f
     sys.exit(EXIT_SOME_FAILED if result.failed else EXIT_OK)
 
 
-def _arm(name: str, n: int, moment: str) -> None:
-    original: Callable[..., Any] = getattr(os, name)
+def _arm(n: int) -> None:
     calls = 0
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == n and moment == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = original(*args, **kwargs)
-        if calls == n:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
+    def count(original: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            if original is not _open or args[1] & os.O_CREAT:
+                calls += 1
+                if calls == n:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
 
-    setattr(os, name, counted)
+        return counted
+
+    for name in ("open", "fsync", "replace", "link", "unlink", "mkdir", "rmdir"):
+        setattr(os, name, count(getattr(os, name)))

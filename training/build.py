@@ -40,11 +40,11 @@ def build_optimiser(method: Method, config: Optim) -> torch.optim.Optimizer:
     """LARS or SGD with the method's parameter groups; AdamW, which no paper uses, for short runs on small machines."""
     match config.name:
         case "lars":
-            return optim.lars(method, momentum=config.momentum, weight_decay=config.weight_decay)  # type: ignore[arg-type]
+            return optim.lars(method, momentum=config.momentum, weight_decay=config.weight_decay)
         case "sgd":
             return optim.sgd(method, momentum=config.momentum, weight_decay=config.weight_decay)
         case "adamw":
-            parameters = [p for p in method.parameters() if p.requires_grad]  # type: ignore[attr-defined]
+            parameters = [p for p in method.parameters() if p.requires_grad]
             return torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay)
     raise UserError(f"unknown optimiser {config.name!r}: lars, sgd or adamw")
 

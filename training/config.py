@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from zoo.errors import UserError
 
@@ -92,30 +92,33 @@ def override(recipe: Recipe, assignments: list[str]) -> Recipe:
 
 
 def _replace(config: Any, path: list[str], text: str, full: str) -> Any:
-    names = {f.name for f in dataclasses.fields(config)}
+    types = get_type_hints(type(config))
     head, *rest = path
-    if head not in names:
-        near = get_close_matches(head, names, n=1, cutoff=0.0)
-        raise UserError(f"--set {full}: no field {head!r}; the nearest is {near[0]!r} (of {', '.join(sorted(names))})")
+    if head not in types:
+        near = get_close_matches(head, types, n=1, cutoff=0.0)
+        raise UserError(f"--set {full}: no field {head!r}; the nearest is {near[0]!r} (of {', '.join(sorted(types))})")
     old = getattr(config, head)
-    if rest:
-        if not dataclasses.is_dataclass(old):
-            raise UserError(f"--set {full}: {head!r} has no fields")
-        return dataclasses.replace(config, **{head: _replace(old, rest, text, full)})
     if dataclasses.is_dataclass(old):
-        raise UserError(f"--set {full}: name one of its fields: {', '.join(f.name for f in dataclasses.fields(old))}")
-    return dataclasses.replace(config, **{head: _parse(text, old, full)})
+        if not rest:
+            fields = ", ".join(f.name for f in dataclasses.fields(old))
+            raise UserError(f"--set {full}: name one of its fields: {fields}")
+        return dataclasses.replace(config, **{head: _replace(old, rest, text, full)})
+    if rest:
+        raise UserError(f"--set {full}: {head!r} has no fields")
+    return dataclasses.replace(config, **{head: _parse(text, types[head], full)})
 
 
-def _parse(text: str, old: Any, full: str) -> Any:
-    if isinstance(old, str):
-        return text
+def _parse(text: str, type_: Any, full: str) -> Any:
+    """``text`` as the field's declared type: a number, a bool, a str, or one of a Literal's strings."""
+    choices: tuple[Any, ...] = ("true", "false") if type_ is bool else get_args(type_)
+    if choices:
+        if text not in choices:
+            raise UserError(f"--set {full}: {text!r} is none of {', '.join(choices)}")
+        return text == "true" if type_ is bool else text
     try:
-        if isinstance(old, bool):
-            return {"true": True, "false": False}[text.lower()]
-        return type(old)(text)
-    except (KeyError, ValueError):
-        raise UserError(f"--set {full}: {text!r} is no {type(old).__name__}") from None
+        return type_(text)
+    except ValueError:
+        raise UserError(f"--set {full}: {text!r} is no {type_.__name__}") from None
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:

@@ -18,8 +18,10 @@ def print_recipes() -> None:
     for name, recipe in RECIPES.items():
         config = recipe()
         optim = config.optim
-        table.add_row(name, str(optim.epochs), str(optim.batch_size), f"{optim.name} {optim.lr:g}", f"{config.views.size}")
-    Console(soft_wrap=True).print(table)
+        table.add_row(
+            name, str(optim.epochs), str(optim.batch_size), f"{optim.name} {optim.lr:g}", f"{config.views.size}"
+        )
+    Console().print(table)
 
 
 def print_trained(path: Path) -> None:

@@ -29,7 +29,7 @@ def uniforms(seed: int, stream: int, epoch: int, indices: NDArray[np.int64], cou
             key = _mix(key ^ _mix(np.array([coordinate], np.uint64) + _GOLDEN_GAMMA))
         rows = _mix(key ^ _mix(indices.astype(np.uint64) + _GOLDEN_GAMMA))[:, None]
         cells = _mix(rows + _GOLDEN_GAMMA * np.arange(1, count + 1, dtype=np.uint64)[None])
-    return (cells >> np.uint64(11)) * 2.0**-53
+    return (cells >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permutation(seed: int, epoch: int, length: int) -> NDArray[np.int64]:

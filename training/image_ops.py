@@ -41,7 +41,7 @@ def _distances(start: Tensor, length: Tensor, full: int, size: int) -> tuple[Ten
 
 
 def _bicubic_matrix(start: Tensor, length: Tensor, full: int, size: int) -> Tensor:
-    """[B, size, full]: row i weighs the source of output i; pixels outside the box are dropped, the rest renormalised."""
+    """[B, size, full]: weights of the source for each output; those outside the box are dropped."""
     distance, inside = _distances(start, length, full, size)
     a = -0.5
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1

@@ -17,6 +17,7 @@ from training import checkpoint, monitors
 from training.build import build_method, build_optimiser, learning_rate, set_learning_rate
 from training.config import Recipe, to_json
 from training.data import Batch, batches
+from training.hardware import hardware
 from training.methods import Method
 from training.schedules import target_momentum
 from training.views import draw, render
@@ -38,6 +39,7 @@ class Run:
     device: torch.device
     method: Method
     optimiser: torch.optim.Optimizer
+    hardware: list[str]  # of each resumed part, without repetitions
     step: int = 0
     seconds: float = 0.0
 
@@ -65,9 +67,7 @@ def train(recipe: Recipe, dataset: Dataset, folder: Path, *, device: str, resume
     with Progress("images") as progress:
         progress.start(run.total_steps * config.batch_size, run.step * config.batch_size)
         started, window = time.perf_counter() - run.seconds, (run.step, time.perf_counter())
-        work = batches(
-            dataset, batch_size=config.batch_size, steps=range(run.step, run.total_steps), seed=recipe.seed
-        )
+        work = batches(dataset, batch_size=config.batch_size, steps=range(run.step, run.total_steps), seed=recipe.seed)
         for batch in work:
             lr = learning_rate(config, batch.step, run.steps_per_epoch)
             tau = target_momentum(batch.step, base=config.tau, total=run.total_steps)
@@ -99,7 +99,7 @@ def _step(run: Run, batch: Batch, lr: float, tau: float) -> dict[str, float]:
             "lower optim.lr or look at the images of that batch"
         )
     run.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
     set_learning_rate(run.optimiser, run.recipe.optim, lr)
     run.optimiser.step()
     run.method.after_step(tau)
@@ -134,8 +134,8 @@ def _prepare(recipe: Recipe, dataset: Dataset, folder: Path, device: str, resume
         raise UserError(f"{dataset.name} has {len(dataset)} images, fewer than a batch of {recipe.optim.batch_size}")
     target = torch.device(device)
     method = build_method(recipe)
-    method.to(target, memory_format=torch.channels_last).train()  # type: ignore[attr-defined]
-    run = Run(recipe, dataset, folder, target, method, build_optimiser(method, recipe.optim))
+    method.to(target).to(memory_format=torch.channels_last).train()
+    run = Run(recipe, dataset, folder, target, method, build_optimiser(method, recipe.optim), [hardware(target)])
     state = checkpoint.load_last(folder)
     if state is not None and not resume:
         raise UserError(f"{folder} holds a run (step {state['step']}): add --resume or choose another --out")
@@ -145,9 +145,10 @@ def _prepare(recipe: Recipe, dataset: Dataset, folder: Path, device: str, resume
         files.make_folder(folder)
         return run
     _require_same(run, state)
-    method.load_state_dict(state["method"])  # type: ignore[attr-defined]
+    method.load_state_dict(state["method"])
     run.optimiser.load_state_dict(state["optimiser"])
     run.step, run.seconds = state["step"], state["seconds"]
+    run.hardware = list(dict.fromkeys([*state["hardware"], *run.hardware]))
     _trim_log(folder / "log.jsonl", run.step)
     return run
 
@@ -171,18 +172,23 @@ def _save(run: Run) -> Path:
         "step": run.step,
         "total_steps": run.total_steps,
         "seconds": run.seconds,
-        "method": run.method.state_dict(),  # type: ignore[attr-defined]
+        "hardware": run.hardware,
+        "method": run.method.state_dict(),
         "optimiser": run.optimiser.state_dict(),
     }
     return checkpoint.save(run.folder, run.step, state)
 
 
 def _monitor(run: Run, progress: Progress) -> None:
-    accuracy = monitors.knn_accuracy(run.method.encoder, run.dataset, size=run.recipe.views.size, device=run.device)
-    if accuracy is not None:
-        epoch = run.step // run.steps_per_epoch
-        _log(run, {"epoch": epoch, "knn": round(accuracy, 2)})
-        progress.say(f"epoch {epoch}: kNN {accuracy:.1f} %")
+    """Logs and says how the network does; a collapse is said in so many words."""
+    health = monitors.examine(run.method, run.dataset, size=run.recipe.views.size, device=run.device)
+    epoch = run.step // run.steps_per_epoch
+    values = {"epoch": epoch, "spread": round(health.spread, 4)}
+    _log(run, values if health.knn is None else {**values, "knn": round(health.knn, 2)})
+    accuracy = "" if health.knn is None else f", kNN {health.knn:.1f} %"
+    progress.say(f"epoch {epoch}: spread of the outputs {health.spread:.2f}{accuracy}")
+    if health.spread < monitors.COLLAPSED:
+        progress.say("the outputs have collapsed to a constant: no image can be told from another, stop the run")
 
 
 def _log(run: Run, values: dict[str, Any]) -> None:

@@ -29,9 +29,7 @@ def sgd(model: Method, *, momentum: float, weight_decay: float) -> torch.optim.S
     groups: list[dict[str, Any]] = [
         {
             "params": [
-                p
-                for name, p in model.named_parameters()  # type: ignore[attr-defined]
-                if p.requires_grad and not name.startswith("predictor.")
+                p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("predictor.")
             ]
         },
         {"params": list(model.predictor.parameters()), "predictor": True},

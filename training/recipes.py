@@ -48,36 +48,45 @@ def simsiam_in1k(architecture: str, epochs: int) -> Recipe:
     )
 
 
-def byol_r18_tin48() -> Recipe:
-    """BYOL on Tiny-ImageNet at 48 pixels for two CPU cores: R18, batch 128, SGD; see model_cards for what it scored."""
+def byol_r18_tin32() -> Recipe:
+    """BYOL on half of Tiny-ImageNet for two CPU cores and about an hour: R18, 32-pixel views, batch 64, SGD.
+
+    What it scored stands in model_cards/byol_r18_mini.md. A short run of small batches needs a target that moves
+    slowly (.95 let the features fall to an effective rank of 3 within 1400 steps), an encoder that starts as a shallow
+    one (zero_init_residual), and views that are not harder than 32 pixels allow.
+    """
+    view = View(min_area=0.3, brightness=0.2, contrast=0.3, blur_p=0.0)
     return replace(
         byol_in1k("r18", 40),
-        name="byol_r18_tin48",
-        views=Views(size=48, first=View(min_area=0.2, blur_p=0.5), second=View(min_area=0.2, blur_p=0.1, solarize_p=0.2)),
+        name="byol_r18_tin32",
+        zero_init_residual=True,
+        views=Views(size=32, first=view, second=view),
         heads=Heads(hidden=1024, out=256),
-        optim=Optim(name="sgd", lr=0.1, batch_size=128, epochs=12, warmup_epochs=0.5, weight_decay=1e-4, tau=0.97),
+        optim=Optim(name="sgd", lr=0.2, batch_size=64, epochs=13, warmup_epochs=0.25, weight_decay=1e-4, tau=0.996),
         precision="fp32",
+        monitor_epochs=3,
     )
 
 
-def simsiam_r18_tin48() -> Recipe:
-    """SimSiam in the same setting, with the 2-layer projector of [S] app. D."""
-    view = View(min_area=0.2, saturation=0.4, blur_p=0.0)  # no blur at small sizes ([S] app. D)
+def simsiam_r18_tin32() -> Recipe:
+    """SimSiam in the same setting, with the 2-layer projector and without blur ([S] app. D)."""
+    view = View(min_area=0.2, saturation=0.4, blur_p=0.0)
     return replace(
         simsiam_in1k("r18", 100),
-        name="simsiam_r18_tin48",
-        views=Views(size=48, operations="torchvision", first=view, second=view),
+        name="simsiam_r18_tin32",
+        views=Views(size=32, operations="torchvision", first=view, second=view),
         heads=Heads(hidden=512, out=2048, projector_layers=2),
         optim=Optim(
             name="sgd",
-            lr=0.06,
-            batch_size=128,
-            epochs=12,
+            lr=0.12,
+            batch_size=64,
+            epochs=13,
             warmup_epochs=0,
             weight_decay=5e-4,
             fixed_predictor_lr=True,
         ),
         precision="fp32",
+        monitor_epochs=3,
     )
 
 
@@ -85,8 +94,8 @@ _WIDE = ("r18", "r50", "r50x2", "r50x4", "r200", "r200x2")
 RECIPES: dict[str, Callable[[], Recipe]] = (
     {f"byol_{a}_in1k_{e}ep": (lambda a=a, e=e: byol_in1k(a, e)) for a in _WIDE for e in (40, 100, 300, 1000)}
     | {f"simsiam_{a}_in1k_{e}ep": (lambda a=a, e=e: simsiam_in1k(a, e)) for a in _WIDE for e in (100, 200, 400, 800)}
-    | {"byol_r18_tin48": byol_r18_tin48, "simsiam_r18_tin48": simsiam_r18_tin48}
-)  # type: ignore[misc]
+    | {"byol_r18_tin32": byol_r18_tin32, "simsiam_r18_tin32": simsiam_r18_tin32}
+)
 
 
 def find(name: str) -> Recipe:

@@ -6,7 +6,7 @@ from math import cos, pi
 
 
 def warmup_cosine(step: float, *, base: float, batch_size: int, total: int, warmup: int) -> float:
-    """BYOL's learning rate: base * batch_size / 256, linear from 0 over ``warmup`` steps, then cosine to 0 ([B] 3.3)."""
+    """BYOL's: base * batch_size / 256, linear from 0 over ``warmup`` steps, then cosine to 0 ([B] 3.3)."""
     peak = base * batch_size / 256
     if step < warmup:
         return peak * step / warmup
@@ -14,7 +14,7 @@ def warmup_cosine(step: float, *, base: float, batch_size: int, total: int, warm
 
 
 def cosine_by_epoch(epoch: int, *, base: float, batch_size: int, epochs: int) -> float:
-    """SimSiam's learning rate: base * batch_size / 256, cosine, constant within an epoch (official ``main_simsiam.py``)."""
+    """SimSiam's: base * batch_size / 256, cosine, constant within an epoch (official ``main_simsiam.py``)."""
     return base * batch_size / 256 * 0.5 * (1 + cos(pi * epoch / epochs))
 
 

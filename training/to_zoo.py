@@ -14,7 +14,9 @@ from zoo.preprocess import Preprocessing
 from zoo.weights import save_encoder
 
 
-def export(source: Path, out: Path, *, input_size: int | None = None, resize: int | None = None, half: bool = False) -> str:
+def export(
+    source: Path, out: Path, *, input_size: int | None = None, resize: int | None = None, half: bool = False
+) -> str:
     """Writes the online encoder of a checkpoint (or of a run's last one) to ``out``; returns its sha256.
 
     Args:
@@ -31,7 +33,7 @@ def export(source: Path, out: Path, *, input_size: int | None = None, resize: in
         raise UserError(f"{source} holds no checkpoint")
     recipe = from_json(state["recipe"])
     method = build_method(recipe)
-    method.load_state_dict(state["method"])  # type: ignore[attr-defined]
+    method.load_state_dict(state["method"])
     size = input_size or recipe.views.size
     metadata = {
         "architecture": recipe.architecture,

@@ -21,27 +21,31 @@ _SIGMA = (0.1, 2.0)  # both codes, in pixels
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, both codes
 
 
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Draw:
     """Parameters of one view of B samples; each an array with B rows."""
 
-    box: NDArray[np.int64]  # [B, 4] top, left, height, width
+    box: Ints  # [B, 4] top, left, height, width
     flip: NDArray[np.bool_]
     jitter: NDArray[np.bool_]
-    strengths: NDArray[np.float64]  # [B, 4] brightness, contrast, saturation, hue; in [-1, 1]
-    order: NDArray[np.int64]  # [B, 4] a permutation: which of the four comes first, second, ...
+    strengths: Floats  # [B, 4] brightness, contrast, saturation, hue; in [-1, 1]
+    order: Ints  # [B, 4] a permutation: which of the four comes first, second, ...
     grayscale: NDArray[np.bool_]
     blur: NDArray[np.bool_]
-    sigma: NDArray[np.float64]
+    sigma: Floats
     solarize: NDArray[np.bool_]
 
 
 def draw(
     view: View,
     operations: str,
-    heights: NDArray[np.int64],
-    widths: NDArray[np.int64],
-    indices: NDArray[np.int64],
+    heights: Ints,
+    widths: Ints,
+    indices: Ints,
     *,
     seed: int,
     epoch: int,
@@ -70,25 +74,19 @@ def draw(
     )
 
 
-def _sizes(
-    min_area: float, heights: NDArray[np.int64], widths: NDArray[np.int64], u: NDArray[np.float64], v: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _sizes(min_area: float, heights: Ints, widths: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints]:
     area = heights * widths * (min_area + u * (1 - min_area))
     aspect = np.exp((2 * v - 1) * _LOG_ASPECT)
     return np.round(np.sqrt(area / aspect)).astype(np.int64), np.round(np.sqrt(area * aspect)).astype(np.int64)
 
 
-def _clamped_size(
-    min_area: float, heights: NDArray[np.int64], widths: NDArray[np.int64], u: NDArray[np.float64], v: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _clamped_size(min_area: float, heights: Ints, widths: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints]:
     """BYOL's code: one draw, clamped to the image."""
     height, width = _sizes(min_area, heights, widths, u, v)
     return np.clip(height, 1, heights), np.clip(width, 1, widths)
 
 
-def _retried_size(
-    min_area: float, heights: NDArray[np.int64], widths: NDArray[np.int64], u: NDArray[np.float64], v: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _retried_size(min_area: float, heights: Ints, widths: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints]:
     """torchvision's code: the first of ten draws that fits, else the whole image within the aspect limits."""
     height, width = (s.T for s in _sizes(min_area, heights, widths, u.T, v.T))
     fits = (height > 0) & (width > 0) & (height <= heights[:, None]) & (width <= widths[:, None])
@@ -119,7 +117,7 @@ def render(images: list[Tensor], drawn: Draw, views: Views, view: View) -> Tenso
         for kind, operation in enumerate(operations):
             chosen = drawn.jitter & (drawn.order[:, place] == kind)
             strengths = torch.from_numpy(drawn.strengths[:, kind].astype(np.float32)).to(device)
-            image = _where(image, chosen, lambda x, s, op=operation: op(x, s), strengths)  # type: ignore[misc]
+            image = _where(image, chosen, operation, strengths)
     image = _where(image, drawn.grayscale, image_ops.grayscale)
     image = _where(image, drawn.blur, _blur(views), torch.from_numpy(drawn.sigma).to(device))
     image = _where(image, drawn.solarize, image_ops.solarize)
@@ -143,15 +141,16 @@ def _crop(images: list[Tensor], drawn: Draw, views: Views) -> Tensor:
 def _jitter_operations(operations: str, view: View) -> list[Callable[[Tensor, Tensor], Tensor]]:
     """Brightness, contrast, saturation, hue as functions of (images, strength in [-1, 1])."""
     if operations == "byol":
-        brightness, contrast, saturation = image_ops.brightness, image_ops.contrast, image_ops.saturation
-        offset = 0.0  # BYOL adds brightness
-    else:
-        brightness, contrast, saturation = image_ops.tv_brightness, image_ops.tv_contrast, image_ops.tv_saturation
-        offset = 1.0
+        return [
+            lambda x, s: image_ops.brightness(x, s * view.brightness),  # added, not multiplied
+            lambda x, s: image_ops.contrast(x, 1 + s * view.contrast),
+            lambda x, s: image_ops.saturation(x, 1 + s * view.saturation),
+            lambda x, s: image_ops.hue(x, s * view.hue),
+        ]
     return [
-        lambda x, s: brightness(x, offset + s * view.brightness),
-        lambda x, s: contrast(x, 1 + s * view.contrast),
-        lambda x, s: saturation(x, 1 + s * view.saturation),
+        lambda x, s: image_ops.tv_brightness(x, 1 + s * view.brightness),
+        lambda x, s: image_ops.tv_contrast(x, 1 + s * view.contrast),
+        lambda x, s: image_ops.tv_saturation(x, 1 + s * view.saturation),
         lambda x, s: image_ops.hue(x, s * view.hue),
     ]
 

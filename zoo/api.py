@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from zoo import registry, weights
 from zoo.embed import Embedder, about, open_torch
 from zoo.errors import UserError
-from zoo.registry import ARCHITECTURES, DEFAULT_MODEL
+from zoo.paths import cache_folder
+from zoo.registry import DEFAULT_MODEL
 
 BACKENDS = ("torch", "onnx")
 
 
 def load(
-    name: str | Path | None = None,
+    name_or_path: str | Path | None = None,
     *,
     pretrained: bool = True,
     device: str | None = None,
@@ -26,9 +26,10 @@ def load(
     """Opens a model: ``load()(images)`` gives float32 [N, D].
 
     Args:
-        name: ``NAME`` or ``NAME.tag`` of ``list_models()``, or a path to ``.safetensors`` (of ``zoo-train export``)
-            or ``.onnx`` (of ``zoo export``). ``None`` is the network that ships with the package.
-        pretrained: ``False`` gives the architecture of ``name`` with random weights (seed 0), for baselines.
+        name_or_path: ``NAME`` or ``NAME.tag`` of ``list_models()``, or a path to ``.safetensors`` (of
+            ``zoo-train export``) or ``.onnx`` (of ``zoo export``). ``None`` is the network that ships with the package.
+        pretrained: ``False`` gives the architecture of a name with random weights (seed 0), for baselines; so does
+            the tag ``random``.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``None`` is the first GPU if there is one, else the CPU.
         backend: ``torch`` or ``onnx``; with ``onnx`` a name is exported once into the cache folder.
         precision: ``fp32``, or ``bf16`` (autocast; torch only).
@@ -42,17 +43,21 @@ def load(
     """
     if backend not in BACKENDS:
         raise UserError(f"unknown backend {backend!r}: one of {', '.join(BACKENDS)}")
-    name = DEFAULT_MODEL if name is None else name
-    is_onnx_file = str(name).endswith(".onnx")
+    model = DEFAULT_MODEL if name_or_path is None else name_or_path
+    is_onnx_file = str(model).endswith(".onnx")
     if backend == "onnx" or is_onnx_file:
         if precision != "fp32":
             raise UserError(f"--precision {precision} needs --backend torch")
-        return _load_onnx(Path(name) if is_onnx_file else _cached_onnx(name, pretrained), device, normalize)
-    if not pretrained:
-        return _load_random(str(name), device, precision, normalize)
-    file = weights.locate(name)
-    model = weights.load_encoder(file)
-    return open_torch(model, file.preprocessing, about(file), device=device, precision=precision, normalize=normalize)
+        return _load_onnx(Path(model) if is_onnx_file else _cached_onnx(model, pretrained), device, normalize)
+    file = weights.locate(model, pretrained=pretrained)
+    return open_torch(
+        weights.load_encoder(file),
+        file.preprocessing,
+        about(file),
+        device=device,
+        precision=precision,
+        normalize=normalize,
+    )
 
 
 def list_models() -> list[str]:
@@ -66,7 +71,7 @@ def extract(images: str | Path, out: str | Path, *, model: str | Path | None = N
     Args:
         images: folder, read recursively.
         out: folder for ``embeddings-*.parquet``, ``manifest.json`` and ``run.log.jsonl``.
-        model: as ``load``'s ``name``.
+        model: as ``load``'s ``name_or_path``.
         options: ``device``, ``backend``, ``precision`` and ``normalize`` as in ``load``; ``format``, ``batch_size``,
             ``shard_size``, ``update`` and more as in ``zoo.extraction.extract``.
 
@@ -82,21 +87,6 @@ def extract(images: str | Path, out: str | Path, *, model: str | Path | None = N
     return run(Path(images), Path(out), embedder=load(model, **opening), **options)
 
 
-def _load_random(name: str, device: str | None, precision: str, normalize: bool) -> Embedder:
-    import torch
-
-    from zoo.encoder import build_encoder
-
-    spec = registry.find(name)
-    tag = registry.split_name(name)[1] or spec.default_tag
-    preprocessing = spec.weights[tag].preprocessing if tag in spec.weights else registry.IMAGENET_224
-    with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to change
-        torch.manual_seed(0)
-        model = build_encoder(ARCHITECTURES[spec.architecture])
-    facts = {"model": f"{spec.name}.random", "method": "none", "licence": "none", "weights_sha256": None}
-    return open_torch(model.eval(), preprocessing, facts, device=device, precision=precision, normalize=normalize)
-
-
 def _load_onnx(path: Path, device: str | None, normalize: bool) -> Embedder:
     from zoo.onnx_engine import open_onnx
 
@@ -110,18 +100,11 @@ def _cached_onnx(name: str | Path, pretrained: bool) -> Path:
     from zoo.onnx_engine import import_onnxruntime
 
     import_onnxruntime()
-    if not pretrained:
-        raise UserError("the ONNX backend runs exported weights: pretrained=False needs backend='torch'")
-    file = weights.locate(name)
+    file = weights.locate(name, pretrained=pretrained)
+    if file.sha256 is None:
+        raise UserError("the ONNX backend runs exported weights: a random network needs --backend torch")
     path = cache_folder() / "onnx" / f"{file.name}-{file.sha256[:16]}.onnx"
     if not path.exists():
         make_folder(path.parent)
         export_onnx(load(name, device="cpu"), path)
     return path
-
-
-def cache_folder() -> Path:
-    """``$SIAMESE_ZOO_CACHE``, else ``siamese-zoo`` in the user's cache folder."""
-    if own := os.environ.get("SIAMESE_ZOO_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "siamese-zoo"

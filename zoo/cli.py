@@ -38,7 +38,9 @@ class Protocol(StrEnum):
 Model = Annotated[
     str, typer.Option(help="NAME or NAME.tag of `zoo list`, or a path to .safetensors or .onnx.", show_default=True)
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the GPU if there is one.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the GPU if there is one; with onnx the CPU.")
+]
 
 
 @app.command("list")
@@ -70,6 +72,7 @@ def extract(
     shard_size: Annotated[int, typer.Option(min=1, help="Images per output file; a kill loses at most one.")] = 1024,
     update: Annotated[bool, typer.Option("--update", help="OUT's folder grew or changed: embed what is new.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default: one a core.")] = None,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Larger images are not decoded.")] = 64_000_000,
     device: Device = None,
 ) -> int:
     """Embed every image of a folder; run again after a kill and it goes on.
@@ -93,6 +96,7 @@ def extract(
             shard_size=shard_size,
             update=update,
             workers=workers,
+            max_pixels=max_pixels,
             progress=progress,
         )
     print_extraction(result, out)
@@ -128,6 +132,14 @@ def evaluate(
     print_result(run_protocol(protocol.value, model, data, out=out, device=device))
 
 
+@app.command()
+def card(name: Annotated[str, typer.Argument(help="A model that this project trained.")]) -> None:
+    """Write model_cards/NAME.md from the registry and the measured JSON files beside it."""
+    from zoo.card import write
+
+    print(write(name))
+
+
 def main() -> None:
     """Entry point of ``zoo``."""
-    run(app, "zoo")
+    run(app, "zoo", go_on="run the same command again and it goes on")

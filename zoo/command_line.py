@@ -21,13 +21,17 @@ def new_app(text: str) -> typer.Typer:
     )
 
 
-def run(app: Callable[..., Any], name: str) -> NoReturn:
-    """Runs ``app`` on the process's arguments and exits with a code of ``zoo.errors``."""
+def run(app: Callable[..., Any], name: str, *, go_on: str) -> NoReturn:
+    """Runs ``app`` on the process's arguments and exits with a code of ``zoo.errors``.
+
+    ``go_on`` says how to continue after an interruption.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(_code(app, name))
+    sys.exit(exit_code(app, name, go_on))
 
 
-def _code(app: Callable[..., Any], name: str) -> int:
+def exit_code(app: Callable[..., Any], name: str, go_on: str) -> int:
+    """What ``run`` exits with; the error, if any, is printed."""
     try:
         result = app(standalone_mode=False)
         sys.stdout.flush()
@@ -36,10 +40,8 @@ def _code(app: Callable[..., Any], name: str) -> int:
         return _fail(f"{name}: error: {error}")
     except TyperException as error:
         return _fail(f"{name}: error: {error.format_message()} See `{name} --help`.")
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted: run the same command again to go on", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except typer.Abort:
+    except (KeyboardInterrupt, typer.Abort):
+        print(f"{name}: interrupted: {go_on}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `zoo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

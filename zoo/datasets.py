@@ -43,6 +43,13 @@ class Dataset:
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def required_labels(self) -> NDArray[np.int64]:
+        """``labels``; a UserError where there are none."""
+        if self.labels is None:
+            raise UserError(f"{self.name} has no labels: use a folder per class, or a label column")
+        return self.labels
+
     def image(self, index: int) -> Image.Image:
         """The upright RGB image of row ``index``.
 
@@ -52,7 +59,9 @@ class Dataset:
         try:
             return decode(self._bytes(index))
         except UnreadableImage as error:
-            raise UserError(f"{self.name}: {self._names(index)} cannot be read ({error}): remove or replace it") from None
+            raise UserError(
+                f"{self.name}: {self._names(index)} cannot be read ({error}): remove or replace it"
+            ) from None
 
     def sha256(self) -> str:
         """Of all images' bytes and labels in order."""
@@ -89,11 +98,9 @@ def evaluation_splits(path: Path) -> tuple[Dataset, Dataset]:
     """Train and test of a folder; where there is no test split, ``val`` takes its place."""
     has_test = (path / "test").is_dir() or any(path.glob("test*.parquet"))
     train, test = open_dataset(path, "train"), open_dataset(path, "test" if has_test else "val")
-    for part in (train, test):
-        if part.labels is None:
-            raise UserError(f"{part.name} has no labels: use a folder per class, or a label column")
-    if train.classes != test.classes and len(train.classes) < len(test.classes):
-        raise UserError(f"{test.name} has classes that {train.name} lacks")
+    missing = np.setdiff1d(test.required_labels, train.required_labels)
+    if len(missing) or (train.classes[: len(test.classes)] != test.classes):
+        raise UserError(f"{test.name} has classes that {train.name} lacks: both need the same class names")
     return train, test
 
 
@@ -107,7 +114,12 @@ def _folder(path: Path, name: str) -> Dataset:
     number = {c: n for n, c in enumerate(classes)}
     labels = np.array([number[t[0]] for t in tops], np.int64) if labelled else None
     return Dataset(
-        name, labels, classes, lambda i: read_bytes(files[i]), lambda i: files[i].relative_to(path).as_posix(), len(files)
+        name,
+        labels,
+        classes,
+        lambda i: read_bytes(files[i]),
+        lambda i: files[i].relative_to(path).as_posix(),
+        len(files),
     )
 
 
@@ -120,7 +132,9 @@ def _parquet(files: list[Path], name: str) -> Dataset:
         image = next((c for c in _IMAGE_COLUMNS if c in columns), None)
         label = next((c for c in _LABEL_COLUMNS if c in columns), None)
         if image is None:
-            raise UserError(f"{files[0]} has no image column ({', '.join(_IMAGE_COLUMNS)}); it has {', '.join(columns)}")
+            raise UserError(
+                f"{files[0]} has no image column ({', '.join(_IMAGE_COLUMNS)}); it has {', '.join(columns)}"
+            )
         table = pa.concat_tables([pq.read_table(f, columns=[image] + ([label] if label else [])) for f in files])
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{name}: {str(error).splitlines()[0]}") from None

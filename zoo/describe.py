@@ -21,14 +21,16 @@ def print_list() -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column, justify in (("name", "left"), ("dim", "right"), ("params", "right"), ("weights", "left")):
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("name", min_width=max(map(len, registry.MODELS)), no_wrap=True)
+    table.add_column("dim", justify="right", min_width=4, no_wrap=True)
+    table.add_column("params", justify="right", min_width=7, no_wrap=True)
+    table.add_column("weights", overflow="fold")
     for spec in registry.MODELS.values():
         architecture = ARCHITECTURES[spec.architecture]
         table.add_row(
             spec.name, str(architecture.num_features), f"{architecture.parameters / 1e6:.1f} M", _weights(spec)
         )
-    Console(soft_wrap=True).print(table)
+    Console().print(table)
     print(f"\ndefault of `zoo extract`: {DEFAULT_MODEL}; `zoo info NAME` tells more")
 
 
@@ -45,7 +47,8 @@ def print_info(name: str) -> None:
         print(f"    file      {weights.location}{'' if weights.bundled else ' (not fetched by this version)'}")
         print(f"    sha256    {weights.sha256 or 'not verified yet'}")
         print(f"    licence   {weights.licence}; source: {weights.source}")
-        print(f"    pixels    resize {transform.resize} {transform.interpolation}, crop {transform.input_size}, {weights.padding} padding")
+        print(f"    pixels    resize {transform.resize} {transform.interpolation}, crop {transform.input_size}")
+        print(f"    padding   {weights.padding}")
         if weights.card:
             print(f"    card      model_cards/{weights.card}")
     if not spec.weights:
@@ -63,10 +66,13 @@ def print_opened(embedder: Embedder) -> None:
 def print_extraction(result: Extraction, out: Path) -> None:
     """The closing lines of ``zoo extract``; failures go to stderr."""
     new = result.total - result.reused
-    done = f"{new} embedded in {result.seconds:.1f} s" if new else "nothing left to do"
-    reused = f", {result.reused} there already" if result.reused else ""
-    print(f"{out}: {result.total} images in {_count(result.shards, 'shard')}: {done}{reused}")
-    for count, what in ((result.other_files, "file without an image's extension"), (result.links_to_folders, "link to a folder")):
+    done = f"{new} embedded in {result.seconds:.1f} s" if new else "all embedded before"
+    reused = f", {result.reused} before" if new and result.reused else ""
+    print(f"{out}: {result.total} images in {_count(result.shards, 'shard')}, {done}{reused}")
+    for count, what in (
+        (result.other_files, "file without an image's extension"),
+        (result.links_to_folders, "link to a folder"),
+    ):
         if count:
             print(f"left out: {_count(count, what)}")
     if result.failed:
@@ -102,5 +108,5 @@ def print_result(result: dict[str, Any]) -> None:
 
 def _weights(spec: ModelSpec) -> str:
     if not spec.weights:
-        return f"none (zoo-train run {spec.recipe})"
-    return ", ".join(t if w.bundled else f"{t} (not fetched yet)" for t, w in spec.weights.items())
+        return "none released"
+    return ", ".join(f"{tag} (ships)" if w.bundled else f"{tag} (elsewhere)" for tag, w in spec.weights.items())

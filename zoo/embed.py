@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from zoo import __version__
 from zoo import images as decoder
 from zoo.errors import UserError
 from zoo.preprocess import Preprocessing
@@ -54,8 +55,9 @@ class TorchEngine:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         torch = self._torch
-        with torch.inference_mode(), torch.autocast(
-            self.device.partition(":")[0], torch.bfloat16, enabled=self.precision == "bf16"
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.precision == "bf16"),
         ):
             # NHWC bytes seen as NCHW are channels_last already: no copy but the conversion to float
             x = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
@@ -93,7 +95,8 @@ class Embedder:
         """
         if not isinstance(self.engine, TorchEngine):
             raise UserError("this embedder runs on ONNX Runtime and has no torch module: load with backend='torch'")
-        return self.engine.model
+        model: nn.Module = self.engine.model
+        return model
 
     def transform(self, image: Any) -> Tensor:
         """One image (anything ``__call__`` takes) -> float32 tensor [3, H, W], normalised, for ``model``."""
@@ -148,7 +151,7 @@ class Embedder:
             "normalize": self.normalize,
             "dim": self.dim,
             "versions": {
-                "siamese-zoo": version("siamese-zoo"),
+                "siamese-zoo": __version__,  # of the code, installed or not
                 "python": platform.python_version(),
                 "numpy": np.__version__,
                 **self.engine.versions,
@@ -193,7 +196,7 @@ def _as_array(image: Any) -> NDArray[Any]:
         if array.shape[2] == 1:
             array = array[:, :, 0]
     if np.issubdtype(array.dtype, np.floating):
-        if not (array.size and 0 <= array.min() and array.max() <= 1):
+        if not (array.size and array.min() >= 0 and array.max() <= 1):
             raise UserError("a float tensor must hold values in [0, 1]; give normalised ones to embedder.model")
         array = np.round(array * 255).astype(np.uint8)
     return array
@@ -205,7 +208,8 @@ def _each(images: Any) -> Iterable[Any]:
     if hasattr(images, "shape") and len(images.shape) in (2, 3):
         return [images]
     try:
-        return iter(images)
+        each: Iterable[Any] = iter(images)
+        return each
     except TypeError:
         raise UserError(f"{type(images).__name__} is no image: give paths, PIL images, arrays or tensors") from None
 

@@ -30,7 +30,7 @@ def build_encoder(architecture: Architecture, *, zero_init_residual: bool = Fals
     if architecture.padding == "same":
         # TF pads a strided layer by what the input size needs, more at the bottom right. stem_type alone
         # changes only the max-pool; the convolutions need their layer replaced too.
-        from timm.layers import create_conv2d
+        from timm.layers.create_conv2d import create_conv2d
 
         kwargs |= {"stem_type": "same", "conv_layer": partial(create_conv2d, padding="same")}
     return timm.create_model(
@@ -61,7 +61,7 @@ def torchvision_to_resnetv2(state: Mapping[str, V]) -> dict[str, V]:
     renamed = {}
     for key, value in state.items():
         for pattern, replacement in _TO_RESNETV2:
-            key = pattern.sub(replacement, key)  # type: ignore[arg-type]
+            key = pattern.sub(replacement, key)
         renamed[key] = value
     return renamed
 

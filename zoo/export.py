@@ -106,9 +106,9 @@ def _pixels_to_embedding(embedder: Embedder) -> torch.nn.Module:
     class PixelsToEmbedding(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = copy.deepcopy(embedder.model).cpu().float().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-            self.register_buffer("mean", torch.tensor(embedder.preprocessing.mean).mul(255)[:, None, None])
-            self.register_buffer("std", torch.tensor(embedder.preprocessing.std).mul(255)[:, None, None])
+            self.model = copy.deepcopy(embedder.model).cpu().float().to(memory_format=torch.contiguous_format)
+            self.mean = torch.tensor(embedder.preprocessing.mean).mul(255)[:, None, None]
+            self.std = torch.tensor(embedder.preprocessing.std).mul(255)[:, None, None]
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
             embedding = self.model((pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std)

@@ -30,16 +30,22 @@ from zoo.shards import FORMATS, DamagedShard, Folder, names
 from zoo.update import Overtaken, Previous, changes_since, describe, discard, plan_update, promote, stage
 
 LOG = "run.log.jsonl"
-_ATTEMPTS = 3  # at an update, while other runs move theirs into place
+_ATTEMPTS = 5  # at an update, while other runs move theirs into place
 
 
 @dataclass(frozen=True)
 class Extraction:
     """What stands in OUT after a run.
 
-    total, ok: images. failed: images by reason. failures: the first 20, as (path, reason, error). reused:
-    rows that this run did not have to embed. shards: how many. seconds: of this run. notes: a line for each
-    shard that had to be made again. other_files, links_to_folders: what the listing left out.
+    Attributes:
+        total, ok: numbers of images.
+        failed: number of images by reason.
+        failures: the first 20 of them as (path, reason, error).
+        reused: how many rows this run did not have to embed.
+        shards: how many.
+        seconds: of this run.
+        notes: a line for each shard that had to be made again.
+        other_files, links_to_folders: how much of the folder of images was left out.
     """
 
     total: int
@@ -67,16 +73,24 @@ def extract(
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
 ) -> Extraction:
-    """Embed every image below ``images`` into ``out``.
+    """Embeds every image below the folder ``images`` into the folder ``out``, or goes on where a run stopped.
 
-    format: "parquet", or "npy": the vectors as float32 [rows, D] beside each table. batch_size, shard_size:
-    in images. update: take in added, changed and removed files instead of refusing them. workers: threads
-    that decode, default one per core. max_pixels: of one image.
+    Args:
+        format: ``parquet``, or ``npy``: the vectors as float32 [rows, D] beside each table.
+        batch_size, shard_size: in images.
+        update: take in added, changed and removed files instead of refusing them, and try again what could not
+            be read.
+        workers: threads that decode; ``None`` is one per core.
+        max_pixels: of one image; those with more are refused, a row of their own says so.
+        progress: where to show it; ``None`` is silent.
 
-    Raises UserError if the input, a parameter or ``out`` must change first. KeyboardInterrupt passes through
-    and leaves ``out`` ready to be gone on with.
+    Raises:
+        UserError: the input, a parameter or ``out`` must change first.
+        KeyboardInterrupt: passes through and leaves ``out`` ready to be gone on with.
     """
     _check(format, batch_size, shard_size, workers, max_pixels)
+    if Path(out).is_file():
+        raise UserError(f"{out} is a file: choose another --out")
     identity = _identity(embedder, format, batch_size, shard_size, max_pixels)
     run = _Run(Path(images), Folder(Path(out)), embedder, workers or _cores(), progress)
     for _ in range(_ATTEMPTS):
@@ -114,6 +128,7 @@ class _Run:
             raise UserError(f"{changed} since {self.folder.root} was started: add --update, or choose another --out")
         summary = manifest.completed(self.folder, plan)
         if summary is not None:
+            remove_temporaries(self.folder.scratch)  # of a run that was killed behind its manifest
             self.say(f"nothing left to do in {self.folder.root}")
             return self._result(summary, len(plan.files), plan, listing)
         return self._make(self.folder, plan, None, listing)

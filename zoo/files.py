@@ -28,12 +28,15 @@ _TEMPORARY = ".tmp"
 def atomic_write(path: Path, write: Callable[[BinaryIO], None], *, scratch: Path | None = None) -> None:
     """Replace ``path`` by what ``write`` puts into the open binary file it is given, or leave it untouched.
 
-    The bytes go to a temporary file in ``scratch`` (a folder on the same file system; default: the folder of
-    ``path``), are flushed and fsynced, renamed over ``path``, and the folder is fsynced. On any exception,
-    KeyboardInterrupt too, the temporary file is removed.
+    The bytes go to a temporary file, are flushed and fsynced, renamed over ``path``, and the folder is fsynced.
+    On any exception, KeyboardInterrupt too, the temporary file is removed.
 
-    Raises UserError on a full disk or a refused write, FileNotFoundError if a folder, or the temporary file
-    itself, was removed meanwhile by somebody else.
+    Args:
+        scratch: folder for the temporary file, on the same file system; ``None`` is the folder of ``path``.
+
+    Raises:
+        UserError: a full disk or a refused write.
+        FileNotFoundError: a folder, or the temporary file itself, was removed meanwhile by somebody else.
     """
     with _one_line(path):
         temporary = _write_temporary(path, write, scratch)
@@ -66,7 +69,8 @@ def create_exclusively(path: Path, data: bytes, *, scratch: Path | None = None) 
     The file appears whole (a hard link to a finished temporary file). Where hard links are refused (FAT, some
     network mounts) the file is opened with O_EXCL instead: still one winner, but it can be seen half written.
 
-    Raises UserError on a full disk or a refused write.
+    Raises:
+        UserError: a full disk or a refused write.
     """
 
     def write(file: BinaryIO) -> None:
@@ -78,6 +82,10 @@ def create_exclusively(path: Path, data: bytes, *, scratch: Path | None = None) 
             os.link(temporary, path)
         except FileExistsError:
             return False
+        except FileNotFoundError:
+            if path.exists():  # and whoever created it has swept the temporary files since
+                return False
+            raise
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
@@ -126,9 +134,11 @@ def remove(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder with all it holds, as far as others are not removing it at the same time."""
-    with _one_line(path):
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove a folder with all it holds, if it is there: at once, so that nobody meets half of it."""
+    with _one_line(path), suppress(FileNotFoundError):
+        os.replace(path, path.with_name(f"{path.name}.{secrets.token_hex(8)}{_TEMPORARY}"))
+    for unnamed in path.parent.glob(f"{path.name}.*{_TEMPORARY}"):  # a killed remove_tree may have left one
+        shutil.rmtree(unnamed, ignore_errors=True)
 
 
 def remove_temporaries(folder: Path, names: set[str] | None = None) -> None:

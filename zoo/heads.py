@@ -6,7 +6,7 @@ from torch import nn
 
 
 def byol_mlp(dim_in: int, hidden: int = 4096, dim_out: int = 256) -> nn.Sequential:
-    """BYOL's projector and predictor: Linear, BN, ReLU, Linear without bias ([B] section 3.3; official ``networks.py``)."""
+    """BYOL's projector and predictor: Linear, BN, ReLU, Linear without bias ([B] 3.3; official ``networks.py``)."""
     return nn.Sequential(
         nn.Linear(dim_in, hidden),
         nn.BatchNorm1d(hidden, eps=1e-5, momentum=0.1),  # official decay .9 = PyTorch momentum .1

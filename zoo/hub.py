@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import registry
-from zoo.api import load
 from zoo.errors import UserError
+from zoo.weights import load_encoder, locate
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,20 +23,22 @@ def load_module(name: str, *, pretrained: bool = True, weights: str | Path | Non
     Raises:
         UserError: no such weights, or a file of another architecture.
     """
+    spec = registry.find(name)
     if weights is None:
-        embedder = load(name, pretrained=pretrained, device="cpu")
+        file = locate(name, pretrained=pretrained)
     elif not pretrained:
         raise UserError(f"{name}: weights={str(weights)!r} and pretrained=False contradict each other")
-    elif str(weights) in registry.find(name).weights:
-        embedder = load(f"{name}.{weights}", device="cpu")
+    elif str(weights) in spec.weights:
+        file = locate(f"{name}.{weights}")
     elif Path(weights).is_file():
-        embedder = load(Path(weights), device="cpu")
-        expected = registry.ARCHITECTURES[registry.find(name).architecture].num_features
-        if embedder.dim != expected:
-            raise UserError(f"{weights} gives {embedder.dim} features, {name} has {expected}")
+        file = locate(Path(weights))
+        expected = registry.ARCHITECTURES[spec.architecture]
+        if file.architecture.num_features != expected.num_features:
+            found = file.architecture.num_features
+            raise UserError(f"{weights} gives {found} features, {name} has {expected.num_features}")
     else:
-        tags = ", ".join(registry.find(name).weights) or "none"
+        tags = ", ".join(spec.weights) or "none"
         raise UserError(f"{name} has no weights {str(weights)!r}: give one of its tags ({tags}) or a path")
-    module = embedder.model
-    module.preprocessing = embedder.preprocessing  # type: ignore[assignment]
+    module = load_encoder(file)
+    module.preprocessing = file.preprocessing  # type: ignore[assignment]
     return module

@@ -22,12 +22,12 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from typing import Literal
 
 import PIL
-from PIL import Image
+from PIL import Image, features
 
 Reason = Literal[
     "missing",  # no such file (any more), or a link that leads nowhere
@@ -51,9 +51,11 @@ PILLOW_MAX_PIXELS = 2 * 89_478_485  # Pillow refuses more than this whatever the
 DECODER = {
     "library": "Pillow",
     "version": PIL.__version__,
+    "libjpeg_turbo": features.version("libjpeg_turbo"),
     "formats": list(FORMATS),
     "exif_orientation": "applied",
     "alpha": "over white",
+    "animation": "first frame",
     "gray16": "1/257",
     "colour_profile": "ignored",
     "max_bytes": MAX_BYTES,
@@ -80,6 +82,9 @@ _one_large_image = threading.Lock()
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 with suppress(OSError, AttributeError):  # a Pillow built with libtiff inside has no such symbol
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)  # type: ignore[attr-defined]
+# glibc hands blocks above 32 MiB back to the system as soon as they are freed. Of smaller ones, and Pillow's are 16,
+# every thread that ever held a large image would keep a heap full.
+Image.core.set_block_size(64 * 1024 * 1024)  # type: ignore[attr-defined]
 
 
 class UnreadableImage(Exception):
@@ -98,8 +103,13 @@ class UnreadableImage(Exception):
 def read_bytes(path: bytes | str | os.PathLike[str], *, size: int | None = None, mtime_ns: int | None = None) -> bytes:
     """All bytes of a regular file of at most ``MAX_BYTES``.
 
-    With ``size`` (bytes) and ``mtime_ns`` the file must be the one that had them. Never hangs on a FIFO.
-    Raises UnreadableImage.
+    Never hangs on a FIFO, and opens no device.
+
+    Args:
+        size, mtime_ns: bytes and nanoseconds; where given, the file must be the one that had them.
+
+    Raises:
+        UnreadableImage: every way in which it cannot be read.
     """
     try:
         # Not opened before it is known to be a file: opening a device can already do something.
@@ -123,23 +133,23 @@ def read_bytes(path: bytes | str | os.PathLike[str], *, size: int | None = None,
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image in these bytes: a PIL image of mode RGB, upright, opaque. Raises UnreadableImage."""
-    with decoded(data, max_pixels) as image:
-        return image
+    return to_rgb(_open(data, max_pixels))
 
 
 @contextmanager
 def decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """``decode`` for the length of a ``with`` block in which the image is used and then forgotten.
+    """``decode`` for the length of a ``with`` block; the pixels are freed at its end.
 
     Large images pass one at a time through all blocks of the process: many threads then need no more memory
-    than one image of ``max_pixels``, about 12 bytes a pixel at the worst.
+    than one image of ``max_pixels``, 8 bytes a pixel at the worst.
     """
-    header = _open(data, max_pixels)
-    if header.width * header.height <= _LARGE_PIXELS:
-        yield to_rgb(header)
-    else:
-        with _one_large_image:
-            yield to_rgb(header)
+    image = _open(data, max_pixels)
+    with _one_large_image if image.width * image.height > _LARGE_PIXELS else nullcontext():
+        image = to_rgb(image)  # the name is bound anew so that the pixels as they were are freed
+        try:
+            yield image
+        finally:
+            image.close()
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -189,8 +199,8 @@ def _rgb(image: Image.Image) -> Image.Image:
         return _rgb_of_gray16(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
+    layer = image if image.mode == "RGBA" else image.convert("RGBA")
     opaque = Image.new("RGB", image.size, _WHITE)
-    layer = image.convert("RGBA")
     opaque.paste(layer, mask=layer)
     return opaque
 

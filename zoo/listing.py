@@ -25,7 +25,7 @@ FILES = pa.schema([("path", pa.binary()), ("size", pa.int64()), ("mtime_ns", pa.
 modification time in ns of the file (of what a link points to), both -1 where it is not a regular file."""
 
 _EXTENSIONS = frozenset(os.fsencode(extension) for extension in EXTENSIONS)
-_ROWS_AT_ONCE = 65536  # rows are far smaller in Arrow than as Python objects, so few exist as such at a time
+_ROWS_AT_ONCE = 4096  # rows are far smaller in Arrow than as Python objects, so few exist as such at a time
 
 _Row = tuple[bytes, int, int]
 
@@ -42,7 +42,8 @@ class Listing:
 def list_images(folder: Path, *, without: Collection[Path] = ()) -> Listing:
     """The images below ``folder``; the folders ``without`` (the output) are not descended into.
 
-    Raises UserError if ``folder`` is missing, is not a folder, may not be listed, or holds no image.
+    Raises:
+        UserError: ``folder`` is missing, is not a folder, may not be listed, or holds no image.
     """
     if not folder.is_dir():
         known = "is not a folder" if folder.exists() else "does not exist"

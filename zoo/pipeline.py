@@ -29,6 +29,7 @@ from zoo.shards import OK, Rows
 
 NOT_FINITE = "not-finite"
 _LARGE_FILE = 32 * 1024 * 1024
+_BURST_PER_WORKER = 8  # images: with few each, most workers would wait for the one that has a large image
 _one_large_file = threading.Lock()
 
 T = TypeVar("T")
@@ -75,25 +76,39 @@ def read_picture(root: bytes, row: dict[str, Any], preprocessing: Preprocessing,
             data = read_bytes(path, size=row["size"], mtime_ns=row["mtime_ns"])
             sha256 = hashlib.sha256(data).hexdigest()
             with decoded(data, max_pixels) as image:
-                pixels = preprocessing.pixels(image)
-                return Picture(OK, None, sha256, image.width, image.height, pixels)
+                return Picture(OK, None, sha256, image.width, image.height, preprocessing.pixels(image))
     except UnreadableImage as error:
         return Picture(error.reason, error.detail, sha256)
     except MemoryError:
         return Picture("too-large", "not enough memory", sha256)
 
 
-def look_ahead(function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int) -> Generator[R, None, None]:
-    """``function`` of each item in order, computed in ``workers`` threads, at most ``ahead`` before they are
-    asked for. Closing the iterator waits for what has begun and drops the rest."""
+def look_ahead(
+    function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int, *, in_bursts: bool = False
+) -> Generator[R, None, None]:
+    """``function`` of each item in order, computed in threads.
+
+    Args:
+        workers: number of threads.
+        ahead: how many items at most are begun before their results are asked for.
+        in_bursts: begin ``ahead`` items at a time, and the next ones only when all of these were taken, so that
+            the threads rest while the last of them are used.
+
+    Closing the iterator waits for what has begun and drops the rest.
+    """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     pending: deque[Future[R]] = deque()
     items = iter(items)
+
+    def begin(n: int) -> bool:
+        pending.extend(pool.submit(function, item) for item in islice(items, n))
+        return bool(pending)
+
     try:
-        pending.extend(pool.submit(function, item) for item in islice(items, ahead))
-        while pending:
+        while pending or begin(ahead):
             result = pending.popleft().result()
-            pending.extend(pool.submit(function, item) for item in islice(items, 1))
+            if not in_bursts:
+                begin(1)
             yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -104,8 +119,9 @@ def compute_shards(
 ) -> Generator[tuple[int, Rows], None, None]:
     """The given shards of a plan, one after the other, each with its computed rows filled in.
 
-    The rows that the plan takes over from an earlier result are left empty. Images of the next shard are
-    decoded while the last batch of the one before is in the network.
+    The rows that the plan takes over from an earlier result are left empty. Beside a network on a GPU the next
+    images are decoded, of the next shard too. A network on the CPU uses every core itself: decoding at the same
+    time would make both wait for each other, so the two take turns.
     """
     batch_size = plan.identity["batch_size"]
     read = partial(
@@ -114,8 +130,11 @@ def compute_shards(
         preprocessing=embedder.preprocessing,
         max_pixels=plan.identity["decoder"]["max_pixels"],
     )
+    on_cpu = plan.identity.get("device") == "cpu"
+    batches = -(-_BURST_PER_WORKER * workers // batch_size)
+    ahead = batches * batch_size if on_cpu else batch_size + 2 * workers
     failed = 0
-    with closing(look_ahead(read, _planned(plan, shards), workers, batch_size + 2 * workers)) as pictures:
+    with closing(look_ahead(read, _planned(plan, shards), workers, ahead, in_bursts=on_cpu)) as pictures:
         for shard in shards:
             rows = Rows.empty(plan, shard)
             slots: list[int] = (plan.to_compute(shard) - plan.rows(shard).start).tolist()

@@ -35,9 +35,10 @@ _SHOWN = 16  # characters of a hash are enough to tell two apart
 class Plan:
     """The identity and the files of one extraction.
 
-    identity: JSON-able; ``batch_size`` and ``shard_size`` in it cut the files into shards and batches.
-    files: schema ``listing.FILES``, sorted by path; row i of them is row i of the result.
-    reuse: int64 [rows]; for an update the row of the previous plan whose vector is taken over, else -1.
+    Attributes:
+        identity: JSON-able; ``batch_size`` and ``shard_size`` in it cut the files into shards and batches.
+        files: schema ``listing.FILES``, sorted by path; row i of them is row i of the result.
+        reuse: int64 [rows]; for an update the row of the previous plan whose vector is taken over, else -1.
     """
 
     identity: Mapping[str, Any]
@@ -105,11 +106,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Changes:
-    """How a folder differs from the files of a plan; rows of the new list, except ``removed``.
+    """How a folder differs from the files of a plan.
 
-    previous: int64 [rows of the new list], the row in the plan of the same path, -1 for an added one.
-    added: rows with a new path. resized: other size. touched: same size, other modification time.
-    removed: rows of the plan whose path is gone.
+    Attributes:
+        previous: for each row of the new list the row of the plan with the same path, -1 for none.
+        added: rows of the new list that have no such row.
+        resized: rows of the new list with another size.
+        touched: rows of the new list with the same size and another modification time.
+        removed: rows of the plan whose path is gone.
     """
 
     previous: NDArray[np.int64]

@@ -29,9 +29,14 @@ _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"
 class Preprocessing:
     """From an upright RGB image to the network's input.
 
-    input_size: side of the square crop in pixels. resize: what the short side becomes first, >= input_size.
-    interpolation: nearest, bilinear, bicubic, lanczos, box or hamming. mean, std: per channel R, G, B, for
-    values in 0..1. Anything else raises UserError.
+    Attributes:
+        input_size: side of the square crop, pixels.
+        resize: what the short side becomes first, pixels, at least ``input_size``.
+        interpolation: nearest, bilinear, bicubic, lanczos, box or hamming.
+        mean, std: per channel R, G, B, for values in 0..1.
+
+    Raises:
+        UserError: a value outside of these.
     """
 
     input_size: int
@@ -49,10 +54,11 @@ class Preprocessing:
             raise UserError("preprocessing: mean and std need three numbers each, std above zero")
 
     def pixels(self, image: Image) -> NDArray[np.uint8]:
-        """The crop of one PIL image of mode RGB: uint8 [input_size, input_size, 3], values 0..255.
+        """The crop of one PIL image of mode RGB: uint8 [input_size, input_size, 3].
 
-        Raises images.UnreadableImage ("too-large") for an image so long and thin that it would be resized to
-        more than ``MAX_RESIZED_PIXELS``.
+        Raises:
+            UnreadableImage: ``too-large``: so long and thin that it would be resized to more than
+                ``MAX_RESIZED_PIXELS``.
         """
         import numpy as np
         from PIL.Image import Resampling
@@ -83,7 +89,11 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Preprocessing:
-        """From ``to_json``'s dict. UserError for a missing or unknown key or a value out of range."""
+        """From ``to_json``'s dict.
+
+        Raises:
+            UserError: a missing or unknown key, or a value out of range.
+        """
         unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
         if unknown or not {"input_size", "resize"} <= set(fields):
             raise UserError(f"preprocessing: input_size and resize are needed, {unknown} not known")

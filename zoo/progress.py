@@ -15,8 +15,10 @@ from rich.progress import Progress as Bar
 class Progress:
     """Counts units of work; use it as a context manager.
 
-    unit: what is counted, in the plural. stream: where to write, default stderr. seconds_per_line: how often
-    a line is written where the stream is no terminal.
+    Args:
+        unit: what is counted, in the plural.
+        stream: where to write; ``None`` is stderr.
+        seconds_per_line: how often a line is written where the stream is no terminal.
     """
 
     def __init__(self, unit: str, *, stream: TextIO | None = None, seconds_per_line: float = 10.0) -> None:
@@ -26,14 +28,15 @@ class Progress:
         self._total: int | None = None
         self._before = 0
         self._done = 0
+        self._told = 0
         self._fields = ""
         self._started = self._last_line = time.monotonic()
         self._bar: Bar | None = None
         if self._stream.isatty():
-            rate = TextColumn("{task.description}")
+            rate = TextColumn("{task.description}", markup=False)
             columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
             self._bar = Bar(*columns, console=Console(file=self._stream))
-            self._task = self._bar.add_task(unit, total=None)
+            self._task = self._bar.add_task(unit, total=None, visible=False)
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
@@ -45,21 +48,21 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._done:
+        elif self._done > self._told:
             self._line()
 
     def start(self, total: int, done: int = 0) -> None:
         """Say how many units there are, and how many of them were done by an earlier run."""
-        self._total, self._before, self._done, self._started = total, done, 0, time.monotonic()
+        self._total, self._before, self._done, self._told, self._started = total, done, 0, 0, time.monotonic()
         if self._bar is not None:
-            self._bar.reset(self._task, total=total, completed=done)
+            self._bar.reset(self._task, total=total, completed=done, visible=True)
 
     def advance(self, n: int, **fields: object) -> None:
         """``n`` more units are done; ``fields`` (a loss, a count of failures) are shown beside the rate."""
         self._done += n
         self._fields = "".join(f", {key} {_shown(value)}" for key, value in fields.items())
         if self._bar is not None:
-            self._bar.update(self._task, advance=n, description=self._rate() + self._fields)
+            self._bar.update(self._task, advance=n, description=self._rate() + self._fields, visible=True)
         elif time.monotonic() - self._last_line >= self._seconds_per_line:
             self._line()
 
@@ -75,6 +78,7 @@ class Progress:
 
     def _line(self) -> None:
         self._last_line = time.monotonic()
+        self._told = self._done
         done = self._before + self._done
         of = "" if self._total is None else f" of {self._total}"
         left = ""

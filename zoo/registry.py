@@ -114,14 +114,14 @@ MODELS: Mapping[str, ModelSpec] = {
             "byol_r18_mini",
             "byol",
             "r18",
-            "byol_r18_tin48",
+            "byol_r18_tin32",
             {
-                "tin48": Weights(
-                    "bundled:byol_r18_mini.tin48.safetensors",
-                    "",
+                "tin32": Weights(
+                    "bundled:byol_r18_mini.tin32.safetensors",
+                    "298f33c86aa8f946fed60ea03f859a4464ccdcba61c8503dcd2c9ec4de3f7b43",
                     "Apache-2.0",
                     "this project, trained on Tiny-ImageNet",
-                    Preprocessing(input_size=64, resize=73),
+                    Preprocessing(input_size=48, resize=48),
                     card="byol_r18_mini.md",
                 )
             },

@@ -49,7 +49,10 @@ class DamagedShard(Exception):
 class Rows:
     """The rows of one shard while they are filled in, each in a slot of its own.
 
-    paths: raw bytes. The lists: None until known. vectors: float32 [rows, D], NaN where there is none.
+    Attributes:
+        paths: raw bytes.
+        vectors: float32 [rows, D], NaN where there is none.
+        sha256, width, height, status, error: the columns of the table, ``None`` where not known.
     """
 
     paths: list[bytes]

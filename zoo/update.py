@@ -125,12 +125,15 @@ def stage(folder: Folder, plan: Plan) -> tuple[Folder, Plan]:
     """
     staged = Folder(folder.state / "next")
     frozen = Plan.load(staged.plan)
-    if frozen is None or frozen.identity != plan.identity or not frozen.same_files(plan.files):
+    if frozen is not None and not _same_update(frozen, plan):
         files.remove_tree(staged.root)
+        frozen = None
+    if frozen is None:
         staged.create()
-        if not plan.save(staged.plan, staged.scratch):
+        plan.save(staged.plan, staged.scratch)
+        frozen = Plan.load(staged.plan)  # another run of this update may have been first
+        if frozen is None or not _same_update(frozen, plan):
             raise Overtaken
-        frozen = plan
     return staged, frozen
 
 
@@ -159,6 +162,10 @@ def promote(folder: Folder) -> bool:
     files.move(staged.manifest, folder.manifest)
     files.remove_tree(staged.root)
     return True
+
+
+def _same_update(frozen: Plan, plan: Plan) -> bool:
+    return frozen.identity == plan.identity and frozen.same_files(plan.files)
 
 
 def _has_hash(file: tuple[bytes, str | None]) -> bool:

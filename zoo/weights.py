@@ -31,13 +31,14 @@ class WeightFile:
     """Weights on this machine, located and hashed but not yet read.
 
     Attributes:
+        path: ``None`` for ``NAME.random``, which has no file.
         name: ``NAME.tag`` of the registry, or the file's stem.
         sha256: of the file.
     """
 
-    path: Path
+    path: Path | None
     name: str
-    sha256: str
+    sha256: str | None
     method: str
     architecture: Architecture
     preprocessing: Preprocessing
@@ -50,18 +51,27 @@ def is_path(model: str | Path) -> bool:
     return isinstance(model, Path) or "/" in text or text.endswith((".safetensors", ".onnx")) or Path(text).is_file()
 
 
-def locate(model: str | Path) -> WeightFile:
+def locate(model: str | Path, *, pretrained: bool = True) -> WeightFile:
     """The file behind a registry name (``NAME`` or ``NAME.tag``) or a path to safetensors.
+
+    ``pretrained=False``, or the tag ``random``, asks for the architecture of a name without weights.
 
     Raises:
         UserError: unknown name or tag, no released weights (the message says how to train them), a file that is
             missing, has another hash than the registry says, or was not written by ``zoo-train export``.
     """
     if is_path(model):
+        if not pretrained:
+            raise UserError(f"{model} is a file of weights: pretrained=False takes a name of `zoo list`")
         return _local(Path(model))
     name = str(model)
     spec = registry.find(name)
     tag = registry.split_name(name)[1] or spec.default_tag
+    if not pretrained or tag == RANDOM:
+        like = spec.weights.get(tag or "") or next(iter(spec.weights.values()), None)
+        preprocessing = like.preprocessing if like else registry.IMAGENET_224
+        architecture = ARCHITECTURES[spec.architecture]
+        return WeightFile(None, f"{spec.name}.{RANDOM}", None, spec.method, architecture, preprocessing, "none")
     if tag is None:
         raise UserError(
             f"{spec.name} has no released weights: train them with `zoo-train run {spec.recipe} --data DATA --out RUN` "
@@ -87,14 +97,20 @@ def locate(model: str | Path) -> WeightFile:
 
 
 def load_encoder(file: WeightFile) -> nn.Module:
-    """The encoder with these weights, float32, in eval mode.
+    """The encoder with these weights, float32, in eval mode; without a file, initialised from seed 0.
 
     Raises:
         UserError: missing or extra keys, other shapes, or values that are not finite; the keys are named.
     """
+    import torch
+
     from zoo.encoder import build_encoder
 
-    encoder = build_encoder(file.architecture)
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to change
+        torch.manual_seed(0)
+        encoder = build_encoder(file.architecture).eval()
+    if file.path is None:
+        return encoder
     state, _ = read(file.path)
     expected = {k: v.shape for k, v in encoder.state_dict().items() if not k.endswith("num_batches_tracked")}
     found = {k: v.shape for k, v in state.items()}
@@ -105,7 +121,7 @@ def load_encoder(file: WeightFile) -> nn.Module:
     if bad := [k for k, v in state.items() if not bool(v.isfinite().all())]:
         raise UserError(f"{file.path.name} holds values that are not finite, first in {bad[0]}")
     encoder.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
-    return encoder.eval()
+    return encoder
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -150,9 +166,7 @@ def _local(path: Path) -> WeightFile:
     try:
         architecture = ARCHITECTURES[metadata["architecture"]]
         preprocessing = Preprocessing.from_json(json.loads(metadata["preprocessing"]))
-        return WeightFile(
-            path, path.stem, sha256, metadata["method"], architecture, preprocessing, metadata["licence"]
-        )
+        return WeightFile(path, path.stem, sha256, metadata["method"], architecture, preprocessing, metadata["licence"])
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} has metadata that this version does not understand ({error!r})") from None
 

@@ -45,13 +45,15 @@ def test_overrides_reach_nested_fields_and_keep_types() -> None:
         ("optim=1", "name one of its fields"),
         ("optim.lr.x=1", "'lr' has no fields"),
         ("seed=1.5", "no int"),
-        ("zero_init_residual=maybe", "no bool"),
+        ("zero_init_residual=maybe", "none of true, false"),
+        ("precision=fp99", "none of fp32, bf16"),
+        ("optim.warmup_epochs=x", "no float"),
         ("seed", "takes field=value"),
     ],
 )
 def test_a_wrong_override_is_one_line(assignment: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        override(recipes.find("byol_r18_tin48"), [assignment])
+        override(recipes.find("byol_r18_tin32"), [assignment])
     assert "\n" not in str(caught.value)
 
 

@@ -82,9 +82,7 @@ def test_byol_schedules(goldens: Path, epochs: int) -> None:
     base, tau = {40: (0.45, 0.97), 100: (0.45, 0.99), 300: (0.3, 0.99), 1000: (0.2, 0.996)}[epochs]
     batch, count = 4096, 1_281_167
     total, warmup = epochs * count // batch, 10 * count // batch
-    for step, lr, tau_reference in zip(
-        *(data[f"schedule_{epochs}_{k}"] for k in ("step", "lr", "tau")), strict=True
-    ):
+    for step, lr, tau_reference in zip(*(data[f"schedule_{epochs}_{k}"] for k in ("step", "lr", "tau")), strict=True):
         ours = schedules.warmup_cosine(int(step), base=base, batch_size=batch, total=total, warmup=warmup)
         assert ours == pytest.approx(float(lr), abs=1e-6)
         ours = schedules.target_momentum(int(step), base=tau, total=total)

@@ -27,7 +27,7 @@ METHODS = ("byol", "simsiam")
 
 def tiny(method: str, **optim: object) -> Recipe:
     """Two epochs in a few steps of 8 images at 32 pixels."""
-    base = recipes.find(f"{method}_r18_tin48")
+    base = recipes.find(f"{method}_r18_tin32")
     settings: dict[str, object] = {"batch_size": 8, "epochs": 2, "warmup_epochs": 0.5} | optim
     return replace(
         base,
@@ -35,6 +35,7 @@ def tiny(method: str, **optim: object) -> Recipe:
         heads=Heads(hidden=16, out=8, projector_layers=2),
         optim=replace(base.optim, **settings),  # type: ignore[arg-type]
         checkpoint_steps=3,
+        monitor_epochs=1,
     )
 
 
@@ -88,8 +89,15 @@ def test_sigkill_at_random_moments_ends_with_the_same_weights(
 ) -> None:
     import random
 
-    sets = ["views.size=32", "heads.hidden=16", "heads.out=8", "optim.batch_size=8", "optim.epochs=6", "checkpoint_steps=3"]
-    command = [sys.executable, "-m", "training", "run", f"{method}_r18_tin48", "--data", str(labelled_folder)]
+    sets = [
+        "views.size=32",
+        "heads.hidden=16",
+        "heads.out=8",
+        "optim.batch_size=8",
+        "optim.epochs=6",
+        "checkpoint_steps=3",
+    ]
+    command = [sys.executable, "-m", "training", "run", f"{method}_r18_tin32", "--data", str(labelled_folder)]
     command += [part for s in sets for part in ("--set", s)]
     subprocess.run([*command, "--out", str(tmp_path / "whole")], cwd=ROOT, check=True, capture_output=True)
     rng, out = random.Random(0), tmp_path / "killed"
@@ -182,9 +190,11 @@ def test_a_corrupt_image_is_one_line_that_names_it(labelled_folder: Path, tmp_pa
     shutil.copytree(labelled_folder, folder)
     victim = sorted(folder.rglob("*.jpg"))[3]
     victim.write_bytes(victim.read_bytes()[:200])
-    command = [sys.executable, "-m", "training", "run", "byol_r18_tin48", "--data", str(folder)]
+    command = [sys.executable, "-m", "training", "run", "byol_r18_tin32", "--data", str(folder)]
     command += ["--out", str(tmp_path / "run"), "--set", "optim.batch_size=8", "--set", "views.size=32"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"})
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"}
+    )
     assert done.returncode == 2
     lines = done.stderr.strip().splitlines()
     assert victim.name in lines[-1]

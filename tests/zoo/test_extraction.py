@@ -272,7 +272,7 @@ def test_files_that_change_or_vanish_during_the_run_have_their_rows(images: Path
 
     result = run(images, out, embedder=Meddles(), workers=1)
     assert result.failed == {"changed": 1, "missing": 1}
-    with pytest.raises(UserError, match="1 file changed .*, 1 file removed"):
+    with pytest.raises(UserError, match=r"1 file changed .*, 1 file removed"):
         run(images, out)
     assert run(images, out, update=True).failed == {}
 
@@ -299,7 +299,7 @@ def test_what_cannot_be_run_is_one_line(images: Path, out: Path, tmp_path: Path)
         run(tmp_path / "absent", out)
     assert not out.exists()
     for bad in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match="choose another|put it right"):
+        with pytest.raises(UserError, match=r"is a file|Not a directory"):
             run(images, bad)
 
 

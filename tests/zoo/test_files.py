@@ -148,3 +148,12 @@ def test_a_folder_where_a_file_is_wanted_is_one_line(tmp_path: Path) -> None:
 def test_the_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(range(256)) * 5000)
     assert files.sha256_file(tmp_path / "file") == hashlib.sha256(bytes(range(256)) * 5000).hexdigest()
+
+
+def test_a_tree_is_removed_and_so_is_what_a_killed_removal_left(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "deep").mkdir(parents=True)
+    (tmp_path / "tree.0123.tmp" / "deep").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    files.remove_tree(tmp_path / "tree")
+    files.remove_tree(tmp_path / "absent")
+    assert os.listdir(tmp_path) == ["other"]

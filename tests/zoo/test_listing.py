@@ -59,13 +59,16 @@ def test_names_are_kept_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_a_folder_deeper_than_recursion_goes(tmp_path: Path) -> None:
-    path = os.fsencode(tmp_path)
-    for _ in range(1200):
-        path += b"/d"
-        os.mkdir(path)
-    with open(path + b"/deep.jpg", "wb"):
+    folders = [os.fsencode(tmp_path) + b"/d" * depth for depth in range(1, 1050)]
+    for folder in folders:
+        os.mkdir(folder)
+    with open(folders[-1] + b"/deep.jpg", "wb"):
         pass
-    assert len(paths(list_images(tmp_path))) == 1
+    found = paths(list_images(tmp_path))
+    os.remove(folders[-1] + b"/deep.jpg")
+    for folder in reversed(folders):  # too deep for pytest to remove
+        os.rmdir(folder)
+    assert found == [b"d/" * 1049 + b"deep.jpg"]
 
 
 def test_the_output_folder_is_left_out(tmp_path: Path) -> None:

@@ -109,5 +109,3 @@ def _architecture(encoder: dict[str, Tensor]) -> Architecture:
     parameters = sum(v.numel() for k, v in encoder.items() if "running" not in k)
     args = {"preact": False, "layers": layers, "width_factor": width}
     return Architecture("resnetv2_50", int(2048 * width), parameters, args, padding="same")
-
-

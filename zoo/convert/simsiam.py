@@ -18,7 +18,7 @@ from zoo.registry import Architecture
 
 @dataclass(frozen=True)
 class SimSiamCheckpoint:
-    """An official SimSiam file: state dicts of its parts in the names of ``resnetv2_50(preact=False)`` and our heads."""
+    """An official SimSiam file: state dicts in the names of ``resnetv2_50(preact=False)`` and of ``zoo.heads``."""
 
     architecture: Architecture
     encoder: dict[str, Tensor]

@@ -20,7 +20,7 @@ def predict(bank: Tensor, labels: Tensor, queries: Tensor, *, k: int = K, t: flo
     """
     bank, k, classes = F.normalize(bank, dim=1), min(k, len(bank)), int(labels.max()) + 1
     predictions = []
-    for block in queries.split(_BLOCK):
+    for block in torch.split(queries, _BLOCK):
         similarity, index = (F.normalize(block, dim=1) @ bank.T).topk(k)
         votes = torch.zeros(len(block), classes, dtype=bank.dtype, device=bank.device)
         votes.scatter_add_(1, labels[index], (similarity / t).exp())
@@ -28,6 +28,6 @@ def predict(bank: Tensor, labels: Tensor, queries: Tensor, *, k: int = K, t: flo
     return torch.cat(predictions)
 
 
-def accuracy(bank: Tensor, labels: Tensor, queries: Tensor, truth: Tensor, *, k: int = K, t: float = TEMPERATURE) -> float:
+def accuracy(bank: Tensor, labels: Tensor, queries: Tensor, truth: Tensor) -> float:
     """Percent of ``queries`` classified as ``truth`` [M] says."""
-    return (predict(bank, labels, queries, k=k, t=t) == truth).double().mean().item() * 100
+    return float((predict(bank, labels, queries) == truth).double().mean()) * 100

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zoo.errors import UserError
 
 L2 = tuple(float(v) for v in np.logspace(-5, 0, 6))  # of the mean loss; [B] has 45 values over 1e-6 .. 1e5
-ITERATIONS, TOLERANCE = 200, 1e-3
+ITERATIONS, TOLERANCE = 100, 1e-3
 _HELD_OUT = 10  # one in ten
 
 

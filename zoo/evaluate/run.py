@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from zoo.api import load
 from zoo.datasets import evaluation_splits
-from zoo.embed import Embedder
 from zoo.evaluate import knn, linear
 from zoo.evaluate.features import features
 from zoo.files import atomic_write_text, make_folder
@@ -32,13 +31,14 @@ def evaluate(
     Raises:
         UserError: model or data cannot be used.
     """
-    embedder = open_model(model, device)
+    embedder = load(model, device=device)
     started = time.perf_counter()
     train, test = evaluation_splits(data)
-    assert train.labels is not None and test.labels is not None  # evaluation_splits has seen to it
-    bank, queries = features(embedder, train), features(embedder, test)
-    predictions, parameters = _predict(protocol, bank, train.labels, queries)
-    correct = predictions == test.labels
+    hashes = {"train": train.sha256(), "test": test.sha256()}
+    bank = features(embedder, train, hashes["train"])
+    queries = features(embedder, test, hashes["test"])
+    predictions, parameters = _predict(protocol, bank, train.required_labels, queries)
+    correct = predictions == test.required_labels
     result = {
         "protocol": protocol,
         "metric": "top-1",
@@ -47,8 +47,8 @@ def evaluate(
         "parameters": parameters,
         "data": {
             "name": data.name,
-            "train": {"images": len(train), "sha256": train.sha256()},
-            "test": {"images": len(test), "sha256": test.sha256()},
+            "train": {"images": len(train), "sha256": hashes["train"]},
+            "test": {"images": len(test), "sha256": hashes["test"]},
             "classes": len(train.classes),
         },
         "model": {"name": embedder.about["model"], **embedder.identity()},
@@ -58,13 +58,6 @@ def evaluate(
         make_folder(out.parent)
         atomic_write_text(out, json.dumps(result, indent=1) + "\n")
     return result
-
-
-def open_model(model: str, device: str | None = None) -> Embedder:
-    """``zoo.load``, where ``NAME.random`` asks for the untrained network of NAME by name."""
-    if model.endswith(".random"):
-        return load(model.removesuffix(".random"), pretrained=False, device=device)
-    return load(model, device=device)
 
 
 def _predict(

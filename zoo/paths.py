@@ -1,0 +1,13 @@
+"""Where this package keeps what it can make again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """``$SIAMESE_ZOO_CACHE``, else ``siamese-zoo`` in the user's cache folder."""
+    if own := os.environ.get("SIAMESE_ZOO_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "siamese-zoo"
