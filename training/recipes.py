@@ -52,8 +52,8 @@ def byol_r18_tin32() -> Recipe:
     """BYOL on half of Tiny-ImageNet for two CPU cores and about an hour: R18, 32-pixel views, batch 64, SGD.
 
     What it scored stands in model_cards/byol_r18_mini.md. A short run of small batches needs a target that moves
-    slowly (.95 let the features fall to an effective rank of 3 within 1400 steps), an encoder that starts as a shallow
-    one (zero_init_residual), and views that are not harder than 32 pixels allow.
+    slowly (with a fast one the features fall to a few dimensions), an encoder that starts as a shallow one
+    (zero_init_residual), and views that are not harder than 32 pixels allow.
     """
     view = View(min_area=0.3, brightness=0.2, contrast=0.3, blur_p=0.0)
     return replace(
