@@ -125,7 +125,11 @@ def _with_metadata(model: Any, embedder: Embedder) -> Any:
             item.doc_string = ""
             del item.metadata_props[:]  # the exporter leaves stack traces with paths of this machine
     del model.metadata_props[:]
-    about = {"about": embedder.about, "preprocessing": embedder.preprocessing.to_json()}
+    about = {
+        "about": embedder.about,
+        "preprocessing": embedder.preprocessing.to_json(),
+        "normalize": embedder.normalize,
+    }
     entries = {METADATA: json.dumps(about, sort_keys=True), "licence": str(embedder.about.get("licence", ""))}
     for key, value in entries.items():
         model.metadata_props.add(key=key, value=value)

@@ -50,6 +50,7 @@ class OnnxFile:
 
     about: dict[str, Any]
     preprocessing: Preprocessing
+    normalize: bool  # whether the graph ends in an l2 norm
 
 
 def open_onnx(path: Path, *, device: str | None = None, normalize: bool = False) -> Embedder:
@@ -62,7 +63,8 @@ def open_onnx(path: Path, *, device: str | None = None, normalize: bool = False)
         raise UserError(f"no ONNX file at {path}")
     engine = OnnxEngine(path, device=device or "cpu")
     file = read_metadata(engine.metadata, path)
-    return Embedder(engine, file.preprocessing, normalize, file.about)
+    # of a graph that normalises the embeddings have length 1, asked for or not; the manifest must say so
+    return Embedder(engine, file.preprocessing, normalize or file.normalize, file.about)
 
 
 def read_metadata(metadata: dict[str, str], path: Path) -> OnnxFile:
@@ -73,7 +75,7 @@ def read_metadata(metadata: dict[str, str], path: Path) -> OnnxFile:
     """
     try:
         values = json.loads(metadata[METADATA])
-        return OnnxFile(values["about"], Preprocessing.from_json(values["preprocessing"]))
+        return OnnxFile(values["about"], Preprocessing.from_json(values["preprocessing"]), values["normalize"])
     except (KeyError, ValueError, TypeError):
         raise UserError(f"{path} was not written by `zoo export`: it does not say its preprocessing") from None
 

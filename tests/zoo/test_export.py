@@ -69,6 +69,7 @@ def test_normalize_can_be_in_the_graph(tmp_path: Path) -> None:
     file = export.export_onnx(zoo.load(normalize=True), tmp_path / "unit.onnx")
     pixels = zoo.load().pixels(PHOTOS[0])[None]
     np.testing.assert_allclose(np.linalg.norm(OnnxEngine(file.path)(pixels)), 1, rtol=1e-5)
+    assert zoo.load(file.path).identity()["normalize"] is True
 
 
 def test_a_graph_that_differs_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
