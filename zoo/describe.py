@@ -66,9 +66,9 @@ def print_opened(embedder: Embedder) -> None:
 def print_extraction(result: Extraction, out: Path) -> None:
     """The closing lines of ``zoo extract``; failures go to stderr."""
     new = result.total - result.reused
-    done = f"{new} embedded in {result.seconds:.1f} s" if new else "all embedded before"
-    reused = f", {result.reused} before" if new and result.reused else ""
-    print(f"{out}: {result.total} images in {_count(result.shards, 'shard')}, {done}{reused}")
+    work = f"{new} of them now, in {result.seconds:.1f} s" if new else "nothing was left to do"
+    stands = f"{_count(result.ok, 'embedding')} of {_count(result.total, 'image')} in {_count(result.shards, 'shard')}"
+    print(f"{out}: {stands} ({work})")
     for count, what in (
         (result.other_files, "file without an image's extension"),
         (result.links_to_folders, "link to a folder"),
