@@ -89,6 +89,8 @@ gammas 1). Not comparable with published numbers: the images are small, and CIFA
 
 {table(results)}
 
+{weights.selection}
+
 kNN: k = 20, t = .07, all training images as the bank. Linear: logistic regression by L-BFGS on frozen features, l2
 chosen on a tenth of the training images. Every row is a JSON file in `results/{name}.{tag}/`, written by
 
