@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from training import optim
+from training import optim, schedules
 from training.config import Optim, Recipe
-from training.methods import BYOL, Method, SimSiam
-from training.schedules import cosine_by_epoch, warmup_cosine
+from training.methods import BYOL, Method, MoCoV2, SimCLR, SimSiam, Supervised, SwAV
+from zoo.datasets import Dataset
 from zoo.encoder import build_encoder
 from zoo.errors import UserError
 from zoo.registry import ARCHITECTURES
@@ -17,50 +19,119 @@ def build_method(recipe: Recipe) -> Method:
     """The method's network, initialised from ``recipe.seed``; the target of BYOL from the draws that follow."""
     if recipe.architecture not in ARCHITECTURES:
         raise UserError(f"unknown architecture {recipe.architecture!r}: one of {', '.join(ARCHITECTURES)}")
-    architecture = ARCHITECTURES[recipe.architecture]
+    architecture = replace(ARCHITECTURES[recipe.architecture], stem=recipe.stem)
     torch.manual_seed(recipe.seed)
-    encoder = build_encoder(architecture, zero_init_residual=recipe.zero_init_residual)
-    heads = recipe.heads
+    encoder, dim = build_encoder(architecture, zero_init_residual=recipe.zero_init_residual), architecture.num_features
+    heads, objective = recipe.heads, recipe.objective
     match recipe.method:
         case "byol":
-            target = build_encoder(architecture, zero_init_residual=recipe.zero_init_residual)
-            return BYOL(encoder, architecture.num_features, target_encoder=target, hidden=heads.hidden, out=heads.out)
+            return BYOL(
+                encoder,
+                dim,
+                target_encoder=build_encoder(architecture, zero_init_residual=recipe.zero_init_residual),
+                hidden=heads.hidden,
+                out=heads.out,
+                predictor=objective.predictor,
+                target=objective.target,
+                beta=objective.beta,
+                temperature=objective.temperature,
+            )
         case "simsiam":
             return SimSiam(
                 encoder,
-                architecture.num_features,
+                dim,
                 out=heads.out,
                 hidden=heads.hidden,
                 projector_layers=heads.projector_layers,
+                projector_hidden=heads.projector_hidden or dim,
+                stop_gradient=objective.stop_gradient,
             )
-    raise UserError(f"unknown method {recipe.method!r}: byol or simsiam")
+        case "simclr":
+            return SimCLR(
+                encoder,
+                dim,
+                out=heads.out,
+                projector_layers=heads.projector_layers,
+                temperature=objective.temperature,
+            )
+        case "mocov2":
+            return MoCoV2(
+                encoder,
+                dim,
+                out=heads.out,
+                queue=objective.queue,
+                momentum=objective.key_momentum,
+                temperature=objective.temperature,
+                symmetric=objective.symmetric,
+                bn_parts=objective.bn_parts,
+                seed=recipe.seed,
+            )
+        case "swav":
+            return SwAV(
+                encoder,
+                dim,
+                hidden=heads.hidden,
+                out=heads.out,
+                prototypes=heads.prototypes,
+                temperature=objective.temperature,
+                epsilon=objective.epsilon,
+                iterations=objective.sinkhorn_iterations,
+                queue=objective.queue,
+                queue_from_epoch=objective.queue_from_epoch,
+                frozen_steps=objective.frozen_steps,
+            )
+        case "supervised":
+            return Supervised(encoder, dim, num_classes=heads.classes)
+    raise UserError(f"unknown method {recipe.method!r}")
+
+
+def require_labels(recipe: Recipe, dataset: Dataset) -> None:
+    """A UserError where supervised training has no labels, or more classes than the recipe's classifier."""
+    if recipe.method == "supervised" and int(dataset.required_labels.max()) >= recipe.heads.classes:
+        raise UserError(
+            f"{dataset.name} has {len(dataset.classes)} classes, {recipe.name} {recipe.heads.classes}: "
+            f"add --set heads.classes={len(dataset.classes)}"
+        )
 
 
 def build_optimiser(method: Method, config: Optim) -> torch.optim.Optimizer:
-    """LARS or SGD with the method's parameter groups; AdamW, which no paper uses, for short runs on small machines."""
+    """The recipe's optimiser with the method's parameter groups."""
+    momentum, weight_decay = config.momentum, config.weight_decay
     match config.name:
-        case "lars":
-            return optim.lars(method, momentum=config.momentum, weight_decay=config.weight_decay)
+        case "lars" | "lars_classic":
+            classic = config.name == "lars_classic"
+            return optim.lars(method, momentum=momentum, weight_decay=weight_decay, classic_momentum=classic)
+        case "larc":
+            return optim.larc(method, momentum=momentum, weight_decay=weight_decay)
         case "sgd":
-            return optim.sgd(method, momentum=config.momentum, weight_decay=config.weight_decay)
+            return optim.sgd(method, momentum=momentum, weight_decay=weight_decay)
         case "adamw":
-            parameters = [p for p in method.parameters() if p.requires_grad]
-            return torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay)
-    raise UserError(f"unknown optimiser {config.name!r}: lars, sgd or adamw")
+            return optim.adamw(method, weight_decay=weight_decay)
+    raise UserError(f"unknown optimiser {config.name!r}")
 
 
 def learning_rate(config: Optim, step: int, steps_per_epoch: int) -> float:
     """Of ``step``, counted from 0."""
-    if config.schedule == "epoch":
-        epoch = step // steps_per_epoch
-        return cosine_by_epoch(epoch, base=config.lr, batch_size=config.batch_size, epochs=config.epochs)
-    return warmup_cosine(
-        step,
-        base=config.lr,
-        batch_size=config.batch_size,
-        total=config.epochs * steps_per_epoch,
-        warmup=int(config.warmup_epochs * steps_per_epoch),
-    )
+    base, batch_size, epoch = config.lr, config.batch_size, step // steps_per_epoch
+    total, warmup = config.epochs * steps_per_epoch, int(config.warmup_epochs * steps_per_epoch)
+    match config.schedule:
+        case "epoch":
+            return schedules.cosine_by_epoch(epoch, base=base, batch_size=batch_size, epochs=config.epochs)
+        case "decay":
+            return schedules.step_decay(epoch, base=base, batch_size=batch_size, every=config.decay_epochs)
+        case "swav":
+            start, final = config.start_lr, config.final_lr
+            return schedules.swav_cosine(
+                step, start=start, base=base, final=final, batch_size=batch_size, total=total, warmup=warmup
+            )
+        case "step":
+            return schedules.warmup_cosine(step, base=base, batch_size=batch_size, total=total, warmup=warmup)
+    raise UserError(f"unknown schedule {config.schedule!r}")
+
+
+def tau_of(config: Optim, step: int, total_steps: int) -> float:
+    """Of ``step``, counted from 0."""
+    return config.tau if config.constant_tau else schedules.target_momentum(step, base=config.tau, total=total_steps)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, config: Optim, lr: float) -> None:

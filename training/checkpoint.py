@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -13,19 +13,28 @@ from zoo import files
 from zoo.errors import UserError
 
 _POINTER = "last.json"
-_KEEP = 2  # the newest and the one before, should the newest turn out damaged
 
 
-def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Writes ``checkpoint-STEP.pt``, then points at it, then removes all but the last two.
+def file_name(step: int) -> str:
+    """Of the checkpoint after ``step`` steps."""
+    return f"checkpoint-{step:08d}.pt"
+
+
+def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Path:
+    """Writes ``checkpoint-STEP.pt``, then points at it, then removes all but the last ``keep``.
 
     ``state`` holds tensors, numbers, strings, lists and dicts only: it is read back with ``weights_only``.
+
+    Raises:
+        UserError: the disk is full or refuses; pointer and older checkpoints are then as they were.
     """
-    path = folder / f"checkpoint-{step:08d}.pt"
-    files.atomic_write(path, lambda f: torch.save(state, f))
-    history = [e for e in _history(folder) if e["file"] != path.name]
-    history = [{"file": path.name, "step": step, "sha256": files.sha256_file(path)}, *history][:_KEEP]
-    files.atomic_write_text(folder / _POINTER, json.dumps(history, indent=1) + "\n")
+    path, history = folder / file_name(step), _history(folder)
+    others = [e for e in history if e["file"] != path.name]
+    if others != history:  # a step made again: until its new file stands, the pointer names those before
+        _point(folder, others)
+    files.atomic_write(path, lambda f: _write(state, f))
+    history = [{"file": path.name, "step": step, "sha256": files.sha256_file(path)}, *others][:keep]
+    _point(folder, history)
     kept = {e["file"] for e in history}
     for old in folder.glob("checkpoint-*.pt"):
         if old.name not in kept:
@@ -62,6 +71,19 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or "recipe" not in state:
         raise UserError(f"{path} was not written by zoo-train")
     return state
+
+
+def _point(folder: Path, history: list[dict[str, Any]]) -> None:
+    files.atomic_write_text(folder / _POINTER, json.dumps(history, indent=1) + "\n")
+
+
+def _write(state: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # how torch's zip writer reports that ``file`` refused a write
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _history(folder: Path) -> list[dict[str, Any]]:

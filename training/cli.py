@@ -9,7 +9,7 @@ import typer
 
 from zoo.command_line import new_app, run
 
-app = new_app("Train BYOL and SimSiam, resume, and export encoders for the zoo.")
+app = new_app("Train siamese networks and their baselines, resume, and export encoders for the zoo.")
 
 
 @app.command()
@@ -24,18 +24,49 @@ def recipes() -> None:
 def run_recipe(
     recipe: Annotated[str, typer.Argument(help="Name from `zoo-train recipes`.")],
     data: Annotated[
-        Path, typer.Option(help="Folder of images, parquet file, or folder with train/ or train*.parquet.")
+        str,
+        typer.Option(
+            help="Folder of images; parquet, tar (shard-{000..009}.tar), .npy or .npz file; folder with train/ or "
+            "train*.parquet; torchvision:NAME:ROOT."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and log.jsonl.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="field=value, e.g. optim.lr=0.3; repeatable.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT's last checkpoint.")] = False,
+    in_memory: Annotated[bool, typer.Option("--in-memory", help="Decode all images once, for small ones.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
 ) -> None:
     """Train; killed at any moment, `--resume` goes on from the last checkpoint with the same results."""
     from training.describe import print_trained
     from training.launch import launch
 
-    print_trained(launch(recipe, data, out, overrides=set_ or [], device=device, resume=resume))
+    options = {"resume": resume, "in_memory": in_memory, "tensorboard": tensorboard}
+    print_trained(launch(recipe, data, out, overrides=set_ or [], device=device, **options))
+
+
+@app.command()
+def ablate(
+    name: Annotated[str, typer.Argument(help="target, beta, batch-size, views or stop-gradient.")],
+    data: Annotated[Path, typer.Option(help="Labelled images with the splits train and test (or val).")],
+    out: Annotated[Path, typer.Option(help="Folder for cells, NAME.json, NAME.png; finished cells stay.")],
+    seeds: Annotated[int, typer.Option(help="Runs of each row; intervals need two.")] = 3,
+    full: Annotated[bool, typer.Option("--full", help="As published: R50, batch 4096, 300 epochs.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="field=value for all rows, e.g. optim.epochs=8; repeatable.")
+    ] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Training images to use; default: 5000.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
+) -> None:
+    """Run one of the papers' ablations, beside the published table; minutes to an hour on two cores."""
+    from training.describe import print_ablation, print_progress
+    from training.launch import launch_ablation
+
+    sets = set_ or []
+    result = launch_ablation(
+        name, data, out, seeds=seeds, full=full, overrides=sets, images=images, device=device, say=print_progress
+    )
+    print_ablation(result, out)
 
 
 @app.command()
@@ -48,11 +79,24 @@ def export(
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Convolutions in float16, BN in float32.")] = False,
 ) -> None:
-    """Write the encoder as safetensors for `zoo extract --model` and `zoo.load`."""
+    """Write the encoder as safetensors for `zoo extract --model` and `zoo.load`; heads and drafts beside it."""
+    from training.to_zoo import BESIDE
     from training.to_zoo import export as write
 
     sha256 = write(checkpoint, out, input_size=input_size, resize=resize, half=half)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {sha256}")
+    print("beside it: " + ", ".join(out.with_suffix(s).name for s in BESIDE))
+
+
+@app.command()
+def plot(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("curves.png"),
+) -> None:
+    """Draw what the runs logged: losses, accuracies, spread and rank of the outputs, gradient norm, lr, tau."""
+    from training.plot import plot as draw
+
+    print(f"{out}: {', '.join(draw(runs, out))}")
 
 
 @app.command()

@@ -8,12 +8,15 @@ from pathlib import Path
 import torch
 
 
-def hardware(device: torch.device) -> str:
-    """``NVIDIA H200``, or ``2 CPU cores (AMD EPYC)``."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+def hardware(device: torch.device, ranks: int = 1) -> str:
+    """``NVIDIA H200``, or ``2 CPU cores (AMD EPYC)``; of several ranks with ``8 x`` before it."""
     cores = torch.get_num_threads()
-    return f"{cores} CPU core{'' if cores == 1 else 's'} ({_cpu()})"
+    one = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{cores} CPU core{'s' * (cores > 1)} ({_cpu()})"
+    )
+    return one if ranks == 1 else f"{ranks} x {one}"
 
 
 def _cpu() -> str:

@@ -2,9 +2,14 @@
 
 Two sets, as the papers' codes differ: BYOL's (TF-like: additive brightness, contrast about each channel's mean, hue
 and saturation in HSV) and torchvision's (SimSiam, MoCo v2), both here in float without 8-bit rounding in between.
+
+All are sums and products element by element in a fixed order, so that on a CPU a sample's result has the same bits
+whatever else is in its batch: resampling and blur add their taps one after the other instead of multiplying matrices.
 """
 
 from __future__ import annotations
+
+from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -13,54 +18,65 @@ from torch import Tensor
 # ---------------------------------------------------------------- crops
 
 
-def crop_resize(image: Tensor, box: Tensor, size: int, kernel: str = "bicubic") -> Tensor:
+def crop_resize(
+    image: Tensor, box: Tensor, size: int, kernel: str = "bicubic", mirrored: Tensor | None = None
+) -> Tensor:
     """Resize of a box per sample.
 
     Args:
-        image: float [B, 3, H, W].
+        image: float [B, 3, H, W]; fastest if its memory is channels_last.
         box: int [B, 4]: top, left, height, width in pixels, inside the image.
         size: side of the output.
         kernel: ``bicubic`` is TF's ``resize`` (Keys a = -.5, no antialias), ``bilinear_antialias`` PIL's bilinear.
+        mirrored: bool [B], which results to flip left-right; ``None`` is none.
 
     Returns:
         [B, 3, size, size], clipped to [0, 1] (a bicubic overshoots).
     """
-    matrix = _bicubic_matrix if kernel == "bicubic" else _antialiased_matrix
-    rows = matrix(box[:, 0], box[:, 2], image.shape[2], size).to(image.dtype)  # [B, size, H]
-    cols = matrix(box[:, 1], box[:, 3], image.shape[3], size).to(image.dtype)  # [B, size, W]
-    narrowed = torch.matmul(image, cols.transpose(1, 2)[:, None])  # [B, 3, H, size]
-    return torch.matmul(rows[:, None], narrowed).clamp_(0, 1)
+    b, c, h, w = image.shape
+    lines = image.permute(0, 2, 3, 1).reshape(b, h, w * c)
+    lines = _resample(lines, box[:, 0], box[:, 2], size, kernel)  # [B, size, W * 3]
+    lines = lines.view(b, size, w, c).permute(0, 2, 3, 1).reshape(b, w, c * size)
+    lines = _resample(lines, box[:, 1], box[:, 3], size, kernel, mirrored)  # [B, size, 3 * size]: columns first
+    return lines.view(b, size, c, size).permute(0, 2, 3, 1).clamp(0, 1).contiguous()
 
 
-def _distances(start: Tensor, length: Tensor, full: int, size: int) -> tuple[Tensor, Tensor]:
-    """[B, size, full] from output centres to source pixels, and [B, 1, full] which pixels are in the box."""
-    pixel = torch.arange(full, device=start.device)[None]
-    at = (torch.arange(size, device=start.device) + 0.5) * (length[:, None] / size) - 0.5 + start[:, None]
-    inside = (pixel >= start[:, None]) & (pixel < (start + length)[:, None])
-    return (at[:, :, None] - pixel).abs(), inside[:, None]
+def _resample(
+    lines: Tensor, start: Tensor, length: Tensor, size: int, kernel: str, mirrored: Tensor | None = None
+) -> Tensor:
+    """[B, N, M] -> [B, size, M]: of each sample the lines ``start .. start + length``, resized to ``size`` lines."""
+    b, full, m = lines.shape
+    reach = 2 if kernel == "bicubic" else ceil(max(1.0, full / size))  # lines on either side that can have weight
+    centre = (torch.arange(size, device=lines.device) + 0.5) * (length / size)[:, None] - 0.5
+    if mirrored is not None:
+        centre = torch.where(mirrored[:, None], centre.flip(1), centre)
+    position = centre.floor()[:, None] + torch.arange(1 - reach, 1 + reach, device=lines.device)[:, None]
+    distance = (position - centre[:, None]).abs()  # [B, taps, size]
+    weight = _keys(distance) if kernel == "bicubic" else _triangle(distance, length / size)
+    weight = weight * ((position >= 0) & (position < length[:, None, None]))  # those outside the box are dropped
+    total = weight[:, 0].clone()
+    for tap in range(1, 2 * reach):
+        total += weight[:, tap]
+    weight = (weight / total[:, None]).to(lines.dtype)
+    line = torch.minimum(position.clamp_min(0).long(), length[:, None, None] - 1) + start[:, None, None]
+    line += torch.arange(b, device=lines.device)[:, None, None] * full
+    flat, out = lines.reshape(b * full, m), lines.new_zeros(b, size, m)
+    for tap in range(2 * reach):
+        out.addcmul_(flat.index_select(0, line[:, tap].reshape(-1)).view(b, size, m), weight[:, tap, :, None])
+    return out
 
 
-def _bicubic_matrix(start: Tensor, length: Tensor, full: int, size: int) -> Tensor:
-    """[B, size, full]: weights of the source for each output; those outside the box are dropped."""
-    distance, inside = _distances(start, length, full, size)
+def _keys(distance: Tensor) -> Tensor:
+    """Keys' cubic with a = -.5, as in TF's ``resize``."""
     a = -0.5
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-    weight = torch.where(distance <= 1, near, torch.where(distance < 2, far, 0.0)) * inside
-    return weight / weight.sum(-1, keepdim=True)
+    return torch.where(distance <= 1, near, torch.where(distance < 2, far, 0.0))
 
 
-def _antialiased_matrix(start: Tensor, length: Tensor, full: int, size: int) -> Tensor:
-    """[B, size, full]: a triangle as wide as an output pixel, at least one source pixel (PIL's ``Resample.c``)."""
-    distance, inside = _distances(start, length, full, size)
-    support = (length / size).clamp_min(1)[:, None, None]
-    weight = (1 - distance / support).clamp_min(0) * inside
-    return weight / weight.sum(-1, keepdim=True)
-
-
-def flip(image: Tensor, chosen: Tensor) -> Tensor:
-    """Mirror left-right where ``chosen`` (bool [B])."""
-    return torch.where(chosen[:, None, None, None], image.flip(-1), image)
+def _triangle(distance: Tensor, scale: Tensor) -> Tensor:
+    """A triangle as wide as an output pixel, at least one source pixel (PIL's ``Resample.c``); ``scale`` [B]."""
+    return (1 - distance / scale.clamp_min(1)[:, None, None]).clamp_min(0)
 
 
 # ---------------------------------------------------------------- BYOL's set (official ``augmentations.py``)
@@ -72,95 +88,94 @@ def _per_sample(parameter: Tensor) -> Tensor:
 
 def brightness(image: Tensor, delta: Tensor) -> Tensor:
     """image + delta, delta [B]."""
-    return (image + _per_sample(delta)).clamp(0, 1)
+    return (image + _per_sample(delta)).clamp_(0, 1)
 
 
 def contrast(image: Tensor, factor: Tensor) -> Tensor:
     """Scale about each channel's spatial mean, factor [B]."""
     mean = image.mean((2, 3), keepdim=True)
-    return (_per_sample(factor) * (image - mean) + mean).clamp(0, 1)
+    return torch.lerp(mean, image, _per_sample(factor.to(image.dtype))).clamp_(0, 1)
 
 
 def saturation(image: Tensor, factor: Tensor) -> Tensor:
     """Scale S in HSV, clipped to [0, 1]; factor [B]."""
-    hue_, saturation_, value = rgb_to_hsv(image)
-    return hsv_to_rgb(hue_, (saturation_ * factor[:, None, None]).clamp(0, 1), value).clamp(0, 1)
+    # With H and V as they are, each channel's distance from V is proportional to S: no hue is needed.
+    value, spread = _value_and_spread(image)
+    scale = torch.minimum(_per_sample(factor), value / spread.clamp_min_(1e-38))  # at the most to S = 1
+    return torch.addcmul(value, image - value, scale).clamp_(0, 1)
 
 
 def hue(image: Tensor, delta: Tensor) -> Tensor:
     """Add to H in HSV, modulo 1; delta [B] in turns."""
-    hue_, saturation_, value = rgb_to_hsv(image)
-    return hsv_to_rgb((hue_ + delta[:, None, None]) % 1.0, saturation_, value).clamp(0, 1)
+    r, g, b = _channels(image)
+    value, spread = _value_and_spread(image)
+    of_blue = (r - g).sub_(spread, alpha=2)
+    of_green = (b - r).add_(spread, alpha=2)
+    # which channel is the largest, as 0. or 1.: ``torch.where`` is some forty times slower on a CPU
+    sixths = torch.lerp(torch.lerp(of_blue, of_green, g.clone().eq_(value)), g - b, r.clone().eq_(value))
+    sixths.div_(spread.clamp_min(1e-38)).add_(_per_sample(delta * 6))
+    sixths.sub_((sixths / 6).round_(), alpha=6)  # hue in [-3, 3], 0 is red
+    # each channel is the lowest + the spread * a clipped triangle of the hue (Smith 1978)
+    out = torch.cat([2 - sixths.abs(), (sixths + 1).abs_().sub_(1), (sixths - 1).abs_().sub_(1)], 1)
+    return torch.addcmul(value - spread, spread, out.clamp_(0, 1)).clamp_(0, 1)
 
 
 def grayscale(image: Tensor) -> Tensor:
     """Luma .2989, .5870, .1140 (ITU-R 601, the four digits of TF and torchvision) on all three channels."""
-    luma = image.new_tensor((0.2989, 0.5870, 0.1140))
-    return torch.einsum("bchw,c->bhw", image, luma)[:, None].expand_as(image)
+    return _luma(image).expand_as(image).contiguous()
 
 
 def blur(image: Tensor, sigma: Tensor, taps: int, *, padding: str = "zeros") -> Tensor:
     """Separable Gaussian blur, sigma [B] in pixels, ``taps`` odd; BYOL pads with zeros ('SAME'), PIL with the edge."""
-    b, c, h, w = image.shape
     x = torch.arange(taps, device=image.device, dtype=image.dtype) - taps // 2
     kernel = torch.exp(-(x**2) / (2 * sigma.to(image.dtype)[:, None] ** 2))
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(c, 0)  # [B * C, taps]
-    if padding == "edge":
-        image = F.pad(image, (taps // 2,) * 4, mode="replicate")
-    pad = taps // 2 if padding == "zeros" else 0
-    flat = image.reshape(1, b * c, *image.shape[2:])  # a group per sample and channel
-    flat = F.conv2d(flat, kernel[:, None, :, None], padding=(pad, 0), groups=b * c)
-    flat = F.conv2d(flat, kernel[:, None, None, :], padding=(0, pad), groups=b * c)
-    return flat.reshape(b, c, h, w)
+    kernel = kernel / kernel.sum(1, keepdim=True)
+    mode = "replicate" if padding == "edge" else "constant"
+    for dim in (2, 3):
+        half = taps // 2
+        padded = F.pad(image, (0, 0, half, half) if dim == 2 else (half, half, 0, 0), mode=mode)
+        image = torch.zeros_like(image)
+        for tap in range(taps):
+            image.addcmul_(padded.narrow(dim, tap, image.shape[dim]), _per_sample(kernel[:, tap]))
+    return image
 
 
-def solarize(image: Tensor, threshold: float = 0.5) -> Tensor:
-    """1 - x where x >= threshold ([B] app. B)."""
-    return torch.where(image < threshold, image, 1 - image)
+def solarize(image: Tensor) -> Tensor:
+    """1 - x where x >= .5 ([B] app. B), which is the smaller of the two."""
+    return torch.minimum(image, 1 - image)
 
 
-def rgb_to_hsv(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, 3, H, W] -> hue, saturation, value, each [B, H, W] in [0, 1]."""
-    r, g, b = image.unbind(1)
-    value, low = image.amax(1), image.amin(1)
-    spread = value - low
-    saturation_ = torch.where(value > 0, spread / value.clamp_min(1e-38), 0.0)
-    scale = torch.where(spread > 0, 1 / (6 * spread.clamp_min(1e-38)), 0.0)
-    hue_ = torch.where(
-        r == value,
-        scale * (g - b),
-        torch.where(g == value, scale * (b - r) + 2 / 6, scale * (r - g) + 4 / 6),
-    )
-    hue_ = hue_ * (spread > 0)
-    return hue_ + (hue_ < 0), saturation_, value
+def _channels(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return image[:, :1], image[:, 1:2], image[:, 2:]
 
 
-def hsv_to_rgb(hue_: Tensor, saturation_: Tensor, value: Tensor) -> Tensor:
-    """Inverse of ``rgb_to_hsv``: [B, H, W] three times -> [B, 3, H, W]."""
-    # each channel is value - chroma * a clipped triangle of the hue (Smith 1978), without a table of six cases
-    shift = torch.tensor((5.0, 3.0, 1.0), device=value.device, dtype=value.dtype)[:, None, None]
-    k = (shift + hue_[:, None] * 6) % 6
-    triangle = torch.minimum(k, 4 - k).clamp(0, 1)
-    return value[:, None] - (value * saturation_)[:, None] * triangle
+def _value_and_spread(image: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, 3, H, W] -> V of HSV, and how far the lowest channel is below it, each [B, 1, H, W]."""
+    r, g, b = _channels(image)
+    value = torch.maximum(torch.maximum(r, g), b)
+    return value, value - torch.minimum(torch.minimum(r, g), b)
+
+
+def _luma(image: Tensor) -> Tensor:
+    r, g, b = _channels(image)
+    luma: Tensor = r * 0.2989
+    return luma.add_(g, alpha=0.5870).add_(b, alpha=0.1140)
 
 
 # ---------------------------------------------------------------- torchvision's set (``transforms.v2.functional``)
 
 
-def _blend(image: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return (other + _per_sample(factor) * (image - other)).clamp(0, 1)
-
-
 def tv_brightness(image: Tensor, factor: Tensor) -> Tensor:
     """image * factor, factor [B] >= 0."""
-    return (image * _per_sample(factor)).clamp(0, 1)
+    return (image * _per_sample(factor)).clamp_(0, 1)
 
 
 def tv_contrast(image: Tensor, factor: Tensor) -> Tensor:
     """Blend with the mean of the grayscale image."""
-    return _blend(image, grayscale(image).mean((1, 2, 3), keepdim=True), factor)
+    mean = _luma(image).mean((2, 3), keepdim=True)
+    return torch.lerp(mean, image, _per_sample(factor.to(image.dtype))).clamp_(0, 1)
 
 
 def tv_saturation(image: Tensor, factor: Tensor) -> Tensor:
     """Blend with the grayscale image."""
-    return _blend(image, grayscale(image), factor)
+    return torch.lerp(_luma(image), image, _per_sample(factor.to(image.dtype))).clamp_(0, 1)

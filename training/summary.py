@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from training import checkpoint
+from training import checkpoint, journal
 from zoo import __version__
 from zoo.errors import UserError
 from zoo.files import atomic_write, atomic_write_text, make_folder
@@ -27,7 +27,7 @@ def summarise(folder: Path, out: Path) -> dict[str, Any]:
     state = checkpoint.load_last(folder)
     if state is None:
         raise UserError(f"{folder} holds no checkpoint")
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = journal.read(folder)
     losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     size = max(1, -(-len(losses) // _POINTS))
     chunks = [losses[n : n + size] for n in range(0, len(losses), size)]

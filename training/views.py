@@ -1,25 +1,32 @@
-"""Two views of a batch, made on the training device from parameters drawn for each sample on the host."""
+"""The views of a batch, made on the training device from parameters drawn for each sample on the host.
+
+Host and device meet once per view: all parameters travel in two small copies, and nothing is read back.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import exp, log
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from training import image_ops
 from training.config import View, Views
 from training.draws import uniforms
+from training.packed import Packed
+from zoo.crops import TRIES, clamped_size, retried_size
 
-_LOG_ASPECT = log(4 / 3)  # both codes: log-uniform in 3/4 .. 4/3
-_CROP_TRIES = 10  # torchvision's RandomResizedCrop
 _SIGMA = (0.1, 2.0)  # both codes, in pixels
+_PIXELS_AT_ONCE = {"cpu": 1 << 18}  # about what caches hold; elsewhere, some 1.5 GB of a GPU's memory
+_MOST_PIXELS_AT_ONCE = 1 << 26
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, both codes
-
+_SCALE = np.array([1 / s for s in STD], np.float32).reshape(3, 1, 1)
+_SHIFT = np.array([-m / s for m, s in zip(MEAN, STD, strict=True)], np.float32).reshape(3, 1, 1)
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -52,18 +59,18 @@ def draw(
     stream: int,
 ) -> Draw:
     """The parameters of samples ``indices`` (with their sizes) in ``epoch``; a pure function of its arguments."""
-    u = iter(uniforms(seed, stream, epoch, indices, 2 * _CROP_TRIES + 17).T)
-    areas, aspects = (np.stack([next(u) for _ in range(_CROP_TRIES)], 1) for _ in range(2))
+    u = iter(uniforms(seed, stream, epoch, indices, 2 * TRIES + 17).T)
+    areas, aspects = (np.stack([next(u) for _ in range(TRIES)], 1) for _ in range(2))
     if operations == "byol":
-        size = _clamped_size(view.min_area, heights, widths, areas[:, 0], aspects[:, 0])
+        size = clamped_size((view.min_area, view.max_area), heights, widths, areas[:, 0], aspects[:, 0])
     else:
-        size = _retried_size(view.min_area, heights, widths, areas, aspects)
+        size = retried_size((view.min_area, view.max_area), heights, widths, areas, aspects)
     height, width = size
     top = np.floor(next(u) * (heights - height + 1)).astype(np.int64)
     left = np.floor(next(u) * (widths - width + 1)).astype(np.int64)
     return Draw(
         box=np.stack([top, left, height, width], 1),
-        flip=next(u) < 0.5,
+        flip=next(u) < view.flip_p,
         jitter=next(u) < view.jitter_p,
         strengths=np.stack([2 * next(u) - 1 for _ in range(4)], 1),
         order=np.argsort(np.stack([next(u) for _ in range(4)], 1), axis=1),
@@ -74,68 +81,111 @@ def draw(
     )
 
 
-def _sizes(min_area: float, heights: Ints, widths: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints]:
-    area = heights * widths * (min_area + u * (1 - min_area))
-    aspect = np.exp((2 * v - 1) * _LOG_ASPECT)
-    return np.round(np.sqrt(area / aspect)).astype(np.int64), np.round(np.sqrt(area * aspect)).astype(np.int64)
+def make_views(
+    images: Packed, indices: Ints, views: Views, *, seed: int, epoch: int, device: torch.device
+) -> list[Tensor]:
+    """All views of a batch: first, second, then the small ones.
 
-
-def _clamped_size(min_area: float, heights: Ints, widths: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints]:
-    """BYOL's code: one draw, clamped to the image."""
-    height, width = _sizes(min_area, heights, widths, u, v)
-    return np.clip(height, 1, heights), np.clip(width, 1, widths)
-
-
-def _retried_size(min_area: float, heights: Ints, widths: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints]:
-    """torchvision's code: the first of ten draws that fits, else the whole image within the aspect limits."""
-    height, width = (s.T for s in _sizes(min_area, heights, widths, u.T, v.T))
-    fits = (height > 0) & (width > 0) & (height <= heights[:, None]) & (width <= widths[:, None])
-    first = fits.argmax(1)
-    rows = np.arange(len(heights))
-    widest = exp(_LOG_ASPECT)
-    return (
-        np.where(fits.any(1), height[rows, first], np.minimum(heights, np.round(widths * widest))).astype(np.int64),
-        np.where(fits.any(1), width[rows, first], np.minimum(widths, np.round(heights * widest))).astype(np.int64),
-    )
-
-
-def render(images: list[Tensor], drawn: Draw, views: Views, view: View) -> Tensor:
-    """The view itself.
+    A view is a pure function of its image and of (seed, epoch, index, its place among the views). On a CPU it has the
+    same bits whatever else is in the batch.
 
     Args:
-        images: B tensors uint8 [H_i, W_i, 3] on the training device, of any sizes.
-        drawn: their parameters.
+        images: B images, on the host or on ``device``.
+        indices: [B] rows of the data set, from which the parameters are drawn.
+
+    Returns:
+        float32 [B, 3, size, size] each, normalised with ImageNet's mean and std, channels_last.
+    """
+    images = images.to(device)
+    wanted = [
+        (views.first, views.size),
+        (views.second, views.size),
+        *[(views.small, views.small_size)] * views.small_count,
+    ]
+    made = []
+    for stream, (view, size) in enumerate(wanted, start=1):
+        if view is not None:
+            sizes = (images.heights, images.widths)
+            drawn = draw(view, views.operations, *sizes, indices, seed=seed, epoch=epoch, stream=stream)
+            made.append(render(images, drawn, views.operations, view, size))
+    return made
+
+
+def render(images: Packed, drawn: Draw, operations: str, view: View, size: int) -> Tensor:
+    """One view of ``images``, which lie on the training device, in the arithmetic of ``operations``.
 
     Returns:
         float32 [B, 3, size, size], normalised with ImageNet's mean and std, channels_last.
     """
-    device = images[0].device
-    image = _crop(images, drawn, views)
-    image = image_ops.flip(image, torch.from_numpy(drawn.flip).to(device))
-    operations = _jitter_operations(views.operations, view)
+    device = images.pixels.device
+    out = torch.empty(len(images), 3, size, size, device=device)
+    steps = list(_colour_steps(drawn, operations, view, size))
+    kernel = "bicubic" if operations == "byol" else "bilinear_antialias"
+    for rows in _parts(drawn, size * size, _PIXELS_AT_ONCE.get(device.type, _MOST_PIXELS_AT_ONCE)):
+        chosen = [np.flatnonzero(step.chosen[rows]) for step in steps]
+        corners = images.starts[rows] + drawn.box[rows, 0] * images.widths[rows] + drawn.box[rows, 1]
+        whole = [rows, corners, images.widths[rows], drawn.box[rows, 2:], drawn.flip[rows].astype(np.int64), *chosen]
+        place, corner, width, extent, mirrored, *indices = _send(whole, device)
+        values = [s.parameter[rows][c].astype(np.float32) for s, c in zip(steps, chosen, strict=True)]
+        scale, shift, *parameters = _send([_SCALE, _SHIFT, *values], device)
+        boxes = _gather(images.pixels, corner, width, extent, *(int(drawn.box[rows, n].max()) for n in (2, 3)))
+        image = image_ops.crop_resize(boxes, F.pad(extent, (2, 0)), size, kernel, mirrored.bool())
+        for step, index, parameter in zip(steps, indices, parameters, strict=True):
+            if len(index) == len(rows):
+                image = step.operation(image, parameter)
+            elif len(index):  # no work is done for the others
+                image.index_copy_(0, index, step.operation(image.index_select(0, index), parameter))
+        out.index_copy_(0, place, torch.addcmul(shift, image.clamp_(0, 1), scale))
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+def _parts(drawn: Draw, least: int, limit: int) -> Iterator[Ints]:
+    """The rows of a batch, boxes of like size together, in parts of at most ``limit`` pixels (or one image)."""
+    order = np.argsort(drawn.box[:, 2] * drawn.box[:, 3], kind="stable")
+    start, height, width = 0, 0, 0
+    for end, (h, w) in enumerate(drawn.box[order, 2:].tolist()):
+        height, width = max(height, h), max(width, w)
+        if end > start and (end + 1 - start) * max(height * width, least) > limit:
+            yield order[start:end]
+            start, height, width = end, h, w
+    yield order[start:]
+
+
+def _send(arrays: list[NDArray[Any]], device: torch.device) -> list[Tensor]:
+    """Arrays of one kind, all in one copy that the host does not wait for."""
+    flat = torch.from_numpy(np.concatenate([a.ravel() for a in arrays]))
+    flat = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
+    parts = torch.split(flat, [a.size for a in arrays])
+    return [part.view(a.shape) for part, a in zip(parts, arrays, strict=True)]
+
+
+def _gather(pixels: Tensor, corner: Tensor, width: Tensor, extent: Tensor, height: int, breadth: int) -> Tensor:
+    """Boxes [n, 3, height, breadth] in [0, 1] of packed pixels; beyond its ``extent`` [n, 2] a box repeats its edge."""
+    down = torch.minimum(torch.arange(height, device=pixels.device), extent[:, :1] - 1)
+    right = torch.minimum(torch.arange(breadth, device=pixels.device), extent[:, 1:] - 1)
+    lines = corner[:, None] + down * width[:, None]
+    index = (lines[:, :, None] + right[:, None]).view(-1)
+    boxes = pixels.index_select(0, index).view(len(corner), height, breadth, 3)
+    return boxes.float().div_(255).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An operation on the ``chosen`` samples (bool [B]) with a parameter each."""
+
+    chosen: NDArray[np.bool_]
+    operation: Callable[[Tensor, Tensor], Tensor]
+    parameter: Floats
+
+
+def _colour_steps(drawn: Draw, operations: str, view: View, size: int) -> Iterator[_Step]:
+    jitter = _jitter_operations(operations, view)
     for place in range(4):
-        for kind, operation in enumerate(operations):
-            chosen = drawn.jitter & (drawn.order[:, place] == kind)
-            strengths = torch.from_numpy(drawn.strengths[:, kind].astype(np.float32)).to(device)
-            image = _where(image, chosen, operation, strengths)
-    image = _where(image, drawn.grayscale, image_ops.grayscale)
-    image = _where(image, drawn.blur, _blur(views), torch.from_numpy(drawn.sigma).to(device))
-    image = _where(image, drawn.solarize, image_ops.solarize)
-    mean, std = (image.new_tensor(v)[:, None, None] for v in (MEAN, STD))
-    return image.clamp(0, 1).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
-
-
-def _crop(images: list[Tensor], drawn: Draw, views: Views) -> Tensor:
-    """Crops together what has one size; the order of the batch stays."""
-    device = images[0].device
-    kernel = "bicubic" if views.operations == "byol" else "bilinear_antialias"
-    out = torch.empty(len(images), 3, views.size, views.size, device=device)
-    for shape in dict.fromkeys(i.shape for i in images):
-        rows = [n for n, i in enumerate(images) if i.shape == shape]
-        stacked = torch.stack([images[n] for n in rows]).permute(0, 3, 1, 2).float().div_(255)
-        box = torch.from_numpy(drawn.box[rows]).to(device)
-        out[rows] = image_ops.crop_resize(stacked, box, views.size, kernel)
-    return out
+        for kind, operation in enumerate(jitter):
+            yield _Step(drawn.jitter & (drawn.order[:, place] == kind), operation, drawn.strengths[:, kind])
+    yield _Step(drawn.grayscale, lambda x, _: image_ops.grayscale(x), drawn.sigma)
+    yield _Step(drawn.blur, _blur(operations, size), drawn.sigma)
+    yield _Step(drawn.solarize, lambda x, _: image_ops.solarize(x), drawn.sigma)
 
 
 def _jitter_operations(operations: str, view: View) -> list[Callable[[Tensor, Tensor], Tensor]]:
@@ -155,22 +205,10 @@ def _jitter_operations(operations: str, view: View) -> list[Callable[[Tensor, Te
     ]
 
 
-def _blur(views: Views) -> Callable[[Tensor, Tensor], Tensor]:
-    if views.operations == "byol":
-        taps = 2 * (views.size // 10 // 2) + 1  # official ``augmentations.py``
+def _blur(operations: str, size: int) -> Callable[[Tensor, Tensor], Tensor]:
+    if operations == "byol":
+        taps = 2 * (size // 10 // 2) + 1  # official ``augmentations.py``
         return lambda x, sigma: image_ops.blur(x, sigma, taps)
     # PIL's blur is wide enough for any sigma and extends the edge; +-3 sigma of the largest sigma holds 99.7 %
-    taps = min(2 * int(3 * _SIGMA[1]) + 1, 2 * ((views.size - 1) // 2) + 1)
+    taps = min(2 * int(3 * _SIGMA[1]) + 1, 2 * ((size - 1) // 2) + 1)
     return lambda x, sigma: image_ops.blur(x, sigma, taps, padding="edge")
-
-
-def _where(
-    image: Tensor, chosen: NDArray[np.bool_], operation: Callable[..., Tensor], parameter: Tensor | None = None
-) -> Tensor:
-    """``operation`` on the chosen samples only: no work is done for the others."""
-    rows = np.flatnonzero(chosen)
-    if not len(rows):
-        return image
-    index = torch.from_numpy(rows).to(image.device)
-    arguments = (image[index],) if parameter is None else (image[index], parameter[index])
-    return image.index_copy(0, index, operation(*arguments))

@@ -1,14 +1,23 @@
-"""Labelled images for training and evaluation: a folder per class, or parquet with image bytes.
+"""Labelled images for training and evaluation, whatever they lie in: one interface, ``Dataset``.
 
-A source is read once into memory as compressed bytes (parquet) or as a list of paths (folder); pixels are decoded
-when asked for. Splits of a folder ``DIR`` are ``DIR/train``, ``DIR/test`` and so on, or ``DIR/train*.parquet``.
+| source | |
+|---|---|
+| ``DIR`` | a folder per class; or flat, without labels; or ``*.parquet`` or ``*.tar`` files |
+| ``FILE.parquet`` | image bytes in a column; read into memory as they are |
+| ``FILE.tar``, ``shard-{000000..000009}.tar`` | webdataset shards; read in place (``zoo.tar_shards``) |
+| ``FILE.npy``, ``FILE.npz`` | small images as one array (``zoo.pixel_arrays``) |
+| ``torchvision:NAME:ROOT`` | a data set that torchvision has downloaded (``zoo.torchvision_data``) |
+
+Splits of a folder ``DIR`` are ``DIR/train``, ``DIR/train*.parquet``, ``DIR/train*.tar`` or ``DIR/train.npz``, and so
+on for ``val`` and ``test``. Pixels are decoded when asked for, or all at once by ``decoded_once``.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +27,9 @@ from PIL import Image
 
 from zoo.errors import UserError
 from zoo.images import EXTENSIONS, UnreadableImage, decode, read_bytes
+from zoo.pixel_arrays import PixelArray, open_npy, open_npz, require_memory
+from zoo.tar_shards import expand, samples
+from zoo.torchvision_data import open_torchvision
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
@@ -30,13 +42,13 @@ class Dataset:
     Attributes:
         name: for messages and results.
         labels: int64 [N] in 0..len(classes)-1, or ``None``.
-        classes: names; a parquet file without them has the numbers.
+        classes: names; a source without them has the numbers.
     """
 
     name: str
     labels: NDArray[np.int64] | None
     classes: list[str]
-    _bytes: Callable[[int], bytes]
+    _read: Callable[[int], bytes | NDArray[np.uint8]]
     _names: Callable[[int], str]
     _length: int
 
@@ -50,6 +62,15 @@ class Dataset:
             raise UserError(f"{self.name} has no labels: use a folder per class, or a label column")
         return self.labels
 
+    def row_name(self, index: int) -> str:
+        """Path of row ``index`` below the folder or in its archive, or ``row N`` where rows have no names."""
+        return self._names(index)
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """uint8 [H, W, 3], upright RGB. Raises UnreadableImage."""
+        data = self._read(index)
+        return np.array(decode(data)) if isinstance(data, bytes) else data
+
     def image(self, index: int) -> Image.Image:
         """The upright RGB image of row ``index``.
 
@@ -57,51 +78,136 @@ class Dataset:
             UserError: it cannot be read; the message names it and says why.
         """
         try:
-            return decode(self._bytes(index))
+            data = self._read(index)
+            return decode(data) if isinstance(data, bytes) else Image.fromarray(data)
         except UnreadableImage as error:
             raise UserError(
                 f"{self.name}: {self._names(index)} cannot be read ({error}): remove or replace it"
             ) from None
 
+    def subset(self, rows: NDArray[np.int64]) -> Dataset:
+        """The given rows, in their order; the name stays."""
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(
+            self,
+            labels=labels,
+            _read=lambda i: self._read(int(rows[i])),
+            _names=lambda i: self._names(int(rows[i])),
+            _length=len(rows),
+        )
+
     def sha256(self) -> str:
-        """Of all images' bytes and labels in order."""
+        """Of all images' bytes (or pixels, where they are not files) and labels in order."""
         digest = hashlib.sha256()
         for index in range(len(self)):
-            digest.update(hashlib.sha256(self._bytes(index)).digest())
+            try:
+                data = self._read(index)
+            except UnreadableImage as error:
+                raise UserError(f"{self.name}: {self._names(index)} cannot be read ({error})") from None
+            digest.update(hashlib.sha256(data if isinstance(data, bytes) else data.tobytes()).digest())
         if self.labels is not None:
             digest.update(self.labels.tobytes())
         return digest.hexdigest()
 
 
-def open_dataset(path: Path, split: str | None = None) -> Dataset:
-    """Opens an image folder, a parquet file or a folder of them; of a folder with splits, ``split``.
+def open_dataset(source: Path | str, split: str | None = None) -> Dataset:
+    """Opens any source of the table above; of one with splits, ``split``.
 
     Raises:
-        UserError: nothing there, no image column, or a label that is missing.
+        UserError: nothing there, damaged, without images, with an empty class, or with labels missing.
     """
+    text, path = str(source), Path(source)
+    if text.startswith("torchvision:"):
+        return _torchvision(text, split)
+    if "{" in path.name and path.name.endswith(".tar"):
+        return _tar(expand(text), path.stem)
     if path.is_file():
-        return _parquet([path], path.stem)
+        return _file(path, path.stem, split)
     if not path.is_dir():
-        raise UserError(f"no data at {path}: give a folder of images, a parquet file or a folder of them")
-    if split is not None:
-        if (path / split).is_dir():
-            return _folder(path / split, f"{path.name}/{split}")
-        files = sorted(path.glob(f"{split}*.parquet"))
-        if not files:
-            raise UserError(f"{path} has no {split}/ folder and no {split}*.parquet")
-        return _parquet(files, f"{path.name}/{split}")
-    files = sorted(path.glob("*.parquet"))
-    return _parquet(files, path.name) if files else _folder(path, path.name)
+        raise UserError(f"no data at {path}: give a folder of images, a parquet, tar or npz file or a folder of them")
+    if split is None:
+        return _files(path, "", path.name) or _folder(path, path.name)
+    if (path / split).is_dir():
+        return _files(path / split, "", f"{path.name}/{split}") or _folder(path / split, f"{path.name}/{split}")
+    if (found := _files(path, split, f"{path.name}/{split}")) is not None:
+        return found
+    raise UserError(f"{path} has no {split}/ folder and no {split}*.parquet, {split}*.tar or {split}.npz")
 
 
-def evaluation_splits(path: Path) -> tuple[Dataset, Dataset]:
-    """Train and test of a folder; where there is no test split, ``val`` takes its place."""
-    has_test = (path / "test").is_dir() or any(path.glob("test*.parquet"))
-    train, test = open_dataset(path, "train"), open_dataset(path, "test" if has_test else "val")
+def open_training_data(source: Path | str) -> Dataset:
+    """The split ``train`` where the source has one, otherwise all of it."""
+    return open_dataset(source, "train" if has_split(source, "train") else None)
+
+
+def has_split(source: Path | str, split: str) -> bool:
+    """Whether ``open_dataset(source, split)`` would find one."""
+    if str(source).startswith("torchvision:"):
+        return True  # or the message of ``open_dataset`` says what there is
+    path = Path(source)
+    return (path / split).is_dir() or any(path.glob(f"{split}*.parquet")) or any(_matching(path, split))
+
+
+def decoded_once(dataset: Dataset) -> Dataset:
+    """The same with all pixels in memory, decoded now by one thread for each core.
+
+    Raises:
+        UserError: they would not fit into the memory that is free (judged by the first images).
+    """
+
+    def read(index: int) -> NDArray[np.uint8] | UnreadableImage:
+        try:
+            return dataset.pixels(index)
+        except UnreadableImage as error:
+            return error
+
+    first = [len(data.ravel()) for i in range(min(64, len(dataset))) if isinstance(data := read(i), np.ndarray)]
+    require_memory(int(np.mean(first or [0]) * len(dataset)), f"{dataset.name} decoded")
+    with ThreadPoolExecutor() as pool:
+        rows = list(pool.map(read, range(len(dataset)), chunksize=64))
+
+    def get(index: int) -> NDArray[np.uint8]:
+        row = rows[index]
+        if isinstance(row, UnreadableImage):
+            raise UnreadableImage(row.reason, row.detail)
+        return row
+
+    return replace(dataset, _read=get)
+
+
+def evaluation_splits(source: Path | str) -> tuple[Dataset, Dataset]:
+    """Train and test of a source; where there is no test split, ``val`` takes its place."""
+    train, test = open_dataset(source, "train"), open_dataset(source, "test" if has_split(source, "test") else "val")
     missing = np.setdiff1d(test.required_labels, train.required_labels)
     if len(missing) or (train.classes[: len(test.classes)] != test.classes):
         raise UserError(f"{test.name} has classes that {train.name} lacks: both need the same class names")
     return train, test
+
+
+def _matching(path: Path, prefix: str) -> list[Path]:
+    """Tar and array files of a folder that are data; of arrays there can be only one."""
+    arrays = [path / f"{prefix}.npz", path / f"{prefix}.npy"] if prefix else []
+    return sorted(path.glob(f"{prefix}*.tar")) or [p for p in arrays if p.is_file()]
+
+
+def _files(path: Path, prefix: str, name: str) -> Dataset | None:
+    """The data in a folder's parquet, tar or array files, ``None`` where it has none of that prefix."""
+    parquets, others = sorted(path.glob(f"{prefix}*.parquet")), _matching(path, prefix)
+    if parquets:
+        return _parquet(parquets, name)
+    if not others:
+        return None
+    return _tar(others, name) if others[0].suffix == ".tar" else _file(others[0], name, None)
+
+
+def _file(path: Path, name: str, split: str | None) -> Dataset:
+    match path.suffix.lower():
+        case ".npy":
+            return _array(open_npy(path), name)
+        case ".npz":
+            return _array(open_npz(path, split or "train"), name)
+        case ".tar" | ".tgz" | ".gz" | ".bz2" | ".xz" | ".zst":  # the compressed ones are refused in a clear line
+            return _tar([path], name)
+    return _parquet([path], name)
 
 
 def _folder(path: Path, name: str) -> Dataset:
@@ -111,6 +217,11 @@ def _folder(path: Path, name: str) -> Dataset:
     tops = [p.relative_to(path).parts for p in files]
     labelled = all(len(t) > 1 for t in tops)
     classes = sorted({t[0] for t in tops}) if labelled else []
+    if labelled:
+        folders = {p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")}
+        if empty := sorted(folders - set(classes)):
+            more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+            raise UserError(f"{path / empty[0]}{more}: a class without images: fill the folder or remove it")
     number = {c: n for n, c in enumerate(classes)}
     labels = np.array([number[t[0]] for t in tops], np.int64) if labelled else None
     return Dataset(
@@ -121,6 +232,32 @@ def _folder(path: Path, name: str) -> Dataset:
         lambda i: files[i].relative_to(path).as_posix(),
         len(files),
     )
+
+
+def _tar(shards: list[Path], name: str) -> Dataset:
+    found = samples(shards)
+    values = [s.label for s in found]
+    labels, classes = (None, []) if all(v is None for v in values) else _numbered(values, name)
+    return Dataset(
+        name,
+        labels,
+        classes,
+        lambda i: found[i].read(),
+        lambda i: f"{found[i].shard.path.name}:{found[i].name}",
+        len(found),
+    )
+
+
+def _array(array: PixelArray, name: str) -> Dataset:
+    classes = [] if array.labels is None else [str(n) for n in range(int(array.labels.max()) + 1)]
+    return Dataset(name, array.labels, classes, array.read, lambda i: f"row {i}", len(array.images))
+
+
+def _torchvision(source: str, split: str | None) -> Dataset:
+    data = open_torchvision(source, split)
+    known = data.labels is None or len(data.classes) > int(data.labels.max())
+    classes = data.classes if known else [str(n) for n in range(int(data.labels.max()) + 1)]  # type: ignore[union-attr]
+    return Dataset(data.name, data.labels, classes, data.read, lambda i: f"row {i}", data.length)
 
 
 def _parquet(files: list[Path], name: str) -> Dataset:
@@ -141,21 +278,21 @@ def _parquet(files: list[Path], name: str) -> Dataset:
     column = table[image].combine_chunks() if table[image].num_chunks == 1 else table[image]
     if pa.types.is_struct(column.type):  # Hugging Face datasets: {bytes, path}
         column = pa.chunked_array([c.field("bytes") for c in table[image].chunks])
-    labels, classes = _labels(table[label], name) if label else (None, [])
+    labels, classes = _numbered(table[label].to_pylist(), name) if label else (None, [])
 
     def get(index: int) -> bytes:
         value: Any = column[index].as_py()
         if not isinstance(value, bytes):
-            raise UserError(f"{name}: row {index} holds no image bytes")
+            raise UnreadableImage("empty", "the row holds no image bytes")
         return value
 
     return Dataset(name, labels, classes, get, lambda i: f"row {i}", table.num_rows)
 
 
-def _labels(column: Any, name: str) -> tuple[NDArray[np.int64], list[str]]:
-    if column.null_count:
-        raise UserError(f"{name}: {column.null_count} rows have no label: remove them or the label column")
-    values = column.to_pylist()
+def _numbered(values: list[Any], name: str) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels as numbers, and the classes' names in the order of their numbers."""
+    if missing := sum(v is None for v in values):
+        raise UserError(f"{name}: {missing} rows have no label: remove them or the labels")
     if all(isinstance(v, int) and v >= 0 for v in values):
         return np.array(values, np.int64), [str(n) for n in range(max(values, default=-1) + 1)]
     classes = sorted({str(v) for v in values})

@@ -15,16 +15,18 @@ def byol_mlp(dim_in: int, hidden: int = 4096, dim_out: int = 256) -> nn.Sequenti
     )
 
 
-def simsiam_projector(dim_in: int, dim_out: int = 2048, layers: int = 3) -> nn.Sequential:
+def simsiam_projector(dim_in: int, dim_out: int = 2048, layers: int = 3, hidden: int | None = None) -> nn.Sequential:
     """SimSiam's projector: BN after every Linear, ReLU after all but the last, the last BN without affine.
 
-    ``layers`` is 3 for ImageNet and 2 for CIFAR-10 ([S] app. D); hidden layers keep ``dim_in`` (official
-    ``builder.py``). The last Linear has a bias that is frozen ("hack: not use bias as it is followed by BN").
+    ``layers`` is 3 for ImageNet and 2 for CIFAR-10 ([S] app. D); hidden layers keep ``dim_in`` if not told otherwise
+    (official ``builder.py``). The last Linear has a bias that is frozen ("hack: not use bias as it is followed by BN").
     """
     modules: list[nn.Module] = []
+    hidden, width = hidden or dim_in, dim_in
     for _ in range(layers - 1):
-        modules += [nn.Linear(dim_in, dim_in, bias=False), nn.BatchNorm1d(dim_in), nn.ReLU(inplace=True)]
-    last = nn.Linear(dim_in, dim_out)
+        modules += [nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
+        width = hidden
+    last = nn.Linear(width, dim_out)
     last.bias.requires_grad = False
     return nn.Sequential(*modules, last, nn.BatchNorm1d(dim_out, affine=False))
 
@@ -33,4 +35,31 @@ def simsiam_predictor(dim: int = 2048, hidden: int = 512) -> nn.Sequential:
     """SimSiam's predictor, a bottleneck: Linear, BN, ReLU, Linear with bias and no BN ([S] section 3)."""
     return nn.Sequential(
         nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
+    )
+
+
+def simclr_projector(dim_in: int, dim_out: int = 128, layers: int = 2) -> nn.Sequential:
+    """SimCLR's head: Linear and BN per layer, ReLU after all but the last, whose BN has no bias.
+
+    Official ``model.py``. Hidden layers keep ``dim_in``; weights start from N(0, .01^2).
+    """
+    modules: list[nn.Module] = []
+    for layer in range(layers):
+        last = layer == layers - 1
+        linear = nn.Linear(dim_in, dim_out if last else dim_in, bias=False)
+        nn.init.normal_(linear.weight, std=0.01)
+        modules += [linear, nn.BatchNorm1d(linear.out_features)] + ([] if last else [nn.ReLU(inplace=True)])
+    modules[-1].bias.requires_grad = False  # stays 0, as without one
+    return nn.Sequential(*modules)
+
+
+def moco_projector(dim_in: int, dim_out: int = 128) -> nn.Sequential:
+    """MoCo v2's head: Linear, ReLU, Linear, both with bias, no BN (official ``builder.py``)."""
+    return nn.Sequential(nn.Linear(dim_in, dim_in), nn.ReLU(inplace=True), nn.Linear(dim_in, dim_out))
+
+
+def swav_projector(dim_in: int, hidden: int = 2048, dim_out: int = 128) -> nn.Sequential:
+    """SwAV's head: Linear, BN, ReLU, Linear, both with bias (official ``resnet50.py``)."""
+    return nn.Sequential(
+        nn.Linear(dim_in, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim_out)
     )

@@ -17,7 +17,11 @@ class LARS(torch.optim.Optimizer):
         m <- momentum m + g
         p <- p - lr m               (the learning rate after the momentum)
 
-    A parameter group with ``adapt=False`` (biases and BN, see ``training.optim``) skips the second line.
+    A parameter group with ``adapt=False`` (biases and BN, see ``training.optim``) skips the second line. With
+    ``classic_momentum`` the last two lines are SimCLR's (google-research/simclr, ``lars_optimizer.py``)::
+
+        m <- momentum m + lr g
+        p <- p - m
 
     Args:
         params: parameters or parameter groups; a group may set ``lr``, ``weight_decay``, ``adapt``.
@@ -35,9 +39,16 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         eta: float = 1e-3,
         adapt: bool = True,
+        classic_momentum: bool = False,
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eta": eta, "adapt": adapt}
-        super().__init__(params, defaults)
+        super().__init__(params, defaults | {"classic_momentum": classic_momentum})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also of states that were saved before ``classic_momentum`` came."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("classic_momentum", False)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -54,9 +65,11 @@ class LARS(torch.optim.Optimizer):
                     # on the device, without a synchronising read of the norms
                     trust = torch.where((p_norm > 0) & (g_norm > 0), group["eta"] * p_norm / g_norm, 1.0)
                     g = g * trust
+                if group["classic_momentum"]:
+                    g = g * group["lr"]
                 state = self.state[p]
                 if "momentum" in state:
                     state["momentum"].mul_(group["momentum"]).add_(g)
                 else:
                     state["momentum"] = g.clone()
-                p.add_(state["momentum"], alpha=-group["lr"])
+                p.add_(state["momentum"], alpha=-1 if group["classic_momentum"] else -group["lr"])

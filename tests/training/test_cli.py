@@ -32,7 +32,8 @@ def run(labelled_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_a_run_becomes_an_encoder_that_extracts(run: Path, tmp_path: Path) -> None:
     encoder = tmp_path / "e.safetensors"
     assert zoo_train("export", run, "--out", encoder, "--half").returncode == 0
-    command = [sys.executable, "-m", "zoo", "extract", "--images", "examples/photos", "--out", str(tmp_path / "o")]
+    command = [sys.executable, "-m", "zoo", "extract", "--images", "examples/photos", "--out", str(tmp_path / "o"),
+               "--backend", "torch"]  # fmt: skip
     done = subprocess.run([*command, "--model", str(encoder)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "o" / "manifest.json").read_text())

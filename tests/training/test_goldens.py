@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 import training.optim
-from training import image_ops, schedules
-from training.methods import BYOL, SimSiam
+from training import image_ops, recipes, schedules
+from training.build import tau_of
+from training.methods import BYOL, MoCoV2, Moment, SimCLR, SimSiam, SwAV
 from zoo.convert import deepmind_byol, simsiam
 from zoo.encoder import build_encoder
+from zoo.key_names import torchvision_to_resnetv2
 from zoo.lars import LARS
+from zoo.registry import Architecture
 
 MEAN = torch.tensor((0.485, 0.456, 0.406), dtype=torch.float64)[:, None, None]
 STD = torch.tensor((0.229, 0.224, 0.225), dtype=torch.float64)[:, None, None]
@@ -48,12 +51,6 @@ def images(array: np.ndarray, dtype: torch.dtype = torch.float64) -> Tensor:
     return (torch.tensor(array, dtype=torch.float64).movedim(-1, -3) - MEAN).div(STD).to(dtype)
 
 
-def load_arrays(path: Path) -> np.lib.npyio.NpzFile:
-    if not path.exists():
-        pytest.skip(f"no {path.name} in the goldens folder")
-    return np.load(path)
-
-
 # ---------------------------------------------------------------- operations, schedules, LARS
 
 
@@ -61,11 +58,12 @@ OPERATIONS = ("brightness", "contrast", "saturation", "hue", "grayscale", "blur"
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_byol_operation(goldens: Path, operation: str) -> None:
-    data = load_arrays(goldens / "byol_ops.npz")
+def test_byol_operation(byol_ops: Path, operation: str) -> None:
+    data = np.load(byol_ops)
     errors = Errors()
-    for n in range(sum(k.endswith("_image") for k in data)):
-        image = torch.tensor(data[f"{n}_image"]).permute(2, 0, 1)[None]
+    for key in (k for k in data if k.endswith("_image")):
+        n = key.removesuffix("_image")
+        image = torch.tensor(data[key]).permute(2, 0, 1)[None]
         if operation in ("grayscale", "solarize"):
             ours = getattr(image_ops, operation)(image)
         else:
@@ -77,20 +75,20 @@ def test_byol_operation(goldens: Path, operation: str) -> None:
 
 
 @pytest.mark.parametrize("epochs", [40, 100, 300, 1000])
-def test_byol_schedules(goldens: Path, epochs: int) -> None:
-    data = load_arrays(goldens / "byol_ops.npz")
-    base, tau = {40: (0.45, 0.97), 100: (0.45, 0.99), 300: (0.3, 0.99), 1000: (0.2, 0.996)}[epochs]
+def test_byol_schedules(byol_ops: Path, epochs: int) -> None:
+    """Of the published presets, as the recipes have them: batch 4096, ImageNet's 1 281 167 images."""
+    data = np.load(byol_ops)
+    optim = recipes.find(f"byol_r50_in1k_{epochs}ep").optim
     batch, count = 4096, 1_281_167
     total, warmup = epochs * count // batch, 10 * count // batch
     for step, lr, tau_reference in zip(*(data[f"schedule_{epochs}_{k}"] for k in ("step", "lr", "tau")), strict=True):
-        ours = schedules.warmup_cosine(int(step), base=base, batch_size=batch, total=total, warmup=warmup)
+        ours = schedules.warmup_cosine(int(step), base=optim.lr, batch_size=batch, total=total, warmup=warmup)
         assert ours == pytest.approx(float(lr), abs=1e-6)
-        ours = schedules.target_momentum(int(step), base=tau, total=total)
-        assert ours == pytest.approx(float(tau_reference), abs=1e-6)
+        assert tau_of(optim, int(step), total) == pytest.approx(float(tau_reference), abs=1e-6)
 
 
-def test_byol_lars(goldens: Path) -> None:
-    data = load_arrays(goldens / "byol_ops.npz")
+def test_byol_lars(byol_ops: Path) -> None:
+    data = np.load(byol_ops)
     names = [k.removeprefix("lars_param0|") for k in data if k.startswith("lars_param0|")]
     params = {n: nn.Parameter(torch.tensor(data[f"lars_param0|{n}"])) for n in names}
     excluded = {n for n in names if n.endswith("|b") or "norm" in n.split("|")[0]}
@@ -102,13 +100,95 @@ def test_byol_lars(goldens: Path) -> None:
         lr=0.37,
     )
     errors = Errors()
-    for step in range(5):
+    steps = len({k.split("|")[0] for k in data if k.startswith("lars_grad")})
+    for step in range(steps):
         for n in names:
             params[n].grad = torch.tensor(data[f"lars_grad{step}|{n}"])
         optimiser.step()
         for n in names:
             errors.add(n, params[n], data[f"lars_param{step + 1}|{n}"])
     errors.require(1e-6)
+
+
+# ---------------------------------------------------------------- losses of SimCLR and SwAV
+
+
+def test_simclr_loss(simclr_ops: Path) -> None:
+    """Loss, logits and gradient through ``SimCLR.forward``, with identities for encoder and head."""
+    data = np.load(simclr_ops)
+    errors = Errors()
+    for key in (k for k in data if k.endswith("_hidden")):
+        n = key.removesuffix("_hidden")
+        hidden = torch.tensor(data[key]).requires_grad_()
+        model = SimCLR(nn.Identity(), hidden.shape[1], temperature=float(data[f"{n}_temperature"]))
+        model.projector = nn.Sequential()
+        h1, h2 = hidden.chunk(2)
+        loss = model([h1, h2])["loss"]
+        loss.backward()
+        errors.add(f"{n} loss", loss, data[f"{n}_loss"])
+        errors.add(f"{n} gradient", hidden.grad, data[f"{n}_grad"])
+        errors.add(f"{n} logits", model.logits(h1, h2), data[f"{n}_logits_ab"])
+    errors.require(1e-5)
+
+
+def test_swav_sinkhorn(swav_ops: Path) -> None:
+    data = np.load(swav_ops)
+    errors = Errors()
+    for key in (k for k in data if k.startswith("sinkhorn") and k.endswith("_scores")):
+        n = key.removesuffix("_scores")
+        epsilon, iterations = data[f"{n}_epsilon_iterations"]
+        model = SwAV(nn.Identity(), 4, epsilon=float(epsilon), iterations=int(iterations)).double()
+        errors.add(n, model.assign(torch.tensor(data[key]), 0), data[f"{n}_assignments"])
+    errors.require(1e-9)
+
+
+def test_swav_loss(swav_ops: Path) -> None:
+    """Loss and gradients with respect to normalised embeddings and prototypes, with and without a queue.
+
+    Where the file does not say how many crops its rows are of, every number that divides them is tried: at 1e-9 only
+    the right one gives the loss.
+    """
+    data = np.load(swav_ops)
+    for key in (k for k in data if k.startswith("loss_") and k.endswith("_embeddings") and "grad" not in k):
+        name = key.removesuffix("_embeddings")
+        rows = len(data[key])
+        stated = [int(data[k]) for k in (f"{name}_crops", "crops") if k in data]
+        candidates = stated[:1] or [c for c in range(2, rows + 1) if rows % c == 0]
+        results = [swav_errors(data, name, crops) for crops in candidates]
+        best = min(results, key=lambda e: max(e.by_name.values()))
+        print(f"\n{name}: {candidates[results.index(best)]} crops", end="")
+        best.require(1e-9)
+
+
+def swav_errors(data: np.lib.npyio.NpzFile, name: str, crops: int) -> Errors:
+    embeddings = torch.tensor(data[f"{name}_embeddings"]).requires_grad_()
+    prototypes = torch.tensor(data[f"{name}_prototypes"])
+    queue = data[f"{name}_queue"] if f"{name}_queue" in data else np.zeros((2, 0, embeddings.shape[1]))
+    settings = {"temperature": 0.1, "epsilon": 0.05, "iterations": 3}  # of the official script
+    settings |= {k: float(data[f"{name}_{k}"]) for k in settings if f"{name}_{k}" in data}
+    model = SwAV(
+        nn.Identity(),
+        4,
+        out=embeddings.shape[1],
+        prototypes=len(prototypes),
+        temperature=settings["temperature"],
+        epsilon=settings["epsilon"],
+        iterations=int(settings["iterations"]),
+        queue=queue.shape[1],
+        queue_from_epoch=0,
+    ).double()
+    model.before_step(Moment(0, 1, 1, 0.0))
+    with torch.no_grad():
+        model.prototypes.weight.copy_(prototypes)
+        model.queue.copy_(torch.tensor(queue))
+        model.queue_rows.fill_(queue.shape[1])
+    loss = model.swapped_prediction(embeddings, crops)
+    loss.backward()
+    errors = Errors()
+    errors.add(f"{name} loss", loss, data[name])
+    errors.add(f"{name} gradient of embeddings", embeddings.grad, data[f"{name}_grad_embeddings"])
+    errors.add(f"{name} gradient of prototypes", model.prototypes.weight.grad, data[f"{name}_grad_prototypes"])
+    return errors
 
 
 # ---------------------------------------------------------------- whole training steps
@@ -126,6 +206,9 @@ def byol_from(path: Path, hyper: dict) -> BYOL:
     )
     load(model, checkpoint.online, ("encoder", "projector", "predictor", "classifier"))
     load(model, checkpoint.target, ("target_encoder", "target_projector"))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.eps, module.momentum = hyper["bn_eps"], 1 - hyper["bn_decay"]
     return model.double()
 
 
@@ -143,11 +226,13 @@ def test_byol_trajectory(byol_group: Path) -> None:
     hyper = json.loads(byol_group.with_suffix(".json").read_text())
     data = np.load(byol_group.with_suffix(".npz"))
     model = byol_from(byol_group.with_name(byol_group.name + ".init.pkl"), hyper)
-    optimiser = training.optim.lars(model, momentum=hyper["momentum"], weight_decay=hyper["weight_decay"])
+    optimiser = training.optim.lars(
+        model, momentum=hyper["momentum"], weight_decay=hyper["weight_decay"], eta=hyper["eta"]
+    )
     errors = Errors()
     for i in range(len(data["view1"])):
         labels = torch.tensor(data["labels"][i]).long()
-        losses = model.losses(images(data["view1"][i]), images(data["view2"][i]), labels)
+        losses = model([images(data["view1"][i]), images(data["view2"][i])], labels)
         errors.add(f"step {i} loss", losses["loss"].reshape(1), data["repr_loss"][i].reshape(1))
         errors.add(f"step {i} classifier", losses["classifier"].reshape(1), data["classif_loss"][i].reshape(1))
         optimiser.zero_grad()
@@ -158,7 +243,7 @@ def test_byol_trajectory(byol_group: Path) -> None:
         step = hyper["first_global_step"] + i
         tau = schedules.target_momentum(step, base=hyper["base_target_ema"], total=hyper["total_steps"])
         assert tau == pytest.approx(float(data["tau"][i]), abs=1e-12)
-        model.after_step(tau)
+        model.after_step(Moment(step, hyper["total_steps"], 1, tau))
     errors.require(1e-9)
 
 
@@ -180,7 +265,7 @@ def test_simsiam_trajectory(simsiam_group: Path) -> None:
     optimiser = training.optim.sgd(model, momentum=hyper["momentum"], weight_decay=hyper["weight_decay"])
     errors = Errors()
     for i in range(len(data["view1"])):
-        loss = model.losses(images(data["view1"][i]), images(data["view2"][i]))["loss"]
+        loss = model([images(data["view1"][i]), images(data["view2"][i])])["loss"]
         errors.add(f"step {i}", loss.reshape(1), data["loss"][i].reshape(1))
         optimiser.zero_grad()
         loss.backward()
@@ -189,6 +274,58 @@ def test_simsiam_trajectory(simsiam_group: Path) -> None:
             group["lr"] = hyper["predictor_learning_rate"] if predictor else float(data["encoder_learning_rate"][i])
         optimiser.step()
     errors.require(1e-9)
+
+
+def mocov2_from(path: Path, hyper: dict) -> MoCoV2:
+    """From the layout of the official builder: ``module.encoder_q.*``, ``module.encoder_k.*``, the queue."""
+    loaded = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    state = {k.removeprefix("module."): v for k, v in loaded.items()}
+    dim, width = state["encoder_q.fc.0.weight"].shape[1], hyper["stem_width"] / 64
+    architecture = Architecture(
+        "resnetv2_50", dim, 0, {"preact": False, "layers": hyper["layers"], "width_factor": width}
+    )
+    model = MoCoV2(
+        build_encoder(architecture),
+        dim,
+        out=hyper["dim"],
+        queue=hyper["queue"],
+        momentum=hyper["key_momentum"],
+        temperature=hyper["temperature"],
+    )
+    for ours, theirs in (("", "encoder_q."), ("key_", "encoder_k.")):
+        part = {k.removeprefix(theirs): v for k, v in state.items() if k.startswith(theirs)}
+        head = {k.removeprefix("fc."): v for k, v in part.items() if k.startswith("fc.")}
+        trunk = {k: v for k, v in part.items() if not k.startswith("fc.")}
+        model.get_submodule(f"{ours}encoder").load_state_dict(torchvision_to_resnetv2(trunk))
+        model.get_submodule(f"{ours}projector").load_state_dict(head)
+    model.double()
+    model.queue.copy_(state["queue"])
+    model.queue_pointer.copy_(state["queue_ptr"][0])
+    return model
+
+
+def test_mocov2_trajectory(mocov2_group: Path) -> None:
+    hyper = json.loads(mocov2_group.with_suffix(".json").read_text())
+    data = np.load(mocov2_group.with_suffix(".npz"))
+    model = mocov2_from(mocov2_group.with_name(mocov2_group.name + ".init.pth.tar"), hyper)
+    optimiser = training.optim.sgd(model, momentum=hyper["momentum"], weight_decay=hyper["weight_decay"])
+    optimiser.param_groups[0]["lr"] = hyper["learning_rate"]
+    errors, queue = Errors(), Errors()
+    steps = len(data["loss"])
+    for i in range(steps):
+        moment = Moment(i, steps, steps, 0.0)
+        model.before_step(moment)
+        loss = model([images(data["view_query"][i]), images(data["view_key"][i])])["loss"]
+        errors.add(f"step {i}", loss.reshape(1), data["loss"][i].reshape(1))
+        optimiser.zero_grad()
+        loss.backward()
+        model.before_update(moment)
+        optimiser.step()
+        model.after_step(moment)
+    errors.require(1e-9)
+    queue.add("queue", model.queue, data["queue_after"])
+    queue.require(1e-7)
+    assert int(model.queue_pointer) == int(data["queue_pointer"])
 
 
 # ---------------------------------------------------------------- stored statistics, all image sizes

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from training import image_ops
+from training import image_ops, recipes
 from training.config import View, Views
-from training.recipes import RECIPES
-from training.views import MEAN, STD, draw, render
+from training.packed import pack
+from training.views import MEAN, STD, draw, make_views, render
 
 QUIET = View(jitter_p=0, grayscale_p=0, blur_p=0, solarize_p=0)
 
@@ -31,18 +31,18 @@ def photographs(count: int, height: int, width: int) -> list[Tensor]:
 def make(images: list[Tensor], indices: list[int], views: Views, view: View, *, epoch: int = 0) -> Tensor:
     sizes = [np.array([i.shape[d] for i in images], np.int64) for d in (0, 1)]
     drawn = draw(view, views.operations, *sizes, np.array(indices, np.int64), seed=0, epoch=epoch, stream=1)
-    return render(images, drawn, views, view)
+    return render(pack([i.numpy() for i in images]), drawn, views.operations, view, views.size)
 
 
 @pytest.mark.parametrize("recipe", ["byol_r50_in1k_300ep", "simsiam_r50_in1k_100ep", "byol_r18_tin32"])
 def test_a_view_depends_on_its_sample_alone(recipe: str) -> None:
     """Whatever else is in the batch, in whatever order, of whatever sizes."""
-    views = replace(RECIPES[recipe]().views, size=32)
+    views = replace(recipes.find(recipe).views, size=32)
     images = photographs(6, 40, 50) + photographs(4, 64, 64)
     together = make(images, list(range(10)), views, views.second)
     order = [7, 2, 9, 0]
     few = make([images[n] for n in order], order, views, views.second)
-    torch.testing.assert_close(few, together[order], rtol=0, atol=2e-6)
+    assert torch.equal(few, together[order])
     assert not torch.allclose(make(images, list(range(10)), views, views.second, epoch=1), together)
 
 
@@ -56,8 +56,7 @@ def test_boxes_lie_in_the_image_and_views_are_finite(height: int, width: int, op
     assert (w >= 1).all()
     assert ((top >= 0) & (top + h <= height)).all()
     assert ((left >= 0) & (left + w <= width)).all()
-    views = Views(size=12, operations=operations)  # type: ignore[arg-type]
-    image = render(photographs(16, height, width), drawn, views, View())
+    image = render(pack([i.numpy() for i in photographs(16, height, width)]), drawn, operations, View(), 12)
     assert image.shape == (16, 3, 12, 12)
     assert image.isfinite().all()
 
@@ -113,6 +112,31 @@ def test_torchvision_operations_are_torchvision_s() -> None:
     shift = torch.tensor([-0.1, 0.0, 0.05, 0.1])
     expected = torch.cat([tv.adjust_hue(x[n : n + 1], float(shift[n])) for n in range(4)])
     torch.testing.assert_close(image_ops.hue(x, shift), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["byol_r50_in1k_300ep", "simsiam_r50_in1k_100ep"])
+def test_views_are_the_same_on_one_rank_or_eight(recipe: str) -> None:
+    """Also the small crops, and each view draws its own parameters."""
+    views = replace(recipes.find(recipe).views, size=32, small=View(min_area=0.05), small_size=16, small_count=2)
+    images, indices = [i.numpy() for i in photographs(8, 40, 50)], np.arange(100, 108)
+
+    def made(rows: slice) -> list[Tensor]:
+        cpu = torch.device("cpu")
+        return make_views(pack(images[rows]), indices[rows], views, seed=3, epoch=2, device=cpu)
+
+    whole, ranks = made(slice(0, 8)), [made(slice(n, n + 1)) for n in range(8)]
+    assert [v.shape[-1] for v in whole] == [32, 32, 16, 16]
+    for number, view in enumerate(whole):
+        assert torch.equal(view, torch.cat([rank[number] for rank in ranks]))
+    assert not torch.equal(whole[2], whole[3])
+
+
+def test_packed_images_come_apart_again() -> None:
+    images = photographs(3, 5, 7) + photographs(2, 9, 4)
+    packed = pack([i.numpy() for i in images])
+    for part in (slice(0, 5), slice(1, 4), slice(2, 2), slice(4, 9)):
+        assert all(map(torch.equal, packed.part(part).unpacked(), images[part]))
+        assert len(packed.part(part)) == len(images[part])
 
 
 def test_without_operations_a_view_is_the_normalised_crop() -> None:

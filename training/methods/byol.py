@@ -1,17 +1,24 @@
 """BYOL: Bootstrap Your Own Latent (Grill et al. 2020, arXiv 2006.07733), section 3 and the official code.
 
 An online network (encoder f, projector g, predictor q) predicts the projection that a slowly moving average of
-itself, the target, gives of another view. No negatives.
+itself, the target, gives of another view. No negatives, unless ``beta`` adds them (section 5, equation 8).
+
+Under gradient accumulation the target moves once per optimiser step. Without BN the micro-batches give the gradient
+of the whole batch; with BN each has its own statistics, and with ``beta`` > 0 its own negatives.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training import distributed
+from training.methods.moment import Moment
+from training.methods.similarity import similarities, unit
 from zoo.heads import byol_mlp
 
 
@@ -24,7 +31,15 @@ class BYOL(nn.Module):
         dim: features of the encoder.
         hidden, out: sizes of projector and predictor; 4096 and 256 in the paper.
         num_classes: adds the linear classifier that the official code trains along on stopped gradients.
+        predictor: without it the online projections are compared directly; collapses (table 5b).
+        target: without it the online network is its own target, and gradients flow into both sides (table 5b;
+            appendix F.4 calls it theta). A target with tau = 0 is its stop-gradient, sg(theta).
+        beta: weight of the negatives, in [0, 1]; with ``predictor=False, target=False`` 1 is SimCLR's loss times
+            2 ``temperature`` (appendix F.5).
+        temperature: of the negatives, alpha in the paper; .1 in table 5b (appendix F.4).
     """
+
+    synchronised_bn = True
 
     def __init__(
         self,
@@ -35,12 +50,21 @@ class BYOL(nn.Module):
         hidden: int = 4096,
         out: int = 256,
         num_classes: int | None = None,
+        predictor: bool = True,
+        target: bool = True,
+        beta: float = 0.0,
+        temperature: float = 0.1,
     ) -> None:
         super().__init__()
+        self.beta, self.temperature = beta, temperature
         self.encoder = encoder
         self.projector = byol_mlp(dim, hidden, out)
-        self.predictor = byol_mlp(out, hidden, out)
+        self.predictor = byol_mlp(out, hidden, out) if predictor else nn.Identity()
         self.classifier = nn.Linear(dim, num_classes) if num_classes else None
+        self.target_encoder: nn.Module | None = None
+        self.target_projector: nn.Module | None = None
+        if not target:
+            return
         if target_encoder is None:
             self.target_encoder, self.target_projector = copy.deepcopy(encoder), copy.deepcopy(self.projector)
         else:
@@ -48,33 +72,64 @@ class BYOL(nn.Module):
         self.target_encoder.requires_grad_(False)
         self.target_projector.requires_grad_(False)
 
-    def losses(self, v1: Tensor, v2: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        """Views [N, 3, H, W], normalised, and labels [N] -> ``loss`` (and ``classifier``): scalars to be summed.
+    def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Two views [N, 3, H, W], normalised, and labels [N] -> ``loss`` (and ``negatives``, ``classifier``).
 
         The views pass one after the other, so BN statistics are per view. The loss is the SUM of both directions.
         """
+        v1, v2 = views
         y1 = self.encoder(v1)
-        q1 = self.predictor(self.projector(y1))
-        q2 = self.predictor(self.projector(self.encoder(v2)))
-        with torch.no_grad():  # the target keeps batch statistics: train mode, its own running averages
-            z1 = self.target_projector(self.target_encoder(v1))
-            z2 = self.target_projector(self.target_encoder(v2))
+        o1, o2 = self.projector(y1), self.projector(self.encoder(v2))  # NxD
+        q1, q2 = self.predictor(o1), self.predictor(o2)
+        if self.target_encoder is None or self.target_projector is None:
+            z1, z2 = o1, o2
+        else:
+            with torch.no_grad():  # the target keeps batch statistics: train mode, its own running averages
+                z1 = self.target_projector(self.target_encoder(v1))
+                z2 = self.target_projector(self.target_encoder(v2))
         losses = {"loss": (regression(q1, z2) + regression(q2, z1)).mean()}
+        if self.beta:
+            spread = dispersion(q1, z1, z2, self.temperature) + dispersion(q2, z2, z1, self.temperature)
+            losses["negatives"] = self.beta * spread.mean()
         if self.classifier is not None and labels is not None:
             losses["classifier"] = F.cross_entropy(self.classifier(y1.detach()), labels)
         return losses
 
+    def before_step(self, moment: Moment) -> None:
+        """Nothing."""
+
+    def before_update(self, moment: Moment) -> None:
+        """Nothing."""
+
     @torch.no_grad()
-    def after_step(self, tau: float) -> None:
+    def after_step(self, moment: Moment) -> None:
         """xi <- tau xi + (1 - tau) theta, parameters only, once per optimiser step, after it."""
+        if self.target_encoder is None or self.target_projector is None:
+            return
         for online, target in (
             (self.encoder, self.target_encoder),
             (self.projector, self.target_projector),
         ):
             for p, t in zip(online.parameters(), target.parameters(), strict=True):
-                t.lerp_(p, 1 - tau)
+                t.lerp_(p, 1 - moment.tau)
 
 
 def regression(q: Tensor, z: Tensor) -> Tensor:
     """|q/|q| - z/|z||^2 per row, [N, D] x [N, D] -> [N], in [0, 4] (equation 2)."""
     return 2 - 2 * F.cosine_similarity(q, z, dim=-1, eps=1e-12)
+
+
+def dispersion(q: Tensor, same: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """The second term of equation 8, per row: 2 a ln(sum_{j != i} exp(<q_i, same_j>/a) + sum_j exp(<q_i, other_j>/a)).
+
+    Args:
+        q: [N, D], of one view.
+        same, other: [N, D], the targets of that view and of the other one; those of all ranks are gathered.
+        temperature: a.
+    """
+    n, start = len(q), distributed.rank() * len(q)
+    keys = (distributed.gather_with_gradient(unit(z)) for z in (same, other))
+    s_same, s_other = (similarities(unit(q), k) / temperature for k in keys)
+    itself = torch.zeros_like(s_same, dtype=torch.bool)
+    itself[range(n), range(start, start + n)] = True
+    return 2 * temperature * torch.logsumexp(torch.cat([s_same.masked_fill(itself, -torch.inf), s_other], 1), 1)

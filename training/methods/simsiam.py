@@ -1,13 +1,19 @@
 """SimSiam: Exploring Simple Siamese Representation Learning (Chen & He 2020, arXiv 2011.10566), section 3.
 
 BYOL without the moving average: the stop-gradient alone prevents the collapse.
+
+Under gradient accumulation the micro-batches give the gradient of the whole batch, but for BN, whose statistics are
+then those of each micro-batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.methods.moment import Moment
 from zoo.heads import simsiam_predictor, simsiam_projector
 
 
@@ -19,22 +25,44 @@ class SimSiam(nn.Module):
         dim: features of the encoder.
         out, hidden: projector output and predictor bottleneck; 2048 and 512 in the paper.
         projector_layers: 3 for ImageNet, 2 for CIFAR-10 (app. D).
+        projector_hidden: ``dim`` if not given, as in the official code; 2048 in the paper, whose ``dim`` is that.
+        stop_gradient: without it the outputs collapse to a constant (section 4.1).
     """
 
+    synchronised_bn = True
+
     def __init__(
-        self, encoder: nn.Module, dim: int, *, out: int = 2048, hidden: int = 512, projector_layers: int = 3
+        self,
+        encoder: nn.Module,
+        dim: int,
+        *,
+        out: int = 2048,
+        hidden: int = 512,
+        projector_layers: int = 3,
+        projector_hidden: int | None = None,
+        stop_gradient: bool = True,
     ) -> None:
         super().__init__()
+        self.stop_gradient = stop_gradient
         self.encoder = encoder
-        self.projector = simsiam_projector(dim, out, projector_layers)
+        self.projector = simsiam_projector(dim, out, projector_layers, projector_hidden)
         self.predictor = simsiam_predictor(out, hidden)
 
-    def losses(self, v1: Tensor, v2: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        """Views [N, 3, H, W], normalised -> ``loss``, a scalar in [-1, 1]: the MEAN of both directions (equation 2)."""
+    def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Two views [N, 3, H, W], normalised -> ``loss``, in [-1, 1]: the MEAN of both directions (equation 2)."""
+        v1, v2 = views
         z1, z2 = self.projector(self.encoder(v1)), self.projector(self.encoder(v2))
         p1, p2 = self.predictor(z1), self.predictor(z2)
-        cosine = F.cosine_similarity  # the stop-gradient is the detach
-        return {"loss": -0.5 * (cosine(p1, z2.detach()).mean() + cosine(p2, z1.detach()).mean())}
+        if self.stop_gradient:
+            z1, z2 = z1.detach(), z2.detach()
+        cosine = F.cosine_similarity
+        return {"loss": -0.5 * (cosine(p1, z2).mean() + cosine(p2, z1).mean())}
 
-    def after_step(self, tau: float) -> None:
+    def before_step(self, moment: Moment) -> None:
+        """Nothing."""
+
+    def before_update(self, moment: Moment) -> None:
+        """Nothing."""
+
+    def after_step(self, moment: Moment) -> None:
         """Nothing: there is no target network."""

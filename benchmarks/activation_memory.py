@@ -1,0 +1,42 @@
+"""What an encoder keeps for its backward pass, per image and view at 224 pixels in bf16; computed, nothing is run.
+
+    python benchmarks/activation_memory.py
+
+``Recipe.checkpoint_activations`` is the second column. A method that passes two views keeps twice as much.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoo.encoder import build_encoder
+from zoo.registry import ARCHITECTURES
+
+_IMAGES = 2
+
+
+def mebibytes(architecture: str, recompute: bool) -> float:
+    """Of all tensors that autograd saves, parameters not counted, each storage once."""
+    with torch.device("meta"):
+        encoder = build_encoder(ARCHITECTURES[architecture]).train().bfloat16()
+        if recompute:
+            encoder.set_grad_checkpointing()  # type: ignore[operator]
+        parameters = {p.untyped_storage()._cdata for p in encoder.parameters()}
+        saved: dict[int, Tensor] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()._cdata
+            if storage not in parameters:
+                saved.setdefault(storage, tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            encoder(torch.empty(_IMAGES, 3, 224, 224, dtype=torch.bfloat16))
+    return sum(t.untyped_storage().nbytes() for t in saved.values()) / _IMAGES / 2**20
+
+
+if __name__ == "__main__":
+    print("MiB per image and view    kept    recomputed")
+    for name in ARCHITECTURES:
+        print(f"{name:22} {mebibytes(name, False):7.1f} {mebibytes(name, True):13.1f}")

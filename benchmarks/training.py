@@ -1,0 +1,359 @@
+"""How fast is a training step, views included: against lightly 1.6.0, and against the step alone.
+
+    python -m venv --system-site-packages lightly && lightly/bin/pip install --no-deps lightly==1.6.0
+    lightly/bin/python benchmarks/training.py --data DATA --compile --json training.json
+
+(made inside another venv, it sees the system's packages: name that one's site-packages in a .pth file instead).
+
+The contenders take turns, round after round, in one process: ``zoo`` is our decoding, views and optimiser step;
+``lightly`` its transforms, heads, loss and optimiser with torchvision's ResNet in a DataLoader, in every combination
+of workers and memory format, of which the fastest counts; ``bare`` is our step on views that lie ready. Same images,
+device, batch, precision, sizes of heads. Each turn starts its data anew and runs a few steps before the clock.
+``share_of_matrix_rate`` is the bare step's floating-point operations (counted by torch) over its time, against the
+rate of one large matrix product in the same precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # before this folder, whose training.py is no package
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from training import recipes
+from training.build import build_method
+from training.config import Recipe
+from training.data import batches
+from training.methods import Moment
+from training.run import Run, assemble
+from training.step import optimiser_step
+from training.views import make_views
+from zoo.datasets import Dataset, decoded_once, open_training_data
+
+_FOREVER = 10**9
+_RECIPES = {"byol": "byol_r50_in1k_300ep", "simsiam": "simsiam_r50_in1k_100ep"}
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
+
+
+def our_recipe(method: str, args: argparse.Namespace, compiled: bool) -> Recipe:
+    """The published recipe at the size asked for."""
+    base = recipes.find(_RECIPES[method])
+    return replace(
+        base,
+        architecture=args.architecture,
+        views=replace(base.views, size=args.size),
+        optim=replace(base.optim, batch_size=args.batch, epochs=_FOREVER, warmup_epochs=0),
+        precision=args.precision,
+        compile=compiled,
+    )
+
+
+# ---------------------------------------------------------------- ours
+
+
+def new_run(method: str, args: argparse.Namespace, dataset: Dataset, compiled: bool) -> Run:
+    recipe = our_recipe(method, args, compiled)
+    return assemble(recipe, dataset, Path(tempfile.gettempdir()), torch.device(args.device), build_method(recipe))
+
+
+def zoo(run: Run, first: int) -> Iterator[None]:
+    """Our steps, each a ``next``."""
+    size, cuda = run.recipe.optim.batch_size, run.device.type == "cuda"
+    for batch in batches(run.dataset, batch_size=size, steps=range(first, _FOREVER), seed=0, pinned=cuda):
+        optimiser_step(run, batch)
+        run.watch.after_step(batch.step + 1, batch.labels)
+        yield
+
+
+def bare_step(run: Run, views: list[Tensor]) -> None:
+    """What ``optimiser_step`` does to the network, on views that lie ready."""
+    moment = Moment(0, 100, 100, 0.99)
+    run.method.before_step(moment)
+    run.optimiser.zero_grad(set_to_none=True)
+    dtype = _AUTOCAST[run.recipe.precision]
+    with torch.autocast(run.device.type, dtype, enabled=dtype is not None):
+        losses = run.forward(views, None)
+    torch.autograd.backward(torch.stack(list(losses.values())).sum())
+    run.method.before_update(moment)
+    run.optimiser.step()
+    run.method.after_step(moment)
+
+
+def bare(run: Run, views: list[Tensor]) -> Iterator[None]:
+    while True:
+        bare_step(run, views)
+        yield
+
+
+# ---------------------------------------------------------------- lightly
+
+
+class Images(TorchDataset[Any]):
+    """The same images, as lightly wants them: its transform applied to a PIL image in the worker."""
+
+    def __init__(self, dataset: Dataset, transform: Callable[[Any], list[Tensor]]) -> None:
+        self._dataset, self._transform = dataset, transform
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> list[Tensor]:
+        return self._transform(self._dataset.image(index))
+
+
+class LightlyBYOL(nn.Module):
+    """As in lightly's example ``byol.py``, with the sizes of the paper."""
+
+    def __init__(self, backbone: nn.Module, dim: int) -> None:
+        import copy
+
+        from lightly.loss import NegativeCosineSimilarity
+        from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
+        from lightly.models.utils import deactivate_requires_grad
+
+        super().__init__()
+        self.backbone = backbone
+        self.projection_head = BYOLProjectionHead(dim, 4096, 256)
+        self.prediction_head = BYOLPredictionHead(256, 4096, 256)
+        self.backbone_momentum = copy.deepcopy(self.backbone)
+        self.projection_head_momentum = copy.deepcopy(self.projection_head)
+        deactivate_requires_grad(self.backbone_momentum)
+        deactivate_requires_grad(self.projection_head_momentum)
+        self.criterion = NegativeCosineSimilarity()
+
+    def before(self) -> None:
+        from lightly.models.utils import update_momentum
+
+        update_momentum(self.backbone, self.backbone_momentum, m=0.99)
+        update_momentum(self.projection_head, self.projection_head_momentum, m=0.99)
+
+    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
+        p0, p1 = (self.prediction_head(self.projection_head(self.backbone(x).flatten(1))) for x in (x0, x1))
+        z0, z1 = (self.projection_head_momentum(self.backbone_momentum(x).flatten(1)).detach() for x in (x0, x1))
+        loss: Tensor = 0.5 * (self.criterion(p0, z1) + self.criterion(p1, z0))
+        return loss
+
+
+class LightlySimSiam(nn.Module):
+    """As in lightly's example ``simsiam.py``, with the sizes of the official code."""
+
+    def __init__(self, backbone: nn.Module, dim: int) -> None:
+        from lightly.loss import NegativeCosineSimilarity
+        from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
+
+        super().__init__()
+        self.backbone = backbone
+        self.projection_head = SimSiamProjectionHead(dim, dim, 2048)
+        self.prediction_head = SimSiamPredictionHead(2048, 512, 2048)
+        self.criterion = NegativeCosineSimilarity()
+
+    def before(self) -> None: ...
+
+    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
+        z0, z1 = (self.projection_head(self.backbone(x).flatten(1)) for x in (x0, x1))
+        p0, p1 = self.prediction_head(z0), self.prediction_head(z1)
+        loss: Tensor = 0.5 * (self.criterion(p0, z1.detach()) + self.criterion(p1, z0.detach()))
+        return loss
+
+
+def lightly_network(method: str, args: argparse.Namespace, channels_last: bool) -> tuple[Any, torch.optim.Optimizer]:
+    """lightly's module and the optimiser of the paper: lightly's LARS, or SGD."""
+    from lightly.utils.lars import LARS
+
+    names = {"r18": "resnet18", "r50": "resnet50"}
+    resnet = getattr(torchvision.models, names[args.architecture])()
+    dim = resnet.fc.in_features
+    backbone = nn.Sequential(*list(resnet.children())[:-1])
+    network: Any = (LightlyBYOL if method == "byol" else LightlySimSiam)(backbone, dim).to(args.device)
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+    if args.compile_lightly:
+        network.compile()
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if method == "byol":
+        return network, LARS(parameters, lr=0.1, momentum=0.9, weight_decay=1e-6)
+    return network, torch.optim.SGD(parameters, lr=0.02, momentum=0.9, weight_decay=1e-4)
+
+
+def lightly_steps(
+    method: str, args: argparse.Namespace, dataset: Dataset, network: Any, optimiser: Any, *, workers: int, last: bool
+) -> Iterator[None]:
+    from lightly.transforms import BYOLTransform, SimSiamTransform
+    from lightly.transforms.byol_transform import BYOLView1Transform, BYOLView2Transform
+
+    transform = (
+        BYOLTransform(BYOLView1Transform(input_size=args.size), BYOLView2Transform(input_size=args.size))
+        if method == "byol"
+        else SimSiamTransform(input_size=args.size)
+    )
+    cuda, dtype = args.device.startswith("cuda"), _AUTOCAST[args.precision]
+    loader = DataLoader(
+        Images(dataset, transform), args.batch, shuffle=True, drop_last=True, num_workers=workers, pin_memory=cuda
+    )
+    for x0, x1 in itertools.chain.from_iterable(itertools.repeat(loader)):
+        x0, x1 = (
+            x.to(args.device, non_blocking=True, memory_format=torch.channels_last if last else torch.preserve_format)
+            for x in (x0, x1)
+        )
+        network.before()
+        with torch.autocast(args.device.partition(":")[0], dtype, enabled=dtype is not None):
+            loss = network(x0, x1)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        loss.item()  # its examples log it
+        yield
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def turn(steps: Iterator[None], args: argparse.Namespace) -> float:
+    """Images per second of ``args.steps`` steps after ``args.warm_up``."""
+    wait = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
+    for _ in range(args.warm_up):
+        next(steps)
+    wait()
+    start = time.perf_counter()
+    for _ in range(args.steps):
+        next(steps)
+    wait()
+    seconds = time.perf_counter() - start
+    with suppress(AttributeError):
+        steps.close()  # type: ignore[attr-defined]  # its threads and workers end before the next one's turn
+    return args.steps * args.batch / seconds
+
+
+def matrix_rate(args: argparse.Namespace) -> float:
+    """Floating-point operations per second of one large matrix product, the best of ten."""
+    cuda = args.device.startswith("cuda")
+    n = 8192 if cuda else 2048
+    a = torch.rand(n, n, device=args.device, dtype=_AUTOCAST[args.precision] or torch.float32)
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ a
+        if cuda:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best
+
+
+def measure(method: str, args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
+    """Rates of every contender in every round."""
+    device, size = torch.device(args.device), args.batch
+    batch = next(batches(dataset, batch_size=size, steps=range(1), seed=0))
+    eager = new_run(method, args, dataset, False)
+    views = make_views(batch.images, batch.indices, eager.recipe.views, seed=0, epoch=0, device=device)
+    with FlopCounterMode(display=False) as counter:
+        bare_step(eager, views)
+    runs = {"eager": eager} | ({"compiled": new_run(method, args, dataset, True)} if args.compile else {})
+    contenders: dict[str, Callable[[], Iterator[None]]] = {}
+    for name, run in runs.items():
+        contenders[f"zoo {name}"] = lambda run=run: zoo(run, 0)  # type: ignore[misc]
+        contenders[f"bare {name}"] = lambda run=run: bare(run, views)  # type: ignore[misc]
+    for last in (False, True) if not args.no_lightly else ():
+        network, optimiser = lightly_network(method, args, last)
+        for workers in args.workers:
+            contenders[f"lightly workers {workers} {'channels_last' if last else 'contiguous'}"] = (
+                lambda n=network, o=optimiser, w=workers, c=last: lightly_steps(  # type: ignore[misc]
+                    method, args, dataset, n, o, workers=w, last=c
+                )
+            )
+    contenders["views alone"] = lambda: views_alone(eager, batch, args)
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    matrix = []
+    for number in range(args.rounds):
+        matrix.append(matrix_rate(args))
+        for name, start in contenders.items():
+            rates[name].append(turn(start(), args))
+            print(f"{method}, round {number + 1}, {name}: {rates[name][-1]:.1f} images/s", flush=True)
+    return summary(rates, counter.get_total_flops() / size, statistics.median(matrix))
+
+
+def views_alone(run: Run, batch: Any, args: argparse.Namespace) -> Iterator[None]:
+    for epoch in itertools.count():
+        make_views(batch.images, batch.indices, run.recipe.views, seed=0, epoch=epoch, device=run.device)
+        yield
+
+
+def summary(rates: dict[str, list[float]], flops_per_image: float, matrix: float) -> dict[str, Any]:
+    """The best of each kind by its median rate, and how they compare."""
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    best = {
+        kind: max((n for n in medians if n.startswith(kind)), key=lambda n: medians[n])
+        for kind in ("zoo", "lightly", "bare")
+        if any(n.startswith(kind) for n in medians)
+    }
+    bare_rate = medians[best["bare"]]
+    result: dict[str, Any] = {
+        "best": {kind: {"setting": name, "images_per_second": round(medians[name], 2)} for kind, name in best.items()},
+        "views_share_of_step": round(1 - medians[best["zoo"]] / bare_rate, 3),
+        "views_images_per_second": round(medians["views alone"], 1),
+        "gflop_per_image": round(flops_per_image / 1e9, 3),
+        "matrix_gflops": round(matrix / 1e9, 1),
+        "share_of_matrix_rate": round(bare_rate * flops_per_image / matrix, 3),
+    }
+    if "lightly" in best:
+        result["zoo_over_lightly"] = round(medians[best["zoo"]] / medians[best["lightly"]], 3)
+    return result | {"rates": rates}
+
+
+def main() -> None:
+    """Measure, print, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="images: any source of `zoo-train run --data`")
+    parser.add_argument("--in-memory", action="store_true", help="decode them once, for both")
+    parser.add_argument("--methods", nargs="+", choices=list(_RECIPES), default=list(_RECIPES))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--architecture", choices=["r18", "r50"], default="r18")
+    parser.add_argument("--size", type=int, default=64, help="of the views, pixels")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--precision", choices=list(_AUTOCAST), default="fp32")
+    parser.add_argument("--compile", action="store_true", help="our step compiled too")
+    parser.add_argument("--compile-lightly", action="store_true", help="lightly's network compiled")
+    parser.add_argument("--no-lightly", action="store_true", help="without the peer")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=10, help="of each turn")
+    parser.add_argument("--warm-up", type=int, default=3, help="steps of each turn before the clock")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of lightly's DataLoader")
+    parser.add_argument("--json", type=Path, default=None, help="where to write the result")
+    args = parser.parse_args()
+    dataset = open_training_data(args.data)
+    dataset = decoded_once(dataset) if args.in_memory else dataset
+    measured = {method: measure(method, args, dataset) for method in args.methods}
+    result = {
+        "methods": measured,
+        "settings": {k: v for k, v in vars(args).items() if k not in ("json", "data")},
+        "data": {"name": dataset.name, "images": len(dataset)},
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+        "device": torch.cuda.get_device_name(0) if args.device.startswith("cuda") else "cpu",
+    }
+    shown = {m: {k: v for k, v in facts.items() if k != "rates"} for m, facts in measured.items()}
+    print(json.dumps(shown, indent=2))
+    if args.json is not None:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""A run in progress: what it consists of, how it starts or goes on, and what a checkpoint of it holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training import batch_norm, checkpoint, distributed, journal
+from training.build import build_method, build_optimiser, require_labels
+from training.config import Recipe, from_json, to_json
+from training.hardware import hardware
+from training.methods import Method
+from training.watch import Watch
+from zoo import files
+from zoo.datasets import Dataset
+from zoo.errors import UserError
+from zoo.registry import ARCHITECTURES
+
+_FREE = {"checkpoint_steps", "keep_checkpoints"}  # fields that decide no result: a resumed run may change them
+
+
+@dataclass
+class Run:
+    """What a checkpoint holds, and where it goes.
+
+    Attributes:
+        method: the network itself, whose hooks the step calls; ``forward`` is it with DDP around.
+        hardware: of each resumed part, without repetitions.
+        skipped: updates that fp16's scaler skipped in a row, up to now.
+    """
+
+    recipe: Recipe
+    dataset: Dataset
+    folder: Path
+    device: torch.device
+    method: Method
+    forward: Callable[..., dict[str, Tensor]]
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    watch: Watch
+    hardware: list[str]
+    step: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.dataset) // self.recipe.optim.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        return self.recipe.optim.epochs * self.steps_per_epoch
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        dtype: torch.dtype = next(self.method.encoder.parameters()).dtype
+        return dtype
+
+    def without_reduction(self) -> AbstractContextManager[None]:
+        """Gradients of a micro-batch that is not the last stay on their rank."""
+        return self.forward.no_sync() if isinstance(self.forward, DistributedDataParallel) else nullcontext()
+
+
+def prepare(recipe: Recipe, dataset: Dataset, folder: Path, device: str, resume: bool) -> Run:
+    """A new run, or with ``resume`` the one in ``folder`` at its last good checkpoint. A collective call.
+
+    Raises:
+        UserError: see ``training.loop.train``.
+    """
+    _check(recipe, dataset, device)
+    target = torch.device(device)
+    state = checkpoint.load_last(folder)
+    if distributed.differs(-1 if state is None else state["step"]):
+        raise UserError(f"the ranks see different checkpoints in {folder}: it must be one folder that all nodes share")
+    if state is not None and not resume:
+        raise UserError(f"{folder} holds a run (step {state['step']}): add --resume or choose another --out")
+    if state is None and resume:
+        raise UserError(f"{folder} holds no run to resume: leave --resume out")
+    run = assemble(recipe, dataset, folder, target, build_method(recipe))
+    files.make_folder(folder)
+    if state is not None:
+        restore(run, state)
+    return run
+
+
+def assemble(recipe: Recipe, dataset: Dataset, folder: Path, device: torch.device, method: Method) -> Run:
+    """A run at step 0 around ``method``: on the device, its BN synchronised, compiled, with optimiser and scaler."""
+    network = cast(nn.Module, method)  # a Protocol cannot say so
+    network.to(device).to(memory_format=torch.channels_last).train()
+    if recipe.checkpoint_activations:
+        cast(Any, method.encoder).set_grad_checkpointing()  # timm's
+    if distributed.world_size() > 1 and method.synchronised_bn:
+        batch_norm.synchronise(network, device)
+    classes = 0 if dataset.labels is None or distributed.rank() else int(dataset.labels.max()) + 1
+    rows = recipe.optim.batch_size // distributed.world_size() // recipe.accumulate
+    dim = ARCHITECTURES[recipe.architecture].num_features
+    watch = Watch(method, dim=dim, classes=classes, rows=rows, device=device)
+    if recipe.compile:
+        network.compile()
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+    optimiser = build_optimiser(method, recipe.optim)
+    words = hardware(device, distributed.world_size())
+    return Run(
+        recipe, dataset, folder, device, method, distributed.wrap(network, device), optimiser, scaler, watch, [words]
+    )
+
+
+def restore(run: Run, state: dict[str, Any]) -> None:
+    """Takes over ``state``, everything that decides the steps to come.
+
+    Raises:
+        UserError: it is another run's.
+    """
+    _require_same(run, state)
+    run.method.load_state_dict(state["method"])
+    run.optimiser.load_state_dict(state["optimiser"])
+    run.scaler.load_state_dict(state.get("scaler", {}))
+    run.step, run.seconds, run.skipped = state["step"], state["seconds"], state.get("skipped", 0)
+    run.hardware = list(dict.fromkeys([*state["hardware"], *run.hardware]))
+    if distributed.rank() == 0:
+        run.watch.load_state_dict(state.get("monitors", {}))
+        journal.trim(run.folder, run.step)
+
+
+def save(run: Run) -> Path:
+    """Writes the checkpoint of this step (rank 0 does; the others get its path only)."""
+    path = run.folder / checkpoint.file_name(run.step)
+    if distributed.rank() > 0:
+        return path
+    state = {
+        "recipe": to_json(run.recipe),
+        "data": _data(run),
+        "step": run.step,
+        "total_steps": run.total_steps,
+        "seconds": run.seconds,
+        "hardware": run.hardware,
+        "skipped": run.skipped,
+        "method": run.method.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "monitors": run.watch.state_dict(),
+    }
+    return checkpoint.save(run.folder, run.step, state, keep=run.recipe.keep_checkpoints)
+
+
+def _check(recipe: Recipe, dataset: Dataset, device: str) -> None:
+    batch, ranks, parts = recipe.optim.batch_size, distributed.world_size(), recipe.accumulate
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("no CUDA device here: use --device cpu")
+    if len(dataset) < batch:
+        raise UserError(f"{dataset.name} has {len(dataset)} images, fewer than a batch of {batch}")
+    require_labels(recipe, dataset)
+    if parts < 1 or recipe.keep_checkpoints < 1 or recipe.checkpoint_steps < 1:
+        raise UserError("accumulate, keep_checkpoints and checkpoint_steps are 1 or more")
+    if batch % (ranks * parts):
+        raise UserError(f"a batch of {batch} cannot be split evenly over {ranks} ranks x {parts} micro-batches")
+    if recipe.compile and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise UserError("compile=true needs a C++ compiler on the CPU: install g++ or leave it out")
+
+
+def _require_same(run: Run, state: dict[str, Any]) -> None:
+    theirs = to_json(from_json(state["recipe"])) | {"data": state["data"]}
+    ours = to_json(run.recipe) | {"data": _data(run)}
+    different = [k for k in ours if k not in _FREE and ours[k] != theirs.get(k)]
+    if different:
+        key = different[0]
+        raise UserError(f"{run.folder} holds another run: its {key} is {theirs.get(key)}, this one's is {ours[key]}")
+
+
+def _data(run: Run) -> dict[str, Any]:
+    return {"name": run.dataset.name, "images": len(run.dataset)}
