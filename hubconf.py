@@ -2,7 +2,8 @@
 
     torch.hub.load("PATH/TO/siamese-zoo", "NAME", source="local")
 
-gives the bare module: normalised float [N, 3, H, W] -> [N, D]. Imports stay inside, so that listing is instant.
+gives the bare module: normalised float [N, 3, H, W] -> [N, D]. Nothing is asked on the terminal. Imports stay inside,
+so that listing is instant.
 """
 
 dependencies = ["torch", "torchvision", "timm", "safetensors"]
@@ -14,23 +15,35 @@ def _entry(name):
     spec = MODELS[name]
     architecture = ARCHITECTURES[spec.architecture]
 
-    def load(pretrained=True, weights=None):
+    def load(pretrained=True, weights=None, progress=True, num_classes=0, features_only=False):
         from zoo.hub import load_module
 
-        return load_module(name, pretrained=pretrained, weights=weights)
+        return load_module(
+            name,
+            pretrained=pretrained,
+            weights=weights,
+            progress=progress,
+            num_classes=num_classes,
+            features_only=features_only,
+        )
 
-    tags = ", ".join(spec.weights) or "none released"
+    tags = ", ".join(f"{tag} ({w.licence})" for tag, w in spec.weights.items()) or "none released"
     load.__name__ = load.__qualname__ = name
     load.__doc__ = f"""{spec.method} {spec.architecture}: normalised [N, 3, H, W] -> [N, {architecture.num_features}].
 
     Args:
-        pretrained (bool): released weights (default); False gives random ones. A name without released weights
-            raises zoo.UserError, it never falls back to random ones.
-        weights (str, optional): a tag of this name ({tags}) or the path of a safetensors file.
+        pretrained (bool): released weights (default), downloaded once where they are not part of this repository;
+            False gives random ones. A name without released weights raises zoo.UserError, it never falls back to
+            random ones.
+        weights (str, optional): a tag of this name ({tags}), hf-hub:ORG/NAME@REVISION, or the path of a safetensors
+            file or of a folder of `zoo convert`.
+        progress (bool): say on stderr how far a download is.
+        num_classes (int): above 0, a fresh linear layer follows the encoder: [N, num_classes].
+        features_only (bool): timm's feature pyramid: a list of five maps, at stride 2 to 32.
 
     Returns:
-        torch.nn.Module in eval mode, {architecture.parameters:,} parameters; ``module.preprocessing`` says which
-        pixels it expects.
+        torch.nn.Module in eval mode, {architecture.parameters:,} parameters without a classifier;
+        ``module.preprocessing`` says which pixels it expects.
     """
     return load
 

@@ -1,21 +1,15 @@
-"""Builds the encoders: timm's ResNets for a depth, a width and a padding; and renames keys between libraries.
+"""Builds the encoders: timm's ResNets for a depth, a width, a stem and a padding.
 
 No ResNet of our own: what timm builds is what torch.hub, timm's and transformers' hub loaders and ONNX share.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from typing import TypeVar
 
 from torch import Tensor, nn
 
 from zoo.registry import Architecture
-
-V = TypeVar("V")
 
 
 def build_encoder(architecture: Architecture, *, zero_init_residual: bool = False) -> nn.Module:
@@ -26,16 +20,62 @@ def build_encoder(architecture: Architecture, *, zero_init_residual: bool = Fals
     """
     import timm
 
-    kwargs = dict(architecture.model_args)
-    if architecture.padding == "same":
-        # TF pads a strided layer by what the input size needs, more at the bottom right. stem_type alone
-        # changes only the max-pool; the convolutions need their layer replaced too.
-        from timm.layers.create_conv2d import create_conv2d
-
-        kwargs |= {"stem_type": "same", "conv_layer": partial(create_conv2d, padding="same")}
-    return timm.create_model(
-        architecture.timm_name, pretrained=False, num_classes=0, zero_init_last=zero_init_residual, **kwargs
+    encoder: nn.Module = timm.create_model(
+        architecture.timm_name,
+        pretrained=False,
+        num_classes=0,
+        zero_init_last=zero_init_residual,
+        **architecture.model_args,
     )
+    if architecture.stem == "cifar":
+        _shrink_stem(encoder)
+    if architecture.project_first:
+        _project_first(encoder)
+    if architecture.padding != "symmetric":
+        _pad_as_tensorflow(encoder, convolutions=architecture.padding == "same")
+    return encoder
+
+
+def _shrink_stem(encoder: nn.Module) -> None:
+    """Puts a 3x3 convolution of stride 1 in the place of the 7x7 one and its pool, initialised as timm does."""
+    parent, convolution, pool = (
+        (encoder.stem, "conv", "pool") if hasattr(encoder, "stem") else (encoder, "conv1", "maxpool")
+    )
+    width = getattr(parent, convolution).out_channels
+    # padding 1 is also what TF's 'SAME' gives a stride of 1
+    small = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
+    setattr(parent, convolution, small)
+    setattr(parent, pool, nn.Identity())
+
+
+def _pad_as_tensorflow(encoder: nn.Module, *, convolutions: bool) -> None:
+    """Strided layers become timm's same-padded ones: TF pads by what the input size needs, more at the bottom right.
+
+    1x1 kernels need no padding, and at stride 1 both paddings are the same: those layers stay as they are.
+    """
+    from timm.layers.conv2d_same import Conv2dSame
+    from timm.layers.pool2d_same import MaxPool2dSame
+
+    for parent in list(encoder.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.MaxPool2d):
+                setattr(parent, name, MaxPool2dSame(layer.kernel_size, layer.stride))
+            elif convolutions and isinstance(layer, nn.Conv2d) and layer.stride != (1, 1) != layer.kernel_size:
+                size, stride = (layer.kernel_size[0], layer.kernel_size[1]), (layer.stride[0], layer.stride[1])
+                bias = layer.bias is not None
+                same = Conv2dSame(layer.in_channels, layer.out_channels, size, stride, bias=bias, device="meta")
+                same.weight, same.bias = layer.weight, layer.bias
+                setattr(parent, name, same)
+
+
+def _project_first(encoder: nn.Module) -> None:
+    from timm.models.resnet import downsample_conv
+
+    block = encoder.get_submodule("layer1.0")
+    channels = block.get_submodule("conv1").in_channels
+    assert isinstance(channels, int)
+    block.downsample = downsample_conv(channels, channels, kernel_size=1)
 
 
 def preactivation_family(architecture: Architecture) -> Architecture:
@@ -44,26 +84,6 @@ def preactivation_family(architecture: Architecture) -> Architecture:
         return architecture
     layers = {"resnet50": [3, 4, 6, 3], "resnet200": [3, 24, 36, 3]}[architecture.timm_name]
     return replace(architecture, timm_name="resnetv2_50", model_args={"preact": False, "layers": layers})
-
-
-_TO_RESNETV2 = (
-    (re.compile(r"^conv1\."), "stem.conv."),
-    (re.compile(r"^bn1\."), "stem.norm."),
-    (re.compile(r"^layer(\d+)\.(\d+)\."), lambda m: f"stages.{int(m[1]) - 1}.blocks.{m[2]}."),
-    (re.compile(r"(?<=\.)bn(\d)\."), r"norm\1."),
-    (re.compile(r"(?<=\.)downsample\.0\."), "downsample.conv."),
-    (re.compile(r"(?<=\.)downsample\.1\."), "downsample.norm."),
-)
-
-
-def torchvision_to_resnetv2(state: Mapping[str, V]) -> dict[str, V]:
-    """Keys of torchvision's ResNets (and timm's ``resnet50``) to timm's ``resnetv2_50(preact=False)``; values as is."""
-    renamed = {}
-    for key, value in state.items():
-        for pattern, replacement in _TO_RESNETV2:
-            key = pattern.sub(replacement, key)
-        renamed[key] = value
-    return renamed
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -1,8 +1,9 @@
 """Resize, centre crop, normalise: the transform belongs to the weights, the registry holds one for each.
 
 ``pixels`` is, byte for byte, torchvision's ``Resize(resize, interpolation)`` and ``CenterCrop(input_size)``
-on a PIL image (Pillow always antialiases); ``normalise`` is ``ToTensor`` and ``Normalize``. Importing this
-module costs nothing: numpy and Pillow are imported when they are used.
+on a PIL image (Pillow always antialiases); ``normalise`` is ``ToTensor`` and ``Normalize``. The official codes in
+TensorFlow crop first and do not antialias: ``resizing`` names them, ``zoo.crop_first`` is their arithmetic. Importing
+this module costs nothing: numpy and Pillow are imported when they are used.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from zoo.crop_first import CROP_FIRST
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,10 +20,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from zoo.crop_first import Box, CropFirst
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_RESIZED_PIXELS = 64_000_000  # a 1 x 100000 image would grow to 256 x 25600000
 
+PILLOW = "pillow"
+RESIZINGS = (PILLOW, *CROP_FIRST)
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
@@ -34,6 +40,9 @@ class Preprocessing:
         resize: what the short side becomes first, pixels, at least ``input_size``.
         interpolation: nearest, bilinear, bicubic, lanczos, box or hamming.
         mean, std: per channel R, G, B, for values in 0..1.
+        resizing: ``pillow``: the short side is resized with antialias, then cropped. ``byol`` and ``simclr``, as in
+            their official codes: the centre of ``input_size / resize`` of the short side is cropped, then resized by
+            TensorFlow's bicubic without antialias. Not part of the JSON where it is ``pillow``, as it once was not.
 
     Raises:
         UserError: a value outside of these.
@@ -44,6 +53,7 @@ class Preprocessing:
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    resizing: str = PILLOW
 
     def __post_init__(self) -> None:
         if not 1 <= self.input_size <= self.resize:
@@ -52,6 +62,24 @@ class Preprocessing:
             raise UserError(f"preprocessing: interpolation must be one of {', '.join(_INTERPOLATIONS)}")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
             raise UserError("preprocessing: mean and std need three numbers each, std above zero")
+        if self.resizing not in RESIZINGS:
+            raise UserError(f"preprocessing: resizing must be one of {', '.join(RESIZINGS)}")
+        if self.crop_first and self.interpolation != "bicubic":
+            raise UserError(f"preprocessing: resizing {self.resizing} is bicubic, not {self.interpolation}")
+
+    @property
+    def crop_first(self) -> CropFirst | None:
+        """How the image is cropped and resized where TensorFlow's way is followed, ``None`` where Pillow's is."""
+        return CROP_FIRST.get(self.resizing)
+
+    @property
+    def says(self) -> str:
+        """What happens to an image before it is normalised, in a few words."""
+        if first := self.crop_first:
+            share = self.input_size / self.resize
+            crop = f"centre crop of {share:.4g} of the short side, then " if share < 1 else "centre crop, then "
+            return f"{crop}{first.function} to {self.input_size} (bicubic without antialias)"
+        return f"short side to {self.resize} ({self.interpolation}), centre crop {self.input_size}"
 
     def pixels(self, image: Image) -> NDArray[np.uint8]:
         """The crop of one PIL image of mode RGB: uint8 [input_size, input_size, 3].
@@ -60,6 +88,8 @@ class Preprocessing:
             UnreadableImage: ``too-large``: so long and thin that it would be resized to more than
                 ``MAX_RESIZED_PIXELS``.
         """
+        if first := self.crop_first:
+            return first.pixels(image, self._box(first, image), self.input_size)
         import numpy as np
         from PIL.Image import Resampling
 
@@ -73,6 +103,23 @@ class Preprocessing:
         left, top = round((width - self.input_size) / 2), round((height - self.input_size) / 2)
         return np.array(image.crop((left, top, left + self.input_size, top + self.input_size)))
 
+    def levels(self, image: Image) -> NDArray[np.float32]:
+        """``pixels`` before they become whole numbers, of a ``resizing`` that crops first: float32 in 0..255."""
+        first = self.crop_first
+        if first is None:
+            raise ValueError("Pillow gives bytes only")
+        return first.levels(image, self._box(first, image), self.input_size)
+
+    def resized(self, image: Image, box: Box) -> NDArray[np.uint8]:
+        """A box (left, top, right, bottom) of an RGB image as ``pixels`` resizes: uint8 [input_size, input_size, 3]."""
+        size = self.input_size
+        if first := self.crop_first:
+            return first.pixels(image, box, size)
+        import numpy as np
+        from PIL.Image import Resampling
+
+        return np.asarray(image.resize((size, size), Resampling[self.interpolation.upper()], box=box))
+
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 [N, H, W, 3] in 0..255 to contiguous float32 [N, 3, H, W], (value / 255 - mean) / std."""
         import numpy as np
@@ -84,8 +131,11 @@ class Preprocessing:
         return scaled
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able dict with one key per field, the inverse of ``from_json``."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """A JSON-able dict with one key per field (see ``resizing``), the inverse of ``from_json``."""
+        fields = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if self.resizing == PILLOW:  # plans, manifests and configs from before there was another stay as they are
+            del fields["resizing"]
+        return fields
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Preprocessing:
@@ -99,6 +149,9 @@ class Preprocessing:
             raise UserError(f"preprocessing: input_size and resize are needed, {unknown} not known")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return cls(**values)
+
+    def _box(self, first: CropFirst, image: Image) -> Box:
+        return first.box(image.width, image.height, self.input_size / self.resize)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         # torchvision.transforms.functional._compute_resized_output_size, with its order of operations

@@ -12,14 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import registry
+from zoo import model_folder, registry
 from zoo.errors import UserError
 from zoo.files import atomic_write_bytes, sha256_file
+from zoo.licences import announce
 from zoo.preprocess import Preprocessing
 from zoo.registry import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from zoo.head_layouts import Heads
 
 BUNDLED = Path(__file__).parent / "bundled"
 FORMAT = "siamese-zoo encoder 1"
@@ -43,27 +46,50 @@ class WeightFile:
     architecture: Architecture
     preprocessing: Preprocessing
     licence: str
+    source: str = ""
+    folder: Path | None = None  # the converted model that the file is part of, see ``zoo.model_folder``
+
+    @property
+    def heads(self) -> Path | None:
+        """The file of projector and predictor, where there is one."""
+        path = self.folder / model_folder.HEADS if self.folder else None
+        return path if path and path.is_file() else None
 
 
 def is_path(model: str | Path) -> bool:
-    """Whether ``model`` means a file: it has a folder, a file's suffix, or stands in the current folder."""
+    """Whether ``model`` means a file or a folder of ``zoo convert``: by its form, or because one stands here."""
     text = str(model)
-    return isinstance(model, Path) or "/" in text or text.endswith((".safetensors", ".onnx")) or Path(text).is_file()
+    if is_hub_reference(model):
+        return False
+    if isinstance(model, Path) or "/" in text or text.endswith((".safetensors", ".onnx")) or Path(text).is_file():
+        return True
+    return registry.split_name(text)[0] not in registry.MODELS and (Path(text) / model_folder.CONFIG).is_file()
+
+
+def is_hub_reference(model: str | Path) -> bool:
+    """Whether ``model`` means a repository of a model hub: ``hf-hub:ORG/NAME``, ``hf-hub:ORG/NAME@REVISION``."""
+    return str(model).startswith("hf-hub:")
 
 
 def locate(model: str | Path, *, pretrained: bool = True) -> WeightFile:
-    """The file behind a registry name (``NAME`` or ``NAME.tag``) or a path to safetensors.
+    """The file behind a registry name (``NAME`` or ``NAME.tag``), a path, or a hub reference, which is downloaded.
 
+    Official weights that are not in the cache folder yet are downloaded and converted (``zoo.fetch``).
     ``pretrained=False``, or the tag ``random``, asks for the architecture of a name without weights.
 
     Raises:
         UserError: unknown name or tag, no released weights (the message says how to train them), a file that is
-            missing, has another hash than the registry says, or was not written by ``zoo-train export``.
+            missing, has another hash than the registry says, or was not written by ``zoo-train export``; or official
+            weights cannot be fetched (``zoo.fetch``). For a hub reference see ``zoo.hf_hub.download``.
     """
+    if not pretrained and is_hub_reference(model):
+        raise UserError(f"{model} has weights: pretrained=False takes a name of `zoo list`")
+    if is_hub_reference(model):
+        return _from_hub(str(model))
     if is_path(model):
         if not pretrained:
             raise UserError(f"{model} is a file of weights: pretrained=False takes a name of `zoo list`")
-        return _local(Path(model))
+        return _folder(model_folder.verify(Path(model)), Path(model)) if Path(model).is_dir() else _local(Path(model))
     name = str(model)
     spec = registry.find(name)
     tag = registry.split_name(name)[1] or spec.default_tag
@@ -82,10 +108,10 @@ def locate(model: str | Path, *, pretrained: bool = True) -> WeightFile:
         raise UserError(f"{spec.name} has no weights {tag!r}; its tags: {known}")
     weights = spec.weights[tag]
     if not weights.bundled:
-        raise UserError(
-            f"{spec.name}.{tag} ({weights.licence}) is published at {weights.location} and cannot be fetched by this "
-            "version: give the path of a safetensors file, or ask for pretrained=False"
-        )
+        from zoo.fetch import fetch
+
+        folder = fetch(spec, tag)
+        return _folder(model_folder.read(folder), folder)  # its hashes are checked there
     path = BUNDLED / weights.location.removeprefix("bundled:")
     sha256 = _hash(path)
     if sha256 != weights.sha256:
@@ -106,22 +132,94 @@ def load_encoder(file: WeightFile) -> nn.Module:
 
     from zoo.encoder import build_encoder
 
-    with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to change
-        torch.manual_seed(0)
-        encoder = build_encoder(file.architecture).eval()
     if file.path is None:
-        return encoder
+        with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to change
+            torch.manual_seed(0)
+            return build_encoder(file.architecture).eval()
+    announce(file.name, file.licence, file.source)
     state, _ = read(file.path)
-    expected = {k: v.shape for k, v in encoder.state_dict().items() if not k.endswith("num_batches_tracked")}
-    found = {k: v.shape for k, v in state.items()}
+    check_state(state, file.architecture, file.path.name)
+    with torch.device("meta"):  # initialising what is about to be overwritten takes seconds on the large ones
+        encoder = build_encoder(file.architecture).eval()
+    encoder.to_empty(device="cpu")
+    encoder.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
+    for name, buffer in encoder.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            buffer.zero_()
+    return encoder
+
+
+def load_heads(file: WeightFile) -> Heads | None:
+    """Projector, predictor and what else a converted model holds, float32, in eval mode; None where it has none.
+
+    Raises:
+        UserError: as ``load_encoder``.
+    """
+    from zoo.head_layouts import PARTS, Heads, build_head
+
+    if file.folder is None or file.heads is None:
+        return None
+    layouts = model_folder.read(file.folder).heads
+    if unknown := sorted(set(layouts) - set(PARTS)):
+        raise UserError(f"{file.folder}: heads {unknown} are not known to this version")
+    state, _ = read(file.heads)
+    _require_finite(state, file.heads.name)
+    modules = {part: build_head(layout) for part, layout in layouts.items()}
+    expected = {f"{part}.{k}": v.shape for part, m in modules.items() for k, v in m.state_dict().items()}
+    _require_equal({k: v.shape for k, v in state.items()}, _without_counters(expected), file.heads.name)
+    for part, module in modules.items():
+        own = {k.removeprefix(f"{part}."): v.float() for k, v in state.items() if k.startswith(f"{part}.")}
+        module.load_state_dict(own, strict=False)
+    return Heads(**modules)
+
+
+def check_state(state: Mapping[str, Tensor], architecture: Architecture, what: str) -> None:
+    """Refuses tensors that are not exactly an encoder's; the network is not allocated for that.
+
+    Raises:
+        UserError: missing or extra keys, other shapes, values that are not finite, or an architecture that states
+            another length of embedding than it has.
+    """
+    import torch
+
+    from zoo.encoder import build_encoder
+
+    with torch.device("meta"):
+        encoder = build_encoder(architecture)
+    if encoder.num_features != architecture.num_features:
+        raise UserError(f"{what} states {architecture.num_features} features, its network has {encoder.num_features}")
+    expected = _without_counters({k: v.shape for k, v in encoder.state_dict().items()})
+    _require_equal(_without_counters({k: v.shape for k, v in state.items()}), expected, what)
+    _require_finite(state, what)
+
+
+def _without_counters(shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """BN's ``num_batches_tracked`` aside: inference does not read it, and the official files lack it."""
+    return {k: v for k, v in shapes.items() if not k.endswith("num_batches_tracked")}
+
+
+def _require_equal(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
     if found != expected:
         wrong = sorted(set(found.items()) ^ set(expected.items()))
         keys = list(dict.fromkeys(k for k, _ in wrong))
-        raise UserError(f"{file.path.name} does not fit its architecture: {len(keys)} keys differ, first {keys[0]}")
+        raise UserError(f"{what} does not fit its architecture: {len(keys)} keys differ, first {keys[0]}")
+
+
+def _require_finite(state: Mapping[str, Tensor], what: str) -> None:
     if bad := [k for k, v in state.items() if not bool(v.isfinite().all())]:
-        raise UserError(f"{file.path.name} holds values that are not finite, first in {bad[0]}")
-    encoder.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
-    return encoder
+        raise UserError(f"{what} holds values that are not finite, first in {bad[0]}")
+
+
+def half_of(state: Mapping[str, Tensor], *, half: bool) -> dict[str, Tensor]:
+    """Contiguous float32; with ``half`` in float16 all but BN, whose running variances would lose small values."""
+    import torch
+
+    def converted(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor.to(torch.float16 if half and tensor.ndim > 1 else torch.float32).contiguous()
+
+    return {k: converted(v) for k, v in state.items()}
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -141,34 +239,83 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path.name} is no safetensors file: {str(error).splitlines()[0]}") from None
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Of a safetensors file; imports no torch.
+
+    Raises:
+        UserError: missing, truncated, or no safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}
+    except FileNotFoundError:
+        raise UserError(f"no weights at {path}") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path.name} is no safetensors file: {str(error).splitlines()[0]}") from None
+
+
 def save_encoder(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any], *, half: bool = False) -> str:
     """Writes an encoder as safetensors that ``locate`` reads back, atomically; returns its sha256.
 
     Args:
-        metadata: ``architecture`` (a key of the registry or a dict of ``Architecture``), ``method``,
+        metadata: ``architecture`` (a key of the registry, or a dict of that ``name`` and a ``stem``), ``method``,
             ``preprocessing``, ``licence`` and what else should travel with it.
         half: convolutions in float16; BN stays float32, whose running variances would lose their small values.
     """
-    import torch
     from safetensors.torch import save
 
-    tensors = {k: v.to(torch.float16 if half and v.ndim > 1 else torch.float32).contiguous() for k, v in state.items()}
+    tensors = half_of(state, half=half)
     texts = {"format": FORMAT} | {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     atomic_write_bytes(path, save(tensors, metadata=texts))
     return sha256_file(path)
 
 
+def _from_hub(text: str) -> WeightFile:
+    from zoo import hf_hub
+
+    reference = hf_hub.Reference.parse(text)
+    snapshot = hf_hub.download(reference, model_folder.CONFIG, lambda path: model_folder.read_config(path).sha256)
+    file = _folder(model_folder.read(snapshot.folder), snapshot.folder)
+    return replace(file, source=str(hf_hub.Reference(snapshot.repo, snapshot.commit)))
+
+
+def _folder(described: model_folder.Description, folder: Path) -> WeightFile:
+    return WeightFile(
+        folder / model_folder.MODEL,
+        described.full_name,
+        described.sha256[model_folder.MODEL],
+        described.method,
+        described.architecture,
+        described.preprocessing,
+        described.licence,
+        described.source,
+        folder,
+    )
+
+
 def _local(path: Path) -> WeightFile:
     sha256 = _hash(path)
-    _, metadata = read(path)
+    metadata = read_metadata(path)
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} was not written by `zoo-train export`: it does not say its architecture")
     try:
-        architecture = ARCHITECTURES[metadata["architecture"]]
+        architecture = _architecture(metadata["architecture"])
         preprocessing = Preprocessing.from_json(json.loads(metadata["preprocessing"]))
         return WeightFile(path, path.stem, sha256, metadata["method"], architecture, preprocessing, metadata["licence"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} has metadata that this version does not understand ({error!r})") from None
+
+
+def _architecture(text: str) -> Architecture:
+    """A name of the registry, or JSON of ``{"name": ..., "stem": "cifar"}``; nothing else, files are not trusted."""
+    if not text.startswith("{"):
+        return ARCHITECTURES[text]
+    name, stem = (json.loads(text)[key] for key in ("name", "stem"))
+    if stem not in ("imagenet", "cifar"):
+        raise ValueError(f"unknown stem {stem!r}")
+    return replace(ARCHITECTURES[name], stem=stem)
 
 
 def _hash(path: Path) -> str:

@@ -1,6 +1,6 @@
 """DeepMind's BYOL checkpoints (haiku parameters in a pickle) to timm's names and PyTorch's layouts.
 
-The encoder becomes ``resnetv2_50(preact=False)`` with TF padding; depth and width are read off the file.
+Depth, width and kind of block are read off the file; the padding is TF's.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.convert.official import Official, recognise, sequential
 from zoo.convert.pickles import read_pickle
 from zoo.errors import UserError
-from zoo.registry import Architecture
+from zoo.registry import BYOL_224, Architecture
 
 _BLOCK = re.compile(r"block_group_(\d+)/~/block_(\d+)/~/(?:shortcut_)?(conv|batchnorm)(?:_(\d))?$")
 _HEAD_LAYERS = {"linear": "0", "batch_norm": "1", "linear_1": "3"}  # places in ``zoo.heads.byol_mlp``
@@ -27,7 +28,8 @@ class ByolCheckpoint:
 
     Attributes:
         architecture: with TF padding.
-        online, target: state dicts by part: ``encoder``, ``projector``, ``predictor``, ``classifier``.
+        online, target: state dicts by part: ``encoder`` in the names of ``architecture``, ``projector`` and
+            ``predictor`` in those of ``zoo.heads``, ``classifier``.
     """
 
     architecture: Architecture
@@ -42,16 +44,33 @@ def read(path: Path) -> ByolCheckpoint:
         UserError: unreadable, refused, or not a BYOL checkpoint.
     """
     try:
-        tree = read_pickle(path.read_bytes(), path.name)
+        with path.open("rb") as file:
+            tree = read_pickle(file, path.name)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     try:
         state = tree["experiment_state"]
         online = _parts(state["online_params"], state["online_state"])
         target = _parts(state["target_params"], state["target_state"])
-        return ByolCheckpoint(_architecture(online["encoder"]), online, target)
+        architecture, online["encoder"] = recognise(online["encoder"], padding="same")
+        other, target["encoder"] = recognise(target["encoder"], padding="same")
+        if other != architecture:
+            raise ValueError("online and target network differ")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path.name} is no BYOL checkpoint of the official code ({error!r})") from None
+    return ByolCheckpoint(architecture, online, target)
+
+
+def official(path: Path, which: str) -> Official:
+    """The file for ``zoo convert``; ``which`` is ``online`` or ``target``.
+
+    Raises:
+        UserError: see ``read``.
+    """
+    file = read(path)
+    parts = {"online": file.online, "target": file.target}[which]
+    heads = {part: sequential(parts[part]) for part in ("projector", "predictor", "classifier") if parts[part]}
+    return Official("byol", file.architecture, parts["encoder"], heads, BYOL_224)
 
 
 def _parts(params: Any, moving: Any) -> dict[str, dict[str, Tensor]]:
@@ -79,16 +98,16 @@ def _locate(module: str) -> tuple[str, str]:
         return head, _HEAD_LAYERS[rest] + "."
     rest = rest.removeprefix("~/")
     if rest == "initial_conv":
-        return "encoder", "stem.conv."
+        return "encoder", "conv1."
     if rest == "initial_batchnorm":
-        return "encoder", "stem.norm."
+        return "encoder", "bn1."
     match = _BLOCK.match(rest)
     if match is None:
         raise ValueError(f"unknown module {module}")
     group, block, kind, number = match.groups()
-    kind = {"conv": "conv", "batchnorm": "norm"}[kind]
-    layer = f"downsample.{kind}" if number is None else f"{kind}{int(number) + 1}"
-    return "encoder", f"stages.{group}.blocks.{block}.{layer}."
+    place, name = {"conv": (0, "conv"), "batchnorm": (1, "bn")}[kind]
+    layer = f"downsample.{place}" if number is None else f"{name}{int(number) + 1}"
+    return "encoder", f"layer{int(group) + 1}.{block}.{layer}."
 
 
 def _leaf(name: str) -> str:
@@ -100,12 +119,3 @@ def _layout(array: Any, name: str) -> Tensor:
     if name == "w":
         return tensor.permute(3, 2, 0, 1).contiguous() if tensor.ndim == 4 else tensor.t().contiguous()
     return tensor.flatten()  # BN values are stored (1, 1, 1, C) or (1, C)
-
-
-def _architecture(encoder: dict[str, Tensor]) -> Architecture:
-    blocks = {(int(m[1]), int(m[2])) for m in map(re.compile(r"stages\.(\d+)\.blocks\.(\d+)").match, encoder) if m}
-    layers = [sum(1 for g, _ in blocks if g == stage) for stage in range(4)]
-    width = encoder["stem.conv.weight"].shape[0] / 64  # the stem of the 1x network is 64 wide
-    parameters = sum(v.numel() for k, v in encoder.items() if "running" not in k)
-    args = {"preact": False, "layers": layers, "width_factor": width}
-    return Architecture("resnetv2_50", int(2048 * width), parameters, args, padding="same")

@@ -6,7 +6,7 @@ import codecs
 import io
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -92,14 +92,14 @@ class _AllowList(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is not on the allow-list")
 
 
-def read_pickle(data: bytes, what: str) -> Any:
-    """The tree of dicts and numpy arrays in ``data``; ``what`` names the file in messages.
+def read_pickle(source: bytes | BinaryIO, what: str) -> Any:
+    """The tree of dicts and numpy arrays in ``source``, bytes or an open file; ``what`` names it in messages.
 
     Raises:
         UserError: the file asks for anything beyond arrays and mappings (nothing is run), or is damaged.
     """
     try:
-        return _AllowList(io.BytesIO(data)).load()
+        return _AllowList(io.BytesIO(source) if isinstance(source, bytes) else source).load()
     except MemoryError:
         raise
     except Exception as error:  # a hostile pickle can fail in any way

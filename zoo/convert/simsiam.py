@@ -1,24 +1,21 @@
-"""facebookresearch/simsiam's checkpoints to timm's names; read with ``weights_only=True``, nothing in them is run."""
+"""facebookresearch/simsiam's checkpoints (``simsiam/builder.py``): ``encoder.fc`` is the projector."""
 
 from __future__ import annotations
 
-import pickle
-import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from zoo.encoder import torchvision_to_resnetv2
+from zoo.convert.official import Official, online_only, recognise, sequential, starting_with
+from zoo.convert.torch_files import read_torch
 from zoo.errors import UserError
 from zoo.registry import Architecture
 
 
 @dataclass(frozen=True)
 class SimSiamCheckpoint:
-    """An official SimSiam file: state dicts in the names of ``resnetv2_50(preact=False)`` and of ``zoo.heads``."""
+    """An official SimSiam file: state dicts in the names of ``architecture`` and of ``zoo.heads``."""
 
     architecture: Architecture
     encoder: dict[str, Tensor]
@@ -27,32 +24,29 @@ class SimSiamCheckpoint:
 
 
 def read(path: Path) -> SimSiamCheckpoint:
-    """Reads a ``.pth.tar`` of the official code, of any depth and width of bottleneck ResNets.
+    """Reads a ``.pth.tar`` of the official code, of any depth and width.
 
     Raises:
         UserError: unreadable, holds more than tensors, or is no SimSiam checkpoint.
     """
+    loaded = read_torch(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
         state = {k.removeprefix("module."): v for k, v in loaded["state_dict"].items()}
-        encoder, projector, predictor = (
-            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            for prefix in ("encoder.", "encoder.fc.", "predictor.")
-        )
-        encoder = {k: v for k, v in encoder.items() if not k.startswith("fc.")}
-        return SimSiamCheckpoint(_architecture(encoder), torchvision_to_resnetv2(encoder), projector, predictor)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
-        raise UserError(f"{path.name} is refused: {str(error).splitlines()[0]}") from None
+        encoder = starting_with(state, "encoder.")
+        projector, predictor = starting_with(encoder, "fc."), starting_with(state, "predictor.")
+        architecture, encoder = recognise({k: v for k, v in encoder.items() if not k.startswith("fc.")})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path.name} is no SimSiam checkpoint of the official code ({error!r})") from None
+    return SimSiamCheckpoint(architecture, encoder, projector, predictor)
 
 
-def _architecture(encoder: dict[str, Tensor]) -> Architecture:
-    blocks = {(int(m[1]), int(m[2])) for m in map(re.compile(r"layer(\d)\.(\d+)\.").match, encoder) if m}
-    layers = [sum(1 for g, _ in blocks if g == stage) for stage in range(1, 5)]
-    width = encoder["conv1.weight"].shape[0] / 64  # the stem of the 1x network is 64 wide
-    parameters = sum(v.numel() for k, v in encoder.items() if "running" not in k and "num_batches" not in k)
-    args = {"preact": False, "layers": layers, "width_factor": width}
-    return Architecture("resnetv2_50", int(2048 * width), parameters, args)
+def official(path: Path, which: str) -> Official:
+    """The file for ``zoo convert``; SimSiam has one network.
+
+    Raises:
+        UserError: see ``read``; or ``which`` is ``target``.
+    """
+    online_only(which, "simsiam")
+    file = read(path)
+    heads = {"projector": sequential(file.projector), "predictor": sequential(file.predictor)}
+    return Official("simsiam", file.architecture, file.encoder, heads)

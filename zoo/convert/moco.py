@@ -1,0 +1,32 @@
+"""facebookresearch/moco's checkpoints (``moco/builder.py``): ``encoder_q`` learns, ``encoder_k`` is its average."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zoo.convert.official import Official, recognise, sequential, starting_with
+from zoo.convert.torch_files import read_torch
+from zoo.errors import UserError
+
+_NETWORKS = {"online": "encoder_q.", "target": "encoder_k."}
+
+
+def official(path: Path, which: str) -> Official:
+    """MoCo v1 (``fc`` one Linear) and v2 (two, with a ReLU between); ``which``: ``online`` (query) or ``target`` (key).
+
+    The published files hold the query encoder only. The queue is left out.
+
+    Raises:
+        UserError: unreadable, holds more than tensors, is no MoCo checkpoint, or has no key encoder.
+    """
+    loaded = read_torch(path)
+    try:
+        state = {k.removeprefix("module."): v for k, v in loaded["state_dict"].items()}
+        network = starting_with(state, _NETWORKS[which])
+        if not network and starting_with(state, "encoder_q."):
+            raise UserError(f"{path.name} holds no {_NETWORKS[which]}*: the published files have --which online only")
+        architecture, encoder = recognise({k: v for k, v in network.items() if not k.startswith("fc.")})
+        projector = sequential(starting_with(network, "fc."))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path.name} is no MoCo checkpoint of the official code ({error!r})") from None
+    return Official("moco", architecture, encoder, {"projector": projector} if projector else {})

@@ -1,0 +1,123 @@
+"""google-research/simclr's v1 checkpoints (``resnet.py``, ``model_util.py``), a TensorFlow bundle.
+
+Layers carry numbers in the order of their creation (``conv2d``, ``conv2d_1``, ...), in which a block's projection
+comes first. Convolutions pad symmetrically (``fixed_padding``), the max-pool as TF does; pixels are in [0, 1] as they
+are. The supervised linear head has a bias, which converters elsewhere forget.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoo.convert.official import Official, online_only, recognise
+from zoo.convert.tensor_bundle import read_bundle
+from zoo.errors import UserError
+from zoo.registry import SIMCLR_224
+
+Arrays = dict[str, NDArray[np.float32]]
+_Layer = tuple[Tensor, dict[str, Tensor]]
+_KINDS = ("conv2d", "batch_normalization")
+_LAYER = re.compile(r"^(conv2d|batch_normalization)(?:_(\d+))?$")
+_BN = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+_KEPT = {*_BN, "kernel", "bias"}  # not the optimiser's: Momentum, ExponentialMovingAverage
+
+
+def official(path: Path, which: str) -> Official:
+    """``ResNet50_1x.zip``, its unpacked folder, or the checkpoint in it; any depth and width of bottleneck ResNets.
+
+    Raises:
+        UserError: no TensorFlow checkpoint, or not SimCLR's; or ``which`` is ``target``.
+    """
+    online_only(which, "simclr")
+    scopes: dict[str, Arrays] = defaultdict(dict)
+    for name, array in read_bundle(path).items():
+        scope, _, leaf = name.partition("/")
+        if leaf.rpartition("/")[2] in _KEPT:
+            scopes[scope][leaf] = array
+    try:
+        architecture, encoder = recognise(_encoder(scopes["base_model"]), padding="same-pool")
+        heads = {"projector": _projector(scopes["head_contrastive"]), "classifier": _linear(scopes["head_supervised"])}
+    except (KeyError, ValueError, IndexError, StopIteration) as error:
+        raise UserError(f"{path.name} is no SimCLR checkpoint of the official code ({error!r})") from None
+    return Official("simclr", architecture, encoder, {k: v for k, v in heads.items() if v}, SIMCLR_224)
+
+
+def _encoder(variables: Arrays) -> dict[str, Tensor]:
+    """A bottleneck ResNet in torchvision's names.
+
+    A block's first convolution narrows; one that widens is the projection that opens a stage.
+    """
+    queue = _in_order(variables)
+    state: dict[str, Tensor] = {}
+
+    def put(prefix: str, convolution: str, norm: str, layer: _Layer) -> None:
+        kernel, values = layer
+        state[f"{prefix}{convolution}.weight"] = kernel
+        state.update({f"{prefix}{norm}.{_BN[leaf]}": value for leaf, value in values.items()})
+
+    stem = next(queue)
+    put("", "conv1", "bn1", stem)
+    channels, stage, block = stem[0].shape[0], 0, 0
+    for first in queue:
+        if first[0].shape[0] > channels:
+            stage, block, channels = stage + 1, 0, first[0].shape[0]
+            put(f"layer{stage}.0.", "downsample.0", "downsample.1", first)
+            first = next(queue)
+        for number, layer in enumerate((first, next(queue), next(queue)), start=1):
+            put(f"layer{stage}.{block}.", f"conv{number}", f"bn{number}", layer)
+        block += 1
+    return state
+
+
+def _in_order(variables: Arrays) -> Iterator[_Layer]:
+    """Convolutions, each with the normalisation that follows it, in the order of their creation."""
+    layers: dict[str, dict[int, dict[str, Tensor]]] = {kind: defaultdict(dict) for kind in _KINDS}
+    for name, array in variables.items():
+        layer, _, leaf = name.rpartition("/")
+        match = _LAYER.match(layer)
+        if match is None:
+            raise ValueError(f"unknown variable base_model/{name}")
+        layers[match[1]][int(match[2] or 0)][leaf] = _layout(array)
+    convolutions, norms = ([layers[kind][n] for n in sorted(layers[kind])] for kind in _KINDS)
+    for convolution, norm in zip(convolutions, norms, strict=True):
+        yield convolution["kernel"], norm
+
+
+def _projector(variables: Arrays) -> dict[str, Tensor]:
+    """Linear without bias, BN, ReLU for each layer; after the last Linear a BN that has no offset, and no ReLU."""
+    names = sorted({n.partition("/")[0] for n in variables}, key=lambda n: int(n.rpartition("_")[2]))
+    state: dict[str, Tensor] = {}
+    for place, name in enumerate(names):
+        for path, array in variables.items():
+            scope, _, rest = path.partition("/")
+            if scope != name:
+                continue
+            layer, _, leaf = rest.rpartition("/")
+            if layer.startswith("dense"):
+                state[f"{3 * place}.{'weight' if leaf == 'kernel' else 'bias'}"] = _layout(array)
+            else:
+                state[f"{3 * place + 1}.{_BN[leaf]}"] = _layout(array)
+        norm = f"{3 * place + 1}"
+        if f"{norm}.weight" in state:
+            state.setdefault(f"{norm}.bias", torch.zeros_like(state[f"{norm}.weight"]))
+    return state
+
+
+def _linear(variables: Arrays) -> dict[str, Tensor]:
+    leaves = {name.rpartition("/")[2]: _layout(array) for name, array in variables.items()}
+    return {f"0.{'weight' if leaf == 'kernel' else leaf}": value for leaf, value in leaves.items()}
+
+
+def _layout(array: NDArray[np.float32]) -> Tensor:
+    tensor = torch.from_numpy(array.copy())
+    if tensor.ndim == 4:
+        return tensor.permute(3, 2, 0, 1).contiguous()  # HWIO -> OIHW
+    return tensor.t().contiguous() if tensor.ndim == 2 else tensor

@@ -1,0 +1,229 @@
+"""Reads TensorFlow's checkpoints (a "tensor bundle") without TensorFlow: an index and one or more data files.
+
+The index is a sorted string table as LevelDB writes it, uncompressed (tensorflow ``tensor_bundle.cc`` asks for that):
+blocks of (shared prefix, key, value) entries and a footer that finds them. A value is a ``BundleEntryProto``: dtype,
+shape, shard, offset, size. Plain numbers and lengths, checked as they are read; nothing in a bundle is code.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.errors import UserError
+
+_FOOTER = 48
+_MAGIC = 0xDB4775248B80FB57  # leveldb table/format.h
+_BLOCK_TRAILER = 5  # compression type, crc32c
+_DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # tensorflow types.proto; numbers a network is made of
+_MAX_INDEX_BYTES = 64 << 20
+
+
+class _Files(Protocol):
+    """Where the files of a bundle lie: a folder, or a zip that is never unpacked."""
+
+    def names(self) -> list[str]: ...
+    def size(self, name: str) -> int: ...
+    def open(self, name: str) -> BinaryIO: ...
+
+
+@dataclass(frozen=True)
+class _Folder:
+    root: Path
+
+    def names(self) -> list[str]:
+        return [p.name for p in self.root.iterdir() if p.is_file()]
+
+    def size(self, name: str) -> int:
+        return (self.root / name).stat().st_size
+
+    def open(self, name: str) -> BinaryIO:
+        return (self.root / name).open("rb")
+
+
+@dataclass(frozen=True)
+class _Zip:
+    archive: zipfile.ZipFile
+
+    def names(self) -> list[str]:
+        return self.archive.namelist()
+
+    def size(self, name: str) -> int:
+        return self.archive.getinfo(name).file_size
+
+    def open(self, name: str) -> BinaryIO:
+        return cast("BinaryIO", self.archive.open(name))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+
+
+def read_bundle(path: Path) -> dict[str, NDArray[np.float32]]:
+    """All tensors of a checkpoint that hold numbers, by name; others (strings, object graphs) are left out.
+
+    Args:
+        path: a zip or a folder that holds one bundle, its ``.index`` file, or the name both files start with.
+
+    Raises:
+        UserError: no bundle there, several, or a damaged one.
+    """
+    try:
+        if path.is_file() and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return _read(_Zip(archive), None)
+        if path.is_dir():
+            return _read(_Folder(path), None)
+        stem = path.name.removesuffix(".index")
+        return _read(_Folder(path.parent), stem)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, IndexError, KeyError, OverflowError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
+        raise UserError(f"{path.name} is no TensorFlow checkpoint, or a damaged one: {error}") from None
+
+
+def _read(files: _Files, stem: str | None) -> dict[str, NDArray[np.float32]]:
+    names = sorted(files.names())
+    wanted = [n for n in names if n.endswith(".index") and (stem is None or n == f"{stem}.index")]
+    # a SavedModel in the same archive has a bundle of its own, variables/variables.index, with the same numbers
+    wanted = [n for n in wanted if not n.endswith("variables/variables.index")] or wanted
+    if len(wanted) != 1:
+        raise ValueError(f"{len(wanted)} .index files, one is needed")
+    if files.size(wanted[0]) > _MAX_INDEX_BYTES:
+        raise ValueError("its index is larger than 64 MB")
+    with files.open(wanted[0]) as opened:
+        index = opened.read(_MAX_INDEX_BYTES)
+    entries = {k: _entry(v) for k, v in _table(index) if k}
+    shards = _shards(names, wanted[0].removesuffix("index"))
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for shard, name in shards.items():
+        mine = sorted((e.offset, k) for k, e in entries.items() if e.shard == shard and e.dtype in _DTYPES)
+        with files.open(name) as opened:
+            position = 0
+            for offset, key in mine:
+                tensors[key], position = _tensor(opened, position, entries[key], files.size(name), key)
+                assert offset <= position
+    return tensors
+
+
+def _shards(names: list[str], prefix: str) -> dict[int, str]:
+    pattern = re.compile(re.escape(prefix) + r"data-(\d{5})-of-(\d{5})$")
+    found = {int(m[1]): m[0] for m in map(pattern.match, names) if m}
+    if not found:
+        raise ValueError(f"no {prefix}data-* beside the index")
+    return found
+
+
+def _tensor(file: BinaryIO, position: int, entry: _Entry, limit: int, key: str) -> tuple[NDArray[np.float32], int]:
+    """Reads forward: seeking back in a zip would start over."""
+    dtype = np.dtype(_DTYPES[entry.dtype])
+    count = 1
+    for n in entry.shape:
+        count *= n
+    if entry.size != count * dtype.itemsize or entry.offset + entry.size > limit or entry.offset < position:
+        raise ValueError(f"{key} does not lie where the index says")
+    file.seek(entry.offset)
+    data = file.read(entry.size)
+    if len(data) != entry.size:
+        raise ValueError(f"{key} is cut short")
+    array = np.frombuffer(data, dtype).reshape(entry.shape).astype(np.float32)
+    return array, entry.offset + entry.size
+
+
+# ---------------------------------------------------------------- the sorted string table
+
+
+def _table(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Keys and values of a LevelDB table, in order."""
+    if len(data) < _FOOTER or int.from_bytes(data[-8:], "little") != _MAGIC:
+        raise ValueError("its index has no footer")
+    footer = len(data) - _FOOTER
+    _, position = _varint(data, footer)  # the handle of the meta index: offset, size
+    _, position = _varint(data, position)
+    offset, position = _varint(data, position)
+    size, _ = _varint(data, position)
+    for _, handle in _block(data, offset, size):
+        start, after = _varint(handle, 0)
+        length, _ = _varint(handle, after)
+        for key, value in _block(data, start, length):
+            yield key.decode(), value
+
+
+def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    end = offset + size
+    if end + _BLOCK_TRAILER > len(data) or size < 4:
+        raise ValueError("a block of its index lies outside the file")
+    if data[end] != 0:
+        raise ValueError("its index is compressed, which TensorFlow does not do")
+    restarts = int.from_bytes(data[end - 4 : end], "little")
+    end -= 4 * (restarts + 1)
+    key, position = b"", offset
+    while position < end:
+        shared, position = _varint(data, position)
+        fresh, position = _varint(data, position)
+        length, position = _varint(data, position)
+        if shared > len(key) or position + fresh + length > end:
+            raise ValueError("an entry of its index lies outside its block")
+        key = key[:shared] + data[position : position + fresh]
+        position += fresh
+        yield key, data[position : position + length]
+        position += length
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a number in its index is too long")
+
+
+# ---------------------------------------------------------------- BundleEntryProto, tensor_bundle.proto
+
+
+def _entry(message: bytes) -> _Entry:
+    values = {1: 0, 3: 0, 4: 0, 5: 0}  # dtype, shard_id, offset, size
+    shape: tuple[int, ...] = ()
+    for number, value in _fields(message):
+        if number == 2 and isinstance(value, bytes):  # TensorShapeProto: repeated Dim = 2, whose size = 1
+            dims = [dict(_fields(dim)).get(1, 0) for n, dim in _fields(value) if n == 2 and isinstance(dim, bytes)]
+            shape = tuple(d for d in dims if isinstance(d, int))
+        elif number == 7:
+            raise ValueError("it holds a sliced variable")
+        elif number in values and isinstance(value, int):
+            values[number] = value
+    return _Entry(values[1], shape, values[3], values[4], values[5])
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Numbers and values of a protocol buffer message's fields."""
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            value, position = _varint(message, position)
+            yield number, value
+        elif wire in (1, 2, 5):
+            length, position = _varint(message, position) if wire == 2 else ({1: 8, 5: 4}[wire], position)
+            if position + length > len(message):
+                raise ValueError("a message in its index is cut short")
+            yield number, message[position : position + length]
+            position += length
+        else:
+            raise ValueError("a message in its index is malformed")

@@ -1,0 +1,139 @@
+"""Official weights from where their authors put them, converted once, into the cache folder.
+
+    CACHE/models/NAME.TAG/    a converted model, see ``zoo.model_folder``
+    CACHE/hashes/             the sha256 of each official file, where nobody published one: as it was on first use
+    CACHE/downloads/          files on their way; a killed download goes on from here
+
+A hash that is wrong, by the registry or by what was recorded on first use, is refused before the file is parsed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from zoo import model_folder, registry
+from zoo.download import Progress, download, is_offline
+from zoo.errors import UserError
+from zoo.files import create_exclusively, make_folder, remove_tree, sha256_file
+from zoo.paths import cache_folder
+from zoo.registry import ARCHITECTURES, ModelSpec, Weights
+
+
+def cached(spec: ModelSpec, tag: str) -> Path:
+    """Where the converted model is, or would be."""
+    return cache_folder() / "models" / f"{spec.name}.{tag}"
+
+
+def fetch(spec: ModelSpec, tag: str, *, file: Path | None = None, progress: Progress | None = None) -> Path:
+    """The folder of these weights in the cache, downloaded and converted where it is missing or damaged.
+
+    Args:
+        file: the official file, if it is here already: then nothing is downloaded.
+
+    Raises:
+        UserError: offline, not downloadable (see ``zoo.download``), a wrong hash, or not what the registry says.
+    """
+    weights, folder = spec.weights[tag], cached(spec, tag)
+    if folder.is_dir():
+        try:
+            model_folder.verify(folder)
+            return folder
+        except UserError:
+            remove_tree(folder)
+    make_folder(folder.parent)
+    if file is not None:
+        _convert(file, spec, tag, folder)
+        return folder
+    if not is_offline():
+        print(f"{folder.name}: downloading {weights.location}", file=sys.stderr, flush=True)
+    arriving = cache_folder() / "downloads" / folder.name
+    body = download(weights.location, arriving, max_bytes=weights.max_megabytes * 10**6, progress=progress)
+    try:
+        _convert(body, spec, tag, folder)
+    finally:
+        remove_tree(body.parent)
+    return folder
+
+
+def fetch_by_name(name: str, *, file: Path | None = None, progress: Progress | None = None) -> Path:
+    """``fetch`` of ``NAME`` or ``NAME.tag``.
+
+    Raises:
+        UserError: see ``fetch``; unknown name or tag, or weights that ship with the package.
+    """
+    spec = registry.find(name)
+    tag = registry.split_name(name)[1] or spec.default_tag
+    if tag is None or tag not in spec.weights:
+        raise UserError(f"{name} has no weights to fetch; its tags: {', '.join(spec.weights) or 'none'}")
+    if spec.weights[tag].bundled:
+        raise UserError(f"{spec.name}.{tag} ships with the package: nothing to fetch")
+    return fetch(spec, tag, file=file, progress=progress)
+
+
+def recorded_hash(weights: Weights) -> str | None:
+    """The sha256 of an official file as it was on first use on this machine."""
+    try:
+        recorded = json.loads(_record(weights).read_text())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(recorded)
+
+
+def _convert(file: Path, spec: ModelSpec, tag: str, folder: Path) -> None:
+    from zoo.convert.convert import convert
+
+    weights = spec.weights[tag]
+    _require_hash(file, weights, f"{spec.name}.{tag}")
+    assert weights.kind is not None  # only bundled files have none
+    # read as the kind of file it is, whatever it is called on its way
+    try:
+        convert(
+            file,
+            weights.kind,
+            folder,
+            name=spec.name,
+            tag=tag,
+            licence=weights.licence,
+            source=weights.source,
+            preprocessing=weights.preprocessing,
+            check=lambda found: _require_architecture(found, spec, weights),
+        )
+    except UserError:
+        if not folder.is_dir():
+            raise
+        model_folder.verify(folder)  # another process was first; what it made is as good
+
+
+def _require_hash(file: Path, weights: Weights, name: str) -> None:
+    try:
+        found = sha256_file(file)
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from None
+    if weights.sha256:
+        if found != weights.sha256:
+            raise UserError(
+                f"{name}: {weights.location} has sha256 {found}, the registry says {weights.sha256}: refused"
+            )
+        return
+    record = _record(weights)
+    make_folder(record.parent)
+    create_exclusively(record, (json.dumps({"url": weights.location, "sha256": found}, indent=2) + "\n").encode())
+    if (first := recorded_hash(weights)) != found:
+        raise UserError(
+            f"{name}: {weights.location} has sha256 {found}, on first use it had {first}: refused; "
+            f"if you trust the new file, remove {record}"
+        )
+
+
+def _require_architecture(found: object, spec: ModelSpec, weights: Weights) -> None:
+    expected = replace(ARCHITECTURES[spec.architecture], padding=weights.padding)
+    if found != expected:
+        raise UserError(f"{spec.name}: {weights.location} holds {found}, the registry says {expected}: refused")
+
+
+def _record(weights: Weights) -> Path:
+    return cache_folder() / "hashes" / f"{hashlib.sha256(weights.location.encode()).hexdigest()[:16]}.json"
