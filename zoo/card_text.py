@@ -1,0 +1,140 @@
+"""What model cards say that no JSON file holds: methods with their papers, data sets, licences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Method:
+    """A training method.
+
+    Attributes:
+        title: as the paper writes it.
+        learns: one sentence on what it learns from.
+        bibtex: the paper.
+        compute: what its authors say of the training time of their ResNet-50, with the place; "" where they do not.
+    """
+
+    title: str
+    learns: str
+    bibtex: str
+    compute: str = ""
+
+
+METHODS: Mapping[str, Method] = {
+    "byol": Method(
+        "BYOL",
+        "One view of an image predicts what a slowly moving average of the network says of another view; no negative "
+        "pairs, no labels",
+        """@inproceedings{grill2020byol,
+  title     = {Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning},
+  author    = {Grill, Jean-Bastien and Strub, Florian and Altch{\\'e}, Florent and Tallec, Corentin and
+               Richemond, Pierre H. and Buchatskaya, Elena and Doersch, Carl and Avila Pires, Bernardo and
+               Guo, Zhaohan Daniel and Gheshlaghi Azar, Mohammad and Piot, Bilal and Kavukcuoglu, Koray and
+               Munos, R{\\'e}mi and Valko, Michal},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2020},
+  note      = {arXiv 2006.07733}
+}""",
+        "about 8 hours on 512 Cloud TPU v3 cores for ResNet-50 1x at 1000 epochs (paper, implementation details)",
+    ),
+    "simsiam": Method(
+        "SimSiam",
+        "One view of an image predicts what the same network says of another view, through which no gradient flows; no "
+        "negative pairs, no labels",
+        """@inproceedings{chen2021simsiam,
+  title     = {Exploring Simple Siamese Representation Learning},
+  author    = {Chen, Xinlei and He, Kaiming},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year      = {2021},
+  note      = {arXiv 2011.10566}
+}""",
+    ),
+    "simclr": Method(
+        "SimCLR",
+        "Two views of an image are told from all other images of the batch; no labels",
+        """@inproceedings{chen2020simclr,
+  title     = {A Simple Framework for Contrastive Learning of Visual Representations},
+  author    = {Chen, Ting and Kornblith, Simon and Norouzi, Mohammad and Hinton, Geoffrey},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2020},
+  note      = {arXiv 2002.05709}
+}""",
+        "about 1.5 hours per 100 epochs on 128 TPU v3 cores for ResNet-50 1x at batch 4096 (paper, section 2.2)",
+    ),
+    "moco": Method(
+        "MoCo v2",
+        "Two views of an image are told from a queue of other images, encoded by a slowly moving average of the "
+        "network; no labels",
+        """@article{chen2020mocov2,
+  title   = {Improved Baselines with Momentum Contrastive Learning},
+  author  = {Chen, Xinlei and Fan, Haoqi and Girshick, Ross and He, Kaiming},
+  journal = {arXiv 2003.04297},
+  year    = {2020}
+}""",
+        "53 hours per 200 epochs on 8 V100 GPUs for ResNet-50 at batch 256 (paper, table 3)",
+    ),
+    "swav": Method(
+        "SwAV",
+        "One view of an image predicts the cluster of another view, the clusters being found along; no labels",
+        """@inproceedings{caron2020swav,
+  title     = {Unsupervised Learning of Visual Features by Contrasting Cluster Assignments},
+  author    = {Caron, Mathilde and Misra, Ishan and Mairal, Julien and Goyal, Priya and Bojanowski, Piotr and
+               Joulin, Armand},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2020},
+  note      = {arXiv 2006.09882}
+}""",
+    ),
+    "supervised": Method("supervised learning", "Each image predicts its label", ""),
+}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that scores or weights come from.
+
+    Attributes:
+        title: how it is called.
+        hub: its repository on the model hub, "" where there is none that holds the same images.
+        note: what a reader of a score must know.
+    """
+
+    title: str
+    hub: str = ""
+    note: str = ""
+
+
+DATA_SETS: Mapping[str, DataSet] = {
+    "imagenet": DataSet("ImageNet-1k", "ILSVRC/imagenet-1k"),
+    "tiny-imagenet": DataSet("Tiny-ImageNet", "zh-plus/tiny-imagenet"),
+    "cifar10-jpeg": DataSet("CIFAR-10 (JPEG)", note="recompressed: not comparable with CIFAR-10"),
+    "flowers17": DataSet("Flowers-17"),
+}
+
+_SPDX_ON_THE_HUB = {"apache-2.0", "mit", "cc-by-nc-4.0", "cc-by-4.0", "cc0-1.0", "bsd-3-clause"}
+
+
+def hub_licence(licence: str) -> dict[str, str]:
+    """The licence as card metadata: an identifier that the hub knows, else ``other`` and its name."""
+    lower = licence.lower()
+    return {"license": lower} if lower in _SPDX_ON_THE_HUB else {"license": "other", "license_name": lower}
+
+
+INTENDED = """Frozen features of photographs: look-alike search, clustering, de-duplication, kNN or linear
+classification with few labels, a start for fine-tuning. Not for recognising persons, nor for decisions about people:
+nothing here was made or tested for that. The network gives numbers, not classes: a classifier is trained on top."""
+
+IMAGENET_LIMITS = """It has seen ImageNet's photographs: mostly from the web of Western countries, with their
+geographic, cultural and gender bias, and with persons who were not asked. Features carry such bias on. Other domains
+(medical, satellite, documents, drawings) and small objects need a test of their own before use. Nothing was filtered
+from the training data by this project."""
+
+TINY_LIMITS = """It has seen 64-pixel photographs of 200 everyday classes of ImageNet, with their geographic and
+cultural bias; small text, faces, medical or satellite images are outside what it knows. Details smaller than about a
+fiftieth of the picture are lost before the network sees them. Nothing was filtered from the training data."""
+
+UNKNOWN_LIMITS = """Its features carry the bias of the photographs that it was trained on. Other domains need a test of
+their own before use."""
