@@ -2,79 +2,96 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import platform
+import shlex
 import time
-from math import sqrt
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from zoo.api import load
-from zoo.datasets import evaluation_splits
-from zoo.evaluate import knn, linear
-from zoo.evaluate.features import features
+from zoo import __version__
+from zoo.errors import UserError
+from zoo.evaluate.context import Context
+from zoo.evaluate.protocols import PROTOCOLS
+from zoo.evaluate.result import Result
 from zoo.files import atomic_write_text, make_folder
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "scipy", "torchmetrics", "faster-coco-eval")
 
 
 def evaluate(
-    protocol: str, model: str, data: Path, *, out: Path | None = None, device: str | None = None
+    protocol: str,
+    model: str,
+    data: Path,
+    *,
+    out: Path | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    settings: Mapping[str, str] | None = None,
+    root: Path | None = None,
+    subset_files: Path | None = None,
+    schedule: str | None = None,
 ) -> dict[str, Any]:
-    """Scores ``model`` by ``protocol`` (``knn`` or ``linear``) on the splits of ``data``.
+    """Scores ``model`` by ``protocol`` on ``data``; returns the JSON of ``zoo.evaluate.result``.
 
     Args:
-        model: as ``zoo.load``'s name; ``NAME.random`` is that architecture with random weights.
-        data: see ``zoo.datasets.evaluation_splits``.
-        out: the JSON is written there too, atomically.
+        protocol: key of ``zoo.evaluate.protocols.PROTOCOLS``.
+        model: see ``zoo.evaluate.models.open_model``; ``NAME.random`` is that architecture with random weights.
+        data: see ``zoo.datasets.evaluation_splits``; detection, segmentation and depth have layouts of their own.
+        out: the JSON is written there too, atomically, and only when the evaluation is complete.
+        settings: options of the protocol by name, as text.
+        root: folder of data sets that are known by name.
+        subset_files: folder with lists of labelled images for ``semi-supervised``.
+        schedule: of ``detect``, ``segment`` and ``depth``; see ``zoo.evaluate.dense.schedules``.
 
     Raises:
-        UserError: model or data cannot be used.
+        UserError: protocol, model, data or an option cannot be used.
     """
-    embedder = load(model, device=device)
+    if protocol not in PROTOCOLS:
+        raise UserError(f"unknown protocol {protocol!r}: one of {', '.join(PROTOCOLS)}")
+    if schedule is not None and not PROTOCOLS[protocol].startswith("zoo.evaluate.dense."):
+        raise UserError(f"{protocol} has no schedules: --schedule is for detect, segment and depth")
+    context = Context(protocol, model, data, device, seed, dict(settings or {}), root, subset_files, schedule)
+    embedder = context.embedder
     started = time.perf_counter()
-    train, test = evaluation_splits(data)
-    hashes = {"train": train.sha256(), "test": test.sha256()}
-    bank = features(embedder, train, hashes["train"])
-    queries = features(embedder, test, hashes["test"])
-    predictions, parameters = _predict(protocol, bank, train.required_labels, queries)
-    correct = predictions == test.required_labels
+    found: Result = importlib.import_module(PROTOCOLS[protocol]).evaluate(context)
     result = {
         "protocol": protocol,
-        "metric": "top-1",
-        "score": round(float(correct.mean()) * 100, 2),
-        "interval_95": _wilson(int(correct.sum()), len(correct)),
-        "parameters": parameters,
-        "data": {
-            "name": data.name,
-            "train": {"images": len(train), "sha256": hashes["train"]},
-            "test": {"images": len(test), "sha256": hashes["test"]},
-            "classes": len(train.classes),
-        },
+        **found.to_json(),
         "model": {"name": embedder.about["model"], **embedder.identity()},
+        "options": {"seed": seed, **({"schedule": schedule} if schedule else {}), **context.settings},
+        "command": command_line(context),
+        "versions": versions(),
         "seconds": round(time.perf_counter() - started, 1),
     }
+    text = json.dumps(result, indent=1) + "\n"
     if out is not None:
         make_folder(out.parent)
-        atomic_write_text(out, json.dumps(result, indent=1) + "\n")
-    return result
+        atomic_write_text(out, text)
+    as_read: dict[str, Any] = json.loads(text)
+    return as_read
 
 
-def _predict(
-    protocol: str, bank: NDArray[np.float32], labels: NDArray[np.int64], queries: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], dict[str, Any]]:
-    if protocol == "knn":
-        import torch
-
-        found = knn.predict(torch.from_numpy(bank), torch.from_numpy(labels), torch.from_numpy(queries))
-        return found.numpy(), {"k": knn.K, "temperature": knn.TEMPERATURE}
-    fit = linear.fit_predict(bank, labels, queries)
-    chosen = {"l2": fit.chosen, "held_out_accuracy_by_l2": fit.tried}
-    return fit.predictions, chosen | {"iterations": linear.ITERATIONS, "tolerance": linear.TOLERANCE}
+def command_line(context: Context) -> str:
+    """The ``zoo evaluate`` that does this again; folders by their last name, as places differ between machines."""
+    model = Path(context.model).name if "/" in context.model and ":" not in context.model else context.model
+    words = ["zoo", "evaluate", context.protocol, "--model", model, "--data", context.data.name]
+    words += ["--schedule", context.schedule] if context.schedule else []
+    words += ["--seed", str(context.seed)] if context.seed else []
+    for name, text in context.settings.items():
+        words += ["--set", f"{name}={text}"]
+    return shlex.join(words)
 
 
-def _wilson(correct: int, total: int) -> list[float]:
-    """95 % interval of a proportion, in percent (Wilson 1927)."""
-    z, p = 1.96, correct / total
-    centre, half = p + z * z / (2 * total), z * sqrt(p * (1 - p) / total + z * z / (4 * total**2))
-    return [round(100 * (centre + sign * half) / (1 + z * z / total), 2) for sign in (-1, 1)]
+def versions() -> dict[str, str]:
+    """Of everything that can move a score; what is not installed is left out."""
+    found = {"siamese-zoo": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

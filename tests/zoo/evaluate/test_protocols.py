@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import encode, picture
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+from zoo import cli
 from zoo.datasets import evaluation_splits
 from zoo.errors import UserError
-from zoo.evaluate import knn, linear
+from zoo.evaluate import knn, linear, logistic
+from zoo.evaluate.features import require_finite
+from zoo.evaluate.models import open_model
+from zoo.evaluate.protocols import PROTOCOLS
 from zoo.evaluate.run import evaluate
+from zoo.registry import DEFAULT_MODEL
 
 PHOTOS = sorted((Path(__file__).parents[3] / "examples" / "photos").glob("*.jpg"))
 
@@ -38,22 +47,87 @@ def test_knn_is_scikit_learn_s(seed: int, k: int, n: int) -> None:
 
 def test_knn_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     bank, labels, queries = torch.randn(50, 8), torch.randint(0, 5, (50,)), torch.randn(37, 8)
+    near, rows = knn.neighbours(bank, queries, 12)
     whole = knn.predict(bank, labels, queries)
-    monkeypatch.setattr(knn, "_BLOCK", 10)
+    for name, size in (("_BANK_BLOCK", 7), ("_QUERY_BLOCK", 10), ("_VOTE_CELLS", 9)):
+        monkeypatch.setattr(knn, name, size)
+    again, same_rows = knn.neighbours(bank, queries, 12)
+    torch.testing.assert_close(again, near)
+    assert torch.equal(same_rows, rows)
     assert torch.equal(knn.predict(bank, labels, queries), whole)
 
 
-def test_linear_is_the_objective_it_states() -> None:
-    """Against scikit-learn's other solver on standardised features, with C = 1 / (N l2)."""
+def test_leave_one_out_is_scikit_learn_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "_BANK_BLOCK", 17)
+    monkeypatch.setattr(knn, "K_VALUES", (9, 3))
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, 600)
-    features = (rng.normal(size=(600, 10)) + 0.7 * np.eye(10)[labels * 3]).astype(np.float32)
-    fit = linear.fit_predict(features[:400], labels[:400], features[400:])
+    labels = rng.integers(0, 3, 60)
+    bank = rng.normal(size=(60, 5)) + labels[:, None] * np.eye(5)[0]
+    (k, t), tried = knn.choose(torch.from_numpy(bank), torch.from_numpy(labels))
+    assert f"k {k}, t {t:g}" in tried
+    unit = bank / np.linalg.norm(bank, axis=1, keepdims=True)
+    model = KNeighborsClassifier(3, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1))
+    right = [model.fit(np.delete(unit, i, 0), np.delete(labels, i)).predict(unit[i : i + 1]) for i in range(60)]
+    assert tried["k 3, t 0.1"] == pytest.approx(100 * float((np.concatenate(right) == labels).mean()), abs=0.01)
+
+
+def clusters(n: int, dim: int = 10, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features on very different scales, with labels that they tell in part."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    features = (rng.normal(size=(n, dim)) + 0.7 * np.eye(dim)[labels * 3]) * np.exp(np.linspace(-3, 3, dim))
+    return features.astype(np.float32), labels
+
+
+def test_linear_is_the_objective_it_states() -> None:
+    """Against scikit-learn's other solver on standardised features, with C = 1 / (N l2): the same predictions."""
+    features, labels = clusters(2400)
+    train, test = features[:400], features[400:]
+    fit = linear.fit_predict(train, labels[:400], test)
+    assert len(linear.L2) == 45
     assert fit.chosen in linear.L2
-    mean, std = features[:400].mean(0), features[:400].std(0) + 1e-6
+    mean, std = train.mean(0), train.std(0) + 1e-6
     other = LogisticRegression(C=1 / (fit.chosen * 400), solver="newton-cholesky", tol=1e-8, max_iter=1000)
-    other.fit((features[:400] - mean) / std, labels[:400])
-    assert (other.predict((features[400:] - mean) / std) == fit.predictions).mean() > 0.99
+    other.fit((train - mean) / std, labels[:400])
+    accuracies = ((other.predict((test - mean) / std) == labels[400:]).mean(), (fit.predictions == labels[400:]).mean())
+    assert abs(accuracies[0] - accuracies[1]) <= 1e-3  # two of 2000 images at the tolerance of the protocol
+    assert (other.predict((test - mean) / std) == fit.predictions).mean() >= 0.998
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_logistic_regression_is_scikit_learn_s_along_the_path(standardise: bool) -> None:
+    features, labels = clusters(300)
+    x = features.astype(np.float64)
+    scaled = (x - x.mean(0)) / (x.std(0) + 1e-6) if standardise else x
+    problem = logistic.Problem(torch.from_numpy(x), torch.from_numpy(labels), 3, standardise=standardise)
+    for fit in problem.path([10.0, 1e-1, 1e-3], iterations=1000, tolerance=1e-9):
+        other = LogisticRegression(C=1 / (fit.l2 * 300), solver="newton-cholesky", tol=1e-10, max_iter=1000)
+        other.fit(scaled, labels)
+        ours, theirs = fit.scores(torch.from_numpy(x)).softmax(1).numpy(), other.predict_proba(scaled)
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_logistic_regression_of_several_labels_is_one_of_each() -> None:
+    features, labels = clusters(200)
+    x, several = features.astype(np.float64), np.eye(3, dtype=np.int64)[labels]
+    several[::7, 0] = 1
+    problem = logistic.Problem(torch.from_numpy(x), torch.from_numpy(several), 3, standardise=False)
+    (fit,) = problem.path([1e-2], iterations=1000, tolerance=1e-9)
+    for label in range(3):
+        other = LogisticRegression(C=1 / (1e-2 * 200), solver="newton-cholesky", tol=1e-10, max_iter=1000)
+        other.fit(x, several[:, label])
+        ours = fit.scores(torch.from_numpy(x))[:, label].sigmoid().numpy()
+        np.testing.assert_allclose(ours, other.predict_proba(x)[:, 1], atol=1e-6)
+
+
+def test_images_of_weight_zero_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logistic, "_ROWS", 33)
+    features, labels = clusters(120)
+    x, y = torch.from_numpy(features).double(), torch.from_numpy(labels)
+    kept = torch.arange(120) % 4 != 0
+    (some,) = logistic.Problem(x, y, 3, weights=kept.float()).path([1e-2], tolerance=1e-8)
+    (alone,) = logistic.Problem(x[kept], y[kept], 3).path([1e-2], tolerance=1e-8)
+    torch.testing.assert_close(some.weight, alone.weight, atol=1e-6, rtol=1e-5)
 
 
 @pytest.fixture
@@ -98,3 +172,57 @@ def test_an_unreadable_image_is_named(folder: Path, tmp_path: Path, monkeypatch:
     victim.write_bytes(b"\xff\xd8 no more")
     with pytest.raises(UserError, match=victim.name):
         evaluate("knn", "byol_r18.random", folder)
+
+
+def test_a_single_parquet_file_is_never_its_own_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+    images = [encode(picture(seed=n), "PNG") for n in range(12)]
+    pq.write_table(pa.table({"image": images, "label": [n % 2 for n in range(11)] + [2]}), tmp_path / "all.parquet")
+    result = evaluate("knn", "byol_r18_mini", tmp_path / "all.parquet")
+    sizes = result["data"]["train"]["images"], result["data"]["test"]["images"]
+    assert sum(sizes) == 12
+    assert min(sizes) > 1
+    assert result["data"]["split"].startswith("a fifth")
+    again = evaluate("knn", "byol_r18_mini", tmp_path / "all.parquet", seed=1)
+    assert again["data"]["test"]["sha256"] != result["data"]["test"]["sha256"]
+
+
+def test_a_class_with_one_image_and_a_missing_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+    labels = [0, 0, 0, 0, 1, 1, 1, 1, 2]  # of the last there is one
+    for split in ("train", "test"):
+        table = pa.table({"image": [encode(picture(seed=n), "PNG") for n in range(9)], "label": labels})
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    for protocol in ("knn", "linear"):
+        assert 0 <= evaluate(protocol, "byol_r18_mini", tmp_path)["score"] <= 100
+    table = table.set_column(1, "label", pa.array([*labels[:-1], None], pa.int64()))
+    pq.write_table(table, tmp_path / "test.parquet")
+    with pytest.raises(UserError, match="1 rows have no label"):
+        evaluate("knn", "byol_r18_mini", tmp_path)
+
+
+def test_a_feature_that_is_not_finite_is_named() -> None:
+    features = np.ones((5, 3), np.float32)
+    features[3, 1] = np.nan
+    with pytest.raises(UserError, match="row 13"):
+        require_finite(features, "data", 10)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("supervised", "no supervised weights"), ("byol_r18.nothing", "nothing"), ("/no/f.onnx", "f.onnx")],
+)
+def test_a_model_that_is_not_there_is_one_line(model: str, message: str, folder: Path) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        evaluate("knn", model, folder)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_offers_every_protocol() -> None:
+    assert [p.value for p in cli.Protocol] == list(PROTOCOLS)
+    for module in PROTOCOLS.values():
+        assert callable(importlib.import_module(module).evaluate)
+
+
+def test_random_alone_is_the_default_model_without_weights() -> None:
+    assert open_model("random").about["model"] == f"{DEFAULT_MODEL}.random"

@@ -1,0 +1,66 @@
+"""The protocols' constants, and settings that make no sense."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from zoo.errors import UserError
+from zoo.evaluate.context import Context
+from zoo.evaluate.dense.schedules import DEPTH, DETECTION, SEGMENTATION, find
+from zoo.evaluate.dense.sweep import sgd_of
+from zoo.evaluate.run import evaluate
+
+
+def test_the_published_constants() -> None:
+    """[B] D.4 and D.6, and the configurations of the MoCo repository."""
+    byol = SEGMENTATION["byol"]
+    assert sgd_of(byol, 0.1).drops == (21_000, 27_000)
+    assert byol.lrs == pytest.approx((0.001, 0.00316, 0.01, 0.0316, 0.1), rel=1e-2)
+    assert (byol.crop, byol.batch_size, byol.weight_decay, byol.seeds) == (513, 16, 1e-4, 5)
+    depth = DEPTH["byol"]
+    assert (depth.crop, depth.decoder, depth.lrs, depth.weight_decay) == (
+        (304, 228),
+        (512, 256, 128, 64),
+        (0.16,),
+        5e-4,
+    )
+    assert (depth.iterations, depth.batch_size) == (7_500, 256)
+    voc, coco = DETECTION["voc0712-24k"], DETECTION["coco-1x"]
+    assert (voc.iterations, voc.drops, voc.warmup, voc.years) == (24_000, (18_000, 22_000), 100, (2007, 2012))
+    assert (voc.sizes[0], voc.sizes[-1], len(voc.sizes), coco.sizes[0], len(coco.sizes)) == (480, 800, 11, 640, 6)
+    assert (coco.iterations, coco.drops, coco.warmup) == (90_000, (60_000, 80_000), 1000)
+    assert (coco.batch_size, coco.lr, coco.weight_decay, coco.precise) == (16, 0.02, 1e-4, 200)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "change"),
+    [
+        (SEGMENTATION["small"], {"iterations": 0}),
+        (SEGMENTATION["small"], {"lrs": ()}),
+        (SEGMENTATION["small"], {"lrs": (0.1, -1.0)}),
+        (SEGMENTATION["small"], {"scale": (1.0,)}),
+        (DEPTH["small"], {"crop": (32,)}),
+        (DEPTH["small"], {"unit": float("nan")}),
+        (DETECTION["small"], {"proposals": (10, 10, 10)}),
+        (DETECTION["small"], {"freeze": "some"}),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(protocol: object, change: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=next(iter(change))):
+        replace(protocol, **change)  # type: ignore[type-var]
+
+
+def test_the_command_s_settings_reach_the_schedule() -> None:
+    context = Context("segment", "random", Path("x"), settings={"lrs": "0.1,0.2", "void": "11", "train": "train"})
+    protocol = context.options(find(SEGMENTATION, "small", "byol"))
+    assert (protocol.lrs, protocol.void, protocol.train) == ((0.1, 0.2), 11, "train")
+    context = Context("depth", "random", Path("x"), settings={"drops": "0.5"})
+    assert context.options(find(DEPTH, None, "byol")).drops == (0.5,)
+
+
+def test_other_protocols_have_no_schedules(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="knn has no schedules"):
+        evaluate("knn", "random", tmp_path, schedule="small")

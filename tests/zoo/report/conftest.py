@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zoo.datasets import Dataset, open_dataset
+
+
+@pytest.fixture
+def photos() -> Dataset:
+    """The example photographs, without labels."""
+    return open_dataset(Path(__file__).parents[3] / "examples" / "photos")

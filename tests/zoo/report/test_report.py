@@ -1,0 +1,190 @@
+"""The report: published numbers are the seed's, measured ones those of the files, and the rows say which is which."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.card import CARDS
+from zoo.errors import UserError
+from zoo.report import tables
+from zoo.report.embedding_map import flat, write_map
+from zoo.report.generate import report
+from zoo.report.render import html, markdown
+
+SEED = Path(__file__).parents[4] / "shared" / "reference" / "seed-byol-simsiam.txt"
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    found = {
+        "protocol": "linear",
+        "metric": "top-1",
+        "score": 61.234,
+        "interval_95": [60.0, 62.5],
+        "parameters": {},
+        "metrics": {"top-5": 83.0},
+        "details": {},
+        "data": {"name": "imagenet", "train": {"sha256": "a"}, "test": {"sha256": "b"}},
+        "model": {"name": "byol_r50.deepmind_in1k", "dim": 2048},
+        "file": "r.json",
+    }
+    return found | changes
+
+
+def find(built: list[tables.Table], title: str) -> tables.Table:
+    return next(t for t in built if title in t.title)
+
+
+def test_every_number_has_a_source_and_as_many_columns_as_its_table() -> None:
+    for table in tables.published():
+        for row in table["rows"]:
+            assert row["source"], table["id"]
+            assert len(row["values"]) == len(table["columns"])
+    ids = [t["id"] for t in tables.published()]
+    assert sorted(i for s in tables.SECTIONS for i in s.published) == sorted(ids)
+
+
+@pytest.mark.skipif(not SEED.exists(), reason="the seed's text is not at hand")
+def test_the_published_rows_are_the_seeds() -> None:
+    text = SEED.read_text()
+    lines = {tuple(re.findall(r"(?<![\w.×])\d+\.\d+|(?<=\t)-(?=\s|$)", line)) for line in text.splitlines()}
+    known = {tuple(cell for cell in line if cell != "-") for line in lines}
+    elsewhere = {
+        "byol-settings",
+        "simsiam-cifar10",
+        "lightly-cifar10",
+        "solo-learn-cifar",
+        "ablation-target",
+        "seed-own",
+    }
+    for table in tables.published():
+        for row in table["rows"]:
+            if table["id"] in elsewhere or "table 9" in row["source"]:
+                continue
+            numbers = [v for v in row["values"] if v is not None]
+            shown = tuple(f"{v:.3f}" if v < 1 and table["id"] == "nyu-depth" else f"{v:.1f}" for v in numbers)
+            shown = shown[1:] if table["id"] == "ablation-simclr" else shown
+            assert shown in known, (table["id"], row)
+    for number in ("18.8 ± 0.7", "69.8", "72.5", "68.4", "67.55", "76.51", "76.31", "64.11"):
+        assert number in text
+
+
+def test_a_number_stands_in_a_published_table_only_on_the_same_data() -> None:
+    built = tables.build([result(), result(data={"name": "cifar10-jpeg"}, score=50.0)])
+    published = find(built, "Linear evaluation on ImageNet, ResNet-50")
+    (mine,) = [r for r in published.rows if r.kind == "measured"]
+    assert mine.cells == ("byol_r50.deepmind_in1k", "61.23", "83.0")
+    assert len([r for r in published.rows if r.kind == "published"]) == 8
+    measured = find(built, "Linear evaluation: measured")
+    assert [r.cells[2:5] for r in measured.rows] == [("cifar10-jpeg", "top-1", "50.00"), ("imagenet", "top-1", "61.23")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": {"name": "imagenette"}},
+        {"options": {"seed": 0, "epochs": "3"}},
+        {"protocol": "semi-supervised", "options": {"grid": "small"}, "metrics": {"top-1 at 1 %": 50.0}},
+    ],
+)
+def test_other_data_and_reduced_protocols_stay_out_of_published_tables(changes: dict[str, Any]) -> None:
+    for table in tables.build([result(**changes)]):
+        assert "measured with" in table.title or {row.kind for row in table.rows} == {"published"}
+
+
+@pytest.mark.parametrize(
+    ("title", "column", "protocol", "data", "more"),
+    [
+        ("Transfer, linear", "Cars", "transfer", "cars", {"parameters": {"mode": "linear"}}),
+        ("Transfer, fine-tuned", "Pets", "transfer", "pets", {"parameters": {"mode": "fine-tuned"}}),
+        ("VOC2007 detection", "mIoU", "segment", "voc2012", {"metric": "mIoU"}),
+        ("NYU v2", "rms", "depth", "nyuv2", {"metrics": {"rms": 61.234}}),
+        ("Detection and", "VOC07+12 AP50", "detect", "VOC07+12", {"metrics": {"box AP50": 61.234}}),
+        ("Detection and", "COCO mask AP", "detect", "COCO 2017", {"metrics": {"mask AP": 61.234}}),
+        ("ImageNet, ResNet-50", "top-5 at 10 %", "semi-supervised", "imagenet", {"metrics": {"top-5 at 10 %": 61.234}}),
+    ],
+)
+def test_every_protocol_has_its_place(title: str, column: str, protocol: str, data: str, more: dict[str, Any]) -> None:
+    changes = {"protocol": protocol, "data": {"name": data}, **more}
+    built = tables.build([result(**changes)])
+    table = next(t for t in built if title in t.title and column in t.columns)
+    (mine,) = [r for r in table.rows if r.kind == "measured"]
+    cells = dict(zip(table.columns, mine.cells, strict=True))
+    assert cells.pop(column) == "61.23"
+    assert not any(v for k, v in cells.items() if k != "method")
+
+
+def test_the_gain_is_over_random_init_of_the_same_task() -> None:
+    random = result(score=40.0, model={"name": "byol_r50.random", "dim": 2048})
+    other = result(score=10.0, model={"name": "byol_r50.random", "dim": 2048}, options={"epochs": "1"})
+    table = find(tables.build([result(), other, random]), "measured")
+    gains = {row.cells[0]: row.cells[-1] for row in table.rows}
+    assert gains == {"byol_r50.deepmind_in1k": "+21.2", "byol_r50, random init": ""}
+
+
+def test_rows_are_marked_and_text_is_escaped() -> None:
+    built = tables.build([result(model={"name": "<b>|evil", "dim": 1})])
+    text, page = markdown(built, ["a.png"]), html(built, ["a.png", "map.html"])
+    assert "| **measured** | <b>\\|evil |" in text
+    assert "| published | BYOL | 74.3 | 91.6 | [B] table 1a |" in text
+    assert "AP50 / AP / AP75" in text
+    assert "<tr class=measured>" in page
+    assert "<b>|evil" not in page
+    assert page.count("<tr class=published>") == sum(len(t["rows"]) for t in tables.published())
+
+
+def test_the_report_of_the_shipped_results(tmp_path: Path) -> None:
+    semi = result(
+        protocol="semi-supervised",
+        data={"name": "flowers17"},
+        details={"fractions": [{"percent": p, "mean": 10.0 + p, "spread": 1.0} for p in (1.0, 10.0)]},
+    )
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "semi.json").write_text(json.dumps(semi))
+    (tmp_path / "more" / "broken.json").write_text("{")
+    written = report([CARDS / "results", tmp_path / "more"], tmp_path / "out")
+    names = {p.name for p in written}
+    assert {"report.md", "report.html", "label-fraction-flowers17.png"} <= names
+    for path in written:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert min(image.size) > 60
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "byol_r18_mini, random init" in text
+    with pytest.raises(UserError, match="holds no result"):
+        report([tmp_path / "out"], tmp_path / "again")
+
+
+def test_the_map_is_flat_for_any_number_of_points() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 3, 6, 40):
+        places = flat(rng.normal(size=(count, 12)).astype(np.float32))
+        assert places.shape == (count, 2)
+        assert np.isfinite(places).all()
+        assert 0 <= places.min() <= places.max() <= 1
+
+
+def test_the_map_opens_offline_in_a_browser(tmp_path: Path, photos: Any) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here to open the page")
+    count = len(photos)
+    features = np.random.default_rng(0).normal(size=(count, 8)).astype(np.float32)
+    labels = np.arange(count) % 2
+    page = tmp_path / "map.html"
+    write_map(features, labels, labels[::-1].copy(), photos, ["a</script>", "b"], page, title="<i>map</i>")
+    assert "http" not in page.read_text().replace("http-equiv", "")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--virtual-time-budget=10000", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+    assert f'data-drawn="{count}"' in shown
+    assert f'<span id="count">{count}</span>' in shown
+    assert "&lt;i&gt;map&lt;/i&gt;" in shown

@@ -1,0 +1,171 @@
+"""l2-regularised logistic regression by L-BFGS, one strength after the other, each started where the last one ended.
+
+The objective is the mean loss over the images plus l2 / 2 |w|^2, the intercept free; scikit-learn's C is 1 / (N l2).
+The loss is softmax cross-entropy, or for images with several labels the sum of a logistic loss per class.
+
+scipy's L-BFGS-B sees u = w p with p_j = sqrt(c s_j^2 + l2), s_j the deviation of feature j and c = (1 - 1/C) / C, the
+curvature of C equal classes: a diagonal preconditioner that leaves the minimum where it is. Features are centred, which
+with a free intercept leaves it there too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoo.errors import UserError
+
+ITERATIONS, TOLERANCE = 100, 1e-4  # per strength; of the largest entry of the gradient in u
+_ROWS = 16_384  # at a time: memory beside the features is this x (classes + dim)
+_SMALL = 1e-6  # added to deviations
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A linear classifier at one l2.
+
+    Attributes:
+        weight, bias: [C, D] and [C], for features as they were given.
+        iterations: of L-BFGS; ``converged`` whether the tolerance was met before the cap.
+    """
+
+    l2: float
+    weight: Tensor
+    bias: Tensor
+    iterations: int
+    converged: bool
+
+    def scores(self, features: Tensor) -> Tensor:
+        """[M, D] -> logits [M, C]."""
+        return torch.cat([block @ self.weight.T + self.bias for block in torch.split(features, _ROWS)])
+
+
+class Problem:
+    """Features and labels of one fit.
+
+    Args:
+        features: float [N, D], not copied; float32 halves the time, float64 meets any tolerance.
+        labels: int64 [N], or [N, C] of 1, 0 and -1 (does not count) where an image has several.
+        classes: C.
+        weights: [N], 0 leaves an image out; ``None`` counts all.
+        standardise: the penalty is on the weights of features scaled to deviation 1, else of features as they are.
+    """
+
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        classes: int,
+        *,
+        weights: Tensor | None = None,
+        standardise: bool = True,
+    ) -> None:
+        self.features, self.labels, self.classes = features, labels, classes
+        self.weights = (torch.ones(len(features)) if weights is None else weights).to(features)
+        self.total = float(self.weights.double().sum())
+        if not self.total:
+            raise UserError("logistic regression needs at least one image")
+        self.mean, self.deviation = self._moments()
+        self.scale = self.deviation if standardise else torch.ones_like(self.deviation)
+
+    def path(
+        self,
+        strengths: Iterable[float],
+        *,
+        start: Classifier | None = None,
+        iterations: int = ITERATIONS,
+        tolerance: float = TOLERANCE,
+    ) -> Iterator[Classifier]:
+        """A fit for each l2, the strongest first; each starts from the one before, the first from ``start`` or zero."""
+        w = np.zeros((self.classes, self.features.shape[1] + 1)) if start is None else self._scaled(start)
+        for l2 in sorted(strengths, reverse=True):
+            w, done, converged = self._minimise(w, l2, iterations, tolerance)
+            yield self._classifier(w, l2, done, converged)
+
+    def _minimise(
+        self, w: NDArray[np.float64], l2: float, iterations: int, tolerance: float
+    ) -> tuple[NDArray[np.float64], int, bool]:
+        minimize = _import_minimize()
+        curvature = (1 - 1 / self.classes) / self.classes if self.classes > 1 else 0.25
+        relative = (self.deviation / self.scale).double().cpu().numpy()
+        p = np.append(np.sqrt(curvature * relative**2 + l2), sqrt(curvature))
+
+        def value(u: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            loss, gradient = self.loss(u.reshape(self.classes, -1) / p, l2)
+            return loss, (gradient / p).ravel()
+
+        options = {"maxiter": iterations, "gtol": tolerance, "ftol": 64 * np.finfo(float).eps, "maxls": 30}
+        found = minimize(value, (w * p).ravel(), jac=True, method="L-BFGS-B", options=options)
+        largest = float(np.abs(found.jac).max())
+        return found.x.reshape(self.classes, -1) / p, int(found.nit), largest <= tolerance
+
+    def loss(self, w: NDArray[np.float64], l2: float) -> tuple[float, NDArray[np.float64]]:
+        """The objective and its gradient at ``w`` [C, D + 1], the intercept of scaled, centred features last."""
+        weight, bias = self._unscaled(w)
+        loss = torch.zeros((), dtype=torch.float64, device=weight.device)
+        by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        for start in range(0, len(self.features), _ROWS):
+            rows = slice(start, start + _ROWS)
+            x, counts = self.features[rows], self.weights[rows]
+            value, slope = _softmax_loss(x @ weight.T + bias, self.labels[rows])
+            loss += (value.double() * counts).sum()
+            slope *= counts[:, None]
+            by_weight.addmm_(slope.T, x)
+            by_bias += slope.sum(0)
+        by_weight = (by_weight - by_bias[:, None] * self.mean) / self.scale
+        gradient = torch.cat([by_weight, by_bias[:, None]], 1).double().cpu().numpy() / self.total
+        gradient[:, :-1] += l2 * w[:, :-1]
+        return float(loss) / self.total + l2 / 2 * float((w[:, :-1] ** 2).sum()), gradient
+
+    def _unscaled(self, w: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        both = torch.from_numpy(w).to(self.mean)
+        weight = both[:, :-1] / self.scale
+        return weight, both[:, -1] - weight @ self.mean
+
+    def _scaled(self, fit: Classifier) -> NDArray[np.float64]:
+        bias = fit.bias + fit.weight @ self.mean
+        return torch.cat([fit.weight * self.scale, bias[:, None]], 1).double().cpu().numpy()
+
+    def _classifier(self, w: NDArray[np.float64], l2: float, iterations: int, converged: bool) -> Classifier:
+        return Classifier(l2, *self._unscaled(w), iterations, converged)
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation [D] of the images that count, in two passes: a one-pass variance cancels in float32."""
+        mean = self._average(lambda x: x)
+        return mean, self._average(lambda x: (x - mean) ** 2).sqrt() + _SMALL
+
+    def _average(self, of: Any) -> Tensor:
+        total = torch.zeros(self.features.shape[1], dtype=torch.float64, device=self.features.device)
+        for start in range(0, len(self.features), _ROWS):
+            rows = slice(start, start + _ROWS)
+            total += (of(self.features[rows]) * self.weights[rows, None]).sum(0).double()
+        return (total / self.total).to(self.features)
+
+
+def _softmax_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss of each image [N] and its derivative by the logits [N, C]."""
+    if labels.ndim == 2:  # several labels an image: a logistic loss per class
+        truth, judged = labels.clamp_min(0).to(logits), (labels >= 0).to(logits)
+        value = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * judged
+        return value.sum(1), (logits.sigmoid() - truth) * judged
+    log_p = logits.log_softmax(1)
+    value = -log_p.gather(1, labels[:, None])[:, 0]
+    slope = log_p.exp_()
+    slope[torch.arange(len(labels), device=labels.device), labels] -= 1
+    return value, slope
+
+
+def _import_minimize() -> Any:
+    try:
+        from scipy.optimize import minimize
+    except ImportError:
+        raise UserError("linear evaluation needs scikit-learn: pip install 'siamese-zoo[eval]'") from None
+    return minimize

@@ -1,0 +1,159 @@
+"""Pictures of results: accuracy by label fraction; nearest neighbours, confusion and a map of a model's features."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageOps
+
+from zoo.evaluate import knn
+from zoo.evaluate.features import features
+from zoo.evaluate.labelled import Labelled, open_splits
+from zoo.evaluate.models import open_model
+from zoo.files import atomic_write
+from zoo.report.embedding_map import write_map
+from zoo.report.render import new_figure, save
+from zoo.report.tables import is_random, model_name, published
+
+QUERIES, NEIGHBOURS = 10, 8
+CLASSES = 12  # of the confusion picture
+_SIDE, _FRAME, _GAP = 96, 4, 6
+_RIGHT, _WRONG = "#1a7f37", "#cf222e"
+_BASELINES = ("Supervised", "SimCLR", "BYOL")
+
+Ints = NDArray[np.int64]
+
+
+def of_results(results: list[dict[str, Any]], out: Path) -> list[Path]:
+    """A picture of accuracy by label fraction for each data set with semi-supervised results."""
+    semi = [r for r in results if r["protocol"] == "semi-supervised"]
+    paths = []
+    for data in dict.fromkeys(r["data"]["name"] for r in semi):
+        path = out / f"label-fraction-{_slug(data)}.png"
+        _label_fraction([r for r in semi if r["data"]["name"] == data], data, path)
+        paths.append(path)
+    return paths
+
+
+def of_features(model: str, data: Path, out: Path, *, device: str | None = None) -> list[Path]:
+    """Neighbour grid, confusion of the worst classes and map of the test images of ``data``, by kNN.
+
+    Raises:
+        UserError: model or data cannot be used.
+    """
+    embedder = open_model(model, device)
+    splits = open_splits(data)
+    train, test = splits.train, splits.test
+    bank, queries = (features(embedder, s, s.sha256) for s in (train, test))
+    labels, truth = train.labels, test.labels
+    near, rows = knn.neighbours(bank, queries, min(knn.K, len(bank)))
+    answers = knn.vote(near, torch.from_numpy(labels)[rows], len(train.classes), knn.TEMPERATURE).numpy()
+    slug = _slug(f"{embedder.about['model']}-{data.stem}")
+    grid, confusion, page = (out / f"{what}-{slug}.{end}" for what, end in _FILES)
+    _neighbour_grid(train, test, rows.numpy(), near.numpy(), answers, grid)
+    _confusion(answers, truth, train.classes, f"{embedder.about['model']} on {data.stem}, kNN", confusion)
+    write_map(queries, truth, answers, test, train.classes, page, title=f"{embedder.about['model']} on {data.stem}")
+    return [grid, confusion, page]
+
+
+_FILES = (("neighbours", "png"), ("confusion", "png"), ("map", "html"))
+
+
+def _label_fraction(results: list[dict[str, Any]], data: str, path: Path) -> None:
+    figure = new_figure(6.4, 4.4)
+    axes = figure.subplots()
+    for result in sorted(results, key=is_random):
+        fractions = sorted(result["details"]["fractions"], key=lambda f: float(f["percent"]))
+        x = [f["percent"] for f in fractions]
+        means, spreads = [f["mean"] for f in fractions], [f["spread"] for f in fractions]
+        style = "--" if is_random(result) else "-"
+        axes.errorbar(x, means, spreads, fmt=f"o{style}", capsize=3, label=f"measured: {model_name(result)}, {data}")
+    table = next(t for t in published() if t["id"] == "semi-supervised-r50")
+    for row in table["rows"]:
+        if row["method"] in _BASELINES:
+            axes.plot((1, 10), row["values"][:2], ":", color="0.6", marker="s", markersize=4)
+            axes.annotate(f"{row['method']} (published)", (10, row["values"][1]), (6, -3), textcoords="offset points",
+                          color="0.45", fontsize=8)  # fmt: skip
+    axes.set(xscale="log", xlabel="labels, % of the training images", ylabel="top-1, %", ylim=(0, None))
+    ticks = sorted({f["percent"] for r in results for f in r["details"]["fractions"]} | {1, 10})
+    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(min(ticks) * 0.8, max(ticks) * 2.6)
+    axes.set_title(f"{data}; dotted: published, ResNet-50 on ImageNet, other data", fontsize=9)
+    figure.legend(fontsize=8, loc="outside lower center")
+    save(figure, path)
+
+
+def _neighbour_grid(
+    train: Labelled, test: Labelled, rows: Ints, near: NDArray[np.float32], answers: Ints, path: Path
+) -> None:
+    """A row a query: the test image with its kNN answer, then its neighbours, framed by whether the class is right."""
+    chosen = np.sort(np.random.Generator(np.random.Philox(key=0)).permutation(len(test))[:QUERIES])
+    count = min(NEIGHBOURS, rows.shape[1])
+    step, line = _SIDE + 2 * _FRAME + _GAP, _SIDE + 2 * _FRAME + 18
+    sheet = Image.new("RGB", (step * (count + 1) + 2 * _GAP + 8, line * len(chosen) + 28), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((4, 6), "test image, answer", fill="black")
+    pen.text((step + 3 * _GAP, 6), "nearest training images: green the same class, red another", fill="black")
+    labels, truth = train.labels, test.labels
+    for y, query in enumerate(chosen):
+        top = 24 + y * line
+        right = bool(answers[query] == truth[query])
+        answer = f"{test.classes[truth[query]]}: {'right' if right else 'taken for ' + train.classes[answers[query]]}"
+        _tile(sheet, pen, test.image(int(query)), 4, top, right, answer)
+        for x in range(count):
+            row = int(rows[query, x])
+            caption = f"{near[query, x]:.2f} {train.classes[labels[row]]}"
+            place = (x + 1) * step + 3 * _GAP
+            _tile(sheet, pen, train.image(row), place, top, bool(labels[row] == truth[query]), caption)
+    atomic_write(path, lambda file: sheet.save(file, "PNG"))
+
+
+def _tile(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, image: Image.Image, left: int, top: int, right: bool, text: str
+) -> None:
+    pen.rectangle(
+        (left, top, left + _SIDE + 2 * _FRAME - 1, top + _SIDE + 2 * _FRAME - 1), fill=_RIGHT if right else _WRONG
+    )
+    sheet.paste(ImageOps.fit(image, (_SIDE, _SIDE), Image.Resampling.LANCZOS), (left + _FRAME, top + _FRAME))
+    pen.text((left + 1, top + _SIDE + 2 * _FRAME + 1), _shortened(pen, text), fill=_RIGHT if right else _WRONG)
+
+
+def _shortened(pen: ImageDraw.ImageDraw, text: str) -> str:
+    while text and pen.textlength(text) > _SIDE + 2 * _FRAME + _GAP - 2:
+        text = text[:-1]
+    return text
+
+
+def _confusion(answers: Ints, truth: Ints, classes: list[str], title: str, path: Path) -> None:
+    """Rows: the classes with the lowest accuracy; columns: those and what they are most often taken for."""
+    labels = np.unique(truth)
+    accuracy = np.array([(answers[truth == label] == label).mean() for label in labels])
+    worst = labels[np.argsort(accuracy, kind="stable")[:CLASSES]]
+    counts = np.array([np.bincount(answers[truth == label], minlength=len(classes)) for label in worst])
+    taken = counts.copy()
+    taken[np.arange(len(worst)), worst] = 0
+    others = [c for c in np.argsort(-taken.sum(0), kind="stable") if c not in worst and taken[:, c].any()]
+    columns = [*worst, *others[: max(0, CLASSES + 4 - len(worst))]]
+    share = 100 * counts[:, columns] / counts.sum(1, keepdims=True)
+    figure = new_figure(2.5 + 0.55 * len(columns), 2.2 + 0.42 * len(worst))
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    axes.set_xticks(range(len(columns)), [classes[c][:22] for c in columns], rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(worst)), [classes[c][:22] for c in worst], fontsize=8)
+    for y, x in zip(*np.nonzero(share >= 0.5), strict=True):
+        colour = "white" if share[y, x] > 55 else "black"
+        axes.text(x, y, f"{share[y, x]:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    axes.set(xlabel="answer", ylabel="class")
+    axes.set_title(f"{title}: the {len(worst)} worst classes, % of their test images", fontsize=9)
+    figure.colorbar(image, shrink=0.8)
+    save(figure, path)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")

@@ -1,0 +1,114 @@
+"""Tables as Markdown, one HTML file, and PNG; measured rows are marked by a word, and by colour where there is one."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from zoo.errors import UserError
+from zoo.files import atomic_write
+from zoo.report.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LEGEND = "published: from the paper named in the row; measured: by this project, from the file named in the row"
+_COLOUR = {"published": "#ffffff", "measured": "#fff2c2"}
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
+table { border-collapse: collapse; margin: .6rem 0; display: block; overflow-x: auto;
+  font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap }
+tr.measured td { background: #fff2c2; font-weight: 600 }
+.note { color: #555 } img { max-width: 100%; margin: 1rem 0 } td.source { font-weight: 400; color: #666 }
+"""
+
+
+def markdown(tables: list[Table], pictures: list[str]) -> str:
+    """All tables with a column that says which rows are which."""
+    parts = ["# Evaluation report", "", f"Rows are marked: {_LEGEND}.", ""]
+    section = ""
+    for table in tables:
+        if table.section != section:
+            section = table.section
+            parts += [f"## {section}", ""]
+        parts += [f"### {table.title}", ""]
+        parts.append("| | " + " | ".join(table.columns) + " | source |")
+        parts.append("|---" * (len(table.columns) + 2) + "|")
+        for row in table.rows:
+            mark = f"**{row.kind}**" if row.kind == "measured" else row.kind
+            parts.append(f"| {mark} | " + " | ".join(c.replace("|", "\\|") for c in row.cells) + f" | {row.source} |")
+        parts += ["", *([table.note, ""] if table.note else [])]
+    if pictures:
+        parts += ["## Pictures", ""]
+        parts += [f"![{p}]({p})" if p.endswith(".png") else f"[{p}]({p})" for p in pictures]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def html(tables: list[Table], pictures: list[str]) -> str:
+    """The same as one page; pictures lie beside it."""
+    parts = [
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>Evaluation report</title><style>{_STYLE}</style>"
+    ]
+    parts.append(f"<h1>Evaluation report</h1><p>Rows are marked: {escape(_LEGEND)}.</p>")
+    section = ""
+    for table in tables:
+        if table.section != section:
+            section = table.section
+            parts.append(f"<h2>{escape(section)}</h2>")
+        heads = "".join(f"<th>{escape(c)}</th>" for c in ("", *table.columns, "source"))
+        parts.append(f"<h3>{escape(table.title)}</h3><table><thead><tr>{heads}</tr></thead><tbody>")
+        for row in table.rows:
+            cells = "".join(f"<td>{escape(c)}</td>" for c in (row.kind, *row.cells))
+            parts.append(f"<tr class={row.kind}>{cells}<td class=source>{escape(row.source)}</td></tr>")
+        parts.append("</tbody></table>" + (f"<p class=note>{escape(table.note)}</p>" if table.note else ""))
+    for picture in pictures:
+        name = escape(picture)
+        shown = f'<img src="{name}" alt="{name}">' if picture.endswith(".png") else f'<a href="{name}">{name}</a>'
+        parts.append(f"<p>{shown}</p>")
+    return "\n".join(parts) + "</html>\n"
+
+
+def png(table: Table, path: Path) -> None:
+    """One table as a picture. UserError: matplotlib is not installed."""
+    columns = ["", *table.columns]
+    cells = [[row.kind, *row.cells] for row in table.rows]
+    widths = [max(len(line[i]) for line in [columns, *cells]) + 2 for i in range(len(columns))]
+    figure = new_figure(max(6.0, 0.085 * sum(widths)), 0.8 + 0.27 * (len(cells) + 1))
+    axes = figure.subplots()
+    axes.axis("off")
+    drawn = axes.table(
+        cellText=cells,
+        colLabels=columns,
+        colWidths=[w / sum(widths) for w in widths],
+        cellColours=[[_COLOUR[row.kind]] * len(columns) for row in table.rows],
+        cellLoc="left",
+        bbox=[0, 0, 1, 1],  # type: ignore[arg-type]  # its stubs know one of the two forms
+    )
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(9)
+    for (line, _), cell in drawn.get_celld().items():
+        cell.set_edgecolor("#dddddd")
+        if line == 0 or table.rows[line - 1].kind == "measured":
+            cell.set_text_props(weight="bold")
+    axes.set_title(table.title, loc="left", fontsize=10, weight="bold")
+    save(figure, path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure in inches that no window belongs to. UserError: matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("drawing needs matplotlib: pip install 'siamese-zoo[eval]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """As PNG, atomically."""
+
+    def write(file: BinaryIO) -> None:
+        figure.savefig(file, format="png", dpi=130)
+
+    atomic_write(path, write)
