@@ -1,11 +1,14 @@
-"""How fast is extraction: against a plain timm + DataLoader script, and against the forward pass alone.
+"""How fast is extraction: against the tools people use, and against the engine's forward alone.
 
-    python benchmarks/extraction.py --photos examples/photos --images 768 --json extraction.json
+    python benchmarks/peers.py PEERS                                       # once: an environment for each peer
+    python benchmarks/extraction.py --photos DIR --model byol_r50.random --peers PEERS --json extraction.json
 
-The three take turns, round after round, in one process on one machine: ``zoo`` is ``zoo.extraction.extract`` from
-files to committed shards; ``timm`` is the usual script, in every combination of workers, batch size and memory
-format, of which the fastest counts; ``limit`` is the network on pixels that lie ready. Same network, precision and
-pixels for all, checked by the cosine of the embeddings.
+Every contender runs in a process of its own (`contenders.py` says what each does); this driver lets them take turns,
+round after round, on the same photographs and the same network, and takes the median. What each makes beforehand
+(loading, compiling, a first batch) is not counted. `zoo` runs from files to committed shards; `limit` is its engine's
+forward alone on pixels that lie ready; of `timm` + DataLoader every combination of workers, batch size, memory format
+and compilation runs, and the fastest counts. The cosine of everybody's embeddings to torch's is reported; a contender
+with a preprocessing of its own gives others. With --onnx-device cuda and --device cuda the same on a GPU.
 """
 
 from __future__ import annotations
@@ -16,146 +19,266 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
-import torch
+import peers
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from timm.data import create_transform
-from torch.utils.data import DataLoader, Dataset
 
-from zoo.api import load
-from zoo.embed import Embedder
-from zoo.extraction import extract
-from zoo.registry import DEFAULT_MODEL
-
-SAME = 0.9999  # least cosine between the embeddings of two contenders
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+SAME = 0.9999  # least cosine of what is called the same embeddings
+SHIPPED = {path.name for path in (ROOT / "zoo" / "bundled" / "parity").glob("*.jpg")}  # int8 is calibrated on some
 
 
-class Photos(Dataset[torch.Tensor]):
-    """What a script would have: path -> normalised float32 [3, H, W]."""
+class Contender:
+    """A process that answers; see `contenders.py`."""
 
-    def __init__(self, paths: list[Path], embedder: Embedder) -> None:
-        p = embedder.preprocessing
-        self._paths = paths
-        self._transform = create_transform(
-            p.input_size,
-            is_training=False,
-            interpolation=p.interpolation,
-            mean=p.mean,
-            std=p.std,
-            crop_pct=p.input_size / p.resize,
+    def __init__(self, kind: str, python: Path, work: Path) -> None:
+        command = [str(python), str(Path(__file__).with_name("contenders.py")), kind, str(work)]
+        self._log = (work / f"{kind}.log").open("w")
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
         )
 
-    def __len__(self) -> int:
-        return len(self._paths)
+    def ask(self, **question: Any) -> dict[str, Any]:
+        """The answer, or an error where the process died."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            print(json.dumps(question), file=self._process.stdin, flush=True)
+            answer: dict[str, Any] = json.loads(self._process.stdout.readline() or '{"error": "the process ended"}')
+        except BrokenPipeError:
+            return {"error": "the process ended"}
+        return answer
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        tensor: torch.Tensor = self._transform(ImageOps.exif_transpose(Image.open(self._paths[index])).convert("RGB"))
-        return tensor
-
-
-def plain_timm(
-    paths: list[Path], embedder: Embedder, out: Path, *, workers: int, batch_size: int, channels_last: bool
-) -> NDArray[np.float32]:
-    """The usual script: DataLoader, network, one file of embeddings at the end."""
-    device = embedder.engine.device
-    bf16 = embedder.identity()["precision"] == "bf16"
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    model = embedder.model.to(memory_format=memory_format)
-    loader = DataLoader(Photos(paths, embedder), batch_size, num_workers=workers, pin_memory=device != "cpu")
-    embeddings = []
-    with torch.inference_mode(), torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=bf16):
-        for batch in loader:
-            x = batch.to(device, non_blocking=True, memory_format=memory_format)
-            embeddings.append(model(x).float().cpu().numpy())
-    result: NDArray[np.float32] = np.concatenate(embeddings)
-    np.save(out, result)
-    embedder.model.to(memory_format=torch.channels_last)
-    return result
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._log.close()
 
 
-def zoo(folder: Path, embedder: Embedder, out: Path, *, batch_size: int) -> NDArray[np.float32]:
-    """From files to committed shards with a manifest."""
-    extract(folder, out, embedder=embedder, batch_size=batch_size)
-    shards = sorted(out.glob("embeddings-*.parquet"))
-    return np.concatenate([np.stack(pq.read_table(shard)["embedding"].to_numpy()) for shard in shards])
+def prepare(args: argparse.Namespace, work: Path) -> NDArray[np.float32]:
+    """Fill the folder that all contenders read; the reference embeddings."""
+    import torch
+    from safetensors.torch import save_file
+
+    from zoo import registry
+    from zoo.api import load
+    from zoo.encoder import encoder_state
+    from zoo.export import Variant, export_onnx, trace_core
+    from zoo.weights import locate, save_encoder
+
+    file = locate(args.model)
+    embedder = load(args.model, device="cpu", backend="torch")
+    # the peers have Pillow's way only, and the race is among equals
+    embedder.preprocessing = transform = replace(embedder.preprocessing, resizing="pillow")
+    images = work / "images"
+    images.mkdir()
+    paths = copies(args.photos, args.images, images)
+
+    key = next(k for k, a in registry.ARCHITECTURES.items() if a == file.architecture)
+    about = {"architecture": key, "method": file.method, "licence": file.licence, "preprocessing": transform.to_json()}
+    save_encoder(work / "encoder.safetensors", encoder_state(embedder.model), about)
+    core = trace_core(embedder)
+    for precision in ("fp32", "int8"):
+        export_onnx(embedder, work / f"{precision}.onnx", Variant("crop", precision), core=core)
+
+    (work / "timm").mkdir()
+    state = {name: tensor.contiguous() for name, tensor in embedder.model.state_dict().items()}
+    save_file(state, work / "timm" / "model.safetensors")
+    size = transform.input_size
+    pretrained = {
+        "input_size": [3, size, size],
+        "interpolation": transform.interpolation,
+        "crop_pct": size / transform.resize,
+        "crop_mode": "center",
+        "mean": transform.mean,
+        "std": transform.std,
+        "num_classes": 0,
+        "first_conv": "conv1",
+        "classifier": "fc",
+    }
+    config = {
+        "architecture": file.architecture.timm_name,
+        "num_classes": 0,
+        "num_features": file.architecture.num_features,
+        "global_pool": "avg",
+        "model_args": dict(file.architecture.model_args),
+        "pretrained_cfg": pretrained,
+    }
+    (work / "timm" / "config.json").write_text(json.dumps(config))
+
+    torchvision_name = file.architecture.timm_name
+    if file.architecture.timm_name in ("resnet18", "resnet50"):
+        _for_torchvision(file.architecture.timm_name, state, work / "torch_home" / "hub" / "checkpoints")
+
+    (work / "fastembed").mkdir()
+    export_onnx(embedder, work / "fastembed" / "model.onnx", Variant("normalised"), core=core)
+    processor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": transform.resize},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": transform.mean,
+        "image_std": transform.std,
+    }
+    (work / "fastembed" / "preprocessor_config.json").write_text(json.dumps(processor))
+
+    pixels = np.stack([embedder.pixels(path) for path in paths])
+    np.save(work / "pixels.npy", pixels)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    said = {"device": device, "onnx_device": args.onnx_device, "side": size, "torchvision": torchvision_name}
+    (work / "work.json").write_text(json.dumps(said))
+    return np.concatenate([embedder.embed_pixels(pixels[n : n + 16]) for n in range(0, len(pixels), 16)])
 
 
-def limit(pixels: NDArray[np.uint8], embedder: Embedder, _: Path, *, batch_size: int) -> NDArray[np.float32]:
-    """The network and nothing else; nothing is written."""
-    starts = range(0, len(pixels), batch_size)
-    return np.concatenate([embedder.embed_pixels(pixels[start : start + batch_size]) for start in starts])
+def _for_torchvision(name: str, state: dict[str, Any], checkpoints: Path) -> None:
+    """Our weights under the names that torchvision would download: img2vec takes no others."""
+    import torch
+    from torchvision.models import get_model_weights
+
+    checkpoints.mkdir(parents=True)
+    features = 512 if name == "resnet18" else 2048
+    with_head = state | {"fc.weight": torch.zeros(1000, features), "fc.bias": torch.zeros(1000)}
+    for weights in get_model_weights(name):
+        torch.save(with_head, checkpoints / weights.url.rpartition("/")[2])
 
 
 def copies(photos: Path, n: int, folder: Path) -> list[Path]:
     """``n`` files in ``folder``, the JPEGs of ``photos`` over and over, in the order of their names.
 
-    JPEGs only: the plain script clips 16-bit images and lays transparency over black.
+    JPEGs only: a plain script clips 16-bit images and lays transparency over black. None that int8 is calibrated on.
     """
     sources = sorted(path for path in photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
+    sources = [path for path in sources if path.name not in SHIPPED]
     paths = [folder / f"{i:06d}{sources[i % len(sources)].suffix}" for i in range(n)]
     for i, path in enumerate(paths):
         shutil.copyfile(sources[i % len(sources)], path)
     return paths
 
 
-def least_cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Over the rows of two matrices."""
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(((a * b).sum(axis=1) / norms).min())
+def settings(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """All that runs, by contender."""
+    half = [{"precision": "bf16"}] if args.bf16 else []
+    engines = [{"engine": "torch"}, {"engine": "onnx"}, {"engine": "onnx", "precision": "int8"}]
+    engines += [{"engine": "torch"} | h for h in half]
+    ours = [engine | {"batch": size} for engine, size in itertools.product(engines, args.batch_sizes)]
+    eager = itertools.product(args.workers, args.batch_sizes, (False, True), [{}, *half])
+    compiled = itertools.product(args.workers, args.batch_sizes[:1], ("default", "freezing"))
+    timm = [{"workers": w, "batch": b, "channels_last": c, **h} for w, b, c, h in eager]
+    timm += [{"workers": w, "batch": b, "channels_last": True, "compile": c} for w, b, c in compiled]
+    plain = [{"batch": size} for size in args.batch_sizes[:1]]
+    everything = {"zoo": ours, "limit": ours, "timm": timm} | dict.fromkeys(peers.REQUIREMENTS, plain)
+    return {kind: found for kind, found in everything.items() if not args.only or kind in args.only}
 
 
-def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Images per second of every contender in every round."""
-    embedder = load(args.model, device=args.device, precision=args.precision)
-    images = scratch / "images"
-    images.mkdir()
-    paths = copies(args.photos, args.images, images)
-    pixels = np.stack([embedder.pixels(path) for path in paths])
+def cosines(found: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float]:
+    """Least over the rows: as they are, and after the mean of the reference is taken off, which shows more."""
+    a, b = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (found, reference))
+    mean = b.mean(axis=0)
+    lengths = np.linalg.norm(a - mean, axis=1) * np.linalg.norm(b - mean, axis=1)
+    centred = ((a - mean) * (b - mean)).sum(axis=1) / np.maximum(lengths, 1e-12)
+    return float((a * b).sum(axis=1).min()), float(centred.min())
 
-    contenders: dict[str, Callable[[Path], NDArray[np.float32]]] = {}
-    for size in args.batch_sizes:
-        contenders[f"limit batch {size}"] = partial(limit, pixels, embedder, batch_size=size)
-        contenders[f"zoo batch {size}"] = partial(zoo, images, embedder, batch_size=size)
-    for workers, size, last in itertools.product(args.workers, args.batch_sizes, (False, True)):
-        name = f"timm workers {workers} batch {size} {'channels_last' if last else 'contiguous'}"
-        contenders[name] = partial(plain_timm, paths, embedder, workers=workers, batch_size=size, channels_last=last)
 
-    reference = limit(pixels, embedder, scratch, batch_size=args.batch_sizes[0])
-    cosines: dict[str, float] = {}
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
+def measure(args: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
+    """A row for each contender and setting, with its images per second in every round."""
+    reference = prepare(args, work)
+    rows: list[dict[str, Any]] = []
+    contenders: dict[str, Contender] = {}
+    for kind, found in settings(args).items():
+        python = Path(sys.executable)
+        if kind in peers.REQUIREMENTS:
+            python = peers.python_of(args.peers or Path("no-peers"), kind)
+        if not python.exists():
+            print(f"{kind}: no environment (--peers), left out", flush=True)
+            continue
+        contenders[kind] = Contender(kind, python.absolute(), work)
+        for setting in found:
+            answer = contenders[kind].ask(setting=setting, out=str(work / "none"), prepare=True)
+            rows.append({"contender": kind, "setting": setting, "images_per_second": [], **answer})
+            print(f"{kind} {setting}: {answer.get('error', 'ready')}", flush=True)
+    vectors = work / "vectors.npy"
     for number in range(args.rounds):
-        for name, contender in contenders.items():
-            out = scratch / f"{number} {name}"
-            start = time.perf_counter()
-            embeddings = contender(out)
-            rates[name].append(len(paths) / (time.perf_counter() - start))
-            cosines[name] = least_cosine(embeddings, reference)
-            print(f"round {number + 1}, {name}: {rates[name][-1]:.1f} images/s", flush=True)
-    if (worst := min(cosines, key=lambda name: cosines[name])) and cosines[worst] < SAME:
-        raise SystemExit(f"{worst} gives other embeddings: cosine {cosines[worst]}")
-    return {"identity": embedder.identity(), "rates": rates, "least_cosine": cosines[worst]}
+        for row in rows:
+            if "error" in row:
+                continue
+            question = {"setting": row["setting"], "out": str(work / "out"), "vectors": str(vectors)}
+            answer = contenders[row["contender"]].ask(**question)
+            if "error" in answer:
+                row |= answer
+                print(f"{row['contender']} {row['setting']}: {answer['error']}", flush=True)
+                continue
+            row["images_per_second"].append(round(args.images / answer["seconds"], 3))
+            found = np.load(vectors)
+            same_shape = found.shape == reference.shape
+            row["cosine"], row["cosine_centred"] = cosines(found, reference) if same_shape else (0.0, 0.0)
+            print(
+                f"round {number + 1}, {row['contender']} {row['setting']}: {row['images_per_second'][-1]}", flush=True
+            )
+    for contender in contenders.values():
+        contender.close()
+    for row in rows:
+        if row["images_per_second"]:
+            row["median"] = statistics.median(row["images_per_second"])
+    return rows
 
 
-def summary(measured: dict[str, Any]) -> dict[str, Any]:
-    """The best contender of each kind by its median rate, and the ratios between them."""
-    medians = {name: statistics.median(rates) for name, rates in measured["rates"].items()}
-    best = {
-        kind: max((name for name in medians if name.startswith(kind)), key=lambda name: medians[name])
-        for kind in ("zoo", "timm", "limit")
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The best of each kind, and the ratios the project aims at."""
+
+    def best(contender: str, **wanted: Any) -> dict[str, Any] | None:
+        """Of the rows whose settings hold these values; None means the setting is not there."""
+        fitting = [
+            row
+            for row in rows
+            if row["contender"] == contender
+            and "median" in row
+            and all(row["setting"].get(k) in (v if isinstance(v, tuple) else (v,)) for k, v in wanted.items())
+        ]
+        return max(fitting, key=lambda row: row["median"], default=None)
+
+    chosen = {
+        "zoo fp32": best("zoo", precision=None),
+        "zoo fp32 torch": best("zoo", precision=None, engine="torch"),
+        "zoo int8": best("zoo", precision="int8"),
+        "timm eager": best("timm", compile=None, precision=None),
+        "timm compiled": best("timm", compile=("default", "freezing")),
+        **{peer: best(peer) for peer in peers.REQUIREMENTS},
     }
+    for name in ("fp32", "int8"):
+        if ours := chosen[f"zoo {name}"]:
+            alike = {"engine": ours["setting"]["engine"], "precision": ours["setting"].get("precision")}
+            chosen[f"limit {name}"] = best("limit", **alike)
+    table = {name: row for name, row in chosen.items() if row}
+
+    def ratio(a: str, b: str) -> float | None:
+        return round(table[a]["median"] / table[b]["median"], 3) if a in table and b in table else None
+
     return {
-        "best": {kind: {"setting": name, "images_per_second": round(medians[name], 2)} for kind, name in best.items()},
-        "zoo_over_timm": round(medians[best["zoo"]] / medians[best["timm"]], 3),
-        "zoo_over_limit": round(medians[best["zoo"]] / medians[best["limit"]], 3),
+        "best": {
+            name: {"setting": row["setting"], "images_per_second": row["median"], "cosine": row["cosine"]}
+            | {"cosine_centred": row["cosine_centred"]}
+            for name, row in table.items()
+        },
+        "fp32_over_timm_eager": ratio("zoo fp32", "timm eager"),
+        "fp32_over_timm_compiled": ratio("zoo fp32", "timm compiled"),
+        "fp32_over_its_limit": ratio("zoo fp32", "limit fp32"),
+        "int8_over_timm_eager": ratio("zoo int8", "timm eager"),
+        "int8_over_its_limit": ratio("zoo int8", "limit int8"),
     }
 
 
@@ -163,27 +286,36 @@ def main() -> None:
     """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="folder of photographs, used over and over")
-    parser.add_argument("--images", type=int, default=768, help="how many files to embed")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="as for `zoo extract`; byol_r50.random needs no weights")
-    parser.add_argument("--device", default=None)
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--images", type=int, default=64, help="how many files to embed")
+    parser.add_argument(
+        "--model", default="byol_r18_mini", help="as for `zoo extract`; byol_r50.random needs no weights"
+    )
+    parser.add_argument("--device", default=None, help="of torch")
+    parser.add_argument("--onnx-device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="torch and timm in bf16 too")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 64])
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4], help="of the DataLoader")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16], help="the first is for compiled and peers")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of the DataLoader")
+    parser.add_argument("--peers", type=Path, default=None, help="folder of peers.py")
+    parser.add_argument("--only", nargs="+", default=[], help="these contenders")
     parser.add_argument("--json", type=Path, default=None, help="where to write the result")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        measured = measure(args, Path(scratch))
+        rows = measure(args, Path(scratch))
+    found = summary(rows)
     result = {
-        **summary(measured),
+        **found,
+        "model": args.model,
         "images": args.images,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        **measured,
+        "rows": rows,
     }
-    print(json.dumps({key: result[key] for key in ("best", "zoo_over_timm", "zoo_over_limit")}, indent=2))
+    print(json.dumps(found, indent=2))
     if args.json is not None:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
+    for name in ("zoo fp32", "timm eager", "timm compiled"):
+        if name in found["best"] and found["best"][name]["cosine"] < SAME:
+            raise SystemExit(f"{name} gives other embeddings: cosine {found['best'][name]['cosine']}")
 
 
 if __name__ == "__main__":

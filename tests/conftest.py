@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import time
+import zipfile
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hub_server import WRITE_TOKEN, HubServer
 
 SHIPPED_GOLDENS = Path(__file__).parent / "goldens"
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -21,17 +28,58 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``byol_group`` and ``simsiam_group``: one test for every group of goldens found in DIR."""
-    folder: Path = metafunc.config.getoption("--goldens")
-    for method in ("byol", "simsiam"):
-        if f"{method}_group" in metafunc.fixturenames:
-            groups = sorted(p.with_suffix("") for p in folder.glob(f"{method}_*.json"))
-            metafunc.parametrize(f"{method}_group", groups, ids=[g.name for g in groups])
+    """One test for every group of goldens found in DIR, told by its content and not by its name.
+
+    ``byol_group``, ``simsiam_group``, ``mocov2_group`` are paths without a suffix: whole training steps.
+    ``byol_ops``, ``simclr_ops``, ``swav_ops`` are .npz files: operations.
+    """
+    wanted = [n for n in metafunc.fixturenames if n.endswith(("_group", "_ops"))]
+    if not wanted:
+        return
+    found = _goldens(metafunc.config.getoption("--goldens"))
+    for name in wanted:
+        paths = found.get(name, [])
+        metafunc.parametrize(name, paths, ids=[p.stem for p in paths])
+
+
+_OPERATIONS = {  # endings of names of arrays that only such a file has
+    "byol": ("_grayscale.npy",),
+    "simclr": ("_hidden.npy",),
+    "swav": ("_assignments.npy", "_grad_prototypes.npy"),
+}
+
+
+@cache
+def _goldens(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*.json")):
+        hyper = json.loads(path.read_text())
+        if path.with_suffix(".npz").exists() and isinstance(hyper, dict):
+            method = hyper.get("method", "byol" if "base_target_ema" in hyper else "")
+            found.setdefault(f"{method}_group", []).append(path.with_suffix(""))
+    for path in sorted(folder.rglob("*.npz")):
+        with zipfile.ZipFile(path) as file:
+            keys = file.namelist()
+        for kind, marks in _OPERATIONS.items():
+            if any(key.endswith(marks) for key in keys):
+                found.setdefault(f"{kind}_ops", []).append(path)
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The tests and the commands they start neither read nor fill the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIAMESE_ZOO_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture
 def goldens(request: pytest.FixtureRequest) -> Path:
-    return request.config.getoption("--goldens")
+    """The folder of outputs of the official codes."""
+    folder: Path = request.config.getoption("--goldens")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +103,35 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     save_encoder(path, encoder_state(encoder), metadata)
     return path
+
+
+@pytest.fixture(scope="session")
+def mini_core() -> Any:
+    """The bundled network as the exporter traces it, once for all tests: it takes seconds."""
+    import zoo
+    from zoo.export import trace_core
+
+    return trace_core(zoo.load(device="cpu"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A model hub on 127.0.0.1 that huggingface_hub in this process talks to, with a write token and an empty cache.
+
+    The library reads its variables when it is imported, so its constants are set; ``test_loaders.py`` sets the
+    variables themselves for processes of their own. Waiting between its retries is left out.
+    """
+    from huggingface_hub import close_session, constants
+
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
+        monkeypatch.setattr(time, "sleep", server.waits.append)
+        yield server
+    close_session()

@@ -87,7 +87,7 @@ def results(out: Path) -> dict[str, str]:
 def assert_tidy(out: Path) -> None:
     """Nothing is left of runs that did not end."""
     assert sorted(path.name for path in (out / ".zoo").rglob("*")) == ["plan.parquet", "tmp"]
-    assert all(name.endswith((".parquet", ".npy")) or name == "manifest.json" for name in results(out))
+    assert all(name.endswith((".parquet", ".npy", ".safetensors")) or name == "manifest.json" for name in results(out))
 
 
 def _main(images: Path, out: Path, kill: int | None, seconds: float, options: dict[str, Any]) -> None:

@@ -48,6 +48,17 @@ def exit_code(app: Callable[..., Any], name: str, go_on: str) -> int:
         return EXIT_OK
 
 
+def assignments(texts: list[str]) -> dict[str, str]:
+    """``["epochs=2"]`` as ``{"epochs": "2"}``. UserError: one without an equals sign."""
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set takes option=value, not {text!r}")
+        pairs[name] = value
+    return pairs
+
+
 def _fail(line: str) -> int:
     print(" ".join(line.split()), file=sys.stderr)
     return EXIT_USER_ERROR

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import registry
-from zoo.registry import ARCHITECTURES, DEFAULT_MODEL, ModelSpec
+from zoo import fetch, model_folder, registry
+from zoo.hardware import gpu_in_sight
+from zoo.licences import is_non_commercial
+from zoo.registry import ARCHITECTURES, DEFAULT_MODEL, ModelSpec, Score, Weights
 
 if TYPE_CHECKING:
+    from zoo.convert.convert import Converted
+    from zoo.convert.to_others import Renamed
     from zoo.embed import Embedder
     from zoo.export import Exported
     from zoo.extraction import Extraction
+    from zoo.merge import Merged
+    from zoo.publish import Result
+    from zoo.verify import Verified
+
+_MAKERS = 8  # shown by name
+RESULTS = Path(__file__).parents[1] / "model_cards" / "results"
 
 
 def print_list() -> None:
@@ -41,26 +55,115 @@ def print_info(name: str) -> None:
     print(f"{spec.name}: {spec.method}, {spec.architecture}")
     print(f"  network    timm {architecture.timm_name} {dict(architecture.model_args) or ''}".rstrip())
     print(f"  embedding  {architecture.num_features} numbers, {architecture.parameters / 1e6:.3f} M parameters")
+    for score in spec.scores:
+        print(f"  published  {_published(score)}")
     for tag, weights in spec.weights.items():
         transform = weights.preprocessing
         print(f"  weights    {spec.name}.{tag}{' (default)' if tag == spec.default_tag else ''}")
-        print(f"    file      {weights.location}{'' if weights.bundled else ' (not fetched by this version)'}")
-        print(f"    sha256    {weights.sha256 or 'not verified yet'}")
-        print(f"    licence   {weights.licence}; source: {weights.source}")
-        print(f"    pixels    resize {transform.resize} {transform.interpolation}, crop {transform.input_size}")
+        print(f"    file      {weights.location}")
+        print(f"    sha256    {_hash(weights)}")
+        print(f"    here      {_place(spec, tag)}")
+        print(f"    licence   {weights.licence}{_forbids(weights.licence)}; source: {weights.source}")
+        print(f"    pixels    {transform.says}, mean {transform.mean}, std {transform.std}")
         print(f"    padding   {weights.padding}")
+        for score in weights.scores:
+            print(f"    published {_published(score)}")
+        for result in measured(spec.name, tag):
+            print(f"    measured  {result['score']:.2f} % {result['what']} ({result['command']})")
         if weights.card:
             print(f"    card      model_cards/{weights.card}")
     if not spec.weights:
         print("  weights    none released")
-    print(f"  train      zoo-train run {spec.recipe} --data DATA --out RUN")
+    if spec.recipe:
+        print(f"  train      zoo-train run {spec.recipe} --data DATA --out RUN")
+
+
+def print_list_json() -> None:
+    """Everything the registry knows, as JSON: what `zoo info` tells, of all models."""
+    print(json.dumps([_as_json(spec) for spec in registry.MODELS.values()], indent=1))
+
+
+def _as_json(spec: ModelSpec) -> dict[str, Any]:
+    architecture = ARCHITECTURES[spec.architecture]
+    return {
+        "name": spec.name,
+        "method": spec.method,
+        "architecture": {
+            "name": spec.architecture,
+            **asdict(architecture),
+            "model_args": dict(architecture.model_args),
+        },
+        "recipe": spec.recipe or None,
+        "default_tag": spec.default_tag,
+        "published": [asdict(score) for score in spec.scores],
+        "weights": [
+            {
+                "tag": tag,
+                "location": weights.location,
+                "sha256": weights.sha256,
+                "sha256_on_first_use": None if weights.bundled or weights.sha256 else fetch.recorded_hash(weights),
+                "licence": weights.licence,
+                "non_commercial": is_non_commercial(weights.licence),
+                "source": weights.source,
+                "preprocessing": weights.preprocessing.to_json(),
+                "padding": weights.padding,
+                "published": [asdict(score) for score in weights.scores],
+                "measured": measured(spec.name, tag),
+            }
+            for tag, weights in spec.weights.items()
+        ],
+    }
+
+
+def measured(name: str, tag: str) -> list[dict[str, Any]]:
+    """Scores of these weights in the JSON files of ``model_cards/results``; none where those did not come along."""
+    found = []
+    for path in sorted((RESULTS / f"{name}.{tag}").glob("*.json")):
+        result = json.loads(path.read_text())
+        if "protocol" not in result or result["model"]["model"] != f"{name}.{tag}":
+            continue
+        protocol, data = result["protocol"], result["data"]["name"]
+        found.append(
+            {
+                "score": result["score"],
+                "interval_95": result["interval_95"],
+                "what": f"{protocol} {result['metric']} on {data}",
+                "command": f"zoo evaluate {protocol} --model {name}.{tag} --data {data}",
+                "file": f"model_cards/results/{name}.{tag}/{path.name}",
+            }
+        )
+    return found
+
+
+def _published(score: Score) -> str:
+    return f"{score.value} % {score.protocol} ({score.where}{'' if score.verified else '; not verified'})"
+
+
+def _hash(weights: Weights) -> str:
+    if weights.sha256:
+        return weights.sha256
+    first = fetch.recorded_hash(weights)
+    return f"{first} (as on first use here, not verified)" if first else "not verified yet, recorded on first use"
+
+
+def _place(spec: ModelSpec, tag: str) -> str:
+    if spec.weights[tag].bundled:
+        return "ships with the package"
+    folder = fetch.cached(spec, tag)
+    return str(folder) if folder.is_dir() else f"not yet: `zoo fetch {spec.name}.{tag}`, or loading it"
+
+
+def _forbids(licence: str) -> str:
+    return " (not for commercial use)" if is_non_commercial(licence) else ""
 
 
 def print_opened(embedder: Embedder) -> None:
     """Which model runs, and on what."""
     identity = embedder.identity()
-    engine = f"{identity['backend']} on {identity['device']}, {identity['precision']}"
+    engine = f"{identity['backend']} on {identity['device']}, {identity['precision']}: {embedder.chosen}"
     print(f"{identity['model']} ({engine}): {embedder.dim} numbers an image", flush=True)
+    if identity["device"] == "cpu" and gpu_in_sight():
+        print(f"NOTE: there is a GPU here, and {identity['backend']} runs on the CPU", file=sys.stderr, flush=True)
 
 
 def print_extraction(result: Extraction, out: Path) -> None:
@@ -75,6 +178,11 @@ def print_extraction(result: Extraction, out: Path) -> None:
     ):
         if count:
             print(f"left out: {_count(count, what)}")
+    if result.missing:
+        makers = [f"{maker} makes {count}" for maker, count in result.missing.items()]
+        more = f" and {len(makers) - _MAKERS} more processes" if len(makers) > _MAKERS else ""
+        shards = _count(sum(result.missing.values()), "shard")
+        print(f"{shards} still missing: {', '.join(makers[:_MAKERS])}{more}; the last to end writes the manifest")
     if result.failed:
         total = sum(result.failed.values())
         print(f"{_count(total, 'image')} could not be read and have no embedding:", file=sys.stderr)
@@ -89,12 +197,88 @@ def _count(number: int, what: str) -> str:
     return f"{number} {first}{'' if number == 1 else 's'} {rest}".rstrip()
 
 
+def print_verified(verified: Verified) -> None:
+    """One line."""
+    m = verified.manifest
+    print(
+        f"{verified.folder.root}: {_count(m['ok'], 'embedding')} of {_count(m['images'], 'image')} in "
+        f"{_count(len(verified.parts), 'shard')}, every hash agrees; plan {m['plan'][:16]}..."
+    )
+
+
+def print_merged(merged: Merged) -> None:
+    """One line."""
+    names = " and ".join(str(path) for path in merged.files)
+    print(f"{names}: {_count(merged.rows, 'row')} x {merged.dim} {merged.dtype}, read back and equal")
+
+
 def print_exported(file: Exported) -> None:
     """One line."""
     print(
-        f"{file.path}: {file.bytes / 1e6:.1f} MB, largest relative difference from torch {file.parity:.1e} "
-        f"on {file.photographs} photographs, sha256 {file.sha256}"
+        f"{file.path}: {file.bytes / 1e6:.1f} MB, {file.variant.precision}, opset {file.variant.opset}; against torch "
+        f"on {file.photographs} photographs: relative difference {file.parity:.1e}, cosine {file.cosine:.6f}; "
+        f"sha256 {file.sha256}"
     )
+
+
+def print_published(result: Result) -> None:
+    """Where it is now, and how far the loaders are apart."""
+    size, a = f"{_count(len(result.files), 'file')}, {sum(result.files.values()) / 1e6:.1f} MB", result.agreement
+    state = f"live as {result.commit}, downloaded again and equal" if result.commit else "nothing was sent"
+    print(f"{result.where}: {size}, {state}")
+    print(
+        f"largest relative difference from torch on {a.photographs} photographs: timm {a.timm:.1e}, ONNX {a.onnx:.1e}"
+    )
+
+
+@contextmanager
+def megabytes() -> Iterator[Callable[[int, int | None], None]]:
+    """A bar for downloads, told bytes so far and in all."""
+    from zoo.progress import Progress
+
+    with Progress("MB") as bar:
+        shown, started = 0, False
+
+        def tell(done: int, total: int | None) -> None:
+            nonlocal shown, started
+            now = done // 10**6
+            if not started:
+                started, shown = True, now
+                if total:
+                    bar.start(total // 10**6, now)
+            bar.advance(max(now - shown, 0))
+            shown = now
+
+        yield tell
+
+
+def print_fetched(folder: Path) -> None:
+    """Where the weights are, and their licence."""
+    told = model_folder.read(folder)
+    print(f"{folder}: {told.full_name}, licence {told.licence}{_forbids(told.licence)}, source: {told.source}")
+    official = told.extra.get("official_sha256")
+    print(f"sha256 of the official file {official}, of model.safetensors {told.sha256[model_folder.MODEL]}")
+
+
+def print_converted(converted: Converted) -> None:
+    """What the new folder holds, and under which licence."""
+    told, architecture = converted.description, converted.description.architecture
+    heads = f", {' and '.join(told.heads)}" if told.heads else ""
+    print(
+        f"{converted.folder}: {told.full_name}, timm {architecture.timm_name} {dict(architecture.model_args) or ''} "
+        f"with {architecture.padding} padding, {architecture.num_features} numbers an image, "
+        f"{architecture.parameters / 1e6:.3f} M parameters{heads}"
+    )
+    print(f"licence {told.licence}; source: {told.source}")
+    if converted.left_out:
+        print(f"left out: {_count(len(converted.left_out), 'tensor')}, first {converted.left_out[0]}")
+
+
+def print_renamed(renamed: Renamed) -> None:
+    """One line, and what keys cannot say."""
+    print(f"{renamed.path}: {_count(renamed.tensors, 'tensor')}, sha256 {renamed.sha256}")
+    for note in renamed.notes:
+        print(f"note: {note}")
 
 
 def print_result(result: dict[str, Any]) -> None:
@@ -109,4 +293,5 @@ def print_result(result: dict[str, Any]) -> None:
 def _weights(spec: ModelSpec) -> str:
     if not spec.weights:
         return "none released"
-    return ", ".join(f"{tag} (ships)" if w.bundled else f"{tag} (elsewhere)" for tag, w in spec.weights.items())
+    tags = [f"{tag} (ships)" if w.bundled else f"{tag} ({w.licence})" for tag, w in spec.weights.items()]
+    return ", ".join(tags[:2]) + (f" and {len(tags) - 2} more" if len(tags) > 2 else "")

@@ -21,17 +21,19 @@ from zoo.preprocess import Preprocessing
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from zoo.head_layouts import Heads
     from zoo.weights import WeightFile
 
-PRECISIONS = ("fp32", "bf16")
 _BATCH = 32
 
 
 class Engine(Protocol):
     """Runs a network on pixels."""
 
+    backend: str  # torch or onnx
     dim: int
     device: str
+    precision: str
     versions: dict[str, str]
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -39,7 +41,13 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """The torch module, on CPU or GPU, in fp32 or under bf16 autocast."""
+    """The torch module, on CPU or GPU, in fp32 or under bf16 autocast.
+
+    In fp32 on the CPU what runs is a copy with its batch norms folded, where that gives the same features to 1e-5;
+    ``model`` stays as it was.
+    """
+
+    backend = "torch"
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing, *, device: str, precision: str) -> None:
         import torch
@@ -49,6 +57,7 @@ class TorchEngine:
         self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dim = int(model.num_features)  # type: ignore[arg-type]
         self.versions = {p: version(p) for p in ("torch", "timm")}
+        self._runs: nn.Module | None = None
         self._mean, self._std = (
             torch.tensor(v, device=device).mul(255)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
         )
@@ -61,8 +70,16 @@ class TorchEngine:
         ):
             # NHWC bytes seen as NCHW are channels_last already: no copy but the conversion to float
             x = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
-            result: NDArray[np.float32] = self.model(x).float().cpu().numpy()
+            result: NDArray[np.float32] = self._network()(x).float().cpu().numpy()
         return result
+
+    def _network(self) -> nn.Module:
+        if self._runs is None:
+            from zoo.folding import folded
+
+            plain = self.device == "cpu" and self.precision == "fp32"
+            self._runs = (folded(self.model) if plain else None) or self.model
+        return self._runs
 
 
 @dataclass
@@ -74,12 +91,16 @@ class Embedder:
         preprocessing: what the weights were trained for.
         normalize: whether embeddings have length 1.
         about: name, method, licence and sha256 of the weights, for manifests.
+        heads: projector and predictor of a converted model, on the same device; ``None`` where it has none.
+        chosen: why this engine runs it, in a few words.
     """
 
     engine: Engine
     preprocessing: Preprocessing
     normalize: bool = False
     about: dict[str, Any] = field(default_factory=dict)
+    heads: Heads | None = None
+    chosen: str = "asked for"
 
     @property
     def dim(self) -> int:
@@ -145,9 +166,9 @@ class Embedder:
         return {
             **self.about,
             "preprocessing": self.preprocessing.to_json(),
-            "backend": "torch" if isinstance(self.engine, TorchEngine) else "onnx",
-            "device": self.engine.device,
-            "precision": self.engine.precision if isinstance(self.engine, TorchEngine) else "fp32",
+            "backend": self.engine.backend,
+            "device": self.engine.device.partition(":")[0],  # of a kind: which of several GPUs decides nothing
+            "precision": self.engine.precision,
             "normalize": self.normalize,
             "dim": self.dim,
             "versions": {
@@ -219,15 +240,14 @@ def open_torch(
     preprocessing: Preprocessing,
     about: dict[str, Any],
     *,
+    heads: Heads | None = None,
     device: str | None = None,
     precision: str = "fp32",
     normalize: bool = False,
 ) -> Embedder:
-    """An embedder on torch; ``device`` ``None`` means the first GPU if there is one, else the CPU."""
-    if precision not in PRECISIONS:
-        raise UserError(f"unknown precision {precision!r}: one of {', '.join(PRECISIONS)}")
+    """An embedder on torch; ``device`` ``None`` means the first GPU (CUDA, else Apple's MPS), else the CPU."""
     engine = TorchEngine(model, preprocessing, device=_torch_device(device), precision=precision)
-    return Embedder(engine, preprocessing, normalize, about)
+    return Embedder(engine, preprocessing, normalize, about, heads.to(engine.device) if heads else None)
 
 
 def about(file: WeightFile) -> dict[str, Any]:
@@ -237,6 +257,7 @@ def about(file: WeightFile) -> dict[str, Any]:
         "method": file.method,
         "licence": file.licence,
         "weights_sha256": file.sha256,
+        **({"source": file.source} if file.source else {}),
     }
 
 
@@ -244,7 +265,7 @@ def _torch_device(device: str | None) -> str:
     import torch
 
     if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

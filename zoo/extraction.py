@@ -2,31 +2,37 @@
 
 listing -> plan -> pipeline -> shards -> manifest. The plan is frozen first, every shard is a pure function of
 it, and a shard appears whole or not at all: so a run goes on where another stopped, and two at once do no
-harm. No lock is taken, so none can be left behind.
+harm. No lock is taken, so none can be left behind. Of several processes that share a plan (``share.py``) the one
+that finds all shards there writes the manifest.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from zoo import manifest
 from zoo.errors import UserError
 from zoo.files import append_line, remove_temporaries
+from zoo.hardware import usable_cores
 from zoo.images import DECODER, MAX_PIXELS, PILLOW_MAX_PIXELS
-from zoo.listing import Listing, list_images
+from zoo.listing import Listing
 from zoo.pipeline import Embedder, compute_shards
 from zoo.plan import Plan, differences
 from zoo.progress import Progress
-from zoo.shards import FORMATS, DamagedShard, Folder, names
+from zoo.shards import DTYPES, FORMATS, OK, RESERVED, DamagedShard, Folder, names
+from zoo.share import EVERYTHING, Share
+from zoo.sources import Source, absolute, open_source
 from zoo.update import Overtaken, Previous, changes_since, describe, discard, plan_update, promote, stage
 
 LOG = "run.log.jsonl"
@@ -46,6 +52,8 @@ class Extraction:
         seconds: of this run.
         notes: a line for each shard that had to be made again.
         other_files, links_to_folders: how much of the folder of images was left out.
+        missing: how many shards other processes have yet to make, by process. While there are any, there is no
+            manifest, and ``total``, ``ok`` and ``failed`` are those of this process's share.
     """
 
     total: int
@@ -58,6 +66,25 @@ class Extraction:
     notes: tuple[str, ...]
     other_files: int
     links_to_folders: int
+    missing: dict[str, int]
+
+
+class Crew(Protocol):
+    """Others who make shards for this process."""
+
+    def make(
+        self,
+        images: str,
+        folder: Folder,
+        plan: Plan,
+        shards: list[int],
+        previous: Folder | None,
+        progress: Progress | None,
+    ) -> None:
+        """Have ``make_shards`` done for each of ``shards``; ``previous`` is what an update takes rows from.
+
+        ``images`` is a URL or an absolute path, for ``zoo.sources.open_source`` with the plan's ``keep``.
+        """
 
 
 def extract(
@@ -65,34 +92,46 @@ def extract(
     out: str | os.PathLike[str],
     *,
     embedder: Embedder,
+    keep: Sequence[str] = (),
     format: str = "parquet",
-    batch_size: int = 32,
+    dtype: str = "float32",
+    batch_size: int | None = None,
     shard_size: int = 1024,
     update: bool = False,
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
+    share: Share = EVERYTHING,
+    crew: Crew | None = None,
 ) -> Extraction:
-    """Embeds every image below the folder ``images`` into the folder ``out``, or goes on where a run stopped.
+    """Embeds every image of the source ``images`` into the folder ``out``, or goes on where a run stopped.
 
     Args:
-        format: ``parquet``, or ``npy``: the vectors as float32 [rows, D] beside each table.
-        batch_size, shard_size: in images.
+        images: a folder or any other of the table in ``zoo.sources``.
+        keep: columns of the source to carry into the result.
+        format: ``parquet``; or ``npy`` or ``safetensors``: the vectors as [rows, D] beside each table.
+        dtype: of the vectors written: ``float32`` or ``float16``.
+        batch_size, shard_size: in images; ``batch_size`` ``None`` is ``default_batch_size``.
         update: take in added, changed and removed files instead of refusing them, and try again what could not
             be read.
         workers: threads that decode; ``None`` is one per core.
         max_pixels: of one image; those with more are refused, a row of their own says so.
         progress: where to show it; ``None`` is silent.
+        share: which shards this process makes.
+        crew: who makes them in its place; ``embedder`` then only says what they use.
 
     Raises:
         UserError: the input, a parameter or ``out`` must change first.
         KeyboardInterrupt: passes through and leaves ``out`` ready to be gone on with.
     """
-    _check(format, batch_size, shard_size, workers, max_pixels)
+    if batch_size is None:
+        batch_size = default_batch_size(embedder.identity().get("device", "cpu"), embedder.preprocessing.input_size)
+    _check(format, dtype, batch_size, shard_size, workers, max_pixels, keep)
     if Path(out).is_file():
         raise UserError(f"{out} is a file: choose another --out")
-    identity = _identity(embedder, format, batch_size, shard_size, max_pixels)
-    run = _Run(Path(images), Folder(Path(out)), embedder, workers or _cores(), progress)
+    identity = _identity(embedder, format, dtype, batch_size, shard_size, max_pixels, keep)
+    source, where = open_source(images, keep), absolute(images)
+    run = _Run(where, source, Folder(Path(out)), embedder, workers or usable_cores(), progress, share, crew)
     for _ in range(_ATTEMPTS):
         try:
             return run.to_the_end(identity, update=update)
@@ -105,22 +144,24 @@ def extract(
 
 @dataclass
 class _Run:
-    images: Path
+    images: str
+    source: Source
     folder: Folder
     embedder: Embedder
     workers: int
     progress: Progress | None
+    share: Share
+    crew: Crew | None
     notes: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     def to_the_end(self, identity: dict[str, Any], *, update: bool) -> Extraction:
         promote(self.folder)
-        listing = list_images(self.images, without=(self.folder.root, self.folder.state))
+        listing = self.source.listing(without=(self.folder.root, self.folder.state))
         plan = self._plan(identity, listing)
-        root = os.fsencode(self.images)
-        changes = changes_since(self.folder, plan, root, listing.files, self.workers)
+        changes = changes_since(self.folder, plan, self.source, listing.files, self.workers)
         if update:
-            wanted = plan_update(self.folder, plan, root, listing.files, changes)
+            wanted = plan_update(self.folder, plan, self.source, listing.files, changes)
             if wanted is not None:
                 return self._update(plan, wanted, listing)
             discard(self.folder)
@@ -158,72 +199,134 @@ class _Run:
         return result
 
     def _make(self, folder: Folder, plan: Plan, previous: Previous | None, listing: Listing) -> Extraction:
-        missing = [shard for shard in range(plan.shards) if not self._stands(folder, plan, shard)]
-        standing = {name for shard in set(range(plan.shards)) - set(missing) for name in names(plan, shard)}
-        remove_temporaries(folder.scratch, standing)
+        own = [shard for shard in range(plan.shards) if shard in self.share]
+        missing = [shard for shard in own if not self._stands(folder, plan, shard)]
+        remove_temporaries(folder.scratch, _file_names(plan, set(own) - set(missing)))
+        images = sum(len(plan.rows(shard)) for shard in own)
         to_embed = sum(len(plan.to_compute(shard)) for shard in missing)
-        self._log("start", images=len(plan.files), to_embed=to_embed)
+        self._log("start", images=images, to_embed=to_embed, **self._share_for_log())
+        if not own:
+            self.say(f"{plan.shards} shards in all, none for {self.share}: a smaller --shard-size makes more of them")
         if self.progress is not None:
-            self.progress.start(len(plan.files), len(plan.files) - to_embed)
+            self.progress.start(images, images - to_embed)
         try:
             self._fill(folder, plan, missing, previous)
-            summary = manifest.summarise(folder, plan)
-            manifest.write(folder, summary)
+            elsewhere = self._missing_elsewhere(folder, plan)
+            summary = manifest.summarise(folder, plan, own if elsewhere else None)
+            if not elsewhere:
+                manifest.write(folder, summary)
         except BaseException as error:
             with suppress(UserError, OSError):
                 self._log("interrupted" if isinstance(error, KeyboardInterrupt) else "stopped")
             raise
-        remove_temporaries(folder.scratch)
-        result = self._result(summary, len(plan.files) - to_embed, plan, listing)
+        remove_temporaries(folder.scratch, _file_names(plan, own) if elsewhere else None)
+        result = self._result(summary, summary.manifest["images"] - to_embed, plan, listing, elsewhere)
         rate = round(to_embed / result.seconds, 3)
-        self._log("end", ok=result.ok, failed=result.failed, seconds=result.seconds, images_per_second=rate)
+        counts = {"ok": result.ok, "failed": result.failed, "seconds": result.seconds, "images_per_second": rate}
+        self._log("end", **counts, **self._share_for_log())
         return result
+
+    def _missing_elsewhere(self, folder: Folder, plan: Plan) -> list[int]:
+        """Shards of other processes' shares that do not stand; they are read only once all are there."""
+        others = [shard for shard in range(plan.shards) if shard not in self.share]
+        there = folder.shard_files() if others else set()
+        absent = [shard for shard in others if not there.issuperset(names(plan, shard))]
+        return absent or [shard for shard in others if not self._stands(folder, plan, shard)]
 
     def _stands(self, folder: Folder, plan: Plan, shard: int) -> bool:
         try:
             return folder.read(plan, shard) is not None
         except DamagedShard as error:
-            self.notes.append(f"{names(plan, shard)[0]} {error}: making it again")
+            again = "making it again" if shard in self.share else f"run {next(iter(self.share.makers([shard])))} again"
+            self.notes.append(f"{names(plan, shard)[0]} {error}: {again}")
             self.say(self.notes[-1])
             return False
 
     def _fill(self, folder: Folder, plan: Plan, missing: list[int], previous: Previous | None) -> None:
-        frozen = os.stat(folder.plan)
-        shards = compute_shards(plan, missing, os.fsencode(self.images), self.embedder, self.workers, self.progress)
-        with closing(shards):
-            for shard, rows in shards:
-                if previous is not None:
-                    previous.take_over(plan, shard, rows)
-                if not os.path.samestat(frozen, os.stat(folder.plan)):
-                    raise UserError(f"{folder.root} was updated by another run: run the same command again")
-                folder.write(plan, shard, rows)
+        if self.crew is not None:
+            result = None if previous is None else previous.folder
+            self.crew.make(self.images, folder, plan, missing, result, self.progress)
+            return
+        make_shards(self.source, folder, plan, missing, previous, self.embedder, self.workers, self.progress)
 
-    def _result(self, summary: manifest.Summary, reused: int, plan: Plan, listing: Listing) -> Extraction:
+    def _result(
+        self, summary: manifest.Summary, reused: int, plan: Plan, listing: Listing, elsewhere: Sequence[int] = ()
+    ) -> Extraction:
         return Extraction(
             total=summary.manifest["images"],
             ok=summary.manifest["ok"],
             failed=summary.manifest["failed"],
             failures=summary.failures,
             reused=reused,
-            shards=plan.shards,
+            shards=len(summary.manifest["shards"]),
             seconds=round(time.monotonic() - self.started, 3),
             notes=tuple(self.notes),
             other_files=listing.other_files,
             links_to_folders=listing.links_to_folders,
+            missing=self.share.makers(elsewhere),
         )
 
     def say(self, line: str) -> None:
         if self.progress is not None:
             self.progress.say(line)
 
+    def _share_for_log(self) -> dict[str, str]:
+        return {} if self.share == EVERYTHING else {"share": str(self.share)}
+
     def _log(self, event: str, **facts: Any) -> None:
         line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
         append_line(self.folder.root / LOG, json.dumps(line))
 
 
-def _check(format: str, batch_size: int, shard_size: int, workers: int | None, max_pixels: int) -> None:
+def make_shards(
+    source: Source,
+    folder: Folder,
+    plan: Plan,
+    shards: list[int],
+    previous: Previous | None,
+    embedder: Embedder,
+    workers: int,
+    progress: Progress | None,
+) -> int:
+    """Compute and commit these shards of the plan frozen in ``folder``; how many of their images failed."""
+    frozen = os.stat(folder.plan)
+    failed = 0
+    with closing(compute_shards(plan, shards, source, embedder, workers, progress)) as computed:
+        for shard, rows in computed:
+            if previous is not None:
+                previous.take_over(plan, shard, rows)
+            if not os.path.samestat(frozen, os.stat(folder.plan)):
+                raise UserError(f"{folder.root} was updated by another run: run the same command again")
+            folder.write(plan, shard, rows)
+            failed += sum(status != OK for status in rows.status)
+    return failed
+
+
+def _file_names(plan: Plan, shards: Iterable[int]) -> set[str]:
+    return {name for shard in shards for name in names(plan, shard)}
+
+
+def default_batch_size(device: str, side: int) -> int:
+    """A power of two, by a rule and not by a clock, because it can change an embedding's last digit.
+
+    As many images as have the pixels of 16 at 224 x 224, at most 64, on a CPU, where the activations of more leave the
+    caches; of 256, at most 1024, on a GPU, which fewer do not fill.
+    """
+    at_224, most = (16, 64) if device == "cpu" else (256, 1024)
+    return int(max(1, min(most, 2 ** math.floor(math.log2(at_224 * 224**2 / side**2)))))
+
+
+def _check(
+    format: str, dtype: str, batch_size: int, shard_size: int, workers: int | None, max_pixels: int, keep: Sequence[str]
+) -> None:
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}: choose one of {', '.join(FORMATS)}")
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    if len(set(keep)) < len(keep):
+        raise UserError(f"a column is kept twice: {', '.join(keep)}")
+    if taken := sorted(RESERVED & set(keep)):
+        raise UserError(f"column {taken[0]} cannot be kept: the result has one of its own by that name")
     for name, value in (("batch size", batch_size), ("shard size", shard_size), ("workers", workers)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: give a number above zero")
@@ -231,20 +334,20 @@ def _check(format: str, batch_size: int, shard_size: int, workers: int | None, m
         raise UserError(f"max pixels {max_pixels}: give a number from 1 to {PILLOW_MAX_PIXELS}")
 
 
-def _identity(embedder: Embedder, format: str, batch_size: int, shard_size: int, max_pixels: int) -> dict[str, Any]:
+def _identity(
+    embedder: Embedder, format: str, dtype: str, batch_size: int, shard_size: int, max_pixels: int, keep: Sequence[str]
+) -> dict[str, Any]:
     of_embedder = embedder.identity()
     identity = {
         **of_embedder,
         "dim": embedder.dim,
         "decoder": {**DECODER, "max_pixels": max_pixels},
         "format": format,
+        "dtype": dtype,
         "batch_size": batch_size,
         "shard_size": shard_size,
+        **({"keep": list(keep)} if keep else {}),
         "versions": {**of_embedder.get("versions", {}), "pyarrow": pa.__version__},
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import platform
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape as glob_escape
 from pathlib import Path
 from typing import BinaryIO
 
@@ -97,6 +99,40 @@ def create_exclusively(path: Path, data: bytes, *, scratch: Path | None = None) 
         return True
 
 
+def create_folder_exclusively(path: Path, fill: Callable[[Path], None]) -> bool:
+    """Create the folder ``path`` with what ``fill`` puts into the folder it is given: of several writers one gets True.
+
+    The folder appears whole, with its files fsynced, or not at all; an empty folder of that name is replaced. On any
+    exception the temporary folder is removed; one that a kill left is removed by the next writer of ``path``.
+
+    Raises:
+        UserError: a full disk or a refused write.
+    """
+    with _one_line(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        temporary = path.with_name(f"{_abandonable(path)}-{os.getpid()}-{secrets.token_hex(8)}{_TEMPORARY}")
+        temporary.mkdir()
+        try:
+            fill(temporary)
+            for path_in_it in (*temporary.rglob("*"), temporary):
+                if path_in_it.is_dir():
+                    sync_folder(path_in_it)
+                    continue
+                with path_in_it.open("rb") as opened:
+                    os.fsync(opened.fileno())
+            try:
+                os.rename(temporary, path)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    return False
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        sync_folder(path.parent)
+        return True
+
+
 def append_line(path: Path, text: str) -> None:
     """Append one line (newline added) in a single write, so that lines of several processes never mix."""
     with _one_line(path):
@@ -173,9 +209,10 @@ def sha256_file(path: Path) -> str:
 def _write_temporary(path: Path, write: Callable[[BinaryIO], None], scratch: Path | None) -> Path:
     # Not tempfile.mkstemp: its files are readable by the owner only, and would stay so after the rename.
     temporary = (scratch or path.parent) / f"{path.name[:120]}.{secrets.token_hex(8)}{_TEMPORARY}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    # Opened by name, so that a library that only writes to a path can be given the file's.
+    file = temporary.open("xb")
     try:
-        with open(descriptor, "wb") as file:
+        with file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -184,6 +221,33 @@ def _write_temporary(path: Path, write: Callable[[BinaryIO], None], scratch: Pat
             temporary.unlink()
         raise
     return temporary
+
+
+def _abandonable(path: Path) -> str:
+    """How names of temporary folders for ``path`` begin when a process of this machine made them."""
+    return f"{path.name[:120]}.{platform.node() or 'here'}"
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary folders for ``path`` of processes of this machine that are gone."""
+    begin = _abandonable(path)
+    for folder in path.parent.glob(f"{glob_escape(begin)}-*{_TEMPORARY}"):
+        process = folder.name.removeprefix(f"{begin}-").partition("-")[0]
+        if process.isdigit() and not is_alive(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine still runs; True where that cannot be known."""
+    if os.name == "nt":  # os.kill would end it there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _meant_for(temporary_name: str) -> str:

@@ -24,10 +24,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import PIL
 from PIL import Image, features
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Reason = Literal[
     "missing",  # no such file (any more), or a link that leads nowhere
@@ -65,6 +69,7 @@ _SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II
 _WHITE = (255, 255, 255)
 _GRAY16 = [(value + 128) // 257 for value in range(65536)]
 _ORIENTATION_TAG = 0x0112
+_ORIENTATION_IN = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for it
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -111,29 +116,61 @@ def read_bytes(path: bytes | str | os.PathLike[str], *, size: int | None = None,
     Raises:
         UnreadableImage: every way in which it cannot be read.
     """
-    try:
-        # Not opened before it is known to be a file: opening a device can already do something.
-        _require_file(os.stat(path), path)
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(descriptor, "rb") as file:
-            before = os.fstat(descriptor)
-            _require_file(before, path)
-            if (size, mtime_ns) != (None, None) and (before.st_size, before.st_mtime_ns) != (size, mtime_ns):
-                raise UnreadableImage("changed", "another size or modification time than when the run began")
-            if before.st_size > MAX_BYTES:
-                raise UnreadableImage("too-large", f"{before.st_size} bytes, more than {MAX_BYTES}")
-            data = file.read(before.st_size + 1)
-            after = os.fstat(descriptor)
-    except OSError as error:
-        raise _named(error, path) from error
+    with _opened(path) as (file, before):
+        if (size, mtime_ns) != (None, None) and (before.st_size, before.st_mtime_ns) != (size, mtime_ns):
+            raise UnreadableImage("changed", "another size or modification time than when the run began")
+        if before.st_size > MAX_BYTES:
+            raise UnreadableImage("too-large", f"{before.st_size} bytes, more than {MAX_BYTES}")
+        data = file.read(before.st_size + 1)
+        after = os.fstat(file.fileno())
     if (len(data), after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         raise UnreadableImage("changed", "written to while it was read")
+    return data
+
+
+def read_part(path: bytes | str | os.PathLike[str], offset: int, length: int, *, mtime_ns: int) -> bytes:
+    """``length`` bytes, at most ``MAX_BYTES``, from ``offset`` on, of a regular file that has this time in ns.
+
+    Raises:
+        UnreadableImage: every way in which they cannot be read.
+    """
+    if length > MAX_BYTES:
+        raise UnreadableImage("too-large", f"{length} bytes, more than {MAX_BYTES}")
+    with _opened(path) as (file, before):
+        file.seek(offset)
+        data = file.read(length)
+        if {before.st_mtime_ns, os.fstat(file.fileno()).st_mtime_ns} != {mtime_ns} or len(data) != length:
+            raise UnreadableImage("changed", "another size or modification time than when the run began")
     return data
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image in these bytes: a PIL image of mode RGB, upright, opaque. Raises UnreadableImage."""
     return to_rgb(_open(data, max_pixels))
+
+
+def decode_values(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8 | np.uint16]:
+    """The numbers of a one-channel image, as stored: label ids or indices into a palette (uint8), depth (uint16).
+
+    For annotations, not for pictures: nothing is scaled, rotated or converted. Returns [H, W].
+
+    Raises:
+        UnreadableImage: as ``decode``; ``unsupported``: more than one channel, or values that fit neither type.
+    """
+    import numpy as np
+
+    image = _open(data, max_pixels)
+    try:
+        image.load()
+    except Exception as error:  # as above
+        raise _refused(error) from error
+    if image.mode in ("L", "P"):
+        return np.array(image, np.uint8)
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        values = np.array(image)
+        if values.min() >= 0 and values.max() <= 65535:
+            return values.astype(np.uint16)
+    raise UnreadableImage("unsupported", f"pixels of mode {image.mode}, not one channel of 8 or 16 bits")
 
 
 @contextmanager
@@ -164,6 +201,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise _refused(error) from error
 
 
+@contextmanager
+def _opened(path: bytes | str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    try:
+        # Not opened before it is known to be a file: opening a device can already do something.
+        _require_file(os.stat(path), path)
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:
+            before = os.fstat(descriptor)
+            _require_file(before, path)
+            yield file, before
+    except OSError as error:
+        raise _named(error, path) from error
+
+
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise UnreadableImage("empty", "the file has no bytes")
@@ -189,7 +240,12 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # whatever is wrong with the EXIF block, the pixels are there
         return image
     method = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+    if method is None:
+        return image
+    upright = image.transpose(method)
+    for key in _ORIENTATION_IN:  # or whoever is given this image would turn it again
+        upright.info.pop(key, None)
+    return upright
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -63,6 +63,14 @@ def list_images(folder: Path, *, without: Collection[Path] = ()) -> Listing:
     return Listing(pa.Table.from_batches(batches).sort_by("path"), walk.other_files, walk.links_to_folders)
 
 
+def has_image(folder: Path) -> bool:
+    """Whether ``list_images`` would find one; stops at the first."""
+    try:
+        return next(_Walk(os.fsencode(folder), set()).rows(), None) is not None
+    except OSError:
+        return False
+
+
 class _Walk:
     def __init__(self, root: bytes, without: set[tuple[int, int]]) -> None:
         self.other_files = 0

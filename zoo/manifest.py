@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +30,19 @@ class Summary:
     failures: tuple[tuple[str, str, str], ...]
 
 
-def summarise(folder: Folder, plan: Plan) -> Summary:
-    """Hash and count all shards of a folder, one at a time. FileNotFoundError if one is missing."""
+def summarise(folder: Folder, plan: Plan, of: Iterable[int] | None = None) -> Summary:
+    """Hash and count all shards of a folder, or those ``of``, one at a time. FileNotFoundError if one is missing."""
+    shards = range(plan.shards) if of is None else of
+    return summarise_parts(folder, plan.identity, plan.key, [names(plan, shard) for shard in shards])
+
+
+def summarise_parts(folder: Folder, identity: Mapping[str, Any], key: str, parts: list[list[str]]) -> Summary:
+    """``summarise`` of shards whose files have these names."""
     counts: Counter[str] = Counter()
     listed = hashlib.sha256()
     failures: list[tuple[str, str, str]] = []
     shards: list[dict[str, Any]] = []
-    for shard in range(plan.shards):
-        table_name, *vectors_name = names(plan, shard)
+    for table_name, *vectors_name in parts:
         with (folder.root / table_name).open("rb") as file:
             rows = pq.ParquetFile(file).read(columns=_READ).to_pylist()
         for row in rows:
@@ -50,8 +56,8 @@ def summarise(folder: Folder, plan: Plan) -> Summary:
             entry["vectors"] = {"file": name, "sha256": sha256_file(folder.root / name)}
         shards.append(entry)
     manifest = {
-        **plan.identity,
-        "plan": plan.key,
+        **identity,
+        "plan": key,
         "images": counts.total(),
         "ok": counts.pop(OK, 0),
         "failed": dict(sorted(counts.items())),

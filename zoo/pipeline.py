@@ -7,7 +7,6 @@ zeros in its slot, and the vector made of them is thrown away: no image can get 
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -21,11 +20,12 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.images import UnreadableImage, decoded, read_bytes
+from zoo.images import UnreadableImage, decoded
 from zoo.plan import Plan
 from zoo.preprocess import Preprocessing
 from zoo.progress import Progress
 from zoo.shards import OK, Rows
+from zoo.sources import Source
 
 NOT_FINITE = "not-finite"
 _LARGE_FILE = 32 * 1024 * 1024
@@ -66,14 +66,13 @@ class Picture:
     pixels: NDArray[np.uint8] | None = None
 
 
-def read_picture(root: bytes, row: dict[str, Any], preprocessing: Preprocessing, max_pixels: int) -> Picture:
+def read_picture(source: Source, row: dict[str, Any], preprocessing: Preprocessing, max_pixels: int) -> Picture:
     """Read, hash, decode, resize and crop one planned file. Never raises for what is wrong with the file."""
     sha256 = None
     try:
         # As for large images: threads must not multiply the memory that one hostile file can take.
         with _one_large_file if row["size"] > _LARGE_FILE else nullcontext():
-            path = os.path.join(root, row["path"])
-            data = read_bytes(path, size=row["size"], mtime_ns=row["mtime_ns"])
+            data = source.read(row)
             sha256 = hashlib.sha256(data).hexdigest()
             with decoded(data, max_pixels) as image:
                 return Picture(OK, None, sha256, image.width, image.height, preprocessing.pixels(image))
@@ -115,7 +114,7 @@ def look_ahead(
 
 
 def compute_shards(
-    plan: Plan, shards: list[int], root: bytes, embedder: Embedder, workers: int, progress: Progress | None
+    plan: Plan, shards: list[int], source: Source, embedder: Embedder, workers: int, progress: Progress | None
 ) -> Generator[tuple[int, Rows], None, None]:
     """The given shards of a plan, one after the other, each with its computed rows filled in.
 
@@ -126,7 +125,7 @@ def compute_shards(
     batch_size = plan.identity["batch_size"]
     read = partial(
         read_picture,
-        root,
+        source,
         preprocessing=embedder.preprocessing,
         max_pixels=plan.identity["decoder"]["max_pixels"],
     )
@@ -159,11 +158,13 @@ def _fill(rows: Rows, slots: list[int], pictures: list[Picture], embedder: Embed
             pixels[position] = picture.pixels
     some = any(picture.pixels is not None for picture in pictures)
     vectors = embedder.embed_pixels(pixels) if some else np.zeros((len(slots), embedder.dim), np.float32)
+    with np.errstate(over="ignore"):
+        vectors = vectors.astype(rows.vectors.dtype, copy=False)
     finite: NDArray[np.bool_] = np.all(np.isfinite(vectors), axis=1)
     for position, (slot, picture) in enumerate(zip(slots, pictures, strict=True)):
         status, error = picture.status, picture.error
         if status == OK and not finite[position]:
-            status, error = NOT_FINITE, "the network gave a value that is not finite"
+            status, error = NOT_FINITE, f"the network gave a value that is not finite in {rows.vectors.dtype}"
         if status == OK:
             rows.vectors[slot] = vectors[position]
         rows.status[slot], rows.error[slot], rows.sha256[slot] = status, error, picture.sha256

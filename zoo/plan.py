@@ -25,9 +25,11 @@ from numpy.typing import NDArray
 from zoo.errors import UserError
 from zoo.files import create_exclusively
 from zoo.listing import FILES
+from zoo.sources.source import IN_CONTAINER
 
 _IDENTITY = b"zoo.identity"
-_REUSE = pa.field("reuse", pa.int64())
+_REUSE = pa.field("zoo.reuse", pa.int64())
+_VALUES_AT_ONCE = 65536
 _SHOWN = 16  # characters of a hash are enough to tell two apart
 
 
@@ -37,7 +39,7 @@ class Plan:
 
     Attributes:
         identity: JSON-able; ``batch_size`` and ``shard_size`` in it cut the files into shards and batches.
-        files: schema ``listing.FILES``, sorted by path; row i of them is row i of the result.
+        files: as a ``Source`` lists them; row i of them is row i of the result.
         reuse: int64 [rows]; for an update the row of the previous plan whose vector is taken over, else -1.
     """
 
@@ -52,12 +54,19 @@ class Plan:
 
     @cached_property
     def key(self) -> str:
-        """64 hex digits that name the plan: identity, paths and sizes. Not the modification times, so that a
-        copied folder gives the same bytes."""
+        """64 hex digits that name the plan: identity, paths, sizes and kept columns. Not the modification times, so
+        that a copied folder gives the same bytes."""
         digest = hashlib.sha256(_canonical(self.identity))
         for path, size in self._pairs():
             digest.update(b"%d %d %b\n" % (size, len(path), path))
+        if self.kept.num_columns:
+            digest.update(_digest(self.kept))
         return digest.hexdigest()
+
+    @property
+    def kept(self) -> pa.Table:
+        """The columns that the source carries along, by their names in the result."""
+        return kept_columns(self.files)
 
     @property
     def shards(self) -> int:
@@ -75,7 +84,7 @@ class Plan:
         return np.flatnonzero(self.reuse[rows.start : rows.stop] < 0) + rows.start
 
     def same_files(self, files: pa.Table) -> bool:
-        """Whether paths, sizes and modification times are those of ``files``."""
+        """Whether paths, sizes, modification times and kept columns are those of ``files``."""
         return bool(self.files.equals(files))
 
     def save(self, path: Path, scratch: Path) -> bool:
@@ -93,7 +102,10 @@ class Plan:
             with path.open("rb") as file:
                 table = pq.ParquetFile(file, page_checksum_verification=True).read().combine_chunks()
             identity = json.loads(table.schema.metadata[_IDENTITY])
-            return cls(identity, table.select(FILES.names).cast(FILES), table["reuse"].to_numpy())
+            files = table.drop_columns([_REUSE.name]).replace_schema_metadata(None)
+            if files.schema.names[: len(FILES)] != FILES.names:
+                raise ValueError("other columns")
+            return cls(identity, files, table[_REUSE.name].to_numpy())
         except FileNotFoundError:
             return None
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
@@ -114,6 +126,7 @@ class Changes:
         resized: rows of the new list with another size.
         touched: rows of the new list with the same size and another modification time.
         removed: rows of the plan whose path is gone.
+        rearranged: whether the rows stand in another order, or a kept column has other values.
     """
 
     previous: NDArray[np.int64]
@@ -121,10 +134,16 @@ class Changes:
     resized: NDArray[np.int64]
     touched: NDArray[np.int64]
     removed: NDArray[np.int64]
+    rearranged: bool
+
+
+def kept_columns(files: pa.Table) -> pa.Table:
+    """The columns of a source's table that are not its own."""
+    return files.drop_columns([name for name in IN_CONTAINER.names if name in files.schema.names])
 
 
 def compare(planned: pa.Table, found: pa.Table) -> Changes:
-    """``planned`` (a plan's files) against ``found`` (those of the folder now), both of schema ``FILES``."""
+    """``planned`` (a plan's files) against ``found`` (those of the source now)."""
     previous = _positions(found, planned)
     common = np.flatnonzero(previous >= 0)
     resized, moved = (
@@ -137,6 +156,8 @@ def compare(planned: pa.Table, found: pa.Table) -> Changes:
         resized=common[resized],
         touched=common[moved & ~resized],
         removed=np.flatnonzero(_positions(planned, found) < 0),
+        rearranged=not planned["path"].equals(found["path"])
+        or _digest(kept_columns(planned)) != _digest(kept_columns(found)),
     )
 
 
@@ -153,6 +174,15 @@ def differences(planned: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[s
 def _positions(needles: pa.Table, haystack: pa.Table) -> NDArray[np.int64]:
     index = pc.index_in(needles["path"], value_set=haystack["path"].combine_chunks())
     return np.asarray(index.fill_null(-1).to_numpy(), dtype=np.int64)
+
+
+def _digest(table: pa.Table) -> bytes:
+    """Of names, types and values. By their text: NaN is the same as NaN, and no buffer's padding counts."""
+    digest = hashlib.sha256(repr([(field.name, str(field.type)) for field in table.schema]).encode())
+    for column in table.columns:
+        for at in range(0, len(column), _VALUES_AT_ONCE):
+            digest.update(repr(column.slice(at, _VALUES_AT_ONCE).to_pylist()).encode(errors="surrogatepass"))
+    return digest.digest()
 
 
 def _canonical(value: Mapping[str, Any]) -> bytes:

@@ -1,8 +1,9 @@
 """The result of an extraction, cut into shards of a fixed number of rows.
 
-A shard is ``embeddings-00000.parquet``; with format npy it is that table without its last column, and the
-vectors beside it in ``embeddings-00000.npy``. The table's rename commits the shard: the vectors are written
-before, and the table holds their hash. The bytes depend on the plan and the photographs alone.
+A shard is ``embeddings-00000.parquet``; with format npy or safetensors it is that table without its last column, and
+the vectors beside it in ``embeddings-00000.npy`` or ``.safetensors`` (tensor ``embedding``). The table's rename commits
+the shard: the vectors are written before, and the table holds their hash. The bytes depend on the plan and the
+photographs alone.
 """
 
 from __future__ import annotations
@@ -10,22 +11,27 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from zoo import files
 from zoo.plan import Plan
+from zoo.sources.source import IN_CONTAINER
 
 OK = "ok"
 STATE = ".zoo"
-FORMATS = ("parquet", "npy")
+FORMATS = ("parquet", "npy", "safetensors")
+DTYPES = ("float32", "float16")
 
-_SHARD_FILE = re.compile(r"embeddings-\d{5,}\.(parquet|npy)")
+_SHARD_FILE = re.compile(r"embeddings-\d{5,}\.(parquet|npy|safetensors)")
 _COLUMNS = pa.schema(
     [
         ("path", pa.string()),
@@ -37,7 +43,9 @@ _COLUMNS = pa.schema(
         ("error", pa.string()),
     ]
 )
-_PLAN, _SHARD, _VECTORS = b"zoo.plan", b"zoo.shard", b"zoo.vectors_sha256"
+RESERVED = frozenset((*_COLUMNS.names, "embedding", *IN_CONTAINER.names))
+"""Names of columns that a source's column cannot be kept under."""
+PLAN, SHARD, VECTORS = b"zoo.plan", b"zoo.shard", b"zoo.vectors_sha256"
 _FACTS = ("sha256", "width", "height", "status", "error")
 
 
@@ -51,12 +59,12 @@ class Rows:
 
     Attributes:
         paths: raw bytes.
-        vectors: float32 [rows, D], NaN where there is none.
+        vectors: float32 or float16 [rows, D], NaN where there is none.
         sha256, width, height, status, error: the columns of the table, ``None`` where not known.
     """
 
     paths: list[bytes]
-    vectors: NDArray[np.float32]
+    vectors: NDArray[Any]
     sha256: list[str | None]
     width: list[int | None]
     height: list[int | None]
@@ -69,7 +77,7 @@ class Rows:
         planned = plan.rows(shard)
         n = len(planned)
         paths = plan.files["path"].slice(planned.start, n).to_pylist()
-        vectors = np.full((n, plan.identity["dim"]), np.nan, np.float32)
+        vectors = np.full((n, plan.identity["dim"]), np.nan, plan.identity.get("dtype", "float32"))
         return cls(paths, vectors, [None] * n, [None] * n, [None] * n, [None] * n, [None] * n)
 
     def take(self, slot: int, other: Rows, index: int) -> None:
@@ -111,13 +119,14 @@ class Folder:
     def write(self, plan: Plan, shard: int, rows: Rows) -> None:
         """Commit a shard."""
         table_name, *vectors_name = names(plan, shard)
-        metadata = {_PLAN: plan.key, _SHARD: str(shard)}
+        metadata = {PLAN: plan.key, SHARD: str(shard)}
         for name in vectors_name:
-            buffer = io.BytesIO()
-            np.save(buffer, rows.vectors)
-            self.commit(name, buffer.getvalue())
-            metadata[_VECTORS] = hashlib.sha256(buffer.getvalue()).hexdigest()
-        table = _table(rows, with_vectors=not vectors_name).replace_schema_metadata(metadata)
+            data = encode_vectors(name, rows.vectors)
+            self.commit(name, data)
+            metadata[VECTORS] = hashlib.sha256(data).hexdigest()
+        planned = plan.rows(shard)
+        kept = plan.kept.slice(planned.start, len(planned))
+        table = _table(rows, kept, with_vectors=not vectors_name).replace_schema_metadata(metadata)
         self.commit(table_name, _encode(table))
 
     def read(self, plan: Plan, shard: int) -> Rows | None:
@@ -131,53 +140,85 @@ class Folder:
         except Exception as error:  # what Arrow raises for damaged bytes is not a closed set
             raise DamagedShard("cannot be read") from error
         metadata = table.schema.metadata or {}
-        if (metadata.get(_PLAN), metadata.get(_SHARD)) != (plan.key.encode(), b"%d" % shard):
+        if (metadata.get(PLAN), metadata.get(SHARD)) != (plan.key.encode(), b"%d" % shard):
             raise DamagedShard("belongs to another run")
         # The pages have checksums, the rest of the file has none; but a table has only this one encoding.
         if _encode(table) != data:
             raise DamagedShard("was altered")
         if vectors_name:
-            vectors = self._read_vectors(vectors_name[0], metadata[_VECTORS].decode())
+            vectors = self._read_vectors(vectors_name[0], metadata[VECTORS].decode())
         else:
-            vectors = _vectors(table["embedding"])
+            vectors = matrix(table["embedding"])
         planned = plan.rows(shard)
         paths = plan.files["path"].slice(planned.start, len(planned)).to_pylist()
         return Rows(paths, vectors, *(table[name].to_pylist() for name in _FACTS))
 
-    def _read_vectors(self, name: str, sha256: str) -> NDArray[np.float32]:
+    def _read_vectors(self, name: str, sha256: str) -> NDArray[Any]:
         try:
             data = (self.root / name).read_bytes()
         except FileNotFoundError:
             raise DamagedShard(f"misses {name}") from None
         if hashlib.sha256(data).hexdigest() != sha256:
             raise DamagedShard(f"does not go with {name}")
-        vectors: NDArray[np.float32] = np.load(io.BytesIO(data), allow_pickle=False)
-        return vectors
+        return decode_vectors(name, data)
 
 
 def names(plan: Plan, shard: int) -> list[str]:
     """The file names of a shard: its table, and with format npy its vectors."""
     table = f"embeddings-{shard:05d}.parquet"
-    return [table, f"embeddings-{shard:05d}.npy"] if plan.identity["format"] == "npy" else [table]
+    format = plan.identity["format"]
+    return [table] if format == "parquet" else [table, f"embeddings-{shard:05d}.{format}"]
 
 
-def _table(rows: Rows, *, with_vectors: bool) -> pa.Table:
+def is_shard_file(name: object) -> bool:
+    """Whether this is a name that a part of a shard can have."""
+    return isinstance(name, str) and _SHARD_FILE.fullmatch(name) is not None
+
+
+def encode_vectors(name: str, vectors: NDArray[Any]) -> bytes:
+    """[rows, D] as the bytes of a file of that name."""
+    if name.endswith(".safetensors"):
+        return safetensors.numpy.save({"embedding": vectors})
+    buffer = io.BytesIO()
+    np.save(buffer, vectors)
+    return buffer.getvalue()
+
+
+def decode_vectors(name: str, data: bytes) -> NDArray[Any]:
+    """What ``encode_vectors`` made; the bytes must be known to be that."""
+    if name.endswith(".safetensors"):
+        return safetensors.numpy.load(data)["embedding"]
+    vectors: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    return vectors
+
+
+def _table(rows: Rows, kept: pa.Table, *, with_vectors: bool) -> pa.Table:
     shown = [path.decode(errors="backslashreplace") for path in rows.paths]
     raw = [None if text.encode() == path else path for text, path in zip(shown, rows.paths, strict=True)]
     facts = (getattr(rows, name) for name in _FACTS)
     table = pa.table([shown, raw, *facts], schema=_COLUMNS)
+    for field in kept.schema:
+        table = table.append_column(field.name, kept[field.name].combine_chunks())
     if not with_vectors:
         return table
+    return table.append_column(*embedding_column(rows.vectors, rows.status))
+
+
+def embedding_column(vectors: NDArray[Any], status: Sequence[str | None]) -> tuple[pa.Field, pa.Array]:
+    """[rows, D] as a column of fixed-size lists, null where the status is not ok."""
     # Not "item", Arrow's name for the field: Parquet has "element", and the type must survive a round trip.
-    embedding = pa.list_(pa.field("element", pa.float32()), rows.vectors.shape[1])
-    missing = pa.array([status != OK for status in rows.status])
-    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.vectors.ravel()), type=embedding, mask=missing)
-    return table.append_column(pa.field("embedding", embedding), column)
+    embedding = pa.list_(pa.field("element", pa.from_numpy_dtype(vectors.dtype)), vectors.shape[1])
+    missing = pa.array([state != OK for state in status])
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=embedding, mask=missing)
+    return pa.field("embedding", embedding), column
 
 
-def _vectors(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    array = column.chunk(0)  # a shard has rows, so its table has a chunk
-    values: NDArray[np.float32] = array.values.to_numpy(zero_copy_only=False)  # NaN where there is no vector
+def matrix(column: pa.ChunkedArray) -> NDArray[Any]:
+    """The column ``embedding`` of one shard as [rows, D], NaN where there is no vector."""
+    array = column.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    values: NDArray[Any] = np.array(array.values.to_numpy(zero_copy_only=False))
+    values[np.isnan(values)] = np.nan  # one NaN: for a missing float16 Arrow gives another than NumPy
     return values.reshape(len(array), array.type.list_size)
 
 

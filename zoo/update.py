@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from zoo import files
-from zoo.images import UnreadableImage, read_bytes
+from zoo.images import UnreadableImage
 from zoo.pipeline import look_ahead
 from zoo.plan import Changes, Plan, compare
 from zoo.shards import DamagedShard, Folder, Rows
+from zoo.sources import Source
+
+_ROWS_AT_ONCE = 4096
 
 
 class Overtaken(Exception):
@@ -33,7 +37,7 @@ class Previous:
     """The rows of a result made earlier, read shard by shard; the last shard read is kept."""
 
     def __init__(self, folder: Folder, plan: Plan) -> None:
-        self._folder = folder
+        self.folder = folder
         self._plan = plan
         self._shard_size: int = plan.identity["shard_size"]
         self._last: tuple[int, Rows | None] = (-1, None)
@@ -43,7 +47,7 @@ class Previous:
         shard = row // self._shard_size
         if self._last[0] != shard:
             try:
-                self._last = shard, self._folder.read(self._plan, shard)
+                self._last = shard, self.folder.read(self._plan, shard)
             except DamagedShard:
                 self._last = shard, None
         rows = self._last[1]
@@ -66,8 +70,8 @@ class Previous:
             rows.take(slot, *found)
 
 
-def changes_since(folder: Folder, plan: Plan, root: bytes, found: pa.Table, workers: int) -> Changes:
-    """How a folder of images, ``found`` now (schema ``FILES``), differs from the plan of its result.
+def changes_since(folder: Folder, plan: Plan, source: Source, found: pa.Table, workers: int) -> Changes:
+    """How a source, which lists ``found`` now, differs from the plan of its result.
 
     A file of the same size with another modification time is read again, and has not changed if its hash is
     the one in its row. Where there is no row to compare with it counts as changed.
@@ -75,10 +79,9 @@ def changes_since(folder: Folder, plan: Plan, root: bytes, found: pa.Table, work
     changes = compare(plan.files, found)
     previous = Previous(folder, plan)
     hashes = [previous.sha256(row) for row in changes.previous[changes.touched].tolist()]
-    paths = [os.path.join(root, path) for path in found["path"].take(changes.touched).to_pylist()]
-    pairs = zip(paths, hashes, strict=True)
-    with closing(look_ahead(_has_hash, pairs, workers, 2 * workers)) as verdicts:
-        same = np.fromiter(verdicts, bool, len(paths))
+    pairs = zip(_rows(found, changes.touched), hashes, strict=True)
+    with closing(look_ahead(partial(_has_hash, source), pairs, workers, 2 * workers)) as verdicts:
+        same = np.fromiter(verdicts, bool, len(hashes))
     return replace(changes, touched=changes.touched[~same])
 
 
@@ -94,10 +97,12 @@ def describe(changes: Changes, plan: Plan, found: pa.Table) -> str:
         if len(rows):
             first = table["path"][int(rows[0])].as_py().decode(errors="backslashreplace")
             parts.append(f"{len(rows)} {'file ' if len(rows) == 1 else 'files '}{verb} (first {first!r})")
+    if changes.rearranged and not parts:
+        parts.append("its order or a column that is kept changed")
     return ", ".join(parts)
 
 
-def plan_update(folder: Folder, plan: Plan, root: bytes, found: pa.Table, changes: Changes) -> Plan | None:
+def plan_update(folder: Folder, plan: Plan, source: Source, found: pa.Table, changes: Changes) -> Plan | None:
     """The plan of the new result: every unchanged row whose file was read is taken over, failed or not.
 
     Rows whose file could not be read are tried again. None if nothing changed, none of those can be read now,
@@ -114,7 +119,7 @@ def plan_update(folder: Folder, plan: Plan, root: bytes, found: pa.Table, change
             reuse[row] = -1
         elif old[0].sha256[old[1]] is None:
             reuse[row] = -1
-            worthwhile = worthwhile or _is_readable(os.path.join(root, old[0].paths[old[1]]))
+            worthwhile = worthwhile or _is_readable(source, found.slice(row, 1).to_pylist()[0])
     return Plan(plan.identity, found, reuse) if worthwhile else None
 
 
@@ -168,17 +173,22 @@ def _same_update(frozen: Plan, plan: Plan) -> bool:
     return frozen.identity == plan.identity and frozen.same_files(plan.files)
 
 
-def _has_hash(file: tuple[bytes, str | None]) -> bool:
-    path, sha256 = file
+def _rows(found: pa.Table, wanted: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+    for first in range(0, len(wanted), _ROWS_AT_ONCE):
+        yield from found.take(wanted[first : first + _ROWS_AT_ONCE]).to_pylist()
+
+
+def _has_hash(source: Source, file: tuple[dict[str, Any], str | None]) -> bool:
+    row, sha256 = file
     try:
-        return sha256 is not None and hashlib.sha256(read_bytes(path)).hexdigest() == sha256
+        return sha256 is not None and hashlib.sha256(source.read(row)).hexdigest() == sha256
     except UnreadableImage:
         return False
 
 
-def _is_readable(path: bytes) -> bool:
+def _is_readable(source: Source, row: dict[str, Any]) -> bool:
     try:
-        read_bytes(path)
+        source.read(row)
     except UnreadableImage:
         return False
     return True

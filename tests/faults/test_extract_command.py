@@ -17,7 +17,8 @@ PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
 def start(images: Path, out: Path, model: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "zoo", "extract", "--images", images, "--out", out, "--model", model,
-               "--batch-size", "2", "--shard-size", "4", "--device", "cpu"]  # fmt: skip
+               "--batch-size", "2", "--shard-size", "4", "--device", "cpu",
+               "--backend", "torch"]  # fmt: skip
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

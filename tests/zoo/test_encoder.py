@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zoo.encoder import build_encoder, count_parameters, preactivation_family, torchvision_to_resnetv2
+from zoo.encoder import build_encoder, count_parameters, preactivation_family
+from zoo.key_names import torchvision_to_resnetv2
 from zoo.registry import ARCHITECTURES, Architecture
 
 PAPER_MILLIONS = {"r50": 23.508, "r50x2": 93.907, "r50x4": 375.378, "r200": 62.625, "r200x2": 250.129}

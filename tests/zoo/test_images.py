@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pictures import encode, picture
 from PIL import Image
 
-from zoo.images import Reason, UnreadableImage, decode, decoded, read_bytes
+from zoo.images import Reason, UnreadableImage, decode, decoded, read_bytes, to_rgb
 
 RIGHT = picture(16, 12)
 CORPUS = {
@@ -85,8 +85,10 @@ def test_every_orientation_comes_out_upright(format: str, orientation: int) -> N
     exif[0x0112] = orientation
     options = {"lossless": True} if format == "WEBP" else {"quality": 100} if format == "JPEG" else {}
     image = Image.fromarray(np.ascontiguousarray(stored(np.asarray(RIGHT), orientation)))
-    result = pixels(encode(image, format, exif=exif, **options))
+    data = encode(image, format, exif=exif, **options)
+    result = pixels(data)
     assert result.shape == (12, 16, 3)
+    assert np.array_equal(np.asarray(to_rgb(decode(data))), result), "turned twice"
     assert np.abs(result.astype(int) - np.asarray(RIGHT)).max() <= (40 if format == "JPEG" else 0)
 
 

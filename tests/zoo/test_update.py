@@ -10,7 +10,7 @@ from extraction_driver import PixelMeans, assert_tidy, results, run
 from numpy.typing import NDArray
 from pictures import encode, fill, picture
 
-from zoo import pipeline
+import zoo.sources.storage as storage
 from zoo.images import UnreadableImage
 
 
@@ -104,14 +104,14 @@ def test_files_that_could_not_be_read_are_tried_again(
 ) -> None:
     out = tmp_path / "out"
     (images / "bad.jpg").write_bytes(b"bad")
-    real = pipeline.read_bytes
+    real = storage.read_bytes
 
     def locked(path: bytes, **expected: int) -> bytes:
         if path.endswith(b"01.png"):
             raise UnreadableImage("no-permission", "reading it is not allowed")
         return real(path, **expected)
 
-    monkeypatch.setattr(pipeline, "read_bytes", locked)
+    monkeypatch.setattr(storage, "read_bytes", locked)
     assert run(images, out).failed == {"no-permission": 1, "not-an-image": 1}
     monkeypatch.undo()
     assert run(images, out).failed == {"no-permission": 1, "not-an-image": 1}, "only an update tries again"

@@ -51,8 +51,10 @@ def test_a_name_without_weights_says_how_to_train(name: str) -> None:
         zoo.load(name)
 
 
-def test_official_weights_are_not_replaced_by_random_ones() -> None:
-    with pytest.raises(UserError, match=r"CC-BY-NC-4\.0.*pretrain_res50x1\.pkl.*pretrained=False"):
+def test_official_weights_are_not_replaced_by_random_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE is set and .*pretrain_res50x1\.pkl is not in the cache"):
         zoo.load("byol_r50")
 
 

@@ -1,0 +1,63 @@
+"""Embeds a folder of photographs with a file of `zoo export`: numpy, Pillow and onnxruntime, nothing else.
+
+python embed.py model.onnx PHOTOS --out embeddings.csv
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+
+def pixels(path: Path) -> np.ndarray:
+    """uint8 [1, height, width, 3], upright, of any size: the graph resizes, crops and normalises."""
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[None]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("embeddings.csv"))
+    arguments = parser.parse_args()
+
+    session = onnxruntime.InferenceSession(arguments.model)
+    about = session.get_modelmeta().custom_metadata_map
+    print(f"{about['model']}, licence {about['licence']}")
+
+    names, rows, failed = [], [], 0
+    for path in sorted(arguments.photos.iterdir()):
+        if path.suffix.lower() not in (".jpg", ".jpeg", ".png", ".webp"):
+            continue
+        try:
+            image = pixels(path)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            print(f"{path.name}: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        names.append(path.name)
+        rows.append(session.run(["embedding"], {"pixels": image})[0][0])
+    if not rows:
+        print(f"no photographs in {arguments.photos}", file=sys.stderr)
+        return 2
+
+    with arguments.out.open("w", newline="") as file:
+        csv.writer(file).writerows([name, *row.tolist()] for name, row in zip(names, rows, strict=True))
+
+    vectors = np.stack(rows)
+    vectors -= vectors.mean(axis=0)  # what all photographs share does not tell them apart
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    cosine = vectors @ vectors.T
+    np.fill_diagonal(cosine, -2)
+    for name, nearest, row in zip(names, cosine.argmax(axis=1), cosine, strict=True):
+        print(f"{name}: {names[nearest]} ({row[nearest]:.2f})")
+    return 3 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+// Photographs -> embeddings -> the most similar pairs, all in this page. The model is a file of `zoo export`: it takes
+// pixels of any size, and resizes, crops and normalises by itself.
+import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
+
+const MAX_PAIRS = 12;
+ort.env.wasm.wasmPaths = new URL("./node_modules/onnxruntime-web/dist/", import.meta.url).href;
+if (!crossOriginIsolated) ort.env.wasm.numThreads = 1; // threads need the headers COOP and COEP
+
+const input = document.getElementById("photos");
+const drop = document.getElementById("drop");
+const status = document.getElementById("status");
+const embedded = []; // {name, url, vector}
+window.embedded = embedded;
+
+// uint8 [1, height, width, 3], upright, over white.
+async function pixels(file) {
+  const bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+  const { width, height } = bitmap;
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  const rgba = context.getImageData(0, 0, width, height).data;
+  const rgb = new Uint8Array(width * height * 3);
+  for (let from = 0, to = 0; from < rgba.length; from += 4) {
+    rgb[to++] = rgba[from];
+    rgb[to++] = rgba[from + 1];
+    rgb[to++] = rgba[from + 2];
+  }
+  return new ort.Tensor("uint8", rgb, [1, height, width, 3]);
+}
+
+// What all photographs share does not tell them apart: cosines of the differences from the mean.
+function similarPairs() {
+  const mean = embedded[0].vector.map((_, i) => embedded.reduce((sum, e) => sum + e.vector[i], 0) / embedded.length);
+  const units = embedded.map(({ vector }) => {
+    const centred = vector.map((v, i) => v - (embedded.length > 2 ? mean[i] : 0));
+    const length = Math.hypot(...centred) || 1;
+    return centred.map((v) => v / length);
+  });
+  const pairs = [];
+  for (let a = 0; a < units.length; a++)
+    for (let b = a + 1; b < units.length; b++)
+      pairs.push({ a: embedded[a], b: embedded[b], cosine: units[a].reduce((sum, v, i) => sum + v * units[b][i], 0) });
+  return pairs.sort((p, q) => q.cosine - p.cosine).slice(0, MAX_PAIRS);
+}
+
+function show() {
+  const figures = similarPairs().map(({ a, b, cosine }) => {
+    const figure = document.createElement("figure");
+    for (const { name, url } of [a, b]) {
+      const image = document.createElement("img");
+      image.src = url;
+      image.alt = image.title = name;
+      figure.append(image);
+    }
+    const caption = document.createElement("figcaption");
+    for (const text of [`${a.name} · ${b.name}`, cosine.toFixed(2)]) {
+      const span = document.createElement("span");
+      span.textContent = text;
+      caption.append(span);
+    }
+    figure.append(caption);
+    return figure;
+  });
+  document.getElementById("pairs").replaceChildren(...figures);
+}
+
+async function add(files) {
+  input.disabled = true;
+  const failed = [];
+  const start = performance.now();
+  for (const [index, file] of [...files].entries()) {
+    status.textContent = `${index + 1} of ${files.length}: ${file.name}`;
+    try {
+      const { embedding } = await session.run({ pixels: await pixels(file) });
+      embedded.push({ name: file.name, url: URL.createObjectURL(file), vector: Array.from(embedding.data) });
+    } catch (error) {
+      failed.push(file.name);
+    }
+  }
+  const seconds = ((performance.now() - start) / 1000).toFixed(1);
+  if (embedded.length > 1) show();
+  const problem = failed.length ? `; no picture that this browser can read: ${failed.join(", ")}` : "";
+  status.textContent = `${embedded.length} photographs (${files.length - failed.length} new) in ${seconds} s${problem}`;
+  input.disabled = false;
+}
+
+input.addEventListener("change", () => add(input.files));
+drop.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  drop.classList.add("over");
+});
+drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+drop.addEventListener("drop", (event) => {
+  event.preventDefault();
+  drop.classList.remove("over");
+  if (!input.disabled) add([...event.dataTransfer.files]);
+});
+
+let session;
+try {
+  session = await ort.InferenceSession.create("./model.onnx", { executionProviders: ["wasm"] });
+  status.textContent = "Ready.";
+  input.disabled = false;
+} catch (error) {
+  status.textContent = `The network could not be loaded: ${error.message}`;
+}

@@ -1,0 +1,208 @@
+"""``zoo extract --engine ray``: the bytes of one process, on a real cluster whose workers and machines are lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from extraction_driver import assert_tidy, results
+from pictures import encode, fill, picture
+
+import zoo
+from zoo.cli import app
+from zoo.cluster import Cluster, connect
+from zoo.command_line import exit_code
+from zoo.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from zoo.extraction import Extraction, extract
+from zoo.share import EVERYTHING, Share
+
+ROOT = Path(__file__).parents[2]
+OPENING = {"device": "cpu", "backend": "torch", "precision": "fp32", "normalize": False}
+
+
+def test_without_ray_one_line_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+    def error(*options: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["zoo", "extract", "--images", "x", "--out", str(tmp_path / "out"), *options])
+        assert exit_code(app, "zoo", "") == EXIT_USER_ERROR
+        return capsys.readouterr().err
+
+    assert error("--engine", "ray") == "zoo: error: --engine ray needs Ray: pip install 'siamese-zoo[cluster]'\n"
+    assert error("--ray-address", "auto") == "zoo: error: --ray-address needs --engine ray\n"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    root = fill(tmp_path / "images", 60)  # 16 shards
+    (root / "bad.jpg").write_bytes(b"bad")
+    return root
+
+
+@pytest.fixture
+def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A cluster of three machines with a core each, as far as Ray can tell."""
+    pytest.importorskip("ray", reason="needs siamese-zoo[cluster]")
+    from ray.cluster_utils import Cluster as Machines
+
+    for name, value in {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}.items():
+        monkeypatch.setenv(name, value)
+    machines = Machines(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    for _ in range(2):
+        machines.add_node(num_cpus=1)
+    try:
+        yield machines
+    finally:
+        machines.shutdown()
+
+
+def run(images: Path, out: Path, model: Path, crew: Cluster | None = None, *, update: bool = False,
+        share: Share = EVERYTHING) -> Extraction:  # fmt: skip
+    embedder: Any = zoo.load(model, **OPENING) if crew is None else crew.open(str(model), OPENING)
+    small = {"batch_size": 2, "shard_size": 4, "workers": 1}
+    return extract(images, out, embedder=embedder, crew=crew, update=update, share=share, **small)  # type: ignore[arg-type]
+
+
+def at_work(machine: Any) -> list[int]:
+    """The processes of a machine that are in the middle of a shard: Ray gives them the task's name."""
+    raylet = machine.all_processes["raylet"][0].process.pid
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title, status = (folder / "cmdline").read_bytes(), (folder / "stat").read_text()
+        except OSError:
+            continue
+        if title.startswith(b"ray::_make") and int(status.rpartition(")")[2].split()[1]) == raylet:
+            found.append(int(folder.name))
+    return found
+
+
+def meanwhile(condition: Callable[[], Any], act: Callable[[Any], None]) -> threading.Thread:
+    """In a thread: wait until the condition has a value, and act on it."""
+
+    def wait() -> None:
+        while not (value := condition()):
+            time.sleep(0.02)
+        act(value)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def shards(out: Path) -> int:
+    return len(list(out.glob("embeddings-*")))
+
+
+@pytest.mark.slow
+def test_workers_and_machines_are_lost(images: Path, tmp_path: Path, random_weights: Path, machines: Any) -> None:
+    run(images, tmp_path / "one", random_weights)
+    expected = results(tmp_path / "one")
+    with connect(machines.address, cores=1) as crew:
+        import ray
+
+        mine = ray.get_runtime_context().get_node_id()  # a driver does not outlive the machine it runs on
+        lost = next(machine for machine in machines.worker_nodes if machine.unique_id != mine)
+        everywhere = [machines.head_node, *machines.worker_nodes]
+
+        def working() -> list[int]:
+            return [pid for machine in everywhere for pid in at_work(machine)]
+
+        out = tmp_path / "killed"
+        killed: list[int] = []
+        seen: set[int] = set()
+
+        def kill(pids: list[int]) -> None:
+            os.kill(pids[0], signal.SIGKILL)
+            killed.append(pids[0])
+
+        def look() -> None:
+            seen.update(working())
+
+        killer = meanwhile(lambda: shards(out) > 0 and working(), kill)
+        watcher = meanwhile(lambda: look() or (out / "manifest.json").exists(), lambda _: None)
+        result = run(images, out, random_weights, crew)
+        killer.join(10)
+        watcher.join(10)
+        assert len(killed) == 1
+        assert len(seen - set(killed)) >= 2, "several workers made the shards"
+        assert (result.total, result.failed) == (61, {"not-an-image": 1})
+        assert results(out) == expected
+        assert_tidy(out)
+
+        out = tmp_path / "machine"
+        assert run(images, out, random_weights, crew, share=Share(1, 4)).missing
+        before = shards(out)
+        assert 0 < before < 16
+        remover = meanwhile(
+            lambda: shards(out) > before and at_work(lost),
+            lambda _: machines.remove_node(lost, allow_graceful=False),
+        )
+        run(images, out, random_weights, crew)
+        remover.join(30)
+        assert not remover.is_alive()
+        assert results(out) == expected
+        assert_tidy(out)
+
+        (images / "bad.jpg").write_bytes(encode(picture(seed=98), "JPEG"))
+        (images / "00.jpeg").write_bytes(encode(picture(seed=99), "JPEG"))
+        with pytest.raises(UserError, match="2 files changed"):
+            run(images, out, random_weights, crew)
+        assert run(images, out, random_weights, crew, update=True).reused == 59
+    run(images, tmp_path / "one", random_weights, update=True)
+    assert results(out) == results(tmp_path / "one")
+    assert_tidy(out)
+
+
+@pytest.mark.slow
+def test_the_command_is_stopped_and_gone_on_with_without_ray(
+    images: Path, tmp_path: Path, random_weights: Path, machines: Any
+) -> None:
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "zoo", "extract", "--images", images, "--out", out, "--model", random_weights,
+             "--batch-size", "2", "--shard-size", "4", "--device", "cpu", "--backend", "torch", "--engine", "ray",
+             "--ray-address", machines.address]  # fmt: skip
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while not shards(out):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    stopped = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == EXIT_INTERRUPTED, errors
+    assert time.monotonic() - stopped < 10
+    assert "Traceback" not in errors
+    assert not (out / "manifest.json").exists()
+    assert run(images, out, random_weights).reused > 0
+    run(images, tmp_path / "one", random_weights)
+    assert results(out) == results(tmp_path / "one")
+    assert_tidy(out)
+
+
+@pytest.mark.slow
+def test_what_a_cluster_cannot_do_is_one_line(tmp_path: Path, random_weights: Path, machines: Any) -> None:
+    with connect(machines.address, cores=4) as crew, pytest.raises(UserError, match="3 cores: choose fewer --workers"):
+        crew.open(str(random_weights), OPENING)
+    with connect(machines.address, cores=1) as crew:
+        for options, message in (
+            ({"device": "cuda"}, "has no GPU"),
+            ({"device": "cuda:1"}, "--device cpu or cuda, not cuda:1"),
+            ({"precision": "int8"}, "^--precision int8 needs --backend onnx$"),
+        ):
+            with pytest.raises(UserError, match=message):
+                crew.open(str(random_weights), OPENING | options)
+        with pytest.raises(UserError, match=r"^[^\n]*none.safetensors[^\n]*$"):
+            crew.open(str(tmp_path / "none.safetensors"), OPENING)
+    with pytest.raises(UserError, match=r"^no Ray cluster at 127.0.0.1:1 [^\n]*$"), connect("127.0.0.1:1", cores=1):
+        pass

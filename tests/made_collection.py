@@ -1,0 +1,63 @@
+"""Finished extractions with given vectors, written by the project's own code but without images or a network."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from zoo import manifest
+from zoo.listing import FILES
+from zoo.plan import Plan
+from zoo.search.collection import Collection
+from zoo.shards import OK, Folder, Rows
+
+
+def make(
+    root: Path,
+    vectors: NDArray[np.float32],
+    *,
+    failed: tuple[int, ...] = (),
+    paths: list[bytes] | None = None,
+    shard_size: int = 1024,
+    format: str = "parquet",
+    **identity: Any,
+) -> Collection:
+    """``vectors`` [N, D] as an extraction in ``root``; rows ``failed`` have none."""
+    paths = paths or [b"%07d.jpg" % n for n in range(len(vectors))]
+    told = {
+        "model": "made",
+        "dim": vectors.shape[1],
+        "format": format,
+        "dtype": str(vectors.dtype),
+        "shard_size": shard_size,
+        "batch_size": 1,
+    }
+    told |= {"weights_sha256": "0" * 64, "preprocessing": {"input_size": 32, "resize": 36}, **identity}
+    table = pa.table([paths, [1] * len(paths), [1] * len(paths)], schema=FILES)
+    plan, folder = Plan.new(told, table), Folder(root)
+    folder.create()
+    for shard in range(plan.shards):
+        rows, planned = Rows.empty(plan, shard), plan.rows(shard)
+        for slot, row in enumerate(planned):
+            rows.status[slot] = "truncated" if row in failed else OK
+            if row in failed:
+                rows.error[slot] = "cut"
+                continue
+            rows.vectors[slot] = vectors[row]
+            rows.sha256[slot] = hashlib.sha256(paths[row]).hexdigest()
+            rows.width[slot] = rows.height[slot] = 8
+        folder.write(plan, shard, rows)
+    manifest.write(folder, manifest.summarise(folder, plan))
+    return Collection(root)
+
+
+def clusters(count: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
+    """Float32 [count, dim]: points around 100 centres, as embeddings of photographs are, not all over the sphere."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(100, dim))
+    return (centres[rng.integers(0, 100, count)] + rng.normal(size=(count, dim))).astype(np.float32)

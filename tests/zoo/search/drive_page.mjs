@@ -1,0 +1,90 @@
+// Uses the page of `zoo serve` in headless Chromium as a person would, and prints what it saw as JSON:
+//
+//     node drive_page.mjs URL CHROMIUM FOLDER PHOTO BROKEN
+//
+// FOLDER gets the pictures near.png, map.png and all.png. Requests to any other host are counted and refused.
+import { chromium } from "playwright-core";
+
+const [url, executablePath, folder, photo, broken] = process.argv.slice(2);
+const browser = await chromium.launch({
+  executablePath,
+  args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+});
+const page = await browser.newPage({ viewport: { width: 1180, height: 860 }, colorScheme: "light" });
+const foreign = [];
+const errors = [];
+await page.route("**/*", (route) => {
+  const target = route.request().url();
+  if (target.startsWith(url) || target.startsWith("blob:") || target.startsWith("data:")) return route.continue();
+  foreign.push(target);
+  return route.abort();
+});
+page.on("pageerror", (error) => errors.push(String(error)));
+page.on("console", (message) => message.type() === "error" && !message.text().includes("422") && errors.push(message.text()));
+const status = () => page.textContent("#status");
+const said = (text) => page.waitForFunction((t) => document.getElementById("status").textContent.includes(t), text);
+const tiles = (list) =>
+  page.$$eval(`${list} .tile`, (found) =>
+    found.map((tile) => ({
+      row: Number(tile.dataset.row),
+      name: tile.querySelector(".label span").textContent,
+      cosine: Number(tile.querySelector(".label b")?.textContent ?? NaN),
+    })),
+  );
+const loaded = () =>
+  page.waitForFunction(() =>
+    [...document.querySelectorAll("img")].every((image) => !image.src || image.closest("[hidden]") || image.complete),
+  );
+
+const saw = {};
+await page.goto(url);
+await said("Drop a photograph");
+saw.title = await page.title();
+saw.about = await page.textContent("#about");
+await page.setInputFiles("#photo", broken);
+await said("not-an-image");
+saw.broken = await status();
+await page.setInputFiles("#photo", photo);
+await said("nearest to");
+saw.searched = await tiles("#found");
+await loaded();
+saw.thumbnails = await page.$$eval("#found img", (images) => images.filter((image) => image.naturalWidth > 0).length);
+await page.screenshot({ path: `${folder}/near.png` });
+
+// by keyboard alone: from tile to tile, into one, and back
+await page.focus("#found .tile");
+await page.keyboard.press("ArrowRight");
+saw.focused = await page.evaluate(() => Number(document.activeElement.dataset.row));
+await page.keyboard.press("Enter");
+await page.waitForFunction((row) => location.hash === `#near/${row}`, saw.focused);
+await page.waitForFunction((row) => Number(document.querySelector("#found .tile").dataset.row) === row, saw.focused);
+saw.ofRow = await tiles("#found");
+
+await page.focus("#tab-near");
+await page.keyboard.press("ArrowRight");
+await said("images");
+await page.waitForTimeout(300); // thumbnails are drawn as they come
+await page.focus("#plane");
+await page.keyboard.press("ArrowRight");
+await page.waitForFunction(() => document.querySelector("#tip span").textContent.length > 1);
+saw.tip = await page.textContent("#tip span");
+await page.keyboard.press("ArrowLeft");
+await page.keyboard.press("ArrowRight");
+saw.inked = await page.evaluate(() => {
+  const canvas = document.getElementById("plane");
+  const values = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  return values.filter((value, n) => n % 4 === 3 && value > 0).length;
+});
+await page.screenshot({ path: `${folder}/map.png` });
+await page.keyboard.press("Enter");
+await page.waitForFunction(() => location.hash.startsWith("#near/"));
+saw.fromMap = await page.evaluate(() => Number(location.hash.split("/")[1]));
+
+await page.click("#tab-all");
+await said("of ");
+saw.all = (await tiles("#grid")).map((tile) => tile.name);
+await loaded();
+await page.screenshot({ path: `${folder}/all.png` });
+saw.pages = await page.textContent("#pages");
+await browser.close();
+console.log(JSON.stringify({ ...saw, foreign, errors }));

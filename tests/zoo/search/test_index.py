@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_collection import clusters, make
+
+from zoo.errors import UserError
+from zoo.search.collection import Collection
+from zoo.search.index import Matrix, build, open_index, unit
+
+
+def reference(vectors: np.ndarray, query: np.ndarray, k: int) -> list[int]:
+    """By the definition, in float64."""
+    wide = vectors.astype(np.float64)
+    cosines = wide @ query / np.linalg.norm(wide, axis=1) / np.linalg.norm(query)
+    return np.argsort(-cosines, kind="stable")[:k].tolist()
+
+
+@pytest.mark.parametrize("format", ["parquet", "npy"])
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_nearest_are_found_and_failed_rows_are_left_out(tmp_path: Path, format: str, exact: bool) -> None:
+    vectors = clusters(90, 24)
+    failed = (0, 7, 8, 89)
+    collection = make(tmp_path, vectors, failed=failed, shard_size=40, format=format)
+    told = build(collection, exact=exact)
+    assert (told["indexed"], told["left_out"]) == (86, 4)
+    assert told["kind"] == ("exact" if exact else "usearch")
+    index = open_index(Collection(tmp_path)).neighbours
+    good = [row for row in range(90) if row not in failed]
+    for row in (1, 6, 41, 88):
+        found, cosines = index.search(unit(vectors[row : row + 1]), 5)[0]
+        assert found.tolist() == [good[n] for n in reference(vectors[good], vectors[row], 5)]
+        assert cosines[0] == pytest.approx(1, abs=1e-5)
+        np.testing.assert_allclose(index.vector(row), unit(vectors[row : row + 1])[0], atol=1e-6)
+    assert index.vector(7) is None
+    assert len(index.search(unit(vectors[1:4]), 1000)[2][0]) == 86  # more than there are
+
+
+def test_vectors_without_a_direction_are_left_out(tmp_path: Path) -> None:
+    vectors = clusters(12, 4)
+    vectors[3], vectors[4, 2], vectors[5] = 0, np.inf, 1e30
+    told = build(make(tmp_path, vectors))
+    assert told["indexed"] == 10  # the large one has a direction
+
+
+def test_a_stale_index_is_refused_and_made_anew(tmp_path: Path) -> None:
+    collection = make(tmp_path, clusters(30, 8))
+    first = build(collection)
+    changed = make(tmp_path, clusters(31, 8, seed=1))
+    with pytest.raises(UserError, match="has changed since it was indexed: run `zoo index"):
+        open_index(changed)
+    second = build(changed, exact=False)
+    assert open_index(changed).told == second
+    left = sorted(path.name for path in (tmp_path / "index").iterdir())
+    assert left == sorted(["index.json", second["file"]])
+    assert first["file"] not in left
+
+
+def test_an_index_of_another_model_is_refused(tmp_path: Path) -> None:
+    collection = make(tmp_path, clusters(10, 8))
+    build(collection)
+    told = json.loads((tmp_path / "index" / "index.json").read_text())
+    told["weights_sha256"] = "1" * 64
+    (tmp_path / "index" / "index.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match="another model"):
+        open_index(collection)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("harm", ["cut", "flip", "gone", "json"])
+def test_a_damaged_index_is_refused(tmp_path: Path, exact: bool, harm: str) -> None:
+    collection = make(tmp_path, clusters(30, 8))
+    path = tmp_path / "index" / build(collection, exact=exact)["file"]
+    data = bytearray(path.read_bytes())
+    if harm == "cut":
+        path.write_bytes(data[:-1])
+    elif harm == "flip":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif harm == "gone":
+        path.unlink()
+    else:
+        (path.parent / "index.json").write_text("{")
+    with pytest.raises(UserError, match="damaged: run `zoo index"):
+        open_index(collection)
+
+
+def test_what_cannot_be_indexed_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no finished extraction"):
+        Collection(tmp_path / "none")
+    with pytest.raises(UserError, match="has no index: run"):
+        open_index(make(tmp_path / "a", clusters(3, 4)))
+    with pytest.raises(UserError, match="nothing to index"):
+        build(make(tmp_path / "b", clusters(3, 4), failed=(0, 1, 2)))
+    assert not list((tmp_path / "b" / "index").iterdir())
+    damaged = make(tmp_path / "c", clusters(3, 4))
+    shard = tmp_path / "c" / "embeddings-00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="not what the manifest says"):
+        build(damaged)
+    (tmp_path / "c" / "manifest.json").write_text('{"shards": [{"file": "../x", "rows": 1, "sha256": ""}]}')
+    with pytest.raises(UserError, match="is damaged"):
+        Collection(tmp_path / "c")
+
+
+def test_a_full_disk_leaves_the_old_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = make(tmp_path, clusters(30, 8))
+    told = build(collection)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="disk full"):
+        build(collection, exact=False)
+    monkeypatch.undo()
+    assert open_index(collection).told == told
+    assert not list((tmp_path / "index").glob("*.tmp"))
+
+
+def test_recall_is_measured_and_high(tmp_path: Path) -> None:
+    told = build(make(tmp_path, clusters(3000, 16), failed=tuple(range(100, 120))), exact=False)
+    assert told["recall"]["sample"] == 200
+    assert 0.97 <= told["recall"]["value"] <= 1
+
+
+def test_items_page_over_shards(tmp_path: Path) -> None:
+    collection = make(
+        tmp_path, clusters(25, 4), shard_size=10, failed=(11,), paths=[b"a\xff%02d" % n for n in range(25)]
+    )
+    assert [item.row for item in collection.items(8, 14)] == list(range(8, 22))
+    assert [item.row for item in collection.items(20, 50)] == list(range(20, 25))
+    assert collection.items(25, 5) == collection.items(3, 0) == []
+    assert (collection.item(11).status, collection.item(11).error) == ("truncated", "cut")
+    assert (collection.item(4).path, collection.item(4).name) == (b"a\xff04", "a\\xff04")
+    for row in (-1, 25):
+        with pytest.raises(IndexError):
+            collection.item(row)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 50), st.integers(0, 2**32), st.integers(1, 7))
+def test_blocks_do_not_change_an_exact_search(count: int, dim: int, k: int, seed: int, height: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = rng.integers(-2, 3, (count, dim)).astype(np.float32)  # many ties, zeros among them
+    units, query = unit(vectors), unit(np.ones((1, dim), np.float32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo.search.index._BLOCK_BYTES", max(4 * dim, 32) * height)
+        rows, cosines = Matrix(units).search(query, k)[0]
+    assert len(rows) == min(k, int((~np.isnan(units[:, 0])).sum()))
+    assert (np.diff(cosines) <= 0).all()
+    whole = np.nan_to_num(units @ query[0], nan=-np.inf)
+    np.testing.assert_allclose(cosines, -np.sort(-whole)[: len(rows)], atol=1e-6)
+    np.testing.assert_allclose(whole[rows], cosines, atol=1e-6)

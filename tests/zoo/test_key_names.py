@@ -1,0 +1,127 @@
+"""One encoder in the names of torchvision, timm and detectron2, there and back, byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from official_files import narrow, network
+
+import zoo
+from zoo import model_folder
+from zoo.convert.convert import convert
+from zoo.convert.to_others import rename
+from zoo.encoder import build_encoder, encoder_state
+from zoo.errors import UserError
+from zoo.key_names import (
+    detectron2_to_torchvision,
+    resnetv2_to_torchvision,
+    torchvision_to_detectron2,
+    torchvision_to_resnetv2,
+)
+from zoo.model_folder import Description
+from zoo.registry import ARCHITECTURES, IMAGENET_224, Architecture
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow converted network."""
+    tmp = tmp_path_factory.mktemp("named")
+    torch.save(network(narrow([1, 2, 1, 1])).state, tmp / "x.pth")
+    convert(tmp / "x.pth", "torch", tmp / "m", name="narrow", licence="MIT")
+    return tmp / "m"
+
+
+def resnet50_state() -> dict[str, torch.Tensor]:
+    with torch.device("meta"):
+        return torchvision.models.resnet50().state_dict()
+
+
+def test_every_key_goes_there_and_back() -> None:
+    state = resnet50_state()
+    for there, back in (
+        (torchvision_to_resnetv2, resnetv2_to_torchvision),
+        (torchvision_to_detectron2, detectron2_to_torchvision),
+    ):
+        renamed = there(state)
+        assert len(renamed) == len(state)
+        assert not set(renamed) & set(state)
+        returned = back(renamed)
+        assert list(returned) == list(state)
+        assert all(returned[key] is state[key] for key in state)
+    with torch.device("meta"):
+        v2 = timm.create_model("resnetv2_50", preact=False).state_dict()
+    assert set(torchvision_to_resnetv2(state)) == set(v2)
+
+
+def test_detectron2_s_own_names() -> None:
+    """As its ``tools/convert-torchvision-to-d2.py`` writes them."""
+    renamed = set(torchvision_to_detectron2(resnet50_state()))
+    for key in (
+        "stem.conv1.weight",
+        "stem.conv1.norm.running_mean",
+        "res2.0.conv1.weight",
+        "res2.0.conv3.norm.bias",
+        "res2.0.shortcut.weight",
+        "res2.0.shortcut.norm.weight",
+        "res5.2.conv2.norm.running_var",
+    ):
+        assert key in renamed
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize("to", ["timm", "torchvision", "detectron2"])
+def test_a_written_file_reads_back_to_the_same_bytes(folder: Path, tmp_path: Path, to: str, ending: str) -> None:
+    out = tmp_path / f"x{ending}"
+    renamed = rename(folder, to, out)
+    assert renamed.tensors > 50
+    convert(out, "torch", tmp_path / "m", name="narrow", licence="MIT")
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    if to == "detectron2":
+        assert "INPUT.FORMAT 'RGB'" in renamed.notes[0]
+        if ending == ".pth":
+            loaded = torch.load(out, weights_only=True)
+            assert loaded["matching_heuristics"] is True
+            assert "res5.0.shortcut.norm.weight" in loaded["model"]
+
+
+def test_torchvision_and_timm_load_what_is_written_for_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(ARCHITECTURES["r18"]).eval()
+    described = Description("r18", None, "byol", ARCHITECTURES["r18"], IMAGENET_224, "MIT", "a test")
+    model_folder.write(tmp_path / "m", described, encoder_state(encoder))
+    rename(tmp_path / "m", "torchvision", tmp_path / "tv.pth")
+    theirs = torchvision.models.resnet18().eval()
+    loaded = theirs.load_state_dict(torch.load(tmp_path / "tv.pth", weights_only=True), strict=False)
+    assert (loaded.missing_keys, loaded.unexpected_keys) == (["fc.weight", "fc.bias"], [])
+    theirs.fc = torch.nn.Identity()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(x), encoder(x))
+
+
+def test_what_keys_cannot_say_is_said(tmp_path: Path) -> None:
+    net = network(Architecture("resnetv2_50", 256, 0, {"preact": False, "width_factor": 0.125}, padding="same"))
+    described = Description(
+        "d", None, "byol", narrow([3, 4, 6, 3], padding="same"), IMAGENET_224, "CC-BY-NC-4.0", "a test"
+    )
+    model_folder.write(tmp_path / "m", described, encoder_state(net.module))
+    notes = rename(tmp_path / "m", "torchvision", tmp_path / "x.pth").notes
+    assert "the padding is TensorFlow's (same), which torchvision does not have" in notes[0]
+    assert "torchvision builds no ResNet" in notes[1]
+
+
+def test_refusals(folder: Path, tmp_path: Path) -> None:
+    for model, to, out, message in (
+        (folder, "keras", "x.pth", "one of torchvision"),
+        (folder, "timm", "x.pkl", r"ends in \.safetensors or \.pth"),
+        ("byol_r18_mini.random", "timm", "x.pth", "has no weights to rename"),
+        ("byol_r05", "timm", "x.pth", "unknown model"),
+    ):
+        with pytest.raises(UserError, match=message):
+            rename(model, to, tmp_path / out)
+    assert not list(tmp_path.iterdir())
+    assert zoo.load(folder, device="cpu").dim == 256

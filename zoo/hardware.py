@@ -1,0 +1,32 @@
+"""What this machine has, as far as it can be seen without importing torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+CORES = "SIAMESE_ZOO_CORES"
+_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and Windows' GPU seen from WSL
+
+
+def usable_cores() -> int:
+    """Cores for this process: those it may run on, divided among torchrun's ranks here; or ``SIAMESE_ZOO_CORES``."""
+    if given := os.environ.get(CORES):
+        return int(given)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def gpu_in_sight() -> bool:
+    """Whether torch may find a GPU here: a driver's file, an Apple chip, or Windows with NVIDIA's driver.
+
+    ``CUDA_VISIBLE_DEVICES`` empty or -1 hides NVIDIA's.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    if platform.system() == "Darwin":
+        return platform.machine() == "arm64"
+    if platform.system() == "Windows":
+        return (Path(os.environ.get("SYSTEMROOT", "C:/Windows")) / "System32" / "nvcuda.dll").exists()
+    return any(Path(file).exists() for file in _GPU_FILES)

@@ -1,0 +1,112 @@
+"""Small images as one uint8 array: .npy, .npz, or a data set decoded once into memory."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.errors import UserError
+
+_IMAGES, _LABELS = ("images", "x", "data"), ("labels", "y", "targets")
+
+
+@dataclass(frozen=True)
+class PixelArray:
+    """``images`` uint8 [N, H, W, 3], in memory or mapped from a file; ``labels`` int64 [N] or ``None``."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """uint8 [H, W, 3]."""
+        return np.array(self.images[index])
+
+
+def open_npy(path: Path) -> PixelArray:
+    """NAME.npy, mapped and not read, with labels from NAME.labels.npy where that is there.
+
+    Raises:
+        UserError: damaged, or not an array of images.
+    """
+    beside = path.with_suffix(".labels.npy")
+    with _one_line(path):
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        labels = np.load(beside, allow_pickle=False) if beside.exists() else None
+    return _checked(images, labels, path)
+
+
+def open_npz(path: Path, split: str | None) -> PixelArray:
+    """``images`` and ``labels`` of an .npz file; where it has them, ``train_images`` and so on for ``split``.
+
+    Raises:
+        UserError: as above; the images do not fit into memory.
+    """
+    with _one_line(path):
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("no .npz file")
+        with file:
+            with zipfile.ZipFile(path) as members:
+                require_memory(sum(m.file_size for m in members.infolist()), path.name)
+            prefix = f"{split}_" if split is not None and any(k.startswith(f"{split}_") for k in file.files) else ""
+            images, labels = (
+                next((file[prefix + k] for k in keys if prefix + k in file.files), None) for keys in (_IMAGES, _LABELS)
+            )
+            if images is None:
+                raise UserError(f"{path} has no array {prefix}images; it has {', '.join(file.files) or 'none'}")
+    return _checked(images, labels, path)
+
+
+def require_memory(size: int, name: str) -> None:
+    """Raises UserError unless ``size`` bytes are well within what is free; says nothing where that is not known."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not Linux
+        return
+    if size > 0.9 * free:
+        raise UserError(f"{name} needs {size / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free: read it from files")
+
+
+def _checked(images: Any, labels: Any, path: Path) -> PixelArray:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
+        raise UserError(f"{path}: images must be uint8 [N, H, W, 3] or [N, H, W], not {images.dtype} {images.shape}")
+    if 0 in images.shape:
+        raise UserError(f"{path} holds no images")
+    if images.ndim == 3:
+        images = np.broadcast_to(images[..., None], (*images.shape, 3))
+    if labels is None:
+        return PixelArray(images, None)
+    labels = labels.reshape(len(labels)) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise UserError(f"{path}: labels must be {len(images)} whole numbers from 0, not {labels.dtype} {labels.shape}")
+    return PixelArray(images, labels.astype(np.int64))
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Whatever numpy raises for a damaged or hostile file, as a UserError."""
+    try:
+        yield
+    except MemoryError:
+        raise UserError(f"{path} does not fit into memory") from None
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        KeyError,
+        SyntaxError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{path} cannot be read as images ({reason})") from None

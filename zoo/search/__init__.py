@@ -1,0 +1,1 @@
+"""Looking into an extraction: collection -> index -> query -> page or server."""

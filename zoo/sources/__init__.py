@@ -1,0 +1,179 @@
+"""Where images may lie, behind one interface: ``Source``.
+
+| ``--images`` | rows | names |
+|---|---|---|
+| ``DIR`` | every image below it | path below DIR |
+| ``DIR/*/a?.jpg`` (``**`` for any depth), ``FILE.jpg`` | the images it names | path behind the fixed part |
+| ``FILE.txt``, ``.lst``, ``.csv``, ``.tsv`` | the list's lines, in its order | as in the list |
+| ``FILE.tar``, ``a-{000..009}.tar``, ``a-*.tar`` | members | ``FILE.tar/MEMBER`` |
+| ``FILE.parquet``, ``a-*.parquet`` | rows with image bytes | ``FILE.parquet/ROW`` |
+| a folder with only such files, or of ``datasets.save_to_disk`` | the same | the same |
+| ``s3://BUCKET/...``, ``https://...`` | any of these behind a URL that fsspec knows | the same |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from zoo.errors import UserError
+from zoo.images import EXTENSIONS
+from zoo.listing import has_image
+from zoo.sources.folder import Folder, List, Matches
+from zoo.sources.source import Source
+from zoo.sources.storage import Local, Remote, Storage, is_url, open_storage
+from zoo.sources.tables import Tables
+from zoo.sources.tars import Tars
+from zoo.tar_shards import expand
+
+__all__ = ["Source", "absolute", "open_source"]
+
+_LISTS = (".txt", ".lst", ".csv", ".tsv")
+_TARS = (
+    ".tar",
+    ".tgz",
+    ".tar.gz",
+    ".tar.bz2",
+    ".tar.xz",
+    ".tar.zst",
+)  # the compressed ones are refused in a clear line
+_TABLES = (".parquet", ".arrow")
+_WILDCARD = re.compile(r"[*?\[{]")
+
+
+def open_source(images: str | os.PathLike[str], keep: Sequence[str] = ()) -> Source:
+    """The source that ``--images`` names; nothing is read from it yet but what tells its kind.
+
+    Args:
+        keep: columns of it to carry along.
+
+    Raises:
+        UserError: nothing there, or of no such kind.
+    """
+    text = os.fspath(images)
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    if is_url(os.fsencode(text)):
+        return _behind_url(text, keep)
+    path = Path(text)
+    if path.is_dir():
+        return _of_folder(path, keep)
+    root, name = _split(text)
+    if path.exists():
+        return _of_file(root, name, keep) if path.is_file() else Folder(text, keep)
+    if not _WILDCARD.search(name):
+        return Folder(text, keep)  # which says that there is none
+    return _of_pattern(Local(root), name, keep)
+
+
+def absolute(images: str | os.PathLike[str]) -> str:
+    """The same source by a name that holds in every working folder."""
+    text = os.fspath(images).removeprefix("file://")
+    return text if is_url(os.fsencode(text)) else os.path.abspath(text)
+
+
+def _behind_url(url: str, keep: Sequence[str]) -> Source:
+    root, name = _split(url)
+    if _WILDCARD.search(name):
+        return _of_pattern(Remote(root), name, keep)
+    if name.lower().endswith((*_LISTS, *_TARS, *_TABLES, *EXTENSIONS)):
+        return _of_file(root, name, keep)
+    return Matches(url, "", keep)
+
+
+def _of_file(root: str, name: str, keep: Sequence[str]) -> Source:
+    lower = name.lower()
+    if lower.endswith(_LISTS):
+        return List(root, name, keep)
+    if lower.endswith(_TARS):
+        return Tars(open_storage(root), [os.fsencode(name)], keep)
+    if lower.endswith(_TABLES):
+        return Tables(open_storage(root), [os.fsencode(name)], keep)
+    if lower.endswith(tuple(EXTENSIONS)):
+        return Matches(root, _escaped(name), keep)
+    raise UserError(
+        f"{root}{name} is no source of images: give a folder, a glob, {', '.join((*_LISTS, *_TABLES))}, .tar"
+    )
+
+
+def _of_pattern(where: Storage, name: str, keep: Sequence[str]) -> Source:
+    patterns = [str(path) for path in expand(name)]
+    lower = name.lower()
+    if lower.endswith((*_TARS, *_TABLES)):
+        found: list[bytes] = []
+        for pattern in patterns:
+            wild = _WILDCARD.search(pattern)
+            found += sorted(where.matches(pattern)) if wild else [os.fsencode(pattern)]
+        if not found:
+            raise UserError(f"no file matches {where.root}{name}")
+        return Tars(where, found, keep) if lower.endswith(_TARS) else Tables(where, found, keep)
+    if len(patterns) > 1:
+        raise UserError(f"{where.root}{name}: {{a..b}} is for .tar and .parquet files")
+    return Matches(where.root, name, keep)
+
+
+def _of_folder(path: Path, keep: Sequence[str]) -> Source:
+    where = Local(os.path.join(path, ""))
+    if saved := _saved_by_datasets(path):
+        return Tables(where, saved, keep)
+    tables, tars = _containers(path, ".parquet"), sorted(_containers(path, ".tar"))
+    if (tables or tars) and not has_image(path):
+        return Tables(where, sorted(tables), keep) if tables else Tars(where, tars, keep)
+    return Folder(str(path), keep)
+
+
+def _containers(path: Path, extension: str) -> list[bytes]:
+    """Files of a kind in a folder and in its ``data``, where the Hugging Face Hub has them."""
+    return [
+        os.fsencode(os.path.relpath(file, path))
+        for folder in (path, path / "data")
+        if folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
+        for file in folder.iterdir()
+        if file.suffix.lower() == extension and file.is_file()
+    ]
+
+
+def _saved_by_datasets(path: Path) -> list[bytes]:
+    """The Arrow files of ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk``, in their order."""
+    if (path / "dataset_dict.json").is_file():
+        splits = _json(path / "dataset_dict.json").get("splits", [])
+        names = splits if isinstance(splits, list) else []
+        return [file for split in names if _is_plain(split) for file in _of_split(path, f"{split}/")]
+    return list(_of_split(path, "")) if (path / "state.json").is_file() else []
+
+
+def _of_split(path: Path, below: str) -> Iterator[bytes]:
+    entries = _json(path / below / "state.json").get("_data_files")
+    for entry in entries if isinstance(entries, list) else []:
+        name = entry.get("filename") if isinstance(entry, dict) else None
+        if not _is_plain(name):
+            raise UserError(f"{path / below / 'state.json'} names a file outside its folder: it is no saved dataset")
+        yield os.fsencode(f"{below}{name}")
+
+
+def _is_plain(name: object) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
+def _json(path: Path) -> dict[str, object]:
+    try:
+        loaded = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        loaded = None
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} cannot be read: save the dataset again")
+    return loaded
+
+
+def _split(text: str) -> tuple[str, str]:
+    """At the last '/' before the first wildcard."""
+    first = _WILDCARD.search(text)
+    cut = text.rfind("/", 0, first.start() if first else len(text)) + 1
+    return text[:cut], text[cut:]
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", name)
