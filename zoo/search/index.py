@@ -80,7 +80,13 @@ class Graph:
         if k == 0:
             return [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
         self._index.expansion_search = max(_EXPANSION, 2 * k)
-        found = self._index.search(queries, k, threads=1)
+        found = self._found(queries, k)
+        if min(len(rows) for rows, _ in found) < k:  # a graph may hold rows to which no path leads
+            found = self._found(queries, k, exact=True)
+        return found
+
+    def _found(self, queries: NDArray[np.float32], k: int, *, exact: bool = False) -> list[Found]:
+        found = self._index.search(queries, k, threads=1, exact=exact)
         keys, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances)
         counts = found.counts if hasattr(found, "counts") else [keys.shape[1]]  # one query gives a plain match
         return [

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import usearch.index
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_collection import clusters, make
 
 from zoo.errors import UserError
 from zoo.search.collection import Collection
-from zoo.search.index import Matrix, build, open_index, unit
+from zoo.search.index import Graph, Matrix, build, open_index, unit
 
 
 def reference(vectors: np.ndarray, query: np.ndarray, k: int) -> list[int]:
@@ -40,6 +41,17 @@ def test_the_nearest_are_found_and_failed_rows_are_left_out(tmp_path: Path, form
         np.testing.assert_allclose(index.vector(row), unit(vectors[row : row + 1])[0], atol=1e-6)
     assert index.vector(7) is None
     assert len(index.search(unit(vectors[1:4]), 1000)[2][0]) == 86  # more than there are
+
+
+def test_rows_to_which_no_path_of_the_graph_leads_are_found_too() -> None:
+    vectors = unit(np.random.default_rng(0).normal(size=(200, 24)).astype(np.float32))
+    sparse = usearch.index.Index(ndim=24, metric="cos", dtype="f32", connectivity=2, expansion_add=2)
+    sparse.add(np.arange(200), vectors)
+    sparse.expansion_search = 400
+    assert min(sparse.search(vectors[:3], 200, threads=1).counts) < 200
+    for row, (found, cosines) in enumerate(Graph(sparse).search(vectors[:3], 200)):
+        assert found.tolist() == reference(vectors, vectors[row], 200)
+        assert (np.diff(cosines) <= 0).all()
 
 
 def test_vectors_without_a_direction_are_left_out(tmp_path: Path) -> None:
