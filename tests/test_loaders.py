@@ -15,7 +15,8 @@ import pytest
 from hub_server import READ_TOKEN, HubServer, Repository
 
 from training.cli import app
-from zoo import card, publish
+from zoo import publish
+from zoo.card.facts import SAME, SAME_PHOTOGRAPH
 from zoo.command_line import exit_code
 from zoo.convert.convert import convert
 
@@ -146,14 +147,14 @@ def errors(found: dict[str, Any]) -> dict[str, float]:
 def test_the_same_normalised_pixels_give_the_same_embedding(loaded: dict[str, Any], name: str) -> None:
     found = errors(loaded[name])
     assert set(found) == set(LOADERS) - {"pipeline"} - ({"torch.hub"} if name == "golden" else set())
-    assert max(found.values()) < card.SAME, found
+    assert max(found.values()) < SAME, found
 
 
 @pytest.mark.parametrize("name", ["golden", "own"])
 def test_the_same_photograph_gives_the_same_embedding(loaded: dict[str, Any], name: str) -> None:
     found = errors(loaded[f"{name} photo"])
     assert {"timm", "transformers", "pipeline", "onnx"} < set(found)
-    assert max(found.values()) < card.SAME_PHOTOGRAPH, found
+    assert max(found.values()) < SAME_PHOTOGRAPH, found
     official = errors(loaded[f"{name} official"])["official"]
     assert official > 0.01 if name == "golden" else official == 0  # what the golden's card warns of
 

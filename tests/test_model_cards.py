@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from huggingface_hub import ModelCard
 
-from zoo import card
+from zoo.card.gather import CARDS, card_path, load_results, registry_facts
+from zoo.card.render import render
+from zoo.card.scores import PROTOCOLS, table
 from zoo.errors import UserError
 from zoo.registry import DEFAULT_MODEL, MODELS
 
@@ -14,17 +16,17 @@ WITH_WEIGHTS = [name for name, spec in MODELS.items() if spec.weights]
 
 @pytest.mark.parametrize("name", WITH_WEIGHTS)
 def test_the_card_is_what_the_command_writes(name: str) -> None:
-    assert card.card_path(name).read_text() == card.render(name)
+    assert card_path(name).read_text() == render(registry_facts(name))
 
 
 def test_there_is_no_card_of_something_else() -> None:
-    assert {p.stem for p in card.CARDS.glob("*.md")} == set(WITH_WEIGHTS)
+    assert {p.stem for p in CARDS.glob("*.md")} == set(WITH_WEIGHTS)
 
 
 @pytest.mark.parametrize("name", WITH_WEIGHTS)
 def test_a_card_says_what_a_reader_needs(name: str) -> None:
-    facts = card.registry_facts(name)
-    told = ModelCard(card.render(name))
+    facts = registry_facts(name)
+    told = ModelCard(render(registry_facts(name)))
     assert told.data.pipeline_tag == "image-feature-extraction"
     assert told.data.license == facts.licence.lower()
     for heading in (
@@ -47,8 +49,8 @@ def test_the_measured_weights_are_the_bundled_ones_and_beat_random() -> None:
     spec = MODELS[DEFAULT_MODEL]
     tag = spec.default_tag
     assert tag is not None
-    results = card.load_results(DEFAULT_MODEL, tag)
-    assert len(results) == 2 * len({r["data"]["name"] for r in results}) * len(card.PROTOCOLS)
+    results = load_results(DEFAULT_MODEL, tag)
+    assert len(results) == 2 * len({r["data"]["name"] for r in results}) * len(PROTOCOLS)
     scores: dict[tuple[str, str], dict[bool, float]] = {}
     for result in results:
         is_random = result["model"]["weights_sha256"] is None
@@ -62,9 +64,9 @@ def test_the_measured_weights_are_the_bundled_ones_and_beat_random() -> None:
 def test_the_readme_has_the_same_table() -> None:
     tag = MODELS[DEFAULT_MODEL].default_tag
     assert tag is not None
-    assert card.table(card.load_results(DEFAULT_MODEL, tag)) in (card.CARDS.parent / "README.md").read_text()
+    assert table(load_results(DEFAULT_MODEL, tag)) in (CARDS.parent / "README.md").read_text()
 
 
 def test_a_name_without_weights_has_no_card() -> None:
     with pytest.raises(UserError, match="byol_r18 has no card: it has no released weights"):
-        card.render("byol_r18")
+        registry_facts("byol_r18")

@@ -464,7 +464,7 @@ def publish(
 @app.command()
 def card(name: Annotated[str, typer.Argument(help="NAME or NAME.tag with weights.")]) -> None:
     """Write the card of a model into model_cards/, from the registry and the measured JSON files there."""
-    from zoo.card import write
+    from zoo.card.render import write
 
     print(write(name))
 

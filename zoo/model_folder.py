@@ -169,6 +169,11 @@ def timm_spelling(architecture: Architecture) -> tuple[str, dict[str, Any]]:
     return OURS * bool(different) + architecture.timm_name, {**architecture.model_args, **different}
 
 
+def needs_import(architecture: Architecture) -> bool:
+    """Whether timm and transformers need ``import zoo.timm_models`` to build this network."""
+    return timm_spelling(architecture)[0].startswith(OURS)
+
+
 def config_of(description: Description) -> dict[str, Any]:
     """The content of ``config.json``."""
     architecture, transform = description.architecture, description.preprocessing

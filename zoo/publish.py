@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import card, hf_hub, model_folder, registry, weights
-from zoo.card import SAME, SAME_PHOTOGRAPH, Agreement, Facts, Int8
-from zoo.card_text import DATA_SETS
+from zoo import hf_hub, model_folder, registry, weights
+from zoo.card.facts import SAME, SAME_PHOTOGRAPH, Agreement, Facts, Int8
+from zoo.card.gather import read_results, registry_facts
+from zoo.card.render import render
+from zoo.card.scores import evaluation_yaml
+from zoo.card.wording import DATA_SETS
 from zoo.errors import UserError
 from zoo.files import atomic_write_text, create_folder_exclusively, make_folder
 from zoo.model_folder import Description
@@ -119,8 +122,8 @@ def build(
         raise UserError(f"model.onnx differs from torch by {exported.parity:.1e} (allowed {SAME:.0e}): not published")
     agreement = replace(agreement, onnx=exported.parity, int8=_int8(embedder, folder, core) if int8 else None)
     facts = replace(_facts(file, folder, repository, results), agreement=agreement)
-    atomic_write_text(folder / CARD, card.render_facts(facts))
-    for name, text in card.evaluation_yaml(facts).items():
+    atomic_write_text(folder / CARD, render(facts))
+    for name, text in evaluation_yaml(facts).items():
         make_folder(folder / SCORES)
         atomic_write_text(folder / SCORES / name, text)
     return agreement
@@ -153,7 +156,7 @@ def check(file: WeightFile, folder: Path, embedder: Embedder) -> Agreement:
 
     from zoo.embed import as_rgb
 
-    if card.needs_import(model_folder.read(folder).architecture):
+    if model_folder.needs_import(model_folder.read(folder).architecture):
         import zoo.timm_models  # noqa: F401
 
     images = [as_rgb(p) for p in photographs()]
@@ -223,9 +226,9 @@ def _facts(file: WeightFile, folder: Path, repository: str, results: Path | None
         "architecture": described.architecture,
     }
     if results is not None:
-        common["results"] = card.read_results(results)
+        common["results"] = read_results(results)
     if base in registry.MODELS and tag in registry.MODELS[base].weights:
-        return replace(card.registry_facts(f"{base}.{tag}"), **common)
+        return replace(registry_facts(f"{base}.{tag}"), **common)
     return Facts(
         described.full_name,
         described.method,

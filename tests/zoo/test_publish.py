@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import zoo
 from zoo import model_folder, publish
-from zoo.card import Agreement
+from zoo.card.facts import Agreement
 from zoo.cli import app
 from zoo.command_line import exit_code
 from zoo.convert.convert import convert

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.card import CARDS
+from zoo.card.gather import CARDS
 from zoo.errors import UserError
 from zoo.report import tables
 from zoo.report.embedding_map import flat, write_map

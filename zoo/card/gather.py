@@ -1,0 +1,77 @@
+"""Facts for a card, gathered from the registry and from the JSON files that training and evaluation wrote."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zoo import registry
+from zoo.card.facts import Facts
+from zoo.errors import UserError
+from zoo.registry import ARCHITECTURES, MODELS
+
+CARDS = Path(__file__).parents[2] / "model_cards"
+
+
+def results_folder(name: str, tag: str) -> Path:
+    """Where the JSON files behind a card stand."""
+    return CARDS / "results" / f"{name}.{tag}"
+
+
+def card_path(name: str) -> Path:
+    """Where ``zoo card`` puts the card of ``NAME`` or ``NAME.tag``: the default tag's has the bare name."""
+    base, tag = _split(name)
+    return CARDS / (f"{base}.md" if tag == MODELS[base].default_tag else f"{base}.{tag}.md")
+
+
+def registry_facts(name: str) -> Facts:
+    """What the registry and the JSON files in ``model_cards/results`` know of ``NAME`` or ``NAME.tag``."""
+    base, tag = _split(name)
+    spec, weights = MODELS[base], MODELS[base].weights[tag]
+    training = results_folder(base, tag) / "training.json"
+    return Facts(
+        f"{base}.{tag}",
+        spec.method,
+        replace(ARCHITECTURES[spec.architecture], padding=weights.padding),
+        weights.preprocessing,
+        weights.licence,
+        weights.source,
+        weights.sha256,
+        weights.location,
+        _read(training) if weights.bundled else None,
+        load_results(base, tag),
+        weights.scores,
+        weights.selection,
+        spec.recipe,
+        like_these=spec.scores,
+        others=[f"{base}.{other}" for other in spec.weights if other != tag],
+        hub_name=base,
+    )
+
+
+def load_results(name: str, tag: str) -> list[dict[str, Any]]:
+    """All evaluation JSON files behind a card."""
+    return read_results(results_folder(name, tag))
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """All JSON files of ``zoo evaluate`` in a folder."""
+    return [_read(p) for p in sorted(folder.glob("*.json")) if p.name != "training.json"]
+
+
+def _split(name: str) -> tuple[str, str]:
+    spec = registry.find(name)
+    tag = registry.split_name(name)[1] or spec.default_tag
+    if tag is None or tag not in spec.weights:
+        raise UserError(f"{name} has no card: it has no released weights")
+    return spec.name, tag
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+        return value
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None

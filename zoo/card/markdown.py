@@ -1,0 +1,16 @@
+"""Pieces of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import fill
+
+
+def rows(pairs: Sequence[tuple[str, str]]) -> str:
+    """A table of two columns without a head."""
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in pairs)])
+
+
+def wrap(text: str) -> str:
+    """A paragraph, in lines of 118 characters."""
+    return fill(text, 118, break_long_words=False, break_on_hyphens=False)
