@@ -159,6 +159,17 @@ def test_the_same_photograph_gives_the_same_embedding(loaded: dict[str, Any], na
     assert official > 0.01 if name == "golden" else official == 0  # what the golden's card warns of
 
 
+def test_the_card_of_an_own_network_tells_of_its_training(repositories: dict[str, Path]) -> None:
+    text = " ".join((repositories["own"] / "README.md").read_text().split())
+    for said in (
+        "| source | trained with `zoo-train run byol_r18_tin32` on photos",
+        "| length | 2 steps, 16 images, 1.0 epochs,",
+        '"byol_r18_mini", source="local", weights="hf-hub:org/own"',
+        "Not measured yet: `zoo evaluate knn --model hf-hub:org/own --data DATA",
+    ):
+        assert said in text, said
+
+
 def test_transformers_misses_no_key(loaded: dict[str, Any]) -> None:
     for name in ("golden", "own"):
         assert loaded[f"{name} loading"]["missing_keys"] == []

@@ -79,7 +79,7 @@ def export(
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Convolutions in float16, BN in float32.")] = False,
 ) -> None:
-    """Write the encoder as safetensors for `zoo extract --model` and `zoo.load`; heads and drafts beside it."""
+    """Write the encoder as safetensors for `zoo extract --model` and `zoo.load`; card and heads beside it."""
     from training.to_zoo import BESIDE
     from training.to_zoo import export as write
 

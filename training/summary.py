@@ -16,6 +16,19 @@ from zoo.files import atomic_write, atomic_write_text, make_folder
 _POINTS = 60  # of the loss curve; each the mean of the logged losses around it
 
 
+def facts(state: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint knows of its run, as ``zoo.card.facts.Facts.training`` takes it."""
+    return {
+        "recipe": state["recipe"],
+        "data": state["data"],
+        "steps": state["step"],
+        "total_steps": state["total_steps"],
+        "images_seen": state["step"] * state["recipe"]["optim"]["batch_size"],
+        "minutes": round(state["seconds"] / 60, 1),
+        "hardware": ", then ".join(state["hardware"]),
+    }
+
+
 def summarise(folder: Path, out: Path) -> dict[str, Any]:
     """Writes the summary of the run in ``folder`` into the folder ``out``: ``training.json`` and ``curve.png``.
 
@@ -31,14 +44,7 @@ def summarise(folder: Path, out: Path) -> dict[str, Any]:
     losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     size = max(1, -(-len(losses) // _POINTS))
     chunks = [losses[n : n + size] for n in range(0, len(losses), size)]
-    summary = {
-        "recipe": state["recipe"],
-        "data": state["data"],
-        "steps": state["step"],
-        "total_steps": state["total_steps"],
-        "images_seen": state["step"] * state["recipe"]["optim"]["batch_size"],
-        "minutes": round(state["seconds"] / 60, 1),
-        "hardware": ", then ".join(state["hardware"]),
+    summary = facts(state) | {
         "versions": {p: version(p) for p in ("torch", "torchvision", "timm")}
         | {"siamese-zoo": __version__, "python": platform.python_version()},
         "loss": [[chunk[-1][0], round(sum(v for _, v in chunk) / len(chunk), 4)] for chunk in chunks],

@@ -1,9 +1,10 @@
-"""From a training checkpoint to the zoo: encoder and heads as safetensors, a draft of the registry entry and a card."""
+"""From a training checkpoint to the zoo: encoder and heads as safetensors, a draft of the registry entry, the card."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,19 @@ from torch import nn
 from training import checkpoint
 from training.build import build_method
 from training.config import Recipe, from_json
-from zoo.encoder import encoder_state
+from training.summary import facts
+from zoo.card.gather import file_facts
+from zoo.card.render import render
+from zoo.encoder import count_parameters, encoder_state
 from zoo.errors import UserError
 from zoo.files import atomic_write_bytes, atomic_write_text, make_folder
 from zoo.preprocess import Preprocessing
-from zoo.registry import ARCHITECTURES, Weights
-from zoo.weights import save_encoder
+from zoo.registry import Weights
+from zoo.weights import WeightFile, locate, save_encoder
 
 BESIDE = (".heads.safetensors", ".registry.json", ".card.md")
 HEADS_FORMAT = "siamese-zoo heads 1"
+_ZOO_NAMES = {"mocov2": "moco"}  # of methods, where the registry calls them otherwise
 _NOT_HEADS = ("encoder", "target", "key", "queue")  # beginnings of names: the encoder, and what only training needs
 
 
@@ -30,7 +35,7 @@ def export(
     """Writes the online encoder of a checkpoint (or of a run's last one) to ``out``; returns its sha256.
 
     Beside ``NAME.safetensors`` come ``NAME.heads.safetensors`` (projector, predictor, prototypes: what the method has,
-    float32, with its names), ``NAME.registry.json`` (a draft of the ``ModelSpec``) and ``NAME.card.md`` (of the card).
+    float32, with its names), ``NAME.registry.json`` (a draft of the ``ModelSpec``) and ``NAME.card.md`` (its card).
 
     Args:
         source: ``checkpoint-*.pt``, or the folder of a run.
@@ -51,32 +56,34 @@ def export(
     preprocessing = Preprocessing(size, resize or round(size / 0.875))
     metadata = {
         "architecture": _architecture(recipe),
-        "method": recipe.method,
+        "method": _ZOO_NAMES.get(recipe.method, recipe.method),
         "preprocessing": preprocessing.to_json(),
         "licence": "Apache-2.0",
-        "recipe": json.dumps(state["recipe"], sort_keys=True),
-        "data": json.dumps(state["data"], sort_keys=True),
-        "step": str(state["step"]),
-        "total_steps": str(state["total_steps"]),
+        "source": f"trained with `zoo-train run {recipe.name}` on {state['data']['name']}",
+        "training": json.dumps(facts(state), sort_keys=True),
     }
     make_folder(out.parent)
     sha256 = save_encoder(out, encoder_state(method.encoder), metadata, half=half)
-    _save_heads(out.with_suffix(BESIDE[0]), method, metadata | {"encoder_sha256": sha256})
-    draft = _registry_draft(out, recipe, preprocessing, sha256)
-    atomic_write_text(out.with_suffix(BESIDE[1]), json.dumps(draft, indent=1) + "\n")
-    atomic_write_text(out.with_suffix(BESIDE[2]), _card_draft(out, recipe, state, preprocessing, sha256))
+    heads, registry, card = (out.with_suffix(suffix) for suffix in BESIDE)
+    parts = _save_heads(heads, method, metadata | {"encoder_sha256": sha256})
+    file = locate(out)
+    draft = _registry_draft(out, recipe, file, state["data"]["name"])
+    atomic_write_text(registry, json.dumps(draft, indent=1) + "\n")
+    counted = replace(file.architecture, parameters=count_parameters(method.encoder))  # the registry counts no stem
+    known = replace(file_facts(file), architecture=counted, half=half, heads=parts, heads_file=heads.name)
+    atomic_write_text(card, render(known))
     return sha256
 
 
-def _architecture(recipe: Recipe) -> str:
-    """As ``zoo.weights`` reads it: the name, or JSON of name and stem."""
+def _architecture(recipe: Recipe) -> str | dict[str, str]:
+    """As ``zoo.weights`` reads it: the name, or name and stem."""
     if recipe.stem == "imagenet":
         return recipe.architecture
-    return json.dumps({"name": recipe.architecture, "stem": recipe.stem})
+    return {"name": recipe.architecture, "stem": recipe.stem}
 
 
-def _save_heads(path: Path, method: Any, metadata: dict[str, Any]) -> None:
-    """The trained modules but the encoder; a file without tensors where a method has none."""
+def _save_heads(path: Path, method: Any, metadata: dict[str, Any]) -> list[str]:
+    """Writes the trained modules but the encoder, no tensors where a method has none; returns their names."""
     from safetensors.torch import save
 
     module: nn.Module = method
@@ -85,68 +92,25 @@ def _save_heads(path: Path, method: Any, metadata: dict[str, Any]) -> None:
         for name, tensor in module.state_dict().items()
         if not name.startswith(_NOT_HEADS)
     }
-    kept_metadata = {k: v for k, v in metadata.items() if k != "preprocessing"} | {"format": HEADS_FORMAT}
+    kept_metadata = {k: v for k, v in metadata.items() if isinstance(v, str)} | {"format": HEADS_FORMAT}
     atomic_write_bytes(path, save(kept, kept_metadata))
+    return sorted({name.partition(".")[0] for name in kept})
 
 
-def _registry_draft(out: Path, recipe: Recipe, preprocessing: Preprocessing, sha256: str) -> dict[str, Any]:
-    """The fields of ``ModelSpec`` and ``Weights``: name, tag and source are to be filled in."""
+def _registry_draft(out: Path, recipe: Recipe, file: WeightFile, data: str) -> dict[str, Any]:
+    """The fields of ``ModelSpec`` and ``Weights``; the tag is made from the data's name."""
     weights = Weights(
         location=f"bundled:{out.name}",
-        sha256=sha256,
-        licence="Apache-2.0",
-        source="TODO: who trained it, on what",
-        preprocessing=preprocessing,
+        sha256=file.sha256,
+        licence=file.licence,
+        source=file.source,
+        preprocessing=file.preprocessing,
         card=f"{out.stem}.md",
-        selection="TODO: how the recipe was chosen, and on which images",
     )
     return {
         "name": out.stem,
-        "method": recipe.method,
-        "architecture": (
-            recipe.architecture if recipe.stem == "imagenet" else {"name": recipe.architecture, "stem": recipe.stem}
-        ),
+        "method": file.method,
+        "architecture": _architecture(recipe),
         "recipe": recipe.name,
-        "weights": {"TODO-tag": asdict(weights)},
+        "weights": {re.sub(r"[^a-z0-9]+", "_", data.lower()).strip("_") or "own": asdict(weights)},
     }
-
-
-def _card_draft(out: Path, recipe: Recipe, state: dict[str, Any], preprocessing: Preprocessing, sha256: str) -> str:
-    """What is known of the run; what is not, as TODO."""
-    optim, architecture = recipe.optim, ARCHITECTURES[recipe.architecture]
-    seen = state["step"] * optim.batch_size
-    size = f"{architecture.num_features} numbers, {architecture.parameters / 1e6:.3f} M parameters"
-    crop = preprocessing.says
-    unfinished = "" if state["step"] == state["total_steps"] else f" of {state['total_steps']:,}: not finished"
-    return f"""---
-library_name: timm
-pipeline_tag: image-feature-extraction
-license: apache-2.0
-tags: [self-supervised, {recipe.method}, resnet, image-embedding]
----
-
-# {out.stem}
-
-TODO: one sentence on what it is good for, and what it is not.
-
-| | |
-|---|---|
-| embedding | {size} ({recipe.architecture}) |
-| pixels | RGB, {crop} |
-| file | `{out.name}`, sha256 `{sha256}` |
-| heads | `{out.with_suffix(BESIDE[0]).name}` |
-| data | {state["data"]["name"]}, {state["data"]["images"]:,} images; TODO: licence, and what was done to them |
-| recipe | `zoo-train run {recipe.name}`: {recipe.views.size} pixel views, {optim.name}, base lr {optim.lr:g} per 256, \
-batch {optim.batch_size}, weight decay {optim.weight_decay:g}, seed {recipe.seed}, {recipe.precision} |
-| length | {state["step"]:,} steps{unfinished}, {seen:,} images, {state["seconds"] / 60:.1f} minutes |
-| hardware | {", then ".join(state["hardware"])} |
-
-## Scores
-
-TODO: `zoo evaluate knn --model {out.name} --data DATA --out results/knn.json`, beside the same network with random
-weights, with intervals.
-
-## Limits
-
-TODO: what the data lack, and whom that may harm.
-"""

@@ -6,7 +6,6 @@ this machine only after every loader that can be checked here gives the same emb
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ import numpy as np
 
 from zoo import hf_hub, model_folder, registry, weights
 from zoo.card.facts import SAME, SAME_PHOTOGRAPH, Agreement, Facts, Int8
-from zoo.card.gather import read_results, registry_facts
+from zoo.card.gather import hub_name, read_results, registry_facts, training_of
 from zoo.card.render import render
 from zoo.card.scores import evaluation_yaml
 from zoo.card.wording import DATA_SETS
@@ -221,7 +220,7 @@ def _facts(file: WeightFile, folder: Path, repository: str, results: Path | None
     common: dict[str, Any] = {
         "repository": repository,
         "sha256": described.sha256[model_folder.MODEL],
-        "hub_name": _hub_name(described),
+        "hub_name": base if base in registry.MODELS else hub_name(described.method, described.architecture),
         "heads": sorted(described.heads),
         "architecture": described.architecture,
     }
@@ -235,34 +234,9 @@ def _facts(file: WeightFile, folder: Path, repository: str, results: Path | None
         preprocessing=described.preprocessing,
         licence=described.licence,
         source=described.source,
-        training=_training(file),
+        training=training_of(file),
         **common,
     )
-
-
-def _training(file: WeightFile) -> dict[str, Any] | None:
-    """What ``zoo-train export`` wrote into its file."""
-    if file.folder is not None or file.path is None:
-        return None
-    _, metadata = weights.read(file.path)
-    if not {"recipe", "data", "step"} <= set(metadata):
-        return None
-    return {k: json.loads(metadata[k]) for k in ("recipe", "data")} | {"steps": int(metadata["step"])}
-
-
-def _hub_name(described: Description) -> str | None:
-    """A name of ``hubconf.py`` with this network."""
-    if described.name in registry.MODELS:
-        return described.name
-    for name, spec in registry.MODELS.items():
-        same = registry.ARCHITECTURES[spec.architecture]
-        if (spec.method, same.num_features, same.parameters) == (
-            described.method,
-            described.architecture.num_features,
-            described.architecture.parameters,
-        ):
-            return name
-    return None
 
 
 def _fill_from(folder: Path, to: Path) -> None:

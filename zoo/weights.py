@@ -303,7 +303,8 @@ def _local(path: Path) -> WeightFile:
     try:
         architecture = _architecture(metadata["architecture"])
         preprocessing = Preprocessing.from_json(json.loads(metadata["preprocessing"]))
-        return WeightFile(path, path.stem, sha256, metadata["method"], architecture, preprocessing, metadata["licence"])
+        method, licence, source = metadata["method"], metadata["licence"], metadata.get("source", "")
+        return WeightFile(path, path.stem, sha256, method, architecture, preprocessing, licence, source)
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} has metadata that this version does not understand ({error!r})") from None
 

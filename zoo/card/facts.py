@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from zoo.card.wording import DATA_SETS
@@ -59,8 +59,10 @@ class Facts:
 
     Attributes:
         name: of the registry with its tag, or the user's own.
-        location: the file that ships, or a URL; "" for weights of the user's own.
-        training: the JSON of the training run, ``None`` where there is none.
+        location: the file that ships (``bundled:FILE``), a URL, or the user's own file; "" of a folder.
+        half: whether that file holds convolutions in float16.
+        training: of the training run, ``None`` where nobody recorded it: ``recipe``, ``data``, ``steps``,
+            ``total_steps``, ``images_seen``, ``minutes``, ``hardware``, and ``versions`` where they are known.
         results: JSON of ``zoo evaluate``, for these weights and for random ones.
         published: scores of these weights, measured by others.
         selection: how settings were chosen and on which images.
@@ -69,7 +71,7 @@ class Facts:
         others: other weights of the same name.
         repository: ``ORG/NAME`` on a model hub, ``None`` for a card of the registry.
         hub_name: the entry of ``hubconf.py`` with this architecture, ``None`` where there is none.
-        heads: parts in ``heads.safetensors``.
+        heads: parts in the file ``heads_file``.
         agreement: measured when the repository was made.
     """
 
@@ -81,6 +83,7 @@ class Facts:
     source: str
     sha256: str | None
     location: str = ""
+    half: bool = False
     training: Mapping[str, Any] | None = None
     results: Sequence[Mapping[str, Any]] = ()
     published: Sequence[Score] = ()
@@ -90,7 +93,8 @@ class Facts:
     others: Sequence[str] = ()
     repository: str | None = None
     hub_name: str | None = None
-    heads: Sequence[str] = field(default_factory=tuple)
+    heads: Sequence[str] = ()
+    heads_file: str = "heads.safetensors"
     agreement: Agreement | None = None
 
     @property
@@ -102,6 +106,15 @@ class Facts:
     def official(self) -> bool:
         """Whether a method's authors made the weights."""
         return "://" in self.location
+
+    @property
+    def reference(self) -> str:
+        """What ``zoo.load`` and ``--model`` take."""
+        if self.repository:
+            return f"hf-hub:{self.repository}"
+        if self.bundled:
+            return self.name.partition(".")[0]
+        return self.name if self.official else self.location
 
     @property
     def data(self) -> str | None:

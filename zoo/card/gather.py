@@ -1,4 +1,4 @@
-"""Facts for a card, gathered from the registry and from the JSON files that training and evaluation wrote."""
+"""Facts for a card, gathered from the registry, from JSON of training and evaluation, or from an exported file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo import registry
+from zoo import registry, weights
 from zoo.card.facts import Facts
 from zoo.errors import UserError
-from zoo.registry import ARCHITECTURES, MODELS
+from zoo.registry import ARCHITECTURES, MODELS, Architecture
+from zoo.weights import WeightFile
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 
@@ -29,26 +30,66 @@ def card_path(name: str) -> Path:
 def registry_facts(name: str) -> Facts:
     """What the registry and the JSON files in ``model_cards/results`` know of ``NAME`` or ``NAME.tag``."""
     base, tag = _split(name)
-    spec, weights = MODELS[base], MODELS[base].weights[tag]
+    spec, chosen = MODELS[base], MODELS[base].weights[tag]
     training = results_folder(base, tag) / "training.json"
     return Facts(
         f"{base}.{tag}",
         spec.method,
-        replace(ARCHITECTURES[spec.architecture], padding=weights.padding),
-        weights.preprocessing,
-        weights.licence,
-        weights.source,
-        weights.sha256,
-        weights.location,
-        _read(training) if weights.bundled else None,
-        load_results(base, tag),
-        weights.scores,
-        weights.selection,
-        spec.recipe,
+        replace(ARCHITECTURES[spec.architecture], padding=chosen.padding),
+        chosen.preprocessing,
+        chosen.licence,
+        chosen.source,
+        chosen.sha256,
+        chosen.location,
+        half=chosen.bundled,  # what ships is small
+        training=_read(training) if chosen.bundled else None,
+        results=load_results(base, tag),
+        published=chosen.scores,
+        selection=chosen.selection,
+        recipe=spec.recipe,
         like_these=spec.scores,
         others=[f"{base}.{other}" for other in spec.weights if other != tag],
         hub_name=base,
     )
+
+
+def file_facts(file: WeightFile) -> Facts:
+    """What a file of ``zoo-train export`` says of itself."""
+    assert file.path is not None
+    return Facts(
+        file.name,
+        file.method,
+        file.architecture,
+        file.preprocessing,
+        file.licence,
+        file.source,
+        file.sha256,
+        file.path.name,
+        training=training_of(file),
+        hub_name=hub_name(file.method, file.architecture),
+    )
+
+
+def training_of(file: WeightFile) -> dict[str, Any] | None:
+    """The training facts that ``zoo-train export`` wrote into its file; ``None`` of other files."""
+    if file.folder is not None or file.path is None:
+        return None
+    found = weights.read_metadata(file.path).get("training")
+    training: dict[str, Any] | None = json.loads(found) if found else None
+    return training
+
+
+def hub_name(method: str, architecture: Architecture) -> str | None:
+    """An entry of ``hubconf.py`` that takes weights of this method and architecture, ``None`` where there is none."""
+    for name, spec in MODELS.items():
+        same = ARCHITECTURES[spec.architecture]
+        if (spec.method, same.num_features, same.parameters) == (
+            method,
+            architecture.num_features,
+            architecture.parameters,
+        ):
+            return name
+    return None
 
 
 def load_results(name: str, tag: str) -> list[dict[str, Any]]:

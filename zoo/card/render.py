@@ -69,9 +69,10 @@ def _head(facts: Facts) -> str:
     method, transform, architecture = METHODS.get(facts.method), facts.preprocessing, facts.architecture
     title = method.title if method else facts.method
     learns = f" {method.learns}." if method else ""
-    hint = "" if facts.repository else f"\n<!-- written by `zoo card {facts.name}`; do not edit -->\n"
+    registered = (facts.bundled or facts.official) and not facts.repository
+    hint = f"\n<!-- written by `zoo card {facts.name}`; do not edit -->\n" if registered else ""
     file = "model.safetensors" if facts.repository else facts.location.removeprefix("bundled:")
-    stored = ", float16 convolutions, float32 BN" if facts.bundled and not facts.repository else ""
+    stored = ", float16 convolutions, float32 BN" if facts.half and not facts.repository else ""
     pairs = [
         ("embedding", f"{architecture.num_features} numbers, {architecture.parameters / 1e6:.3f} M parameters"),
         ("network", _network(architecture)),
@@ -83,7 +84,7 @@ def _head(facts: Facts) -> str:
     if facts.repository and facts.official:
         pairs.append(("converted from", f"`{facts.location}`"))
     if facts.heads:
-        pairs.append(("heads", f"`heads.safetensors`: {', '.join(facts.heads)}"))
+        pairs.append(("heads", f"`{facts.heads_file}`: {', '.join(facts.heads)}"))
     what = f"A {_depth(architecture)} trained with {title}.{learns}."
     return f"# {facts.repository or facts.name}\n{hint}\n{wrap(what.replace('..', '.'))}\n\n{rows(pairs)}"
 
@@ -130,13 +131,19 @@ def _cite(facts: Facts) -> str:
 def _network(architecture: Architecture) -> str:
     args = ", ".join(f"{k}={v}" for k, v in architecture.model_args.items())
     padding = {"symmetric": "", "same": "; TensorFlow's SAME padding", "same-pool": "; SAME padding in the pool"}
-    return f"timm `{architecture.timm_name}`{f' ({args})' if args else ''}{padding[architecture.padding]}"
+    stem = "; 3x3 stem without a pool" if architecture.stem == "cifar" else ""
+    return f"timm `{architecture.timm_name}`{f' ({args})' if args else ''}{padding[architecture.padding]}{stem}"
 
 
 def _depth(architecture: Architecture) -> str:
     width = architecture.model_args.get("width_factor", 1)
     layers = architecture.model_args.get("layers")
-    depth = 2 + 3 * sum(layers) if layers else int("".join(c for c in architecture.timm_name[6:] if c.isdigit())[-3:])
+    convolutions = 2 if architecture.timm_name in ("resnet18", "resnet34") else 3  # of a block
+    depth = (
+        2 + convolutions * sum(layers)
+        if layers
+        else int("".join(c for c in architecture.timm_name[6:] if c.isdigit())[-3:])
+    )
     if architecture.timm_name == "resnetv2_50" and not layers:
         depth = 50
     return f"ResNet-{depth}" + (f" of {width:g} times the width" if width != 1 else "")

@@ -31,7 +31,8 @@ def section(facts: Facts) -> str:
         ]
         parts.append("\n".join([*head, *rows]))
     if not facts.results:
-        parts.append("Measured by this project: nothing yet.")
+        ours = facts.bundled or facts.official
+        parts.append("Measured by this project: nothing yet." if ours else _to_measure(facts))
         return "\n\n".join(parts)
     parts.append(
         "Measured by this project, top-1 in percent with 95 % intervals, beside the same network with random weights\n"
@@ -105,6 +106,11 @@ def evaluation_yaml(facts: Facts) -> dict[str, str]:
             notes = f"{result['protocol']} on frozen features, top-1 in percent; siamese-zoo"
             files.setdefault(f"{result['data']['name']}.yaml", []).append(entry | {"notes": notes})
     return {name: yaml.safe_dump(entries, sort_keys=False) for name, entries in files.items()}
+
+
+def _to_measure(facts: Facts) -> str:
+    command = f"zoo evaluate knn --model {facts.reference} --data DATA --out RESULTS/knn.json"
+    return f"Not measured yet: `{command}`, or another protocol."
 
 
 def _told(score: Score) -> str:

@@ -35,17 +35,17 @@ def section(facts: Facts) -> str:
             f"`zoo-train run {recipe['name']}`: {views['size']} pixel views, {optim['name'].upper()}, base lr "
             f"{optim['lr']:g} per 256, batch {optim['batch_size']}, weight decay {optim['weight_decay']:g}, "
             + (f"tau {optim['tau']:g} to 1, " if facts.method == "byol" else "")
-            + f"seed {recipe['seed']}",
+            + f"seed {recipe['seed']}"
+            + (f", {recipe['precision']}" if recipe.get("precision", "fp32") != "fp32" else ""),
         )
     )
-    steps = [f"{training['steps']:,} steps"]
-    if "images_seen" in training:
-        epochs = training["images_seen"] / data["images"]
-        steps += [f"{training['images_seen']:,} images", f"{epochs:.1f} epochs", f"{training['minutes']:.0f} minutes"]
-        pairs += [("length", ", ".join(steps)), ("hardware", training["hardware"])]
+    steps, total, seen = training["steps"], training["total_steps"], training["images_seen"]
+    unfinished = "" if steps == total else f" of {total:,}: not finished"
+    epochs = f"{seen:,} images, {seen / data['images']:.1f} epochs"
+    pairs.append(("length", f"{steps:,} steps{unfinished}, {epochs}, {_time(training['minutes'])}"))
+    pairs.append(("hardware", training["hardware"]))
+    if "versions" in training:
         pairs.append(("versions", ", ".join(f"{k} {v}" for k, v in training["versions"].items())))
-    else:
-        pairs.append(("length", ", ".join(steps)))
     curve = ""
     if facts.bundled and not facts.repository:
         curve = f"\n\n![loss and kNN monitor](results/{facts.name}/curve.png)"
@@ -54,9 +54,9 @@ def section(facts: Facts) -> str:
 
 def compute(facts: Facts) -> str:
     """Time and hardware; energy was never measured."""
-    if facts.training and "minutes" in facts.training:
+    if facts.training:
         minutes = facts.training["minutes"]
-        length = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+        length = _time(minutes) if minutes < 120 else f"{minutes / 60:.1f} hours"
         return wrap(f"{length} on {facts.training['hardware']}. Energy and carbon were not measured.")
     method = METHODS.get(facts.method)
     if facts.official and method and method.compute:
@@ -64,10 +64,15 @@ def compute(facts: Facts) -> str:
     return "Not recorded; energy and carbon were not measured."
 
 
+def _time(minutes: float) -> str:
+    return f"{minutes:.{0 if minutes >= 10 else 1}f} minutes"
+
+
 def _training_data(facts: Facts) -> str:
     assert facts.training is not None
     data = facts.training["data"]
     title = DATA_SETS[facts.data or ""].title if facts.data else data.get("name", "not recorded")
-    images = f", {data['images']:,} unlabelled training images" if "images" in data else ""
+    labels = "labelled" if facts.method == "supervised" else "unlabelled"
+    images = f", {data['images']:,} {labels} training images"
     shards = " (two of four shards), 64 x 64 JPEG" if facts.bundled else ""
     return f"{title}{images}{shards}"

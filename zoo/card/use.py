@@ -10,30 +10,35 @@ from zoo.model_folder import needs_import
 
 def section(facts: Facts) -> str:
     """Commands of this project; of a hub's repository also those of the other loaders, and how far they agree."""
-    reference = f"hf-hub:{facts.repository}" if facts.repository else facts.name
-    default = facts.name.partition(".")[0] if facts.bundled and not facts.repository else reference
     lines = [
         "## Use",
         "",
         "With this project, from photographs to a table of embeddings or to an array:",
         "",
-        f"    zoo extract --model {default} --images DIR --out OUT",
+        f"    zoo extract --model {facts.reference} --images DIR --out OUT",
         "",
         "    import zoo",
-        f'    zoo.load("{default}")(["photo.jpg"])                # float32 [1, {facts.architecture.num_features}]',
+        f'    zoo.load("{facts.reference}")(["photo.jpg"])                # float32 [1, {facts.architecture.num_features}]',
     ]
     if facts.repository:
         lines += _other_loaders(facts)
     else:
-        name = facts.hub_name
-        lines += [
-            "",
-            "The bare module from torch.hub (normalised [N, 3, H, W] to [N, D]), and an ONNX file for any program:",
-            "",
-            f'    torch.hub.load("PATH/TO/siamese-zoo", "{name}", source="local", weights="{facts.name.partition(".")[2]}")',
-            f"    zoo export --model {default} --out model.onnx",
-        ]
+        lines += ["", *_other_forms(facts)]
     return "\n".join(lines)
+
+
+def _other_forms(facts: Facts) -> list[str]:
+    """For torch.hub, where it has an entry of this network, and for any program."""
+    export = f"    zoo export --model {facts.reference} --out model.onnx"
+    if facts.hub_name is None:
+        return ["An ONNX file for any program:", "", export]
+    weights = facts.name.partition(".")[2] if facts.bundled or facts.official else facts.location
+    return [
+        "The bare module from torch.hub (normalised [N, 3, H, W] to [N, D]), and an ONNX file for any program:",
+        "",
+        f'    torch.hub.load("PATH/TO/siamese-zoo", "{facts.hub_name}", source="local", weights="{weights}")',
+        export,
+    ]
 
 
 def _other_loaders(facts: Facts) -> list[str]:
