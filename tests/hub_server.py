@@ -1,8 +1,8 @@
 """A model hub on 127.0.0.1 for the real huggingface_hub client: its HTTP protocol, repositories in memory.
 
-Spoken here: create, branches, model info, tree, preupload, LFS batch (basic) with upload and verify, commit (NDJSON),
-resolve with ETag, Range, X-Repo-Commit and the redirect of LFS files, the hub's status and error codes. Not spoken:
-Xet, so clients need ``HF_HUB_DISABLE_XET=1``.
+Spoken here: create, branches, model info, tree, paths info, preupload, LFS batch (basic) with upload and verify, commit
+(NDJSON), resolve with ETag, Range, X-Repo-Commit and the redirect of LFS files, the hub's status and error codes. Not
+spoken: Xet, so clients need ``HF_HUB_DISABLE_XET=1``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 WRITE_TOKEN, READ_TOKEN = "hf_write_secret_7Qd2", "hf_read_secret_9Xk4"
 _LFS = (".safetensors", ".onnx", ".png")
@@ -226,13 +226,14 @@ class _Handler(BaseHTTPRequestHandler):
         found = self._repository(repo)
         if found is None or (commit := found.find(revision)) is None:
             return self._missing()
-        rows = []
-        for path, data in commit.files.items():
-            row = {"type": "file", "path": path, "size": len(data), "oid": _git_oid(data)}
-            if path.endswith(_LFS):
-                row["lfs"] = {"oid": _sha256(data), "size": len(data), "pointerSize": 134}
-            rows.append(row)
-        return 200, rows, {}
+        return 200, _rows(commit), {}
+
+    def paths_info(self, repo: str, revision: str) -> tuple[int, Any, dict[str, str]]:
+        found = self._repository(repo)
+        if found is None or (commit := found.find(revision)) is None:
+            return self._missing()
+        wanted = parse_qs(self.body.decode())["paths"]
+        return 200, [row for row in _rows(commit) if row["path"] in wanted], {}
 
     def validate(self) -> tuple[int, Any, dict[str, str]]:
         text = json.loads(self.body)["content"]
@@ -319,6 +320,16 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, self.server.lfs[oid], {"ETag": f'"{oid}"', "Accept-Ranges": "bytes"}
 
 
+def _rows(commit: Commit) -> list[dict[str, Any]]:
+    rows = []
+    for path, data in commit.files.items():
+        row: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": _git_oid(data)}
+        if path.endswith(_LFS):
+            row["lfs"] = {"oid": _sha256(data), "size": len(data), "pointerSize": 134}
+        rows.append(row)
+    return rows
+
+
 def _error(status: int, code: str, message: str) -> tuple[int, Any, dict[str, str]]:
     headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
     return status, {"error": message}, headers
@@ -340,6 +351,7 @@ _ROUTES: list[tuple[str, Callable[..., tuple[int, Any, dict[str, str]]]]] = [
     (f"POST /api/models/{_REPO}/preupload/(?P<revision>[^/]+)", _Handler.preupload),
     (f"POST /api/models/{_REPO}/commit/(?P<revision>[^/]+)", _Handler.commit),
     (f"GET /api/models/{_REPO}/tree/(?P<revision>[^/]+)", _Handler.tree),
+    (f"POST /api/models/{_REPO}/paths-info/(?P<revision>[^/]+)", _Handler.paths_info),
     (f"GET /api/models/{_REPO}/revision/(?P<revision>[^/]+)", _Handler.info),
     (f"GET /api/models/{_REPO}", _Handler.info),
     (rf"POST /{_REPO}\.git/info/lfs/objects/batch", _Handler.batch),

@@ -1,4 +1,6 @@
-"""The model hub: download one revision of a repository, upload a folder as one commit. Alone talks to huggingface_hub.
+"""The model hub: its references, downloads of one revision of a repository, and what its errors mean to a user.
+
+``hf_upload.py`` uploads; no other module talks to huggingface_hub.
 
 The hub's ordinary cache and its variables are honoured: ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_CACHE``,
 ``HF_HUB_OFFLINE``, ``HF_TOKEN``, and the token of ``hf auth login``. No token is ever printed or written.
@@ -10,8 +12,7 @@ import errno
 import logging
 import re
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def download(reference: Reference, first: str, then: Callable[[Path], Mapping[st
     """
     from huggingface_hub import hf_hub_download
 
-    with _one_line(reference.repo, reference.revision), _quiet():
+    with one_line(reference.repo, reference.revision), quiet():
         path = Path(hf_hub_download(reference.repo, first, revision=reference.revision))
         snapshot = Snapshot(reference.repo, path.parent.name, path.parent)
         for name, sha256 in then(path).items():
@@ -81,71 +82,6 @@ def download(reference: Reference, first: str, then: Callable[[Path], Mapping[st
     return snapshot
 
 
-@dataclass(frozen=True)
-class Uploaded:
-    """The revision that is live now."""
-
-    repo: str
-    commit: str
-    url: str
-    files: int
-
-
-def upload(
-    folder: Path, repo: str, *, message: str, private: bool = False, revision: str | None = None, owned: Sequence[str]
-) -> Uploaded:
-    """Makes the files of ``folder`` the newest revision of ``repo``: one commit, then downloaded again and hashed.
-
-    Until the commit is made, whatever was live stays live; the commit is refused if somebody else's came in between.
-
-    Args:
-        repo: ``ORG/NAME``, created if it does not exist.
-        message: of the commit.
-        private: of a new repository.
-        revision: a branch, created if it does not exist; ``None`` is the main branch.
-        owned: files that are deleted from the repository where ``folder`` does not have them.
-
-    Raises:
-        UserError: see ``download``; no write permission; a repository that is public where ``private`` was asked for;
-            the hub does not give back what was sent.
-    """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-
-    Reference.parse(PREFIX + repo)
-    api = HfApi()
-    paths = sorted(p for p in folder.rglob("*") if p.is_file())
-    names = [p.relative_to(folder).as_posix() for p in paths]
-    with _one_line(repo, revision), _quiet():
-        api.create_repo(repo, private=private, exist_ok=True)
-        if revision:
-            api.create_branch(repo, branch=revision, exist_ok=True)
-        before = api.model_info(repo, revision=revision)
-        if private and not before.private:
-            raise UserError(f"{repo} exists and is public: publish without --private, or make it private on the hub")
-        there = {s.rfilename for s in before.siblings or []}
-        operations: list[Any] = [CommitOperationAdd(n, str(p)) for n, p in zip(names, paths, strict=True)]
-        operations += [CommitOperationDelete(n) for n in owned if n in there and n not in names]
-        commit = api.create_commit(
-            repo, operations, commit_message=message, revision=revision, parent_commit=before.sha
-        )
-        _verify(repo, commit.oid, folder, names, before.sha)
-    return Uploaded(repo, commit.oid, str(commit.repo_url), len(names))
-
-
-def _verify(repo: str, commit: str, folder: Path, names: Sequence[str], before: str | None) -> None:
-    from huggingface_hub import hf_hub_download
-
-    with tempfile.TemporaryDirectory() as fresh:
-        for name in names:
-            file = Path(hf_hub_download(repo, name, revision=commit, cache_dir=fresh))
-            if sha256_file(file) != sha256_file(folder / name):
-                raise UserError(
-                    f"{repo} does not give back the {name} that was sent (commit {commit[:12]}, live now; the one "
-                    f"before is {(before or 'none')[:12]}): publish again"
-                )
-            file.resolve().unlink()  # no second copy of everything at once
-
-
 def _forget(file: Path) -> None:
     """Out of the cache: the content and the link to it."""
     remove(file.resolve())
@@ -153,7 +89,7 @@ def _forget(file: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No log lines of the library, and progress bars on a terminal only: an error is one line, ours."""
     from huggingface_hub.utils.logging import get_verbosity, set_verbosity
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -171,19 +107,20 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _one_line(repo: str, revision: str | None) -> Iterator[None]:
+def one_line(repo: str, revision: str | None) -> Iterator[None]:
     """What can go wrong out there as a UserError that says what to do."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # the library's exceptions, its HTTP client's and the system's share no base class
-        if (line := _advice(error, repo, revision)) is None:
+        if (line := advice(error, repo, revision)) is None:
             raise
         raise UserError(line) from None
 
 
-def _advice(error: BaseException, repo: str, revision: str | None) -> str | None:
+def advice(error: BaseException, repo: str, revision: str | None) -> str | None:
+    """The line for the user; ``None`` for an error that nobody foresaw."""
     from huggingface_hub import constants, errors
 
     chain = _chain(error)

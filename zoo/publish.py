@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import hf_hub, model_folder, registry, weights
+from zoo import hf_hub, hf_upload, model_folder, registry, weights
 from zoo.card.facts import SAME, SAME_PHOTOGRAPH, Agreement, Facts, Int8
 from zoo.card.gather import hub_name, read_results, registry_facts, training_of
 from zoo.card.render import render
@@ -75,7 +75,8 @@ def publish(
 
     Raises:
         UserError: no such weights, or they do not load strictly or are not finite; a loader gives another embedding;
-            and what ``zoo.hf_hub.upload`` raises. Then nothing was published, and what was live stays live.
+            and what ``zoo.hf_upload.upload`` raises. What was live stays live, or is live again
+            unless the message says otherwise.
     """
     hf_hub.Reference.parse(hf_hub.PREFIX + repository)
     if dry_run is not None and dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
@@ -90,7 +91,7 @@ def publish(
             return Result(str(dry_run), None, files, agreement)
         owned = [*model_folder.FILES, ONNX, ONNX_INT8, *(f"{SCORES}/{d}.yaml" for d in DATA_SETS)]
         message = f"{file.name}, by siamese-zoo"
-        done = hf_hub.upload(folder, repository, message=message, private=private, revision=revision, owned=owned)
+        done = hf_upload.upload(folder, repository, message=message, private=private, revision=revision, owned=owned)
         return Result(done.url, done.commit, files, agreement)
 
 

@@ -17,7 +17,7 @@ import pytest
 from hub_server import READ_TOKEN, WRITE_TOKEN, Fault, HubServer
 from huggingface_hub import close_session, constants
 
-from zoo import hf_hub
+from zoo import hf_hub, hf_upload
 from zoo.errors import UserError
 from zoo.hf_hub import Reference, Snapshot
 
@@ -40,8 +40,8 @@ def make_folder(folder: Path, weights: bytes = WEIGHTS, **more: bytes) -> Path:
     return folder
 
 
-def upload(folder: Path, **options: Any) -> hf_hub.Uploaded:
-    return hf_hub.upload(folder, REPO, message="weights", owned=OWNED, **options)
+def upload(folder: Path, **options: Any) -> hf_upload.Uploaded:
+    return hf_upload.upload(folder, REPO, message="weights", owned=OWNED, **options)
 
 
 def download(revision: str | None = None, repo: str = REPO) -> Snapshot:
@@ -49,7 +49,7 @@ def download(revision: str | None = None, repo: str = REPO) -> Snapshot:
 
 
 @pytest.fixture
-def published(hub: HubServer, tmp_path: Path) -> hf_hub.Uploaded:
+def published(hub: HubServer, tmp_path: Path) -> hf_upload.Uploaded:
     done = upload(make_folder(tmp_path / "first"))
     hub.requests.clear()
     return done
@@ -152,7 +152,7 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(
     ids=lambda value: "-".join(map(str, value.values()))[:20] if isinstance(value, dict) else "",
 )
 def test_answers_that_stop_a_download(
-    hub: HubServer, published: hf_hub.Uploaded, fault: dict[str, Any], message: str
+    hub: HubServer, published: hf_upload.Uploaded, fault: dict[str, Any], message: str
 ) -> None:
     hub.faults.append(Fault("(GET|HEAD) /org/model/resolve", **fault))
     with pytest.raises(UserError, match=message) as error:
@@ -167,7 +167,7 @@ def test_answers_that_stop_a_download(
 @pytest.mark.parametrize("request_", ["POST .*/preupload", "POST .*/batch", "PUT /lfs", "POST .*/commit/"])
 @pytest.mark.parametrize(("status", "message"), [(403, "write permission"), (429, "rate"), (500, "stays live")])
 def test_answers_that_stop_an_upload_leave_the_old_revision(
-    hub: HubServer, published: hf_hub.Uploaded, tmp_path: Path, request_: str, status: int, message: str
+    hub: HubServer, published: hf_upload.Uploaded, tmp_path: Path, request_: str, status: int, message: str
 ) -> None:
     hub.faults.append(Fault(request_, status=status))
     with pytest.raises(UserError, match=message):
@@ -177,7 +177,7 @@ def test_answers_that_stop_an_upload_leave_the_old_revision(
     assert upload(tmp_path / "new").commit != published.commit
 
 
-def test_a_commit_in_between_is_not_overwritten(hub: HubServer, published: hf_hub.Uploaded, tmp_path: Path) -> None:
+def test_a_commit_in_between_is_not_overwritten(hub: HubServer, published: hf_upload.Uploaded, tmp_path: Path) -> None:
     hub.faults.append(Fault("POST .*/commit/", status=412))
     with pytest.raises(UserError, match="changed by somebody else meanwhile, and nothing was published"):
         upload(make_folder(tmp_path / "new", b"new" * 99))
@@ -198,17 +198,91 @@ def test_no_token_and_a_wrong_one(hub: HubServer, tmp_path: Path, monkeypatch: p
     assert not hub.repositories
 
 
-def test_a_hub_that_does_not_give_back_what_was_sent(
-    hub: HubServer, published: hf_hub.Uploaded, tmp_path: Path
+def damage(data: bytes) -> bytes:
+    return data[:-1] + b"?"
+
+
+@pytest.mark.parametrize(
+    ("file", "answer"), [("model.safetensors", "GET /cdn/"), ("config.json", "GET .*/config.json")]
+)
+def test_what_comes_back_damaged_is_taken_back(
+    hub: HubServer, published: hf_upload.Uploaded, tmp_path: Path, file: str, answer: str
 ) -> None:
-    hub.faults.append(Fault("GET /cdn/", change=lambda data: data[:-1] + b"?"))
-    with pytest.raises(UserError, match=r"does not give back the model\.safetensors .*publish again") as error:
+    live = hub.repositories[REPO].find("main").files
+    live["NOTES.md"] = b"somebody's own"
+    live["heads.safetensors"] = b"heads"
+    hub.lfs[hashlib.sha256(b"heads").hexdigest()] = b"heads"
+    folder = make_folder(tmp_path / "new", b"new" * 99, other=b"not there before")
+    hub.faults.append(Fault(answer, times=1, change=damage))
+    with pytest.raises(UserError, match=rf"does not give back the {file} that was sent .* publish again$") as error:
+        upload(folder)
+    assert "\n" not in str(error.value)
+    now = hub.repositories[REPO].branches["main"]
+    assert f"the files of {published.commit[:12]}, live before, are live again (commit {now[:12]})" in str(error.value)
+    assert hub.count("POST .*/commit/") == 2
+    assert hub.repositories[REPO].find("main").files == live
+    found = download()
+    assert (found.commit, (found.folder / "model.safetensors").read_bytes()) == (now, WEIGHTS)
+    assert upload(folder).commit == hub.repositories[REPO].branches["main"]
+    assert "heads.safetensors" not in hub.repositories[REPO].find("main").files
+
+
+@pytest.mark.parametrize("revision", [None, "v1"])
+def test_a_new_repository_is_empty_again(hub: HubServer, tmp_path: Path, revision: str | None) -> None:
+    hub.faults.append(Fault("GET /cdn/", times=1, change=damage))
+    with pytest.raises(UserError, match="are live again"):
+        upload(make_folder(tmp_path / "a"), revision=revision)
+    assert set(hub.repositories[REPO].find(revision or "main").files) == {".gitattributes"}
+    assert upload(tmp_path / "a", revision=revision).files == 4
+
+
+def test_somebody_else_s_commit_is_not_taken_back(
+    hub: HubServer, published: hf_upload.Uploaded, tmp_path: Path
+) -> None:
+    repository = hub.repositories[REPO]
+
+    def damage_while_another_commits(data: bytes) -> bytes:
+        repository.add("main", repository.find("main").files | {"theirs.md": b"theirs"})
+        return damage(data)
+
+    hub.faults.append(Fault("GET /cdn/", times=1, change=damage_while_another_commits))
+    with pytest.raises(UserError, match="somebody else has committed since, so nothing was taken back") as error:
         upload(make_folder(tmp_path / "new", b"new" * 99))
-    assert published.commit[:12] in str(error.value)
+    assert f"restore {published.commit[:12]} on the hub" in str(error.value)
+    assert repository.find("main").files["theirs.md"] == b"theirs"
+    assert repository.find("main").files["model.safetensors"] == b"new" * 99
+
+
+def test_a_damaged_commit_that_cannot_be_taken_back_is_told_of(
+    hub: HubServer, published: hf_upload.Uploaded, tmp_path: Path
+) -> None:
+    def damage_and_fall_silent(data: bytes) -> bytes:
+        hub.faults.append(Fault("POST .*/commit/", status=403))
+        return damage(data)
+
+    hub.faults.append(Fault("GET /cdn/", times=1, change=damage_and_fall_silent))
+    with pytest.raises(UserError, match=r"and is live; it could not be taken back \(this token may not") as error:
+        upload(make_folder(tmp_path / "new", b"new" * 99))
+    assert "\n" not in str(error.value)
+    assert hub.repositories[REPO].branches["main"] not in (published.commit, "")
+
+
+def test_a_commit_that_cannot_be_read_back_says_so(
+    hub: HubServer, published: hf_upload.Uploaded, tmp_path: Path
+) -> None:
+    hub.faults.append(Fault("GET /cdn/", status=403))
+    with pytest.raises(UserError, match="could not be compared with what was sent") as error:
+        upload(make_folder(tmp_path / "new", b"new" * 99))
+    assert f"is at commit {hub.repositories[REPO].branches['main'][:12]} now" in str(error.value)
+    hub.faults.clear()
+    assert upload(tmp_path / "new").commit == hub.repositories[REPO].branches["main"]
+    hub.faults.append(Fault("GET /cdn/", times=1, change=damage))
+    with pytest.raises(UserError, match="it was live already, unchanged by this run"):
+        upload(tmp_path / "new")
 
 
 def test_no_network(
-    hub: HubServer, published: hf_hub.Uploaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, published: hf_upload.Uploaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     download()
     hub.shutdown()
@@ -221,7 +295,9 @@ def test_no_network(
         upload(tmp_path / "first")
 
 
-def test_offline(hub: HubServer, published: hf_hub.Uploaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline(
+    hub: HubServer, published: hf_upload.Uploaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="not complete in the cache and HF_HUB_OFFLINE is set"):
         download()
@@ -236,7 +312,7 @@ def test_offline(hub: HubServer, published: hf_hub.Uploaded, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("times", [1, 1000], ids=["once", "always"])
-def test_bytes_with_another_hash(hub: HubServer, published: hf_hub.Uploaded, times: int) -> None:
+def test_bytes_with_another_hash(hub: HubServer, published: hf_upload.Uploaded, times: int) -> None:
     fault = Fault("GET /cdn/", times=times, change=lambda data: b"\0" + data[1:])
     hub.faults.append(fault)
     if times > 1:
@@ -247,7 +323,7 @@ def test_bytes_with_another_hash(hub: HubServer, published: hf_hub.Uploaded, tim
     assert (download().folder / "model.safetensors").read_bytes() == WEIGHTS
 
 
-def test_a_file_that_changed_in_the_cache_is_fetched_again(hub: HubServer, published: hf_hub.Uploaded) -> None:
+def test_a_file_that_changed_in_the_cache_is_fetched_again(hub: HubServer, published: hf_upload.Uploaded) -> None:
     file = download().folder / "model.safetensors"
     for damaged in (b"x" + WEIGHTS[1:], WEIGHTS[:-5], b""):
         file.resolve().write_bytes(damaged)
@@ -255,7 +331,7 @@ def test_a_file_that_changed_in_the_cache_is_fetched_again(hub: HubServer, publi
 
 
 def test_a_connection_that_breaks_is_taken_up_again(
-    hub: HubServer, published: hf_hub.Uploaded, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, published: hf_upload.Uploaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
     hub.faults.append(Fault("GET /cdn/", times=2, cut=100_000))
@@ -264,7 +340,7 @@ def test_a_connection_that_breaks_is_taken_up_again(
     assert ranges == [None, "bytes=100000-", "bytes=200000-"]
 
 
-def test_a_full_disk(hub: HubServer, published: hf_hub.Uploaded) -> None:
+def test_a_full_disk(hub: HubServer, published: hf_upload.Uploaded) -> None:
     """As a full disk, a limit on the size of files makes the client's write fail half way."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(WEIGHTS) // 2, limits[1]))
@@ -280,7 +356,7 @@ def test_a_full_disk(hub: HubServer, published: hf_hub.Uploaded) -> None:
 def in_a_process(hub: HubServer, code: str, home: Path, **variables: str) -> subprocess.Popen[str]:
     """A process of its own, told of the hub by the variables that users set."""
     environment = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": WRITE_TOKEN, "HF_HOME": str(home)}
-    command = [sys.executable, "-c", f"from pathlib import Path\nfrom zoo import hf_hub, weights\n{code}"]
+    command = [sys.executable, "-c", f"from pathlib import Path\nfrom zoo import hf_hub, hf_upload\n{code}"]
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=os.environ | environment | variables, cwd=ROOT, **piped)  # type: ignore[call-overload,no-any-return]
 
@@ -294,11 +370,11 @@ def wait_for(hub: HubServer, pattern: str, process: subprocess.Popen[str]) -> No
 
 @pytest.mark.parametrize("held", ["PUT /lfs/", "POST .*/commit/"])
 def test_a_killed_upload_leaves_the_old_revision_live(
-    hub: HubServer, published: hf_hub.Uploaded, tmp_path: Path, held: str
+    hub: HubServer, published: hf_upload.Uploaded, tmp_path: Path, held: str
 ) -> None:
     make_folder(tmp_path / "new", b"new" * 99)
     hub.faults.append(Fault(held, hold=threading.Event(), status=500))
-    code = f"hf_hub.upload(Path({str(tmp_path / 'new')!r}), {REPO!r}, message='new', owned=())"
+    code = f"hf_upload.upload(Path({str(tmp_path / 'new')!r}), {REPO!r}, message='new', owned=())"
     process = in_a_process(hub, code, tmp_path / "home")
     wait_for(hub, held, process)
     process.kill()
@@ -311,7 +387,7 @@ def test_a_killed_upload_leaves_the_old_revision_live(
 
 
 def test_a_killed_download_leaves_nothing_under_a_final_name(
-    hub: HubServer, published: hf_hub.Uploaded, tmp_path: Path
+    hub: HubServer, published: hf_upload.Uploaded, tmp_path: Path
 ) -> None:
     """And the next process, with the same cache, gets the whole file; the one after that needs no network."""
     fetch = "import json; s = hf_hub.download(hf_hub.Reference('org/model'), 'config.json', "
@@ -338,14 +414,14 @@ def test_what_is_no_reference(text: str) -> None:
         hf_hub.download(Reference.parse(text), "config.json", lambda _: {})
 
 
-def test_a_file_name_cannot_leave_the_cache(hub: HubServer, published: hf_hub.Uploaded) -> None:
+def test_a_file_name_cannot_leave_the_cache(hub: HubServer, published: hf_upload.Uploaded) -> None:
     for name in ("../evil", "/evil", "a/../../evil"):
         with pytest.raises((UserError, ValueError)):
             hf_hub.download(Reference(REPO), "config.json", lambda _, name=name: {name: "0" * 64})
     assert not list(Path(constants.HF_HUB_CACHE).parent.rglob("evil"))
 
 
-def test_several_processes_at_once(hub: HubServer, published: hf_hub.Uploaded) -> None:
+def test_several_processes_at_once(hub: HubServer, published: hf_upload.Uploaded) -> None:
     fork = multiprocessing.get_context("fork")
     processes = [fork.Process(target=download) for _ in range(4)]
     for process in processes:
