@@ -11,19 +11,34 @@ from zoo.card.scores import PROTOCOLS, table
 from zoo.errors import UserError
 from zoo.registry import DEFAULT_MODEL, MODELS
 
-WITH_WEIGHTS = [name for name, spec in MODELS.items() if spec.weights]
+WEIGHTS = [f"{name}.{tag}" for name, spec in MODELS.items() for tag in spec.weights]
 
 
-@pytest.mark.parametrize("name", WITH_WEIGHTS)
+@pytest.mark.parametrize("name", WEIGHTS)
 def test_the_card_is_what_the_command_writes(name: str) -> None:
     assert card_path(name).read_text() == render(registry_facts(name))
 
 
+def test_the_default_tag_has_the_bare_name() -> None:
+    assert card_path("byol_r50") == card_path("byol_r50.deepmind_in1k") == CARDS / "byol_r50.md"
+    assert card_path("mocov2_r50.fair_in1k_200ep") == CARDS / "mocov2_r50.fair_in1k_200ep.md"
+
+
+def test_another_tag_s_card_is_of_its_own_weights() -> None:
+    text = " ".join(card_path("mocov2_r50.fair_in1k_200ep").read_text().split())
+    assert 'zoo.load("mocov2_r50.fair_in1k_200ep")' in text
+    assert "| ImageNet linear top-1 | 67.7 |" in text
+    assert "Other weights of this network: `mocov2_r50.fair_in1k_800ep`." in text
+    assert "zoo-train run mocov2_r50_in1k_800ep" not in text  # that would give the others
+    assert "zoo-train run mocov2_r50_in1k_800ep" in card_path("mocov2_r50").read_text()
+
+
 def test_there_is_no_card_of_something_else() -> None:
-    assert {p.stem for p in CARDS.glob("*.md")} == set(WITH_WEIGHTS)
+    assert set(CARDS.glob("*.md")) == {card_path(name) for name in WEIGHTS}
+    assert len({card_path(name) for name in WEIGHTS}) == len(WEIGHTS)
 
 
-@pytest.mark.parametrize("name", WITH_WEIGHTS)
+@pytest.mark.parametrize("name", WEIGHTS)
 def test_a_card_says_what_a_reader_needs(name: str) -> None:
     facts = registry_facts(name)
     told = ModelCard(render(registry_facts(name)))

@@ -114,7 +114,7 @@ class ModelSpec:
     Attributes:
         method: ``byol``, ``simsiam``, ``simclr``, ``moco`` or ``swav``.
         architecture: key of ``ARCHITECTURES``.
-        recipe: the ``zoo-train`` recipe that produces such weights; empty where there is none.
+        recipe: the ``zoo-train`` recipe that produces weights as the first tag; empty where there is none.
         weights: by tag, the first is the default; empty where none were released.
         scores: published of this architecture and method, whatever weights.
     """
@@ -136,12 +136,12 @@ LINEAR = "ImageNet linear top-1"
 _BYOL_PAPER, _SIMSIAM_PAPER = "arXiv 2006.07733", "arXiv 2011.10566"
 
 
-def _deepmind(file: str, megabytes: int, *scores: Score) -> Weights:
+def _deepmind(file: str, megabytes: int, *scores: Score, part: str = "") -> Weights:
     return Weights(
         f"https://storage.googleapis.com/deepmind-byol/checkpoints/{file}.pkl",
         None,
         "CC-BY-NC-4.0",
-        "google-deepmind/deepmind-research, byol",
+        f"google-deepmind/deepmind-research, byol{part}",
         BYOL_224,
         padding="same",
         kind="deepmind-byol",
@@ -154,7 +154,8 @@ def _deepmind_ablations() -> dict[str, Weights]:
     """The twelve files of figure 3 of the paper: 300 epochs, without their scores, which stand there as a curve."""
     names = ["baseline", *(f"batchsize_{n}" for n in (2048, 1024, 512, 256, 128, 64))]
     names += ["no_grayscale", "no_color", "crop_and_blur_only", "crop_only", "crop_and_color_only"]
-    return {f"deepmind_in1k_{name}": _deepmind(f"ablations/res50x1_{name}", 1200) for name in names}
+    part = ", ablations of the paper's figure 3: 300 epochs"
+    return {f"deepmind_in1k_{name}": _deepmind(f"ablations/res50x1_{name}", 1200, part=part) for name in names}
 
 
 def _simsiam(folder: str, score: float) -> Weights:

@@ -46,7 +46,7 @@ def registry_facts(name: str) -> Facts:
         results=load_results(base, tag),
         published=chosen.scores,
         selection=chosen.selection,
-        recipe=spec.recipe,
+        recipe=spec.recipe if tag == spec.default_tag else "",
         like_these=spec.scores,
         others=[f"{base}.{other}" for other in spec.weights if other != tag],
         hub_name=base,
