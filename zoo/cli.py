@@ -327,7 +327,7 @@ def export(
 @app.command()
 def convert(
     file: Annotated[str, typer.Argument(help="An official file for --from; NAME, folder or file for --to.")],
-    out: Annotated[Path, typer.Option(help="New folder for --from; .safetensors or .pth for --to.")],
+    out: Annotated[Path, typer.Option(help="New folder for --from; for --to .safetensors, .pth or (detectron2) .pkl.")],
     from_: Annotated[Kind | None, typer.Option("--from", help="Whose file it is.")] = None,
     to: Annotated[Names | None, typer.Option(help="Whose key names to write.")] = None,
     which: Annotated[Which, typer.Option(help="Network, where the file has both.")] = Which.online,

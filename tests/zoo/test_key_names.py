@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import pickle
+import pickletools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
 from official_files import narrow, network
+from safetensors.torch import load_file
 
 import zoo
 from zoo import model_folder
 from zoo.convert.convert import convert
-from zoo.convert.to_others import rename
+from zoo.convert.pickles import read_pickle
+from zoo.convert.to_others import OWN_ENDING, SAFETENSORS, rename
+from zoo.convert.torch_files import read_torch
 from zoo.encoder import build_encoder, encoder_state
 from zoo.errors import UserError
 from zoo.key_names import (
     detectron2_to_torchvision,
     resnetv2_to_torchvision,
+    to_torchvision,
     torchvision_to_detectron2,
     torchvision_to_resnetv2,
 )
@@ -72,20 +79,54 @@ def test_detectron2_s_own_names() -> None:
         assert key in renamed
 
 
-@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
-@pytest.mark.parametrize("to", ["timm", "torchvision", "detectron2"])
-def test_a_written_file_reads_back_to_the_same_bytes(folder: Path, tmp_path: Path, to: str, ending: str) -> None:
-    out = tmp_path / f"x{ending}"
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("to", OWN_ENDING)
+def test_a_written_file_reads_back_to_the_same_bytes(folder: Path, tmp_path: Path, to: str, own: bool) -> None:
+    out = tmp_path / f"x{OWN_ENDING[to] if own else SAFETENSORS}"
     renamed = rename(folder, to, out)
     assert renamed.tensors > 50
     convert(out, "torch", tmp_path / "m", name="narrow", licence="MIT")
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     if to == "detectron2":
         assert "INPUT.FORMAT 'RGB'" in renamed.notes[0]
-        if ending == ".pth":
-            loaded = torch.load(out, weights_only=True)
-            assert loaded["matching_heuristics"] is True
-            assert "res5.0.shortcut.norm.weight" in loaded["model"]
+
+
+def test_detectron2_s_pickle_is_plain_and_holds_the_same_values(folder: Path, tmp_path: Path) -> None:
+    """Our allow-list reads it, and so does pickle itself, as detectron2's checkpointer calls it."""
+    out = tmp_path / "x.detectron2.pkl"
+    renamed = rename(folder, "detectron2", out)
+    content = read_pickle(out.read_bytes(), out.name)
+    assert list(content) == ["model", "__author__", "matching_heuristics"]
+    assert content["matching_heuristics"] is True
+    expected = torchvision_to_detectron2(to_torchvision(load_file(folder / "model.safetensors")) or {})
+    assert set(content["model"]) == set(expected)
+    assert len(expected) == renamed.tensors
+    with out.open("rb") as file:
+        theirs = pickle.load(file, encoding="latin1")
+    for name, tensor in expected.items():
+        for found in (content["model"][name], theirs["model"][name]):
+            assert type(found) is np.ndarray
+            assert (found.dtype, found.shape) == (tensor.numpy().dtype, tuple(tensor.shape))
+            assert found.tobytes() == tensor.numpy().tobytes()
+    imports = {arg for opcode, arg, _ in pickletools.genops(out.read_bytes()) if opcode.name == "GLOBAL"}
+    assert imports == {"numpy.core.multiarray _reconstruct", "numpy ndarray", "numpy dtype"}  # in any NumPy
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_pickle_by_name_that_torch_wrote_is_read_as_torch_s(folder: Path, tmp_path: Path, legacy: bool) -> None:
+    state = {"model": to_torchvision(load_file(folder / "model.safetensors"))}
+    torch.save(state, tmp_path / "x.pkl", _use_new_zipfile_serialization=not legacy)
+    convert(tmp_path / "x.pkl", "torch", tmp_path / "m", name="narrow", licence="MIT")
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_arrays_that_are_no_tensors_are_refused(tmp_path: Path) -> None:
+    itself: dict[str, object] = {}
+    itself["self"] = itself
+    for content in ({"model": {"conv1.weight": np.array(["text"])}}, itself):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(content))
+        with pytest.raises(UserError, match=r"x\.pkl is refused"):
+            read_torch(tmp_path / "x.pkl")
 
 
 def test_torchvision_and_timm_load_what_is_written_for_them(tmp_path: Path) -> None:
@@ -118,6 +159,7 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
     for model, to, out, message in (
         (folder, "keras", "x.pth", "one of torchvision"),
         (folder, "timm", "x.pkl", r"ends in \.safetensors or \.pth"),
+        (folder, "detectron2", "x.pth", r"ends in \.safetensors or \.pkl"),
         ("byol_r18_mini.random", "timm", "x.pth", "has no weights to rename"),
         ("byol_r05", "timm", "x.pth", "unknown model"),
     ):

@@ -7,17 +7,22 @@ gives the same encoder.
 from __future__ import annotations
 
 import io
+import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.files import atomic_write_bytes, make_folder, sha256_file
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from zoo.weights import WeightFile
 
-TARGETS = ("torchvision", "timm", "detectron2")
+SAFETENSORS = ".safetensors"
+OWN_ENDING = {"torchvision": ".pth", "timm": ".pth", "detectron2": ".pkl"}  # the file that each library reads
 
 
 @dataclass(frozen=True)
@@ -31,26 +36,25 @@ class Renamed:
 
 
 def rename(model: str | Path, to: str, out: Path) -> Renamed:
-    """Writes the encoder of ``model`` to ``out``: ``.safetensors``, or ``.pth`` with nothing but tensors in it.
+    """Writes the encoder of ``model`` to ``out``: ``.safetensors``, or the kind of file that the other library reads.
 
     Args:
         model: NAME, NAME.tag, a folder of ``zoo convert``, or a file of ``zoo-train export``.
-        to: one of ``TARGETS``. A ``.pth`` for detectron2 is what its ``DetectionCheckpointer`` takes: the tensors
-            under ``model``, and the request to match names by their ends.
+        to: a key of ``OWN_ENDING``. A ``.pth`` holds nothing but tensors; a ``.pkl`` what detectron2's
+            ``DetectionCheckpointer`` takes: arrays under ``model``, and the request to match names by their ends.
 
     Raises:
         UserError: no such model, or another ending.
     """
-    import torch
     from safetensors.torch import save
 
     from zoo import weights
     from zoo.key_names import to_torchvision, torchvision_to_detectron2
 
-    if to not in TARGETS:
-        raise UserError(f"--to {to}: one of {', '.join(TARGETS)}")
-    if out.suffix not in (".safetensors", ".pth"):
-        raise UserError(f"{out}: give --out a name that ends in .safetensors or .pth")
+    if to not in OWN_ENDING:
+        raise UserError(f"--to {to}: one of {', '.join(OWN_ENDING)}")
+    if out.suffix not in (SAFETENSORS, OWN_ENDING[to]):
+        raise UserError(f"{out}: give --out a name that ends in {SAFETENSORS} or {OWN_ENDING[to]}")
     file = weights.locate(model)
     if file.path is None:
         raise UserError(f"{file.name} has no weights to rename")
@@ -59,18 +63,31 @@ def rename(model: str | Path, to: str, out: Path) -> Renamed:
     plain = to_torchvision(state)
     assert plain is not None  # check_state has seen its keys
     named = {"timm": state, "torchvision": plain, "detectron2": torchvision_to_detectron2(plain)}[to]
-    if out.suffix == ".safetensors":
+    if out.suffix == SAFETENSORS:
         data = save(named, metadata={"format": "pt", "licence": file.licence, "source": file.source})
     else:
-        content: dict[str, Any] = named
-        if to == "detectron2":
-            content = {"model": named, "__author__": "siamese-zoo", "matching_heuristics": True}
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        data = buffer.getvalue()
+        data = _pickled(named) if to == "detectron2" else _saved(named)
     make_folder(out.parent)
     atomic_write_bytes(out, data)
     return Renamed(out, sha256_file(out), len(named), tuple(_notes(file, to)))
+
+
+def _saved(state: Mapping[str, Tensor]) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def _pickled(state: Mapping[str, Tensor]) -> bytes:
+    """As MoCo's ``detection/convert-pretrain-to-detectron2.py`` writes it, for any NumPy."""
+    arrays = {name: tensor.numpy() for name, tensor in state.items()}
+    content = {"model": arrays, "__author__": "siamese-zoo", "matching_heuristics": True}
+    # NumPy 2 names its constructor by a module that NumPy before 1.26 lacks; both have the old name. It stands in the
+    # file once, before the first array's bytes, and as text in this protocol.
+    data = pickle.dumps(content, protocol=3)
+    return data.replace(b"cnumpy._core.multiarray\n_reconstruct\n", b"cnumpy.core.multiarray\n_reconstruct\n", 1)
 
 
 def _notes(file: WeightFile, to: str) -> list[str]:
