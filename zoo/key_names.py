@@ -6,74 +6,43 @@ detectron2's. Renaming is one to one, both ways, and values pass through untouch
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 V = TypeVar("V")
-Rules = tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
 
-
-def _rules(*pairs: tuple[str, str | Callable[[re.Match[str]], str]]) -> Rules:
-    return tuple((re.compile(pattern), replacement) for pattern, replacement in pairs)
-
-
-_TO_RESNETV2 = _rules(
-    (r"^conv1\.", "stem.conv."),
-    (r"^bn1\.", "stem.norm."),
-    (r"^fc\.", "head.fc."),
-    (r"^layer(\d+)\.(\d+)\.", lambda m: f"stages.{int(m[1]) - 1}.blocks.{m[2]}."),
-    (r"(?<=\.)bn(\d)\.", r"norm\1."),
-    (r"(?<=\.)downsample\.0\.", "downsample.conv."),
-    (r"(?<=\.)downsample\.1\.", "downsample.norm."),
+_TORCHVISION, _RESNETV2, _DETECTRON2 = range(3)  # columns
+_BEGINNINGS = (
+    ("conv1.", "stem.conv.", "stem.conv1."),
+    ("bn1.", "stem.norm.", "stem.conv1.norm."),
+    ("fc.", "head.fc.", "linear."),
+    *((f"layer{n}.", f"stages.{n - 1}.blocks.", f"res{n + 1}.") for n in (1, 2, 3, 4)),
 )
-_FROM_RESNETV2 = _rules(
-    (r"^stem\.conv\.", "conv1."),
-    (r"^stem\.norm\.", "bn1."),
-    (r"^head\.fc\.", "fc."),
-    (r"^stages\.(\d+)\.blocks\.(\d+)\.", lambda m: f"layer{int(m[1]) + 1}.{m[2]}."),
-    (r"(?<=\.)norm(\d)\.", r"bn\1."),
-    (r"(?<=\.)downsample\.conv\.", "downsample.0."),
-    (r"(?<=\.)downsample\.norm\.", "downsample.1."),
-)
-_TO_DETECTRON2 = _rules(
-    (r"^conv1\.", "stem.conv1."),
-    (r"^bn1\.", "stem.conv1.norm."),
-    (r"^fc\.", "linear."),
-    (r"^layer(\d+)\.(\d+)\.", lambda m: f"res{int(m[1]) + 1}.{m[2]}."),
-    (r"(?<=\.)bn(\d)\.", r"conv\1.norm."),
-    (r"(?<=\.)downsample\.0\.", "shortcut."),
-    (r"(?<=\.)downsample\.1\.", "shortcut.norm."),
-)
-_FROM_DETECTRON2 = _rules(
-    (r"^stem\.conv1\.norm\.", "bn1."),
-    (r"^stem\.conv1\.", "conv1."),
-    (r"^linear\.", "fc."),
-    (r"^res(\d+)\.(\d+)\.", lambda m: f"layer{int(m[1]) - 1}.{m[2]}."),
-    (r"(?<=\.)conv(\d)\.norm\.", r"bn\1."),
-    (r"(?<=\.)shortcut\.norm\.", "downsample.1."),
-    (r"(?<=\.)shortcut\.", "downsample.0."),
+_PARTS_OF_A_BLOCK = (
+    *((f".bn{n}.", f".norm{n}.", f".conv{n}.norm.") for n in (1, 2, 3)),
+    (".downsample.0.", ".downsample.conv.", ".shortcut."),
+    (".downsample.1.", ".downsample.norm.", ".shortcut.norm."),
 )
 
 
 def torchvision_to_resnetv2(state: Mapping[str, V]) -> dict[str, V]:
     """Keys of torchvision's ResNets (and timm's ``resnet50``) to timm's ``resnetv2_50(preact=False)``; values as is."""
-    return _rename(state, _TO_RESNETV2)
+    return _rename(state, _TORCHVISION, _RESNETV2)
 
 
 def resnetv2_to_torchvision(state: Mapping[str, V]) -> dict[str, V]:
     """The inverse of ``torchvision_to_resnetv2``."""
-    return _rename(state, _FROM_RESNETV2)
+    return _rename(state, _RESNETV2, _TORCHVISION)
 
 
 def torchvision_to_detectron2(state: Mapping[str, V]) -> dict[str, V]:
     """To detectron2's ``build_resnet_backbone`` (stem, res2 to res5), as its convert-torchvision tool names them."""
-    return _rename(state, _TO_DETECTRON2)
+    return _rename(state, _TORCHVISION, _DETECTRON2)
 
 
 def detectron2_to_torchvision(state: Mapping[str, V]) -> dict[str, V]:
     """The inverse of ``torchvision_to_detectron2``."""
-    return _rename(state, _FROM_DETECTRON2)
+    return _rename(state, _DETECTRON2, _TORCHVISION)
 
 
 def to_torchvision(state: Mapping[str, V]) -> dict[str, V] | None:
@@ -87,10 +56,15 @@ def to_torchvision(state: Mapping[str, V]) -> dict[str, V] | None:
     return None
 
 
-def _rename(state: Mapping[str, V], rules: Rules) -> dict[str, V]:
-    renamed = {}
-    for key, value in state.items():
-        for pattern, replacement in rules:
-            key = pattern.sub(replacement, key)
-        renamed[key] = value
-    return renamed
+def _rename(state: Mapping[str, V], source: int, target: int) -> dict[str, V]:
+    # the longest first: detectron2's stem.conv1.norm. is no stem.conv1.
+    beginnings = sorted(_BEGINNINGS, key=lambda row: -len(row[source]))
+    parts = sorted(_PARTS_OF_A_BLOCK, key=lambda row: -len(row[source]))
+
+    def renamed(key: str) -> str:
+        row = next((row for row in beginnings if key.startswith(row[source])), None)
+        key = key if row is None else row[target] + key.removeprefix(row[source])
+        row = next((row for row in parts if row[source] in key), None)
+        return key if row is None else key.replace(row[source], row[target], 1)
+
+    return {renamed(key): value for key, value in state.items()}
