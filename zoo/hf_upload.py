@@ -86,11 +86,11 @@ def _compare(api: HfApi, commit: _Commit, folder: Path, names: Sequence[str]) ->
     try:
         different = _different(commit, folder, names)
     except Exception as error:  # as many kinds as in ``one_line``; the commit is live, which its lines do not say
-        if (line := advice(error, commit.repo, commit.revision)) is None:
+        if (reason := _reason(error, commit)) is None:
             raise
         raise UserError(
             f"{commit.repo} is at commit {commit.sha[:12]} now, but could not be compared with what was sent: run the "
-            f"same command again to compare it (before it was {commit.before[:12]}; {line})"
+            f"same command again to compare it (before it was {commit.before[:12]}; {reason})"
         ) from None
     if different is None:
         return
@@ -134,9 +134,15 @@ def _taken_back(api: HfApi, commit: _Commit) -> str:
     except Exception as error:  # as in ``_compare``; whatever it is, the user must hear what is live
         if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (409, 412):
             return f", and somebody else has committed since, so nothing was taken back: look at it, and {by_hand}"
-        reason = advice(error, commit.repo, commit.revision) or type(error).__name__
+        reason = _reason(error, commit) or type(error).__name__
         return f" and is live; it could not be taken back ({reason}): {by_hand}"
     return f": the files of {commit.before[:12]}, live before, are live again (commit {new.oid[:12]}): publish again"
+
+
+def _reason(error: Exception, commit: _Commit) -> str | None:
+    """What went wrong, without the advice: that is for a repository that was not changed yet."""
+    line = advice(error, commit.repo, commit.revision)
+    return line and line.partition(": ")[0]
 
 
 def _blobs(api: HfApi, repo: str, revision: str) -> dict[str, str]:
