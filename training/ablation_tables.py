@@ -104,7 +104,8 @@ def small() -> Setting:
         name="simsiam",
         method="simsiam",
         heads=Heads(hidden=64, out=256, projector_layers=2),
-        optim=replace(optim, fixed_predictor_lr=True, weight_decay=5e-4),
+        # a learning rate at which its outputs collapse within these steps where the stop-gradient is missing
+        optim=replace(optim, lr=2.0, fixed_predictor_lr=True, weight_decay=5e-4),
     )
     return Setting("small", 5000, 1000, "knn", (256, 128, 64, 32, 16), base, simclr, simsiam)
 
