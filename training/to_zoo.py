@@ -105,7 +105,6 @@ def _registry_draft(out: Path, recipe: Recipe, file: WeightFile, data: str) -> d
         licence=file.licence,
         source=file.source,
         preprocessing=file.preprocessing,
-        card=f"{out.stem}.md",
     )
     return {
         "name": out.stem,

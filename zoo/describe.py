@@ -50,6 +50,8 @@ def print_list() -> None:
 
 def print_info(name: str) -> None:
     """Everything the registry says of one model."""
+    from zoo.card.gather import card_path
+
     spec = registry.find(name)
     architecture = ARCHITECTURES[spec.architecture]
     print(f"{spec.name}: {spec.method}, {spec.architecture}")
@@ -70,8 +72,7 @@ def print_info(name: str) -> None:
             print(f"    published {_published(score)}")
         for result in measured(spec.name, tag):
             print(f"    measured  {result['score']:.2f} % {result['what']} ({result['command']})")
-        if weights.card:
-            print(f"    card      model_cards/{weights.card}")
+        print(f"    card      model_cards/{card_path(f'{spec.name}.{tag}').name}")
     if not spec.weights:
         print("  weights    none released")
     if spec.recipe:

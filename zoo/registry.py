@@ -50,7 +50,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 IMAGENET_224 = Preprocessing(input_size=224, resize=256)
 BYOL_224 = replace(IMAGENET_224, resizing="byol")  # deepmind-research byol/utils/dataset.py: 224 / (224 + 32)
-SWAV_224 = replace(IMAGENET_224, std=(0.228, 0.224, 0.225))  # swav main_swav.py, src/multicropdataset.py
+# torchvision's Resize(256) as it comes, and it comes bilinear: simsiam and moco main_lincls.py, swav eval_linear.py
+FAIR_224 = replace(IMAGENET_224, interpolation="bilinear")
+SWAV_224 = replace(FAIR_224, std=(0.228, 0.224, 0.225))
 # simclr data_util.py: CROP_PROPORTION .875 is 224 / 256; [0, 1] as it is
 SIMCLR_224 = replace(IMAGENET_224, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resizing="simclr")
 
@@ -85,7 +87,6 @@ class Weights:
         scores: published of these weights.
         preprocessing: what the weights were evaluated with.
         padding: see ``Architecture``.
-        card: file in ``model_cards/``.
         selection: how the recipe was chosen and on which images, for the card.
     """
 
@@ -98,7 +99,6 @@ class Weights:
     kind: str | None = None
     max_megabytes: int = 1000
     scores: tuple[Score, ...] = ()
-    card: str | None = None
     selection: str = ""
 
     @property
@@ -164,6 +164,7 @@ def _simsiam(folder: str, score: float) -> Weights:
         None,
         "CC-BY-NC-4.0",
         "facebookresearch/simsiam",
+        FAIR_224,
         kind="simsiam",
         scores=(Score(score, LINEAR, "facebookresearch/simsiam, README"),),
     )
@@ -176,6 +177,7 @@ def _moco(epochs: int, score: float) -> Weights:
         None,
         "MIT",
         "facebookresearch/moco",
+        FAIR_224,
         kind="moco",
         scores=(Score(score, LINEAR, "facebookresearch/moco, README"),),
     )
@@ -226,7 +228,6 @@ MODELS: Mapping[str, ModelSpec] = {
                     "Apache-2.0",
                     "this project, trained on Tiny-ImageNet",
                     Preprocessing(input_size=40, resize=40),
-                    card="simclr_r18_mini.md",
                     selection="BYOL and SimCLR were compared on eight runs of five minutes at most (SimSiam was no "
                     "better than BYOL in earlier ones), by kNN on 2,000 of 8,000 training images of CIFAR-10 (JPEG) "
                     "with the others as the bank: a random network 34.4; BYOL after 666 steps 32.6, with ten times "
@@ -252,7 +253,6 @@ MODELS: Mapping[str, ModelSpec] = {
                     "Apache-2.0",
                     "this project, trained on Tiny-ImageNet",
                     Preprocessing(input_size=48, resize=48),
-                    card="byol_r18_mini.md",
                     selection="The settings come from some eighteen short runs that were compared by kNN on the first "
                     "1,500 to 3,000 test images of CIFAR-10 (JPEG), some of them also on 2,000 of Tiny-ImageNet's "
                     "validation images: both scores are optimistic by that choice. Flowers-17 was looked at once, at "

@@ -11,6 +11,7 @@ from torchvision import transforms as T
 from zoo.errors import UserError
 from zoo.images import UnreadableImage
 from zoo.preprocess import Preprocessing
+from zoo.weights import locate
 
 PAIRS = [("bicubic", T.InterpolationMode.BICUBIC), ("bilinear", T.InterpolationMode.BILINEAR),
          ("nearest", T.InterpolationMode.NEAREST), ("lanczos", T.InterpolationMode.LANCZOS)]  # fmt: skip
@@ -82,3 +83,21 @@ def test_json_and_back() -> None:
 def test_what_makes_no_sense_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(UserError):
         Preprocessing.from_json(fields)
+
+
+@pytest.mark.parametrize(("name", "third_std"), [("simsiam_r50", 0.229), ("mocov2_r50", 0.229), ("swav_r50", 0.228)])
+def test_facebooks_weights_see_the_pixels_of_their_linear_evaluation(name: str, third_std: float) -> None:
+    """main_lincls.py of simsiam and moco, eval_linear.py of swav: ``Resize(256)``, which is bilinear."""
+    official = T.Compose(
+        [
+            T.Resize(256),
+            T.CenterCrop(224),
+            T.ToTensor(),
+            T.Normalize([0.485, 0.456, 0.406], [third_std, 0.224, 0.225]),
+        ]
+    )
+    preprocessing = locate(f"{name}.random").preprocessing
+    for size in ((500, 333), (333, 500), (1023, 767)):
+        rgb = picture(*size)
+        ours = torch.from_numpy(preprocessing.normalise(preprocessing.pixels(rgb)[None])[0])
+        torch.testing.assert_close(ours, official(rgb), rtol=0, atol=1e-6)

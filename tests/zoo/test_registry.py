@@ -50,8 +50,6 @@ def test_bundled_weights_exist_with_their_hash_and_size() -> None:
     file = BUNDLED / weights.location.removeprefix("bundled:")
     assert sha256_file(file) == weights.sha256
     assert file.stat().st_size < 50e6
-    assert weights.card is not None
-    assert (ROOT / "model_cards" / weights.card).is_file()
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:

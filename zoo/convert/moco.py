@@ -7,6 +7,7 @@ from pathlib import Path
 from zoo.convert.official import Official, recognise, sequential, starting_with
 from zoo.convert.torch_files import read_torch
 from zoo.errors import UserError
+from zoo.registry import FAIR_224
 
 _NETWORKS = {"online": "encoder_q.", "target": "encoder_k."}
 
@@ -29,4 +30,4 @@ def official(path: Path, which: str) -> Official:
         projector = sequential(starting_with(network, "fc."))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path.name} is no MoCo checkpoint of the official code ({error!r})") from None
-    return Official("moco", architecture, encoder, {"projector": projector} if projector else {})
+    return Official("moco", architecture, encoder, {"projector": projector} if projector else {}, FAIR_224)

@@ -10,7 +10,7 @@ from torch import Tensor
 from zoo.convert.official import Official, online_only, recognise, sequential, starting_with
 from zoo.convert.torch_files import read_torch
 from zoo.errors import UserError
-from zoo.registry import Architecture
+from zoo.registry import FAIR_224, Architecture
 
 
 @dataclass(frozen=True)
@@ -49,4 +49,4 @@ def official(path: Path, which: str) -> Official:
     online_only(which, "simsiam")
     file = read(path)
     heads = {"projector": sequential(file.projector), "predictor": sequential(file.predictor)}
-    return Official("simsiam", file.architecture, file.encoder, heads)
+    return Official("simsiam", file.architecture, file.encoder, heads, FAIR_224)
