@@ -81,7 +81,7 @@ def clusters(n: int, dim: int = 10, classes: int = 3, seed: int = 0) -> tuple[np
 
 def test_linear_is_the_objective_it_states() -> None:
     """Against scikit-learn's other solver on standardised features, with C = 1 / (N l2): the same predictions."""
-    features, labels = clusters(2400)
+    features, labels = clusters(10_400)
     train, test = features[:400], features[400:]
     fit = linear.fit_predict(train, labels[:400], test)
     assert len(linear.L2) == 45
@@ -90,8 +90,7 @@ def test_linear_is_the_objective_it_states() -> None:
     other = LogisticRegression(C=1 / (fit.chosen * 400), solver="newton-cholesky", tol=1e-8, max_iter=1000)
     other.fit((train - mean) / std, labels[:400])
     accuracies = ((other.predict((test - mean) / std) == labels[400:]).mean(), (fit.predictions == labels[400:]).mean())
-    assert abs(accuracies[0] - accuracies[1]) <= 1e-3  # two of 2000 images at the tolerance of the protocol
-    assert (other.predict((test - mean) / std) == fit.predictions).mean() >= 0.998
+    assert abs(accuracies[0] - accuracies[1]) <= 1e-4  # one of 10 000 images
 
 
 @pytest.mark.parametrize("standardise", [True, False])
