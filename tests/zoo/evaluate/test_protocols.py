@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,33 @@ def test_knn_is_scikit_learn_s(seed: int, k: int, n: int) -> None:
     reference.fit(unit, labels)
     ours = knn.predict(torch.from_numpy(bank), torch.from_numpy(labels), torch.from_numpy(queries), k=k)
     np.testing.assert_array_equal(ours.numpy(), reference.predict(queries))
+
+
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 8), n=st.integers(1, 8), t=st.sampled_from([0.07, 0.1, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_knn_with_ties_is_the_definition(seed: int, k: int, n: int, t: float) -> None:
+    """Vectors of few directions: which of the equally near ones vote is open, and every answer must be one of a choice.
+
+    Where all choices agree, scikit-learn and we do.
+    """
+    rng = np.random.default_rng(seed)
+    bank, queries = rng.integers(1, 3, (n, 2)).astype(float), rng.integers(1, 3, (12, 2)).astype(float)
+    labels, k = rng.integers(0, 3, n), min(k, n)
+    ours = knn.predict(torch.from_numpy(bank), torch.from_numpy(labels), torch.from_numpy(queries), k=k, t=t)
+    unit = bank / np.linalg.norm(bank, axis=1, keepdims=True)
+    votes_of = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / t))
+    theirs = votes_of.fit(unit, labels).predict(queries)
+    for query, our, their in zip(queries, ours.tolist(), theirs.tolist(), strict=True):
+        cosine = unit @ query / np.linalg.norm(query)
+        edge = np.sort(cosine)[-k]
+        sure, tied = np.flatnonzero(cosine > edge + 1e-9), np.flatnonzero(np.abs(cosine - edge) <= 1e-9)
+        allowed: set[int] = set()
+        for chosen in combinations(tied, k - len(sure)):
+            voters = [*sure, *chosen]
+            votes = np.bincount(labels[voters], np.exp(cosine[voters] / t), minlength=3)
+            allowed |= set(np.flatnonzero(votes >= votes.max() * (1 - 1e-9)).tolist())
+        assert our in allowed
+        assert len(allowed) > 1 or our == their
 
 
 def test_knn_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
