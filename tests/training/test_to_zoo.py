@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ import zoo
 from training import checkpoint
 from training.build import build_method
 from training.config import to_json
+from training.loop import train
 from training.to_zoo import HEADS_FORMAT, export
+from zoo.datasets import open_dataset
+from zoo.evaluate.run import evaluate
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -43,3 +47,20 @@ def test_a_checkpoint_becomes_encoder_heads_and_drafts(method: str, tmp_path: Pa
     assert sha256 in card
     assert "5 steps of 10: not finished" in card
     assert "TODO" in card
+
+
+def test_a_supervised_run_becomes_a_baseline_for_evaluation(
+    labelled_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained, exported, and scored by ``--model FILE`` as any other network."""
+    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+    train(tiny("supervised"), open_dataset(labelled_folder), tmp_path / "run", device="cpu")
+    export(tmp_path / "run", tmp_path / "e.safetensors")
+    for split in ("train", "test"):
+        shutil.copytree(labelled_folder, tmp_path / "data" / split)
+    trained, random = (
+        evaluate("knn", model, tmp_path / "data", device="cpu") for model in (str(tmp_path / "e.safetensors"), "random")
+    )
+    assert (trained["model"]["name"], random["model"]["name"].rpartition(".")[2]) == ("e", "random")
+    assert trained["data"]["test"] == random["data"]["test"]
+    assert 0 < trained["score"] <= 100

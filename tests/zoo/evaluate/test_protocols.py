@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from pictures import encode, picture
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from torchvision.models import ResNet50_Weights, resnet18
+from typer.testing import CliRunner
 
 from zoo import cli
 from zoo.datasets import evaluation_splits
 from zoo.errors import UserError
 from zoo.evaluate import knn, linear, logistic
 from zoo.evaluate.features import require_finite
-from zoo.evaluate.models import open_model
+from zoo.evaluate.models import TORCHVISION, open_model
 from zoo.evaluate.protocols import PROTOCOLS
 from zoo.evaluate.run import evaluate
 from zoo.registry import DEFAULT_MODEL
@@ -237,12 +239,37 @@ def test_a_feature_that_is_not_finite_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("supervised", "no supervised weights"), ("byol_r18.nothing", "nothing"), ("/no/f.onnx", "f.onnx")],
+    [
+        ("supervised", r"no supervised weights in .*resnet50-0676ba61\.pth and run `zoo convert .* --from torch"),
+        ("byol_r18.nothing", "nothing"),
+        ("/no/f.onnx", "f.onnx"),
+    ],
 )
 def test_a_model_that_is_not_there_is_one_line(model: str, message: str, folder: Path) -> None:
     with pytest.raises(UserError, match=message) as error:
         evaluate("knn", model, folder)
     assert "\n" not in str(error.value)
+
+
+def test_the_supervised_baseline_is_torchvision_s_file_converted_as_the_line_says(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+    assert ResNet50_Weights.IMAGENET1K_V1.url == TORCHVISION
+    torch.manual_seed(0)
+    torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
+    words = [
+        "convert",
+        str(tmp_path / "resnet18.pth"),
+        "--from",
+        "torch",
+        "--out",
+        str(tmp_path / "cache" / "supervised"),
+    ]
+    assert CliRunner().invoke(cli.app, [*words, "--input-size", "32", "--resize", "36"]).exit_code == 0
+    result = evaluate("knn", "supervised", folder)
+    assert result["model"]["name"] == "resnet18"
+    assert 0 <= result["score"] <= 100
 
 
 def test_the_command_offers_every_protocol() -> None:
