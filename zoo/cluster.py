@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ from zoo.weights import is_path
 
 _RETRIES = 10  # of one shard; Ray's own memory monitor does not count towards them
 _TASKS_PER_SLOT = 2  # so that a worker has its next shard when it ends one
+_ANSWER_SECONDS = 20
 _OBJECT_STORE = 128 * 1024 * 1024  # bytes, of a cluster started here: nothing is put into it
 
 
@@ -188,6 +190,8 @@ def connect(address: str | None, *, cores: int) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a worker without a GPU shall see none
     ray = _import_ray()
     address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _require_listener(address)
     here = {} if address else {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -200,6 +204,18 @@ def connect(address: str | None, *, cores: int) -> Iterator[Cluster]:
         yield Cluster(ray, cores)
     finally:
         ray.shutdown()  # ends the workers of this run, in the middle of a shard too
+
+
+def _require_listener(address: str) -> None:
+    """UserError where nothing answers at HOST:PORT: Ray itself would try for minutes. Other addresses pass."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"no Ray cluster at {address} ({reason}): see `ray status`") from None
 
 
 def _import_ray() -> Any:

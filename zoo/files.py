@@ -31,10 +31,12 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], None], *, scratch: Path
     """Replace ``path`` by what ``write`` puts into the open binary file it is given, or leave it untouched.
 
     The bytes go to a temporary file, are flushed and fsynced, renamed over ``path``, and the folder is fsynced.
-    On any exception, KeyboardInterrupt too, the temporary file is removed.
+    On any exception, KeyboardInterrupt too, the temporary file is removed; what a writer of ``path`` that was killed
+    left in its folder goes with the next write.
 
     Args:
-        scratch: folder for the temporary file, on the same file system; ``None`` is the folder of ``path``.
+        scratch: folder for the temporary file, on the same file system, swept by its owner; ``None`` is the folder of
+            ``path``.
 
     Raises:
         UserError: a full disk or a refused write.
@@ -111,7 +113,7 @@ def create_folder_exclusively(path: Path, fill: Callable[[Path], None]) -> bool:
     with _one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
-        temporary = path.with_name(f"{_abandonable(path)}-{os.getpid()}-{secrets.token_hex(8)}{_TEMPORARY}")
+        temporary = path.with_name(_temporary_name(path))
         temporary.mkdir()
         try:
             fill(temporary)
@@ -208,7 +210,9 @@ def sha256_file(path: Path) -> str:
 
 def _write_temporary(path: Path, write: Callable[[BinaryIO], None], scratch: Path | None) -> Path:
     # Not tempfile.mkstemp: its files are readable by the owner only, and would stay so after the rename.
-    temporary = (scratch or path.parent) / f"{path.name[:120]}.{secrets.token_hex(8)}{_TEMPORARY}"
+    temporary = (scratch or path.parent) / _temporary_name(path)
+    if scratch is None:
+        _remove_abandoned(path)
     # Opened by name, so that a library that only writes to a path can be given the file's.
     file = temporary.open("xb")
     try:
@@ -223,18 +227,26 @@ def _write_temporary(path: Path, write: Callable[[BinaryIO], None], scratch: Pat
     return temporary
 
 
+def _temporary_name(path: Path) -> str:
+    return f"{_abandonable(path)}-{os.getpid()}-{secrets.token_hex(8)}{_TEMPORARY}"
+
+
 def _abandonable(path: Path) -> str:
-    """How names of temporary folders for ``path`` begin when a process of this machine made them."""
-    return f"{path.name[:120]}.{platform.node() or 'here'}"
+    """How names of temporary files and folders for ``path`` begin when a process of this machine made them."""
+    return f"{path.name[:120]}.{(platform.node() or 'here').replace('.', '_')}"
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove temporary folders for ``path`` of processes of this machine that are gone."""
+    """Remove temporary files and folders for ``path`` of processes of this machine that are gone."""
     begin = _abandonable(path)
-    for folder in path.parent.glob(f"{glob_escape(begin)}-*{_TEMPORARY}"):
-        process = folder.name.removeprefix(f"{begin}-").partition("-")[0]
+    for found in path.parent.glob(f"{glob_escape(begin)}-*{_TEMPORARY}"):
+        process = found.name.removeprefix(f"{begin}-").partition("-")[0]
         if process.isdigit() and not is_alive(int(process)):
-            shutil.rmtree(folder, ignore_errors=True)
+            if found.is_dir():
+                shutil.rmtree(found, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    found.unlink()
 
 
 def is_alive(process: int) -> bool:

@@ -43,6 +43,13 @@ def test_without_ray_one_line_says_how_to_get_it(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-machine.invalid:6379"])
+def test_an_address_where_nothing_answers_is_one_line_at_once(address: str) -> None:
+    pytest.importorskip("ray", reason="needs siamese-zoo[cluster]")
+    with pytest.raises(UserError, match=rf"^no Ray cluster at {address} \([^\n]+\): see `ray status`$"):
+        connect(address, cores=1).__enter__()
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     root = fill(tmp_path / "images", 60)  # 16 shards
@@ -204,5 +211,3 @@ def test_what_a_cluster_cannot_do_is_one_line(tmp_path: Path, random_weights: Pa
                 crew.open(str(random_weights), OPENING | options)
         with pytest.raises(UserError, match=r"^[^\n]*none.safetensors[^\n]*$"):
             crew.open(str(tmp_path / "none.safetensors"), OPENING)
-    with pytest.raises(UserError, match=r"^no Ray cluster at 127.0.0.1:1 [^\n]*$"), connect("127.0.0.1:1", cores=1):
-        pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ import zoo
 from training import checkpoint
 from training.build import build_method
 from training.config import Recipe, to_json
+from training.loop import train
 from training.to_zoo import HEADS_FORMAT, export
+from zoo.datasets import open_dataset
+from zoo.evaluate.run import evaluate
 
 PHOTOS = sorted(Path("examples/photos").glob("*.jpg"))[:2]
 
@@ -107,3 +111,20 @@ def test_a_network_of_torch_hub_with_another_stem_in_half(tmp_path: Path, monkey
     module = eval(line.replace("PATH/TO/siamese-zoo", str(root)))
     assert module.conv1.weight.shape == (64, 3, 3, 3)
     assert torch.equal(module.conv1.weight, encoder.conv1.weight.half().float())
+
+
+def test_a_supervised_run_becomes_a_baseline_for_evaluation(
+    labelled_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained, exported, and scored by ``--model FILE`` as any other network."""
+    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+    train(tiny("supervised"), open_dataset(labelled_folder), tmp_path / "run", device="cpu")
+    export(tmp_path / "run", tmp_path / "e.safetensors")
+    for split in ("train", "test"):
+        shutil.copytree(labelled_folder, tmp_path / "data" / split)
+    trained, random = (
+        evaluate("knn", model, tmp_path / "data", device="cpu") for model in (str(tmp_path / "e.safetensors"), "random")
+    )
+    assert (trained["model"]["name"], random["model"]["name"].rpartition(".")[2]) == ("e", "random")
+    assert trained["data"]["test"] == random["data"]["test"]
+    assert 0 < trained["score"] <= 100

@@ -13,6 +13,7 @@ import pytest
 from extraction_driver import PixelMeans, assert_tidy, finish, results, run
 from numpy.typing import NDArray
 from pictures import fill
+from pyarrow.dataset import dataset
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
@@ -188,6 +189,36 @@ def test_datasets_reads_shards_as_they_are(images: Path, tmp_path: Path) -> None
     assert len(table) == 21
     assert type(table.features["embedding"]).__name__ == "List"
     np.testing.assert_allclose(table[0]["embedding"], vectors(tmp_path / "out", "parquet")[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_lancedb_searches_shards_and_merged_files_as_they_are(images: Path, tmp_path: Path, dtype: str) -> None:
+    lancedb = pytest.importorskip("lancedb", reason="searches the result as a user would")
+    out, database = tmp_path / "out", lancedb.connect(str(tmp_path / "db"))
+    run(images, out, dtype=dtype)
+    merge(out, tmp_path / "all.parquet")
+    found = vectors(out, "parquet").astype(np.float64)
+    known = np.flatnonzero(np.isfinite(found).all(axis=1))  # bad.jpg has none
+    shards = dataset([str(path) for path in sorted(out.glob("*.parquet"))])
+    paths = shards.to_table()["path"].to_pylist()
+    for name, data in (("shards", shards), ("merged", pq.read_table(tmp_path / "all.parquet"))):
+        with pytest.raises(Exception, match="on_bad_vectors='null'"):  # it wants to be told of rows without a vector
+            database.create_table("refused", data=data)
+        table = database.create_table(name, data=data, on_bad_vectors="null")
+        assert (table.count_rows(), table.count_rows("embedding is not null")) == (21, 20)
+        for metric in ("cosine", "l2"):
+            answer = table.search(found[known[3]].astype(dtype)).distance_type(metric).limit(6).to_arrow()
+            expected = distances(found, found[known[3]], metric)
+            nearest = known[np.argsort(expected[known])][:6]
+            assert answer["path"].to_pylist() == [paths[row] for row in nearest]
+            np.testing.assert_allclose(answer["_distance"].to_numpy(), expected[nearest], rtol=1e-2, atol=1e-3)
+
+
+def distances(vectors: NDArray[np.float64], query: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
+    """One minus cosine, or squared L2, of [rows, D] to [D]."""
+    if metric == "l2":
+        return ((vectors - query) ** 2).sum(1)
+    return 1 - vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
 
 
 def test_summaries_need_only_the_files(images: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class Options:
 
     Attributes:
         l2: values to choose from.
-        iterations, tolerance: of L-BFGS, per value; see ``zoo.evaluate.logistic``.
+        iterations, tolerance: of L-BFGS, per value tried; see ``zoo.evaluate.logistic``.
     """
 
     l2: tuple[float, ...] = L2
@@ -92,7 +92,7 @@ def fit_predict(
         if best is None or tried[fit.l2] >= tried[best.l2]:  # the weakest of equals
             best = fit
     assert best is not None
-    (final,) = logistic.Problem(x, y, classes).path([best.l2], start=best, **path)
+    final = logistic.final_fit(x, y, classes, best)
     scores = final.scores(torch.from_numpy(test)).float().numpy()
     return Fit(scores, best.l2, {f"{l2:g}": tried[l2] for l2 in sorted(tried)}, capped)
 
@@ -124,5 +124,6 @@ def describe(fit: Fit, options: Options) -> dict[str, Any]:
         "objective": "mean cross-entropy + l2 / 2 |w|^2, standardised features; scikit-learn's C = 1 / (N l2)",
         "iterations": options.iterations,
         "tolerance": options.tolerance,
+        "final_tolerance": logistic.FINAL_TOLERANCE,
         "values_stopped_by_the_cap": fit.capped,
     }

@@ -149,8 +149,7 @@ def _linear(
         if best is None or tried[fit.l2] >= tried[best.l2]:
             best = fit
     assert best is not None
-    whole = logistic.Problem(torch.cat([x, v]), torch.cat([y, judge]), classes, standardise=options.standardise)
-    (final,) = whole.path([best.l2], start=best, **limits)
+    final = logistic.final_fit(torch.cat([x, v]), torch.cat([y, judge]), classes, best, standardise=options.standardise)
     parameters = {
         "l2": best.l2,
         "chosen_by": "the validation split; refitted on train + validation",
@@ -158,6 +157,7 @@ def _linear(
         "objective": "mean loss + l2 / 2 |w|^2; scikit-learn's C = 1 / (N l2)",
         "standardised": options.standardise,
         **limits,
+        "final_tolerance": logistic.FINAL_TOLERANCE,
     }
     return final.scores(t).float().numpy(), parameters
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from annotated import brightness, photo
+from annotated import depth_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -80,13 +80,7 @@ def test_metrics_are_scikit_learn_s_over_all_known_pixels(seed: int) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     data = tmp_path / "data"
-    data.mkdir()
-    for n in range(5):
-        image = photo(n)
-        millimetres = 1000 + 15 * brightness(image).astype(np.uint16)
-        millimetres[:3] = 0
-        image.save(data / f"{n}.jpg", quality=95)
-        Image.fromarray(millimetres).save(data / f"{n}.png")
+    depth_images(data, range(5))
     return data
 
 

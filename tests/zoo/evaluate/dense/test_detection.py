@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from annotated import brightness, photo
+from annotated import SIDE, brightness, coco, corners, photo
 from PIL import Image
 
 from zoo.api import load
@@ -30,36 +30,6 @@ SETTINGS = {
     "iterations": "2", "sizes": "48,64", "test_size": "64", "max_size": "128", "precise": "2", "anchors": "16,24",
     "pool": "6", "rois": "16", "proposals_before": "100,60", "proposals": "60,16",
 }  # fmt: skip
-SIDE = 24
-
-
-def corners(values: np.ndarray, brightest: bool) -> tuple[int, int]:
-    """Top left of the square of ``SIDE`` pixels with the brightest, or the darkest, middle."""
-    half = SIDE // 2
-    inner = values[half : values.shape[0] - half, half : values.shape[1] - half].astype(np.int64)
-    y, x = np.unravel_index((inner if brightest else -inner).argmax(), inner.shape)
-    return int(x), int(y)
-
-
-def coco(data: Path, split: str, photos: range) -> dict[str, Any]:
-    """Photographs whose brightest and darkest places are the objects; masks are squares."""
-    images, annotations = [], []
-    (data / split).mkdir(parents=True, exist_ok=True)
-    for n in photos:
-        image = photo(n, 64, 64)
-        image.save(data / split / f"{n}.jpg", quality=95)
-        images.append({"id": n, "file_name": f"{split}/{n}.jpg", "width": 64, "height": 64})
-        for category, brightest in ((7, True), (9, False)):
-            x, y = corners(brightness(image), brightest)
-            square = [x, y, x + SIDE, y, x + SIDE, y + SIDE, x, y + SIDE]
-            annotations.append(
-                {"id": len(annotations), "image_id": n, "category_id": category, "bbox": [x, y, SIDE, SIDE],
-                 "area": SIDE * SIDE, "iscrowd": 0, "segmentation": [square]}
-            )  # fmt: skip
-    categories = [{"id": 7, "name": "bright"}, {"id": 9, "name": "dark"}]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (data / f"{split}.json").write_text(json.dumps(content))
-    return content
 
 
 @pytest.fixture

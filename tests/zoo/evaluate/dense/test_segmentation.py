@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from annotated import brightness, photo
+from annotated import label_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -51,24 +51,12 @@ def test_a_class_that_is_nowhere_does_not_count() -> None:
     assert mean_iou(matrix[None]) == pytest.approx(50)
 
 
-def write(data: Path, split: str, photos: range, *, void: int | None = None) -> None:
-    for n in photos:
-        image = photo(n)
-        labels = np.digitize(brightness(image), [85, 170]).astype(np.uint8)  # dark, middle, bright
-        if void is not None:
-            labels[:4] = void
-        (data / split).mkdir(parents=True, exist_ok=True)
-        (data / f"{split}-labels").mkdir(exist_ok=True)
-        image.save(data / split / f"{n}.jpg", quality=95)
-        Image.fromarray(labels).save(data / f"{split}-labels" / f"{n}.png")
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     data = tmp_path / "data"
-    write(data, "train", range(4), void=9)
-    write(data, "val", range(4, 6), void=9)
-    write(data, "test", range(6, 8), void=9)
+    label_images(data, "train", range(4), void=9)
+    label_images(data, "val", range(4, 6), void=9)
+    label_images(data, "test", range(6, 8), void=9)
     return data
 
 
@@ -155,7 +143,7 @@ def test_the_scale_stays_in_its_range() -> None:
 def test_a_voc_devkit_is_read(tmp_path: Path) -> None:
     root = tmp_path / "VOCdevkit" / "VOC2012"
     (root / "ImageSets" / "Segmentation").mkdir(parents=True)
-    write(root, "JPEGImages", range(3))
+    label_images(root, "JPEGImages", range(3))
     (root / "JPEGImages-labels").rename(root / "SegmentationClass")
     for n in range(3):  # VOC's label images have a palette
         path = root / "SegmentationClass" / f"{n}.png"
@@ -177,7 +165,7 @@ def test_what_is_wrong_with_labels_is_one_line(folder: Path) -> None:
         source.count_classes({"train": _without_void(folder), "test": found["test"]}, 255)
     with pytest.raises(UserError, match="fewer than two labels"):
         source.count_classes({"train": _of_one_label(folder)}, 255)
-    write(folder, "train", range(4), void=9)
+    label_images(folder, "train", range(4), void=9)
     label = folder / "train-labels" / "2.png"
     good = label.read_bytes()
     Image.new("L", (10, 10)).save(label)
