@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,15 +22,17 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from zoo import manifest
+from zoo.arrays import OK
 from zoo.errors import UserError
 from zoo.files import append_line, remove_temporaries
 from zoo.hardware import usable_cores
 from zoo.images import DECODER, MAX_PIXELS, PILLOW_MAX_PIXELS
 from zoo.listing import Listing
+from zoo.outputs import EMBEDDING
 from zoo.pipeline import Embedder, compute_shards
 from zoo.plan import Plan, differences
 from zoo.progress import Progress
-from zoo.shards import DTYPES, FORMATS, OK, RESERVED, DamagedShard, Folder, names
+from zoo.shards import DTYPES, FORMATS, RESERVED, DamagedShard, Folder, names
 from zoo.share import EVERYTHING, Share
 from zoo.sources import Source, absolute, open_source
 from zoo.update import Overtaken, Previous, changes_since, describe, discard, plan_update, promote, stage
@@ -96,7 +98,7 @@ def extract(
     format: str = "parquet",
     dtype: str = "float32",
     batch_size: int | None = None,
-    shard_size: int = 1024,
+    shard_size: int | None = None,
     update: bool = False,
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -111,7 +113,8 @@ def extract(
         keep: columns of the source to carry into the result.
         format: ``parquet``; or ``npy`` or ``safetensors``: the vectors as [rows, D] beside each table.
         dtype: of the vectors written: ``float32`` or ``float16``.
-        batch_size, shard_size: in images; ``batch_size`` ``None`` is ``default_batch_size``.
+        batch_size: crops in a forward pass; ``None`` is ``default_batch_size``.
+        shard_size: in images, held in memory; ``None`` is ``default_shard_size``.
         update: take in added, changed and removed files instead of refusing them, and try again what could not
             be read.
         workers: threads that decode; ``None`` is one per core.
@@ -126,7 +129,9 @@ def extract(
     """
     if batch_size is None:
         batch_size = default_batch_size(embedder.identity().get("device", "cpu"), embedder.preprocessing.input_size)
-    _check(format, dtype, batch_size, shard_size, workers, max_pixels, keep)
+    if shard_size is None:
+        shard_size = default_shard_size(sum(math.prod(shape) for shape in embedder.shapes.values()))
+    _check(format, dtype, batch_size, shard_size, workers, max_pixels, keep, embedder.shapes)
     if Path(out).is_file():
         raise UserError(f"{out} is a file: choose another --out")
     identity = _identity(embedder, format, dtype, batch_size, shard_size, max_pixels, keep)
@@ -316,8 +321,20 @@ def default_batch_size(device: str, side: int) -> int:
     return int(max(1, min(most, 2 ** math.floor(math.log2(at_224 * 224**2 / side**2)))))
 
 
+def default_shard_size(numbers: int) -> int:
+    """1024 images, or a power of two of them that have at most 2**26 numbers, where each has so many."""
+    return int(max(1, min(1024, 2 ** math.floor(math.log2(2**26 / numbers)))))
+
+
 def _check(
-    format: str, dtype: str, batch_size: int, shard_size: int, workers: int | None, max_pixels: int, keep: Sequence[str]
+    format: str,
+    dtype: str,
+    batch_size: int,
+    shard_size: int,
+    workers: int | None,
+    max_pixels: int,
+    keep: Sequence[str],
+    outputs: Collection[str],
 ) -> None:
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}: choose one of {', '.join(FORMATS)}")
@@ -325,7 +342,7 @@ def _check(
         raise UserError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     if len(set(keep)) < len(keep):
         raise UserError(f"a column is kept twice: {', '.join(keep)}")
-    if taken := sorted(RESERVED & set(keep)):
+    if taken := sorted((RESERVED | set(outputs)) & set(keep)):
         raise UserError(f"column {taken[0]} cannot be kept: the result has one of its own by that name")
     for name, value in (("batch size", batch_size), ("shard size", shard_size), ("workers", workers)):
         if value is not None and value < 1:
@@ -337,10 +354,11 @@ def _check(
 def _identity(
     embedder: Embedder, format: str, dtype: str, batch_size: int, shard_size: int, max_pixels: int, keep: Sequence[str]
 ) -> dict[str, Any]:
-    of_embedder = embedder.identity()
+    of_embedder, shapes = embedder.identity(), dict(embedder.shapes)
     identity = {
         **of_embedder,
-        "dim": embedder.dim,
+        "dim": shapes.pop(EMBEDDING)[0],
+        **({"outputs": shapes} if shapes else {}),
         "decoder": {**DECODER, "max_pixels": max_pixels},
         "format": format,
         "dtype": dtype,

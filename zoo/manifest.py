@@ -14,9 +14,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from zoo.arrays import OK
 from zoo.files import sha256_file
 from zoo.plan import Plan
-from zoo.shards import OK, Folder, names
+from zoo.shards import Folder, names
 
 MAX_FAILURES = 20
 _READ = ["path", "path_bytes", "sha256", "status", "error"]
@@ -42,7 +43,7 @@ def summarise_parts(folder: Folder, identity: Mapping[str, Any], key: str, parts
     listed = hashlib.sha256()
     failures: list[tuple[str, str, str]] = []
     shards: list[dict[str, Any]] = []
-    for table_name, *vectors_name in parts:
+    for table_name, *beside in parts:
         with (folder.root / table_name).open("rb") as file:
             rows = pq.ParquetFile(file).read(columns=_READ).to_pylist()
         for row in rows:
@@ -52,8 +53,11 @@ def summarise_parts(folder: Folder, identity: Mapping[str, Any], key: str, parts
             if row["status"] != OK and len(failures) < MAX_FAILURES:
                 failures.append((row["path"], row["status"], row["error"]))
         entry = {"file": table_name, "rows": len(rows), "sha256": sha256_file(folder.root / table_name)}
-        for name in vectors_name:
-            entry["vectors"] = {"file": name, "sha256": sha256_file(folder.root / name)}
+        vectors = [{"file": name, "sha256": sha256_file(folder.root / name)} for name in beside]
+        if vectors:
+            entry["vectors"] = vectors[0]
+        if vectors[1:]:
+            entry["more_vectors"] = vectors[1:]
         shards.append(entry)
     manifest = {
         **identity,
@@ -65,6 +69,11 @@ def summarise_parts(folder: Folder, identity: Mapping[str, Any], key: str, parts
         "shards": shards,
     }
     return Summary(manifest, tuple(failures))
+
+
+def files_of(shard: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The files of a shard of a manifest, its table first: each a dict with ``file`` and ``sha256``."""
+    return [shard, *([shard["vectors"]] if "vectors" in shard else []), *shard.get("more_vectors", [])]
 
 
 def write(folder: Folder, summary: Summary) -> None:

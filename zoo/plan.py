@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from zoo.arrays import shapes_of
 from zoo.errors import UserError
 from zoo.files import create_exclusively
 from zoo.listing import FILES
@@ -62,6 +63,11 @@ class Plan:
         if self.kept.num_columns:
             digest.update(_digest(self.kept))
         return digest.hexdigest()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the outputs of a row, ``embedding`` first."""
+        return shapes_of(self.identity)
 
     @property
     def kept(self) -> pa.Table:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from zoo.errors import UserError
 from zoo.files import sha256_file
-from zoo.manifest import summarise_parts
+from zoo.manifest import files_of, summarise_parts
 from zoo.plan import Plan
-from zoo.shards import PLAN, SHARD, VECTORS, Folder, is_shard_file
+from zoo.shards import PLAN, SHARD, Folder, hash_key, is_shard_file
 
 _OF_RESULT = ("plan", "images", "ok", "failed", "paths_and_sha256", "shards")
 
@@ -24,7 +24,7 @@ class Verified:
 
     Attributes:
         manifest: as it stands there.
-        parts: per shard the name of its table and, with other formats than parquet, that of its vectors.
+        parts: per shard the name of its table and, with other formats than parquet, those of the files beside it.
     """
 
     folder: Folder
@@ -75,18 +75,16 @@ def _manifest(folder: Folder) -> dict[str, Any]:
 
 def _parts(folder: Folder, manifest: dict[str, Any]) -> list[list[str]]:
     try:
-        entries = [[entry, *([entry["vectors"]] if "vectors" in entry else [])] for entry in manifest["shards"]]
-        parts = [[part["file"] for part in entry] for entry in entries]
+        parts = [[part["file"] for part in files_of(entry)] for entry in manifest["shards"]]
         if all(is_shard_file(name) for names in parts for name in names):  # and so none leads elsewhere
             return parts
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         pass
     raise UserError(f"{folder.manifest} is no manifest of an extraction")
 
 
 def _of_shard(folder: Folder, manifest: dict[str, Any], shard: int, names: list[str]) -> list[str]:
-    entry = manifest["shards"][shard]
-    expected = [entry.get("sha256"), *([entry["vectors"].get("sha256")] if "vectors" in entry else [])]
+    expected = [part.get("sha256") for part in files_of(manifest["shards"][shard])]
     wrong = []
     for name, sha256 in zip(names, expected, strict=True):
         try:
@@ -98,7 +96,7 @@ def _of_shard(folder: Folder, manifest: dict[str, Any], shard: int, names: list[
             wrong.append(f"{name} has the sha256 {found[:16]}..., not {str(sha256)[:16]}...")
     if not wrong:
         metadata = pq.read_schema(folder.root / names[0]).metadata or {}
-        told = (metadata.get(PLAN), metadata.get(SHARD), *([metadata.get(VECTORS)] if names[1:] else []))
+        told = (metadata.get(PLAN), metadata.get(SHARD), *(metadata.get(hash_key(name).encode()) for name in names[1:]))
         if told != (str(manifest["plan"]).encode(), b"%d" % shard, *(str(s).encode() for s in expected[1:])):
             wrong.append(f"{names[0]} belongs to another run")
     return wrong
