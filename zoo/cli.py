@@ -174,6 +174,12 @@ def extract(
     update: Annotated[bool, typer.Option("--update", help="OUT's folder grew or changed: embed what is new.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default: one a core.")] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger images are not decoded.")] = 64_000_000,
+    dedupe: Annotated[
+        bool, typer.Option("--dedupe", help="Embed files with the same bytes once, and list near duplicates.")
+    ] = False,
+    near: Annotated[
+        float | None, typer.Option(help="With --dedupe: near from this cosine on; default 0.99, models differ.")
+    ] = None,
     keep: Annotated[
         str | None, typer.Option(help="COL,... of the source to carry into the result: labels, ids.")
     ] = None,
@@ -188,7 +194,8 @@ def extract(
 ) -> int:
     """Embed every image of a source; run again after a kill and it goes on.
 
-    Exit code 0: all images were read; 3: some failed (named at the end); 2: the command must change; 130: interrupted.
+    Exit code 0: all images were read, copies aside; 3: some failed (named at the end); 2: the command must change; 130:
+    interrupted.
     With --shard and under torchrun, 0 while shards of others are missing; under torchrun, which would end the other
     ranks, 0 instead of 3.
     """
@@ -238,6 +245,8 @@ def extract(
             update=update,
             workers=workers,
             max_pixels=max_pixels,
+            dedupe=dedupe,
+            near=near,
             progress=progress,
             share=share,
             crew=crew,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zoo import fetch, model_folder, registry
 from zoo.hardware import gpu_in_sight
 from zoo.licences import is_non_commercial
-from zoo.outputs import EMBEDDING
+from zoo.outputs import EMBEDDING, NEAR_DUPLICATES
 from zoo.registry import ARCHITECTURES, DEFAULT_MODEL, ModelSpec, Score, Weights
 
 if TYPE_CHECKING:
@@ -181,6 +181,11 @@ def print_extraction(result: Extraction, out: Path) -> None:
     ):
         if count:
             print(f"left out: {_count(count, what)}")
+    if result.duplicates:
+        print(f"{_count(result.duplicates, 'image')} with the bytes of an earlier one: status duplicate, no embedding")
+    if result.near_duplicates:
+        pairs = _count(result.near_duplicates, "pair")
+        print(f"{pairs} of near duplicates: {out / NEAR_DUPLICATES}")
     if result.missing:
         makers = [f"{maker} makes {count}" for maker, count in result.missing.items()]
         more = f" and {len(makers) - _MAKERS} more processes" if len(makers) > _MAKERS else ""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from zoo.errors import UserError
 
 EMBEDDING, TILES = "embedding", "tiles"
+NEAR_DUPLICATES = "near_duplicates.parquet"  # pairs of rows, beside the shards
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 CROPS = ("center", "ten", "full")
 HEADS = {"projection": ("projector",), "prediction": ("projector", "predictor"), "logits": ("classifier",)}

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -78,12 +78,16 @@ class Picture:
     views: list[NDArray[np.uint8]] | None = None
 
 
+def room_for(row: dict[str, Any]) -> AbstractContextManager[Any]:
+    """To hold while a planned file is in memory: as for large images, threads must not multiply what one can take."""
+    return _one_large_file if row["size"] > _LARGE_FILE else nullcontext()
+
+
 def read_picture(source: Source, row: dict[str, Any], embedder: Embedder, max_pixels: int) -> Picture:
     """Read, hash, decode, resize and crop one planned file. Never raises for what is wrong with the file."""
     sha256 = None
     try:
-        # As for large images: threads must not multiply the memory that one hostile file can take.
-        with _one_large_file if row["size"] > _LARGE_FILE else nullcontext():
+        with room_for(row):
             data = source.read(row)
             sha256 = hashlib.sha256(data).hexdigest()
             with decoded(data, max_pixels) as image:

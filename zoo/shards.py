@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +21,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from zoo import arrays, files
+from zoo.arrays import OK
 from zoo.outputs import EMBEDDING
 from zoo.plan import Plan
 from zoo.sources.source import IN_CONTAINER
 
+DUPLICATE = "duplicate"
 STATE = ".zoo"
 FORMATS = ("parquet", "npy", "safetensors")
 DTYPES = ("float32", "float16")
@@ -70,13 +73,23 @@ class Rows:
 
     @classmethod
     def empty(cls, plan: Plan, shard: int) -> Rows:
-        """One empty slot per row of the plan's shard."""
+        """One empty slot per row of the plan's shard; those of copies are filled in."""
         planned = plan.rows(shard)
         n = len(planned)
         paths = plan.files["path"].slice(planned.start, n).to_pylist()
         dtype = plan.identity.get("dtype", "float32")
         vectors = {name: np.full((n, *shape), np.nan, dtype) for name, shape in plan.shapes.items()}
-        return cls(paths, vectors, [None] * n, [None] * n, [None] * n, [None] * n, [None] * n)
+        rows = cls(paths, vectors, [None] * n, [None] * n, [None] * n, [None] * n, [None] * n)
+        for row, first, sha256 in plan.copies_in(shard):
+            slot = row - planned.start
+            rows.status[slot], rows.sha256[slot] = DUPLICATE, sha256
+            rows.error[slot] = f"the same bytes as {first.decode(errors='backslashreplace')}"
+        return rows
+
+    @property
+    def failed(self) -> int:
+        """How many rows have no vector of their own and are no copies."""
+        return sum(status not in (OK, DUPLICATE) for status in self.status)
 
     def take(self, slot: int, other: Rows, index: int) -> None:
         """Fill a slot with the row of another shard, all but its path."""
@@ -106,10 +119,10 @@ class Folder:
             return set()
         return {path.name for path in self.root.iterdir() if _SHARD_FILE.fullmatch(path.name)}
 
-    def commit(self, name: str, data: bytes) -> None:
+    def commit(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         """Put a result file in place. Another run of the same plan may do so at the same time: same bytes."""
         try:
-            files.atomic_write_bytes(self.root / name, data, scratch=self.scratch)
+            files.atomic_write(self.root / name, write, scratch=self.scratch)
         except FileNotFoundError:
             # A run that had finished before this one has swept the temporary files, so all results stand.
             if not (self.root / name).exists():
@@ -120,13 +133,13 @@ class Folder:
         metadata: dict[bytes | str, str] = {PLAN: plan.key, SHARD: str(shard)}
         for name, outputs in vector_files(plan, shard).items():
             data = arrays.encode(name, {output: rows.vectors[output] for output in outputs})
-            self.commit(name, data)
+            self._commit_bytes(name, data)
             metadata[hash_key(name)] = hashlib.sha256(data).hexdigest()
         planned = plan.rows(shard)
         kept = plan.kept.slice(planned.start, len(planned))
         inside = rows.vectors if plan.identity["format"] == "parquet" else {}
         table = _table(rows, kept, inside).replace_schema_metadata(metadata)
-        self.commit(table_name(shard), _encode(table))
+        self._commit_bytes(table_name(shard), _encode(table))
 
     def read(self, plan: Plan, shard: int) -> Rows | None:
         """A committed shard, every byte of it checked; None if it is not there. Raises DamagedShard."""
@@ -150,6 +163,9 @@ class Folder:
         planned = plan.rows(shard)
         paths = plan.files["path"].slice(planned.start, len(planned)).to_pylist()
         return Rows(paths, vectors, *(table[name].to_pylist() for name in _FACTS))
+
+    def _commit_bytes(self, name: str, data: bytes) -> None:
+        self.commit(name, lambda file: file.write(data))
 
     def _read_vectors(self, name: str, sha256: str, outputs: list[str]) -> dict[str, NDArray[Any]]:
         try:
