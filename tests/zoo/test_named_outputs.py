@@ -261,13 +261,13 @@ def test_every_output_is_written_merged_verified_and_indexed(
         told = table.schema.field(name).metadata
         assert told is None if name == "embedding" else json.loads(told[b"zoo.shape"]) == list(values.shape[1:])
     assert build(Collection(out))["indexed"] == 6
+    shutil.rmtree(out / "index")
     before = results(out)
     damaged = out / ("embeddings-00001.layer4.npy" if format == "npy" else f"embeddings-00001.{format}")
     data = damaged.read_bytes()
     damaged.write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
     with pytest.raises(UserError, match=f"{damaged.name} has the sha256"):
         verify(out)
-    shutil.rmtree(out / "index")
     again = run(photos, out, embedder=embedder, format=format, shard_size=4, batch_size=32)
     assert again.reused == 4
     assert results(out) == before
