@@ -12,15 +12,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR, UserError
 from zoo.extraction import extract
+from zoo.outputs import Outputs
 from zoo.preprocess import Preprocessing
 
 _open = os.open
@@ -31,12 +33,17 @@ _processes.set_forkserver_preload(["extraction_driver", "pytest"])
 class PixelMeans:
     """A linear map of the means over a grid of cells: a network as far as extraction can tell.
 
-    seconds: how long a batch takes at the least. name, device: go into the identity.
+    seconds: how long a batch takes at the least. name, device: go into the identity. stages: give the means of each
+    channel, and of each cell, as layer and map, too.
     """
 
-    def __init__(self, seconds: float = 0.0, name: str = "pixel_means", device: str = "cpu") -> None:
+    def __init__(
+        self, seconds: float = 0.0, name: str = "pixel_means", device: str = "cpu", stages: bool = False
+    ) -> None:
         self.preprocessing = Preprocessing(input_size=32, resize=36)
         self.dim = 24
+        self.wants = Outputs(layers=("layer1",), maps=("layer1",)) if stages else Outputs()
+        self.shapes = {"embedding": (self.dim,)} | ({"layer1": (3,), "layer1_map": (3, 4, 4)} if stages else {})
         self._seconds = seconds
         self._name = name
         self._device = device
@@ -46,6 +53,17 @@ class PixelMeans:
         time.sleep(self._seconds)
         means = pixels.reshape(len(pixels), 4, 8, 4, 8, 3).mean(axis=(2, 4), dtype=np.float32)
         return (means.reshape(len(pixels), -1) / 255) @ self._weights
+
+    def views(self, image: Image) -> list[NDArray[np.uint8]]:
+        return [self.preprocessing.pixels(image)]
+
+    def outputs_of(self, views: Sequence[Sequence[NDArray[np.uint8]]], at_once: int = 32) -> dict[str, Any]:
+        pixels = np.stack([of_image[0] for of_image in views])
+        found = {"embedding": self.embed_pixels(pixels)}
+        if self.wants.maps:
+            cells = pixels.reshape(len(pixels), 4, 8, 4, 8, 3).mean(axis=(2, 4), dtype=np.float32).transpose(0, 3, 1, 2)
+            found |= {"layer1": cells.mean((2, 3)), "layer1_map": np.ascontiguousarray(cells)}
+        return found
 
     def identity(self) -> dict[str, Any]:
         return {"model": self._name, "preprocessing": self.preprocessing.to_json(), "device": self._device}
@@ -57,13 +75,13 @@ def run(images: Path, out: Path, **options: Any) -> Any:
     return extract(images, out, **{**small, **options})
 
 
-def start(images: Path, out: Path, *, kill: int | None = None, seconds: float = 0.0,
+def start(images: Path, out: Path, *, kill: int | None = None, seconds: float = 0.0, stages: bool = False,
           **options: Any) -> Any:  # fmt: skip
     """A process that runs ``run``; its exit code is the one ``zoo extract`` has.
 
     kill: the process kills itself before the n-th call of a function of os that changes files, n from 1.
     """
-    process = _processes.Process(target=_main, args=(images, out, kill, seconds, options))
+    process = _processes.Process(target=_main, args=(images, out, kill, PixelMeans(seconds, stages=stages), options))
     process.start()
     return process
 
@@ -90,13 +108,13 @@ def assert_tidy(out: Path) -> None:
     assert all(name.endswith((".parquet", ".npy", ".safetensors")) or name == "manifest.json" for name in results(out))
 
 
-def _main(images: Path, out: Path, kill: int | None, seconds: float, options: dict[str, Any]) -> None:
+def _main(images: Path, out: Path, kill: int | None, embedder: PixelMeans, options: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command does
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits "ignore"
     if kill is not None:
         _arm(kill)
     try:
-        result = run(images, out, embedder=PixelMeans(seconds), **options)
+        result = run(images, out, embedder=embedder, **options)
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

@@ -11,10 +11,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zoo import manifest
+from zoo.arrays import OK
 from zoo.listing import FILES
 from zoo.plan import Plan
 from zoo.search.collection import Collection
-from zoo.shards import OK, Folder, Rows
+from zoo.shards import Folder, Rows
 
 
 def make(
@@ -48,7 +49,7 @@ def make(
             if row in failed:
                 rows.error[slot] = "cut"
                 continue
-            rows.vectors[slot] = vectors[row]
+            rows.vectors["embedding"][slot] = vectors[row]
             rows.sha256[slot] = hashlib.sha256(paths[row]).hexdigest()
             rows.width[slot] = rows.height[slot] = 8
         folder.write(plan, shard, rows)

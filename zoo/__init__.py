@@ -1,19 +1,22 @@
-"""Self-supervised ResNet features: ``zoo.load``, ``zoo.extract``, ``zoo.list_models``, ``zoo.Embedder``."""
+"""Self-supervised ResNet features: ``zoo.load``, ``zoo.extract``, ``zoo.list_models``, ``zoo.Embedder``,
+``zoo.Outputs``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
-__all__ = ["Embedder", "UserError", "__version__", "extract", "list_models", "load"]
+__all__ = ["Embedder", "Outputs", "UserError", "__version__", "extract", "list_models", "load"]
 
 if TYPE_CHECKING:
     from zoo.api import extract, list_models, load
     from zoo.embed import Embedder
     from zoo.errors import UserError
+    from zoo.outputs import Outputs
 
 _HOMES = {
     "Embedder": "zoo.embed",
+    "Outputs": "zoo.outputs",
     "UserError": "zoo.errors",
     "extract": "zoo.api",
     "list_models": "zoo.api",

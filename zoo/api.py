@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from zoo import engines, registry, weights
 from zoo.embed import Embedder, about, open_torch
 from zoo.errors import UserError
+from zoo.outputs import Outputs
 from zoo.registry import DEFAULT_MODEL
+
+_ONLY_EMBEDDING = Outputs()
 
 
 def load(
@@ -19,8 +23,9 @@ def load(
     backend: str = "torch",
     precision: str = "fp32",
     normalize: bool = False,
+    outputs: Outputs = _ONLY_EMBEDDING,
 ) -> Embedder:
-    """Opens a model: ``load()(images)`` gives float32 [N, D].
+    """Opens a model: ``load()(images)`` gives float32 [N, D], ``load(outputs=...).outputs(images)`` more than that.
 
     Args:
         name_or_path: ``NAME`` or ``NAME.tag`` of ``list_models()``; ``hf-hub:ORG/NAME``, perhaps with ``@REVISION``;
@@ -33,37 +38,45 @@ def load(
         backend: ``torch``; ``onnx``, for which a model is exported once into the cache folder; or ``auto``, the
             fastest on this machine by the rule of ``zoo.engines``.
         precision: ``fp32``, ``bf16`` (autocast; torch) or ``int8`` (static; onnx).
-        normalize: embeddings of length 1.
+        normalize: embeddings, and those of tiles, of length 1.
+        outputs: layers, maps, heads, crops and tiles, such as ``zoo.Outputs(layers=("layer3",), crops="ten")``. Logits
+            come along where the checkpoint has a classifier. Layers, maps and whole images need torch.
 
     Returns:
         An ``Embedder``; with torch its ``model`` is the bare torch module, normalised float [N, 3, H, W] -> [N, D],
         its ``heads`` the projector and predictor of a converted model.
 
     Raises:
-        UserError: unknown name, no released weights, a damaged file, or a device that is not there.
+        UserError: unknown name, no released weights, a damaged file, a device that is not there, or an output that
+            the checkpoint or the engine does not have.
     """
     model = DEFAULT_MODEL if name_or_path is None else name_or_path
     if str(model).endswith(".onnx"):
         if precision == "bf16":
             raise UserError("--precision bf16 needs --backend torch")
-        return _open_onnx(Path(model), device, normalize)
+        if outputs.only_torch:
+            raise UserError(f"{outputs.only_torch} needs weights and --backend torch, not an .onnx file")
+        wants = outputs.of_checkpoint((), str(model))
+        embedder = _open_onnx(Path(model), device, normalize)
+        return replace(embedder, wants=wants)
     file = weights.locate(model, pretrained=pretrained)
-    choice = engines.choose(backend, device=device, precision=precision, random=file.sha256 is None)
+    wants = outputs.of_checkpoint(file.parts, file.name)
+    if wants.crops == "full":
+        file.preprocessing.require_whole()
+    choice = engines.choose(
+        backend, device=device, precision=precision, random=file.sha256 is None, only_torch=wants.only_torch
+    )
     if choice.backend == "onnx":
         embedder = _open_onnx(engines.cached_onnx(file, precision), device, normalize)
-        embedder.chosen = choice.reason
-        return embedder
-    embedder = open_torch(
-        weights.load_encoder(file),
-        file.preprocessing,
-        about(file),
-        heads=weights.load_heads(file),
-        device=device,
-        precision=precision,
-        normalize=normalize,
-    )
-    embedder.chosen = choice.reason
-    return embedder
+        heads = weights.load_heads(file) if wants.heads else None
+    else:
+        encoder, heads = weights.load_encoder(file), weights.load_heads(file)
+        embedder = open_torch(
+            encoder, file.preprocessing, about(file), device=device, precision=precision, normalize=normalize
+        )
+        heads = heads.to(embedder.engine.device) if heads else None
+    told = {"heads_sha256": file.heads_sha256} if wants.heads else {}
+    return replace(embedder, about=embedder.about | told, heads=heads, chosen=choice.reason, wants=wants)
 
 
 def list_models() -> list[str]:
@@ -78,9 +91,9 @@ def extract(images: str | Path, out: str | Path, *, model: str | Path | None = N
         images: a folder, read recursively, or any other of the table in ``zoo.sources``.
         out: folder for ``embeddings-*.parquet``, ``manifest.json`` and ``run.log.jsonl``.
         model: as ``load``'s ``name_or_path``.
-        options: ``device``, ``backend`` (here ``auto`` if not given), ``precision`` and ``normalize`` as in ``load``;
-            ``format``, ``batch_size``,
-            ``shard_size``, ``update`` and more as in ``zoo.extraction.extract``.
+        options: ``device``, ``backend`` (here ``auto`` if not given), ``precision``, ``normalize`` and ``outputs`` as
+            in ``load``; ``format``, ``batch_size``, ``shard_size``, ``update``, ``dedupe`` and more as in
+            ``zoo.extraction.extract``.
 
     Returns:
         ``zoo.extraction.Extraction``: counts, failures, seconds.
@@ -90,7 +103,7 @@ def extract(images: str | Path, out: str | Path, *, model: str | Path | None = N
     """
     from zoo.extraction import extract as run
 
-    opening = {k: options.pop(k) for k in ("device", "backend", "precision", "normalize") if k in options}
+    opening = {k: options.pop(k) for k in ("device", "backend", "precision", "normalize", "outputs") if k in options}
     opening.setdefault("backend", "auto")
     return run(images, Path(out), embedder=load(model, **opening), **options)
 

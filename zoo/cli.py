@@ -51,6 +51,12 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class Crops(StrEnum):
+    centre = "center"  # str has a method center
+    ten = "ten"
+    full = "full"
+
+
 class Engine(StrEnum):
     here = "here"
     ray = "ray"
@@ -138,13 +144,42 @@ def extract(
     backend: Annotated[Backend, typer.Option(help="What runs the network; auto: the fastest here.")] = Backend.auto,
     format: Annotated[Format, typer.Option(help="parquet, or a matrix and a table per shard.")] = Format.parquet,
     dtype: Annotated[Dtype, typer.Option(help="Of the embeddings written.")] = Dtype.float32,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per forward pass; default: by size.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Crops per forward pass; default: by size.")] = None,
     precision: Annotated[Precision, typer.Option(help="bf16 runs on torch, int8 on ONNX Runtime.")] = Precision.fp32,
-    normalize: Annotated[bool, typer.Option("--normalize", help="Embeddings of length 1.")] = False,
-    shard_size: Annotated[int, typer.Option(min=1, help="Images per output file; a kill loses at most one.")] = 1024,
+    normalize: Annotated[
+        bool,
+        typer.Option("--normalize", help="Embeddings, of tiles too, of length 1; no other output."),
+    ] = False,
+    layers: Annotated[
+        str | None, typer.Option(help="layer1,...,layer4: average-pooled features of these stages; torch.")
+    ] = None,
+    maps: Annotated[
+        str | None, typer.Option(help="layer1,...,layer4: their maps [C, H, W], columns layer4_map and so on; torch.")
+    ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(help="projection,prediction,logits of the checkpoint; logits come along where there are any."),
+    ] = None,
+    crops: Annotated[
+        Crops,
+        typer.Option(help="ten: mean over corners, centre and mirror images; full: no crop, image by image, torch."),
+    ] = Crops.centre,
+    tiles: Annotated[
+        str | None, typer.Option(metavar="RxC", help="Embed each part of a grid, too: column tiles [R, C, D].")
+    ] = None,
+    shard_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images per output file; a kill loses at most one. Default: 1024, fewer with maps."),
+    ] = None,
     update: Annotated[bool, typer.Option("--update", help="OUT's folder grew or changed: embed what is new.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default: one a core.")] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger images are not decoded.")] = 64_000_000,
+    dedupe: Annotated[
+        bool, typer.Option("--dedupe", help="Embed files with the same bytes once, and list near duplicates.")
+    ] = False,
+    near: Annotated[
+        float | None, typer.Option(help="With --dedupe: near from this cosine on; default 0.99, models differ.")
+    ] = None,
     keep: Annotated[
         str | None, typer.Option(help="COL,... of the source to carry into the result: labels, ids.")
     ] = None,
@@ -159,7 +194,8 @@ def extract(
 ) -> int:
     """Embed every image of a source; run again after a kill and it goes on.
 
-    Exit code 0: all images were read; 3: some failed (named at the end); 2: the command must change; 130: interrupted.
+    Exit code 0: all images were read, copies aside; 3: some failed (named at the end); 2: the command must change; 130:
+    interrupted.
     With --shard and under torchrun, 0 while shards of others are missing; under torchrun, which would end the other
     ranks, 0 instead of 3.
     """
@@ -167,6 +203,7 @@ def extract(
     from zoo.describe import print_extraction, print_opened
     from zoo.errors import UserError
     from zoo.extraction import extract as run_extraction
+    from zoo.outputs import Outputs, grid
     from zoo.progress import Progress
     from zoo.share import own_device, own_share
 
@@ -178,6 +215,13 @@ def extract(
         "backend": backend.value,
         "precision": precision.value,
         "normalize": normalize,
+        "outputs": Outputs(
+            layers=_names(layers),
+            maps=_names(maps),
+            heads=_names(heads),
+            crops=crops.value,
+            tiles=grid(tiles) if tiles else None,
+        ),
     }
     with ExitStack() as stack:
         if engine is Engine.ray:
@@ -193,7 +237,7 @@ def extract(
             images,
             out,
             embedder=embedder,
-            keep=keep.split(",") if keep else (),
+            keep=_names(keep),
             format=format.value,
             dtype=dtype.value,
             batch_size=batch_size,
@@ -201,12 +245,19 @@ def extract(
             update=update,
             workers=workers,
             max_pixels=max_pixels,
+            dedupe=dedupe,
+            near=near,
             progress=progress,
             share=share,
             crew=crew,
         )
     print_extraction(result, out)
     return EXIT_SOME_FAILED if result.failed and not result.missing and not share.ranks else EXIT_OK
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    """``"a,b"`` as ``("a", "b")``."""
+    return tuple(text.split(",")) if text else ()
 
 
 @app.command()

@@ -12,7 +12,7 @@ import platform
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -23,12 +23,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from zoo.api import load
 from zoo.errors import UserError
 from zoo.extraction import make_shards
 from zoo.hardware import CORES
 from zoo.images import DECODER
+from zoo.outputs import Outputs
 from zoo.plan import Plan, differences
 from zoo.preprocess import Preprocessing
 from zoo.progress import Progress
@@ -77,10 +79,18 @@ class RemoteEmbedder:
 
     preprocessing: Preprocessing
     dim: int
+    wants: Outputs
+    shapes: Mapping[str, tuple[int, ...]]
     chosen: str
     facts: dict[str, Any]
 
-    def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def views(self, image: Image) -> list[NDArray[np.uint8]]:
+        """Not here: the workers do."""
+        raise NotImplementedError
+
+    def outputs_of(
+        self, views: Sequence[Sequence[NDArray[np.uint8]]], at_once: int
+    ) -> Mapping[str, NDArray[np.float32]]:
         """Not here: the workers do."""
         raise NotImplementedError
 
@@ -250,7 +260,8 @@ def _source(images: str, keep: tuple[str, ...], _of_plan: str) -> Source:
 def _describe(opening: Opening) -> RemoteEmbedder:
     """A worker's task: what it opened."""
     embedder, facts = _opened(opening)
-    return RemoteEmbedder(embedder.preprocessing, embedder.dim, embedder.chosen, facts)
+    shapes = dict(embedder.shapes)
+    return RemoteEmbedder(embedder.preprocessing, embedder.dim, embedder.wants, shapes, embedder.chosen, facts)
 
 
 @cache

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zoo import fetch, model_folder, registry
 from zoo.hardware import gpu_in_sight
 from zoo.licences import is_non_commercial
+from zoo.outputs import EMBEDDING, NEAR_DUPLICATES
 from zoo.registry import ARCHITECTURES, DEFAULT_MODEL, ModelSpec, Score, Weights
 
 if TYPE_CHECKING:
@@ -162,7 +163,9 @@ def print_opened(embedder: Embedder) -> None:
     """Which model runs, and on what."""
     identity = embedder.identity()
     engine = f"{identity['backend']} on {identity['device']}, {identity['precision']}: {embedder.chosen}"
-    print(f"{identity['model']} ({engine}): {embedder.dim} numbers an image", flush=True)
+    shapes = {name: shape for name, shape in embedder.shapes.items() if name != EMBEDDING}
+    others = "".join(f", {name} {list(shape)}" for name, shape in shapes.items())
+    print(f"{identity['model']} ({engine}): {embedder.dim} numbers an image{others}", flush=True)
     if identity["device"] == "cpu" and gpu_in_sight():
         print(f"NOTE: there is a GPU here, and {identity['backend']} runs on the CPU", file=sys.stderr, flush=True)
 
@@ -179,6 +182,11 @@ def print_extraction(result: Extraction, out: Path) -> None:
     ):
         if count:
             print(f"left out: {_count(count, what)}")
+    if result.duplicates:
+        print(f"{_count(result.duplicates, 'image')} with the bytes of an earlier one: status duplicate, no embedding")
+    if result.near_duplicates:
+        pairs = _count(result.near_duplicates, "pair")
+        print(f"{pairs} of near duplicates: {out / NEAR_DUPLICATES}")
     if result.missing:
         makers = [f"{maker} makes {count}" for maker, count in result.missing.items()]
         more = f" and {len(makers) - _MAKERS} more processes" if len(makers) > _MAKERS else ""
@@ -210,7 +218,8 @@ def print_verified(verified: Verified) -> None:
 def print_merged(merged: Merged) -> None:
     """One line."""
     names = " and ".join(str(path) for path in merged.files)
-    print(f"{names}: {_count(merged.rows, 'row')} x {merged.dim} {merged.dtype}, read back and equal")
+    others = "".join(f", {name} {' x '.join(map(str, shape))}" for name, shape in merged.others.items())
+    print(f"{names}: {_count(merged.rows, 'row')} x {merged.dim} {merged.dtype}{others}, read back and equal")
 
 
 def print_exported(file: Exported) -> None:

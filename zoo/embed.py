@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +17,9 @@ from PIL import Image
 from zoo import __version__
 from zoo import images as decoder
 from zoo.errors import UserError
+from zoo.outputs import EMBEDDING, HEADS, TILES, Outputs
 from zoo.preprocess import Preprocessing
+from zoo.torch_engine import TorchEngine, torch_device
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,48 +43,6 @@ class Engine(Protocol):
         """uint8 [N, H, W, 3], RGB, the size of the preprocessing -> float32 [N, D]."""
 
 
-class TorchEngine:
-    """The torch module, on CPU or GPU, in fp32 or under bf16 autocast.
-
-    In fp32 on the CPU what runs is a copy with its batch norms folded, where that gives the same features to 1e-5;
-    ``model`` stays as it was.
-    """
-
-    backend = "torch"
-
-    def __init__(self, model: nn.Module, preprocessing: Preprocessing, *, device: str, precision: str) -> None:
-        import torch
-
-        self._torch = torch
-        self.device, self.precision = device, precision
-        self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.dim = int(model.num_features)  # type: ignore[arg-type]
-        self.versions = {p: version(p) for p in ("torch", "timm")}
-        self._runs: nn.Module | None = None
-        self._mean, self._std = (
-            torch.tensor(v, device=device).mul(255)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
-        )
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        torch = self._torch
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.precision == "bf16"),
-        ):
-            # NHWC bytes seen as NCHW are channels_last already: no copy but the conversion to float
-            x = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
-            result: NDArray[np.float32] = self._network()(x).float().cpu().numpy()
-        return result
-
-    def _network(self) -> nn.Module:
-        if self._runs is None:
-            from zoo.folding import folded
-
-            plain = self.device == "cpu" and self.precision == "fp32"
-            self._runs = (folded(self.model) if plain else None) or self.model
-        return self._runs
-
-
 @dataclass
 class Embedder:
     """Images to float32 [N, D], preprocessing included; made by ``zoo.load``.
@@ -93,6 +54,7 @@ class Embedder:
         about: name, method, licence and sha256 of the weights, for manifests.
         heads: projector and predictor of a converted model, on the same device; ``None`` where it has none.
         chosen: why this engine runs it, in a few words.
+        wants: what ``outputs`` gives, and which crops an embedding is made of.
     """
 
     engine: Engine
@@ -101,11 +63,23 @@ class Embedder:
     about: dict[str, Any] = field(default_factory=dict)
     heads: Heads | None = None
     chosen: str = "asked for"
+    wants: Outputs = field(default_factory=Outputs)
 
     @property
     def dim(self) -> int:
         """Length of an embedding."""
         return self.engine.dim
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """What ``outputs`` gives of an image, by name: ``embedding`` first. See ``zoo.outputs``."""
+        wants, shapes = self.wants, {EMBEDDING: (self.dim,)}
+        if wants.layers or wants.maps:
+            blank = np.zeros((1, self.preprocessing.input_size, self.preprocessing.input_size, 3), np.uint8)
+            shapes |= {name: values.shape[1:] for name, values in self._run(blank).items()}
+        heads = self._of_heads(np.zeros((1, self.dim), np.float32))
+        shapes |= {name: values.shape[1:] for name, values in heads.items()}
+        return shapes | ({TILES: (*wants.tiles, self.dim)} if wants.tiles else {})
 
     @property
     def model(self) -> nn.Module:
@@ -114,9 +88,7 @@ class Embedder:
         Raises:
             UserError: this embedder runs on ONNX Runtime.
         """
-        if not isinstance(self.engine, TorchEngine):
-            raise UserError("this embedder runs on ONNX Runtime and has no torch module: load with backend='torch'")
-        model: nn.Module = self.engine.model
+        model: nn.Module = self._torch_engine.model
         return model
 
     def transform(self, image: Any) -> Tensor:
@@ -131,10 +103,57 @@ class Embedder:
 
     def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 [N, H, W, 3] of the preprocessing's size -> float32 [N, D], of length 1 if ``normalize``."""
-        embeddings = self.engine(pixels)
-        if self.normalize:
-            embeddings = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-        return embeddings
+        return self._scaled(self.engine(pixels))
+
+    def views(self, image: Image.Image) -> list[NDArray[np.uint8]]:
+        """What the network sees of an RGB image: its crop or crops, then its tiles row by row, each uint8 [H, W, 3].
+
+        Raises:
+            UnreadableImage: ``too-large``, see ``Preprocessing``.
+        """
+        crops = {"center": self._center, "ten": self.preprocessing.ten_crops, "full": self._whole}[self.wants.crops]
+        return [*crops(image), *(self.preprocessing.tiles(image, *self.wants.tiles) if self.wants.tiles else ())]
+
+    def outputs_of(
+        self, views: Sequence[Sequence[NDArray[np.uint8]]], at_once: int = _BATCH
+    ) -> dict[str, NDArray[np.float32]]:
+        """The outputs of images from their ``views``, as ``outputs`` gives them.
+
+        Args:
+            at_once: how many views at most are in one forward pass.
+        """
+        crops, tiles = self.wants.crop_views, self.wants.tiles
+        seen = [view for of_image in views for view in of_image[:crops]]
+        # of the whole image each has its own size, and so goes alone
+        parts = [self._run(np.stack(group)) for group in _groups(seen, 1 if self.wants.crops == "full" else at_once)]
+        found = {name: _mean(np.concatenate([part[name] for part in parts]), crops) for name in parts[0]}
+        found |= self._of_heads(found[EMBEDDING])
+        found[EMBEDDING] = self._scaled(found[EMBEDDING])
+        if tiles:
+            seen = [view for of_image in views for view in of_image[crops:]]
+            each = np.concatenate([self.engine(np.stack(group)) for group in _groups(seen, at_once)])
+            found[TILES] = self._scaled(each).reshape(len(views), *tiles, self.dim)
+        return found
+
+    def outputs(self, images: Any) -> dict[str, NDArray[np.float32]]:
+        """All that was wanted of images when the model was loaded, by name; rows are in the order given.
+
+        Args:
+            images: as ``__call__`` takes.
+
+        Returns:
+            ``embedding`` [N, D], and what ``zoo.load(outputs=...)`` asked for, see ``zoo.outputs``; float32. The heads
+            take the embedding as it is pooled, before it is normalised; ``normalize`` is for ``embedding`` and
+            ``tiles``.
+
+        Raises:
+            UserError: as ``__call__``.
+        """
+        parts = list(self._batches(images))
+        return {
+            name: np.concatenate([part[name] for part in parts]) if parts else np.empty((0, *shape), np.float32)
+            for name, shape in self.shapes.items()
+        }
 
     def __call__(self, images: Any) -> NDArray[np.float32]:
         """Embeds images; rows are in the order given.
@@ -150,16 +169,41 @@ class Embedder:
         Raises:
             UserError: a file that cannot be read, or an array of another shape, type or range.
         """
-        rows: list[NDArray[np.float32]] = []
-        batch: list[NDArray[np.uint8]] = []
-        for image in _each(images):
-            batch.append(self.pixels(image))
-            if len(batch) == _BATCH:
-                rows.append(self.embed_pixels(np.stack(batch)))
-                batch = []
-        if batch:
-            rows.append(self.embed_pixels(np.stack(batch)))
+        alone = replace(self, wants=self.wants.alone())
+        rows = [part[EMBEDDING] for part in alone._batches(images)]
         return np.concatenate(rows) if rows else np.empty((0, self.dim), np.float32)
+
+    def _batches(self, images: Any) -> Iterator[dict[str, NDArray[np.float32]]]:
+        each = iter(_each(images))
+        while batch := [self.views(as_rgb(image)) for image in islice(each, max(1, _BATCH // self.wants.views))]:
+            yield self.outputs_of(batch)
+
+    def _center(self, image: Image.Image) -> list[NDArray[np.uint8]]:
+        return [self.preprocessing.pixels(image)]
+
+    def _whole(self, image: Image.Image) -> list[NDArray[np.uint8]]:
+        return [self.preprocessing.whole(image)]
+
+    @property
+    def _torch_engine(self) -> TorchEngine:
+        if not isinstance(self.engine, TorchEngine):
+            raise UserError("this embedder runs on ONNX Runtime and has no torch module: load with backend='torch'")
+        return self.engine
+
+    def _run(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """One forward pass: the embedding as it is pooled, and the stages that are wanted."""
+        if self.wants.layers or self.wants.maps:
+            return self._torch_engine.stages(pixels, self.wants.layers, self.wants.maps)
+        return {EMBEDDING: self.engine(pixels)}
+
+    def _of_heads(self, embeddings: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        assert self.heads is not None or not self.wants.heads  # ``zoo.load`` sees to it
+        return {name: self.heads.run(HEADS[name], embeddings) for name in self.wants.heads} if self.heads else {}
+
+    def _scaled(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.normalize:
+            embeddings = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+        return embeddings
 
     def identity(self) -> dict[str, Any]:
         """All that decides the bytes of an embedding besides the decoder; JSON-able, the same on every run."""
@@ -170,6 +214,7 @@ class Embedder:
             "device": self.engine.device.partition(":")[0],  # of a kind: which of several GPUs decides nothing
             "precision": self.engine.precision,
             "normalize": self.normalize,
+            **({"crops": self.wants.crops} if self.wants.crops != "center" else {}),
             "dim": self.dim,
             "versions": {
                 "siamese-zoo": __version__,  # of the code, installed or not
@@ -223,6 +268,18 @@ def _as_array(image: Any) -> NDArray[Any]:
     return array
 
 
+def _groups(views: list[NDArray[np.uint8]], most: int) -> Iterator[list[NDArray[np.uint8]]]:
+    return (views[first : first + most] for first in range(0, len(views), most))
+
+
+def _mean(values: NDArray[np.float32], views: int) -> NDArray[np.float32]:
+    """[N * views, ...] -> [N, ...]."""
+    if views == 1:
+        return values
+    mean: NDArray[np.float32] = values.reshape(-1, views, *values.shape[1:]).mean(1)
+    return mean
+
+
 def _each(images: Any) -> Iterable[Any]:
     if isinstance(images, str | Path | Image.Image):
         return [images]
@@ -240,14 +297,13 @@ def open_torch(
     preprocessing: Preprocessing,
     about: dict[str, Any],
     *,
-    heads: Heads | None = None,
     device: str | None = None,
     precision: str = "fp32",
     normalize: bool = False,
 ) -> Embedder:
     """An embedder on torch; ``device`` ``None`` means the first GPU (CUDA, else Apple's MPS), else the CPU."""
-    engine = TorchEngine(model, preprocessing, device=_torch_device(device), precision=precision)
-    return Embedder(engine, preprocessing, normalize, about, heads.to(engine.device) if heads else None)
+    engine = TorchEngine(model, preprocessing, device=torch_device(device), precision=precision)
+    return Embedder(engine, preprocessing, normalize, about)
 
 
 def about(file: WeightFile) -> dict[str, Any]:
@@ -259,15 +315,3 @@ def about(file: WeightFile) -> dict[str, Any]:
         "weights_sha256": file.sha256,
         **({"source": file.source} if file.source else {}),
     }
-
-
-def _torch_device(device: str | None) -> str:
-    import torch
-
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} is not usable here: {str(error).splitlines()[0]}") from None
-    return device

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,15 +22,18 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from zoo import manifest
+from zoo import near as near_duplicates
+from zoo.copies import find_copies
 from zoo.errors import UserError
 from zoo.files import append_line, remove_temporaries
 from zoo.hardware import usable_cores
 from zoo.images import DECODER, MAX_PIXELS, PILLOW_MAX_PIXELS
 from zoo.listing import Listing
+from zoo.outputs import EMBEDDING
 from zoo.pipeline import Embedder, compute_shards
 from zoo.plan import Plan, differences
 from zoo.progress import Progress
-from zoo.shards import DTYPES, FORMATS, OK, RESERVED, DamagedShard, Folder, names
+from zoo.shards import DTYPES, FORMATS, RESERVED, DamagedShard, Folder, names
 from zoo.share import EVERYTHING, Share
 from zoo.sources import Source, absolute, open_source
 from zoo.update import Overtaken, Previous, changes_since, describe, discard, plan_update, promote, stage
@@ -45,6 +48,9 @@ class Extraction:
 
     Attributes:
         total, ok: numbers of images.
+        duplicates: how many images have the bytes of an earlier one, with ``dedupe``; they have no embedding and have
+            not failed.
+        near_duplicates: how many pairs of embeddings are as near as asked for.
         failed: number of images by reason.
         failures: the first 20 of them as (path, reason, error).
         reused: how many rows this run did not have to embed.
@@ -58,6 +64,8 @@ class Extraction:
 
     total: int
     ok: int
+    duplicates: int
+    near_duplicates: int
     failed: dict[str, int]
     failures: tuple[tuple[str, str, str], ...]
     reused: int
@@ -96,10 +104,12 @@ def extract(
     format: str = "parquet",
     dtype: str = "float32",
     batch_size: int | None = None,
-    shard_size: int = 1024,
+    shard_size: int | None = None,
     update: bool = False,
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    dedupe: bool = False,
+    near: float | None = None,
     progress: Progress | None = None,
     share: Share = EVERYTHING,
     crew: Crew | None = None,
@@ -111,11 +121,16 @@ def extract(
         keep: columns of the source to carry into the result.
         format: ``parquet``; or ``npy`` or ``safetensors``: the vectors as [rows, D] beside each table.
         dtype: of the vectors written: ``float32`` or ``float16``.
-        batch_size, shard_size: in images; ``batch_size`` ``None`` is ``default_batch_size``.
+        batch_size: crops in a forward pass; ``None`` is ``default_batch_size``.
+        shard_size: in images, held in memory; ``None`` is ``default_shard_size``.
         update: take in added, changed and removed files instead of refusing them, and try again what could not
             be read.
         workers: threads that decode; ``None`` is one per core.
         max_pixels: of one image; those with more are refused, a row of their own says so.
+        dedupe: look for files with the same bytes first, and embed one of them; the later ones keep their rows, with
+            status ``duplicate``. In the end pairs of embeddings that are near each other are written to
+            ``near_duplicates.parquet``. Without it no shard depends on anything outside of itself.
+        near: the cosine from which on they are; ``None`` is .99. How near two images are depends on the model.
         progress: where to show it; ``None`` is silent.
         share: which shards this process makes.
         crew: who makes them in its place; ``embedder`` then only says what they use.
@@ -126,10 +141,13 @@ def extract(
     """
     if batch_size is None:
         batch_size = default_batch_size(embedder.identity().get("device", "cpu"), embedder.preprocessing.input_size)
-    _check(format, dtype, batch_size, shard_size, workers, max_pixels, keep)
+    if shard_size is None:
+        shard_size = default_shard_size(sum(math.prod(shape) for shape in embedder.shapes.values()))
+    _check(format, dtype, batch_size, shard_size, workers, max_pixels, keep, embedder.shapes)
     if Path(out).is_file():
         raise UserError(f"{out} is a file: choose another --out")
     identity = _identity(embedder, format, dtype, batch_size, shard_size, max_pixels, keep)
+    identity |= _dedupe(dedupe, near, update)
     source, where = open_source(images, keep), absolute(images)
     run = _Run(where, source, Folder(Path(out)), embedder, workers or usable_cores(), progress, share, crew)
     for _ in range(_ATTEMPTS):
@@ -166,7 +184,8 @@ class _Run:
                 return self._update(plan, wanted, listing)
             discard(self.folder)
         elif changed := describe(changes, plan, listing.files):
-            raise UserError(f"{changed} since {self.folder.root} was started: add --update, or choose another --out")
+            advice = "" if "dedupe" in identity else "add --update, or "
+            raise UserError(f"{changed} since {self.folder.root} was started: {advice}choose another --out")
         summary = manifest.completed(self.folder, plan)
         if summary is not None:
             remove_temporaries(self.folder.scratch)  # of a run that was killed behind its manifest
@@ -180,14 +199,17 @@ class _Run:
             if self.folder.shard_files():
                 raise UserError(f"{self.folder.root} holds other embeddings: choose another --out")
             self.folder.create()
-            Plan.new(identity, listing.files).save(self.folder.plan, self.folder.scratch)
+            copies = None
+            if "dedupe" in identity:
+                copies = find_copies(self.source, listing.files, self.workers, self.progress)
+            Plan.new(identity, listing.files, copies).save(self.folder.plan, self.folder.scratch)
             plan = Plan.load(self.folder.plan)  # another run may have been first
             if plan is None:
                 raise Overtaken
         if found := differences(plan.identity, identity):
             others = f" (and in {', '.join(text.split()[0] for text in found[1:])})" if found[1:] else ""
             raise UserError(f"{self.folder.root} differs in {found[0]}{others}: choose another --out")
-        return Plan.new(plan.identity, plan.files)  # what an update took over stands in the shards by now
+        return Plan.new(plan.identity, plan.files, plan.copies)  # what an update took over stands in the shards by now
 
     def _update(self, plan: Plan, wanted: Plan, listing: Listing) -> Extraction:
         try:
@@ -212,6 +234,8 @@ class _Run:
         try:
             self._fill(folder, plan, missing, previous)
             elsewhere = self._missing_elsewhere(folder, plan)
+            if "dedupe" in plan.identity and not elsewhere:
+                near_duplicates.write(folder, plan)
             summary = manifest.summarise(folder, plan, own if elsewhere else None)
             if not elsewhere:
                 manifest.write(folder, summary)
@@ -255,6 +279,8 @@ class _Run:
         return Extraction(
             total=summary.manifest["images"],
             ok=summary.manifest["ok"],
+            duplicates=summary.manifest.get("duplicates", 0),
+            near_duplicates=summary.manifest.get("near_duplicates", {}).get("pairs", 0),
             failed=summary.manifest["failed"],
             failures=summary.failures,
             reused=reused,
@@ -298,7 +324,7 @@ def make_shards(
             if not os.path.samestat(frozen, os.stat(folder.plan)):
                 raise UserError(f"{folder.root} was updated by another run: run the same command again")
             folder.write(plan, shard, rows)
-            failed += sum(status != OK for status in rows.status)
+            failed += rows.failed
     return failed
 
 
@@ -316,8 +342,20 @@ def default_batch_size(device: str, side: int) -> int:
     return int(max(1, min(most, 2 ** math.floor(math.log2(at_224 * 224**2 / side**2)))))
 
 
+def default_shard_size(numbers: int) -> int:
+    """1024 images, or a power of two of them that have at most 2**26 numbers, where each has so many."""
+    return int(max(1, min(1024, 2 ** math.floor(math.log2(2**26 / numbers)))))
+
+
 def _check(
-    format: str, dtype: str, batch_size: int, shard_size: int, workers: int | None, max_pixels: int, keep: Sequence[str]
+    format: str,
+    dtype: str,
+    batch_size: int,
+    shard_size: int,
+    workers: int | None,
+    max_pixels: int,
+    keep: Sequence[str],
+    outputs: Collection[str],
 ) -> None:
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}: choose one of {', '.join(FORMATS)}")
@@ -325,7 +363,7 @@ def _check(
         raise UserError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     if len(set(keep)) < len(keep):
         raise UserError(f"a column is kept twice: {', '.join(keep)}")
-    if taken := sorted(RESERVED & set(keep)):
+    if taken := sorted((RESERVED | set(outputs)) & set(keep)):
         raise UserError(f"column {taken[0]} cannot be kept: the result has one of its own by that name")
     for name, value in (("batch size", batch_size), ("shard size", shard_size), ("workers", workers)):
         if value is not None and value < 1:
@@ -334,13 +372,28 @@ def _check(
         raise UserError(f"max pixels {max_pixels}: give a number from 1 to {PILLOW_MAX_PIXELS}")
 
 
+def _dedupe(dedupe: bool, near: float | None, update: bool) -> dict[str, Any]:
+    """What the identity says of it: nothing where no copies are looked for."""
+    if not dedupe and near is None:
+        return {}
+    if not dedupe:
+        raise UserError("--near needs --dedupe")
+    if update:
+        raise UserError("--update cannot keep what --dedupe found, copies of other files now: choose another --out")
+    least = near_duplicates.NEAR if near is None else near
+    if not 0 < least <= 1:
+        raise UserError(f"--near {least}: give a cosine above 0 and at most 1")
+    return {"dedupe": {"near": least}}
+
+
 def _identity(
     embedder: Embedder, format: str, dtype: str, batch_size: int, shard_size: int, max_pixels: int, keep: Sequence[str]
 ) -> dict[str, Any]:
-    of_embedder = embedder.identity()
+    of_embedder, shapes = embedder.identity(), dict(embedder.shapes)
     identity = {
         **of_embedder,
-        "dim": embedder.dim,
+        "dim": shapes.pop(EMBEDDING)[0],
+        **({"outputs": shapes} if shapes else {}),
         "decoder": {**DECODER, "max_pixels": max_pixels},
         "format": format,
         "dtype": dtype,

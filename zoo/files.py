@@ -27,7 +27,7 @@ _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # some network fil
 _TEMPORARY = ".tmp"
 
 
-def atomic_write(path: Path, write: Callable[[BinaryIO], None], *, scratch: Path | None = None) -> None:
+def atomic_write(path: Path, write: Callable[[BinaryIO], object], *, scratch: Path | None = None) -> None:
     """Replace ``path`` by what ``write`` puts into the open binary file it is given, or leave it untouched.
 
     The bytes go to a temporary file, are flushed and fsynced, renamed over ``path``, and the folder is fsynced.
@@ -208,7 +208,7 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_temporary(path: Path, write: Callable[[BinaryIO], None], scratch: Path | None) -> Path:
+def _write_temporary(path: Path, write: Callable[[BinaryIO], object], scratch: Path | None) -> Path:
     # Not tempfile.mkstemp: its files are readable by the owner only, and would stay so after the rename.
     temporary = (scratch or path.parent) / _temporary_name(path)
     if scratch is None:

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.errors import UserError
@@ -35,6 +38,16 @@ class Heads:
     predictor: nn.Sequential | None = None
     classifier: nn.Sequential | None = None
     prototypes: nn.Sequential | None = None
+
+    def run(self, parts: Sequence[str], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the last of ``parts`` gives, each of them fed by the one before: float32 [N, D] -> [N, P]."""
+        values = torch.from_numpy(embeddings)
+        with torch.inference_mode():
+            for part in parts:
+                module: nn.Sequential = getattr(self, part)
+                values = module(values.to(next(module.parameters()).device))
+        found: NDArray[np.float32] = values.cpu().numpy()
+        return found
 
     def to(self, *args: Any, **kwargs: Any) -> Heads:
         """All parts moved, as ``nn.Module.to`` does; returns itself."""

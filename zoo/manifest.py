@@ -14,9 +14,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from zoo.arrays import OK
 from zoo.files import sha256_file
+from zoo.outputs import NEAR_DUPLICATES
 from zoo.plan import Plan
-from zoo.shards import OK, Folder, names
+from zoo.shards import DUPLICATE, Folder, names
 
 MAX_FAILURES = 20
 _READ = ["path", "path_bytes", "sha256", "status", "error"]
@@ -32,34 +34,42 @@ class Summary:
 
 def summarise(folder: Folder, plan: Plan, of: Iterable[int] | None = None) -> Summary:
     """Hash and count all shards of a folder, or those ``of``, one at a time. FileNotFoundError if one is missing."""
-    shards = range(plan.shards) if of is None else of
-    return summarise_parts(folder, plan.identity, plan.key, [names(plan, shard) for shard in shards])
+    parts = [names(plan, shard) for shard in (range(plan.shards) if of is None else of)]
+    return summarise_parts(folder, plan.identity, plan.key, parts, complete=of is None)
 
 
-def summarise_parts(folder: Folder, identity: Mapping[str, Any], key: str, parts: list[list[str]]) -> Summary:
-    """``summarise`` of shards whose files have these names."""
+def summarise_parts(
+    folder: Folder, identity: Mapping[str, Any], key: str, parts: list[list[str]], *, complete: bool = True
+) -> Summary:
+    """``summarise`` of shards whose files have these names; of a complete folder its near duplicates are there, too."""
     counts: Counter[str] = Counter()
     listed = hashlib.sha256()
     failures: list[tuple[str, str, str]] = []
     shards: list[dict[str, Any]] = []
-    for table_name, *vectors_name in parts:
+    for table_name, *beside in parts:
         with (folder.root / table_name).open("rb") as file:
             rows = pq.ParquetFile(file).read(columns=_READ).to_pylist()
         for row in rows:
             path = row["path_bytes"] or row["path"].encode()
             listed.update(b"%b %d %b\n" % ((row["sha256"] or "-").encode(), len(path), path))
             counts[row["status"]] += 1
-            if row["status"] != OK and len(failures) < MAX_FAILURES:
+            if row["status"] not in (OK, DUPLICATE) and len(failures) < MAX_FAILURES:
                 failures.append((row["path"], row["status"], row["error"]))
         entry = {"file": table_name, "rows": len(rows), "sha256": sha256_file(folder.root / table_name)}
-        for name in vectors_name:
-            entry["vectors"] = {"file": name, "sha256": sha256_file(folder.root / name)}
+        vectors = [{"file": name, "sha256": sha256_file(folder.root / name)} for name in beside]
+        if vectors:
+            entry["vectors"] = vectors[0]
+        if vectors[1:]:
+            entry["more_vectors"] = vectors[1:]
         shards.append(entry)
+    dedupe = "dedupe" in identity
     manifest = {
         **identity,
         "plan": key,
         "images": counts.total(),
         "ok": counts.pop(OK, 0),
+        **({"duplicates": counts.pop(DUPLICATE, 0)} if dedupe else {}),
+        **({"near_duplicates": _near_duplicates(folder)} if dedupe and complete else {}),
         "failed": dict(sorted(counts.items())),
         "paths_and_sha256": listed.hexdigest(),
         "shards": shards,
@@ -67,9 +77,20 @@ def summarise_parts(folder: Folder, identity: Mapping[str, Any], key: str, parts
     return Summary(manifest, tuple(failures))
 
 
+def _near_duplicates(folder: Folder) -> dict[str, Any]:
+    path = folder.root / NEAR_DUPLICATES
+    return {"file": path.name, "pairs": pq.read_metadata(path).num_rows, "sha256": sha256_file(path)}
+
+
+def files_of(shard: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The files of a shard of a manifest, its table first: each a dict with ``file`` and ``sha256``."""
+    return [shard, *([shard["vectors"]] if "vectors" in shard else []), *shard.get("more_vectors", [])]
+
+
 def write(folder: Folder, summary: Summary) -> None:
     """Commit the folder: with its manifest an extraction is complete."""
-    folder.commit(folder.manifest.name, (json.dumps(summary.manifest, indent=2) + "\n").encode())
+    text = json.dumps(summary.manifest, indent=2) + "\n"
+    folder.commit(folder.manifest.name, lambda file: file.write(text.encode()))
 
 
 def completed(folder: Folder, plan: Plan) -> Summary | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,9 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from zoo import arrays
+from zoo.arrays import Arrays, shapes_of
 from zoo.errors import UserError
 from zoo.files import atomic_write, remove
-from zoo.shards import decode_vectors, embedding_column, is_shard_file, matrix
+from zoo.outputs import EMBEDDING
+from zoo.shards import is_shard_file
 from zoo.verify import Verified, verify
 
 KINDS = (".parquet", ".npy", ".safetensors")
@@ -25,20 +29,24 @@ _MANIFEST = b"zoo.manifest"
 
 @dataclass(frozen=True)
 class Merged:
-    """What ``merge`` wrote: ``files``, the table last, with ``rows`` rows of ``dim`` numbers of ``dtype`` each."""
+    """What ``merge`` wrote: ``files``, the table last, with ``rows`` rows of ``dim`` numbers of ``dtype`` each.
+
+    ``others`` are the shapes of a row of the other outputs.
+    """
 
     files: tuple[Path, ...]
     rows: int
     dim: int
     dtype: str
+    others: Mapping[str, tuple[int, ...]]
 
 
 def merge(out: Path, file: Path) -> Merged:
     """Verify the extraction ``out`` and write it as one ``file``: the kind is that of its name.
 
-    A ``.parquet`` has all columns, and the manifest in its metadata. ``.npy`` and ``.safetensors`` (tensor
-    ``embedding``) hold the matrix [rows, D], NaN where there is no vector, and the other columns stand in a
-    ``.parquet`` of the same name beside. Memory holds one shard at a time.
+    A ``.parquet`` has all columns, and the manifest in its metadata. ``FILE.npy`` holds the embeddings [rows, D], NaN
+    where there are none, ``FILE.layer3.npy`` another output; ``.safetensors`` holds all outputs, a tensor each. The
+    other columns stand in a ``.parquet`` of the same name beside. Memory holds one shard at a time.
 
     Raises:
         UserError: ``out`` is not complete or altered; the file exists or is of no such kind; a full disk.
@@ -46,50 +54,86 @@ def merge(out: Path, file: Path) -> Merged:
     if file.suffix not in KINDS:
         raise UserError(f"{file}: give a name that ends in {', '.join(KINDS)}")
     table = file.with_suffix(".parquet")
-    for path in {file, table}:
+    _require_new({file, table})
+    whole = verify(out)
+    shapes = shapes_of(whole.manifest)
+    beside = arrays.file_names(file.stem, file.suffix[1:], list(shapes))
+    holding = {file.with_name(name): outputs for name, outputs in beside.items()}
+    _require_new({*holding, table})
+    try:
+        same = _same_table(whole, table, [] if holding else list(shapes))
+        for path, outputs in holding.items():
+            same = _same_arrays(whole, path, outputs) and same
+        if not same or pq.read_metadata(table).num_rows != whole.manifest["images"]:
+            raise UserError(f"{file} does not read back as it was written: the disk may be failing")
+    except BaseException:
+        for path in (*holding, table):
+            remove(path)
+        raise
+    others = {name: shape for name, shape in shapes.items() if name != EMBEDDING}
+    m = whole.manifest
+    return Merged((*holding, table), m["images"], m["dim"], m["dtype"], others)
+
+
+def _require_new(paths: set[Path]) -> None:
+    for path in sorted(paths):
         if path.exists() or path.is_symlink():
             raise UserError(f"{path} exists: choose another name, or remove it first")
         if is_shard_file(path.name):
             raise UserError(f"{path} would be taken for a shard: choose another name")
-    whole = verify(out)
-    digest = hashlib.sha256()
-    atomic_write(table, lambda opened: _write_table(whole, opened, digest, with_vectors=table == file))
-    try:
-        if table == file:
-            found = _digest_of_table(file)
-        else:
-            digest = hashlib.sha256()
-            atomic_write(file, lambda opened: _write_matrix(whole, file.suffix, opened, digest))
-            found = _digest_of_matrix(whole, file)
-        if found != digest.hexdigest() or pq.read_metadata(table).num_rows != whole.manifest["images"]:
-            raise UserError(f"{file} does not read back as it was written: the disk may be failing")
-    except BaseException:
-        for path in {file, table}:
-            remove(path)
-        raise
-    files = (file,) if table == file else (file, table)
-    return Merged(files, whole.manifest["images"], whole.manifest["dim"], whole.manifest["dtype"])
 
 
-def _shards(whole: Verified) -> Iterator[tuple[pa.Table, NDArray[Any]]]:
+def _shards(whole: Verified) -> Iterator[tuple[pa.Table, dict[str, NDArray[Any]]]]:
+    """Table without the columns of outputs, and these, shard after shard."""
+    shapes, format = shapes_of(whole.manifest), whole.manifest["format"]
     for names in whole.parts:
         with pq.ParquetFile(whole.folder.root / names[0]) as file:
             table = file.read().replace_schema_metadata(None).combine_chunks()
-        if names[1:]:
-            yield table, decode_vectors(names[1], (whole.folder.root / names[1]).read_bytes())
-        else:
-            yield table, matrix(table["embedding"])
+        vectors = {n: arrays.array(table[n], shape) for n, shape in shapes.items() if n in table.schema.names}
+        beside = arrays.file_names(names[0].removesuffix(".parquet"), format, list(shapes))
+        for name, outputs in beside.items():
+            vectors |= arrays.decode(name, (whole.folder.root / name).read_bytes(), outputs)
+        yield table.drop_columns([name for name in shapes if name in table.schema.names]), vectors
 
 
-def _write_table(whole: Verified, file: BinaryIO, digest: Any, *, with_vectors: bool) -> None:
+def _same_table(whole: Verified, path: Path, outputs: list[str]) -> bool:
+    """Write the merged table with these outputs, read them back, and say whether they are the same."""
+    digest = hashlib.sha256()
+    atomic_write(path, lambda opened: _write_table(whole, opened, digest, outputs))
+    found, shapes = hashlib.sha256(), shapes_of(whole.manifest)
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for group in range(file.num_row_groups if outputs else 0):
+            table = file.read_row_group(group, columns=outputs)
+            _update(found, {name: arrays.array(table[name], shapes[name]) for name in outputs})
+    return found.digest() == digest.digest()
+
+
+def _same_arrays(whole: Verified, path: Path, outputs: list[str]) -> bool:
+    """As ``_same_table``, of a file of arrays."""
+    digest = hashlib.sha256()
+    atomic_write(path, lambda opened: _write_arrays(whole, path.suffix, opened, digest, outputs))
+    return _digest_of_end(path, sum(_sizes(whole, outputs).values())) == digest.hexdigest()
+
+
+def _update(digest: Any, vectors: Arrays) -> None:
+    for values in vectors.values():
+        digest.update(values.tobytes())
+
+
+def _sizes(whole: Verified, outputs: list[str]) -> dict[str, int]:
+    """Bytes of each output."""
+    shapes, item = shapes_of(whole.manifest), np.dtype(whole.manifest["dtype"]).itemsize
+    return {name: whole.manifest["images"] * math.prod(shapes[name]) * item for name in outputs}
+
+
+def _write_table(whole: Verified, file: BinaryIO, digest: Any, outputs: list[str]) -> None:
     writer = None
     metadata = {_MANIFEST: json.dumps(whole.manifest)}
     for table, vectors in _shards(whole):
-        if not with_vectors and "embedding" in table.schema.names:
-            table = table.drop_columns(["embedding"])
-        elif with_vectors and "embedding" not in table.schema.names:
-            table = table.append_column(*embedding_column(vectors, table["status"].to_pylist()))
-        digest.update(vectors.tobytes())
+        status = table["status"].to_pylist()
+        for name in outputs:
+            table = table.append_column(*arrays.column(name, vectors[name], status))
+        _update(digest, {name: vectors[name] for name in outputs})
         if writer is None:
             writer = pq.ParquetWriter(
                 file,
@@ -103,36 +147,31 @@ def _write_table(whole: Verified, file: BinaryIO, digest: Any, *, with_vectors: 
     writer.close()
 
 
-def _write_matrix(whole: Verified, suffix: str, file: BinaryIO, digest: Any) -> None:
-    dtype, shape = np.dtype(whole.manifest["dtype"]), (whole.manifest["images"], whole.manifest["dim"])
+def _write_arrays(whole: Verified, suffix: str, file: BinaryIO, digest: Any, outputs: list[str]) -> None:
+    dtype, rows, shapes = np.dtype(whole.manifest["dtype"]), whole.manifest["images"], shapes_of(whole.manifest)
     if suffix == ".npy":
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        (output,) = outputs
+        shape = (rows, *shapes[output])
+        descr = np.lib.format.dtype_to_descr(dtype)
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
     else:
-        size = int(np.prod(shape)) * dtype.itemsize
-        name = {"float32": "F32", "float16": "F16"}[dtype.name]
-        entry = {"dtype": name, "shape": shape, "data_offsets": [0, size]}
-        text = json.dumps({"__metadata__": {"plan": whole.manifest["plan"]}, "embedding": entry}).encode()
+        header: dict[str, Any] = {"__metadata__": {"plan": whole.manifest["plan"]}}
+        kind, end = {"float32": "F32", "float16": "F16"}[dtype.name], 0
+        for name, size in _sizes(whole, outputs).items():
+            header[name] = {"dtype": kind, "shape": (rows, *shapes[name]), "data_offsets": [end, end + size]}
+            end += size
+        text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         file.write(len(text).to_bytes(8, "little") + text)
-    for _, vectors in _shards(whole):
-        data = vectors.tobytes()
-        digest.update(data)
-        file.write(data)
+    for name in outputs:  # one after the other, so that no more than a shard is in memory
+        for _, vectors in _shards(whole):
+            data = vectors[name].tobytes()
+            digest.update(data)
+            file.write(data)
 
 
-def _digest_of_table(path: Path) -> str:
-    digest = hashlib.sha256()
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        for group in range(file.num_row_groups):
-            digest.update(matrix(file.read_row_group(group, columns=["embedding"])["embedding"]).tobytes())
-    return digest.hexdigest()
-
-
-def _digest_of_matrix(whole: Verified, path: Path) -> str:
-    """Of the last bytes of a file, as many as the matrix has, read in blocks."""
-    item = np.dtype(whole.manifest["dtype"]).itemsize
-    size = whole.manifest["images"] * whole.manifest["dim"] * item
+def _digest_of_end(path: Path, size: int) -> str:
+    """Of the last ``size`` bytes of a file, read in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         file.seek(path.stat().st_size - size)

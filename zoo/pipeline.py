@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -19,12 +19,15 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
+from zoo.arrays import OK
 from zoo.images import UnreadableImage, decoded
+from zoo.outputs import EMBEDDING, Outputs
 from zoo.plan import Plan
 from zoo.preprocess import Preprocessing
 from zoo.progress import Progress
-from zoo.shards import OK, Rows
+from zoo.shards import Rows
 from zoo.sources import Source
 
 NOT_FINITE = "not-finite"
@@ -44,11 +47,20 @@ class Embedder(Protocol):
         """How an image becomes the network's input."""
 
     @property
-    def dim(self) -> int:
-        """D, the length of an embedding."""
+    def wants(self) -> Outputs:
+        """What is wanted of each image."""
 
-    def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [N, H, W, 3] to float32 [N, D]."""
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """What ``outputs_of`` gives of an image, by name; ``embedding`` is always there."""
+
+    def views(self, image: Image) -> list[NDArray[np.uint8]]:
+        """What the network sees of an RGB image: ``wants.views`` arrays uint8 [H, W, 3]. Raises UnreadableImage."""
+
+    def outputs_of(
+        self, views: Sequence[Sequence[NDArray[np.uint8]]], at_once: int
+    ) -> Mapping[str, NDArray[np.float32]]:
+        """The outputs of N images from their views, at most ``at_once`` in a forward pass: float32 [N, *shape]."""
 
     def identity(self) -> dict[str, Any]:
         """All that decides the vectors, JSON-able: model, weights, preprocessing, precision, versions."""
@@ -56,26 +68,30 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Picture:
-    """One file after decoding. pixels: uint8 [H, W, 3], None unless ``status`` is ok."""
+    """One file after decoding; ``views`` are None unless ``status`` is ok."""
 
     status: str
     error: str | None
     sha256: str | None
     width: int | None = None
     height: int | None = None
-    pixels: NDArray[np.uint8] | None = None
+    views: list[NDArray[np.uint8]] | None = None
 
 
-def read_picture(source: Source, row: dict[str, Any], preprocessing: Preprocessing, max_pixels: int) -> Picture:
+def room_for(row: dict[str, Any]) -> AbstractContextManager[Any]:
+    """To hold while a planned file is in memory: as for large images, threads must not multiply what one can take."""
+    return _one_large_file if row["size"] > _LARGE_FILE else nullcontext()
+
+
+def read_picture(source: Source, row: dict[str, Any], embedder: Embedder, max_pixels: int) -> Picture:
     """Read, hash, decode, resize and crop one planned file. Never raises for what is wrong with the file."""
     sha256 = None
     try:
-        # As for large images: threads must not multiply the memory that one hostile file can take.
-        with _one_large_file if row["size"] > _LARGE_FILE else nullcontext():
+        with room_for(row):
             data = source.read(row)
             sha256 = hashlib.sha256(data).hexdigest()
             with decoded(data, max_pixels) as image:
-                return Picture(OK, None, sha256, image.width, image.height, preprocessing.pixels(image))
+                return Picture(OK, None, sha256, image.width, image.height, embedder.views(image))
     except UnreadableImage as error:
         return Picture(error.reason, error.detail, sha256)
     except MemoryError:
@@ -122,13 +138,9 @@ def compute_shards(
     images are decoded, of the next shard too. A network on the CPU uses every core itself: decoding at the same
     time would make both wait for each other, so the two take turns.
     """
-    batch_size = plan.identity["batch_size"]
-    read = partial(
-        read_picture,
-        source,
-        preprocessing=embedder.preprocessing,
-        max_pixels=plan.identity["decoder"]["max_pixels"],
-    )
+    at_once: int = plan.identity["batch_size"]
+    batch_size = max(1, at_once // embedder.wants.views)
+    read = partial(read_picture, source, embedder=embedder, max_pixels=plan.identity["decoder"]["max_pixels"])
     on_cpu = plan.identity.get("device") == "cpu"
     batches = -(-_BURST_PER_WORKER * workers // batch_size)
     ahead = batches * batch_size if on_cpu else batch_size + 2 * workers
@@ -139,7 +151,7 @@ def compute_shards(
             slots: list[int] = (plan.to_compute(shard) - plan.rows(shard).start).tolist()
             for first in range(0, len(slots), batch_size):
                 batch = slots[first : first + batch_size]
-                failed += _fill(rows, batch, list(islice(pictures, len(batch))), embedder)
+                failed += _fill(rows, batch, list(islice(pictures, len(batch))), embedder, at_once)
                 if progress is not None:
                     progress.advance(len(batch), **({"failed": failed} if failed else {}))
             yield shard, rows
@@ -150,23 +162,33 @@ def _planned(plan: Plan, shards: list[int]) -> Iterator[dict[str, Any]]:
         yield from plan.files.take(plan.to_compute(shard)).to_pylist()
 
 
-def _fill(rows: Rows, slots: list[int], pictures: list[Picture], embedder: Embedder) -> int:
-    side = embedder.preprocessing.input_size
-    pixels = np.zeros((len(slots), side, side, 3), np.uint8)
-    for position, picture in enumerate(pictures):
-        if picture.pixels is not None:
-            pixels[position] = picture.pixels
-    some = any(picture.pixels is not None for picture in pictures)
-    vectors = embedder.embed_pixels(pixels) if some else np.zeros((len(slots), embedder.dim), np.float32)
-    with np.errstate(over="ignore"):
-        vectors = vectors.astype(rows.vectors.dtype, copy=False)
-    finite: NDArray[np.bool_] = np.all(np.isfinite(vectors), axis=1)
+def _fill(rows: Rows, slots: list[int], pictures: list[Picture], embedder: Embedder, at_once: int) -> int:
+    found = _outputs(rows, pictures, embedder, at_once)
     for position, (slot, picture) in enumerate(zip(slots, pictures, strict=True)):
         status, error = picture.status, picture.error
-        if status == OK and not finite[position]:
-            status, error = NOT_FINITE, f"the network gave a value that is not finite in {rows.vectors.dtype}"
+        if status == OK and (name := next((n for n, values in found.items() if not _finite(values[position])), None)):
+            where = "" if name == EMBEDDING else f" in {name}"
+            status, error = NOT_FINITE, f"the network gave a value{where} that is not finite in {found[name].dtype}"
         if status == OK:
-            rows.vectors[slot] = vectors[position]
+            for name, values in found.items():
+                rows.vectors[name][slot] = values[position]
         rows.status[slot], rows.error[slot], rows.sha256[slot] = status, error, picture.sha256
         rows.width[slot], rows.height[slot] = picture.width, picture.height
     return sum(rows.status[slot] != OK for slot in slots)
+
+
+def _outputs(rows: Rows, pictures: list[Picture], embedder: Embedder, at_once: int) -> dict[str, NDArray[Any]]:
+    """The outputs of a batch in the type of the rows; meaningless where a picture has no views, empty if none has."""
+    if all(picture.views is None for picture in pictures):
+        return {}
+    blank = [np.zeros((embedder.preprocessing.input_size,) * 2 + (3,), np.uint8)] * embedder.wants.views
+    views = [blank if picture.views is None else picture.views for picture in pictures]
+    with np.errstate(over="ignore"):
+        return {
+            name: values.astype(rows.vectors[name].dtype, copy=False)
+            for name, values in embedder.outputs_of(views, at_once).items()
+        }
+
+
+def _finite(values: NDArray[Any]) -> bool:
+    return bool(np.isfinite(values).all())

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from zoo.arrays import shapes_of
 from zoo.errors import UserError
 from zoo.files import create_exclusively
 from zoo.listing import FILES
@@ -29,6 +30,7 @@ from zoo.sources.source import IN_CONTAINER
 
 _IDENTITY = b"zoo.identity"
 _REUSE = pa.field("zoo.reuse", pa.int64())
+_COPIES = ["zoo.copy_of", "zoo.sha256"]
 _VALUES_AT_ONCE = 65536
 _SHOWN = 16  # characters of a hash are enough to tell two apart
 
@@ -41,27 +43,38 @@ class Plan:
         identity: JSON-able; ``batch_size`` and ``shard_size`` in it cut the files into shards and batches.
         files: as a ``Source`` lists them; row i of them is row i of the result.
         reuse: int64 [rows]; for an update the row of the previous plan whose vector is taken over, else -1.
+        copies: with ``--dedupe`` what ``zoo.copies.find_copies`` found; such rows are not embedded.
     """
 
     identity: Mapping[str, Any]
     files: pa.Table
     reuse: NDArray[np.int64]
+    copies: pa.Table | None = None
 
     @classmethod
-    def new(cls, identity: Mapping[str, Any], files: pa.Table) -> Plan:
+    def new(cls, identity: Mapping[str, Any], files: pa.Table, copies: pa.Table | None = None) -> Plan:
         """A plan that takes over nothing."""
-        return cls(identity, files, np.full(len(files), -1, np.int64))
+        return cls(identity, files, np.full(len(files), -1, np.int64), copies)
 
     @cached_property
     def key(self) -> str:
-        """64 hex digits that name the plan: identity, paths, sizes and kept columns. Not the modification times, so
-        that a copied folder gives the same bytes."""
+        """64 hex digits that name the plan: identity, paths, sizes, kept columns and copies.
+
+        Not the modification times, so that a copied folder gives the same bytes.
+        """
         digest = hashlib.sha256(_canonical(self.identity))
         for path, size in self._pairs():
             digest.update(b"%d %d %b\n" % (size, len(path), path))
         if self.kept.num_columns:
             digest.update(_digest(self.kept))
+        if self.copies is not None:
+            digest.update(_digest(self.copies))
         return digest.hexdigest()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the outputs of a row, ``embedding`` first."""
+        return shapes_of(self.identity)
 
     @property
     def kept(self) -> pa.Table:
@@ -79,9 +92,22 @@ class Plan:
         return range(shard * size, min((shard + 1) * size, len(self.files)))
 
     def to_compute(self, shard: int) -> NDArray[np.int64]:
-        """The rows of a shard whose vectors are not taken over, in order."""
+        """The rows of a shard that are neither taken over nor copies, in order."""
         rows = self.rows(shard)
-        return np.flatnonzero(self.reuse[rows.start : rows.stop] < 0) + rows.start
+        wanted = self.reuse[rows.start : rows.stop] < 0
+        wanted[[row - rows.start for row, _, _ in self.copies_in(shard)]] = False
+        return np.flatnonzero(wanted) + rows.start
+
+    def copies_in(self, shard: int) -> list[tuple[int, bytes, str]]:
+        """The rows of a shard that are copies, each with the path of the first of its bytes, and their sha256."""
+        if self.copies is None:
+            return []
+        rows = self.rows(shard)
+        copy_of = self.copies["zoo.copy_of"].to_numpy()[rows.start : rows.stop]
+        found = np.flatnonzero(copy_of >= 0)
+        paths = self.files["path"].take(copy_of[found]).to_pylist()
+        hashes: list[str] = self.copies["zoo.sha256"].take(found + rows.start).to_pylist()
+        return list(zip((found + rows.start).tolist(), paths, hashes, strict=True))
 
     def same_files(self, files: pa.Table) -> bool:
         """Whether paths, sizes, modification times and kept columns are those of ``files``."""
@@ -90,6 +116,9 @@ class Plan:
     def save(self, path: Path, scratch: Path) -> bool:
         """Write it to ``path`` unless a plan is already there: False then."""
         table = self.files.append_column(_REUSE, pa.array(self.reuse))
+        if self.copies is not None:
+            for name in _COPIES:
+                table = table.append_column(name, self.copies[name])
         buffer = io.BytesIO()
         table = table.replace_schema_metadata({_IDENTITY: _canonical(self.identity)})
         pq.write_table(table, buffer, write_page_checksum=True)
@@ -102,10 +131,12 @@ class Plan:
             with path.open("rb") as file:
                 table = pq.ParquetFile(file, page_checksum_verification=True).read().combine_chunks()
             identity = json.loads(table.schema.metadata[_IDENTITY])
-            files = table.drop_columns([_REUSE.name]).replace_schema_metadata(None)
+            copies = table.select(_COPIES).replace_schema_metadata(None) if "dedupe" in identity else None
+            own = [_REUSE.name, *(_COPIES if copies is not None else ())]
+            files = table.drop_columns(own).replace_schema_metadata(None)
             if files.schema.names[: len(FILES)] != FILES.names:
                 raise ValueError("other columns")
-            return cls(identity, files, table[_REUSE.name].to_numpy())
+            return cls(identity, files, table[_REUSE.name].to_numpy(), copies)
         except FileNotFoundError:
             return None
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_RESIZED_PIXELS = 64_000_000  # a 1 x 100000 image would grow to 256 x 25600000
+MAX_WHOLE_PIXELS = 4_000_000  # of an image that goes through a network whole: a ResNet-50 needs a gigabyte for it
 
 PILLOW = "pillow"
 RESIZINGS = (PILLOW, *CROP_FIRST)
@@ -91,17 +92,65 @@ class Preprocessing:
         if first := self.crop_first:
             return first.pixels(image, self._box(first, image), self.input_size)
         import numpy as np
-        from PIL.Image import Resampling
 
-        from zoo.images import UnreadableImage
+        return np.array(self._centre(self._resize(image, MAX_RESIZED_PIXELS)))
 
-        width, height = self._resized(image.width, image.height)
-        if width * height > MAX_RESIZED_PIXELS:
-            raise UnreadableImage("too-large", f"{width} x {height} pixels after resizing, too long and thin")
-        if (width, height) != image.size:
-            image = image.resize((width, height), Resampling[self.interpolation.upper()])
-        left, top = round((width - self.input_size) / 2), round((height - self.input_size) / 2)
-        return np.array(image.crop((left, top, left + self.input_size, top + self.input_size)))
+    def ten_crops(self, image: Image) -> list[NDArray[np.uint8]]:
+        """torchvision's ``TenCrop``: four corners and the centre of the resized image, then of its mirror image.
+
+        Where the crop comes first, boxes of its size in these five places are resized, then mirrored.
+
+        Returns:
+            Ten uint8 [input_size, input_size, 3].
+
+        Raises:
+            UnreadableImage: as ``pixels``.
+        """
+        import numpy as np
+        from PIL.Image import Transpose
+
+        if first := self.crop_first:
+            centre = self._box(first, image)
+            side = centre[2] - centre[0]
+            boxes = [*_corners(image.width, image.height, side), centre]
+            five = [first.pixels(image, box, self.input_size) for box in boxes]
+            return five + [np.ascontiguousarray(pixels[:, ::-1]) for pixels in five]
+        resized = self._resize(image, MAX_RESIZED_PIXELS)
+        crops = []
+        for straight in (resized, resized.transpose(Transpose.FLIP_LEFT_RIGHT)):
+            corners = _corners(straight.width, straight.height, self.input_size)
+            crops += [np.array(straight.crop(box)) for box in corners] + [np.array(self._centre(straight))]
+        return crops
+
+    def whole(self, image: Image) -> NDArray[np.uint8]:
+        """The resized image without a crop: uint8 [H, W, 3], the shorter of H and W is ``resize``.
+
+        Raises:
+            UnreadableImage: ``too-large``: it would have more than ``MAX_WHOLE_PIXELS``.
+            UserError: a ``resizing`` that crops first knows no resized image.
+        """
+        import numpy as np
+
+        self.require_whole()
+        return np.array(self._resize(image, MAX_WHOLE_PIXELS))
+
+    def require_whole(self) -> None:
+        """UserError where there is no ``whole`` image."""
+        if first := self.crop_first:
+            raise UserError(
+                f"--crops full: {first.function} resizes a square crop here, there is no resized image: "
+                "use --crops center or ten"
+            )
+
+    def tiles(self, image: Image, rows: int, columns: int) -> list[NDArray[np.uint8]]:
+        """The image cut into a grid of equal parts, to a pixel, each ``resized``; row by row.
+
+        Of an image with fewer pixels than parts, neighbouring parts share them.
+        """
+        width, height = image.size
+        tall = [_part(height, row, rows) for row in range(rows)]
+        wide = [_part(width, column, columns) for column in range(columns)]
+        return [self.resized(image, (left, top, right, bottom)) for top, bottom in tall for left, right in wide]
 
     def levels(self, image: Image) -> NDArray[np.float32]:
         """``pixels`` before they become whole numbers, of a ``resizing`` that crops first: float32 in 0..255."""
@@ -153,8 +202,35 @@ class Preprocessing:
     def _box(self, first: CropFirst, image: Image) -> Box:
         return first.box(image.width, image.height, self.input_size / self.resize)
 
+    def _resize(self, image: Image, most: int) -> Image:
+        from PIL.Image import Resampling
+
+        from zoo.images import UnreadableImage
+
+        width, height = self._resized(image.width, image.height)
+        if width * height > most:
+            raise UnreadableImage("too-large", f"{width} x {height} pixels after resizing, too long and thin")
+        if (width, height) == image.size:
+            return image
+        return image.resize((width, height), Resampling[self.interpolation.upper()])
+
+    def _centre(self, image: Image) -> Image:
+        left, top = round((image.width - self.input_size) / 2), round((image.height - self.input_size) / 2)
+        return image.crop((left, top, left + self.input_size, top + self.input_size))
+
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         # torchvision.transforms.functional._compute_resized_output_size, with its order of operations
         if width <= height:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize
+
+
+def _corners(width: int, height: int, side: int) -> list[Box]:
+    """Squares at the top left, top right, bottom left and bottom right."""
+    places = [(left, top) for top in (0, height - side) for left in (0, width - side)]
+    return [(left, top, left + side, top + side) for left, top in places]
+
+
+def _part(length: int, index: int, count: int) -> tuple[int, int]:
+    start = index * length // count
+    return start, max(start + 1, (index + 1) * length // count)

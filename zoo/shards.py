@@ -1,9 +1,8 @@
 """The result of an extraction, cut into shards of a fixed number of rows.
 
-A shard is ``embeddings-00000.parquet``; with format npy or safetensors it is that table without its last column, and
-the vectors beside it in ``embeddings-00000.npy`` or ``.safetensors`` (tensor ``embedding``). The table's rename commits
-the shard: the vectors are written before, and the table holds their hash. The bytes depend on the plan and the
-photographs alone.
+A shard is ``embeddings-00000.parquet``; with format npy or safetensors it is that table without the columns of its
+outputs, which stand beside it (``zoo.arrays.file_names``). The table's rename commits the shard: those files are
+written before, and the table holds their hashes. The bytes depend on the plan and the photographs alone.
 """
 
 from __future__ import annotations
@@ -11,27 +10,28 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import safetensors.numpy
 from numpy.typing import NDArray
 
-from zoo import files
+from zoo import arrays, files
+from zoo.arrays import OK
+from zoo.outputs import EMBEDDING
 from zoo.plan import Plan
 from zoo.sources.source import IN_CONTAINER
 
-OK = "ok"
+DUPLICATE = "duplicate"
 STATE = ".zoo"
 FORMATS = ("parquet", "npy", "safetensors")
 DTYPES = ("float32", "float16")
 
-_SHARD_FILE = re.compile(r"embeddings-\d{5,}\.(parquet|npy|safetensors)")
+_SHARD_FILE = re.compile(r"embeddings-\d{5,}\.(parquet|([a-z0-9_]+\.)?npy|safetensors)")
 _COLUMNS = pa.schema(
     [
         ("path", pa.string()),
@@ -43,9 +43,9 @@ _COLUMNS = pa.schema(
         ("error", pa.string()),
     ]
 )
-RESERVED = frozenset((*_COLUMNS.names, "embedding", *IN_CONTAINER.names))
+RESERVED = frozenset((*_COLUMNS.names, EMBEDDING, *IN_CONTAINER.names))
 """Names of columns that a source's column cannot be kept under."""
-PLAN, SHARD, VECTORS = b"zoo.plan", b"zoo.shard", b"zoo.vectors_sha256"
+PLAN, SHARD, _VECTORS = b"zoo.plan", b"zoo.shard", "zoo.vectors_sha256"
 _FACTS = ("sha256", "width", "height", "status", "error")
 
 
@@ -59,12 +59,12 @@ class Rows:
 
     Attributes:
         paths: raw bytes.
-        vectors: float32 or float16 [rows, D], NaN where there is none.
+        vectors: float32 or float16 [rows, ...] by output, NaN where there is none; always an ``embedding``.
         sha256, width, height, status, error: the columns of the table, ``None`` where not known.
     """
 
     paths: list[bytes]
-    vectors: NDArray[Any]
+    vectors: dict[str, NDArray[Any]]
     sha256: list[str | None]
     width: list[int | None]
     height: list[int | None]
@@ -73,16 +73,28 @@ class Rows:
 
     @classmethod
     def empty(cls, plan: Plan, shard: int) -> Rows:
-        """One empty slot per row of the plan's shard."""
+        """One empty slot per row of the plan's shard; those of copies are filled in."""
         planned = plan.rows(shard)
         n = len(planned)
         paths = plan.files["path"].slice(planned.start, n).to_pylist()
-        vectors = np.full((n, plan.identity["dim"]), np.nan, plan.identity.get("dtype", "float32"))
-        return cls(paths, vectors, [None] * n, [None] * n, [None] * n, [None] * n, [None] * n)
+        dtype = plan.identity.get("dtype", "float32")
+        vectors = {name: np.full((n, *shape), np.nan, dtype) for name, shape in plan.shapes.items()}
+        rows = cls(paths, vectors, [None] * n, [None] * n, [None] * n, [None] * n, [None] * n)
+        for row, first, sha256 in plan.copies_in(shard):
+            slot = row - planned.start
+            rows.status[slot], rows.sha256[slot] = DUPLICATE, sha256
+            rows.error[slot] = f"the same bytes as {first.decode(errors='backslashreplace')}"
+        return rows
+
+    @property
+    def failed(self) -> int:
+        """How many rows have no vector of their own and are no copies."""
+        return sum(status not in (OK, DUPLICATE) for status in self.status)
 
     def take(self, slot: int, other: Rows, index: int) -> None:
         """Fill a slot with the row of another shard, all but its path."""
-        self.vectors[slot] = other.vectors[index]
+        for name, values in self.vectors.items():
+            values[slot] = other.vectors[name][index]
         for name in _FACTS:
             getattr(self, name)[slot] = getattr(other, name)[index]
 
@@ -107,10 +119,10 @@ class Folder:
             return set()
         return {path.name for path in self.root.iterdir() if _SHARD_FILE.fullmatch(path.name)}
 
-    def commit(self, name: str, data: bytes) -> None:
+    def commit(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         """Put a result file in place. Another run of the same plan may do so at the same time: same bytes."""
         try:
-            files.atomic_write_bytes(self.root / name, data, scratch=self.scratch)
+            files.atomic_write(self.root / name, write, scratch=self.scratch)
         except FileNotFoundError:
             # A run that had finished before this one has swept the temporary files, so all results stand.
             if not (self.root / name).exists():
@@ -118,22 +130,21 @@ class Folder:
 
     def write(self, plan: Plan, shard: int, rows: Rows) -> None:
         """Commit a shard."""
-        table_name, *vectors_name = names(plan, shard)
-        metadata = {PLAN: plan.key, SHARD: str(shard)}
-        for name in vectors_name:
-            data = encode_vectors(name, rows.vectors)
-            self.commit(name, data)
-            metadata[VECTORS] = hashlib.sha256(data).hexdigest()
+        metadata: dict[bytes | str, str] = {PLAN: plan.key, SHARD: str(shard)}
+        for name, outputs in vector_files(plan, shard).items():
+            data = arrays.encode(name, {output: rows.vectors[output] for output in outputs})
+            self._commit_bytes(name, data)
+            metadata[hash_key(name)] = hashlib.sha256(data).hexdigest()
         planned = plan.rows(shard)
         kept = plan.kept.slice(planned.start, len(planned))
-        table = _table(rows, kept, with_vectors=not vectors_name).replace_schema_metadata(metadata)
-        self.commit(table_name, _encode(table))
+        inside = rows.vectors if plan.identity["format"] == "parquet" else {}
+        table = _table(rows, kept, inside).replace_schema_metadata(metadata)
+        self._commit_bytes(table_name(shard), _encode(table))
 
     def read(self, plan: Plan, shard: int) -> Rows | None:
         """A committed shard, every byte of it checked; None if it is not there. Raises DamagedShard."""
-        table_name, *vectors_name = names(plan, shard)
         try:
-            data = (self.root / table_name).read_bytes()
+            data = (self.root / table_name(shard)).read_bytes()
             table = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read().combine_chunks()
         except FileNotFoundError:
             return None
@@ -145,29 +156,46 @@ class Folder:
         # The pages have checksums, the rest of the file has none; but a table has only this one encoding.
         if _encode(table) != data:
             raise DamagedShard("was altered")
-        if vectors_name:
-            vectors = self._read_vectors(vectors_name[0], metadata[VECTORS].decode())
-        else:
-            vectors = matrix(table["embedding"])
+        beside = vector_files(plan, shard)
+        vectors = {} if beside else {name: arrays.array(table[name], shape) for name, shape in plan.shapes.items()}
+        for name, outputs in beside.items():
+            vectors |= self._read_vectors(name, metadata[hash_key(name).encode()].decode(), outputs)
         planned = plan.rows(shard)
         paths = plan.files["path"].slice(planned.start, len(planned)).to_pylist()
         return Rows(paths, vectors, *(table[name].to_pylist() for name in _FACTS))
 
-    def _read_vectors(self, name: str, sha256: str) -> NDArray[Any]:
+    def _commit_bytes(self, name: str, data: bytes) -> None:
+        self.commit(name, lambda file: file.write(data))
+
+    def _read_vectors(self, name: str, sha256: str, outputs: list[str]) -> dict[str, NDArray[Any]]:
         try:
             data = (self.root / name).read_bytes()
         except FileNotFoundError:
             raise DamagedShard(f"misses {name}") from None
         if hashlib.sha256(data).hexdigest() != sha256:
             raise DamagedShard(f"does not go with {name}")
-        return decode_vectors(name, data)
+        return arrays.decode(name, data, outputs)
+
+
+def table_name(shard: int) -> str:
+    """The file name of a shard's table."""
+    return f"embeddings-{shard:05d}.parquet"
+
+
+def vector_files(plan: Plan, shard: int) -> dict[str, list[str]]:
+    """The files beside a shard's table, and which outputs each holds."""
+    return arrays.file_names(f"embeddings-{shard:05d}", plan.identity["format"], list(plan.shapes))
 
 
 def names(plan: Plan, shard: int) -> list[str]:
-    """The file names of a shard: its table, and with format npy its vectors."""
-    table = f"embeddings-{shard:05d}.parquet"
-    format = plan.identity["format"]
-    return [table] if format == "parquet" else [table, f"embeddings-{shard:05d}.{format}"]
+    """The file names of a shard: its table, and those beside it."""
+    return [table_name(shard), *vector_files(plan, shard)]
+
+
+def hash_key(name: str) -> str:
+    """Under which key a table's metadata have the sha256 of a file beside it."""
+    output = name.split(".")[1:-1]  # none in that of the embedding
+    return ".".join([_VECTORS, *output])
 
 
 def is_shard_file(name: object) -> bool:
@@ -175,51 +203,16 @@ def is_shard_file(name: object) -> bool:
     return isinstance(name, str) and _SHARD_FILE.fullmatch(name) is not None
 
 
-def encode_vectors(name: str, vectors: NDArray[Any]) -> bytes:
-    """[rows, D] as the bytes of a file of that name."""
-    if name.endswith(".safetensors"):
-        return safetensors.numpy.save({"embedding": vectors})
-    buffer = io.BytesIO()
-    np.save(buffer, vectors)
-    return buffer.getvalue()
-
-
-def decode_vectors(name: str, data: bytes) -> NDArray[Any]:
-    """What ``encode_vectors`` made; the bytes must be known to be that."""
-    if name.endswith(".safetensors"):
-        return safetensors.numpy.load(data)["embedding"]
-    vectors: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-    return vectors
-
-
-def _table(rows: Rows, kept: pa.Table, *, with_vectors: bool) -> pa.Table:
+def _table(rows: Rows, kept: pa.Table, vectors: arrays.Arrays) -> pa.Table:
     shown = [path.decode(errors="backslashreplace") for path in rows.paths]
     raw = [None if text.encode() == path else path for text, path in zip(shown, rows.paths, strict=True)]
     facts = (getattr(rows, name) for name in _FACTS)
     table = pa.table([shown, raw, *facts], schema=_COLUMNS)
     for field in kept.schema:
         table = table.append_column(field.name, kept[field.name].combine_chunks())
-    if not with_vectors:
-        return table
-    return table.append_column(*embedding_column(rows.vectors, rows.status))
-
-
-def embedding_column(vectors: NDArray[Any], status: Sequence[str | None]) -> tuple[pa.Field, pa.Array]:
-    """[rows, D] as a column of fixed-size lists, null where the status is not ok."""
-    # Not "item", Arrow's name for the field: Parquet has "element", and the type must survive a round trip.
-    embedding = pa.list_(pa.field("element", pa.from_numpy_dtype(vectors.dtype)), vectors.shape[1])
-    missing = pa.array([state != OK for state in status])
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=embedding, mask=missing)
-    return pa.field("embedding", embedding), column
-
-
-def matrix(column: pa.ChunkedArray) -> NDArray[Any]:
-    """The column ``embedding`` of one shard as [rows, D], NaN where there is no vector."""
-    array = column.combine_chunks()
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-    values: NDArray[Any] = np.array(array.values.to_numpy(zero_copy_only=False))
-    values[np.isnan(values)] = np.nan  # one NaN: for a missing float16 Arrow gives another than NumPy
-    return values.reshape(len(array), array.type.list_size)
+    for name, values in vectors.items():
+        table = table.append_column(*arrays.column(name, values, rows.status))
+    return table
 
 
 def _encode(table: pa.Table) -> bytes:

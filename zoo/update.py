@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from zoo import files
 from zoo.images import UnreadableImage
+from zoo.manifest import files_of
 from zoo.pipeline import look_ahead
 from zoo.plan import Changes, Plan, compare
 from zoo.shards import DamagedShard, Folder, Rows
@@ -158,7 +159,7 @@ def promote(folder: Folder) -> bool:
     except FileNotFoundError:
         return False
     files.remove(folder.manifest)
-    names = [part["file"] for shard in new["shards"] for part in (shard, shard.get("vectors")) if part]
+    names = [part["file"] for shard in new["shards"] for part in files_of(shard)]
     for name in names:
         files.move(staged.root / name, folder.root / name)
     for name in folder.shard_files() - set(names):

@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 
 from zoo.errors import UserError
 from zoo.files import sha256_file
-from zoo.manifest import summarise_parts
+from zoo.manifest import files_of, summarise_parts
+from zoo.outputs import NEAR_DUPLICATES
 from zoo.plan import Plan
-from zoo.shards import PLAN, SHARD, VECTORS, Folder, is_shard_file
+from zoo.shards import PLAN, SHARD, Folder, hash_key, is_shard_file
 
 _OF_RESULT = ("plan", "images", "ok", "failed", "paths_and_sha256", "shards")
+_OF_DEDUPE = ("duplicates", "near_duplicates")  # in the result where copies were looked for
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Verified:
 
     Attributes:
         manifest: as it stands there.
-        parts: per shard the name of its table and, with other formats than parquet, that of its vectors.
+        parts: per shard the name of its table and, with other formats than parquet, those of the files beside it.
     """
 
     folder: Folder
@@ -43,14 +45,18 @@ def verify(out: Path) -> Verified:
     parts = _parts(folder, manifest)
     wrong = [line for shard, names in enumerate(parts) for line in _of_shard(folder, manifest, shard, names)]
     wrong += [f"{name} is not in the manifest" for name in sorted(folder.shard_files() - {n for p in parts for n in p})]
+    told = (*_OF_RESULT, *(_OF_DEDUPE if "dedupe" in manifest else ()))
+    if "dedupe" in manifest:
+        near = manifest.get("near_duplicates")
+        wrong += _of_file(folder, NEAR_DUPLICATES, near.get("sha256") if isinstance(near, dict) else None)
     if not wrong:
-        identity = {key: value for key, value in manifest.items() if key not in _OF_RESULT}
+        identity = {key: value for key, value in manifest.items() if key not in told}
         try:
             found = summarise_parts(folder, identity, manifest["plan"], parts).manifest
         except Exception as error:  # a table with the right hash in a forged manifest: whatever it makes Arrow raise
             raise UserError(f"{out}: a shard is no table of embeddings: run the extraction again") from error
         wrong += [
-            f"the manifest's {key!r} is not what the shards hold" for key in _OF_RESULT if found[key] != manifest[key]
+            f"the manifest's {key!r} is not what the shards hold" for key in told if found[key] != manifest.get(key)
         ]
         plan = Plan.load(folder.plan)
         if plan is not None and plan.key != manifest["plan"]:
@@ -75,30 +81,28 @@ def _manifest(folder: Folder) -> dict[str, Any]:
 
 def _parts(folder: Folder, manifest: dict[str, Any]) -> list[list[str]]:
     try:
-        entries = [[entry, *([entry["vectors"]] if "vectors" in entry else [])] for entry in manifest["shards"]]
-        parts = [[part["file"] for part in entry] for entry in entries]
+        parts = [[part["file"] for part in files_of(entry)] for entry in manifest["shards"]]
         if all(is_shard_file(name) for names in parts for name in names):  # and so none leads elsewhere
             return parts
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         pass
     raise UserError(f"{folder.manifest} is no manifest of an extraction")
 
 
 def _of_shard(folder: Folder, manifest: dict[str, Any], shard: int, names: list[str]) -> list[str]:
-    entry = manifest["shards"][shard]
-    expected = [entry.get("sha256"), *([entry["vectors"].get("sha256")] if "vectors" in entry else [])]
-    wrong = []
-    for name, sha256 in zip(names, expected, strict=True):
-        try:
-            found = sha256_file(folder.root / name)
-        except OSError:
-            wrong.append(f"{name} is missing or cannot be read")
-            continue
-        if found != sha256:
-            wrong.append(f"{name} has the sha256 {found[:16]}..., not {str(sha256)[:16]}...")
+    expected = [part.get("sha256") for part in files_of(manifest["shards"][shard])]
+    wrong = [line for name, sha256 in zip(names, expected, strict=True) for line in _of_file(folder, name, sha256)]
     if not wrong:
         metadata = pq.read_schema(folder.root / names[0]).metadata or {}
-        told = (metadata.get(PLAN), metadata.get(SHARD), *([metadata.get(VECTORS)] if names[1:] else []))
+        told = (metadata.get(PLAN), metadata.get(SHARD), *(metadata.get(hash_key(name).encode()) for name in names[1:]))
         if told != (str(manifest["plan"]).encode(), b"%d" % shard, *(str(s).encode() for s in expected[1:])):
             wrong.append(f"{names[0]} belongs to another run")
     return wrong
+
+
+def _of_file(folder: Folder, name: str, sha256: object) -> list[str]:
+    try:
+        found = sha256_file(folder.root / name)
+    except OSError:
+        return [f"{name} is missing or cannot be read"]
+    return [] if found == sha256 else [f"{name} has the sha256 {found[:16]}..., not {str(sha256)[:16]}..."]

@@ -55,6 +55,16 @@ class WeightFile:
         path = self.folder / model_folder.HEADS if self.folder else None
         return path if path and path.is_file() else None
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the heads in it, of ``zoo.head_layouts.PARTS``; no tensor is read for that."""
+        return tuple(model_folder.read(self.folder).heads) if self.folder and self.heads else ()
+
+    @property
+    def heads_sha256(self) -> str | None:
+        """Of the file of heads."""
+        return model_folder.read(self.folder).sha256.get(model_folder.HEADS) if self.folder else None
+
 
 def is_path(model: str | Path) -> bool:
     """Whether ``model`` means a file or a folder of ``zoo convert``: by its form, or because one stands here."""

@@ -22,6 +22,7 @@ from zoo.cluster import Cluster, connect
 from zoo.command_line import exit_code
 from zoo.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from zoo.extraction import Extraction, extract
+from zoo.outputs import Outputs
 from zoo.share import EVERYTHING, Share
 
 ROOT = Path(__file__).parents[2]
@@ -211,3 +212,18 @@ def test_what_a_cluster_cannot_do_is_one_line(tmp_path: Path, random_weights: Pa
                 crew.open(str(random_weights), OPENING | options)
         with pytest.raises(UserError, match=r"^[^\n]*none.safetensors[^\n]*$"):
             crew.open(str(tmp_path / "none.safetensors"), OPENING)
+
+
+@pytest.mark.slow
+def test_workers_give_every_output_and_leave_copies_out(
+    images: Path, tmp_path: Path, random_weights: Path, machines: Any
+) -> None:
+    (images / "zz_copy.png").write_bytes((images / "01.png").read_bytes())
+    opening = OPENING | {"outputs": Outputs(layers=("layer2",), tiles=(1, 2), crops="ten")}
+    small: dict[str, Any] = {"batch_size": 4, "shard_size": 16, "workers": 1, "format": "npy", "dedupe": True}
+    extract(images, tmp_path / "one", embedder=zoo.load(random_weights, **opening), **small)
+    with connect(machines.address, cores=1) as crew:
+        embedder: Any = crew.open(str(random_weights), opening)
+        result = extract(images, tmp_path / "many", embedder=embedder, crew=crew, **small)
+    assert (result.duplicates, result.missing) == (1, {})
+    assert results(tmp_path / "many") == results(tmp_path / "one")

@@ -91,7 +91,7 @@ def test_one_of_three_is_killed_in_the_middle_of_a_shard(
     images: Path, tmp_path: Path, expected: dict[str, str]
 ) -> None:
     out = tmp_path / "out"
-    slow = start(images, out, seconds=0.5, format="npy", share=Share(0, 3))
+    slow = start(images, out, seconds=5, format="npy", share=Share(0, 3))
     for i in (1, 2):
         assert finish(images, out, format="npy", share=Share(i, 3)) == EXIT_OK
     slow.kill()

@@ -85,9 +85,9 @@ def test_a_picture_is_read_hashed_and_measured_upright(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(data)
     status = (tmp_path / "a.png").stat()
     row = {"path": b"a.png", "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    read = read_picture(open_source(tmp_path), row, PixelMeans().preprocessing, 60 * 40)
+    read = read_picture(open_source(tmp_path), row, PixelMeans(), 60 * 40)
     assert (read.status, read.width, read.height) == ("ok", 60, 40)
-    assert read.pixels is not None
-    assert read.pixels.shape == (32, 32, 3)
-    refused = read_picture(open_source(tmp_path), row, PixelMeans().preprocessing, 60 * 40 - 1)
-    assert (refused.status, refused.sha256, refused.pixels) == ("too-large", read.sha256, None)
+    assert read.views is not None
+    assert [view.shape for view in read.views] == [(32, 32, 3)]
+    refused = read_picture(open_source(tmp_path), row, PixelMeans(), 60 * 40 - 1)
+    assert (refused.status, refused.sha256, refused.views) == ("too-large", read.sha256, None)

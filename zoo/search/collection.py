@@ -22,8 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from zoo.arrays import OK, array, decode
 from zoo.errors import UserError
-from zoo.shards import OK, STATE, decode_vectors
+from zoo.outputs import EMBEDDING
+from zoo.shards import STATE
 
 MANIFEST = "manifest.json"
 _PLAN = b"zoo.plan"
@@ -131,10 +133,10 @@ class Collection:
             table = pq.ParquetFile(io.BytesIO(data))
             failed = np.asarray(table.read(columns=["status"])["status"].to_numpy()) != OK
             if vectors:
-                found = decode_vectors(_plain(vectors["file"]), self._bytes(_plain(vectors["file"]), vectors["sha256"]))
-            elif "embedding" in table.schema_arrow.names:
-                column = table.read(columns=["embedding"])["embedding"].combine_chunks()
-                found = column.values.to_numpy(zero_copy_only=False).reshape(rows, -1)
+                file = _plain(vectors["file"])
+                found = decode(file, self._bytes(file, vectors["sha256"]), [EMBEDDING])[EMBEDDING]
+            elif EMBEDDING in table.schema_arrow.names:
+                found = array(table.read(columns=[EMBEDDING])[EMBEDDING], (self.dim,))
         except UserError:
             raise
         except Exception as error:  # what Arrow raises for odd bytes is not a closed set

@@ -9,6 +9,7 @@ graph alone.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -63,6 +64,20 @@ class Matrix:
             best = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # of equal ones the first row
             rows, scores = np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
         return [(r[s > -np.inf], s[s > -np.inf]) for r, s in zip(rows, scores, strict=True)]
+
+    def at_least(
+        self, queries: NDArray[np.float32], least: float
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
+        """Every pair of a query and a row with a cosine of at least ``least``, block by block of rows.
+
+        Yields:
+            Numbers of queries, rows and cosines, as many of each.
+        """
+        height = max(1, _BLOCK_BYTES // (4 * max(1, len(queries))))
+        for start in range(0, len(self._vectors), height):
+            block = queries @ self._vectors[start : start + height].T
+            found, rows = np.nonzero(block >= least)  # NaN is not
+            yield found, rows + start, block[found, rows]
 
     def vector(self, row: int) -> NDArray[np.float32] | None:
         found = np.array(self._vectors[row])

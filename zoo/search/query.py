@@ -14,6 +14,7 @@ from zoo import registry
 from zoo.embed import Embedder
 from zoo.errors import UserError
 from zoo.images import UnreadableImage, decoded, read_bytes
+from zoo.outputs import EMBEDDING
 from zoo.search.collection import Collection, Item
 from zoo.search.index import Found, Neighbours, unit
 
@@ -67,7 +68,8 @@ def open_model(collection: Collection, model: str | None = None, *, device: str 
     options: dict[str, Any] = {"backend": told["backend"], "precision": told["precision"]}
     if str(model).endswith(".onnx"):
         options = {}  # the file decides
-    embedder = zoo.load(model, device=device, normalize=bool(told.get("normalize")), **options)
+    outputs = zoo.Outputs(crops=told.get("crops", "center"))
+    embedder = zoo.load(model, device=device, normalize=bool(told.get("normalize")), outputs=outputs, **options)
     identity = embedder.identity()
     for key in _SAME:
         if identity.get(key) != told.get(key):
@@ -83,8 +85,8 @@ def open_model(collection: Collection, model: str | None = None, *, device: str 
 def embed_bytes(embedder: Embedder, data: bytes, max_pixels: int) -> NDArray[np.float32]:
     """The embedding float32 [D] of an encoded image, as ``zoo extract`` makes it. Raises UnreadableImage."""
     with decoded(data, max_pixels) as image:
-        pixels = embedder.preprocessing.pixels(image)
-    embedding: NDArray[np.float32] = embedder.embed_pixels(pixels[None])[0]
+        views = embedder.views(image)
+    embedding: NDArray[np.float32] = embedder.outputs_of([views])[EMBEDDING][0]
     return embedding
 
 
