@@ -1,0 +1,14 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str, typer.Option(help="NAME or NAME.tag of `zoo list`, or a path to .safetensors or .onnx.", show_default=True)
+]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the GPU if there is one; with onnx the CPU.")
+]
