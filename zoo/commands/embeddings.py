@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,39 +14,12 @@ from zoo.registry import DEFAULT_MODEL
 
 app = typer.Typer()
 
-
-class Backend(StrEnum):
-    auto = "auto"
-    torch = "torch"
-    onnx = "onnx"
-
-
-class Precision(StrEnum):
-    fp32 = "fp32"
-    bf16 = "bf16"
-    int8 = "int8"
-
-
-class Format(StrEnum):
-    parquet = "parquet"
-    npy = "npy"
-    safetensors = "safetensors"
-
-
-class Dtype(StrEnum):
-    float32 = "float32"
-    float16 = "float16"
-
-
-class Crops(StrEnum):
-    centre = "center"  # str has a method center
-    ten = "ten"
-    full = "full"
-
-
-class Engine(StrEnum):
-    here = "here"
-    ray = "ray"
+Backend = Literal["auto", "torch", "onnx"]
+Precision = Literal["fp32", "bf16", "int8"]
+Format = Literal["parquet", "npy", "safetensors"]
+Dtype = Literal["float32", "float16"]
+Crops = Literal["center", "ten", "full"]
+Engine = Literal["here", "ray"]
 
 
 @app.command()
@@ -57,11 +29,11 @@ def extract(
     ],
     out: Annotated[Path, typer.Option(help="Folder for embeddings-*.parquet, manifest.json, run.log.jsonl.")],
     model: Model = DEFAULT_MODEL,
-    backend: Annotated[Backend, typer.Option(help="What runs the network; auto: the fastest here.")] = Backend.auto,
-    format: Annotated[Format, typer.Option(help="parquet, or a matrix and a table per shard.")] = Format.parquet,
-    dtype: Annotated[Dtype, typer.Option(help="Of the embeddings written.")] = Dtype.float32,
+    backend: Annotated[Backend, typer.Option(help="What runs the network; auto: the fastest here.")] = "auto",
+    format: Annotated[Format, typer.Option(help="parquet, or a matrix and a table per shard.")] = "parquet",
+    dtype: Annotated[Dtype, typer.Option(help="Of the embeddings written.")] = "float32",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Crops per forward pass; default: by size.")] = None,
-    precision: Annotated[Precision, typer.Option(help="bf16 runs on torch, int8 on ONNX Runtime.")] = Precision.fp32,
+    precision: Annotated[Precision, typer.Option(help="bf16 runs on torch, int8 on ONNX Runtime.")] = "fp32",
     normalize: Annotated[
         bool,
         typer.Option("--normalize", help="Embeddings, of tiles too, of length 1; no other output."),
@@ -79,7 +51,7 @@ def extract(
     crops: Annotated[
         Crops,
         typer.Option(help="ten: mean over corners, centre and mirror images; full: no crop, image by image, torch."),
-    ] = Crops.centre,
+    ] = "center",
     tiles: Annotated[
         str | None, typer.Option(metavar="RxC", help="Embed each part of a grid, too: column tiles [R, C, D].")
     ] = None,
@@ -103,7 +75,7 @@ def extract(
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Make every N-th shard from the I-th, from 0: for job arrays.")
     ] = None,
-    engine: Annotated[Engine, typer.Option(help="ray: shards are made on a Ray cluster.")] = Engine.here,
+    engine: Annotated[Engine, typer.Option(help="ray: shards are made on a Ray cluster.")] = "here",
     ray_address: Annotated[
         str | None, typer.Option(help="Of a running cluster; default: RAY_ADDRESS, else one is started here.")
     ] = None,
@@ -124,23 +96,23 @@ def extract(
     from zoo.share import own_device, own_share
 
     share = own_share(shard)
-    if ray_address is not None and engine is not Engine.ray:
+    if ray_address is not None and engine != "ray":
         raise UserError("--ray-address needs --engine ray")
     opening: dict[str, Any] = {
-        "device": own_device(device, backend=backend.value, precision=precision.value),
-        "backend": backend.value,
-        "precision": precision.value,
+        "device": own_device(device, backend=backend, precision=precision),
+        "backend": backend,
+        "precision": precision,
         "normalize": normalize,
         "outputs": Outputs(
             layers=_names(layers),
             maps=_names(maps),
             heads=_names(heads),
-            crops=crops.value,
+            crops=crops,
             tiles=grid(tiles) if tiles else None,
         ),
     }
     with ExitStack() as stack:
-        if engine is Engine.ray:
+        if engine == "ray":
             from zoo.cluster import connect
 
             crew = stack.enter_context(connect(ray_address, cores=workers or 1))
@@ -154,8 +126,8 @@ def extract(
             out,
             embedder=embedder,
             keep=_names(keep),
-            format=format.value,
-            dtype=dtype.value,
+            format=format,
+            dtype=dtype,
             batch_size=batch_size,
             shard_size=shard_size,
             update=update,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,17 +12,9 @@ from zoo.registry import DEFAULT_MODEL
 
 app = typer.Typer()
 
-
-class Protocol(StrEnum):
-    knn = "knn"
-    linear = "linear"
-    linear_sgd = "linear-sgd"
-    linear_lars = "linear-lars"
-    semi_supervised = "semi-supervised"
-    transfer = "transfer"
-    detect = "detect"
-    segment = "segment"
-    depth = "depth"
+Protocol = Literal[
+    "knn", "linear", "linear-sgd", "linear-lars", "semi-supervised", "transfer", "detect", "segment", "depth"
+]
 
 
 @app.command()
@@ -51,7 +42,7 @@ def evaluate(
     from zoo.evaluate.run import evaluate as run_protocol
 
     result = run_protocol(
-        protocol.value,
+        protocol,
         model,
         data,
         out=out,

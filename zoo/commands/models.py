@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,37 +12,11 @@ from zoo.registry import DEFAULT_MODEL
 
 app = typer.Typer()
 
-
-class FilePrecision(StrEnum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class Pixels(StrEnum):
-    any = "any"
-    crop = "crop"
-    normalised = "normalised"
-
-
-class Kind(StrEnum):
-    deepmind_byol = "deepmind-byol"
-    simsiam = "simsiam"
-    moco = "moco"
-    swav = "swav"
-    simclr = "simclr"
-    torch = "torch"
-
-
-class Names(StrEnum):
-    torchvision = "torchvision"
-    timm = "timm"
-    detectron2 = "detectron2"
-
-
-class Which(StrEnum):
-    online = "online"
-    target = "target"
+FilePrecision = Literal["fp32", "fp16", "int8"]
+Pixels = Literal["any", "crop", "normalised"]
+Kind = Literal["deepmind-byol", "simsiam", "moco", "swav", "simclr", "torch"]
+Names = Literal["torchvision", "timm", "detectron2"]
+Which = Literal["online", "target"]
 
 
 @app.command("list")
@@ -89,8 +62,8 @@ def export(
             help="What goes in. any: uint8 [N, H, W, 3] of any size, the graph resizes and crops; crop: uint8, resized "
             "and cropped already; normalised: float32 [N, 3, S, S]."
         ),
-    ] = Pixels.any,
-    precision: Annotated[FilePrecision, typer.Option(help="int8 is static, weights per channel.")] = FilePrecision.fp32,
+    ] = "any",
+    precision: Annotated[FilePrecision, typer.Option(help="int8 is static, weights per channel.")] = "fp32",
     opset: Annotated[int, typer.Option(help="From 18, which most runtimes read, to 23.")] = 18,
     calibrate: Annotated[
         Path | None, typer.Option(help="Folder of photographs for int8; default: two that ship.", show_default=False)
@@ -101,7 +74,7 @@ def export(
     from zoo.describe import print_exported
     from zoo.export import Variant, export_onnx
 
-    variant = Variant(pixels.value, precision.value, opset)
+    variant = Variant(pixels, precision, opset)
     embedder = load(model, device="cpu", normalize=normalize)
     print_exported(export_onnx(embedder, out, variant, calibrate=calibrate))
 
@@ -112,7 +85,7 @@ def convert(
     out: Annotated[Path, typer.Option(help="New folder for --from; for --to .safetensors, .pth or (detectron2) .pkl.")],
     from_: Annotated[Kind | None, typer.Option("--from", help="Whose file it is.")] = None,
     to: Annotated[Names | None, typer.Option(help="Whose key names to write.")] = None,
-    which: Annotated[Which, typer.Option(help="Network, where the file has both.")] = Which.online,
+    which: Annotated[Which, typer.Option(help="Network, where the file has both.")] = "online",
     name: Annotated[str | None, typer.Option(help="Name of the model; default: the file's.")] = None,
     prefix: Annotated[str | None, typer.Option(help="--from torch: what stands before conv1.weight.")] = None,
     input_size: Annotated[int, typer.Option(min=1, help="--from torch: crop in pixels.")] = 224,
@@ -132,19 +105,19 @@ def convert(
     if to is not None:
         from zoo.convert.to_others import rename
 
-        print_renamed(rename(file, to.value, out))
+        print_renamed(rename(file, to, out))
         return
     assert from_ is not None
     from zoo.convert.convert import convert as run_conversion
     from zoo.preprocess import Preprocessing
 
-    chosen = Preprocessing(input_size, resize) if from_ is Kind.torch else None
+    chosen = Preprocessing(input_size, resize) if from_ == "torch" else None
     print_converted(
         run_conversion(
             Path(file),
-            from_.value,
+            from_,
             out,
-            which=which.value,
+            which=which,
             name=name,
             prefix=prefix,
             licence=licence,
