@@ -6,6 +6,7 @@ import importlib
 import json
 from itertools import combinations
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from torchvision.models import ResNet50_Weights, resnet18
 from typer.testing import CliRunner
 
 from zoo import cli
+from zoo.commands import evaluation
 from zoo.datasets import evaluation_splits
 from zoo.errors import UserError
 from zoo.evaluate import knn, linear, logistic
@@ -273,7 +275,7 @@ def test_the_supervised_baseline_is_torchvision_s_file_converted_as_the_line_say
 
 
 def test_the_command_offers_every_protocol() -> None:
-    assert [p.value for p in cli.Protocol] == list(PROTOCOLS)
+    assert get_args(evaluation.Protocol) == tuple(PROTOCOLS)
     for module in PROTOCOLS.values():
         assert callable(importlib.import_module(module).evaluate)
 
