@@ -90,22 +90,22 @@ def load_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
     Raises:
         UserError: a folder is missing or holds no result.
     """
-    results = []
+    results: dict[Path, dict[str, Any]] = {}  # by file: a folder may be given beside one that is in it
     for folder in folders:
         if not folder.exists():
             raise UserError(f"no folder {folder}: give one that `zoo evaluate --out` wrote to")
-        found = []
+        found = {}
         for path in sorted(folder.rglob("*.json")) if folder.is_dir() else [folder]:
             try:
                 value = json.loads(path.read_text())
             except (OSError, ValueError):
                 continue
             if isinstance(value, dict) and value.keys() >= _KEYS:
-                found.append(value | {"file": path.name})
+                found[path.resolve()] = value | {"file": path.name}
         if not found:
             raise UserError(f"{folder} holds no result of `zoo evaluate`")
-        results += found
-    return results
+        results |= found
+    return list(results.values())
 
 
 def build(results: list[dict[str, Any]]) -> list[Table]:

@@ -166,6 +166,15 @@ def test_the_report_of_the_shipped_results(tmp_path: Path) -> None:
         report([tmp_path / "out"], tmp_path / "again")
 
 
+def test_a_folder_given_beside_one_in_it_is_read_once() -> None:
+    outer = CARDS / "results" / "simclr_r18_mini.tin32"
+    inner = tables.load_results([outer / "protocols"])
+    both = tables.load_results([outer / "protocols", outer])
+    assert inner
+    assert len(both) > len(inner)
+    assert len(both) == len(tables.load_results([outer]))
+
+
 def test_the_map_is_flat_for_any_number_of_points() -> None:
     rng = np.random.default_rng(0)
     for count in (1, 3, 6, 40):
