@@ -274,8 +274,9 @@ def print_converted(converted: Converted) -> None:
     """What the new folder holds, and under which licence."""
     told, architecture = converted.description, converted.description.architecture
     heads = f", {' and '.join(told.heads)}" if told.heads else ""
+    args = f" {dict(architecture.model_args)}" if architecture.model_args else ""
     print(
-        f"{converted.folder}: {told.full_name}, timm {architecture.timm_name} {dict(architecture.model_args) or ''} "
+        f"{converted.folder}: {told.full_name}, timm {architecture.timm_name}{args} "
         f"with {architecture.padding} padding, {architecture.num_features} numbers an image, "
         f"{architecture.parameters / 1e6:.3f} M parameters{heads}"
     )
