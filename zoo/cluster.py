@@ -12,7 +12,7 @@ import platform
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -20,10 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from PIL.Image import Image
 
 from zoo.api import load
 from zoo.errors import UserError
@@ -74,8 +71,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class RemoteEmbedder:
-    """What a worker says of the model it opened."""
+class Opened:
+    """What a worker says of the model it opened; it embeds there and not here."""
 
     preprocessing: Preprocessing
     dim: int
@@ -84,18 +81,8 @@ class RemoteEmbedder:
     chosen: str
     facts: dict[str, Any]
 
-    def views(self, image: Image) -> list[NDArray[np.uint8]]:
-        """Not here: the workers do."""
-        raise NotImplementedError
-
-    def outputs_of(
-        self, views: Sequence[Sequence[NDArray[np.uint8]]], at_once: int
-    ) -> Mapping[str, NDArray[np.float32]]:
-        """Not here: the workers do."""
-        raise NotImplementedError
-
     def identity(self) -> dict[str, Any]:
-        """As ``Embedder.identity``."""
+        """As ``zoo.pipeline.Described``."""
         identity: dict[str, Any] = self.facts["identity"]
         return identity
 
@@ -110,7 +97,7 @@ class Cluster:
         self._opening: Opening | None = None
         self._facts: dict[str, Any] = {}
 
-    def open(self, model: str, options: dict[str, Any]) -> RemoteEmbedder:
+    def open(self, model: str, options: dict[str, Any]) -> Opened:
         """Opens a model on a worker, to learn what the plan must say. UserError as ``zoo.load``, or too few resources.
 
         A worker has a GPU to itself where the cluster has any, unless ``options`` (of ``zoo.load``) ask for the CPU or
@@ -128,7 +115,7 @@ class Cluster:
             raise UserError("the Ray cluster has no GPU: use --device cpu")
         model = os.path.abspath(model) if is_path(model) else model  # a worker has another working folder
         self._opening = Opening(model, tuple(options.items()), self._cores)
-        opened: RemoteEmbedder = self._result(self._task(_describe).remote(self._opening), "opening the model")
+        opened: Opened = self._result(self._task(_describe).remote(self._opening), "opening the model")
         self._facts = opened.facts
         if changed := _differ(opened.facts, {**opened.facts, **_versions_here()}):
             raise UserError(f"this machine and a worker of the cluster differ in {changed}")
@@ -140,12 +127,12 @@ class Cluster:
         folder: Folder,
         plan: Plan,
         shards: list[int],
-        previous: Folder | None,
+        previous: Previous | None,
         progress: Progress | None,
     ) -> None:
         """See ``zoo.extraction.Crew``."""
         assert self._opening is not None
-        root, before = folder.root.absolute(), None if previous is None else previous.root.absolute()
+        root, before = folder.root.absolute(), None if previous is None else previous.folder.root.absolute()
         job = self._ray.put(Job(self._opening, self._facts, images, root, before, plan.key))
         task = self._task(_make)
         todo, pending, failed = iter(shards), dict[Any, int](), 0
@@ -257,11 +244,11 @@ def _source(images: str, keep: tuple[str, ...], _of_plan: str) -> Source:
     return open_source(images, keep)
 
 
-def _describe(opening: Opening) -> RemoteEmbedder:
+def _describe(opening: Opening) -> Opened:
     """A worker's task: what it opened."""
     embedder, facts = _opened(opening)
     shapes = dict(embedder.shapes)
-    return RemoteEmbedder(embedder.preprocessing, embedder.dim, embedder.wants, shapes, embedder.chosen, facts)
+    return Opened(embedder.preprocessing, embedder.dim, embedder.wants, shapes, embedder.chosen, facts)
 
 
 @cache

@@ -30,7 +30,7 @@ from zoo.hardware import usable_cores
 from zoo.images import DECODER, MAX_PIXELS, PILLOW_MAX_PIXELS
 from zoo.listing import Listing
 from zoo.outputs import EMBEDDING
-from zoo.pipeline import Embedder, compute_shards
+from zoo.pipeline import Described, Embedder, compute_shards
 from zoo.plan import Plan, differences
 from zoo.progress import Progress
 from zoo.shards import DTYPES, FORMATS, RESERVED, DamagedShard, Folder, names
@@ -78,7 +78,7 @@ class Extraction:
 
 
 class Crew(Protocol):
-    """Others who make shards for this process."""
+    """Who makes shards."""
 
     def make(
         self,
@@ -86,7 +86,7 @@ class Crew(Protocol):
         folder: Folder,
         plan: Plan,
         shards: list[int],
-        previous: Folder | None,
+        previous: Previous | None,
         progress: Progress | None,
     ) -> None:
         """Have ``make_shards`` done for each of ``shards``; ``previous`` is what an update takes rows from.
@@ -99,7 +99,7 @@ def extract(
     images: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    embedder: Embedder,
+    embedder: Described,
     keep: Sequence[str] = (),
     format: str = "parquet",
     dtype: str = "float32",
@@ -133,9 +133,10 @@ def extract(
         near: the cosine from which on they are; ``None`` is .99. How near two images are depends on the model.
         progress: where to show it; ``None`` is silent.
         share: which shards this process makes.
-        crew: who makes them in its place; ``embedder`` then only says what they use.
+        crew: who makes them in its place; ``embedder`` then only says what they use. Without one it embeds, too.
 
     Raises:
+        TypeError: there is no crew, and ``embedder`` cannot embed.
         UserError: the input, a parameter or ``out`` must change first.
         KeyboardInterrupt: passes through and leaves ``out`` ready to be gone on with.
     """
@@ -149,7 +150,11 @@ def extract(
     identity = _identity(embedder, format, dtype, batch_size, shard_size, max_pixels, keep)
     identity |= _dedupe(dedupe, near, update)
     source, where = open_source(images, keep), absolute(images)
-    run = _Run(where, source, Folder(Path(out)), embedder, workers or usable_cores(), progress, share, crew)
+    if crew is None:
+        if not isinstance(embedder, Embedder):
+            raise TypeError(f"{type(embedder).__name__} embeds elsewhere: give the crew that does")
+        crew = _Here(source, embedder, workers or usable_cores())
+    run = _Run(where, source, Folder(Path(out)), workers or usable_cores(), progress, share, crew)
     for _ in range(_ATTEMPTS):
         try:
             return run.to_the_end(identity, update=update)
@@ -160,16 +165,35 @@ def extract(
     raise UserError(f"other runs keep updating {out}: wait for them and run the same command again")
 
 
+@dataclass(frozen=True)
+class _Here:
+    """This process, as a crew."""
+
+    source: Source
+    embedder: Embedder
+    workers: int
+
+    def make(
+        self,
+        images: str,
+        folder: Folder,
+        plan: Plan,
+        shards: list[int],
+        previous: Previous | None,
+        progress: Progress | None,
+    ) -> None:
+        make_shards(self.source, folder, plan, shards, previous, self.embedder, self.workers, progress)
+
+
 @dataclass
 class _Run:
     images: str
     source: Source
     folder: Folder
-    embedder: Embedder
     workers: int
     progress: Progress | None
     share: Share
-    crew: Crew | None
+    crew: Crew
     notes: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -232,7 +256,7 @@ class _Run:
         if self.progress is not None:
             self.progress.start(images, images - to_embed)
         try:
-            self._fill(folder, plan, missing, previous)
+            self.crew.make(self.images, folder, plan, missing, previous, self.progress)
             elsewhere = self._missing_elsewhere(folder, plan)
             if "dedupe" in plan.identity and not elsewhere:
                 near_duplicates.write(folder, plan)
@@ -265,13 +289,6 @@ class _Run:
             self.notes.append(f"{names(plan, shard)[0]} {error}: {again}")
             self.say(self.notes[-1])
             return False
-
-    def _fill(self, folder: Folder, plan: Plan, missing: list[int], previous: Previous | None) -> None:
-        if self.crew is not None:
-            result = None if previous is None else previous.folder
-            self.crew.make(self.images, folder, plan, missing, result, self.progress)
-            return
-        make_shards(self.source, folder, plan, missing, previous, self.embedder, self.workers, self.progress)
 
     def _result(
         self, summary: manifest.Summary, reused: int, plan: Plan, listing: Listing, elsewhere: Sequence[int] = ()
@@ -387,7 +404,7 @@ def _dedupe(dedupe: bool, near: float | None, update: bool) -> dict[str, Any]:
 
 
 def _identity(
-    embedder: Embedder, format: str, dtype: str, batch_size: int, shard_size: int, max_pixels: int, keep: Sequence[str]
+    embedder: Described, format: str, dtype: str, batch_size: int, shard_size: int, max_pixels: int, keep: Sequence[str]
 ) -> dict[str, Any]:
     of_embedder, shapes = embedder.identity(), dict(embedder.shapes)
     identity = {

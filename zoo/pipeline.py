@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +39,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Embedder(Protocol):
-    """What extraction needs of an engine."""
+class Described(Protocol):
+    """What a plan says of an engine."""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -54,6 +54,14 @@ class Embedder(Protocol):
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """What ``outputs_of`` gives of an image, by name; ``embedding`` is always there."""
 
+    def identity(self) -> dict[str, Any]:
+        """All that decides the vectors, JSON-able: model, weights, preprocessing, precision, versions."""
+
+
+@runtime_checkable
+class Embedder(Described, Protocol):
+    """What extraction needs of an engine to make shards here."""
+
     def views(self, image: Image) -> list[NDArray[np.uint8]]:
         """What the network sees of an RGB image: ``wants.views`` arrays uint8 [H, W, 3]. Raises UnreadableImage."""
 
@@ -61,9 +69,6 @@ class Embedder(Protocol):
         self, views: Sequence[Sequence[NDArray[np.uint8]]], at_once: int
     ) -> Mapping[str, NDArray[np.float32]]:
         """The outputs of N images from their views, at most ``at_once`` in a forward pass: float32 [N, *shape]."""
-
-    def identity(self) -> dict[str, Any]:
-        """All that decides the vectors, JSON-able: model, weights, preprocessing, precision, versions."""
 
 
 @dataclass(frozen=True)
