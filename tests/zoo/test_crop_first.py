@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pictures import picture
 from PIL import Image
+from resize_graph import resize_graph
 
 import zoo
 from zoo import registry
@@ -30,7 +29,6 @@ from zoo.errors import UserError
 from zoo.evaluate.crops import Crops
 from zoo.export import PARITY, export_onnx
 from zoo.onnx_engine import OnnxEngine
-from zoo.onnx_graph import assemble
 from zoo.preprocess import Preprocessing
 from zoo.weights import locate
 
@@ -171,12 +169,7 @@ def test_training_crops_of_an_evaluation_are_resized_the_same_way(code: str) -> 
 def test_the_graph_crops_and_resizes_as_the_zoo_does(code: str, side: int, resize: int) -> None:
     """ONNX Runtime has no table of cubics: one value in some two hundred is another whole number, by one."""
     preprocessing = Preprocessing(side, resize, mean=(0, 0, 0), std=(1 / 255,) * 3, resizing=code)
-    identity = onnx.parser.parse_model(
-        f"""<ir_version: 8, opset_import: ["" : 18]> g (float[batch, 3, {side}, {side}] x) =>
-        (float[batch, {3 * side * side}] y) {{ y = Flatten (x) }}"""
-    )
-    model = assemble(identity, preprocessing, pixels="any", normalize=False, opset=18)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    session = resize_graph(preprocessing)
     photo = Image.open(PHOTOS[4]).convert("RGB")
     for size in (
         None,

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 from PIL import Image
+from resize_graph import resize_graph
 
 import zoo
 from zoo import export
@@ -84,12 +85,7 @@ def test_every_variant_on_photographs_it_was_neither_gated_nor_calibrated_on(
 def test_the_graph_resizes_and_crops_as_pillow_does(core: Any, interpolation: str, side: int, resize: int) -> None:
     """At odd and even sizes, upright, wide and square, larger and smaller than the crop."""
     preprocessing = Preprocessing(side, resize, interpolation, mean=(0, 0, 0), std=(1 / 255,) * 3)
-    identity = onnx.parser.parse_model(
-        f"""<ir_version: 8, opset_import: ["" : 18]> g (float[batch, 3, {side}, {side}] x) =>
-        (float[batch, {3 * side * side}] y) {{ y = Flatten (x) }}"""
-    )
-    model = assemble(identity, preprocessing, pixels="any", normalize=False, opset=18)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    session = resize_graph(preprocessing)
     photo = Image.open(UNSEEN[0]).convert("RGB")
     for size in (None, (resize, resize), (resize - 5, resize + 30), (401, 300), (300, 401), (500, 90), (31, 31)):
         image = photo if size is None else photo.resize(size)

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.evaluate.confusion import worst_classes
 from zoo.evaluate.features import labelled_features
 from zoo.evaluate.result import Result, proportion
+from zoo.evaluate.worst_classes import worst_classes
 
 if TYPE_CHECKING:
     from zoo.evaluate.context import Context

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from zoo.evaluate import logistic
-from zoo.evaluate.confusion import worst_classes
 from zoo.evaluate.features import labelled_features
 from zoo.evaluate.result import Result, proportion, top_k
+from zoo.evaluate.worst_classes import worst_classes
 
 if TYPE_CHECKING:
     from zoo.evaluate.context import Context

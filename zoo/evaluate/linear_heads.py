@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zoo.evaluate.confusion import worst_classes
 from zoo.evaluate.crops import Crops, ahead, batches
 from zoo.evaluate.features import compute, features, require_finite
 from zoo.evaluate.labelled import open_splits
 from zoo.evaluate.result import Result, describe_data, proportion, top_k
+from zoo.evaluate.worst_classes import worst_classes
 from zoo.lars import LARS
 from zoo.progress import Progress
 

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from zoo.embed import Embedder
 from zoo.errors import UserError
 from zoo.evaluate import logistic
-from zoo.evaluate.confusion import worst_classes
 from zoo.evaluate.features import features
 from zoo.evaluate.finetune import Diverged, Recipe, finetune, scores
 from zoo.evaluate.labelled import Labelled, Splits, hold_out, open_splits
@@ -30,6 +29,7 @@ from zoo.evaluate.linear import L2
 from zoo.evaluate.metrics import METRICS, with_interval
 from zoo.evaluate.result import Result, describe_data
 from zoo.evaluate.transfer_sets import SETS, open_named
+from zoo.evaluate.worst_classes import worst_classes
 
 if TYPE_CHECKING:
     from zoo.evaluate.context import Context

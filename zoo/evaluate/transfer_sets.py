@@ -18,6 +18,7 @@ from PIL import Image
 
 from zoo.datasets import open_dataset
 from zoo.errors import UserError
+from zoo.evaluate import voc
 from zoo.evaluate.labelled import Labelled, Splits, of_bytes, of_dataset, stratified
 from zoo.images import read_bytes
 
@@ -161,24 +162,18 @@ def _voc2007(root: Path, seed: int) -> Splits:
     return Splits(train, val, test)
 
 
-VOC_CLASSES = [
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
-    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-]
-
-
 def _voc_split(root: Path, split: str) -> Labelled:
     """1 where a class is in the image, -1 (not judged) where only difficult objects of it are."""
     found = _torchvision("VOCDetection", root, year="2007", image_set=split)
-    labels = np.zeros((len(found.images), len(VOC_CLASSES)), np.int64)
+    labels = np.zeros((len(found.images), len(voc.CLASSES)), np.int64)
     for row, annotation in enumerate(found.annotations):
         for thing in ElementTree.parse(annotation).getroot().iter("object"):
-            column = VOC_CLASSES.index(thing.findtext("name", ""))
+            column = voc.CLASSES.index(thing.findtext("name", ""))
             if thing.findtext("difficult") != "1":
                 labels[row, column] = 1
             elif labels[row, column] == 0:
                 labels[row, column] = -1
-    return of_bytes(f"voc2007/{split}", labels, VOC_CLASSES, lambda row: read_bytes(found.images[row]))
+    return of_bytes(f"voc2007/{split}", labels, list(voc.CLASSES), lambda row: read_bytes(found.images[row]))
 
 
 def _caltech101(root: Path, seed: int) -> Splits:

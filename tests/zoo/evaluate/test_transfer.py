@@ -12,10 +12,11 @@ from pictures import encode, picture
 from scipy.io import savemat
 
 from zoo.errors import UserError
+from zoo.evaluate import voc
 from zoo.evaluate.labelled import open_splits
 from zoo.evaluate.run import evaluate
 from zoo.evaluate.transfer import GRIDS
-from zoo.evaluate.transfer_sets import SETS, VOC_CLASSES, open_named
+from zoo.evaluate.transfer_sets import SETS, open_named
 from zoo.report.tables import published
 
 
@@ -134,7 +135,7 @@ def test_a_data_set_is_read_with_its_split_rule(name: str, tmp_path: Path) -> No
     assert len(hashes) > 1 or name in ("dtd", "aircraft", "voc2007")  # their images here are all one picture
     if name == "voc2007":
         row = splits.train.labels[0]
-        assert [row[VOC_CLASSES.index(c)] for c in ("dog", "cat", "cow")] == [1, -1, 0]
+        assert [row[voc.CLASSES.index(c)] for c in ("dog", "cat", "cow")] == [1, -1, 0]
     if name == "caltech101":
         assert (len(splits.train) + len(splits.val), len(splits.test)) == (60, 6)
     if name == "sun397":

@@ -17,13 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import UserError
+from zoo.evaluate import voc
 from zoo.evaluate.dense.pictures import files_sha256
 
 _FAR = 10  # a polygon that leaves the picture by more than this many sides is damage, not rounding
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -261,7 +258,7 @@ def _voc(root: Path, parts: Sequence[tuple[int, str]]) -> Scenes:
     name = "+".join(f"VOC{year}/{part}" for year, part in parts)
     if missing := [s.path for s in scenes if not s.path.is_file()]:
         raise UserError(f"{name}: {len(missing)} pictures are missing, first {missing[0]}")
-    return Scenes(name, VOC_CLASSES, scenes, "voc07", dict(skipped))
+    return Scenes(name, voc.CLASSES, scenes, "voc07", dict(skipped))
 
 
 def _voc_scene(folder: Path, stem: str, skipped: Counter[str]) -> Scene:
@@ -272,7 +269,7 @@ def _voc_scene(folder: Path, stem: str, skipped: Counter[str]) -> Scene:
         width, height = (int(_text(tree, f"size/{side}")) for side in ("width", "height"))
         for found in tree.iter("object"):
             label, box = _text(found, "name"), found.find("bndbox")
-            if label not in VOC_CLASSES or box is None:
+            if label not in voc.CLASSES or box is None:
                 skipped["objects without a box or of unknown classes"] += 1
                 continue
             x0, y0, x1, y1 = (float(_text(box, side)) for side in ("xmin", "ymin", "xmax", "ymax"))
@@ -283,7 +280,7 @@ def _voc_scene(folder: Path, stem: str, skipped: Counter[str]) -> Scene:
                 continue
             difficult = found.findtext("difficult", "0").strip() == "1"
             area = (clipped[2] - clipped[0]) * (clipped[3] - clipped[1])
-            instances.append(Instance(clipped, VOC_CLASSES.index(label), difficult, area))
+            instances.append(Instance(clipped, voc.CLASSES.index(label), difficult, area))
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise UserError(f"{file} is no VOC annotation ({error})") from None
     return Scene(folder / "JPEGImages" / f"{stem}.jpg", width, height, tuple(instances))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.evaluate.dense import segmentation_data as source
-from zoo.evaluate.dense.confusion import confusion, ious, mean_iou
+from zoo.evaluate.dense.iou import confusion, ious, mean_iou
 from zoo.evaluate.dense.pictures import Pairs, tensor
 from zoo.evaluate.dense.schedules import SEGMENTATION, Segmentation, find
 from zoo.evaluate.dense.sweep import Trained, best, sgd_of, summarise

@@ -22,7 +22,7 @@ from zoo.api import load
 from zoo.errors import UserError
 from zoo.evaluate.dense import segmentation_data as source
 from zoo.evaluate.dense import tuning
-from zoo.evaluate.dense.confusion import confusion, ious, mean_iou
+from zoo.evaluate.dense.iou import confusion, ious, mean_iou
 from zoo.evaluate.dense.schedules import SEGMENTATION
 from zoo.evaluate.dense.segmentation import FCN, predict_all, train_network
 from zoo.evaluate.run import evaluate
