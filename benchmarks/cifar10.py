@@ -1,13 +1,13 @@
 """The methods side by side on CIFAR-10, with lightly's BYOL at the same epochs: kNN, linear evaluation, minutes.
 
     LIGHTLY/bin/python benchmarks/cifar10.py --data DATA --out OUT --epochs 3 --json FILE
-    LIGHTLY/bin/python benchmarks/cifar10.py --data DATA --out OUT --epochs 200 --device cuda     # a GPU's recipes
+    LIGHTLY/bin/python benchmarks/cifar10.py --data DATA --out OUT --network r18 --epochs 200 --device cuda
 
 (``training.py`` beside this file says how to make lightly's environment.) Each of ours is ``zoo-train run
-METHOD_r18_cifar10_{EPOCHS}ep``, ``zoo-train export``, ``zoo evaluate knn`` and ``linear``. ``lightly byol`` is its
+METHOD_NETWORK_cifar10_{EPOCHS}ep``, ``zoo-train export``, ``zoo evaluate knn`` and ``linear``. ``lightly byol`` is its
 CIFAR-10 benchmark: its heads, loss, transforms, DataLoader and optimiser with their values (SGD of .06 for a batch of
-128, cosine by epoch, m = .99), with torchvision's ResNet-18, our batch, stem and size of views; ``random`` is that
-network untrained; both are evaluated by the same commands, through ``zoo convert``. A row that OUT holds is not made
+128, cosine by epoch, m = .99), on the same network, batch and size of views; ``random`` is that network untrained; both
+are evaluated by the same commands. A row that OUT holds is not made
 again, and a run that was killed goes on. On a CPU, pin the command to a core (``taskset -c 0``, OMP_NUM_THREADS=1) to
 compare minutes.
 """
@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,16 @@ from torch.utils.data import Dataset as TorchDataset
 from training import recipes
 from training.config import Recipe
 from zoo.datasets import Dataset, open_training_data
+from zoo.encoder import build_encoder, encoder_state
+from zoo.preprocess import Preprocessing
+from zoo.registry import ARCHITECTURES
+from zoo.weights import save_encoder
 
 METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav")
-SIZE = 32
 
 
 def recipe_of(method: str, args: argparse.Namespace) -> Recipe:
-    return recipes.find(f"{method}_r18_cifar10_{args.epochs}ep")
+    return recipes.find(f"{method}_{args.network}_cifar10_{args.epochs}ep")
 
 
 def command(*words: str | Path) -> None:
@@ -57,30 +61,35 @@ def ours(method: str, folder: Path, args: argparse.Namespace) -> tuple[Path, flo
     name = recipe_of(method, args).name
     command("training", "run", name, "--data", args.data, "--out", run, "--device", args.device, *resume)
     encoder = folder / "encoder.safetensors"
-    command("training", "export", run, "--out", encoder, "--input-size", str(SIZE), "--resize", str(SIZE))
+    size = str(recipe_of(method, args).views.size)
+    command("training", "export", run, "--out", encoder, "--input-size", size, "--resize", size)
     seconds = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["seconds"]
     return encoder, seconds / 60
 
 
-def converted(resnet: nn.Module, folder: Path) -> Path:
-    """torchvision's network as ``zoo evaluate`` reads it."""
-    torch.save(resnet.state_dict(), folder / "resnet.pth")
-    size = ("--input-size", str(SIZE), "--resize", str(SIZE), "--name", folder.name, "--licence", "MIT")
-    command("zoo", "convert", folder / "resnet.pth", "--from", "torch", "--out", folder / "model", *size)
-    return folder / "model"
-
-
-def new_resnet(recipe: Recipe) -> nn.Module:
+def new_encoder(recipe: Recipe) -> tuple[nn.Module, int]:
+    """The recipe's network and its number of features."""
     torch.manual_seed(recipe.seed)
-    resnet = torchvision.models.resnet18()
-    if recipe.stem == "cifar":
-        resnet.conv1, resnet.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()  # type: ignore[assignment]
-    resnet.fc = nn.Identity()  # type: ignore[assignment]
-    return resnet
+    architecture = replace(ARCHITECTURES[recipe.architecture], stem=recipe.stem)
+    return build_encoder(architecture, zero_init_residual=False), architecture.num_features
+
+
+def saved(encoder: nn.Module, recipe: Recipe, source: str, folder: Path) -> Path:
+    """As ``zoo evaluate`` reads it."""
+    metadata = {
+        "architecture": {"name": recipe.architecture, "stem": recipe.stem},
+        "method": recipe.method,
+        "preprocessing": Preprocessing(recipe.views.size, recipe.views.size).to_json(),
+        "licence": "MIT",
+        "source": source,
+    }
+    save_encoder(folder / "encoder.safetensors", encoder_state(encoder), metadata)
+    return folder / "encoder.safetensors"
 
 
 def untrained(folder: Path, args: argparse.Namespace) -> tuple[Path, float]:
-    return converted(new_resnet(recipe_of("byol", args)), folder), 0.0
+    recipe = recipe_of("byol", args)
+    return saved(new_encoder(recipe)[0], recipe, "random weights", folder), 0.0
 
 
 class Pairs(TorchDataset[Any]):
@@ -108,16 +117,17 @@ def lightly_byol(folder: Path, args: argparse.Namespace) -> tuple[Path, float]:
 
     recipe = recipe_of("byol", args)
     batch, device = recipe.optim.batch_size, torch.device(args.device)
-    resnet = new_resnet(recipe)
-    online = nn.Sequential(resnet, BYOLProjectionHead(512, 1024, 256)).to(device)
+    encoder, dim = new_encoder(recipe)
+    online = nn.Sequential(encoder, BYOLProjectionHead(dim, 1024, 256)).to(device)
     predictor, target = BYOLPredictionHead(256, 1024, 256).to(device), copy.deepcopy(online).requires_grad_(False)
     criterion = NegativeCosineSimilarity()
     optimiser = torch.optim.SGD(
         [*online.parameters(), *predictor.parameters()], lr=0.06 * batch / 128, momentum=0.9, weight_decay=5e-4
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, args.epochs)
+    size = recipe.views.size
     transform = BYOLTransform(
-        BYOLView1Transform(input_size=SIZE, gaussian_blur=0.0), BYOLView2Transform(input_size=SIZE, gaussian_blur=0.0)
+        BYOLView1Transform(input_size=size, gaussian_blur=0.0), BYOLView2Transform(input_size=size, gaussian_blur=0.0)
     )
     data = Pairs(open_training_data(args.data), transform)
     cuda = device.type == "cuda"
@@ -140,7 +150,7 @@ def lightly_byol(folder: Path, args: argparse.Namespace) -> tuple[Path, float]:
                 print(f"lightly byol: epoch {epoch + 1}, step {step}, loss {loss.item():.4f}", flush=True)
         schedule.step()
     minutes = (time.perf_counter() - start) / 60
-    return converted(resnet.cpu(), folder), minutes
+    return saved(encoder.cpu(), recipe, "lightly's BYOL", folder), minutes
 
 
 # ---------------------------------------------------------------- rows
@@ -186,7 +196,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="CIFAR-10 with train and test, as for `zoo evaluate`")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and rows")
-    parser.add_argument("--epochs", type=int, default=3, help="of a METHOD_r18_cifar10_EPOCHSep that exists")
+    parser.add_argument("--network", default="r10", help="with --epochs, of a METHOD_NETWORK_cifar10_EPOCHSep")
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rows", nargs="+", default=["random", *METHODS, "lightly byol"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0, help="of lightly's DataLoader")
@@ -201,7 +212,8 @@ def main() -> None:
             "epochs": args.epochs,
             "data": Path(args.data).name,
             "batch": recipe_of("byol", args).optim.batch_size,
-            "stem": recipe_of("byol", args).stem,
+            "network": args.network,
+            "views": recipe_of("byol", args).views.size,
             "device": torch.cuda.get_device_name(0) if args.device.startswith("cuda") else "cpu",
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
