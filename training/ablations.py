@@ -137,10 +137,7 @@ def _cell(recipe: Recipe, train: Dataset, test: Dataset, folder: Path, setting: 
     }
     path = folder / "result.json"
     if path.exists():
-        before: dict[str, Any] = json.loads(path.read_text())
-        if {k: before.get(k) for k in identity} != identity:
-            raise UserError(f"{folder} holds a cell of another setting or data: choose another --out")
-        return before
+        return _done_before(path, identity)
     import torch
 
     from training import checkpoint
@@ -168,6 +165,17 @@ def _cell(recipe: Recipe, train: Dataset, test: Dataset, folder: Path, setting: 
     return result
 
 
+def _done_before(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    try:
+        before: dict[str, Any] = json.loads(path.read_text())
+        same = {k: before[k] for k in identity} == identity
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path} is damaged: remove {path.parent}, its cell is then run again") from None
+    if not same:
+        raise UserError(f"{path.parent} holds a cell of another setting or data: choose another --out")
+    return before
+
+
 def _measure(
     last: Path, train: Dataset, test: Dataset, recipe: Recipe, setting: Setting, device: str
 ) -> dict[str, Any]:
@@ -176,7 +184,7 @@ def _measure(
 
     import zoo
     from training import to_zoo
-    from training.build import build_method
+    from training.build import build_method, load_weights
     from training.checkpoint import read
     from training.monitors import collapsed, effective_rank, output_spread
     from zoo.evaluate import knn, linear
@@ -192,7 +200,7 @@ def _measure(
         predicted = linear.fit_predict(bank, train.required_labels, queries).predictions
         score = float((predicted == test.required_labels).mean()) * 100
     method = build_method(recipe)
-    method.load_state_dict(read(last)["method"])
+    load_weights(method, read(last), last)
     method.eval()
     with torch.no_grad():
         outputs = method.projector(torch.from_numpy(queries))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from training import optim, schedules
 from training.config import Optim, Recipe
 from training.methods import BYOL, Method, MoCoV2, SimCLR, SimSiam, Supervised, SwAV
-from zoo.datasets import Dataset
 from zoo.encoder import build_encoder
 from zoo.errors import UserError
 from zoo.registry import ARCHITECTURES
@@ -85,13 +85,19 @@ def build_method(recipe: Recipe) -> Method:
     raise UserError(f"unknown method {recipe.method!r}")
 
 
-def require_labels(recipe: Recipe, dataset: Dataset) -> None:
-    """A UserError where supervised training has no labels, or more classes than the recipe's classifier."""
-    if recipe.method == "supervised" and int(dataset.required_labels.max()) >= recipe.heads.classes:
+def load_weights(method: Method, state: dict[str, Any], name: object) -> None:
+    """The network of a checkpoint's ``state`` into ``method``.
+
+    Raises:
+        UserError: they do not fit; ``name`` is the checkpoint's, for the message.
+    """
+    try:
+        method.load_state_dict(state["method"])
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()[:160]
         raise UserError(
-            f"{dataset.name} has {len(dataset.classes)} classes, {recipe.name} {recipe.heads.classes}: "
-            f"add --set heads.classes={len(dataset.classes)}"
-        )
+            f"{name} does not fit the network of its recipe ({reason}): use the version of siamese-zoo that wrote it"
+        ) from None
 
 
 def build_optimiser(method: Method, config: Optim) -> torch.optim.Optimizer:

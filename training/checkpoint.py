@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,15 +43,22 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Pa
 
 
 def load_last(folder: Path, say: Any = print) -> dict[str, Any] | None:
-    """The newest checkpoint whose hash is right, or ``None`` where there is none; says so when it skips one."""
-    for entry in _history(folder):
+    """The newest checkpoint whose hash is right, or ``None`` where there is none; says so when it skips one.
+
+    Raises:
+        UserError: there are some, and all of them are damaged; or the folder cannot be read.
+    """
+    history = _history(folder)
+    for entry in history:
         path = folder / entry["file"]
         try:
-            if files.sha256_file(path) == entry["sha256"]:
+            if entry["sha256"] in (None, files.sha256_file(path)):
                 return read(path)
-        except FileNotFoundError:
+        except (OSError, UserError):
             pass
-        say(f"{path.name} is damaged or gone: trying the one before")
+        say(f"{path.name} is damaged or gone")
+    if history:
+        raise UserError(f"{folder}: every checkpoint is damaged or gone: restore one, or choose another --out")
     return None
 
 
@@ -66,8 +72,9 @@ def read(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"{path} is no readable checkpoint: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # damage comes as anything that unpickling and unzipping can raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{path} is no readable checkpoint: {reason}") from None
     if not isinstance(state, dict) or "recipe" not in state:
         raise UserError(f"{path} was not written by zoo-train")
     return state
@@ -87,10 +94,18 @@ def _write(state: dict[str, Any], file: BinaryIO) -> None:
 
 
 def _history(folder: Path) -> list[dict[str, Any]]:
+    """The pointer's entries, newest first; without a pointer, the files that are there (each was renamed when whole):
+    a run was killed before its first one stood, or somebody removed it."""
+    path = folder / _POINTER
     try:
-        history: list[dict[str, Any]] = json.loads((folder / _POINTER).read_text())
+        history = json.loads(path.read_text())
+        if not isinstance(history, list) or not all(isinstance(e["file"], str) and "sha256" in e for e in history):
+            raise TypeError
         return history
     except FileNotFoundError:
-        return []
-    except ValueError:
-        raise UserError(f"{folder / _POINTER} is damaged: remove it, or name a checkpoint file") from None
+        names = sorted((p.name for p in folder.glob("checkpoint-*.pt")), reverse=True)
+        return [{"file": name, "sha256": None} for name in names]
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path} is damaged: remove it, the newest checkpoint that can be read is then taken") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): choose another --out or allow it") from None

@@ -1,11 +1,15 @@
-"""What a run is: frozen dataclasses. A recipe is a function that returns a complete ``Recipe`` (``recipes.py``)."""
+"""What a run is: frozen dataclasses. A recipe is a function that returns a complete ``Recipe`` (``recipes.py``).
+
+Numbers say with their type in which range they make sense; ``check_ranges`` holds values against it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from math import inf
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from zoo.errors import UserError
 
@@ -13,33 +17,57 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Range:
+    """Of a number, ends included; ``least`` alone is not where ``above`` says so."""
+
+    least: float
+    most: float = inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return self.least <= value <= self.most and abs(value) != inf and not (self.above and value == self.least)
+
+    def __str__(self) -> str:
+        if self.most < inf:
+            return f"between {self.least:g} and {self.most:g}"
+        return f"above {self.least:g}" if self.above else f"{self.least:g} or more"
+
+
+Count = Annotated[int, Range(1)]
+CountOrNone = Annotated[int, Range(0)]  # 0 for none
+Share = Annotated[float, Range(0, 1)]
+Positive = Annotated[float, Range(0, above=True)]
+NotNegative = Annotated[float, Range(0)]
+
+
+@dataclass(frozen=True)
 class View:
     """Probabilities and strengths of one view; the defaults are BYOL's first ([B] app. B, table 6)."""
 
-    min_area: float = 0.08  # of the image
-    max_area: float = 1.0
-    flip_p: float = 0.5
-    jitter_p: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    grayscale_p: float = 0.2
-    blur_p: float = 1.0
-    solarize_p: float = 0.0
+    min_area: Share = 0.08  # of the image
+    max_area: Annotated[float, Range(0, 1, above=True)] = 1.0
+    flip_p: Share = 0.5
+    jitter_p: Share = 0.8
+    brightness: Share = 0.4
+    contrast: Share = 0.4
+    saturation: Share = 0.2
+    hue: Annotated[float, Range(0, 0.5)] = 0.1
+    grayscale_p: Share = 0.2
+    blur_p: Share = 1.0
+    solarize_p: Share = 0.0
 
 
 @dataclass(frozen=True)
 class Views:
     """Usually a pair of views; ``operations`` says in whose arithmetic (``training.image_ops``)."""
 
-    size: int = 224
+    size: Count = 224
     operations: Literal["byol", "torchvision"] = "byol"
     first: View = View()
     second: View | None = View(blur_p=0.1, solarize_p=0.2)  # None: one view, for supervised training
     small: View | None = None  # SwAV's further crops
-    small_size: int = 96
-    small_count: int = 0
+    small_size: Count = 96
+    small_count: CountOrNone = 0
 
 
 @dataclass(frozen=True)
@@ -50,31 +78,31 @@ class Heads:
     MoCo v2 keep the encoder's width.
     """
 
-    hidden: int = 4096
-    out: int = 256
-    projector_layers: int = 3  # SimSiam and SimCLR
-    projector_hidden: int = 0  # SimSiam; 0 keeps the encoder's width, as the official code does
-    prototypes: int = 3000  # SwAV
-    classes: int = 0  # supervised
+    hidden: Count = 4096
+    out: Count = 256
+    projector_layers: Count = 3  # SimSiam and SimCLR
+    projector_hidden: CountOrNone = 0  # SimSiam; 0 keeps the encoder's width, as the official code does
+    prototypes: Count = 3000  # SwAV
+    classes: CountOrNone = 0  # supervised
 
 
 @dataclass(frozen=True)
 class Objective:
     """What the losses differ in; each method reads its own fields, named in its file."""
 
-    temperature: float = 0.1  # BYOL with beta, SimCLR, MoCo v2, SwAV
-    beta: float = 0.0  # BYOL: weight of negatives
+    temperature: Positive = 0.1  # BYOL with beta, SimCLR, MoCo v2, SwAV
+    beta: Share = 0.0  # BYOL: weight of negatives
     predictor: bool = True  # BYOL
     target: bool = True  # BYOL
     stop_gradient: bool = True  # SimSiam
-    queue: int = 0  # MoCo v2, SwAV
-    key_momentum: float = 0.999  # MoCo v2, and the two below
+    queue: CountOrNone = 0  # MoCo v2, SwAV
+    key_momentum: Share = 0.999  # MoCo v2, and the two below
     symmetric: bool = False
-    bn_parts: int = 1
-    epsilon: float = 0.05  # SwAV, and the three below
-    sinkhorn_iterations: int = 3
-    queue_from_epoch: int = 15
-    frozen_steps: int = 313
+    bn_parts: Count = 1
+    epsilon: Positive = 0.05  # SwAV, and the three below
+    sinkhorn_iterations: Count = 3
+    queue_from_epoch: CountOrNone = 15
+    frozen_steps: CountOrNone = 313
 
 
 @dataclass(frozen=True)
@@ -87,17 +115,17 @@ class Optim:
     """
 
     name: Literal["lars", "lars_classic", "larc", "sgd", "adamw"] = "lars"  # lars_classic is SimCLR's
-    lr: float = 0.3
-    batch_size: int = 4096
-    epochs: int = 300
-    warmup_epochs: float = 10
+    lr: NotNegative = 0.3
+    batch_size: Count = 4096
+    epochs: Count = 300
+    warmup_epochs: NotNegative = 10
     schedule: Literal["step", "swav", "epoch", "decay"] = "step"
-    start_lr: float = 0.0
-    final_lr: float = 0.0
-    decay_epochs: int = 30
-    weight_decay: float = 1e-6
-    momentum: float = 0.9
-    tau: float = 0.99  # BYOL's starting target momentum
+    start_lr: NotNegative = 0.0
+    final_lr: NotNegative = 0.0
+    decay_epochs: Count = 30
+    weight_decay: NotNegative = 1e-6
+    momentum: Share = 0.9
+    tau: Share = 0.99  # BYOL's starting target momentum
     constant_tau: bool = False  # tau stays as it is, as in table 5a's row "stop gradient of online"
     fixed_predictor_lr: bool = False  # SimSiam's --fix-pred-lr
 
@@ -132,27 +160,40 @@ class Recipe:
     objective: Objective = Objective()
     optim: Optim = Optim()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    accumulate: int = 1
+    accumulate: Count = 1
     compile: bool = False
     checkpoint_activations: bool = False
-    seed: int = 0
-    monitor_epochs: int = 1
-    checkpoint_steps: int = 200
-    keep_checkpoints: int = 2  # the newest, and the one before should it turn out damaged
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    monitor_epochs: CountOrNone = 1
+    checkpoint_steps: Count = 200
+    keep_checkpoints: Count = 2  # the newest, and the one before should it turn out damaged
 
 
 def override(recipe: Recipe, assignments: list[str]) -> Recipe:
     """``["optim.lr=0.3", "views.size=48"]`` applied to ``recipe``.
 
     Raises:
-        UserError: not ``field=value``, an unknown field (the nearest is named), or a value of another type.
+        UserError: not ``field=value``, an unknown field (the nearest is named), or a value of another type or out of
+            the field's range.
     """
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(f"--set takes field=value, not {assignment!r}")
         recipe = _replace(recipe, path.split("."), text, path)
+    check_ranges(recipe)
     return recipe
+
+
+def check_ranges(config: Any, path: str = "") -> None:
+    """A UserError for the first number of a recipe, or of a part of it at ``path``, that is out of its range."""
+    for name, type_ in _fields(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, f"{path}{name}.")
+        for allowed in (a for a in get_args(type_) if isinstance(a, Range)):
+            if value not in allowed:
+                raise UserError(f"{path}{name}={value} is out of range: it must be {allowed}")
 
 
 def _replace(config: Any, path: list[str], text: str, full: str) -> Any:
@@ -175,16 +216,24 @@ def _replace(config: Any, path: list[str], text: str, full: str) -> Any:
 
 
 def _parse(text: str, type_: Any, full: str) -> Any:
-    """``text`` as the field's declared type: a number, a bool, a str, or one of a Literal's strings."""
-    choices: tuple[Any, ...] = ("true", "false") if type_ is bool else get_args(type_)
-    if choices:
-        if text not in choices:
-            raise UserError(f"--set {full}: {text!r} is none of {', '.join(choices)}")
-        return text == "true" if type_ is bool else text
+    """``text`` as the field's declared type: a bool, a str, one of a Literal's strings, or a number."""
+    if type_ is str:
+        return text
+    if type_ is bool:
+        return _one_of(("true", "false"), text, full) == "true"
+    if get_origin(type_) is Literal:
+        return _one_of(get_args(type_), text, full)
+    number, _ = get_args(type_)  # Annotated
     try:
-        return type_(text)
+        return number(text)
     except ValueError:
-        raise UserError(f"--set {full}: {text!r} is no {type_.__name__}") from None
+        raise UserError(f"--set {full}: {text!r} is no {number.__name__}") from None
+
+
+def _one_of(choices: tuple[str, ...], text: str, full: str) -> str:
+    if text not in choices:
+        raise UserError(f"--set {full}: {text!r} is none of {', '.join(choices)}")
+    return text
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
@@ -193,17 +242,29 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> Recipe:
-    """Inverse of ``to_json``; fields that an older version did not know take their defaults."""
+    """Inverse of ``to_json``; fields that an older version did not know take their defaults.
+
+    Raises:
+        UserError: it has fields that this version does not know, or lacks some.
+    """
     return _build(Recipe, values)
 
 
 def _build(type_: type[T], values: dict[str, Any]) -> T:
     types = _fields(type_)
+    if unknown := sorted(values.keys() - types.keys()):
+        raise UserError(f"a recipe with {unknown[0]!r}, which this version does not know: update siamese-zoo")
     nested = {k: _build(types[k], v) for k, v in values.items() if isinstance(v, dict)}
-    return type_(**values | nested)
+    try:
+        return type_(**values | nested)
+    except TypeError as error:
+        raise UserError(f"not a whole recipe ({error})") from None
 
 
 def _fields(type_: type) -> dict[str, Any]:
     """Names and types; of an optional dataclass, the dataclass."""
-    hints = get_type_hints(type_)
-    return {k: next((a for a in get_args(t) if dataclasses.is_dataclass(a)), t) for k, t in hints.items()}
+
+    def plain(hint: Any) -> Any:
+        return next((a for a in get_args(hint) if isinstance(a, type) and dataclasses.is_dataclass(a)), hint)
+
+    return {name: plain(hint) for name, hint in get_type_hints(type_, include_extras=True).items()}

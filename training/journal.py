@@ -44,25 +44,30 @@ class Journal:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log.
+    """The lines of a run's log; a last one that a kill or a full disk cut off is left out.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
     path = folder / LOG
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        whole, _, _ = path.read_text().rpartition("\n")
+        lines = [json.loads(line) for line in whole.splitlines()]
+        if not all(isinstance(line["step"], int) for line in lines):
+            raise ValueError("a line without a step")
+        return lines
     except FileNotFoundError:
         raise UserError(f"no run in {folder}: it has no {LOG}") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read ({reason}): remove the line that is damaged, or the file") from None
 
 
 def trim(folder: Path, step: int) -> None:
     """Drops lines after ``step``: the steps a killed run logged but did not save are made again."""
     path = folder / LOG
     if path.exists():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+        kept = [json.dumps(line) for line in read(folder) if line["step"] <= step]
         files.atomic_write_text(path, "".join(line + "\n" for line in kept))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from training import ablation_tables, ablations, recipes
 from training.config import override
-from zoo.datasets import open_training_data
+from zoo.datasets import decoded_once, open_training_data
 
 
 def launch(
@@ -32,6 +32,8 @@ def launch(
     """
     config = override(recipes.find(recipe), overrides)
     dataset = open_training_data(data)
+    if in_memory:
+        dataset = decoded_once(dataset)
 
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of an option we mean (distributed.wrap)
     import torch  # after the cheap errors

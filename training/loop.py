@@ -11,6 +11,7 @@ from training import checkpoint, distributed, monitors
 from training.config import Recipe
 from training.data import batches
 from training.journal import Journal
+from training.memory import enough_memory
 from training.run import Run, prepare, save
 from training.step import optimiser_step
 from training.stopping import Stop
@@ -35,11 +36,20 @@ def train(
             then finite).
         KeyboardInterrupt: SIGTERM or Ctrl-C on some rank; the step in progress is done and saved.
     """
-    run = prepare(recipe, dataset, folder, device, resume)
+    with enough_memory(), prepare(recipe, dataset, folder, device, resume) as run:
+        return _train(run, tensorboard)
+
+
+def _train(run: Run, tensorboard: bool) -> Path:
+    recipe, dataset = run.recipe, run.dataset
     size, ranks, leads = recipe.optim.batch_size, distributed.world_size(), distributed.rank() == 0
     journal = Journal(run.folder if leads else None, step=run.step, tensorboard=tensorboard)
     with Stop() as stop, journal, Progress("images", stream=None if leads else io.StringIO()) as progress:
         progress.start(run.total_steps * size, run.step * size)
+        if recipe.optim.schedule in ("step", "swav") and recipe.optim.warmup_epochs >= recipe.optim.epochs:
+            progress.say(
+                f"the learning rate only rises: optim.warmup_epochs={recipe.optim.warmup_epochs:g} is all epochs"
+            )
         _log(run, journal, {"hardware": run.hardware[-1], "ranks": ranks, "precision": recipe.precision})
         started, window = time.perf_counter() - run.seconds, (run.step, time.perf_counter())
         for batch in batches(

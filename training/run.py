@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training import batch_norm, checkpoint, distributed, journal
-from training.build import build_method, build_optimiser, require_labels
+from training.build import build_method, build_optimiser, load_weights
+from training.checks import check
 from training.config import Recipe, from_json, to_json
 from training.hardware import hardware
 from training.methods import Method
@@ -26,6 +25,7 @@ from zoo.errors import UserError
 from zoo.registry import ARCHITECTURES
 
 _FREE = {"checkpoint_steps", "keep_checkpoints"}  # fields that decide no result: a resumed run may change them
+_LOCK = "run.lock"
 
 
 @dataclass
@@ -71,14 +71,16 @@ class Run:
         return self.forward.no_sync() if isinstance(self.forward, DistributedDataParallel) else nullcontext()
 
 
-def prepare(recipe: Recipe, dataset: Dataset, folder: Path, device: str, resume: bool) -> Run:
+@contextmanager
+def prepare(recipe: Recipe, dataset: Dataset, folder: Path, device: str, resume: bool) -> Iterator[Run]:
     """A new run, or with ``resume`` the one in ``folder`` at its last good checkpoint. A collective call.
+
+    For the time of the context the folder is this run's alone.
 
     Raises:
         UserError: see ``training.loop.train``.
     """
-    _check(recipe, dataset, device)
-    target = torch.device(device)
+    check(recipe, dataset, device)
     state = checkpoint.load_last(folder)
     if distributed.differs(-1 if state is None else state["step"]):
         raise UserError(f"the ranks see different checkpoints in {folder}: it must be one folder that all nodes share")
@@ -86,11 +88,28 @@ def prepare(recipe: Recipe, dataset: Dataset, folder: Path, device: str, resume:
         raise UserError(f"{folder} holds a run (step {state['step']}): add --resume or choose another --out")
     if state is None and resume:
         raise UserError(f"{folder} holds no run to resume: leave --resume out")
-    run = assemble(recipe, dataset, folder, target, build_method(recipe))
+    run = assemble(recipe, dataset, folder, torch.device(device), build_method(recipe))
     files.make_folder(folder)
-    if state is not None:
-        restore(run, state)
-    return run
+    with _alone_in(folder):
+        if state is not None:
+            restore(run, state)
+        if distributed.rank() == 0:
+            journal.trim(folder, run.step if run.step else -1)  # of a new run, all that one without a checkpoint left
+        yield run
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Two runs would mix their logs and remove each other's checkpoints. A collective call; rank 0 holds the lock."""
+    with files.locked(folder / _LOCK) if distributed.rank() == 0 else nullcontext(True) as alone:
+        if distributed.on_any_rank(not alone):
+            raise UserError(f"another process is training into {folder}: wait for its end or choose another --out")
+        try:
+            yield
+        except FileNotFoundError:
+            if folder.is_dir():
+                raise
+            raise UserError(f"{folder} was removed while the run wrote into it: start it again") from None
 
 
 def assemble(recipe: Recipe, dataset: Dataset, folder: Path, device: torch.device, method: Method) -> Run:
@@ -122,18 +141,26 @@ def restore(run: Run, state: dict[str, Any]) -> None:
         UserError: it is another run's.
     """
     _require_same(run, state)
-    run.method.load_state_dict(state["method"])
+    load_weights(run.method, state, run.folder)
     run.optimiser.load_state_dict(state["optimiser"])
     run.scaler.load_state_dict(state.get("scaler", {}))
     run.step, run.seconds, run.skipped = state["step"], state["seconds"], state.get("skipped", 0)
     run.hardware = list(dict.fromkeys([*state["hardware"], *run.hardware]))
     if distributed.rank() == 0:
         run.watch.load_state_dict(state.get("monitors", {}))
-        journal.trim(run.folder, run.step)
 
 
 def save(run: Run) -> Path:
-    """Writes the checkpoint of this step (rank 0 does; the others get its path only)."""
+    """Writes the checkpoint of this step (rank 0 does; the others get its path only).
+
+    Raises:
+        UserError: the last update made weights that are not finite; on all ranks.
+    """
+    if not all(p.isfinite().all() for p in run.method.parameters()):
+        raise UserError(
+            f"the update of step {run.step - 1} made weights that are not finite, and no checkpoint of them: "
+            "lower optim.lr; the last checkpoint is good"
+        )
     path = run.folder / checkpoint.file_name(run.step)
     if distributed.rank() > 0:
         return path
@@ -153,28 +180,22 @@ def save(run: Run) -> Path:
     return checkpoint.save(run.folder, run.step, state, keep=run.recipe.keep_checkpoints)
 
 
-def _check(recipe: Recipe, dataset: Dataset, device: str) -> None:
-    batch, ranks, parts = recipe.optim.batch_size, distributed.world_size(), recipe.accumulate
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("no CUDA device here: use --device cpu")
-    if len(dataset) < batch:
-        raise UserError(f"{dataset.name} has {len(dataset)} images, fewer than a batch of {batch}")
-    require_labels(recipe, dataset)
-    if parts < 1 or recipe.keep_checkpoints < 1 or recipe.checkpoint_steps < 1:
-        raise UserError("accumulate, keep_checkpoints and checkpoint_steps are 1 or more")
-    if batch % (ranks * parts):
-        raise UserError(f"a batch of {batch} cannot be split evenly over {ranks} ranks x {parts} micro-batches")
-    if recipe.compile and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise UserError("compile=true needs a C++ compiler on the CPU: install g++ or leave it out")
-
-
 def _require_same(run: Run, state: dict[str, Any]) -> None:
-    theirs = to_json(from_json(state["recipe"])) | {"data": state["data"]}
-    ours = to_json(run.recipe) | {"data": _data(run)}
-    different = [k for k in ours if k not in _FREE and ours[k] != theirs.get(k)]
-    if different:
-        key = different[0]
-        raise UserError(f"{run.folder} holds another run: its {key} is {theirs.get(key)}, this one's is {ours[key]}")
+    theirs = _flat(to_json(from_json(state["recipe"])) | {"data": state["data"]})
+    ours = _flat(to_json(run.recipe) | {"data": _data(run)})
+    for key in ours | theirs:
+        if key not in _FREE and ours.get(key) != theirs.get(key):
+            raise UserError(
+                f"{run.folder} holds another run: its {key} is {theirs.get(key)}, this one's is {ours.get(key)}"
+            )
+
+
+def _flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested dicts as one, its keys as ``--set`` takes them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return flat
 
 
 def _data(run: Run) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from training import checkpoint
-from training.build import build_method
+from training.build import build_method, load_weights
 from training.config import Recipe, from_json
 from training.summary import facts
 from zoo.card.gather import file_facts
@@ -44,14 +44,16 @@ def export(
         half: convolutions in float16.
 
     Raises:
-        UserError: no checkpoint there, or ``out`` cannot be written.
+        UserError: no checkpoint there, or ``out`` has another suffix or cannot be written.
     """
     state = checkpoint.load_last(source) if source.is_dir() else checkpoint.read(source)
     if state is None:
         raise UserError(f"{source} holds no checkpoint")
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out}: give it the suffix .safetensors")
     recipe = from_json(state["recipe"])
     method = build_method(recipe)
-    method.load_state_dict(state["method"])
+    load_weights(method, state, source)
     size = input_size or recipe.views.size
     preprocessing = Preprocessing(size, resize or round(size / 0.875))
     metadata = {

@@ -33,6 +33,7 @@ from zoo.torchvision_data import open_torchvision
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
+_MOST_CLASSES = 1_000_000  # identifiers taken for labels would need a list of their size
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def open_dataset(source: Path | str, split: str | None = None) -> Dataset:
         UserError: nothing there, damaged, without images, with an empty class, or with labels missing.
     """
     text, path = str(source), Path(source)
+    if not text or "\0" in text:
+        raise UserError(f"no data at {text!r}: the name is empty or has a zero byte")
     if text.startswith("torchvision:"):
         return _torchvision(text, split)
     if "{" in path.name and path.name.endswith(".tar"):
@@ -249,7 +252,7 @@ def _tar(shards: list[Path], name: str) -> Dataset:
 
 
 def _array(array: PixelArray, name: str) -> Dataset:
-    classes = [] if array.labels is None else [str(n) for n in range(int(array.labels.max()) + 1)]
+    classes = [] if array.labels is None else _numbers(int(array.labels.max()) + 1, name)
     return Dataset(name, array.labels, classes, array.read, lambda i: f"row {i}", len(array.images))
 
 
@@ -277,6 +280,8 @@ def _parquet(files: list[Path], name: str) -> Dataset:
         raise UserError(f"{name}: {str(error).splitlines()[0]}") from None
     column = table[image].combine_chunks() if table[image].num_chunks == 1 else table[image]
     if pa.types.is_struct(column.type):  # Hugging Face datasets: {bytes, path}
+        if column.type.get_field_index("bytes") < 0:
+            raise UserError(f"{name}: column {image} holds {column.type}: it must hold the bytes of image files")
         column = pa.chunked_array([c.field("bytes") for c in table[image].chunks])
     labels, classes = _numbered(table[label].to_pylist(), name) if label else (None, [])
 
@@ -294,7 +299,14 @@ def _numbered(values: list[Any], name: str) -> tuple[NDArray[np.int64], list[str
     if missing := sum(v is None for v in values):
         raise UserError(f"{name}: {missing} rows have no label: remove them or the labels")
     if all(isinstance(v, int) and v >= 0 for v in values):
-        return np.array(values, np.int64), [str(n) for n in range(max(values, default=-1) + 1)]
+        return np.array(values, np.int64), _numbers(max(values, default=-1) + 1, name)
     classes = sorted({str(v) for v in values})
     number = {c: n for n, c in enumerate(classes)}
     return np.array([number[str(v)] for v in values], np.int64), classes
+
+
+def _numbers(count: int, name: str) -> list[str]:
+    """Names of classes that have none."""
+    if count > _MOST_CLASSES:
+        raise UserError(f"{name}: a label of {count - 1}: number the classes from 0, without large gaps")
+    return [str(n) for n in range(count)]

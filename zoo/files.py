@@ -140,7 +140,9 @@ def append_line(path: Path, text: str) -> None:
     with _one_line(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(descriptor, text.encode() + b"\n")
+            line = text.encode() + b"\n"
+            while line:  # a disk that fills up takes a part of it, and refuses the rest
+                line = line[os.write(descriptor, line) :]
         finally:
             os.close(descriptor)
 
@@ -152,6 +154,23 @@ def make_folder(path: Path) -> None:
             path.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise UserError(f"{path} is a file, not a folder: choose another path") from None
+        except FileNotFoundError:  # /proc
+            raise UserError(f"{path} cannot be made there: choose another place") from None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Holds the file ``path`` for the time of the context; yields False, and holds nothing, where another has it.
+
+    The file is made and stays; the system lets go of it when the process ends, however that comes. Where the system
+    or the file system knows no such locks, everybody gets it.
+    """
+    with _one_line(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield _lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def move(source: Path, target: Path) -> bool:
@@ -259,6 +278,20 @@ def is_alive(process: int) -> bool:
         return False
     except OSError:
         pass
+    return True
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems
+        return True
     return True
 
 

@@ -81,6 +81,13 @@ def test_an_ablation_runs_once_and_draws(data: Path, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("training.loop.train", fail)
     assert ablate("stop-gradient", data, tmp_path, **options) == first
+    result = next(tmp_path.rglob("result.json"))
+    whole = result.read_text()
+    for damaged in ("", "[]", whole[:50]):
+        result.write_text(damaged)
+        with pytest.raises(UserError, match=r"result.json is damaged: remove .*, its cell is then run again"):
+            ablate("stop-gradient", data, tmp_path, **options)
+    result.write_text(whole)
     options["setting"] = replace(tiny_setting(), images=12)
     with pytest.raises(UserError, match="another setting or data"):
         ablate("stop-gradient", data, tmp_path, **options)

@@ -7,14 +7,15 @@ import json
 import pytest
 
 from training import recipes
-from training.config import from_json, override, to_json
+from training.config import check_ranges, from_json, override, to_json
 from training.recipes import RECIPES
 from zoo.errors import UserError
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_has_its_name_and_survives_json(name: str) -> None:
+def test_a_recipe_has_its_name_keeps_its_ranges_and_survives_json(name: str) -> None:
     recipe = recipes.find(name)
+    check_ranges(recipe)
     assert recipe.name == name
     assert from_json(json.loads(json.dumps(to_json(recipe)))) == recipe
 
@@ -49,12 +50,29 @@ def test_overrides_reach_nested_fields_and_keep_types() -> None:
         ("precision=fp99", "none of fp32, bf16"),
         ("optim.warmup_epochs=x", "no float"),
         ("seed", "takes field=value"),
+        ("optim.batch_size=0", "batch_size=0 is out of range: it must be 1 or more"),
+        ("optim.lr=nan", "lr=nan is out of range: it must be 0 or more"),
+        ("optim.lr=1e999", "lr=inf is out of range"),
+        ("optim.tau=1.5", "must be between 0 and 1"),
+        ("objective.temperature=0", "must be above 0"),
+        ("views.first.hue=-.1", r"views\.first\.hue=-0\.1 is out of range: it must be between 0 and 0\.5"),
+        ("views.small.hue=0", "this recipe has no 'small'"),
+        ("seed=-1", "out of range"),
     ],
 )
 def test_a_wrong_override_is_one_line(assignment: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         override(recipes.find("byol_r18_tin32"), [assignment])
     assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_of_another_version_is_one_line() -> None:
+    values = to_json(recipes.find("byol_r18_tin32"))
+    assert from_json(values | {"optim": {"lr": 0.5}}).optim.batch_size == 4096  # fields that came later
+    with pytest.raises(UserError, match="'temperature_of_the_moon', which this version does not know"):
+        from_json(values | {"optim": {"temperature_of_the_moon": 1}})
+    with pytest.raises(UserError, match=r"not a whole recipe .*name"):
+        from_json({"seed": 1})
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

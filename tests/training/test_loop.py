@@ -117,20 +117,32 @@ def test_twenty_kills_at_random_steps_change_no_bit(
 def test_sigkill_at_random_moments_ends_with_the_same_weights(
     method: str, labelled_folder: Path, tmp_path: Path
 ) -> None:
-    sets = ["views.size=32", "heads.hidden=16", "heads.out=8", "optim.batch_size=8", "optim.epochs=6"]
-    command = [sys.executable, "-m", "training", "run", f"{method}_r18_tin32", "--data", str(labelled_folder)]
-    command += [part for s in [*sets, "checkpoint_steps=3"] for part in ("--set", s)]
+    """Of real processes: each is killed up to two seconds after its first step can have begun."""
+    sets = ("optim.batch_size=8", "optim.epochs=6", "optim.warmup_epochs=1", "precision=fp32", "checkpoint_steps=2")
+    heads = ("heads.hidden=16", "heads.out=8", "heads.prototypes=12", "heads.classes=2")
+    objective = ("objective.queue=40", "objective.bn_parts=2", "objective.queue_from_epoch=2")
+    command = [sys.executable, "-m", "training", "run", f"{method}_r18_cifar10_200ep", "--data", str(labelled_folder)]
+    command += [part for s in (*sets, *heads, *objective) for part in ("--set", s)]
     subprocess.run([*command, "--out", str(tmp_path / "whole")], cwd=ROOT, check=True, capture_output=True)
     rng, out = random.Random(0), tmp_path / "killed"
-    for _ in range(20):
-        resume = ["--resume"] if (out / "last.json").exists() else []
-        process = subprocess.Popen([*command, "--out", str(out), *resume], cwd=ROOT, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(2, 8))
+
+    def resume() -> list[str]:
+        return ["--out", str(out), *(["--resume"] if (out / "last.json").exists() else [])]
+
+    def started() -> int:
+        return (out / "log.jsonl").stat().st_mtime_ns if (out / "log.jsonl").exists() else 0
+
+    for _ in range(8):
+        before = started()
+        process = subprocess.Popen(
+            [*command, *resume()], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and started() == before:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 2))
         process.send_signal(signal.SIGKILL)
-        if process.wait() == 0:
-            break
-    else:
-        subprocess.run([*command, "--out", str(out), "--resume"], cwd=ROOT, check=True, capture_output=True)
+        assert process.wait() in (0, -signal.SIGKILL)
+    subprocess.run([*command, *resume()], cwd=ROOT, check=True, capture_output=True)
     assert_same_state(last(tmp_path / "whole"), last(out))
 
 
@@ -175,21 +187,17 @@ def test_the_log_has_hardware_monitors_and_steps_and_is_trimmed_on_resume(
 
 
 def test_what_must_be_refused_is(photos: Dataset, tmp_path: Path) -> None:
-    def refused(match: str, folder: str, resume: bool = False, device: str = "cpu", **changes: Any) -> None:
+    def refused(match: str, folder: str, resume: bool = False, **changes: Any) -> None:
         with pytest.raises(UserError, match=match):
-            train(tiny("byol", **changes), photos, tmp_path / folder, device=device, resume=resume)
+            train(tiny("byol", **changes), photos, tmp_path / folder, device="cpu", resume=resume)
 
-    refused("fewer than a batch", "a", optim={"batch_size": 1000})
     refused("no run to resume", "b", resume=True)
-    refused("split evenly over 1 ranks x 3", "a", accumulate=3)
     refused("1 or more", "a", keep_checkpoints=0)
     once = {"optim": {"epochs": 1}}
     train(tiny("byol", **once), photos, tmp_path / "c", device="cpu")
     refused("add --resume", "c", **once)
-    refused("its optim is", "c", resume=True, optim={"epochs": 2})
+    refused("its optim.epochs is 1, this one's is 2", "c", resume=True, optim={"epochs": 2})
     refused("its accumulate is 1", "c", resume=True, accumulate=2, **once)
-    if not torch.cuda.is_available():
-        refused("no CUDA device", "d", device="cuda")
 
 
 def test_the_last_checkpoints_are_kept_as_many_as_asked_for(photos: Dataset, tmp_path: Path) -> None:

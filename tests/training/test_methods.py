@@ -110,6 +110,24 @@ def test_bfloat16_does_not_round_the_similarities() -> None:
     assert torch.equal(half, model.logits(a, b))
 
 
+@pytest.mark.parametrize("kind", [BYOL, SimSiam])
+def test_bfloat16_does_not_round_the_loss(kind: type[BYOL | SimSiam]) -> None:
+    """Of outputs that autocast rounded the loss is computed in float32, on the CPU too."""
+    torch.manual_seed(0)
+    model, views = kind(nn.Linear(6, 6), 6, hidden=8, out=5), [rows(8).float(), rows(8, seed=1).float()]
+    seen: list[Tensor] = []
+    for part in (model.predictor, model.projector if kind is SimSiam else model.target_projector):
+        part.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(views)["loss"]
+    assert torch.bfloat16 in {output.dtype for output in seen}
+    first, second = (seen[2:], seen[:2]) if kind is SimSiam else (seen[:2], seen[2:])
+    cosines = [F.cosine_similarity(p.double(), z.double()).mean() for p, z in zip(first, reversed(second), strict=True)]
+    expected = -sum(cosines) / 2 if kind is SimSiam else 4 - 2 * sum(cosines)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(float(expected), abs=1e-5)
+
+
 # ---------------------------------------------------------------- MoCo v2
 
 

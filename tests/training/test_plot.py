@@ -38,15 +38,28 @@ def test_a_log_is_trimmed_to_the_step_that_was_saved(tmp_path: Path) -> None:
     assert [line["step"] for line in journal.read(folder)] == list(range(20, 401, 20))
 
 
+def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:
+    folder = write_log(tmp_path / "a", 0)
+    before = journal.read(folder)
+    with (folder / "log.jsonl").open("a") as file:
+        file.write('{"step": 2020, "lo')
+    assert journal.read(folder) == before
+    journal.trim(folder, 5000)
+    with Journal(folder, step=2000) as log:
+        log.write(2020, {"loss": 1.0})
+    assert journal.read(folder) == [*before, {"step": 2020, "loss": 1.0}]
+
+
 def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run in"):
         plot([tmp_path], tmp_path / "c.png")
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 0, "hardware": "cpu"}) + "\n")
     with pytest.raises(UserError, match="nothing to draw yet"):
         plot([tmp_path], tmp_path / "c.png")
-    (tmp_path / "log.jsonl").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
-        plot([tmp_path], tmp_path / "c.png")
+    for damaged in ("{\n", "[]\n", '{"loss": 1}\n', "\0\n"):
+        (tmp_path / "log.jsonl").write_text(damaged)
+        with pytest.raises(UserError, match="cannot be read"):
+            plot([tmp_path], tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()
 
 

@@ -157,7 +157,7 @@ def test_two_ranks_share_each_batch_in_order(photos: Dataset) -> None:
 def test_compile_needs_a_compiler(photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
-        prepare(tiny("byol", compile=True), photos, tmp_path / "run", "cpu", False)
+        prepare(tiny("byol", compile=True), photos, tmp_path / "run", "cpu", False).__enter__()
 
 
 @pytest.mark.slow

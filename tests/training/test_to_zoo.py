@@ -24,6 +24,7 @@ from training.config import Recipe, to_json
 from training.loop import train
 from training.to_zoo import HEADS_FORMAT, export
 from zoo.datasets import open_dataset
+from zoo.errors import UserError
 from zoo.evaluate.run import evaluate
 
 PHOTOS = sorted(Path("examples/photos").glob("*.jpg"))[:2]
@@ -82,6 +83,18 @@ def test_a_checkpoint_becomes_encoder_heads_draft_and_card(method: str, tmp_path
     assert card.data.to_dict()["tags"][-1] == in_the_zoo
     for written in ("e.card.md", "e.registry.json"):
         assert "TODO" not in (tmp_path / written).read_text()
+
+
+def test_what_cannot_be_exported_is_one_line(tmp_path: Path) -> None:
+    exported(tiny("byol"), tmp_path)
+    with pytest.raises(UserError, match=r"give it the suffix \.safetensors"):
+        export(tmp_path, tmp_path / "last.json")
+    state = checkpoint.load_last(tmp_path)
+    assert state is not None
+    del state["method"]["encoder.conv1.weight"]
+    checkpoint.save(tmp_path, 6, state)
+    with pytest.raises(UserError, match=r"does not fit the network of its recipe \(.*conv1.weight.*: use the version"):
+        export(tmp_path, tmp_path / "e.safetensors")
 
 
 def test_the_card_s_lines_of_python_load_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,16 @@ def test_a_file_that_is_no_parquet_and_a_table_without_images(tmp_path: Path) ->
         open_dataset(tmp_path / "y.parquet")
 
 
+def test_labels_that_are_identifiers_and_columns_without_bytes_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a label of 10000000000000: number the classes from 0"):
+        open_dataset(parquet(tmp_path / "x.parquet", [10**13, 0]))
+    pq.write_table(pa.table({"image": [{"path": "a"}], "label": [0]}), tmp_path / "y.parquet")
+    with pytest.raises(UserError, match="y: column image holds struct<path: string>: it must hold the bytes"):
+        open_dataset(tmp_path / "y.parquet")
+    with pytest.raises(UserError, match="no data at ''"):
+        open_dataset("")
+
+
 def test_a_class_that_training_lacks_is_refused(tmp_path: Path) -> None:
     parquet(tmp_path / "train.parquet", [0, 1])
     parquet(tmp_path / "test.parquet", [2])

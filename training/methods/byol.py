@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from training import distributed
 from training.methods.moment import Moment
-from training.methods.similarity import similarities, unit
+from training.methods.similarity import cosine, similarities, unit
 from zoo.heads import byol_mlp
 
 
@@ -116,7 +116,7 @@ class BYOL(nn.Module):
 
 def regression(q: Tensor, z: Tensor) -> Tensor:
     """|q/|q| - z/|z||^2 per row, [N, D] x [N, D] -> [N], in [0, 4] (equation 2)."""
-    return 2 - 2 * F.cosine_similarity(q, z, dim=-1, eps=1e-12)
+    return 2 - 2 * cosine(q, z, eps=1e-12)
 
 
 def dispersion(q: Tensor, same: Tensor, other: Tensor, temperature: float) -> Tensor:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.methods.moment import Moment
+from training.methods.similarity import cosine
 from zoo.heads import simsiam_predictor, simsiam_projector
+
+_EPS = 1e-8  # of the official ``nn.CosineSimilarity``
 
 
 class SimSiam(nn.Module):
@@ -55,8 +57,7 @@ class SimSiam(nn.Module):
         p1, p2 = self.predictor(z1), self.predictor(z2)
         if self.stop_gradient:
             z1, z2 = z1.detach(), z2.detach()
-        cosine = F.cosine_similarity
-        return {"loss": -0.5 * (cosine(p1, z2).mean() + cosine(p2, z1).mean())}
+        return {"loss": -0.5 * (cosine(p1, z2, _EPS).mean() + cosine(p2, z1, _EPS).mean())}
 
     def before_step(self, moment: Moment) -> None:
         """Nothing."""
