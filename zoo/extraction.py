@@ -383,7 +383,7 @@ def _check(
     if len(set(keep)) < len(keep):
         raise UserError(f"a column is kept twice: {', '.join(keep)}")
     if taken := sorted((RESERVED | set(outputs)) & set(keep)):
-        raise UserError(f"column {taken[0]} cannot be kept: the result has one of its own by that name")
+        raise UserError(f"column {taken[0]} cannot be kept, the result has one of its own: rename it in the source")
     for name, value in (("batch size", batch_size), ("shard size", shard_size), ("workers", workers)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: give a number above zero")

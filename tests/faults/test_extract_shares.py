@@ -205,7 +205,7 @@ def test_a_rank_of_torchrun_is_killed_and_the_disk_is_full(images: Path, tmp_pat
         words = [*launcher, *command(images, out, random_weights)]
         return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=limit)
 
-    assert begin(tmp_path / "one", [sys.executable, "-m", "zoo"]).wait(120) == EXIT_OK
+    assert begin(tmp_path / "one", [sys.executable, "-m", "zoo"]).wait(300) == EXIT_OK
     expected = results(tmp_path / "one")
 
     out = tmp_path / "killed"
@@ -215,20 +215,20 @@ def test_a_rank_of_torchrun_is_killed_and_the_disk_is_full(images: Path, tmp_pat
         time.sleep(0.002)
     ranks = [int(pid) for pid in Path(f"/proc/{group.pid}/task/{group.pid}/children").read_text().split()]
     os.kill(ranks[0], signal.SIGKILL)
-    group.communicate(timeout=120)
+    group.communicate(timeout=300)
     again = [begin(out), begin(out, [sys.executable, "-m", "zoo"])]
     for process in again:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == EXIT_OK, errors
     assert results(out) == expected
 
     out = tmp_path / "full"
     group = begin(out, largest_file=8_000)  # a shard has 8 192 bytes of vectors
-    _, errors = group.communicate(timeout=120)
+    _, errors = group.communicate(timeout=300)
     assert group.returncode != EXIT_OK
     assert "zoo: error: disk full while writing " in errors
     group = begin(out)
-    _, errors = group.communicate(timeout=120)
+    _, errors = group.communicate(timeout=300)
     assert group.returncode == EXIT_OK, errors
     assert results(out) == expected
     assert_tidy(out)
