@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
@@ -20,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+import zoo
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR, UserError
 from zoo.extraction import extract
+from zoo.hardware import CORES
 from zoo.outputs import Outputs
 from zoo.preprocess import Preprocessing
 
@@ -76,12 +79,14 @@ def run(images: Path, out: Path, **options: Any) -> Any:
 
 
 def start(images: Path, out: Path, *, kill: int | None = None, seconds: float = 0.0, stages: bool = False,
-          **options: Any) -> Any:  # fmt: skip
+          model: Path | None = None, largest_file: int | None = None, **options: Any) -> Any:  # fmt: skip
     """A process that runs ``run``; its exit code is the one ``zoo extract`` has.
 
-    kill: the process kills itself before the n-th call of a function of os that changes files, n from 1.
+    kill: the process kills itself before the n-th call of a function of os that changes files, n from 1. model: a file
+    for ``zoo.load`` in place of ``PixelMeans``. largest_file: in bytes; writing more fails as on a full disk.
     """
-    process = _processes.Process(target=_main, args=(images, out, kill, PixelMeans(seconds, stages=stages), options))
+    embedder = PixelMeans(seconds, stages=stages) if model is None else model
+    process = _processes.Process(target=_main, args=(images, out, kill, embedder, largest_file, options))
     process.start()
     return process
 
@@ -89,7 +94,7 @@ def start(images: Path, out: Path, *, kill: int | None = None, seconds: float = 
 def finish(images: Path, out: Path, **options: Any) -> int:
     """``start``, wait, exit code."""
     process = start(images, out, **options)
-    process.join(60)
+    process.join(180)
     assert process.exitcode is not None, "the run hangs"
     return int(process.exitcode)
 
@@ -108,13 +113,18 @@ def assert_tidy(out: Path) -> None:
     assert all(name.endswith((".parquet", ".npy", ".safetensors")) or name == "manifest.json" for name in results(out))
 
 
-def _main(images: Path, out: Path, kill: int | None, embedder: PixelMeans, options: dict[str, Any]) -> None:
+def _main(images: Path, out: Path, kill: int | None, embedder: PixelMeans | Path, largest_file: int | None,
+          options: dict[str, Any]) -> None:  # fmt: skip
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command does
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits "ignore"
+    os.environ["OMP_NUM_THREADS"] = os.environ[CORES] = "1"  # threads of many processes would wait for each other
+    engine = zoo.load(embedder, device="cpu") if isinstance(embedder, Path) else embedder
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     if kill is not None:
         _arm(kill)
     try:
-        result = run(images, out, embedder=embedder, **options)
+        result = run(images, out, embedder=engine, **options)
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

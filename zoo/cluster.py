@@ -58,7 +58,7 @@ class Job:
     Attributes:
         images: what ``zoo.sources.open_source`` takes.
         root: the result's folder, which holds the plan with this ``key``.
-        previous: the result that an update takes rows from.
+        previous: the result that an update takes rows from, and the key of its plan.
         facts: what ``_facts`` must give on the worker, too.
     """
 
@@ -66,7 +66,7 @@ class Job:
     facts: dict[str, Any]
     images: str
     root: Path
-    previous: Path | None
+    previous: tuple[Path, str] | None
     key: str
 
 
@@ -132,7 +132,8 @@ class Cluster:
     ) -> None:
         """See ``zoo.extraction.Crew``."""
         assert self._opening is not None
-        root, before = folder.root.absolute(), None if previous is None else previous.folder.root.absolute()
+        root = folder.root.absolute()
+        before = None if previous is None else (previous.folder.root.absolute(), previous.plan.key)
         job = self._ray.put(Job(self._opening, self._facts, images, root, before, plan.key))
         task = self._task(_make)
         todo, pending, failed = iter(shards), dict[Any, int](), 0
@@ -229,11 +230,14 @@ def _make(job: Job, shard: int) -> int:
     if changed := _differ(job.facts, facts):
         raise UserError(f"{platform.node()} differs in {changed} from the worker that was asked first")
     plan, previous = _plan(job.root, job.key, _version(job.root)), None
+    if plan is None:
+        raise UserError(f"{platform.node()} sees another plan in {job.root}: use an --out that all machines share")
     if job.previous is not None:
-        before = Plan.load(Folder(job.previous).plan)
+        root, key = job.previous
+        before = _plan(root, key, _version(root))
         if before is None:
             raise Overtaken
-        previous = Previous(Folder(job.previous), before)
+        previous = Previous(Folder(root), before)
     source = _source(job.images, tuple(plan.identity.get("keep", ())), job.key)
     return make_shards(source, Folder(job.root), plan, [shard], previous, embedder, job.opening.cores, None)
 
@@ -259,12 +263,10 @@ def _opened(opening: Opening) -> tuple[Any, dict[str, Any]]:
     return embedder, {"identity": embedder.identity(), **_versions_here()}
 
 
-@lru_cache(maxsize=1)
-def _plan(root: Path, key: str, version: tuple[int, int]) -> Plan:
+@lru_cache(maxsize=2)  # that of an update, and that of the result it takes rows from
+def _plan(root: Path, key: str, _of: tuple[int, int]) -> Plan | None:
     plan = Plan.load(Folder(root).plan)
-    if plan is None or plan.key != key:
-        raise UserError(f"{platform.node()} sees another plan in {root}: use an --out that all machines share")
-    return plan
+    return plan if plan is not None and plan.key == key else None
 
 
 def _version(root: Path) -> tuple[int, int]:

@@ -194,7 +194,8 @@ def print_extraction(result: Extraction, out: Path) -> None:
         print(f"{shards} still missing: {', '.join(makers[:_MAKERS])}{more}; the last to end writes the manifest")
     if result.failed:
         total = sum(result.failed.values())
-        print(f"{_count(total, 'image')} could not be read and have no embedding:", file=sys.stderr)
+        has = "has" if total == 1 else "have"
+        print(f"{_count(total, 'image')} could not be read and {has} no embedding:", file=sys.stderr)
         for path, reason, error in result.failures:
             print(f"  {path}: {reason} ({error})", file=sys.stderr)
         if total > len(result.failures):

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from zoo import manifest
 from zoo import near as near_duplicates
-from zoo.copies import find_copies
+from zoo.copies import Known, find_copies
 from zoo.errors import UserError
 from zoo.files import append_line, remove_temporaries
 from zoo.hardware import usable_cores
@@ -124,7 +124,8 @@ def extract(
         batch_size: crops in a forward pass; ``None`` is ``default_batch_size``.
         shard_size: in images, held in memory; ``None`` is ``default_shard_size``.
         update: take in added, changed and removed files instead of refusing them, and try again what could not
-            be read.
+            be read. The result is what a new run over the files as they are now gives, copies and near ones too; only
+            a vector's last digits can differ, where the network gives others in another batch.
         workers: threads that decode; ``None`` is one per core.
         max_pixels: of one image; those with more are refused, a row of their own says so.
         dedupe: look for files with the same bytes first, and embed one of them; the later ones keep their rows, with
@@ -148,7 +149,7 @@ def extract(
     if Path(out).is_file():
         raise UserError(f"{out} is a file: choose another --out")
     identity = _identity(embedder, format, dtype, batch_size, shard_size, max_pixels, keep)
-    identity |= _dedupe(dedupe, near, update)
+    identity |= _dedupe(dedupe, near)
     source, where = open_source(images, keep), absolute(images)
     if crew is None:
         if not isinstance(embedder, Embedder):
@@ -203,13 +204,13 @@ class _Run:
         plan = self._plan(identity, listing)
         changes = changes_since(self.folder, plan, self.source, listing.files, self.workers)
         if update:
-            wanted = plan_update(self.folder, plan, self.source, listing.files, changes)
+            facts = (self.folder, plan, self.source, listing.files, changes)
+            wanted = plan_update(*facts, self.workers, self.progress)
             if wanted is not None:
                 return self._update(plan, wanted, listing)
             discard(self.folder)
         elif changed := describe(changes, plan, listing.files):
-            advice = "" if "dedupe" in identity else "add --update, or "
-            raise UserError(f"{changed} since {self.folder.root} was started: {advice}choose another --out")
+            raise UserError(f"{changed} since {self.folder.root} was started: add --update, or choose another --out")
         summary = manifest.completed(self.folder, plan)
         if summary is not None:
             remove_temporaries(self.folder.scratch)  # of a run that was killed behind its manifest
@@ -225,7 +226,8 @@ class _Run:
             self.folder.create()
             copies = None
             if "dedupe" in identity:
-                copies = find_copies(self.source, listing.files, self.workers, self.progress)
+                known, max_pixels = Known.nothing(len(listing.files)), identity["decoder"]["max_pixels"]
+                copies = find_copies(self.source, listing.files, known, max_pixels, self.workers, self.progress)
             Plan.new(identity, listing.files, copies).save(self.folder.plan, self.folder.scratch)
             plan = Plan.load(self.folder.plan)  # another run may have been first
             if plan is None:
@@ -381,7 +383,7 @@ def _check(
     if len(set(keep)) < len(keep):
         raise UserError(f"a column is kept twice: {', '.join(keep)}")
     if taken := sorted((RESERVED | set(outputs)) & set(keep)):
-        raise UserError(f"column {taken[0]} cannot be kept: the result has one of its own by that name")
+        raise UserError(f"column {taken[0]} cannot be kept, the result has one of its own: rename it in the source")
     for name, value in (("batch size", batch_size), ("shard size", shard_size), ("workers", workers)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: give a number above zero")
@@ -389,14 +391,12 @@ def _check(
         raise UserError(f"max pixels {max_pixels}: give a number from 1 to {PILLOW_MAX_PIXELS}")
 
 
-def _dedupe(dedupe: bool, near: float | None, update: bool) -> dict[str, Any]:
+def _dedupe(dedupe: bool, near: float | None) -> dict[str, Any]:
     """What the identity says of it: nothing where no copies are looked for."""
     if not dedupe and near is None:
         return {}
     if not dedupe:
         raise UserError("--near needs --dedupe")
-    if update:
-        raise UserError("--update cannot keep what --dedupe found, copies of other files now: choose another --out")
     least = near_duplicates.NEAR if near is None else near
     if not 0 < least <= 1:
         raise UserError(f"--near {least}: give a cosine above 0 and at most 1")

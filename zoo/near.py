@@ -6,6 +6,8 @@ square. No approximate graph: what it finds depends on how it was built, and the
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -36,7 +38,8 @@ def write(folder: Folder, plan: Plan) -> None:
     ``MOST_PAIRS``.
 
     Raises:
-        UserError: a shard is missing or damaged, or a full disk.
+        UserError: a shard is damaged, or a full disk.
+        FileNotFoundError: a shard is missing: another run of the same update has moved it into place.
     """
     folder.commit(NEAR_DUPLICATES, lambda file: _write(folder, plan, file))
 
@@ -94,7 +97,7 @@ def _units(folder: Folder, plan: Plan, shard: int) -> NDArray[np.float32]:
     except DamagedShard as error:
         raise UserError(f"{table_name(shard)} {error}: run the same command again") from error
     if rows is None:
-        raise UserError(f"{table_name(shard)} is gone: run the same command again")
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder.root / table_name(shard)))
     return unit(rows.vectors[EMBEDDING])
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +30,19 @@ from zoo.sources.source import IN_CONTAINER
 
 _IDENTITY = b"zoo.identity"
 _REUSE = pa.field("zoo.reuse", pa.int64())
-_COPIES = ["zoo.copy_of", "zoo.sha256"]
+_COPIES = ["zoo.copy_of", "zoo.sha256", "zoo.width", "zoo.height"]
 _VALUES_AT_ONCE = 65536
 _SHOWN = 16  # characters of a hash are enough to tell two apart
+
+
+class Copy(NamedTuple):
+    """A row whose file has the bytes of an earlier one: the path of that, and what is known of the bytes."""
+
+    row: int
+    first: bytes
+    sha256: str
+    width: int | None
+    height: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,19 +105,28 @@ class Plan:
         """The rows of a shard that are neither taken over nor copies, in order."""
         rows = self.rows(shard)
         wanted = self.reuse[rows.start : rows.stop] < 0
-        wanted[[row - rows.start for row, _, _ in self.copies_in(shard)]] = False
+        wanted[[copy.row - rows.start for copy in self.copies_in(shard)]] = False
         return np.flatnonzero(wanted) + rows.start
 
-    def copies_in(self, shard: int) -> list[tuple[int, bytes, str]]:
-        """The rows of a shard that are copies, each with the path of the first of its bytes, and their sha256."""
+    def copies_in(self, shard: int) -> list[Copy]:
+        """The rows of a shard that are copies, in order."""
         if self.copies is None:
             return []
         rows = self.rows(shard)
         copy_of = self.copies["zoo.copy_of"].to_numpy()[rows.start : rows.stop]
         found = np.flatnonzero(copy_of >= 0)
         paths = self.files["path"].take(copy_of[found]).to_pylist()
-        hashes: list[str] = self.copies["zoo.sha256"].take(found + rows.start).to_pylist()
-        return list(zip((found + rows.start).tolist(), paths, hashes, strict=True))
+        facts = (self.copies[name].take(found + rows.start).to_pylist() for name in _COPIES[1:])
+        return list(map(Copy, (found + rows.start).tolist(), paths, *facts))
+
+    @property
+    def first_of_bytes(self) -> NDArray[np.int64]:
+        """int64 [rows]: for each row the first one that has its bytes, itself where no earlier one is known."""
+        itself = np.arange(len(self.files))
+        if self.copies is None:
+            return itself
+        copy_of = self.copies["zoo.copy_of"].to_numpy()
+        return np.where(copy_of < 0, itself, copy_of)
 
     def same_files(self, files: pa.Table) -> bool:
         """Whether paths, sizes, modification times and kept columns are those of ``files``."""

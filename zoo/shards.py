@@ -80,10 +80,11 @@ class Rows:
         dtype = plan.identity.get("dtype", "float32")
         vectors = {name: np.full((n, *shape), np.nan, dtype) for name, shape in plan.shapes.items()}
         rows = cls(paths, vectors, [None] * n, [None] * n, [None] * n, [None] * n, [None] * n)
-        for row, first, sha256 in plan.copies_in(shard):
-            slot = row - planned.start
-            rows.status[slot], rows.sha256[slot] = DUPLICATE, sha256
-            rows.error[slot] = f"the same bytes as {first.decode(errors='backslashreplace')}"
+        for copy in plan.copies_in(shard):
+            slot = copy.row - planned.start
+            rows.status[slot], rows.sha256[slot] = DUPLICATE, copy.sha256
+            rows.width[slot], rows.height[slot] = copy.width, copy.height
+            rows.error[slot] = f"the same bytes as {copy.first.decode(errors='backslashreplace')}"
         return rows
 
     @property

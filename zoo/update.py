@@ -20,10 +20,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zoo import files
+from zoo.copies import Known, find_copies
 from zoo.images import UnreadableImage
 from zoo.manifest import files_of
+from zoo.outputs import NEAR_DUPLICATES
 from zoo.pipeline import look_ahead
 from zoo.plan import Changes, Plan, compare
+from zoo.progress import Progress
 from zoo.shards import DamagedShard, Folder, Rows
 from zoo.sources import Source
 
@@ -39,7 +42,7 @@ class Previous:
 
     def __init__(self, folder: Folder, plan: Plan) -> None:
         self.folder = folder
-        self._plan = plan
+        self.plan = plan
         self._shard_size: int = plan.identity["shard_size"]
         self._last: tuple[int, Rows | None] = (-1, None)
 
@@ -48,7 +51,7 @@ class Previous:
         shard = row // self._shard_size
         if self._last[0] != shard:
             try:
-                self._last = shard, self.folder.read(self._plan, shard)
+                self._last = shard, self.folder.read(self.plan, shard)
             except DamagedShard:
                 self._last = shard, None
         rows = self._last[1]
@@ -62,11 +65,12 @@ class Previous:
     def take_over(self, plan: Plan, shard: int, rows: Rows) -> None:
         """Fill in what ``plan`` takes over for one of its shards. Raises Overtaken if it is not there."""
         planned = plan.rows(shard)
-        for slot, row in enumerate(plan.reuse[planned.start : planned.stop].tolist()):
-            if row < 0:
+        reuse = plan.reuse[planned.start : planned.stop]
+        for slot in np.argsort(reuse, kind="stable").tolist():  # so that no shard is read twice
+            if reuse[slot] < 0:
                 continue
-            found = self.row(row)
-            if found is None or found[0].paths[found[1]] != rows.paths[slot]:
+            found = self.row(int(reuse[slot]))
+            if found is None:
                 raise Overtaken
             rows.take(slot, *found)
 
@@ -103,25 +107,62 @@ def describe(changes: Changes, plan: Plan, found: pa.Table) -> str:
     return ", ".join(parts)
 
 
-def plan_update(folder: Folder, plan: Plan, source: Source, found: pa.Table, changes: Changes) -> Plan | None:
+def plan_update(
+    folder: Folder,
+    plan: Plan,
+    source: Source,
+    found: pa.Table,
+    changes: Changes,
+    workers: int,
+    progress: Progress | None,
+) -> Plan | None:
     """The plan of the new result: every unchanged row whose file was read is taken over, failed or not.
 
-    Rows whose file could not be read are tried again. None if nothing changed, none of those can be read now,
-    and so there is nothing to do.
+    Rows whose file could not be read are tried again. Where the earlier run looked for copies they are looked for
+    among all files as they are now, so that those are marked that a new run would mark; what an earlier row says of
+    a file is not read again, and an image whose bytes any row of the earlier result had is not embedded again. None if
+    nothing changed, none of those can be read now, and so there is nothing to do.
     """
     reuse = changes.previous.copy()
     reuse[changes.resized] = -1
     reuse[changes.touched] = -1
-    previous = Previous(folder, plan)
+    previous, known = Previous(folder, plan), Known.nothing(len(found) if plan.copies is not None else 0)
     worthwhile = bool(describe(changes, plan, found))
     for row in np.flatnonzero(reuse >= 0).tolist():
         old = previous.row(int(reuse[row]))
         if old is None:  # its whole shard is missing, which any run makes up for
             reuse[row] = -1
-        elif old[0].sha256[old[1]] is None:
+        elif (sha256 := old[0].sha256[old[1]]) is None:
             reuse[row] = -1
             worthwhile = worthwhile or _is_readable(source, found.slice(row, 1).to_pylist()[0])
-    return Plan(plan.identity, found, reuse) if worthwhile else None
+        elif plan.copies is not None:
+            known.sha256[row] = sha256
+            known.sizes[row] = old[0].width[old[1]] or 0, old[0].height[old[1]] or 0
+    if not worthwhile:
+        return None
+    if plan.copies is None:
+        return Plan(plan.identity, found, reuse)
+    copies = find_copies(source, found, known, plan.identity["decoder"]["max_pixels"], workers, progress)
+    new = Plan(plan.identity, found, reuse, copies)
+    return replace(new, reuse=_by_bytes(previous, new, known))
+
+
+def _by_bytes(previous: Previous, plan: Plan, known: Known) -> NDArray[np.int64]:
+    """``reuse`` of a plan with copies: its first of some bytes takes over what the earlier first of them had.
+
+    That need not be the same file: a copy takes the place of its first where this is gone, or a new file comes before.
+    """
+    first, before = plan.first_of_bytes, previous.plan.first_of_bytes
+    reuse = np.full(len(first), -1, np.int64)
+    sha256 = np.zeros(len(first), known.sha256.dtype)
+    for row in np.flatnonzero(plan.reuse >= 0)[::-1]:  # so that the earliest has the last word
+        reuse[first[row]] = before[plan.reuse[row]]
+        sha256[first[row]] = known.sha256[row]
+    lent = np.flatnonzero(reuse != plan.reuse)
+    for row in lent[np.argsort(reuse[lent], kind="stable")]:
+        if reuse[row] >= 0 and (previous.sha256(int(reuse[row])) or "").encode() != sha256[row]:
+            reuse[row] = -1  # it changed, or was lost, between the first pass and its turn
+    return reuse
 
 
 def stage(folder: Folder, plan: Plan) -> tuple[Folder, Plan]:
@@ -160,7 +201,7 @@ def promote(folder: Folder) -> bool:
         return False
     files.remove(folder.manifest)
     names = [part["file"] for shard in new["shards"] for part in files_of(shard)]
-    for name in names:
+    for name in [*names, *([NEAR_DUPLICATES] if "near_duplicates" in new else [])]:
         files.move(staged.root / name, folder.root / name)
     for name in folder.shard_files() - set(names):
         files.remove(folder.root / name)

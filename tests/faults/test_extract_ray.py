@@ -227,3 +227,34 @@ def test_workers_give_every_output_and_leave_copies_out(
         result = extract(images, tmp_path / "many", embedder=embedder, crew=crew, **small)
     assert (result.duplicates, result.missing) == (1, {})
     assert results(tmp_path / "many") == results(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_run_beside_the_cluster_and_a_full_disk(
+    images: Path, tmp_path: Path, random_weights: Path, machines: Any
+) -> None:
+    run(images, tmp_path / "one", random_weights)
+    expected = results(tmp_path / "one")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with connect(machines.address, cores=1) as crew:
+        out = tmp_path / "raced"
+        beside = threading.Thread(target=run, args=(images, out, random_weights))
+        beside.start()
+        run(images, out, random_weights, crew)
+        beside.join(120)
+        assert results(out) == expected
+        assert_tidy(out)
+
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], capture_output=True)
+        if mounted.returncode:
+            pytest.skip("no right to mount a small file system")
+        try:
+            with pytest.raises(UserError, match=r"^disk full while writing [^\n]*$"):
+                run(images, disk / "out", random_weights, crew)
+            assert 0 < shards(disk / "out") < 16
+            subprocess.run(["mount", "-o", "remount,size=10m", disk], check=True)
+            run(images, disk / "out", random_weights, crew)
+            assert results(disk / "out") == expected
+        finally:
+            subprocess.run(["umount", disk], check=True)

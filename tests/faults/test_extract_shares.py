@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -178,3 +180,55 @@ def test_torchrun_and_the_command(images: Path, tmp_path: Path, random_weights: 
     assert one.returncode == 3, one.stderr
     assert results(tmp_path / "ranks") == results(tmp_path / "one")
     assert_tidy(tmp_path / "ranks")
+
+
+@pytest.mark.slow
+def test_a_rank_of_torchrun_is_killed_and_the_disk_is_full(images: Path, tmp_path: Path, random_weights: Path) -> None:
+    """The group ends with the rank that is lost, and is run again with the same words, beside a plain run too."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "0",
+        "-m",
+        "zoo",
+    ]
+
+    def begin(out: Path, launcher: list[str] = launcher, largest_file: int = -1) -> subprocess.Popen[str]:
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+        words = [*launcher, *command(images, out, random_weights)]
+        return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=limit)
+
+    assert begin(tmp_path / "one", [sys.executable, "-m", "zoo"]).wait(300) == EXIT_OK
+    expected = results(tmp_path / "one")
+
+    out = tmp_path / "killed"
+    group = begin(out)
+    while not list(out.glob("embeddings-*")):
+        assert group.poll() is None, group.communicate()
+        time.sleep(0.002)
+    ranks = [int(pid) for pid in Path(f"/proc/{group.pid}/task/{group.pid}/children").read_text().split()]
+    os.kill(ranks[0], signal.SIGKILL)
+    group.communicate(timeout=300)
+    again = [begin(out), begin(out, [sys.executable, "-m", "zoo"])]
+    for process in again:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == EXIT_OK, errors
+    assert results(out) == expected
+
+    out = tmp_path / "full"
+    group = begin(out, largest_file=8_000)  # a shard has 8 192 bytes of vectors
+    _, errors = group.communicate(timeout=300)
+    assert group.returncode != EXIT_OK
+    assert "zoo: error: disk full while writing " in errors
+    group = begin(out)
+    _, errors = group.communicate(timeout=300)
+    assert group.returncode == EXIT_OK, errors
+    assert results(out) == expected
+    assert_tidy(out)

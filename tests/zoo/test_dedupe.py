@@ -22,7 +22,7 @@ from PIL import Image
 
 import zoo
 from zoo import near
-from zoo.copies import find_copies
+from zoo.copies import Known, find_copies
 from zoo.errors import EXIT_OK, UserError
 from zoo.merge import merge
 from zoo.search.collection import Collection
@@ -93,6 +93,8 @@ def test_copies_keep_their_rows_and_are_embedded_once(images: Path, tmp_path: Pa
     for path, row in copies.items():
         assert row["sha256"] == hashlib.sha256((images / path).read_bytes()).hexdigest()
         assert row.get("embedding") is None
+        first = next(other for other in rows(out) if other["path"] == COPIES[path])
+        assert (row["width"], row["height"]) == (first["width"], first["height"]) != (None, None)
     manifest = verify(out).manifest
     assert (manifest["images"], manifest["ok"], manifest["duplicates"], manifest["failed"]) == (17, 13, 4, {})
     assert merge(out, tmp_path / "all.npy").rows == 17
@@ -118,11 +120,13 @@ def test_copies_are_found_by_bytes_alone(tmp_path: Path) -> None:
     (root / "e.png").symlink_to("nowhere")
     source = open_source(root)
     files = source.listing().files
-    found = find_copies(source, files, 2, None)
+    found = find_copies(source, files, Known.nothing(6), 10**6, 2, None)
     named = dict(zip(files["path"].to_pylist(), found["zoo.copy_of"].to_pylist(), strict=True))
     assert named == {b"a.png": -1, b"b.png": -1, b"c.png": 1, b"d.png": -1, b"e.png": -1, b"\xff.png": 1}
     digest = hashlib.sha256(same).hexdigest()
     assert found["zoo.sha256"].to_pylist() == [None, None, digest, None, None, digest]
+    shape = list(picture(seed=1).size)
+    assert [found[name][2].as_py() for name in ("zoo.width", "zoo.height")] == shape
     run(root, tmp_path / "out", dedupe=True)
     assert [row["status"] for row in rows(tmp_path / "out")] == [
         "not-a-file", "ok", "duplicate", "missing", "missing", "duplicate"
@@ -138,8 +142,10 @@ def test_every_copy_names_the_first_of_its_bytes(
     for number, content in enumerate(contents):
         (root / f"{number:02d}.png").write_bytes(content)
     source = open_source(root)
-    found = find_copies(source, source.listing().files, 2, None)["zoo.copy_of"].to_pylist()
-    assert found == [first if (first := contents.index(c)) < n else -1 for n, c in enumerate(contents)]
+    found = find_copies(source, source.listing().files, Known.nothing(len(contents)), 10**6, 2, None)
+    assert found["zoo.copy_of"].to_pylist() == [
+        first if (first := contents.index(c)) < n else -1 for n, c in enumerate(contents)
+    ]
 
 
 @pytest.mark.parametrize("held", [1, 10**9])
@@ -191,6 +197,122 @@ def test_killed_before_any_step_and_gone_on_with_the_result_is_the_same(images: 
             return
 
 
+def one_by_one(images: Path, out: Path, **options: Any) -> Any:
+    """A batch of one image gives the same digits whatever is embedded beside it."""
+    return run(images, out, dedupe=True, near=0.9, batch_size=1, **options)
+
+
+def change(images: Path) -> None:
+    """First ones removed, changed, and preceded by a new copy; new copies of old and of new files; a file renamed."""
+    (images / "01.png").unlink()  # 02_copy.png comes after it
+    (images / "00_first.webp").write_bytes(encode(picture(seed=60), "WEBP"))  # a/b/05.webp has its bytes no longer
+    shutil.copy(images / "00.jpeg", images / "-before.jpeg")
+    shutil.copy(images / "06.jpeg", images / "zz_of_old.jpeg")
+    for name in ("new.png", "zz_of_new.png"):
+        (images / name).write_bytes(encode(picture(seed=61), "PNG"))
+    (images / "a" / "02.webp").rename(images / "a" / "renamed.webp")
+
+
+@pytest.mark.parametrize("format", ["parquet", "npy"])
+def test_an_update_gives_the_bytes_of_a_new_run_and_embeds_only_new_bytes(
+    images: Path, tmp_path: Path, format: str
+) -> None:
+    out, embedder = tmp_path / "out", Counts()
+    one_by_one(images, out, format=format)
+    change(images)
+    result = one_by_one(images, out, embedder=embedder, update=True, format=format)
+    one_by_one(images, tmp_path / "fresh", format=format)
+    assert results(out) == results(tmp_path / "fresh")
+    assert embedder.embedded == 3, "00_first.webp, new.png, and a/renamed.webp, whose bytes nobody looked for before"
+    assert {row["path"]: row["error"] for row in rows(out) if row["status"] == "duplicate"} == {
+        "00.jpeg": "the same bytes as -before.jpeg",
+        "a/copy_of_00.jpeg": "the same bytes as -before.jpeg",
+        "zz_copy.png": "the same bytes as 02_copy.png",
+        "zz_of_new.png": "the same bytes as new.png",
+        "zz_of_old.jpeg": "the same bytes as 06.jpeg",
+    }
+    assert result.near_duplicates == len(near_by_hand(out, 0.9)) if format == "parquet" else True
+    verify(out)
+    assert_tidy(out)
+    assert one_by_one(images, out, embedder=embedder, update=True, format=format).reused == result.total
+    assert embedder.embedded == 3
+
+
+Folder = dict[str, int]  # which of a few contents a file has
+
+
+@given(
+    before=st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 4), min_size=1),
+    after=st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 4), min_size=1),
+)
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_any_update_gives_the_bytes_of_a_new_run(
+    before: Folder, after: Folder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("any")
+    contents = [encode(picture(seed=seed), "BMP") for seed in range(3)] + [b"no image", b"BM, and truncated"]
+    assert len({len(content) for content in contents[:3]}) == 1
+    images, embedder = root / "images", Counts()
+    for files in (before, after):
+        images.mkdir(exist_ok=True)
+        for name in "abcdefgh":
+            path = images / f"{name}.bmp"
+            if name not in files:
+                path.unlink(missing_ok=True)
+            elif not path.exists() or path.read_bytes() != contents[files[name]]:
+                path.write_bytes(contents[files[name]])
+        if files is before:
+            one_by_one(images, root / "out", shard_size=3)
+    one_by_one(images, root / "out", shard_size=3, update=True, embedder=embedder)
+    one_by_one(images, root / "fresh", shard_size=3)
+    assert results(root / "out") == results(root / "fresh")
+    stayed = {before[name] for name in before if before[name] == after.get(name)}
+    assert embedder.embedded <= len({seed for seed in after.values() if seed < 3 and seed not in stayed})
+
+
+def test_an_update_killed_before_any_step_and_gone_on_with_is_the_same(images: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"dedupe": True, "near": 0.9, "batch_size": 1}
+    run(images, tmp_path / "before", **options)
+    change(images)
+    run(images, tmp_path / "fresh", **options)
+    for n in range(1, 400, 17):
+        out = tmp_path / f"out{n}"
+        shutil.copytree(tmp_path / "before", out)
+        killed = finish(images, out, kill=n, update=True, **options) == -signal.SIGKILL
+        assert finish(images, out, update=True, **options) == EXIT_OK
+        assert results(out) == results(tmp_path / "fresh")
+        assert_tidy(out)
+        if not killed:
+            assert n > 40
+            return
+
+
+def test_updates_in_shares_and_races_give_the_bytes_of_a_new_run(images: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"dedupe": True, "near": 0.9, "batch_size": 1}
+    run(images, tmp_path / "raced", **options)
+    shutil.copytree(tmp_path / "raced", tmp_path / "shared")
+    change(images)
+    run(images, tmp_path / "fresh", **options)
+    racing = [start(images, tmp_path / "raced", update=True, seconds=0.005 * i, **options) for i in range(3)]
+    shared = [start(images, tmp_path / "shared", update=True, share=Share(i, 2), **options) for i in range(2)]
+    for process in (*racing, *shared):
+        process.join(60)
+        assert process.exitcode == EXIT_OK
+    for out in ("raced", "shared"):
+        assert results(tmp_path / out) == results(tmp_path / "fresh")
+
+
+def test_a_copy_whose_first_was_lost_is_embedded_in_an_update(images: Path, tmp_path: Path) -> None:
+    out, embedder = tmp_path / "out", Counts()
+    one_by_one(images, out)
+    (images / "01.png").unlink()
+    (out / "embeddings-00000.parquet").write_bytes(b"damaged")
+    one_by_one(images, out, update=True, embedder=embedder)
+    one_by_one(images, tmp_path / "fresh")
+    assert results(out) == results(tmp_path / "fresh")
+    assert embedder.embedded >= 1
+
+
 def test_shares_and_races_give_the_bytes_of_one_run(images: Path, tmp_path: Path) -> None:
     run(images, tmp_path / "whole", dedupe=True)
     racing = [start(images, tmp_path / "raced", dedupe=True, seconds=0.005 * i) for i in range(3)]
@@ -222,7 +344,6 @@ def test_what_does_not_go_together_is_one_line(images: Path, tmp_path: Path) -> 
     out = tmp_path / "out"
     for options, message in (
         ({"near": 0.9}, "--near needs --dedupe"),
-        ({"dedupe": True, "update": True}, "--update cannot keep what --dedupe found"),
         ({"dedupe": True, "near": 1.5}, "--near 1.5: give a cosine"),
     ):
         with pytest.raises(UserError, match=message):
@@ -233,5 +354,5 @@ def test_what_does_not_go_together_is_one_line(images: Path, tmp_path: Path) -> 
         with pytest.raises(UserError, match=r"dedupe\.near 0\.99 there, (none|0\.5) now"):
             run(images, out, **options)
     (images / "more.png").write_bytes(encode(picture(seed=70), "PNG"))
-    with pytest.raises(UserError, match=r"1 file added .* was started: choose another --out"):
+    with pytest.raises(UserError, match=r"1 file added .* was started: add --update, or choose another --out"):
         run(images, out, dedupe=True)

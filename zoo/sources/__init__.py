@@ -54,6 +54,8 @@ def open_source(images: str | os.PathLike[str], keep: Sequence[str] = ()) -> Sou
         UserError: nothing there, or of no such kind.
     """
     text = os.fspath(images)
+    if not text:
+        raise UserError("--images is empty: give the folder that holds the images")
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if is_url(os.fsencode(text)):
@@ -105,8 +107,10 @@ def _of_pattern(where: Storage, name: str, keep: Sequence[str]) -> Source:
     if lower.endswith((*_TARS, *_TABLES)):
         found: list[bytes] = []
         for pattern in patterns:
-            wild = _WILDCARD.search(pattern)
-            found += sorted(where.matches(pattern)) if wild else [os.fsencode(pattern)]
+            try:
+                found += sorted(where.matches(pattern)) if _WILDCARD.search(pattern) else [os.fsencode(pattern)]
+            except OSError as error:
+                raise UserError(f"cannot list {where.root}{pattern} ({error.strerror}): put that right") from None
         if not found:
             raise UserError(f"no file matches {where.root}{name}")
         return Tars(where, found, keep) if lower.endswith(_TARS) else Tables(where, found, keep)

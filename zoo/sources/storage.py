@@ -183,16 +183,18 @@ class Remote:
             except (PermissionError, UnreadableImage):
                 raise
             except Exception as error:  # each kind of storage raises its client's own errors
-                if isinstance(error, FileNotFoundError) and not self._is_disguised(error):
+                disguised = self._is_disguised(error)
+                if isinstance(error, FileNotFoundError) and not disguised:
                     raise
                 if attempt + 1 == _ATTEMPTS:
-                    raise OSError(0, one_line(error)) from error
+                    raise OSError(0, one_line((disguised and error.__cause__) or error)) from error
                 time.sleep(_SECONDS * 2**attempt)
         raise AssertionError
 
-    def _is_disguised(self, error: FileNotFoundError) -> bool:
+    def _is_disguised(self, error: Exception) -> bool:
         """Whether fsspec calls missing what a web server failed to answer."""
-        return self._is_web and not isinstance(error.__cause__, FileNotFoundError | None)
+        missing = self._is_web and isinstance(error, FileNotFoundError)
+        return missing and not isinstance(error.__cause__, FileNotFoundError | None)
 
 
 def is_url(text: bytes) -> bool:

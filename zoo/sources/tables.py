@@ -59,8 +59,8 @@ class Tables:
 
     def _of_file(self, name: bytes) -> pa.Table:
         shown = self._storage.root + os.fsdecode(name)
-        mtime_ns = self._storage.facts(name)[1]
         try:
+            mtime_ns = self._storage.facts(name)[1]
             with ExitStack() as stack:
                 file = _open(self._storage, name, stack)
                 _image_column(file.schema, shown)
@@ -70,6 +70,8 @@ class Tables:
             raise
         except FileNotFoundError:
             raise UserError(f"no table at {shown}") from None
+        except OSError as error:
+            raise UserError(f"{shown} cannot be read: {error.strerror or one_line(error)}") from None
         except Exception as error:  # what Arrow raises for damaged bytes is not a closed set
             raise UserError(f"{shown} is no readable table ({one_line(error)}): write or download it again") from None
         numbers = pa.array(range(n), pa.int64())

@@ -66,10 +66,10 @@ class Tars:
 
     def _of_file(self, name: bytes) -> Iterator[tuple[Any, ...] | None]:
         shown = self._storage.root + os.fsdecode(name)
-        size, mtime_ns = self._storage.facts(name)
-        if size < 0:
-            raise UserError(f"no tar file at {shown}")
         try:
+            size, mtime_ns = self._storage.facts(name)
+            if size < 0:
+                raise UserError(f"no tar file at {shown}")
             with self._storage.open(name) as file:
                 # Groups and not a table of all keys: a tar file may have any number of members.
                 for _, group in groupby(walk(file, size, shown), key=lambda member: _key(member.name)):

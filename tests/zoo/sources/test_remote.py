@@ -127,6 +127,13 @@ def test_a_list_of_urls_with_a_broken_server(web: Web, tmp_path: Path) -> None:
         run(f"{web.url}/absent.csv", tmp_path / "none")
 
 
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "a.csv", "a-*.tar"])
+def test_a_server_that_does_not_answer_is_one_line_that_names_it(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"^[^\n]*http://127\.0\.0\.1:1/[^\n]*[Cc]onnect[^\n]*$"):
+        run(f"http://127.0.0.1:1/{name}", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_tars_and_parquet_are_read_by_ranges_where_they_lie(web: Web, tmp_path: Path) -> None:
     web.files["/t/a-0.tar"] = tar(4, padding=400_000)
     run(f"{web.url}/t/a-{{0..0}}.tar", tmp_path / "tar", keep=["cls"], shard_size=4)

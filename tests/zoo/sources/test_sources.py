@@ -271,7 +271,7 @@ def test_parquet_rows_in_their_order_with_kept_columns(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=match):
             run(tmp_path / "set", tmp_path / "bad", keep=[column])
     for column in ("sha256", "embedding", "path"):
-        with pytest.raises(UserError, match="one of its own by that name"):
+        with pytest.raises(UserError, match="has one of its own: rename it in the source"):
             run(tmp_path / "set", tmp_path / "bad", keep=[column])
 
 
