@@ -27,9 +27,9 @@ def run(app: Callable[..., Any], name: str, *, go_on: str) -> NoReturn:
     ``go_on`` says how to continue after an interruption.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed, as some daemons start their children
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  for the life of the process
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed, as some daemons start their children
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  for the life of the process
     sys.exit(exit_code(app, name, go_on))
 
 
