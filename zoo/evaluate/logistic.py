@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -114,10 +115,17 @@ class Problem:
         iterations: int = ITERATIONS,
         tolerance: float = TOLERANCE,
     ) -> Iterator[Classifier]:
-        """A fit for each l2, the strongest first, starting from ``start`` or zero."""
+        """A fit for each l2, the strongest first, starting from ``start`` or zero.
+
+        Raises:
+            UserError: no strength, one below 0, no iteration, or a tolerance that is not above 0.
+        """
+        ordered = sorted(strengths, reverse=True)
+        if not ordered or not all(0 <= l2 < inf for l2 in ordered) or iterations < 1 or not tolerance > 0:
+            raise UserError("--set l2 takes numbers from 0 on, --set iterations at least 1, --set tolerance above 0")
         w = np.zeros((self.classes, self.features.shape[1] + 1)) if start is None else self._scaled(start)
         ahead = w
-        for n, l2 in enumerate(sorted(strengths, reverse=True)):
+        for n, l2 in enumerate(ordered):
             found, done, converged = self._minimise(ahead, l2, iterations, tolerance)
             w, ahead = found, 2 * found - w if n else found
             yield self._classifier(w, l2, done, converged)
