@@ -29,7 +29,7 @@ from zoo.errors import UserError
 from zoo.images import EXTENSIONS, UnreadableImage, decode, read_bytes
 from zoo.pixel_arrays import PixelArray, open_npy, open_npz, require_memory
 from zoo.tar_shards import expand, samples
-from zoo.torchvision_data import open_torchvision
+from zoo.torchvision_data import has_torchvision_split, open_torchvision
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
@@ -145,7 +145,7 @@ def open_training_data(source: Path | str) -> Dataset:
 def has_split(source: Path | str, split: str) -> bool:
     """Whether ``open_dataset(source, split)`` would find one."""
     if str(source).startswith("torchvision:"):
-        return True  # or the message of ``open_dataset`` says what there is
+        return has_torchvision_split(str(source), split)
     path = Path(source)
     return (path / split).is_dir() or any(path.glob(f"{split}*.parquet")) or any(_matching(path, split))
 
@@ -278,6 +278,8 @@ def _parquet(files: list[Path], name: str) -> Dataset:
         table = pa.concat_tables([pq.read_table(f, columns=[image] + ([label] if label else [])) for f in files])
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{name}: {str(error).splitlines()[0]}") from None
+    if not table.num_rows:
+        raise UserError(f"{name}: no images in {files[0].name}: it has no rows")
     column = table[image].combine_chunks() if table[image].num_chunks == 1 else table[image]
     if pa.types.is_struct(column.type):  # Hugging Face datasets: {bytes, path}
         if column.type.get_field_index("bytes") < 0:
@@ -296,7 +298,7 @@ def _parquet(files: list[Path], name: str) -> Dataset:
 
 def _numbered(values: list[Any], name: str) -> tuple[NDArray[np.int64], list[str]]:
     """Labels as numbers, and the classes' names in the order of their numbers."""
-    if missing := sum(v is None for v in values):
+    if missing := sum(v is None or v != v for v in values):
         raise UserError(f"{name}: {missing} rows have no label: remove them or the labels")
     if all(isinstance(v, int) and v >= 0 for v in values):
         return np.array(values, np.int64), _numbers(max(values, default=-1) + 1, name)

@@ -152,7 +152,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def decode_values(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8 | np.uint16]:
     """The numbers of a one-channel image, as stored: label ids or indices into a palette (uint8), depth (uint16).
 
-    For annotations, not for pictures: nothing is scaled, rotated or converted. Returns [H, W].
+    For annotations, not for pictures: nothing is scaled, rotated or converted. Returns [H, W]; of 1-bit images 0 and 1.
 
     Raises:
         UnreadableImage: as ``decode``; ``unsupported``: more than one channel, or values that fit neither type.
@@ -164,7 +164,7 @@ def decode_values(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
         image.load()
     except Exception as error:  # as above
         raise _refused(error) from error
-    if image.mode in ("L", "P"):
+    if image.mode in ("1", "L", "P"):
         return np.array(image, np.uint8)
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         values = np.array(image)

@@ -59,6 +59,12 @@ class TorchvisionData:
     read: Callable[[int], NDArray[np.uint8]]
 
 
+def has_torchvision_split(source: str, split: str) -> bool:
+    """Whether torchvision has it; of an unknown name ``open_torchvision`` says what is wrong."""
+    name = source.split(":")[1]
+    return name not in SPLITS or split in SPLITS[name]
+
+
 def open_torchvision(source: str, split: str | None) -> TorchvisionData:
     """``torchvision:CIFAR10:ROOT``; ``split`` is ``train`` unless given.
 

@@ -6,6 +6,7 @@ t are chosen by leave-one-out on the training bank, never on the test images.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zoo.errors import UserError
 from zoo.evaluate.features import labelled_features
 from zoo.evaluate.result import Result, proportion
 from zoo.evaluate.worst_classes import worst_classes
@@ -29,6 +31,18 @@ _BANK_BLOCK, _QUERY_BLOCK = 16_384, 2048  # 128 MiB of similarities at a time, w
 _VOTE_CELLS = 2**25
 
 Array = Tensor | NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Options:
+    """``--set`` of ``knn``: the values that leave-one-out chooses from; one of each chooses nothing."""
+
+    k: tuple[int, ...] = K_VALUES
+    temperature: tuple[float, ...] = TEMPERATURES
+
+    def __post_init__(self) -> None:
+        if not self.k or not self.temperature or not min(*self.k, *self.temperature) > 0:
+            raise UserError("--set k and --set temperature take values above 0")
 
 
 def neighbours(bank: Array, queries: Array, k: int, *, leave_out: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -84,18 +98,21 @@ def accuracy(bank: Tensor, labels: Tensor, queries: Tensor, truth: Tensor) -> fl
     return float((predict(bank, labels, queries) == truth).double().mean()) * 100
 
 
-def choose(bank: Array, labels: Tensor, *, seed: int = 0) -> tuple[tuple[int, float], dict[str, float]]:
+def choose(
+    bank: Array, labels: Tensor, *, seed: int = 0, options: Options | None = None
+) -> tuple[tuple[int, float], dict[str, float]]:
     """k and t that classify the bank's own images best, each left out in turn; and the accuracy of every pair.
 
     At most ``LEAVE_ONE_OUT`` images are classified, drawn from ``seed``; all of the bank votes. The first of
-    ``K_VALUES`` x ``TEMPERATURES`` wins a tie.
+    the options' ``k`` x ``temperature`` wins a tie.
     """
+    options = options or Options()
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(bank))
     chosen = torch.from_numpy(np.sort(order[:LEAVE_ONE_OUT]))
-    most = min(max(K_VALUES), len(bank) - 1)
+    most = min(max(options.k), len(bank) - 1)
     similarity, rows = neighbours(bank, bank[chosen.numpy()], most, leave_out=chosen)
     tried = {}
-    for k, t in product(K_VALUES, TEMPERATURES):
+    for k, t in product(options.k, options.temperature):
         winners = vote(similarity[:, :k], labels[rows[:, :k]], int(labels.max()) + 1, t)
         tried[(k, t)] = round(float((winners == labels[chosen]).double().mean()) * 100, 2)
     return max(tried, key=lambda pair: tried[pair]), {f"k {k}, t {t:g}": score for (k, t), score in tried.items()}
@@ -103,9 +120,10 @@ def choose(bank: Array, labels: Tensor, *, seed: int = 0) -> tuple[tuple[int, fl
 
 def evaluate(context: Context) -> Result:
     """Top-1 on the test split; see the module."""
+    options = context.options(Options())
     found = labelled_features(context)
     labels = torch.from_numpy(found.labels)
-    (k, t), tried = choose(found.train, labels, seed=context.seed)
+    (k, t), tried = choose(found.train, labels, seed=context.seed, options=options)
     predictions = predict(found.train, labels, found.test, k=k, t=t).numpy()
     score, interval = proportion(predictions == found.truth)
     chosen = {"k": k, "temperature": t, "chosen_by": "leave-one-out on the training images"}

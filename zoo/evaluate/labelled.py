@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from zoo.datasets import Dataset, open_dataset
+from zoo.datasets import Dataset, has_split, open_dataset
 from zoo.errors import UserError
 from zoo.images import UnreadableImage, decode
 
@@ -113,10 +113,11 @@ def open_splits(path: Path, seed: int = 0) -> Splits:
         kept, held = hold_out(whole.labels, 0.2, seed)
         rule = "a fifth of each class of one file held out as test"
         return Splits(whole.part(kept, f"{whole.name}/train"), None, whole.part(held, f"{whole.name}/test"), rule)
-    has = {s: (path / s).is_dir() or any(path.glob(f"{s}*.parquet")) for s in ("val", "test")}
-    train = of_dataset(open_dataset(path, "train"))
-    test = of_dataset(open_dataset(path, "test" if has["test"] else "val"))
-    val = of_dataset(open_dataset(path, "val")) if has["val"] and has["test"] else None
+    train, tests = of_dataset(open_dataset(path, "train")), [s for s in ("test", "val") if has_split(path, s)]
+    if not tests:
+        raise UserError(f"{path} has no test/ (or val/) folder, and no parquet, tar or npz file of these names")
+    test = of_dataset(open_dataset(path, tests[0]))
+    val = of_dataset(open_dataset(path, "val")) if len(tests) == 2 else None
     for other in (test, val):
         if other is not None and not set(other.classes) <= set(train.classes):
             extra = sorted(set(other.classes) - set(train.classes))

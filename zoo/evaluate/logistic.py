@@ -1,18 +1,19 @@
-"""l2-regularised logistic regression by L-BFGS, one strength after the other, each started where the last one ended.
+"""l2-regularised logistic regression by L-BFGS, one strength after the other, each started from the last two minima.
 
 The objective is the mean loss over the images plus l2 / 2 |w|^2, the intercept free; scikit-learn's C is 1 / (N l2).
 The loss is softmax cross-entropy, or for images with several labels the sum of a logistic loss per class.
 
-scipy's L-BFGS-B sees u = w p with p_j = sqrt(c s_j^2 + l2), s_j the deviation of feature j and c = (1 - 1/C) / C, the
-curvature of C equal classes: a diagonal preconditioner that leaves the minimum where it is. Features are centred, which
-with a free intercept leaves it there too.
+scipy's L-BFGS-B sees u = w P with P = (c S + l2)^(1/2), S the covariance of the features and c = (1 - 1/C) / C, the
+curvature of C equal classes: there the loss of such classes is round, and the minimum stays where it is. Features are
+centred, which with a free intercept leaves it there too. A step of l2 starts on the line through the last two minima.
+Both together need a fifth of the evaluations of a diagonal P and a start where the last fit ended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import sqrt
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ FINAL_ITERATIONS, FINAL_TOLERANCE = (
 )  # of the fit that is scored: 1e-4 can be .2 % off
 _ROWS = 16_384  # at a time: memory beside the features is this x (classes + dim)
 _SMALL = 1e-6  # added to deviations
+_FLAT = 1e-7  # of the largest eigenvalue: below it, float32 cannot tell a direction of the features from none
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,22 @@ class Classifier:
         """[M, D] -> logits [M, C]."""
         blocks = torch.split(features, _ROWS)
         return torch.cat([block.to(self.weight) @ self.weight.T + self.bias for block in blocks])
+
+
+@dataclass(frozen=True)
+class _Covariance:
+    """Eigenvectors [D, K] and eigenvalues [K] of a covariance, without the smallest, which count as ``flat``."""
+
+    vectors: NDArray[np.float64]
+    values: NDArray[np.float64]
+    flat: float
+
+    def times(self, w: NDArray[np.float64], scale: float, l2: float, power: float) -> NDArray[np.float64]:
+        """w (scale S + l2)^power, of the rows of ``w`` [C, D]."""
+        rest = (scale * self.flat + l2) ** power
+        more = (scale * self.values + l2) ** power - rest
+        product: NDArray[np.float64] = rest * w + ((w @ self.vectors) * more) @ self.vectors.T
+        return product
 
 
 class Problem:
@@ -87,6 +105,7 @@ class Problem:
             raise UserError("logistic regression needs at least one image")
         self.mean, self.deviation = self._moments()
         self.scale = self.deviation if standardise else torch.ones_like(self.deviation)
+        self.covariance = self._covariance()
 
     def path(
         self,
@@ -96,10 +115,19 @@ class Problem:
         iterations: int = ITERATIONS,
         tolerance: float = TOLERANCE,
     ) -> Iterator[Classifier]:
-        """A fit for each l2, the strongest first; each starts from the one before, the first from ``start`` or zero."""
+        """A fit for each l2, the strongest first, starting from ``start`` or zero.
+
+        Raises:
+            UserError: no strength, one below 0, no iteration, or a tolerance that is not above 0.
+        """
+        ordered = sorted(strengths, reverse=True)
+        if not ordered or not all(0 <= l2 < inf for l2 in ordered) or iterations < 1 or not tolerance > 0:
+            raise UserError("--set l2 takes numbers from 0 on, --set iterations at least 1, --set tolerance above 0")
         w = np.zeros((self.classes, self.features.shape[1] + 1)) if start is None else self._scaled(start)
-        for l2 in sorted(strengths, reverse=True):
-            w, done, converged = self._minimise(w, l2, iterations, tolerance)
+        ahead = w
+        for n, l2 in enumerate(ordered):
+            found, done, converged = self._minimise(ahead, l2, iterations, tolerance)
+            w, ahead = found, 2 * found - w if n else found
             yield self._classifier(w, l2, done, converged)
 
     def _minimise(
@@ -107,17 +135,19 @@ class Problem:
     ) -> tuple[NDArray[np.float64], int, bool]:
         minimize = _import_minimize()
         curvature = (1 - 1 / self.classes) / self.classes if self.classes > 1 else 0.25
-        relative = (self.deviation / self.scale).double().cpu().numpy()
-        p = np.append(np.sqrt(curvature * relative**2 + l2), sqrt(curvature))
+
+        def times(v: NDArray[np.float64], power: float) -> NDArray[np.float64]:
+            weight, bias = v.reshape(self.classes, -1)[:, :-1], v.reshape(self.classes, -1)[:, -1:]
+            return np.hstack([self.covariance.times(weight, curvature, l2, power), bias * curvature**power])
 
         def value(u: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            loss, gradient = self.loss(u.reshape(self.classes, -1) / p, l2)
-            return loss, (gradient / p).ravel()
+            loss, gradient = self.loss(times(u, -0.5), l2)
+            return loss, times(gradient, -0.5).ravel()
 
         options = {"maxiter": iterations, "gtol": tolerance, "ftol": 64 * np.finfo(float).eps, "maxls": 30}
-        found = minimize(value, (w * p).ravel(), jac=True, method="L-BFGS-B", options=options)
+        found = minimize(value, times(w, 0.5).ravel(), jac=True, method="L-BFGS-B", options=options)
         largest = float(np.abs(found.jac).max())
-        return found.x.reshape(self.classes, -1) / p, int(found.nit), largest <= tolerance
+        return times(found.x, -0.5), int(found.nit), largest <= tolerance
 
     def loss(self, w: NDArray[np.float64], l2: float) -> tuple[float, NDArray[np.float64]]:
         """The objective and its gradient at ``w`` [C, D + 1], the intercept of scaled, centred features last."""
@@ -154,6 +184,18 @@ class Problem:
         """Mean and deviation [D] of the images that count, in two passes: a one-pass variance cancels in float32."""
         mean = self._average(lambda x: x)
         return mean, self._average(lambda x: (x - mean) ** 2).sqrt() + _SMALL
+
+    def _covariance(self) -> _Covariance:
+        """Of scaled features. It only makes the fit faster: as exact as ``dtype``."""
+        total = torch.zeros(len(self.mean), len(self.mean), dtype=torch.float64, device=self.mean.device)
+        for start in range(0, len(self.features), _ROWS):
+            rows = slice(start, start + _ROWS)
+            x = (self.features[rows].to(self.dtype) - self.mean) / self.scale
+            total += (x.T @ (x * self.weights[rows, None])).double()
+        values, vectors = (part.cpu().numpy() for part in torch.linalg.eigh(total / self.total))
+        flat = _FLAT * max(float(values[-1]), _SMALL)
+        kept = values > flat
+        return _Covariance(np.ascontiguousarray(vectors[:, kept]), values[kept], flat)
 
     def _average(self, of: Any) -> Tensor:
         total = torch.zeros(self.features.shape[1], dtype=torch.float64, device=self.features.device)

@@ -54,6 +54,10 @@ def evaluate(
         raise UserError(f"unknown protocol {protocol!r}: one of {', '.join(PROTOCOLS)}")
     if schedule is not None and not PROTOCOLS[protocol].startswith("zoo.evaluate.dense."):
         raise UserError(f"{protocol} has no schedules: --schedule is for detect, segment and depth")
+    if out is not None:  # before hours of work
+        make_folder(out.parent)
+        if out.is_dir():
+            raise UserError(f"--out {out} is a folder: give a file in it")
     context = Context(protocol, model, data, device, seed, dict(settings or {}), root, subset_files, schedule)
     embedder = context.embedder
     started = time.perf_counter()
@@ -69,7 +73,6 @@ def evaluate(
     }
     text = json.dumps(result, indent=1) + "\n"
     if out is not None:
-        make_folder(out.parent)
         atomic_write_text(out, text)
     as_read: dict[str, Any] = json.loads(text)
     return as_read

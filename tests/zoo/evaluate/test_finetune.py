@@ -51,6 +51,29 @@ def test_fine_tuning_can_overfit_64_real_images(tiles: Path, tiny_weights: str) 
     assert (model.state_dict()["0.conv1.weight"] != before).any()  # in all layers
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("protocol", "settings"),
+    [
+        ("transfer", {"mode": "fine-tuned", "lr": "0.02", "steps": "150", "batch": "32"}),
+        ("semi-supervised", {"percent": "100", "lr": "0.02", "epochs": "75", "batch": "32", "seeds": "1"}),
+    ],
+)
+def test_each_protocol_can_learn_arbitrary_labels_of_64_real_images(
+    protocol: str, settings: dict[str, str], tiles: Path, tiny_weights: str, cache: Path, tmp_path: Path
+) -> None:
+    """Nothing in the images tells the labels: only learning them by heart scores."""
+    files = sorted((tiles / "train").rglob("*.png"))
+    assert len(files) == 64
+    for file, label in zip(files, np.random.default_rng(0).permutation(64) % 4, strict=True):
+        for split in ("train", "test"):
+            target = tmp_path / "data" / split / f"c{label}" / f"{file.parent.name}-{file.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    result = evaluate(protocol, tiny_weights, tmp_path / "data", settings={**settings, "min_area": "0.9"})
+    assert result["score"] >= 95
+
+
 def test_several_labels_an_image_can_be_overfitted(tiles: Path, tiny_weights: str) -> None:
     train = open_splits(tiles).train
     several = np.eye(4, dtype=np.int64)[train.labels]

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import encode, picture
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torchvision.models import ResNet50_Weights, resnet18
@@ -23,10 +24,11 @@ from typer.testing import CliRunner
 
 from zoo import cli
 from zoo.commands import evaluation
-from zoo.datasets import evaluation_splits
+from zoo.datasets import evaluation_splits, has_split
 from zoo.errors import UserError
 from zoo.evaluate import knn, linear, logistic
 from zoo.evaluate.features import require_finite
+from zoo.evaluate.labelled import open_splits
 from zoo.evaluate.models import TORCHVISION, open_model
 from zoo.evaluate.protocols import PROTOCOLS
 from zoo.evaluate.run import evaluate
@@ -91,11 +93,11 @@ def test_knn_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_leave_one_out_is_scikit_learn_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knn, "_BANK_BLOCK", 17)
-    monkeypatch.setattr(knn, "K_VALUES", (9, 3))
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 60)
     bank = rng.normal(size=(60, 5)) + labels[:, None] * np.eye(5)[0]
-    (k, t), tried = knn.choose(torch.from_numpy(bank), torch.from_numpy(labels))
+    options = knn.Options(k=(9, 3))
+    (k, t), tried = knn.choose(torch.from_numpy(bank), torch.from_numpy(labels), options=options)
     assert f"k {k}, t {t:g}" in tried
     unit = bank / np.linalg.norm(bank, axis=1, keepdims=True)
     model = KNeighborsClassifier(3, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1))
@@ -230,6 +232,99 @@ def test_a_class_with_one_image_and_a_missing_label(tmp_path: Path, monkeypatch:
     pq.write_table(table, tmp_path / "test.parquet")
     with pytest.raises(UserError, match="1 rows have no label"):
         evaluate("knn", "byol_r18_mini", tmp_path)
+
+
+def test_a_row_without_a_label_or_a_file_without_rows_is_named(tmp_path: Path) -> None:
+    images = [encode(picture(seed=n), "PNG") for n in range(4)]
+    for labels in ([0.0, 1.0, float("nan"), 0.0], ["a", None, "b", "a"]):
+        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "all.parquet")
+        with pytest.raises(UserError, match="1 rows have no label"):
+            open_splits(tmp_path / "all.parquet")
+    pq.write_table(pa.table({"image": images, "label": [0, 1, 0, 1]}).slice(0, 0), tmp_path / "all.parquet")
+    with pytest.raises(UserError, match=r"no images in all\.parquet: it has no rows"):
+        open_splits(tmp_path / "all.parquet")
+
+
+def test_splits_are_found_in_every_kind_of_file(tmp_path: Path) -> None:
+    sizes = {"train": 3, "val": 2, "test": 4}
+    for n, (split, size) in enumerate(sizes.items()):
+        pixels = np.random.default_rng(n).integers(0, 256, (size, 8, 8, 3), np.uint8)
+        np.savez(tmp_path / f"{split}.npz", images=pixels, labels=np.arange(size) % 2)
+    found = open_splits(tmp_path)
+    assert found.val is not None
+    assert (len(found.train), len(found.val), len(found.test)) == (3, 2, 4)
+    (tmp_path / "test.npz").unlink()
+    found = open_splits(tmp_path)
+    assert (found.val, len(found.test)) == (None, 2)
+    (tmp_path / "val.npz").unlink()
+    with pytest.raises(UserError, match=r"has no test/ \(or val/\) folder"):
+        open_splits(tmp_path)
+    assert not has_split("torchvision:CIFAR10:somewhere", "val")
+    assert has_split("torchvision:DTD:somewhere", "val")
+
+
+def test_odd_images_and_names_of_classes_are_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_weights: str
+) -> None:
+    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+    photos = [Image.open(path).convert("RGB").resize((40, 30)) for path in PHOTOS[:8]]
+    odd = {
+        "1.JPEG": photos[0],
+        "2.JPG": photos[1].convert("CMYK"),
+        "3.PNG": photos[2].convert("RGBA"),
+        "4.png": photos[3].convert("L"),
+        "5.bmp": photos[4].resize((1, 1)),
+        "6.gif": photos[5].convert("P"),
+        "7.TIFF": photos[6].convert("1"),
+        "8.webp": photos[7],
+    }
+    for split in ("train", "test"):
+        for n, name in enumerate(("猫 größe", 'it\'s "q" | pipe')):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for file, image in list(odd.items())[n::2]:
+                image.save(folder / file, "JPEG" if file[0] in "12" else None)
+            (folder / "Thumbs.db").write_bytes(b"no image")
+    for protocol in ("knn", "linear"):
+        result = evaluate(protocol, tiny_weights, tmp_path / "data")
+        assert (result["data"]["train"]["images"], result["data"]["classes"]) == (8, 2)
+    assert result["score"] == 100  # of its own training images
+
+
+@pytest.mark.parametrize(
+    ("protocol", "settings", "message"),
+    [
+        ("knn", {"neighbours": "3"}, r"knn has no such option.*of k, temperature"),
+        ("knn", {"k": "0"}, "above 0"),
+        ("linear", {"l2": "-1,1"}, "from 0 on"),
+        ("linear", {"l2": "nan"}, "from 0 on"),
+        ("linear", {"tolerance": "0"}, "tolerance above 0"),
+        ("transfer", {"l2": ""}, "from 0 on"),
+        ("transfer", {"iterations": "0"}, "at least 1"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_one_line(
+    protocol: str,
+    settings: dict[str, str],
+    message: str,
+    tiles: Path,
+    tiny_weights: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=message):
+        evaluate(protocol, tiny_weights, tiles, settings=settings)
+
+
+def test_knn_takes_the_k_it_is_given(
+    tiles: Path, tiny_weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+    result = evaluate("knn", tiny_weights, tiles, settings={"k": "3", "temperature": "0.5"})
+    assert (result["parameters"]["k"], result["parameters"]["temperature"]) == (3, 0.5)
+    with pytest.raises(UserError, match=r"--out .* is a folder"):
+        evaluate("knn", tiny_weights, tiles, out=tmp_path)
 
 
 def test_a_feature_that_is_not_finite_is_named() -> None:

@@ -14,8 +14,13 @@ SIDE = 24  # of objects, in pixels
 
 
 def photo(n: int, width: int = 64, height: int = 48) -> Image.Image:
-    """A real photograph in small."""
-    return Image.open(PHOTOS[n]).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    """A real photograph in small; beyond them, quarters of them."""
+    part, n = divmod(n, len(PHOTOS))
+    image = Image.open(PHOTOS[n]).convert("RGB")
+    if part:
+        x, y = (part - 1) % 2 * image.width // 2, (part - 1) // 2 * image.height // 2
+        image = image.crop((x, y, x + image.width // 2, y + image.height // 2))
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def brightness(image: Image.Image) -> np.ndarray:

@@ -193,6 +193,14 @@ def test_what_is_wrong_with_labels_is_one_line(folder: Path) -> None:
         evaluate("segment", "random", folder, device="cpu", schedule="tiny")
 
 
+def test_label_images_of_one_bit_are_two_classes(folder: Path) -> None:
+    _with_labels(folder, lambda labels: labels == 2)
+    (folder / "train-labels" / "0.png").rename(folder / "train-labels" / "0.PNG")
+    pairs = source.splits(folder, SMALL)["train"]
+    assert source.count_classes({"train": pairs}, 255) == 2
+    assert {pairs.read(row)[1].dtype for row in range(4)} == {np.dtype(np.uint8)}
+
+
 def _without_void(folder: Path) -> source.Pairs:
     return _with_labels(folder, lambda labels: np.where(labels == 9, 0, labels))
 

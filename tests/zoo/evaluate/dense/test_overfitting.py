@@ -1,0 +1,73 @@
+"""Each dense protocol's own tuning loop learns 64 real images by heart, scored by the protocol's own metric."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from annotated import coco, depth_images, label_images
+
+from zoo.api import load
+from zoo.evaluate.dense import depth, depth_data, detection, scenes, segmentation, segmentation_data
+from zoo.evaluate.dense.average_precision import coco_scores
+from zoo.evaluate.dense.iou import mean_iou
+from zoo.evaluate.dense.schedules import DEPTH, DETECTION, SEGMENTATION
+
+IMAGES = range(64)
+
+
+@pytest.mark.slow
+def test_segmentation(tmp_path: Path) -> None:
+    label_images(tmp_path, "train", IMAGES)
+    label_images(tmp_path, "test", IMAGES)
+    protocol = replace(
+        SEGMENTATION["small"], iterations=320, short_side=0, crop=64, batch_size=8, width=64, scale=(1.0, 1.0), flip=0.0
+    )
+    pairs = segmentation_data.splits(tmp_path, protocol)["train"]
+    embedder = load("byol_r18_mini", device="cpu")
+    torch.manual_seed(0)
+    network = segmentation.FCN(embedder.model, 3, width=protocol.width, dilation=protocol.dilation)
+    segmentation.train_network(network, pairs, protocol, embedder.preprocessing, lr=0.05, seed=0, key="o", device="cpu")
+    matrices = segmentation.predict_all(network, pairs, protocol, embedder.preprocessing, 3, "cpu")
+    assert len(pairs) == 64
+    assert mean_iou(matrices) > 90
+
+
+@pytest.mark.slow
+def test_depth(tmp_path: Path) -> None:
+    depth_images(tmp_path / "train", IMAGES)
+    depth_images(tmp_path / "test", IMAGES)
+    protocol = replace(
+        DEPTH["small"], iterations=320, batch_size=8, crop=(64, 48), short_side=48, decoder=(32, 16, 8, 8), lrs=(0.05,),
+        flip=0.0,
+    )  # fmt: skip
+    frames, _ = depth_data.splits(tmp_path, protocol)
+    embedder = load("byol_r18_mini", device="cpu")
+    torch.manual_seed(0)
+    network = depth.DepthNet(embedder.model, protocol.decoder)
+    depth.train_network(network, frames, protocol, embedder.preprocessing, seed=0, key="o", device="cpu")
+    found = depth.scores(depth.predict_all(network, frames, protocol, embedder.preprocessing, "cpu"))
+    assert len(frames) == 64
+    assert found["pct<1.25"] > 97
+    assert found["rel"] < 0.1
+
+
+@pytest.mark.slow
+def test_detection_of_boxes_and_masks(tmp_path: Path) -> None:
+    coco(tmp_path, "train", IMAGES)
+    coco(tmp_path, "val", IMAGES)
+    protocol = replace(
+        DETECTION["small"], iterations=400, drops=(300, 360), sizes=(64,), test_size=64, max_size=128, lr=0.02,
+        batch_size=4, flip=0.0, anchors=(16, 24), pool=6, rois=32, proposals_before=(200, 100), proposals=(100, 32),
+    )  # fmt: skip
+    train, _ = scenes.splits(tmp_path, protocol.years)
+    embedder = load("byol_r18_mini", device="cpu")
+    torch.manual_seed(0)
+    network = detection.RCNN(embedder.model, 2, protocol, masks=True)
+    detection.train_network(network, train, protocol, embedder.preprocessing, seed=0, key="o", device="cpu")
+    found = detection.detect_all(network, train, protocol, embedder.preprocessing, "cpu")
+    assert len(train) == 64
+    for kind in ("bbox", "segm"):
+        assert coco_scores(train, found, kind)["AP50"] > 95
