@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from training import recipes
+from training import recipes_imagenet
 from training.config import Heads, Objective, Optim, Recipe, View, Views
 from zoo.report.tables import published
 
@@ -72,9 +72,9 @@ class Ablation:
 
 def full() -> Setting:
     """As published: R50, ImageNet-1k, batch 4096, 300 epochs ([B] section 5); SimSiam 100 epochs ([S] section 4)."""
-    byol = replace(recipes.byol_in1k("r50", 300), name="byol")
-    simclr = replace(recipes.simclr_in1k("r50", 300), name="simclr")
-    simsiam = replace(recipes.simsiam_in1k("r50", 100), name="simsiam")
+    byol = replace(recipes_imagenet.byol_in1k("r50", 300), name="byol")
+    simclr = replace(recipes_imagenet.simclr_in1k("r50", 300), name="simclr")
+    simsiam = replace(recipes_imagenet.simsiam_in1k("r50", 100), name="simsiam")
     return Setting("full", 0, 0, "linear", (4096, 2048, 1024, 512, 256, 128, 64), byol, simclr, simsiam)
 
 
