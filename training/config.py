@@ -59,7 +59,10 @@ class View:
 
 @dataclass(frozen=True)
 class Views:
-    """Usually a pair of views; ``operations`` says in whose arithmetic (``training.image_ops``)."""
+    """Usually a pair of views; ``operations`` says in whose arithmetic (``training.image_ops``).
+
+    They are normalised with ImageNet's mean and std, of which ``red_std`` is the first: SwAV's codes have another.
+    """
 
     size: Count = 224
     operations: Literal["byol", "torchvision"] = "byol"
@@ -68,6 +71,12 @@ class Views:
     small: View | None = None  # SwAV's further crops
     small_size: Count = 96
     small_count: CountOrNone = 0
+    red_std: Positive = 0.229
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Of red, green and blue in [0, 1]."""
+        return self.red_std, 0.224, 0.225
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def _train(run: Run, tensorboard: bool) -> Path:
 
 def _monitor(run: Run, journal: Journal, progress: Progress) -> None:
     """Logs and says how the network does; a collapse is said in so many words."""
-    health = monitors.examine(run.method, run.dataset, size=run.recipe.views.size, device=run.device)
+    health = monitors.examine(run.method, run.dataset, views=run.recipe.views, device=run.device)
     epoch = run.step // run.steps_per_epoch
     values = {"epoch": epoch, "spread": round(health.spread, 4), "effective_rank": round(health.effective_rank, 2)}
     _log(run, journal, values if health.knn is None else {**values, "knn": round(health.knn, 2)})

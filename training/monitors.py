@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from training.config import Views
 from training.methods import Method
-from training.views import MEAN, STD
+from training.views import MEAN
 from zoo.datasets import Dataset
 from zoo.evaluate import knn
 from zoo.images import UnreadableImage
@@ -41,9 +42,9 @@ class Health:
 
 
 @torch.no_grad()
-def examine(method: Method, dataset: Dataset, *, size: int, device: torch.device) -> Health:
-    """Looks at up to ``BANK + QUERIES`` training images, resized to ``size`` squared; a fifth of them are classified
-    by the others.
+def examine(method: Method, dataset: Dataset, *, views: Views, device: torch.device) -> Health:
+    """Looks at up to ``BANK + QUERIES`` training images, resized to the size of the views, squared; a fifth
+    of them are classified by the others.
 
     Labels are never trained on, so training images will do for watching a run; a result needs ``zoo evaluate``.
     Leaves the network in train mode.
@@ -53,7 +54,7 @@ def examine(method: Method, dataset: Dataset, *, size: int, device: torch.device
     parts, kept = [], []
     dtype = next(method.encoder.parameters()).dtype
     for start in range(0, len(chosen), _BATCH):
-        pixels, readable = _pixels(dataset, chosen[start : start + _BATCH], size, device)
+        pixels, readable = _pixels(dataset, chosen[start : start + _BATCH], views, device)
         if len(pixels):
             parts.append(method.encoder(pixels.to(dtype)).float())
             kept.append(readable + start)
@@ -95,15 +96,15 @@ def effective_rank(z: Tensor) -> float:
     return float(torch.exp(-torch.special.xlogy(p, p).sum()))
 
 
-def _pixels(dataset: Dataset, rows: NDArray[np.int64], size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Normalised float [n, 3, size, size] of the rows that can be read, and which of ``rows`` these are."""
+def _pixels(dataset: Dataset, rows: NDArray[np.int64], views: Views, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Normalised float [n, 3, views.size, views.size] of the rows that can be read, and which of ``rows`` these are."""
     with ThreadPoolExecutor() as pool:
-        read = list(pool.map(lambda row: _square(dataset, int(row), size), rows))
+        read = list(pool.map(lambda row: _square(dataset, int(row), views.size), rows))
     good = {n: pixels for n, pixels in enumerate(read) if pixels is not None}
     if not good:
-        return torch.empty(0, 3, size, size, device=device), torch.empty(0, dtype=torch.int64)
+        return torch.empty(0, 3, views.size, views.size, device=device), torch.empty(0, dtype=torch.int64)
     x = torch.from_numpy(np.stack(list(good.values()))).to(device).permute(0, 3, 1, 2).float().div(255)
-    mean, std = (x.new_tensor(v)[:, None, None] for v in (MEAN, STD))
+    mean, std = (x.new_tensor(v)[:, None, None] for v in (MEAN, views.std))
     return x.sub(mean).div(std), torch.tensor(list(good))
 
 

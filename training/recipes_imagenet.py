@@ -15,6 +15,7 @@ SIMCLR_VIEW = View(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_p
 
 def byol_in1k(architecture: str, epochs: int) -> Recipe:
     """BYOL on ImageNet-1k, batch 4096 ([B] section 3.3 and app. F)."""
+    # An epoch is floor(images / batch) steps here; the official code rounds the sum, .25 % more steps at 4096.
     lr, weight_decay, tau = {  # the official code's presets
         40: (0.45, 1e-6, 0.97),
         100: (0.45, 1e-6, 0.99),
@@ -104,6 +105,7 @@ def swav_in1k(architecture: str, epochs: int) -> Recipe:
             small=replace(SIMCLR_VIEW, min_area=0.05, max_area=0.14),
             small_size=96,
             small_count=6,
+            red_std=0.228,  # official multicropdataset.py
         ),
         heads=Heads(hidden=2048, out=128, prototypes=3000),
         objective=Objective(temperature=0.1, epsilon=0.05, sinkhorn_iterations=3, frozen_steps=313),

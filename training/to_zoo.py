@@ -55,7 +55,7 @@ def export(
     method = build_method(recipe)
     load_weights(method, state, source)
     size = input_size or recipe.views.size
-    preprocessing = Preprocessing(size, resize or round(size / 0.875))
+    preprocessing = Preprocessing(size, resize or round(size / 0.875), std=recipe.views.std)
     metadata = {
         "architecture": _architecture(recipe),
         "method": _ZOO_NAMES.get(recipe.method, recipe.method),

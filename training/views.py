@@ -24,9 +24,7 @@ from zoo.crops import TRIES, clamped_size, retried_size
 _SIGMA = (0.1, 2.0)  # both codes, in pixels
 _PIXELS_AT_ONCE = {"cpu": 1 << 18}  # about what caches hold; elsewhere, some 1.5 GB of a GPU's memory
 _MOST_PIXELS_AT_ONCE = 1 << 26
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, both codes
-_SCALE = np.array([1 / s for s in STD], np.float32).reshape(3, 1, 1)
-_SHIFT = np.array([-m / s for m, s in zip(MEAN, STD, strict=True)], np.float32).reshape(3, 1, 1)
+MEAN = (0.485, 0.456, 0.406)  # ImageNet, all codes
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -94,7 +92,7 @@ def make_views(
         indices: [B] rows of the data set, from which the parameters are drawn.
 
     Returns:
-        float32 [B, 3, size, size] each, normalised with ImageNet's mean and std, channels_last.
+        float32 [B, 3, size, size] each, normalised with ImageNet's mean and the std of ``views``, channels_last.
     """
     images = images.to(device)
     wanted = [
@@ -107,17 +105,19 @@ def make_views(
         if view is not None:
             sizes = (images.heights, images.widths)
             drawn = draw(view, views.operations, *sizes, indices, seed=seed, epoch=epoch, stream=stream)
-            made.append(render(images, drawn, views.operations, view, size))
+            made.append(render(images, drawn, views, view, size))
     return made
 
 
-def render(images: Packed, drawn: Draw, operations: str, view: View, size: int) -> Tensor:
-    """One view of ``images``, which lie on the training device, in the arithmetic of ``operations``.
+def render(images: Packed, drawn: Draw, views: Views, view: View, size: int) -> Tensor:
+    """One of ``views`` of ``images``, which lie on the training device.
 
     Returns:
-        float32 [B, 3, size, size], normalised with ImageNet's mean and std, channels_last.
+        float32 [B, 3, size, size], normalised, channels_last.
     """
-    device = images.pixels.device
+    device, operations = images.pixels.device, views.operations
+    std = np.array(views.std).reshape(3, 1, 1)
+    normalise = [(1 / std).astype(np.float32), (-np.array(MEAN).reshape(3, 1, 1) / std).astype(np.float32)]
     out = torch.empty(len(images), 3, size, size, device=device)
     steps = list(_colour_steps(drawn, operations, view, size))
     kernel = "bicubic" if operations == "byol" else "bilinear_antialias"
@@ -127,7 +127,7 @@ def render(images: Packed, drawn: Draw, operations: str, view: View, size: int) 
         whole = [rows, corners, images.widths[rows], drawn.box[rows, 2:], drawn.flip[rows].astype(np.int64), *chosen]
         place, corner, width, extent, mirrored, *indices = _send(whole, device)
         values = [s.parameter[rows][c].astype(np.float32) for s, c in zip(steps, chosen, strict=True)]
-        scale, shift, *parameters = _send([_SCALE, _SHIFT, *values], device)
+        scale, shift, *parameters = _send([*normalise, *values], device)
         boxes = _gather(images.pixels, corner, width, extent, *(int(drawn.box[rows, n].max()) for n in (2, 3)))
         image = image_ops.crop_resize(boxes, F.pad(extent, (2, 0)), size, kernel, mirrored.bool())
         for step, index, parameter in zip(steps, indices, parameters, strict=True):

@@ -11,6 +11,7 @@ from tiny_runs import tiny
 
 from training import monitors
 from training.build import build_method
+from training.config import Views
 from zoo.datasets import open_dataset
 
 CPU = torch.device("cpu")
@@ -27,7 +28,7 @@ def test_a_fresh_network_is_healthy_and_stays_in_train_mode(labelled_folder: Pat
     dataset = open_dataset(labelled_folder)
     dataset = dataset if labelled else replace(dataset, labels=None)
     method = build_method(tiny("byol"))
-    health = monitors.examine(method, dataset, size=32, device=CPU)
+    health = monitors.examine(method, dataset, views=Views(size=32), device=CPU)
     assert health.spread > monitors.COLLAPSED
     assert (health.knn is not None) == labelled
     assert method.training
