@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import torch
 
 from zoo import files
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 
 _POINTER = "last.json"
 
@@ -73,7 +73,7 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path}") from None
     except Exception as error:  # damage comes as anything that unpickling and unzipping can raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = reason_of(error)
         raise UserError(f"{path} is no readable checkpoint: {reason}") from None
     if not isinstance(state, dict) or "recipe" not in state:
         raise UserError(f"{path} was not written by zoo-train")

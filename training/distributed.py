@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 
 _TIMEOUT = "ZOO_TRAIN_TIMEOUT"  # seconds that a rank waits for the others; rank 0's monitors must fit in
 _DEFAULT_TIMEOUT = 1800.0
@@ -54,7 +54,7 @@ def ranks(device: str) -> Iterator[str]:
     except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError, gloo raises plain ones
         if not any(sign in str(error).lower() for sign in _SIGNS_OF_A_LOST_RANK):
             raise
-        reason = str(error).splitlines()[0][:160]
+        reason = reason_of(error)
         raise UserError(
             f"another rank died, or was silent for {seconds:g} s ({reason}): see its own error; "
             "the same command with --resume goes on from the last checkpoint"

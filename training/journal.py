@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import files
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 
 LOG = "log.jsonl"
 
@@ -59,7 +59,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"no run in {folder}: it has no {LOG}") from None
     except (ValueError, TypeError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = reason_of(error)
         raise UserError(f"{path} cannot be read ({reason}): remove the line that is damaged, or the file") from None
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.images import EXTENSIONS, UnreadableImage, decode, read_bytes
 from zoo.pixel_arrays import PixelArray, open_npy, open_npz, require_memory
 from zoo.tar_shards import expand, samples
@@ -277,7 +277,7 @@ def _parquet(files: list[Path], name: str) -> Dataset:
             )
         table = pa.concat_tables([pq.read_table(f, columns=[image] + ([label] if label else [])) for f in files])
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{name}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{name}: {reason_of(error)}") from None
     if not table.num_rows:
         raise UserError(f"{name}: no images in {files[0].name}: it has no rows")
     column = table[image].combine_chunks() if table[image].num_chunks == 1 else table[image]

@@ -11,3 +11,8 @@ class UserError(Exception):
 
     Commands print it after ``error:`` and leave with ``EXIT_USER_ERROR``; nothing already written is lost.
     """
+
+
+def reason_of(error: BaseException, most: int = 200) -> str:
+    """The first line of another library's message, or the kind of error where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]

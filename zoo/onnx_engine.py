@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.embed import Embedder
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.files import sha256_file
 from zoo.hardware import usable_cores
 from zoo.onnx_file import require_self_contained
@@ -48,7 +48,7 @@ class OnnxEngine:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=[provider])
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise UserError(f"{path} is no ONNX file that runs here: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{path} is no ONNX file that runs here: {reason_of(error)}") from None
         if provider[0] not in self._session.get_providers():  # it falls back to the CPU with a warning only
             raise UserError(f"ONNX Runtime could not start {provider[0]}{_both_installed()}: use --device cpu")
         self._input: str = self._session.get_inputs()[0].name

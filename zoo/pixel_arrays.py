@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 
 _IMAGES, _LABELS = ("images", "x", "data"), ("labels", "y", "targets")
 
@@ -108,5 +108,5 @@ def _one_line(path: Path) -> Iterator[None]:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = reason_of(error)
         raise UserError(f"{path} cannot be read as images ({reason})") from None

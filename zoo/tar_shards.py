@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.images import EXTENSIONS, MAX_BYTES, UnreadableImage
 
 _LABEL_KEYS = ("label", "cls")  # of KEY.json
@@ -153,7 +153,7 @@ def walk(file: BinaryIO, length: int, path: Path | str) -> Iterator[tarfile.TarI
     except Exception as error:  # a mutated archive can make tarfile raise nearly anything
         if isinstance(error, UserError):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = reason_of(error)
         raise UserError(f"{path} is no readable tar file ({reason}): write or download it again") from None
 
 

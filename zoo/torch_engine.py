@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.outputs import EMBEDDING
 from zoo.preprocess import Preprocessing
 
@@ -97,7 +97,7 @@ def torch_device(device: str | None) -> str:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} is not usable here: {str(error).splitlines()[0]}") from None
+        raise UserError(f"device {device!r} is not usable here: {reason_of(error)}") from None
     return device
 
 

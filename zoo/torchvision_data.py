@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.images import UnreadableImage, to_rgb
 
 _BY_FLAG: Mapping[str, Any] = {"train": {"train": True}, "test": {"train": False}}
@@ -87,7 +87,7 @@ def open_torchvision(source: str, split: str | None) -> TorchvisionData:
         raise UserError(f"torchvision's {name} needs a package: {error}") from None
     except Exception as error:  # each class has its own way of saying so
         text = ", ".join([repr(root), *(f"{k}={v!r}" for k, v in arguments.items()), "download=True"])
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        reason = reason_of(error, 120)
         raise UserError(
             f"torchvision's {name} ({split}) is not whole in {root} ({reason}): get it with "
             f'python -c "from torchvision.datasets import {name}; {name}({text})"'
@@ -111,7 +111,7 @@ def _decoded(data: Any, index: int) -> NDArray[np.uint8]:
     try:
         image = data[index][0]
     except Exception as error:  # as above
-        raise UnreadableImage("corrupt", (str(error).splitlines() or [type(error).__name__])[0][:200]) from error
+        raise UnreadableImage("corrupt", reason_of(error)) from error
     return np.array(to_rgb(image))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import model_folder, registry
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.files import atomic_write_bytes, sha256_file
 from zoo.licences import announce
 from zoo.preprocess import Preprocessing
@@ -246,7 +246,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise UserError(f"no weights at {path}") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path.name} is no safetensors file: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path.name} is no safetensors file: {reason_of(error)}") from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -263,7 +263,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         raise UserError(f"no weights at {path}") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path.name} is no safetensors file: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path.name} is no safetensors file: {reason_of(error)}") from None
 
 
 def save_encoder(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any], *, half: bool = False) -> str:

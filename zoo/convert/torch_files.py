@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo.convert.pickles import read_pickle
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 
 
 def read_torch(path: Path) -> dict[str, Any]:
@@ -36,9 +36,9 @@ def read_torch(path: Path) -> dict[str, Any]:
     except MemoryError:
         raise
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
-        raise UserError(f"{path.name} is refused: {_first_line(error)}") from None
+        raise UserError(f"{path.name} is refused: {reason_of(error)}") from None
     except Exception as error:  # a hostile file can fail in any way
-        raise UserError(f"{path.name} is refused: {type(error).__name__}: {_first_line(error)}") from None
+        raise UserError(f"{path.name} is refused: {type(error).__name__}: {reason_of(error)}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path.name} holds a {type(loaded).__name__}, not a dict of tensors")
     return loaded
@@ -65,7 +65,7 @@ def _arrays(path: Path) -> dict[str, Any] | None:
     try:
         return _as_tensors(tree) if isinstance(tree, dict) else None
     except (TypeError, RecursionError) as error:  # an array of objects or of texts; a dict in itself
-        raise UserError(f"{path.name} is refused: {_first_line(error)}") from None
+        raise UserError(f"{path.name} is refused: {reason_of(error)}") from None
 
 
 def _as_tensors(tree: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +75,3 @@ def _as_tensors(tree: dict[str, Any]) -> dict[str, Any]:
         return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
     return {key: converted(value) for key, value in tree.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.evaluate.dense.pictures import FLIP_STREAM, Pairs, draws, pair_folders, short_side_to
 from zoo.evaluate.dense.schedules import Depth
 from zoo.files import sha256_file
@@ -164,4 +164,4 @@ def _h5(path: Path) -> Any:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path} cannot be read ({reason_of(error)})") from None
