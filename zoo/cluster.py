@@ -23,14 +23,13 @@ from typing import Any
 import pyarrow as pa
 
 from zoo.api import load
+from zoo.crew import Work, make_shards
 from zoo.errors import UserError
-from zoo.extraction import make_shards
 from zoo.hardware import CORES
 from zoo.images import DECODER
 from zoo.outputs import Outputs
 from zoo.plan import Plan, differences
 from zoo.preprocess import Preprocessing
-from zoo.progress import Progress
 from zoo.shards import Folder
 from zoo.sources import Source, open_source
 from zoo.update import Overtaken, Previous
@@ -121,22 +120,14 @@ class Cluster:
             raise UserError(f"this machine and a worker of the cluster differ in {changed}")
         return opened
 
-    def make(
-        self,
-        images: str,
-        folder: Folder,
-        plan: Plan,
-        shards: list[int],
-        previous: Previous | None,
-        progress: Progress | None,
-    ) -> None:
-        """See ``zoo.extraction.Crew``."""
+    def make(self, work: Work) -> None:
+        """See ``zoo.crew.Crew``."""
         assert self._opening is not None
-        root = folder.root.absolute()
-        before = None if previous is None else (previous.folder.root.absolute(), previous.plan.key)
-        job = self._ray.put(Job(self._opening, self._facts, images, root, before, plan.key))
+        root, old = work.folder.root.absolute(), work.previous
+        before = None if old is None else (old.folder.root.absolute(), old.plan.key)
+        job = self._ray.put(Job(self._opening, self._facts, work.images, root, before, work.plan.key))
         task = self._task(_make)
-        todo, pending, failed = iter(shards), dict[Any, int](), 0
+        todo, pending, failed = iter(work.shards), dict[Any, int](), 0
         while True:
             for shard in islice(todo, max(0, self._slots() * _TASKS_PER_SLOT - len(pending))):
                 pending[task.remote(job, shard)] = shard
@@ -145,8 +136,9 @@ class Cluster:
             for done in self._ray.wait(list(pending), num_returns=1)[0]:
                 shard = pending.pop(done)
                 failed += self._result(done, f"shard {shard}")
-                if progress is not None:
-                    progress.advance(len(plan.to_compute(shard)), **({"failed": failed} if failed else {}))
+                if work.progress is not None:
+                    done_now = len(work.plan.to_compute(shard))
+                    work.progress.advance(done_now, **({"failed": failed} if failed else {}))
 
     def _task(self, function: Any) -> Any:
         # not retried for an exception, which would come again: for a worker that is gone
@@ -239,7 +231,8 @@ def _make(job: Job, shard: int) -> int:
             raise Overtaken
         previous = Previous(Folder(root), before)
     source = _source(job.images, tuple(plan.identity.get("keep", ())), job.key)
-    return make_shards(source, Folder(job.root), plan, [shard], previous, embedder, job.opening.cores, None)
+    work = Work(job.images, Folder(job.root), plan, [shard], previous)
+    return make_shards(work, source, embedder, job.opening.cores)
 
 
 @lru_cache(maxsize=1)

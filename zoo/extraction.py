@@ -9,31 +9,29 @@ that finds all shards there writes the manifest.
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
-
-import pyarrow as pa
+from typing import Any
 
 from zoo import manifest
 from zoo import near as near_duplicates
 from zoo.copies import Known, find_copies
+from zoo.crew import Crew, Here, Work
 from zoo.errors import UserError
 from zoo.files import append_line, remove_temporaries
 from zoo.hardware import usable_cores
-from zoo.images import DECODER, MAX_PIXELS, PILLOW_MAX_PIXELS
+from zoo.identity import make_identity
+from zoo.images import MAX_PIXELS
 from zoo.listing import Listing
-from zoo.outputs import EMBEDDING
-from zoo.pipeline import Described, Embedder, compute_shards
+from zoo.pipeline import Described, Embedder
 from zoo.plan import Plan, differences
 from zoo.progress import Progress
-from zoo.shards import DTYPES, FORMATS, RESERVED, DamagedShard, Folder, names
+from zoo.shards import DamagedShard, Folder, names
 from zoo.share import EVERYTHING, Share
 from zoo.sources import Source, absolute, open_source
 from zoo.update import Overtaken, Previous, changes_since, describe, discard, plan_update, promote, stage
@@ -77,24 +75,6 @@ class Extraction:
     missing: dict[str, int]
 
 
-class Crew(Protocol):
-    """Who makes shards."""
-
-    def make(
-        self,
-        images: str,
-        folder: Folder,
-        plan: Plan,
-        shards: list[int],
-        previous: Previous | None,
-        progress: Progress | None,
-    ) -> None:
-        """Have ``make_shards`` done for each of ``shards``; ``previous`` is what an update takes rows from.
-
-        ``images`` is a URL or an absolute path, for ``zoo.sources.open_source`` with the plan's ``keep``.
-        """
-
-
 def extract(
     images: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -121,8 +101,8 @@ def extract(
         keep: columns of the source to carry into the result.
         format: ``parquet``; or ``npy`` or ``safetensors``: the vectors as [rows, D] beside each table.
         dtype: of the vectors written: ``float32`` or ``float16``.
-        batch_size: crops in a forward pass; ``None`` is ``default_batch_size``.
-        shard_size: in images, held in memory; ``None`` is ``default_shard_size``.
+        batch_size: crops in a forward pass; ``None`` is ``zoo.identity.default_batch_size``.
+        shard_size: in images, held in memory; ``None`` is ``zoo.identity.default_shard_size``.
         update: take in added, changed and removed files instead of refusing them, and try again what could not
             be read. The result is what a new run over the files as they are now gives, copies and near ones too; only
             a vector's last digits can differ, where the network gives others in another batch.
@@ -141,20 +121,26 @@ def extract(
         UserError: the input, a parameter or ``out`` must change first.
         KeyboardInterrupt: passes through and leaves ``out`` ready to be gone on with.
     """
-    if batch_size is None:
-        batch_size = default_batch_size(embedder.identity().get("device", "cpu"), embedder.preprocessing.input_size)
-    if shard_size is None:
-        shard_size = default_shard_size(sum(math.prod(shape) for shape in embedder.shapes.values()))
-    _check(format, dtype, batch_size, shard_size, workers, max_pixels, keep, embedder.shapes)
+    if workers is not None and workers < 1:
+        raise UserError(f"workers {workers}: give a number above zero")
+    identity = make_identity(
+        embedder,
+        format=format,
+        dtype=dtype,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        max_pixels=max_pixels,
+        keep=keep,
+        dedupe=dedupe,
+        near=near,
+    )
     if Path(out).is_file():
         raise UserError(f"{out} is a file: choose another --out")
-    identity = _identity(embedder, format, dtype, batch_size, shard_size, max_pixels, keep)
-    identity |= _dedupe(dedupe, near)
     source, where = open_source(images, keep), absolute(images)
     if crew is None:
         if not isinstance(embedder, Embedder):
             raise TypeError(f"{type(embedder).__name__} embeds elsewhere: give the crew that does")
-        crew = _Here(source, embedder, workers or usable_cores())
+        crew = Here(source, embedder, workers or usable_cores())
     run = _Run(where, source, Folder(Path(out)), workers or usable_cores(), progress, share, crew)
     for _ in range(_ATTEMPTS):
         try:
@@ -164,26 +150,6 @@ def extract(
         except OSError as error:  # what is wrong with an image is a row: this is the output folder
             raise UserError(f"{error.filename}: {error.strerror}: put it right, or choose another --out") from error
     raise UserError(f"other runs keep updating {out}: wait for them and run the same command again")
-
-
-@dataclass(frozen=True)
-class _Here:
-    """This process, as a crew."""
-
-    source: Source
-    embedder: Embedder
-    workers: int
-
-    def make(
-        self,
-        images: str,
-        folder: Folder,
-        plan: Plan,
-        shards: list[int],
-        previous: Previous | None,
-        progress: Progress | None,
-    ) -> None:
-        make_shards(self.source, folder, plan, shards, previous, self.embedder, self.workers, progress)
 
 
 @dataclass
@@ -258,7 +224,7 @@ class _Run:
         if self.progress is not None:
             self.progress.start(images, images - to_embed)
         try:
-            self.crew.make(self.images, folder, plan, missing, previous, self.progress)
+            self.crew.make(Work(self.images, folder, plan, missing, previous, self.progress))
             elsewhere = self._missing_elsewhere(folder, plan)
             if "dedupe" in plan.identity and not elsewhere:
                 near_duplicates.write(folder, plan)
@@ -323,101 +289,5 @@ class _Run:
         append_line(self.folder.root / LOG, json.dumps(line))
 
 
-def make_shards(
-    source: Source,
-    folder: Folder,
-    plan: Plan,
-    shards: list[int],
-    previous: Previous | None,
-    embedder: Embedder,
-    workers: int,
-    progress: Progress | None,
-) -> int:
-    """Compute and commit these shards of the plan frozen in ``folder``; how many of their images failed."""
-    frozen = os.stat(folder.plan)
-    failed = 0
-    with closing(compute_shards(plan, shards, source, embedder, workers, progress)) as computed:
-        for shard, rows in computed:
-            if previous is not None:
-                previous.take_over(plan, shard, rows)
-            if not os.path.samestat(frozen, os.stat(folder.plan)):
-                raise UserError(f"{folder.root} was updated by another run: run the same command again")
-            folder.write(plan, shard, rows)
-            failed += rows.failed
-    return failed
-
-
 def _file_names(plan: Plan, shards: Iterable[int]) -> set[str]:
     return {name for shard in shards for name in names(plan, shard)}
-
-
-def default_batch_size(device: str, side: int) -> int:
-    """A power of two, by a rule and not by a clock, because it can change an embedding's last digit.
-
-    As many images as have the pixels of 16 at 224 x 224, at most 64, on a CPU, where the activations of more leave the
-    caches; of 256, at most 1024, on a GPU, which fewer do not fill.
-    """
-    at_224, most = (16, 64) if device == "cpu" else (256, 1024)
-    return int(max(1, min(most, 2 ** math.floor(math.log2(at_224 * 224**2 / side**2)))))
-
-
-def default_shard_size(numbers: int) -> int:
-    """1024 images, or a power of two of them that have at most 2**26 numbers, where each has so many."""
-    return int(max(1, min(1024, 2 ** math.floor(math.log2(2**26 / numbers)))))
-
-
-def _check(
-    format: str,
-    dtype: str,
-    batch_size: int,
-    shard_size: int,
-    workers: int | None,
-    max_pixels: int,
-    keep: Sequence[str],
-    outputs: Collection[str],
-) -> None:
-    if format not in FORMATS:
-        raise UserError(f"unknown format {format!r}: choose one of {', '.join(FORMATS)}")
-    if dtype not in DTYPES:
-        raise UserError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
-    if len(set(keep)) < len(keep):
-        raise UserError(f"a column is kept twice: {', '.join(keep)}")
-    if taken := sorted((RESERVED | set(outputs)) & set(keep)):
-        raise UserError(f"column {taken[0]} cannot be kept, the result has one of its own: rename it in the source")
-    for name, value in (("batch size", batch_size), ("shard size", shard_size), ("workers", workers)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} {value}: give a number above zero")
-    if not 1 <= max_pixels <= PILLOW_MAX_PIXELS:
-        raise UserError(f"max pixels {max_pixels}: give a number from 1 to {PILLOW_MAX_PIXELS}")
-
-
-def _dedupe(dedupe: bool, near: float | None) -> dict[str, Any]:
-    """What the identity says of it: nothing where no copies are looked for."""
-    if not dedupe and near is None:
-        return {}
-    if not dedupe:
-        raise UserError("--near needs --dedupe")
-    least = near_duplicates.NEAR if near is None else near
-    if not 0 < least <= 1:
-        raise UserError(f"--near {least}: give a cosine above 0 and at most 1")
-    return {"dedupe": {"near": least}}
-
-
-def _identity(
-    embedder: Described, format: str, dtype: str, batch_size: int, shard_size: int, max_pixels: int, keep: Sequence[str]
-) -> dict[str, Any]:
-    of_embedder, shapes = embedder.identity(), dict(embedder.shapes)
-    identity = {
-        **of_embedder,
-        "dim": shapes.pop(EMBEDDING)[0],
-        **({"outputs": shapes} if shapes else {}),
-        "decoder": {**DECODER, "max_pixels": max_pixels},
-        "format": format,
-        "dtype": dtype,
-        "batch_size": batch_size,
-        "shard_size": shard_size,
-        **({"keep": list(keep)} if keep else {}),
-        "versions": {**of_embedder.get("versions", {}), "pyarrow": pa.__version__},
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(identity))
-    return plain

@@ -17,8 +17,8 @@ import zoo
 from zoo import engines, export
 from zoo.encoder import build_encoder
 from zoo.errors import UserError
-from zoo.extraction import default_batch_size
 from zoo.folding import EXACT, folded
+from zoo.identity import default_batch_size
 from zoo.registry import Architecture
 from zoo.weights import locate
 

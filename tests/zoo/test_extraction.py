@@ -232,7 +232,7 @@ def test_another_run_into_the_same_folder_is_refused(
 
 def test_a_new_version_of_the_decoder_is_refused(images: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(images, out)
-    monkeypatch.setattr("zoo.extraction.DECODER", {"library": "Pillow", "version": "99"})
+    monkeypatch.setattr("zoo.identity.DECODER", {"library": "Pillow", "version": "99"})
     with pytest.raises(UserError, match=r"decoder\.version .* there, 99 now"):
         run(images, out)
 

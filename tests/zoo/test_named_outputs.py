@@ -35,8 +35,8 @@ from zoo.command_line import exit_code
 from zoo.embed import as_rgb
 from zoo.encoder import encoder_state
 from zoo.errors import UserError
-from zoo.extraction import default_shard_size
 from zoo.heads import byol_mlp
+from zoo.identity import default_shard_size
 from zoo.merge import merge
 from zoo.outputs import Outputs, grid
 from zoo.preprocess import MAX_WHOLE_PIXELS, Preprocessing
