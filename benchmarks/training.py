@@ -85,7 +85,7 @@ def zoo(run: Run, first: int) -> Iterator[None]:
 
 def bare_step(run: Run, views: list[Tensor]) -> None:
     """What ``optimiser_step`` does to the network, on views that lie ready."""
-    moment = Moment(0, 100, 100, 0.99)
+    moment = Moment(0, 100, 0, 0.99)
     run.method.before_step(moment)
     run.optimiser.zero_grad(set_to_none=True)
     dtype = _AUTOCAST[run.recipe.precision]

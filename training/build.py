@@ -9,6 +9,7 @@ import torch
 
 from training import optim, schedules
 from training.config import Optim, Recipe
+from training.epochs import Epochs
 from training.methods import BYOL, Method, MoCoV2, SimCLR, SimSiam, Supervised, SwAV
 from zoo.encoder import build_encoder
 from zoo.errors import UserError
@@ -116,10 +117,10 @@ def build_optimiser(method: Method, config: Optim) -> torch.optim.Optimizer:
     raise UserError(f"unknown optimiser {config.name!r}")
 
 
-def learning_rate(config: Optim, step: int, steps_per_epoch: int) -> float:
+def learning_rate(config: Optim, step: int, epochs: Epochs) -> float:
     """Of ``step``, counted from 0."""
-    base, batch_size, epoch = config.lr, config.batch_size, step // steps_per_epoch
-    total, warmup = config.epochs * steps_per_epoch, int(config.warmup_epochs * steps_per_epoch)
+    base, batch_size, epoch = config.lr, config.batch_size, epochs.before(step)
+    total, warmup = epochs.steps(config.epochs), epochs.steps(config.warmup_epochs)
     match config.schedule:
         case "epoch":
             return schedules.cosine_by_epoch(epoch, base=base, batch_size=batch_size, epochs=config.epochs)

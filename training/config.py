@@ -127,6 +127,7 @@ class Optim:
     lr: NotNegative = 0.3
     batch_size: Count = 4096
     epochs: Count = 300
+    drop_last: bool = True  # ``training.epochs``: an epoch's last images that fill no batch are left out
     warmup_epochs: NotNegative = 10
     schedule: Literal["step", "swav", "epoch", "decay"] = "step"
     start_lr: NotNegative = 0.0

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.draws import permutation, uniforms
+from training.draws import uniforms
+from training.epochs import Epochs
 from training.packed import Packed, pack
 from zoo.datasets import Dataset
 from zoo.errors import UserError
@@ -33,6 +34,7 @@ class Batch:
     Attributes:
         indices: int64 [B], which rows of the data set it was this batch's turn for; parameters of the views are
             drawn from these.
+        epochs: int64 [B], from 0, whose turn that was; one, or where the data's end is not dropped sometimes two.
         rows: int64 [B], whose pixels and labels they are: ``indices``, but for those that could not be read.
         images: on the host.
         labels: int64 [B], of ``rows``; ``None`` where there are none.
@@ -40,8 +42,8 @@ class Batch:
     """
 
     step: int
-    epoch: int
     indices: NDArray[np.int64]
+    epochs: NDArray[np.int64]
     rows: NDArray[np.int64]
     images: Packed
     labels: Tensor | None
@@ -51,7 +53,12 @@ class Batch:
         """Of consecutive samples, a micro-batch."""
         labels = None if self.labels is None else self.labels[rows]
         return replace(
-            self, indices=self.indices[rows], rows=self.rows[rows], images=self.images.part(rows), labels=labels
+            self,
+            indices=self.indices[rows],
+            epochs=self.epochs[rows],
+            rows=self.rows[rows],
+            images=self.images.part(rows),
+            labels=labels,
         )
 
 
@@ -66,37 +73,37 @@ def batches(
     rank: int = 0,
     ranks: int = 1,
     pinned: bool = False,
+    drop_last: bool = True,
 ) -> Iterator[Batch]:
     """The batches of ``steps``, decoded by threads ``ahead`` of their use (Pillow decodes outside the GIL).
 
     Threads and not processes: none can be killed alone and leave the others waiting, and nothing is copied.
     ``batch_size`` is that of all ``ranks`` together; rank r takes the rows [r B / n, (r + 1) B / n) of each batch.
-    An epoch leaves out the last ``len(dataset) % batch_size`` images of its permutation, as the official loaders do.
     An image that cannot be read is replaced by another, drawn from (seed, epoch, its index): the batch keeps its size
     and is the same however often a run was resumed, and on however many ranks and workers.
 
     Args:
         workers: threads; ``None`` is one for each core that this process has for itself, at most 16.
         pinned: images in page-locked memory, for a GPU.
+        drop_last: see ``Epochs``.
 
     Raises:
         UserError: more than one image in a hundred (and more than three) cannot be read, or a worker fails otherwise.
     """
-    per_epoch, share = len(dataset) // batch_size, batch_size // ranks
+    all_epochs, share = Epochs(len(dataset), batch_size, drop_last), batch_size // ranks
+    own = slice(rank * share, (rank + 1) * share)
     workers = workers or min(_MOST_WORKERS, usable_cores())
     reader = _Reader(dataset, seed)
     with ThreadPoolExecutor(workers) as decoders, ThreadPoolExecutor(1) as packer:
         waiting: deque[Future[Batch]] = deque()
-        order, order_epoch = np.empty(0, np.int64), -1
 
         def submit(step: int) -> None:
-            nonlocal order, order_epoch
-            epoch, place = divmod(step, per_epoch)
-            if epoch != order_epoch:
-                order, order_epoch = permutation(seed, epoch, len(dataset)), epoch
-            indices = order[place * batch_size + rank * share : place * batch_size + (rank + 1) * share]
-            chunks = [decoders.submit(reader.read_all, chunk, epoch) for chunk in np.array_split(indices, workers)]
-            waiting.append(packer.submit(_assemble, dataset, step, epoch, indices, chunks, pinned))
+            indices, epochs = (part[own] for part in all_epochs.batch(step, seed))
+            chunks = [
+                decoders.submit(reader.read_all, *chunk)
+                for chunk in zip(*(np.array_split(part, workers) for part in (indices, epochs)), strict=True)
+            ]
+            waiting.append(packer.submit(_assemble, dataset, step, indices, epochs, chunks, pinned))
 
         try:
             upcoming = iter(steps)
@@ -124,8 +131,8 @@ class _Reader:
         self._unreadable: dict[int, str] = {}
         self._most = max(3, len(dataset) // _MOST_UNREADABLE)
 
-    def read_all(self, indices: NDArray[np.int64], epoch: int) -> list[_Read]:
-        return [self._read(int(i), epoch) for i in indices]
+    def read_all(self, indices: NDArray[np.int64], epochs: NDArray[np.int64]) -> list[_Read]:
+        return [self._read(int(i), int(epoch)) for i, epoch in zip(indices, epochs, strict=True)]
 
     def _read(self, index: int, epoch: int) -> _Read:
         """Row ``index`` or its replacement: which it is, its pixels, and what was newly found unreadable."""
@@ -159,8 +166,8 @@ class _Reader:
 def _assemble(
     dataset: Dataset,
     step: int,
-    epoch: int,
     indices: NDArray[np.int64],
+    epochs: NDArray[np.int64],
     chunks: list[Future[list[_Read]]],
     pinned: bool,
 ) -> Batch:
@@ -169,7 +176,7 @@ def _assemble(
     images = pack([pixels for _, pixels, _ in read])
     labels = None if dataset.labels is None else torch.from_numpy(dataset.labels[rows])
     unreadable = {name: why for _, _, found in read for name, why in found.items()}
-    return Batch(step, epoch, indices, rows, images.pinned() if pinned else images, labels, unreadable)
+    return Batch(step, indices, epochs, rows, images.pinned() if pinned else images, labels, unreadable)
 
 
 def _result(future: Future[Batch]) -> Batch:

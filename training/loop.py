@@ -60,13 +60,14 @@ def _train(run: Run, tensorboard: bool) -> Path:
             rank=distributed.rank(),
             ranks=ranks,
             pinned=run.device.type == "cuda",
+            drop_last=recipe.optim.drop_last,
         ):
             for name, reason in batch.unreadable.items():
                 progress.say(f"{name} cannot be read ({reason}): another image takes its place")
                 _log(run, journal, {"unreadable": name, "reason": reason})
             values = optimiser_step(run, batch)
             run.step, run.seconds = batch.step + 1, time.perf_counter() - started
-            progress.advance(size, epoch=batch.epoch + 1, loss=f"{values['loss']:.4f}")
+            progress.advance(size, epoch=run.epochs.before(batch.step) + 1, loss=f"{values['loss']:.4f}")
             if seen := run.watch.after_step(run.step, batch.labels):
                 _log(run, journal, seen)
                 if (complaint := run.watch.complaint()) is not None:
@@ -79,9 +80,9 @@ def _train(run: Run, tensorboard: bool) -> Path:
                 if run.watch.probe is not None and (accuracy := run.watch.probe.accuracy()) is not None:
                     values["probe"] = round(accuracy, 2)
                 _log(run, journal, {**values, "images_per_second": round(rate, 1)})
-            if recipe.monitor_epochs and run.step % (run.steps_per_epoch * recipe.monitor_epochs) == 0:
+            if (over := _epochs_over(run)) is not None:
                 if leads:
-                    _monitor(run, journal, progress)
+                    _monitor(run, over, journal, progress)
                 distributed.barrier()
             stopping = stop.asked()
             if stopping or run.step % recipe.checkpoint_steps == 0 or run.step == run.total_steps:
@@ -92,10 +93,18 @@ def _train(run: Run, tensorboard: bool) -> Path:
     return run.folder / checkpoint.file_name(run.step)
 
 
-def _monitor(run: Run, journal: Journal, progress: Progress) -> None:
+def _epochs_over(run: Run) -> int | None:
+    """How many are over, where the last step makes the monitors due: after every so many of them, and at the end."""
+    every = run.recipe.monitor_epochs
+    if every and run.step == run.total_steps:
+        return run.recipe.optim.epochs
+    over = run.epochs.before(run.step)
+    return over if every and over // every > run.epochs.before(run.step - 1) // every else None
+
+
+def _monitor(run: Run, epoch: int, journal: Journal, progress: Progress) -> None:
     """Logs and says how the network does; a collapse is said in so many words."""
     health = monitors.examine(run.method, run.dataset, views=run.recipe.views, device=run.device)
-    epoch = run.step // run.steps_per_epoch
     values = {"epoch": epoch, "spread": round(health.spread, 4), "effective_rank": round(health.effective_rank, 2)}
     _log(run, journal, values if health.knn is None else {**values, "knn": round(health.knn, 2)})
     accuracy = "" if health.knn is None else f", kNN {health.knn:.1f} %"

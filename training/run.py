@@ -16,6 +16,7 @@ from training import batch_norm, checkpoint, distributed, journal
 from training.build import build_method, build_optimiser, load_weights
 from training.checks import check
 from training.config import Recipe, from_json, to_json
+from training.epochs import Epochs
 from training.hardware import hardware
 from training.methods import Method
 from training.watch import Watch
@@ -53,12 +54,14 @@ class Run:
     skipped: int = 0
 
     @property
-    def steps_per_epoch(self) -> int:
-        return len(self.dataset) // self.recipe.optim.batch_size
+    def epochs(self) -> Epochs:
+        """How its steps lie on them."""
+        optim = self.recipe.optim
+        return Epochs(len(self.dataset), optim.batch_size, optim.drop_last)
 
     @property
     def total_steps(self) -> int:
-        return self.recipe.optim.epochs * self.steps_per_epoch
+        return self.epochs.steps(self.recipe.optim.epochs)
 
     @property
     def dtype(self) -> torch.dtype:

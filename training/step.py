@@ -37,8 +37,9 @@ def optimiser_step(run: Run, batch: Batch) -> dict[str, float]:
         UserError: a loss or a gradient is not finite on some rank; raised on all of them, before the update.
     """
     config = run.recipe.optim
-    moment = Moment(batch.step, run.total_steps, run.steps_per_epoch, tau_of(config, batch.step, run.total_steps))
-    lr = learning_rate(config, batch.step, run.steps_per_epoch)
+    tau = tau_of(config, batch.step, run.total_steps)
+    moment = Moment(batch.step, run.total_steps, run.epochs.before(batch.step), tau)
+    lr = learning_rate(config, batch.step, run.epochs)
     set_learning_rate(run.optimiser, config, lr)
     run.method.before_step(moment)
     run.optimiser.zero_grad(set_to_none=True)
@@ -89,7 +90,7 @@ def _forward_and_backward(run: Run, batch: Batch) -> dict[str, Tensor]:
 def _inputs(run: Run, batch: Batch) -> tuple[list[Tensor], Tensor | None]:
     """Views and labels of a (micro-)batch, on the device, in the parameters' precision."""
     recipe, device = run.recipe, run.device
-    views = make_views(batch.images, batch.indices, recipe.views, seed=recipe.seed, epoch=batch.epoch, device=device)
+    views = make_views(batch.images, batch.indices, recipe.views, seed=recipe.seed, epoch=batch.epochs, device=device)
     return [v.to(run.dtype) for v in views], None if batch.labels is None else batch.labels.to(device)
 
 
@@ -110,7 +111,7 @@ def _count_skipped(run: Run, batch: Batch, overflow: bool) -> None:
 
 def _refuse(run: Run, batch: Batch, own: dict[str, Tensor], norm: float) -> None:
     """Names step, ranks and images; ``not_finite.json`` has all of the batch. A collective call."""
-    total = sum(v.double().item() for v in own.values())
+    epoch, total = run.epochs.before(batch.step) + 1, sum(v.double().item() for v in own.values())
     totals = distributed.gather(torch.tensor([total], dtype=torch.float64)).tolist()
     rows = distributed.gather(torch.from_numpy(batch.rows)).tolist()
     guilty = [rank for rank, value in enumerate(totals) if not isfinite(value)]
@@ -119,14 +120,14 @@ def _refuse(run: Run, batch: Batch, own: dict[str, Tensor], norm: float) -> None
     names = [run.dataset.row_name(row) for row in suspects]
     what = f"the loss is {totals[guilty[0]]}" if guilty else f"the gradient's norm is {norm} ({_first_bad(run)})"
     if distributed.rank() == 0:
-        facts = {"step": batch.step, "epoch": batch.epoch + 1, "loss_of_rank": [str(t) for t in totals]}
+        facts = {"step": batch.step, "epoch": epoch, "loss_of_rank": [str(t) for t in totals]}
         facts |= {"grad_norm": str(norm), "rows": suspects, "images": names}
         files.atomic_write_text(run.folder / "not_finite.json", json.dumps(facts, indent=1) + "\n")
     more = f" and {len(names) - _SHOWN_IMAGES} more" if len(names) > _SHOWN_IMAGES else ""
     on = f" on rank {', '.join(map(str, guilty))}" if guilty and distributed.world_size() > 1 else ""
     shown = ", ".join(names[:_SHOWN_IMAGES]) + more
     raise UserError(
-        f"{what} at step {batch.step} (epoch {batch.epoch + 1}){on}, images {shown}, all in "
+        f"{what} at step {batch.step} (epoch {epoch}){on}, images {shown}, all in "
         f"{run.folder / 'not_finite.json'}: the last checkpoint is good; lower optim.lr or look at these images"
     )
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from training import checkpoint, journal
+from training.config import from_json
+from training.epochs import Epochs
 from zoo import __version__
 from zoo.errors import UserError
 from zoo.files import atomic_write, atomic_write_text, make_folder
@@ -68,9 +70,10 @@ def _draw(summary: dict[str, Any], file: BinaryIO) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("loss", color="tab:blue")
     if summary["knn_monitor"]:
-        per_epoch = summary["data"]["images"] // summary["recipe"]["optim"]["batch_size"]
+        optim = from_json(summary["recipe"]).optim
+        epochs = Epochs(summary["data"]["images"], optim.batch_size, optim.drop_last)
         other = axes.twinx()
-        steps = [epoch * per_epoch for epoch, _ in summary["knn_monitor"]]
+        steps = [epochs.steps(epoch) for epoch, _ in summary["knn_monitor"]]
         other.plot(steps, [v for _, v in summary["knn_monitor"]], "o-", color="tab:orange", markersize=3)
         other.set_ylabel("kNN monitor, %", color="tab:orange")
     figure.savefig(file, format="png", dpi=110, metadata={"Software": None})

@@ -53,7 +53,7 @@ def draw(
     indices: Ints,
     *,
     seed: int,
-    epoch: int,
+    epoch: int | Ints,
     stream: int,
 ) -> Draw:
     """The parameters of samples ``indices`` (with their sizes) in ``epoch``; a pure function of its arguments."""
@@ -80,7 +80,7 @@ def draw(
 
 
 def make_views(
-    images: Packed, indices: Ints, views: Views, *, seed: int, epoch: int, device: torch.device
+    images: Packed, indices: Ints, views: Views, *, seed: int, epoch: int | Ints, device: torch.device
 ) -> list[Tensor]:
     """All views of a batch: first, second, then the small ones.
 
@@ -90,6 +90,7 @@ def make_views(
     Args:
         images: B images, on the host or on ``device``.
         indices: [B] rows of the data set, from which the parameters are drawn.
+        epoch: of all, or [B] of each.
 
     Returns:
         float32 [B, 3, size, size] each, normalised with ImageNet's mean and the std of ``views``, channels_last.

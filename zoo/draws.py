@@ -18,15 +18,17 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
-def uniforms(seed: int, stream: int, epoch: int, indices: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+def uniforms(
+    seed: int, stream: int, epoch: int | NDArray[np.int64], indices: NDArray[np.int64], count: int
+) -> NDArray[np.float64]:
     """[len(indices), count] independent uniforms in [0, 1); row i depends on ``indices[i]`` and not on its place.
 
-    ``stream`` separates the users of one seed (view 1, view 2, ...).
+    ``stream`` separates the users of one seed (view 1, view 2, ...). ``epoch`` is that of all rows, or of each.
     """
     with np.errstate(over="ignore"):  # wrapping is the arithmetic meant
         key = _mix(np.array([seed], np.uint64) + _GOLDEN_GAMMA)
         for coordinate in (stream, epoch):
-            key = _mix(key ^ _mix(np.array([coordinate], np.uint64) + _GOLDEN_GAMMA))
+            key = _mix(key ^ _mix(np.atleast_1d(coordinate).astype(np.uint64) + _GOLDEN_GAMMA))
         rows = _mix(key ^ _mix(indices.astype(np.uint64) + _GOLDEN_GAMMA))[:, None]
         cells = _mix(rows + _GOLDEN_GAMMA * np.arange(1, count + 1, dtype=np.uint64)[None])
     return (cells >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -30,6 +30,13 @@ def test_every_coordinate_changes_the_draws() -> None:
         assert not np.isin(other, base).any()
 
 
+def test_rows_of_several_epochs_are_those_of_each() -> None:
+    index, epochs = np.arange(6), np.array([3, 3, 3, 3, 4, 4])
+    together = uniforms(7, 1, epochs, index, 5)
+    np.testing.assert_array_equal(together[:4], uniforms(7, 1, 3, index[:4], 5))
+    np.testing.assert_array_equal(together[4:], uniforms(7, 1, 4, index[4:], 5))
+
+
 def test_draws_are_uniform_and_uncorrelated() -> None:
     u = uniforms(3, 1, 2, np.arange(20_000), 4)
     histogram = np.histogram(u, bins=50, range=(0, 1))[0]

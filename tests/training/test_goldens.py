@@ -176,7 +176,7 @@ def swav_errors(data: np.lib.npyio.NpzFile, name: str, crops: int) -> Errors:
         queue=queue.shape[1],
         queue_from_epoch=0,
     ).double()
-    model.before_step(Moment(0, 1, 1, 0.0))
+    model.before_step(Moment(0, 1, 0, 0.0))
     with torch.no_grad():
         model.prototypes.weight.copy_(prototypes)
         model.queue.copy_(torch.tensor(queue))
@@ -243,7 +243,7 @@ def test_byol_trajectory(byol_group: Path) -> None:
         step = hyper["first_global_step"] + i
         tau = schedules.target_momentum(step, base=hyper["base_target_ema"], total=hyper["total_steps"])
         assert tau == pytest.approx(float(data["tau"][i]), abs=1e-12)
-        model.after_step(Moment(step, hyper["total_steps"], 1, tau))
+        model.after_step(Moment(step, hyper["total_steps"], 0, tau))
     errors.require(1e-9)
 
 
@@ -311,7 +311,7 @@ def test_mocov2_trajectory(mocov2_group: Path) -> None:
     errors, queue = Errors(), Errors()
     steps = len(data["loss"])
     for i in range(steps):
-        moment = Moment(i, steps, steps, 0.0)
+        moment = Moment(i, steps, 0, 0.0)
         model.before_step(moment)
         loss = model([images(data["view_query"][i]), images(data["view_key"][i])])["loss"]
         errors.add(f"step {i}", loss.reshape(1), data["loss"][i].reshape(1))

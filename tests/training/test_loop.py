@@ -66,11 +66,11 @@ def killed() -> None:
     raise Killed
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "drop_last"), [*((method, True) for method in METHODS), ("byol", False)])
 def test_a_run_killed_and_stopped_and_resumed_is_the_undisturbed_run(
-    method: str, photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, drop_last: bool, photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, parts = tiny(method), tmp_path / "parts"
+    recipe, parts = tiny(method, optim={"drop_last": drop_last}), tmp_path / "parts"
     whole = record(monkeypatch)
     train(recipe, photos, tmp_path / "whole", device="cpu")
     reports = record(monkeypatch)
@@ -88,7 +88,7 @@ def test_a_run_killed_and_stopped_and_resumed_is_the_undisturbed_run(
     train(recipe, photos, parts, device="cpu", resume=True)
 
     assert reports == whole
-    assert len(whole) == last(parts)["total_steps"] == 10
+    assert len(whole) == last(parts)["total_steps"] == (10 if drop_last else 2 * len(photos) // 8)
     assert_same_state(last(tmp_path / "whole"), last(parts))
 
 
@@ -231,3 +231,15 @@ def test_too_many_corrupt_images_are_one_line_that_names_one(labelled_folder: Pa
     with pytest.raises(UserError, match=r"images cannot be read, .*\.jpg") as caught:
         train(tiny("byol"), open_dataset(folder), tmp_path / "run", device="cpu")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_monitors_run_after_every_so_many_epochs_and_at_the_end(
+    drop_last: bool, photos: Dataset, tmp_path: Path
+) -> None:
+    recipe = tiny("byol", monitor_epochs=2, optim={"epochs": 3, "drop_last": drop_last})
+    train(recipe, photos, tmp_path, device="cpu")
+    seen = [(line["epoch"], line["step"]) for line in log(tmp_path) if "epoch" in line]
+    count, whole = len(photos), len(photos) // 8
+    ends = (2 * whole, 3 * whole) if drop_last else (-(-2 * count // 8), 3 * count // 8)
+    assert seen == [(2, ends[0]), (3, ends[1])]

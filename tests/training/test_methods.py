@@ -24,7 +24,7 @@ from zoo.registry import ARCHITECTURES
 
 
 def moment(step: int, tau: float = 0.9) -> Moment:
-    return Moment(step, 10, 5, tau)
+    return Moment(step, 10, step // 5, tau)
 
 
 def rows(count: int, dim: int = 6, seed: int = 0) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from training import schedules
 from training.build import build_optimiser, learning_rate, tau_of
 from training.config import Optim
+from training.epochs import Epochs
 from training.optim import LARC
 from training.recipes import find
 from zoo.lars import LARS
@@ -79,27 +81,31 @@ def test_every_optimiser_name_is_built() -> None:
         assert held == sum(p.numel() for p in method.parameters() if p.requires_grad), name
 
 
+def rates(name: str, at: Callable[[Epochs], list[int]]) -> list[float]:
+    """Of a published run on ImageNet, at these steps."""
+    optim = find(name).optim
+    epochs = Epochs(1_281_167, optim.batch_size, optim.drop_last)
+    return [learning_rate(optim, step, epochs) for step in at(epochs)]
+
+
 def test_swav_s_rates_are_the_official_ones() -> None:
     """4.8 and .0048 at batch 4096, from .3; numpy.linspace reaches the peak in the last warm-up step."""
-    optim = find("swav_r50_in1k_800ep").optim
-    steps = 312
-    assert learning_rate(optim, 0, steps) == pytest.approx(0.3)
-    assert learning_rate(optim, 10 * steps - 1, steps) == pytest.approx(4.8)
-    assert learning_rate(optim, 800 * steps - 1, steps) == pytest.approx(0.0048, rel=1e-3)
-    small = find("swav_r50_in1k_200ep_b256").optim
-    assert learning_rate(small, 0, 5004) == pytest.approx(0.6)
-    assert learning_rate(small, 200 * 5004 - 1, 5004) == pytest.approx(0.0006, rel=1e-3)
-    wide = find("swav_r50x4_in1k_400ep").optim
-    assert learning_rate(wide, 10 * 500 - 1, 500) == pytest.approx(4.8)
+    first, peak, last = rates("swav_r50_in1k_800ep", lambda e: [0, e.steps(10) - 1, e.steps(800) - 1])
+    assert (first, peak) == pytest.approx((0.3, 4.8))
+    assert last == pytest.approx(0.0048, rel=1e-3)
+    first, last = rates("swav_r50_in1k_200ep_b256", lambda e: [0, e.steps(200) - 1])
+    assert first == pytest.approx(0.6)
+    assert last == pytest.approx(0.0006, rel=1e-3)
+    assert rates("swav_r50x4_in1k_400ep", lambda e: [e.steps(10) - 1]) == pytest.approx([4.8])
 
 
-def test_the_baselines_rates_are_the_published_ones() -> None:
-    assert learning_rate(find("simclr_r50_in1k_1000ep").optim, 10 * 312, 312) == pytest.approx(4.8)
-    moco = find("mocov2_r50_in1k_200ep").optim
-    assert [learning_rate(moco, e * 5004, 5004) for e in (0, 100)] == pytest.approx([0.03, 0.015])
-    supervised = find("supervised_r50_in1k_90ep").optim
-    assert [learning_rate(supervised, e * 5004, 5004) for e in (29, 30, 60)] == pytest.approx([0.1, 0.01, 0.001])
-    assert learning_rate(find("byol_r50_in1k_1000ep_b512").optim, 10 * 2502, 2502) == pytest.approx(0.8)
+def test_the_others_rates_are_the_published_ones() -> None:
+    assert rates("simclr_r50_in1k_1000ep", lambda e: [e.steps(10)]) == pytest.approx([4.8])
+    assert rates("byol_r50_in1k_300ep", lambda e: [0, e.steps(10)]) == pytest.approx([0, 4.8])
+    assert rates("byol_r50_in1k_1000ep_b512", lambda e: [e.steps(10)]) == pytest.approx([0.8])
+    assert rates("mocov2_r50_in1k_200ep", lambda e: [0, e.steps(100)]) == pytest.approx([0.03, 0.015])
+    decayed = rates("supervised_r50_in1k_90ep", lambda e: [e.steps(29), e.steps(30), e.steps(60)])
+    assert decayed == pytest.approx([0.1, 0.01, 0.001])
 
 
 def test_tau_can_stay() -> None:

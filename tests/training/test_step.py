@@ -134,8 +134,11 @@ def test_what_is_not_finite_stops_before_the_update_and_names_the_images(
 
 
 def test_views_of_a_micro_batch_are_those_of_the_batch(photos: Dataset, tmp_path: Path) -> None:
+    """Of one that lies across two epochs."""
     run = tiny_run(tiny("byol"), photos, tmp_path)
-    (batch,) = batches(photos, batch_size=8, steps=range(1), seed=0)
+    across = len(photos) // 8
+    (batch,) = batches(photos, batch_size=8, steps=range(across, across + 1), seed=0, drop_last=False)
+    assert set(batch.epochs) == {0, 1}
     whole, labels = step._inputs(run, batch)
     assert labels is not None
     for rows in (slice(0, 3), slice(3, 8)):
@@ -146,11 +149,13 @@ def test_views_of_a_micro_batch_are_those_of_the_batch(photos: Dataset, tmp_path
             assert torch.equal(ours, theirs[rows])
 
 
-def test_two_ranks_share_each_batch_in_order(photos: Dataset) -> None:
-    settings: dict[str, Any] = {"batch_size": 8, "steps": range(3, 9), "seed": 0}
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_two_ranks_share_each_batch_in_order(drop_last: bool, photos: Dataset) -> None:
+    settings: dict[str, Any] = {"batch_size": 8, "steps": range(3, 9), "seed": 0, "drop_last": drop_last}
     parts = [batches(photos, **settings, rank=rank, ranks=2) for rank in (0, 1)]
     for whole, first, second in zip(batches(photos, **settings), *parts, strict=True):
         np.testing.assert_array_equal(whole.indices, np.concatenate([first.indices, second.indices]))
+        np.testing.assert_array_equal(whole.epochs, np.concatenate([first.epochs, second.epochs]))
         assert torch.equal(whole.images.pixels, torch.cat([first.images.pixels, second.images.pixels]))
 
 

@@ -11,11 +11,12 @@ class Moment:
 
     Attributes:
         step: counted from 0.
-        total_steps, steps_per_epoch: of the run.
+        total_steps: of the run.
+        epoch: counted from 0, in which the step begins.
         tau: BYOL's target momentum of this step.
     """
 
     step: int
     total_steps: int
-    steps_per_epoch: int
+    epoch: int
     tau: float

@@ -115,7 +115,7 @@ class SwAV(nn.Module):
     def before_step(self, moment: Moment) -> None:
         """Prototypes back to unit length; whether the queue is in use."""
         self.prototypes.weight.copy_(unit(self.prototypes.weight))
-        self._fill_queue = self.queue.shape[1] > 0 and moment.step // moment.steps_per_epoch >= self.queue_from_epoch
+        self._fill_queue = self.queue.shape[1] > 0 and moment.epoch >= self.queue_from_epoch
 
     def before_update(self, moment: Moment) -> None:
         """No update at all, not even weight decay, for prototypes that are still frozen."""
