@@ -5,7 +5,8 @@
 
 (made inside another venv, it sees the system's packages: name that one's site-packages in a .pth file instead).
 
-The contenders take turns, round after round, in one process: ``zoo`` is our decoding, views and optimiser step;
+The contenders take turns, round after round, ours in one process and lightly's in another, because a run of ours sets
+how the C library keeps memory (``zoo.allocator``): ``zoo`` is our decoding, views and optimiser step;
 ``lightly`` its transforms, heads, loss and optimiser with torchvision's ResNet in a DataLoader, in every combination
 of workers and memory format, of which the fastest counts; ``bare`` is our step on views that lie ready. Same images,
 device, batch, precision, sizes of heads. Each turn starts its data anew and runs a few steps before the clock.
@@ -24,8 +25,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,7 @@ from training.methods import Moment
 from training.run import Run, assemble
 from training.step import optimiser_step
 from training.views import make_views
+from zoo.allocator import keep_freed_memory
 from zoo.datasets import Dataset, decoded_once, open_training_data
 
 _FOREVER = 10**9
@@ -257,20 +261,55 @@ def matrix_rate(args: argparse.Namespace) -> float:
     return 2 * n**3 / best
 
 
-def measure(method: str, args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
-    """Rates of every contender in every round."""
-    device, size = torch.device(args.device), args.batch
-    batch = next(batches(dataset, batch_size=size, steps=range(1), seed=0))
-    eager = new_run(method, args, dataset, False)
-    views = make_views(batch.images, batch.indices, eager.recipe.views, seed=0, epoch=0, device=device)
-    with FlopCounterMode(display=False) as counter:
-        bare_step(eager, views)
-    runs = {"eager": eager} | ({"compiled": new_run(method, args, dataset, True)} if args.compile else {})
-    contenders: dict[str, Callable[[], Iterator[None]]] = {}
+Contenders = dict[str, Callable[[], Iterator[None]]]
+_here: Contenders = {}  # of this process
+
+
+def become(kind: Callable[[str, argparse.Namespace], Contenders], method: str, args: argparse.Namespace) -> None:
+    """Makes this process, a new one, that of one side's contenders."""
+    _here.update(kind(method, args))
+
+
+def names_here() -> list[str]:
+    return list(_here)
+
+
+def turn_here(name: str, args: argparse.Namespace) -> float:
+    return turn(_here[name](), args)
+
+
+def opened(args: argparse.Namespace) -> Dataset:
+    dataset = open_training_data(args.data)
+    return decoded_once(dataset) if args.in_memory else dataset
+
+
+def views_of(method: str, dataset: Dataset, args: argparse.Namespace) -> tuple[Any, list[Tensor]]:
+    """A batch and its views, ready on the device."""
+    batch = next(batches(dataset, batch_size=args.batch, steps=range(1), seed=0))
+    views = our_recipe(method, args, False).views
+    return batch, make_views(batch.images, batch.indices, views, seed=0, epoch=0, device=torch.device(args.device))
+
+
+def our_side(method: str, args: argparse.Namespace) -> Contenders:
+    if args.device == "cpu":
+        keep_freed_memory()  # as training.loop.train does
+    dataset = opened(args)
+    batch, views = views_of(method, dataset, args)
+    runs = {"eager": new_run(method, args, dataset, False)}
+    if args.compile:
+        runs["compiled"] = new_run(method, args, dataset, True)
+    contenders: Contenders = {}
     for name, run in runs.items():
         contenders[f"zoo {name}"] = lambda run=run: zoo(run, 0)  # type: ignore[misc]
         contenders[f"bare {name}"] = lambda run=run: bare(run, views)  # type: ignore[misc]
-    for last in (False, True) if not args.no_lightly else ():
+    contenders["views alone"] = lambda: views_alone(runs["eager"], batch, args)
+    return contenders
+
+
+def their_side(method: str, args: argparse.Namespace) -> Contenders:
+    dataset = opened(args)
+    contenders: Contenders = {}
+    for last in (False, True):
         network, optimiser = lightly_network(method, args, last)
         for workers in args.workers:
             contenders[f"lightly workers {workers} {'channels_last' if last else 'contiguous'}"] = (
@@ -278,15 +317,29 @@ def measure(method: str, args: argparse.Namespace, dataset: Dataset) -> dict[str
                     method, args, dataset, n, o, workers=w, last=c
                 )
             )
-    contenders["views alone"] = lambda: views_alone(eager, batch, args)
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    return contenders
+
+
+def measure(method: str, args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
+    """Rates of every contender in every round."""
+    run, views = new_run(method, args, dataset, False), views_of(method, dataset, args)[1]
+    with FlopCounterMode(display=False) as counter:
+        bare_step(run, views)
+    del run, views
+    rates: dict[str, list[float]] = {}
     matrix = []
-    for number in range(args.rounds):
-        matrix.append(matrix_rate(args))
-        for name, start in contenders.items():
-            rates[name].append(turn(start(), args))
-            print(f"{method}, round {number + 1}, {name}: {rates[name][-1]:.1f} images/s", flush=True)
-    return summary(rates, counter.get_total_flops() / size, statistics.median(matrix))
+    with ExitStack() as processes:
+        sides = [
+            processes.enter_context(ProcessPoolExecutor(1, get_context("spawn"), become, (side, method, args)))
+            for side in ([our_side] if args.no_lightly else [our_side, their_side])
+        ]
+        contenders = [(side, name) for side in sides for name in side.submit(names_here).result()]
+        for number in range(args.rounds):
+            matrix.append(matrix_rate(args))
+            for side, name in contenders:
+                rates.setdefault(name, []).append(side.submit(turn_here, name, args).result())
+                print(f"{method}, round {number + 1}, {name}: {rates[name][-1]:.1f} images/s", flush=True)
+    return summary(rates, counter.get_total_flops() / args.batch, statistics.median(matrix))
 
 
 def views_alone(run: Run, batch: Any, args: argparse.Namespace) -> Iterator[None]:
@@ -338,7 +391,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None, help="where to write the result")
     args = parser.parse_args()
     dataset = open_training_data(args.data)
-    dataset = decoded_once(dataset) if args.in_memory else dataset
     measured = {method: measure(method, args, dataset) for method in args.methods}
     result = {
         "methods": measured,

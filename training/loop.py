@@ -15,6 +15,7 @@ from training.memory import enough_memory
 from training.run import Run, prepare, save
 from training.step import optimiser_step
 from training.stopping import Stop
+from zoo.allocator import keep_freed_memory
 from zoo.datasets import Dataset
 from zoo.progress import Progress
 
@@ -37,6 +38,8 @@ def train(
         KeyboardInterrupt: SIGTERM or Ctrl-C on some rank; the step in progress is done and saved.
     """
     with enough_memory(), prepare(recipe, dataset, folder, device, resume) as run:
+        if run.device.type == "cpu":
+            keep_freed_memory()
         return _train(run, tensorboard)
 
 
