@@ -8,10 +8,13 @@ import zipfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hub_server import WRITE_TOKEN, HubServer
+
+if TYPE_CHECKING:
+    from zoo.hf_upload import Uploaded
 
 SHIPPED_GOLDENS = Path(__file__).parent / "goldens"
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -141,3 +144,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         monkeypatch.setattr(time, "sleep", server.waits.append)
         yield server
     close_session()
+
+
+@pytest.fixture
+def published(hub: HubServer, tmp_path: Path) -> Uploaded:
+    """A model on ``hub``, which has forgotten the requests that brought it there."""
+    from hub_model import make_folder, upload
+
+    done = upload(make_folder(tmp_path / "first"))
+    hub.requests.clear()
+    return done

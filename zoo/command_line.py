@@ -6,18 +6,40 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, UserError
 
 
+class _Commands(TyperGroup):
+    """Refuses an empty path of any command: ``--out "$OUT"`` without an OUT is ``Path("")``, the working folder."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            given, _, _ = command.make_parser(typer.Context(command, parent=ctx)).parse_args(list(rest))
+            hints = get_type_hints(command.callback)
+            for parameter in command.params:
+                hint, value = hints.get(parameter.name), given.get(parameter.name)
+                if Path in (hint, *get_args(hint)) and "" in (value if isinstance(value, list | tuple) else [value]):
+                    raise UserError(f"{parameter.opts[0]} is empty: give a path; the folder you are in is '.'")
+        return name, command, rest
+
+
 def new_app(text: str) -> typer.Typer:
     """A typer application with plain output: errors are lines, not boxes."""
     return typer.Typer(
-        help=text, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True
+        cls=_Commands,
+        help=text,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        no_args_is_help=True,
     )
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from extraction_driver import assert_tidy, finish, results, run, start
@@ -83,6 +84,23 @@ def test_killed_before_every_step_of_an_update_the_result_is_the_same(images: Pa
         assert_tidy(out)
         if not killed:
             assert n > 40
+            return
+
+
+@pytest.mark.parametrize("format", ["parquet", "npy"])
+def test_a_run_with_outputs_killed_at_any_step_ends_in_the_same_bytes(
+    images: Path, tmp_path: Path, format: str
+) -> None:
+    options: dict[str, Any] = {"format": format, "stages": True}
+    assert finish(images, tmp_path / "whole", **options) == 0
+    for n in range(6, 70, 15):
+        out = tmp_path / f"out{n}"
+        killed = finish(images, out, kill=n, **options) == -signal.SIGKILL
+        assert finish(images, out, **options) == 0
+        assert results(out) == results(tmp_path / "whole")
+        assert_tidy(out)
+        if not killed:
+            assert n > 15
             return
 
 

@@ -17,7 +17,7 @@ from zoo.evaluate.labelled import Labelled, open_splits
 from zoo.evaluate.models import open_model
 from zoo.files import atomic_write
 from zoo.report.embedding_map import write_map
-from zoo.report.render import new_figure, save
+from zoo.report.render import picture
 from zoo.report.tables import is_random, model_name, published
 
 QUERIES, NEIGHBOURS = 10, 8
@@ -65,28 +65,29 @@ _FILES = (("neighbours", "png"), ("confusion", "png"), ("map", "html"))
 
 
 def _label_fraction(results: list[dict[str, Any]], data: str, path: Path) -> None:
-    figure = new_figure(6.4, 4.4)
-    axes = figure.subplots()
-    for result in sorted(results, key=is_random):
-        fractions = sorted(result["details"]["fractions"], key=lambda f: float(f["percent"]))
-        x = [f["percent"] for f in fractions]
-        means, spreads = [f["mean"] for f in fractions], [f["spread"] for f in fractions]
-        style = "--" if is_random(result) else "-"
-        axes.errorbar(x, means, spreads, fmt=f"o{style}", capsize=3, label=f"measured: {model_name(result)}, {data}")
-    table = next(t for t in published() if t["id"] == "semi-supervised-r50")
-    for row in table["rows"]:
-        if row["method"] in _BASELINES:
-            axes.plot((1, 10), row["values"][:2], ":", color="0.6", marker="s", markersize=4)
-            axes.annotate(f"{row['method']} (published)", (10, row["values"][1]), (6, -3), textcoords="offset points",
-                          color="0.45", fontsize=8)  # fmt: skip
-    axes.set(xscale="log", xlabel="labels, % of the training images", ylabel="top-1, %", ylim=(0, None))
-    ticks = sorted({f["percent"] for r in results for f in r["details"]["fractions"]} | {1, 10})
-    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    axes.minorticks_off()
-    axes.set_xlim(min(ticks) * 0.8, max(ticks) * 2.6)
-    axes.set_title(f"{data}; dotted: published, ResNet-50 on ImageNet, other data", fontsize=9)
-    figure.legend(fontsize=8, loc="outside lower center")
-    save(figure, path)
+    with picture(path, 6.4, 4.4) as figure:
+        axes = figure.subplots()
+        for result in sorted(results, key=is_random):
+            fractions = sorted(result["details"]["fractions"], key=lambda f: float(f["percent"]))
+            x = [f["percent"] for f in fractions]
+            means, spreads = [f["mean"] for f in fractions], [f["spread"] for f in fractions]
+            style = "--" if is_random(result) else "-"
+            axes.errorbar(
+                x, means, spreads, fmt=f"o{style}", capsize=3, label=f"measured: {model_name(result)}, {data}"
+            )
+        table = next(t for t in published() if t["id"] == "semi-supervised-r50")
+        for row in table["rows"]:
+            if row["method"] in _BASELINES:
+                axes.plot((1, 10), row["values"][:2], ":", color="0.6", marker="s", markersize=4)
+                end, name = (10, row["values"][1]), f"{row['method']} (published)"
+                axes.annotate(name, end, (6, -3), textcoords="offset points", color="0.45", fontsize=8)
+        axes.set(xscale="log", xlabel="labels, % of the training images", ylabel="top-1, %", ylim=(0, None))
+        ticks = sorted({f["percent"] for r in results for f in r["details"]["fractions"]} | {1, 10})
+        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axes.minorticks_off()
+        axes.set_xlim(min(ticks) * 0.8, max(ticks) * 2.6)
+        axes.set_title(f"{data}; dotted: published, ResNet-50 on ImageNet, other data", fontsize=9)
+        figure.legend(fontsize=8, loc="outside lower center")
 
 
 def _neighbour_grid(
@@ -141,18 +142,17 @@ def _confusion(answers: Ints, truth: Ints, classes: list[str], title: str, path:
     others = [c for c in np.argsort(-taken.sum(0), kind="stable") if c not in worst and taken[:, c].any()]
     columns = [*worst, *others[: max(0, CLASSES + 4 - len(worst))]]
     share = 100 * counts[:, columns] / counts.sum(1, keepdims=True)
-    figure = new_figure(2.5 + 0.55 * len(columns), 2.2 + 0.42 * len(worst))
-    axes = figure.subplots()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    axes.set_xticks(range(len(columns)), [classes[c][:22] for c in columns], rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(range(len(worst)), [classes[c][:22] for c in worst], fontsize=8)
-    for y, x in zip(*np.nonzero(share >= 0.5), strict=True):
-        colour = "white" if share[y, x] > 55 else "black"
-        axes.text(x, y, f"{share[y, x]:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    axes.set(xlabel="answer", ylabel="class")
-    axes.set_title(f"{title}: the {len(worst)} worst classes, % of their test images", fontsize=9)
-    figure.colorbar(image, shrink=0.8)
-    save(figure, path)
+    with picture(path, 2.5 + 0.55 * len(columns), 2.2 + 0.42 * len(worst)) as figure:
+        axes = figure.subplots()
+        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        axes.set_xticks(range(len(columns)), [classes[c][:22] for c in columns], rotation=45, ha="right", fontsize=8)
+        axes.set_yticks(range(len(worst)), [classes[c][:22] for c in worst], fontsize=8)
+        for y, x in zip(*np.nonzero(share >= 0.5), strict=True):
+            colour = "white" if share[y, x] > 55 else "black"
+            axes.text(x, y, f"{share[y, x]:.0f}", ha="center", va="center", fontsize=7, color=colour)
+        axes.set(xlabel="answer", ylabel="class")
+        axes.set_title(f"{title}: the {len(worst)} worst classes, % of their test images", fontsize=9)
+        figure.colorbar(image, shrink=0.8)
 
 
 def _slug(text: str) -> str:

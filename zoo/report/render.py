@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
 
 _LEGEND = "published: from the paper named in the row; measured: by this project, from the file named in the row"
 _COLOUR = {"published": "#ffffff", "measured": "#fff2c2"}
+_CJK = """
+Noto Sans CJK SC, Noto Sans CJK JP, Noto Sans CJK TC, Noto Sans CJK KR, Noto Sans SC, Noto Sans JP, Noto Sans TC,
+Noto Sans KR, Microsoft YaHei, Yu Gothic, Malgun Gothic, PingFang SC, Hiragino Sans, Hiragino Sans GB,
+Apple SD Gothic Neo, Arial Unicode MS, WenQuanYi Zen Hei, WenQuanYi Micro Hei, IPAexGothic, NanumGothic
+"""  # fonts with the glyphs that matplotlib's own lacks, as Linux, Windows and macOS call them
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
 table { border-collapse: collapse; margin: .6rem 0; display: block; overflow-x: auto;
@@ -75,40 +82,46 @@ def png(table: Table, path: Path) -> None:
     columns = ["", *table.columns]
     cells = [[row.kind, *row.cells] for row in table.rows]
     widths = [max(len(line[i]) for line in [columns, *cells]) + 2 for i in range(len(columns))]
-    figure = new_figure(max(6.0, 0.085 * sum(widths)), 0.8 + 0.27 * (len(cells) + 1))
-    axes = figure.subplots()
-    axes.axis("off")
-    drawn = axes.table(
-        cellText=cells,
-        colLabels=columns,
-        colWidths=[w / sum(widths) for w in widths],
-        cellColours=[[_COLOUR[row.kind]] * len(columns) for row in table.rows],
-        cellLoc="left",
-        bbox=[0, 0, 1, 1],  # type: ignore[arg-type]  # its stubs know one of the two forms
-    )
-    drawn.auto_set_font_size(False)
-    drawn.set_fontsize(9)
-    for (line, _), cell in drawn.get_celld().items():
-        cell.set_edgecolor("#dddddd")
-        if line == 0 or table.rows[line - 1].kind == "measured":
-            cell.set_text_props(weight="bold")
-    axes.set_title(table.title, loc="left", fontsize=10, weight="bold")
-    save(figure, path)
+    with picture(path, max(6.0, 0.085 * sum(widths)), 0.8 + 0.27 * (len(cells) + 1)) as figure:
+        axes = figure.subplots()
+        axes.axis("off")
+        drawn = axes.table(
+            cellText=cells,
+            colLabels=columns,
+            colWidths=[w / sum(widths) for w in widths],
+            cellColours=[[_COLOUR[row.kind]] * len(columns) for row in table.rows],
+            cellLoc="left",
+            bbox=[0, 0, 1, 1],  # type: ignore[arg-type]  # its stubs know one of the two forms
+        )
+        drawn.auto_set_font_size(False)
+        drawn.set_fontsize(9)
+        for (line, _), cell in drawn.get_celld().items():
+            cell.set_edgecolor("#dddddd")
+            if line == 0 or table.rows[line - 1].kind == "measured":
+                cell.set_text_props(weight="bold")
+        axes.set_title(table.title, loc="left", fontsize=10, weight="bold")
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A figure in inches that no window belongs to. UserError: matplotlib is not installed."""
+@contextmanager
+def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure in inches that no window belongs to; what is on it at the end is written as PNG, atomically.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
+        from matplotlib.font_manager import fontManager
     except ImportError:
         raise UserError("drawing needs matplotlib: pip install 'siamese-zoo[eval]'") from None
-    return Figure(figsize=(width, height), layout="constrained")
+    installed = {font.name for font in fontManager.ttflist}  # of one that is not, matplotlib warns
+    fallbacks = [name for name in map(str.strip, _CJK.split(",")) if name in installed]
+    with rc_context({"font.family": ["DejaVu Sans", *fallbacks]}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
 
+        def write(file: BinaryIO) -> None:
+            figure.savefig(file, format="png", dpi=130)
 
-def save(figure: Figure, path: Path) -> None:
-    """As PNG, atomically."""
-
-    def write(file: BinaryIO) -> None:
-        figure.savefig(file, format="png", dpi=130)
-
-    atomic_write(path, write)
+        atomic_write(path, write)

@@ -18,6 +18,7 @@ from zoo.images import MAX_BYTES, UnreadableImage, read_bytes, read_part
 from zoo.sources.source import one_line
 
 _URL = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://")
+_WILDCARD = re.compile(r"[*?\[]")
 _ATTEMPTS, _SECONDS = 3, 0.2  # at a read over the network; the pause doubles
 
 T = TypeVar("T")
@@ -104,10 +105,8 @@ class Remote:
 
     def facts(self, path: bytes) -> Facts:
         """See Storage."""
-        try:
-            return _facts(self._retry(lambda: self._fs.info(self._path(path))))
-        except FileNotFoundError:
-            return -1, -1
+        info = self._answer(lambda: self._fs.info(self._path(path)))
+        return _facts(info) if info else (-1, -1)
 
     def read(self, path: bytes, size: int, mtime_ns: int) -> bytes:
         """See Storage."""
@@ -122,14 +121,26 @@ class Remote:
         return io.BufferedReader(self._retry(lambda: self._fs.open(self._path(path), "rb")), 1 << 16)
 
     def matches(self, pattern: str) -> Iterator[bytes]:
-        """See Storage."""
-        found = self._retry(lambda: self._fs.glob(self._path(pattern.encode()), detail=False))
+        """See Storage. Raises OSError."""
+        path = self._path(pattern.encode())
+        if not _WILDCARD.search(pattern):  # to glob, a server that does not answer has no such file
+            return iter([pattern.encode()] if self._answer(lambda: self._fs.info(path)) else [])
+        found = self._retry(lambda: self._fs.glob(path, detail=False))
         return (self._below(name) for name in found)
 
     def files(self) -> Iterator[tuple[bytes, Facts]]:
         """All files below the root, in no order. Raises OSError."""
         found = self._retry(lambda: self._fs.find(self._root, detail=True))
+        if not found:  # to find, a server that does not answer is an empty folder
+            self._answer(lambda: self._fs.ls(self._root))
         return ((self._below(name), _facts(info)) for name, info in found.items())
+
+    def _answer(self, ask: Callable[[], T]) -> T | None:
+        """``None`` where nothing is there. Raises OSError where nothing can be known."""
+        try:
+            return self._retry(ask)
+        except FileNotFoundError:
+            return None
 
     def _path(self, path: bytes) -> str:
         name = path.decode(errors="surrogateescape")

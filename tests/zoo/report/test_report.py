@@ -6,11 +6,15 @@ import json
 import re
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib.font_manager import fontManager
 from PIL import Image
 
 from zoo.card.gather import CARDS
@@ -18,7 +22,7 @@ from zoo.errors import UserError
 from zoo.report import tables
 from zoo.report.embedding_map import flat, write_map
 from zoo.report.generate import report
-from zoo.report.render import html, markdown
+from zoo.report.render import html, markdown, png
 
 
 def result(**changes: Any) -> dict[str, Any]:
@@ -164,6 +168,49 @@ def test_the_report_of_the_shipped_results(tmp_path: Path) -> None:
     assert "byol_r18_mini, random init" in text
     with pytest.raises(UserError, match="holds no result"):
         report([tmp_path / "out"], tmp_path / "again")
+
+
+def font(folder: Path, family: str, glyphs: str) -> Path:
+    """A TrueType file in which every one of ``glyphs`` is a square."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((100, 0))
+    for corner in ((100, 800), (900, 800), (900, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    square, names = pen.glyph(), [".notdef", *(f"u{ord(glyph):04X}" for glyph in glyphs)]
+    made = FontBuilder(1000, isTTF=True)
+    made.setupGlyphOrder(names)
+    made.setupCharacterMap(dict(zip(map(ord, glyphs), names[1:], strict=True)))
+    made.setupGlyf(dict.fromkeys(names, square))
+    made.setupHorizontalMetrics(dict.fromkeys(names, (1000, 100)))
+    made.setupHorizontalHeader(ascent=880, descent=-120)
+    made.setupNameTable({"familyName": family, "styleName": "Regular"})
+    made.setupOS2()
+    made.setupPost()
+    made.save(folder / "font.ttf")
+    return folder / "font.ttf"
+
+
+def test_names_in_other_scripts_are_drawn_with_a_font_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(name: str) -> tuple[bytes, bool]:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            row = tables.Row("measured", (name,), "r.json")
+            png(tables.Table("sets", "Sets", ("data",), (row,)), tmp_path / "a.png")
+        return (tmp_path / "a.png").read_bytes(), any("missing from font" in str(w.message) for w in told)
+
+    fonts = [entry for entry in fontManager.ttflist if entry.name.startswith("DejaVu")]
+    monkeypatch.setattr(fontManager, "ttflist", fonts)
+    plain, missing = drawn("cat")
+    boxes, missing_there = drawn("猫고양이")
+    assert (missing, missing_there) == (False, True)
+    fontManager.addfont(font(tmp_path, "Noto Sans CJK JP", "猫고양이"))
+    assert drawn("cat") == (plain, False)
+    squares, missing = drawn("猫고양이")
+    assert not missing
+    assert squares != boxes
 
 
 def test_a_folder_given_beside_one_in_it_is_read_once() -> None:

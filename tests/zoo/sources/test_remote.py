@@ -127,11 +127,21 @@ def test_a_list_of_urls_with_a_broken_server(web: Web, tmp_path: Path) -> None:
         run(f"{web.url}/absent.csv", tmp_path / "none")
 
 
-@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "a.csv", "a-*.tar"])
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "a.csv", "a-*.tar", "a.jpg", "*.jpg", "a/"])
 def test_a_server_that_does_not_answer_is_one_line_that_names_it(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"^[^\n]*http://127\.0\.0\.1:1/[^\n]*[Cc]onnect[^\n]*$"):
         run(f"http://127.0.0.1:1/{name}", tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_one_image_behind_a_url(web: Web, tmp_path: Path) -> None:
+    web.files["/a/0.png"] = png(0)
+    web.broken["/a/0.png"] = 1
+    run(f"{web.url}/a/0.png", tmp_path / "out")
+    assert [row["path"] for row in rows(tmp_path / "out")] == ["0.png"]
+    assert_vectors(tmp_path / "out", range(1))
+    with pytest.raises(UserError, match=rf"^cannot list {web.url}/a/9\.png \(404[^\n]*$"):
+        run(f"{web.url}/a/9.png", tmp_path / "none")
 
 
 def test_tars_and_parquet_are_read_by_ranges_where_they_lie(web: Web, tmp_path: Path) -> None:
