@@ -41,7 +41,7 @@ def _bars(figure: Any, result: dict[str, Any]) -> None:
     measured.barh(places, [row["mean"] for row in rows], xerr=_errors(rows), color="tab:blue", capsize=3)
     measured.set_yticks(places, [row["label"] for row in rows])
     measured.set_xlabel(f"measured, {result['score']} %")
-    published.barh(places, [row["published"] or 0 for row in rows], color="tab:gray")
+    published.barh(places, [row["published"] for row in rows], color="tab:gray")
     published.set_xlabel(f"published, linear % ({result['source']})")
 
 
@@ -49,18 +49,13 @@ def _lines(figure: Any, result: dict[str, Any]) -> None:
     measured, published = figure.subplots(1, 2)
     for method, colour in (("BYOL", "tab:blue"), ("SimCLR", "tab:orange")):
         rows = [row for row in result["rows"] if row["method"] == method]
-        labels = [row["label"] for row in rows]
-        measured.errorbar(
-            labels, [row["mean"] for row in rows], yerr=_errors(rows), fmt="o-", capsize=3, color=colour, label=method
-        )
-        if all(row["published"] is not None for row in rows):
-            published.plot(labels, [row["published"] for row in rows], "o-", color=colour, label=method)
-    if not published.lines:
-        published.text(0.5, 0.5, "published for other batch sizes", ha="center", transform=published.transAxes)
+        places, means = range(len(rows)), [row["mean"] for row in rows]
+        measured.errorbar(places, means, yerr=_errors(rows), fmt="o-", capsize=3, color=colour, label=method)
+        published.plot(places, [row["published"] for row in rows], "o-", color=colour, label=method)
+        for axes in (measured, published):
+            axes.set_xticks(places, [r["label"] for r in rows], rotation=30, ha="right", rotation_mode="anchor")
     measured.set_ylabel(f"measured, {result['score']} %")
     published.set_ylabel("published, linear %")
-    for axes in (measured, published):
-        axes.tick_params(axis="x", rotation=30)
     measured.legend()
 
 

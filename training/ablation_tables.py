@@ -13,6 +13,8 @@ from training import recipes_imagenet
 from training.config import Heads, Objective, Optim, Recipe, View, Views
 from zoo.report.tables import published
 
+_PUBLISHED_SIZES = (4096, 2048, 1024, 512, 256, 128, 64)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -21,12 +23,12 @@ class Row:
     Attributes:
         label: what differs.
         method: the column it stands in, for tables that compare two methods; empty otherwise.
-        published: in percent; ``None`` where only a curve was published.
+        published: in percent.
     """
 
     label: str
     recipe: Recipe
-    published: float | None
+    published: float
     method: str = ""
 
     @property
@@ -42,7 +44,7 @@ class Setting:
     Attributes:
         images, queries: how many training and test images are used; 0 for all.
         score: ``knn`` (k = 20, t = .07) or ``linear``.
-        batch_sizes: of the images normalised together, the first is the optimiser's.
+        batch_sizes: of the images normalised together, each half of the one before; the first is the optimiser's.
         byol, simclr, simsiam: the recipes that the rows vary.
     """
 
@@ -75,7 +77,7 @@ def full() -> Setting:
     byol = replace(recipes_imagenet.byol_in1k("r50", 300), name="byol")
     simclr = replace(recipes_imagenet.simclr_in1k("r50", 300), name="simclr")
     simsiam = replace(recipes_imagenet.simsiam_in1k("r50", 100), name="simsiam")
-    return Setting("full", 0, 0, "linear", (4096, 2048, 1024, 512, 256, 128, 64), byol, simclr, simsiam)
+    return Setting("full", 0, 0, "linear", _PUBLISHED_SIZES, byol, simclr, simsiam)
 
 
 def small() -> Setting:
@@ -152,18 +154,17 @@ def _batch_size(setting: Setting) -> list[Row]:
     """[B] app. F.2: a batch N times smaller, gradients averaged over N of them, one target update in N.
 
     So the optimiser's batch stays, and ``accumulate`` splits it: BN statistics and SimCLR's negatives are those of
-    the small batch.
+    the small batch. Beside a row stands what was published for the same N.
     """
-    scores = _published("ablation-batch-size")  # BYOL, SimCLR
+    scores = _published("ablation-batch-size")  # BYOL, SimCLR; N = 1, 2, 4, ... of 4096
     largest = setting.batch_sizes[0]
     rows = []
     for column, (method, base) in enumerate((("BYOL", setting.byol), ("SimCLR", setting.simclr))):
         optim = replace(base.optim, batch_size=largest)
-        for number, size in enumerate(setting.batch_sizes):
+        for size, published_size, score in zip(setting.batch_sizes, _PUBLISHED_SIZES, scores, strict=False):
             recipe = replace(base, optim=optim, accumulate=largest // size)
-            # a small setting's sizes are not the published ones
-            value = scores[number][column] if setting.name == "full" else None
-            rows.append(Row(str(size), recipe, value, method))
+            label = str(size) if size == published_size else f"{size} (published: {published_size})"
+            rows.append(Row(label, recipe, score[column], method))
     return rows
 
 

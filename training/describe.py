@@ -67,7 +67,7 @@ def print_ablation(result: dict[str, Any], out: Path) -> None:
         low_high = row["interval"]
         table.add_row(
             row["name"],
-            "" if row["published"] is None else f"{row['published']:.1f}",
+            f"{row['published']:.1f}",
             f"{row['mean']:.1f}",
             "" if low_high is None else f"{low_high[0]:.1f} to {low_high[1]:.1f}",
             f"{row['spread']:.2f}",
