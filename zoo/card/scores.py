@@ -44,8 +44,8 @@ def section(facts: Facts) -> str:
         parts.append(wrap(facts.selection))
     parts.append(
         wrap(
-            f"kNN: {_knn(facts.results)}, all training images as the bank. Linear: logistic regression by L-BFGS on frozen "
-            "features, l2 chosen on a tenth of the training images."
+            "kNN: k and t chosen by leave-one-out on the training images, all of them as the bank. Linear: logistic "
+            "regression by L-BFGS on frozen features, l2 chosen on a tenth of the training images."
         )
     )
     if facts.bundled and not facts.repository:
@@ -133,13 +133,6 @@ def _find(results: Sequence[Mapping[str, Any]], protocol: str, data: str, is_ran
             return result
     which = "random" if is_random else "trained"
     raise UserError(f"no result of {protocol} on {data} for the {which} network: run `zoo evaluate` first")
-
-
-def _knn(results: Sequence[Mapping[str, Any]]) -> str:
-    """How many neighbours voted: fixed in results from before they were chosen."""
-    if any("chosen_by" in r["parameters"] for r in results if r["protocol"] == "knn"):
-        return "k of 200 and 20 and t of .07 and .1 chosen by leave-one-out on the training images"
-    return "k = 20, t = .07"
 
 
 def _score(result: Mapping[str, Any]) -> str:
