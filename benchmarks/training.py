@@ -210,7 +210,13 @@ def lightly_steps(
     )
     cuda, dtype = args.device.startswith("cuda"), _AUTOCAST[args.precision]
     loader = DataLoader(
-        Images(dataset, transform), args.batch, shuffle=True, drop_last=True, num_workers=workers, pin_memory=cuda
+        Images(dataset, transform),
+        args.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        pin_memory=cuda,
+        multiprocessing_context="fork" if workers else None,  # Linux's default; not that of a spawned process
     )
     for x0, x1 in itertools.chain.from_iterable(itertools.repeat(loader)):
         x0, x1 = (
