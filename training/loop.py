@@ -76,7 +76,7 @@ def _train(run: Run, tensorboard: bool) -> Path:
                 if (complaint := run.watch.complaint()) is not None:
                     progress.say(f"step {run.step}: {complaint}")
                     _log(run, journal, {"collapse": complaint})
-            if run.step % _LOG_STEPS == 0:
+            if run.step % _LOG_STEPS == 0 or run.step == run.total_steps:
                 now = time.perf_counter()
                 rate = (run.step - window[0]) * size / (now - window[1])
                 window = (run.step, now)

@@ -7,12 +7,13 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from zoo import __version__
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, UserError
 
 
@@ -33,14 +34,20 @@ class _Commands(TyperGroup):
 
 def new_app(text: str) -> typer.Typer:
     """A typer application with plain output: errors are lines, not boxes."""
-    return typer.Typer(
-        cls=_Commands,
-        help=text,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        add_completion=False,
-        no_args_is_help=True,
-    )
+    app = typer.Typer(cls=_Commands, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+
+    @app.callback(invoke_without_command=True, help=text)
+    def without_command(
+        context: typer.Context,
+        version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    ) -> None:
+        if version:
+            print(f"siamese-zoo {__version__}")
+            raise typer.Exit
+        if context.invoked_subcommand is None:
+            print(context.get_help())
+
+    return app
 
 
 def run(app: Callable[..., Any], name: str, *, go_on: str) -> NoReturn:

@@ -200,7 +200,9 @@ class _Run:
                 raise Overtaken
         if found := differences(plan.identity, identity):
             others = f" (and in {', '.join(text.split()[0] for text in found[1:])})" if found[1:] else ""
-            raise UserError(f"{self.folder.root} differs in {found[0]}{others}: choose another --out")
+            # what `auto` takes changes with what is installed
+            same = f"add --backend {plan.identity['backend']}, or " if found[0].startswith("backend ") else ""
+            raise UserError(f"{self.folder.root} differs in {found[0]}{others}: {same}choose another --out")
         return Plan.new(plan.identity, plan.files, plan.copies)  # what an update took over stands in the shards by now
 
     def _update(self, plan: Plan, wanted: Plan, listing: Listing) -> Extraction:

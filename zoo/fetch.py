@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from zoo import model_folder, registry
@@ -20,7 +20,7 @@ from zoo.download import Progress, download, is_offline
 from zoo.errors import UserError
 from zoo.files import create_exclusively, make_folder, remove_tree, sha256_file
 from zoo.paths import cache_folder
-from zoo.registry import ARCHITECTURES, ModelSpec, Weights
+from zoo.registry import ARCHITECTURES, Architecture, ModelSpec, Weights
 
 
 def cached(spec: ModelSpec, tag: str) -> Path:
@@ -46,14 +46,14 @@ def fetch(spec: ModelSpec, tag: str, *, file: Path | None = None, progress: Prog
             remove_tree(folder)
     make_folder(folder.parent)
     if file is not None:
-        _convert(file, spec, tag, folder)
+        _convert(file, str(file), spec, tag, folder)
         return folder
     if not is_offline():
         print(f"{folder.name}: downloading {weights.location}", file=sys.stderr, flush=True)
     arriving = cache_folder() / "downloads" / folder.name
     body = download(weights.location, arriving, max_bytes=weights.max_megabytes * 10**6, progress=progress)
     try:
-        _convert(body, spec, tag, folder)
+        _convert(body, weights.location, spec, tag, folder)
     finally:
         remove_tree(body.parent)
     return folder
@@ -83,11 +83,11 @@ def recorded_hash(weights: Weights) -> str | None:
     return str(recorded)
 
 
-def _convert(file: Path, spec: ModelSpec, tag: str, folder: Path) -> None:
+def _convert(file: Path, shown: str, spec: ModelSpec, tag: str, folder: Path) -> None:
     from zoo.convert.convert import convert
 
     weights = spec.weights[tag]
-    _require_hash(file, weights, f"{spec.name}.{tag}")
+    sha256 = _hash(file, shown, weights, f"{spec.name}.{tag}")
     assert weights.kind is not None  # only bundled files have none
     # read as the kind of file it is, whatever it is called on its way
     try:
@@ -100,39 +100,40 @@ def _convert(file: Path, spec: ModelSpec, tag: str, folder: Path) -> None:
             licence=weights.licence,
             source=weights.source,
             preprocessing=weights.preprocessing,
-            check=lambda found: _require_architecture(found, spec, weights),
+            check=lambda found: _require_architecture(found, shown, spec, weights),
         )
     except UserError:
         if not folder.is_dir():
             raise
         model_folder.verify(folder)  # another process was first; what it made is as good
+    if not weights.sha256:  # it was what it should be: from now on nothing else is
+        record = _record(weights)
+        make_folder(record.parent)
+        create_exclusively(record, (json.dumps({"url": weights.location, "sha256": sha256}, indent=2) + "\n").encode())
 
 
-def _require_hash(file: Path, weights: Weights, name: str) -> None:
+def _hash(file: Path, shown: str, weights: Weights, name: str) -> str:
+    """The sha256 of ``file``, held against the registry's, or that of the first use."""
     try:
         found = sha256_file(file)
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
-    if weights.sha256:
-        if found != weights.sha256:
-            raise UserError(
-                f"{name}: {weights.location} has sha256 {found}, the registry says {weights.sha256}: refused"
-            )
-        return
-    record = _record(weights)
-    make_folder(record.parent)
-    create_exclusively(record, (json.dumps({"url": weights.location, "sha256": found}, indent=2) + "\n").encode())
-    if (first := recorded_hash(weights)) != found:
+    if weights.sha256 and found != weights.sha256:
+        raise UserError(f"{name}: {shown} has sha256 {found}, the registry says {weights.sha256}: refused")
+    if not weights.sha256 and (first := recorded_hash(weights)) not in (None, found):
         raise UserError(
-            f"{name}: {weights.location} has sha256 {found}, on first use it had {first}: refused; "
-            f"if you trust the new file, remove {record}"
+            f"{name}: {shown} has sha256 {found}, on first use it had {first}: refused; "
+            f"if you trust the new file, remove {_record(weights)}"
         )
+    return found
 
 
-def _require_architecture(found: object, spec: ModelSpec, weights: Weights) -> None:
+def _require_architecture(found: Architecture, shown: str, spec: ModelSpec, weights: Weights) -> None:
     expected = replace(ARCHITECTURES[spec.architecture], padding=weights.padding)
     if found != expected:
-        raise UserError(f"{spec.name}: {weights.location} holds {found}, the registry says {expected}: refused")
+        names = [f.name for f in fields(expected) if getattr(found, f.name) != getattr(expected, f.name)]
+        others = ", ".join(f"{name} {getattr(found, name)}, not {getattr(expected, name)}" for name in names)
+        raise UserError(f"{spec.name}: {shown} holds another network ({others}): refused")
 
 
 def _record(weights: Weights) -> Path:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from zoo.arrays import OK
 from zoo.files import sha256_file
 from zoo.outputs import NEAR_DUPLICATES
+from zoo.parquet import read_table
 from zoo.plan import Plan
 from zoo.shards import DUPLICATE, Folder, names
 
@@ -47,8 +48,7 @@ def summarise_parts(
     failures: list[tuple[str, str, str]] = []
     shards: list[dict[str, Any]] = []
     for table_name, *beside in parts:
-        with (folder.root / table_name).open("rb") as file:
-            rows = pq.ParquetFile(file).read(columns=_READ).to_pylist()
+        rows = read_table(folder.root / table_name, _READ).to_pylist()
         for row in rows:
             path = row["path_bytes"] or row["path"].encode()
             listed.update(b"%b %d %b\n" % ((row["sha256"] or "-").encode(), len(path), path))

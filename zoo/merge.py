@@ -20,6 +20,7 @@ from zoo.arrays import Arrays, shapes_of
 from zoo.errors import UserError
 from zoo.files import atomic_write, remove
 from zoo.outputs import EMBEDDING
+from zoo.parquet import read_table
 from zoo.shards import is_shard_file
 from zoo.verify import Verified, verify
 
@@ -87,8 +88,7 @@ def _shards(whole: Verified) -> Iterator[tuple[pa.Table, dict[str, NDArray[Any]]
     """Table without the columns of outputs, and these, shard after shard."""
     shapes, format = shapes_of(whole.manifest), whole.manifest["format"]
     for names in whole.parts:
-        with pq.ParquetFile(whole.folder.root / names[0]) as file:
-            table = file.read().replace_schema_metadata(None).combine_chunks()
+        table = read_table(whole.folder.root / names[0]).replace_schema_metadata(None).combine_chunks()
         vectors = {n: arrays.array(table[n], shape) for n, shape in shapes.items() if n in table.schema.names}
         beside = arrays.file_names(names[0].removesuffix(".parquet"), format, list(shapes))
         for name, outputs in beside.items():

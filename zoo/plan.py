@@ -26,6 +26,7 @@ from zoo.arrays import shapes_of
 from zoo.errors import UserError
 from zoo.files import create_exclusively
 from zoo.listing import FILES
+from zoo.parquet import read_table
 from zoo.sources.source import IN_CONTAINER
 
 _IDENTITY = b"zoo.identity"
@@ -147,8 +148,7 @@ class Plan:
     def load(cls, path: Path) -> Plan | None:
         """The plan at ``path``, None if there is none. UserError if it cannot be read."""
         try:
-            with path.open("rb") as file:
-                table = pq.ParquetFile(file, page_checksum_verification=True).read().combine_chunks()
+            table = read_table(path, checked=True).combine_chunks()
             identity = json.loads(table.schema.metadata[_IDENTITY])
             copies = table.select(_COPIES).replace_schema_metadata(None) if "dedupe" in identity else None
             own = [_REUSE.name, *(_COPIES if copies is not None else ())]

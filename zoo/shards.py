@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from zoo import arrays, files
 from zoo.arrays import OK
 from zoo.outputs import EMBEDDING
+from zoo.parquet import read_table
 from zoo.plan import Plan
 from zoo.sources.source import IN_CONTAINER
 
@@ -146,7 +147,7 @@ class Folder:
         """A committed shard, every byte of it checked; None if it is not there. Raises DamagedShard."""
         try:
             data = (self.root / table_name(shard)).read_bytes()
-            table = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read().combine_chunks()
+            table = read_table(data, checked=True).combine_chunks()
         except FileNotFoundError:
             return None
         except Exception as error:  # what Arrow raises for damaged bytes is not a closed set

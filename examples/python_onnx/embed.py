@@ -16,7 +16,10 @@ from PIL import Image, ImageOps
 def pixels(path: Path) -> np.ndarray:
     """uint8 [1, height, width, 3], upright, of any size: the graph resizes, crops and normalises."""
     with Image.open(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[None]
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits a pixel, which convert would clip to 8
+            upright = Image.fromarray(((np.asarray(upright, np.int64) + 128) // 257).astype(np.uint8))
+        return np.asarray(upright.convert("RGB"))[None]
 
 
 def main() -> int:

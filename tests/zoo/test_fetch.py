@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,9 +133,19 @@ def test_a_wrong_hash_is_refused_before_parsing(server: Server, monkeypatch: pyt
 
 def test_a_right_hash_of_another_network_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, padding="symmetric", sha256=sha256_file(GOLDEN))
-    with pytest.raises(UserError, match="the registry says"):
+    with pytest.raises(UserError, match=r"holds another network \(padding same, not symmetric\): refused"):
         zoo.load(NAME)
     assert not fetch.cached(spec(), "deepmind").exists()
+
+
+def test_the_hash_of_a_file_that_was_refused_is_not_kept(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as other:
+        use(other, padding="symmetric")
+        with pytest.raises(UserError, match=f"^byol_r14: {re.escape(str(GOLDEN))} holds another network"):
+            fetch.fetch_by_name("byol_r14", file=GOLDEN)
+    assert fetch.recorded_hash(spec().weights["deepmind"]) is None
+    fetch.fetch_by_name("byol_r14", file=GOLDEN)
+    assert fetch.recorded_hash(spec().weights["deepmind"]) == sha256_file(GOLDEN)
 
 
 @pytest.mark.parametrize("damage", ["changed", "truncated", "no config"])

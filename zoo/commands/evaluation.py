@@ -19,7 +19,7 @@ Protocol = Literal[
 
 @app.command()
 def evaluate(
-    protocol: Annotated[Protocol, typer.Argument(help="How to score; README, Evaluation, says what each one does.")],
+    protocol: Annotated[Protocol, typer.Argument(help="How to score; README, Evaluate, says what each one does.")],
     data: Annotated[Path, typer.Option(help="Folder with train and test (or val): class folders or parquet; or NAME.")],
     model: Annotated[
         str, typer.Option(help="As for extract; NAME.random, or random, is the untrained network.")

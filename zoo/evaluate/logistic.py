@@ -24,15 +24,10 @@ from torch import Tensor
 
 from zoo.errors import UserError
 
-ITERATIONS, TOLERANCE = (
-    100,
-    1e-4,
-)  # per strength, to choose one; of the largest entry of the gradient in u
-FINAL_ITERATIONS, FINAL_TOLERANCE = (
-    2000,
-    1e-6,
-)  # of the fit that is scored: 1e-4 can be .2 % off
+ITERATIONS, TOLERANCE = 100, 1e-4  # per strength, to choose one; of the largest entry of the gradient in u
+FINAL_ITERATIONS, FINAL_TOLERANCE = 2000, 1e-6  # of the fit that is scored: 1e-4 can be .2 % off
 _ROWS = 16_384  # at a time: memory beside the features is this x (classes + dim)
+_WORTH_THREADS = 2**25  # multiplications in a pass: two milliseconds of one core
 _SMALL = 1e-6  # added to deviations
 _FLAT = 1e-7  # of the largest eigenvalue: below it, float32 cannot tell a direction of the features from none
 
@@ -62,15 +57,16 @@ class Classifier:
 class _Covariance:
     """Eigenvectors [D, K] and eigenvalues [K] of a covariance, without the smallest, which count as ``flat``."""
 
-    vectors: NDArray[np.float64]
-    values: NDArray[np.float64]
+    vectors: Tensor
+    values: Tensor
     flat: float
 
     def times(self, w: NDArray[np.float64], scale: float, l2: float, power: float) -> NDArray[np.float64]:
         """w (scale S + l2)^power, of the rows of ``w`` [C, D]."""
         rest = (scale * self.flat + l2) ** power
         more = (scale * self.values + l2) ** power - rest
-        product: NDArray[np.float64] = rest * w + ((w @ self.vectors) * more) @ self.vectors.T
+        rows = torch.from_numpy(w)
+        product: NDArray[np.float64] = (rest * rows + ((rows @ self.vectors) * more) @ self.vectors.T).numpy()
         return product
 
 
@@ -133,7 +129,7 @@ class Problem:
     def _minimise(
         self, w: NDArray[np.float64], l2: float, iterations: int, tolerance: float
     ) -> tuple[NDArray[np.float64], int, bool]:
-        minimize = _import_minimize()
+        minimize, threadpool_limits = _import_solver()
         curvature = (1 - 1 / self.classes) / self.classes if self.classes > 1 else 0.25
 
         def times(v: NDArray[np.float64], power: float) -> NDArray[np.float64]:
@@ -145,9 +141,16 @@ class Problem:
             return loss, times(gradient, -0.5).ravel()
 
         options = {"maxiter": iterations, "gtol": tolerance, "ftol": 64 * np.finfo(float).eps, "maxls": 30}
-        found = minimize(value, times(w, 0.5).ravel(), jac=True, method="L-BFGS-B", options=options)
+        with threadpool_limits(self._threads()):
+            found = minimize(value, times(w, 0.5).ravel(), jac=True, method="L-BFGS-B", options=options)
         largest = float(np.abs(found.jac).max())
         return times(found.x, -0.5), int(found.nit), largest <= tolerance
+
+    def _threads(self) -> dict[str, int]:
+        """Torch's alone, and of those one for a small problem: where scipy's and torch's take turns at every
+        evaluation, they wait for each other four times as long as they compute, and on a busy machine twenty times."""
+        small = self.features.numel() * self.classes < _WORTH_THREADS
+        return {"blas": 1, "openmp": 1} if small else {"blas": 1}
 
     def loss(self, w: NDArray[np.float64], l2: float) -> tuple[float, NDArray[np.float64]]:
         """The objective and its gradient at ``w`` [C, D + 1], the intercept of scaled, centred features last."""
@@ -192,10 +195,10 @@ class Problem:
             rows = slice(start, start + _ROWS)
             x = (self.features[rows].to(self.dtype) - self.mean) / self.scale
             total += (x.T @ (x * self.weights[rows, None])).double()
-        values, vectors = (part.cpu().numpy() for part in torch.linalg.eigh(total / self.total))
+        values, vectors = (part.cpu() for part in torch.linalg.eigh(total / self.total))
         flat = _FLAT * max(float(values[-1]), _SMALL)
         kept = values > flat
-        return _Covariance(np.ascontiguousarray(vectors[:, kept]), values[kept], flat)
+        return _Covariance(vectors[:, kept].contiguous(), values[kept], flat)
 
     def _average(self, of: Any) -> Tensor:
         total = torch.zeros(self.features.shape[1], dtype=torch.float64, device=self.features.device)
@@ -226,9 +229,11 @@ def _softmax_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return value, slope
 
 
-def _import_minimize() -> Any:
+def _import_solver() -> tuple[Any, Any]:
+    """scipy's ``minimize`` and threadpoolctl's ``threadpool_limits``."""
     try:
         from scipy.optimize import minimize
+        from threadpoolctl import threadpool_limits
     except ImportError:
         raise UserError("linear evaluation needs scikit-learn: pip install 'siamese-zoo[eval]'") from None
-    return minimize
+    return minimize, threadpool_limits

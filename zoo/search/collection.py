@@ -7,7 +7,6 @@ images, so a collection of a million is opened as fast as one of ten.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -19,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from zoo.arrays import OK, array, decode
 from zoo.errors import UserError
 from zoo.outputs import EMBEDDING
+from zoo.parquet import read_table
 from zoo.shards import STATE
 
 MANIFEST = "manifest.json"
@@ -130,13 +129,13 @@ class Collection:
         data = self._bytes(name, sha256)
         found: NDArray[Any] | None = None
         try:
-            table = pq.ParquetFile(io.BytesIO(data))
-            failed = np.asarray(table.read(columns=["status"])["status"].to_numpy()) != OK
+            table = read_table(data, ["status"] if vectors else ["status", EMBEDDING])
+            failed = np.asarray(table["status"].to_numpy()) != OK
             if vectors:
                 file = _plain(vectors["file"])
                 found = decode(file, self._bytes(file, vectors["sha256"]), [EMBEDDING])[EMBEDDING]
-            elif EMBEDDING in table.schema_arrow.names:
-                found = array(table.read(columns=[EMBEDDING])[EMBEDDING], (self.dim,))
+            elif EMBEDDING in table.column_names:
+                found = array(table[EMBEDDING], (self.dim,))
         except UserError:
             raise
         except Exception as error:  # what Arrow raises for odd bytes is not a closed set
@@ -161,9 +160,8 @@ class Collection:
     def _read_told(self, shard: int) -> pa.Table:
         name, rows, _, _ = self._shards[shard]
         try:
-            with pq.ParquetFile(self.root / name) as file:
-                plan = (file.schema_arrow.metadata or {}).get(_PLAN, b"").decode()
-                told = file.read(columns=_TOLD)
+            told = read_table(self.root / name, _TOLD)
+            plan = (told.schema.metadata or {}).get(_PLAN, b"").decode()
         except Exception as error:  # as above
             raise self._damaged(name) from error
         if plan != self.plan or len(told) != rows:
