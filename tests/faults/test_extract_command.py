@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
 from extraction_driver import assert_tidy, results
 
-from zoo.errors import EXIT_INTERRUPTED, EXIT_SOME_FAILED
+from zoo.errors import EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USER_ERROR
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
 
-def start(images: Path, out: Path, model: Path) -> subprocess.Popen[str]:
+def start(images: Path, out: Path, model: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "zoo", "extract", "--images", images, "--out", out, "--model", model,
                "--batch-size", "2", "--shard-size", "4", "--device", "cpu",
-               "--backend", "torch"]  # fmt: skip
+               "--backend", "torch", *more]  # fmt: skip
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -58,3 +60,19 @@ def test_a_command_that_is_killed_and_stopped_ends_with_the_bytes_of_one_that_is
     assert resumed.returncode == EXIT_SOME_FAILED
     assert results(out) == results(tmp_path / "undisturbed")
     assert_tidy(out)
+
+
+@pytest.mark.slow
+def test_a_refusal_on_a_busy_machine_ends_with_its_own_code(tmp_path: Path, random_weights: Path) -> None:
+    """A thread of Arrow's that held bytes of Python's at the end aborted one in three of such processes."""
+    start(PHOTOS, tmp_path / "out", random_weights).communicate(timeout=300)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range((os.cpu_count() or 1) + 1)]
+    try:
+        for _ in range(6):
+            refused = start(PHOTOS, tmp_path / "out", random_weights, "--normalize")
+            _, errors = refused.communicate(timeout=300)
+            assert (refused.returncode, errors.count("\n")) == (EXIT_USER_ERROR, 1), errors
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
