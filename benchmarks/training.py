@@ -80,8 +80,7 @@ def new_run(method: str, args: argparse.Namespace, dataset: Dataset, compiled: b
 
 def zoo(run: Run, first: int) -> Iterator[None]:
     """Our steps, each a ``next``."""
-    size, cuda = run.recipe.optim.batch_size, run.device.type == "cuda"
-    for batch in batches(run.dataset, batch_size=size, steps=range(first, _FOREVER), seed=0, pinned=cuda):
+    for batch in run.batches(range(first, _FOREVER)):
         optimiser_step(run, batch)
         run.watch.after_step(batch.step + 1, batch.labels)
         yield

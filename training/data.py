@@ -69,13 +69,13 @@ def batches(
     steps: range,
     seed: int,
     workers: int | None = None,
-    ahead: int = 3,
+    ahead: int = 0,
     rank: int = 0,
     ranks: int = 1,
     pinned: bool = False,
     drop_last: bool = True,
 ) -> Iterator[Batch]:
-    """The batches of ``steps``, decoded by threads ``ahead`` of their use (Pillow decodes outside the GIL).
+    """The batches of ``steps``, decoded by threads (Pillow decodes outside the GIL), ``ahead`` of them beforehand.
 
     Threads and not processes: none can be killed alone and leave the others waiting, and nothing is copied.
     ``batch_size`` is that of all ``ranks`` together; rank r takes the rows [r B / n, (r + 1) B / n) of each batch.
@@ -109,11 +109,10 @@ def batches(
             upcoming = iter(steps)
             for step in islice(upcoming, ahead):
                 submit(step)
-            while waiting:
-                batch = _result(waiting.popleft())
-                if (following := next(upcoming, None)) is not None:
+            while (following := next(upcoming, None)) is not None or waiting:
+                if following is not None:
                     submit(following)
-                yield batch
+                yield _result(waiting.popleft())
         finally:
             for pool in (decoders, packer):
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 from training import checkpoint, distributed, monitors
 from training.config import Recipe
-from training.data import batches
 from training.journal import Journal
 from training.memory import enough_memory
 from training.run import Run, prepare, save
@@ -44,7 +43,7 @@ def train(
 
 
 def _train(run: Run, tensorboard: bool) -> Path:
-    recipe, dataset = run.recipe, run.dataset
+    recipe = run.recipe
     size, ranks, leads = recipe.optim.batch_size, distributed.world_size(), distributed.rank() == 0
     journal = Journal(run.folder if leads else None, step=run.step, tensorboard=tensorboard)
     with Stop() as stop, journal, Progress("images", stream=None if leads else io.StringIO()) as progress:
@@ -55,16 +54,7 @@ def _train(run: Run, tensorboard: bool) -> Path:
             )
         _log(run, journal, {"hardware": run.hardware[-1], "ranks": ranks, "precision": recipe.precision})
         started, window = time.perf_counter() - run.seconds, (run.step, time.perf_counter())
-        for batch in batches(
-            dataset,
-            batch_size=size,
-            steps=range(run.step, run.total_steps),
-            seed=recipe.seed,
-            rank=distributed.rank(),
-            ranks=ranks,
-            pinned=run.device.type == "cuda",
-            drop_last=recipe.optim.drop_last,
-        ):
+        for batch in run.batches(range(run.step, run.total_steps)):
             for name, reason in batch.unreadable.items():
                 progress.say(f"{name} cannot be read ({reason}): another image takes its place")
                 _log(run, journal, {"unreadable": name, "reason": reason})

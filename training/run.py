@@ -16,6 +16,7 @@ from training import batch_norm, checkpoint, distributed, journal
 from training.build import build_method, build_optimiser, load_weights
 from training.checks import check
 from training.config import Recipe, from_json, to_json
+from training.data import Batch, batches
 from training.epochs import Epochs
 from training.hardware import hardware
 from training.methods import Method
@@ -68,6 +69,22 @@ class Run:
         """Of the parameters."""
         dtype: torch.dtype = next(self.method.encoder.parameters()).dtype
         return dtype
+
+    def batches(self, steps: range) -> Iterator[Batch]:
+        """This rank's of these steps."""
+        cuda = self.device.type == "cuda"
+        return batches(
+            self.dataset,
+            batch_size=self.recipe.optim.batch_size,
+            steps=steps,
+            seed=self.recipe.seed,
+            # On a CPU, a thread that decodes beside a step stops one core of its parallel loops, and the others wait.
+            ahead=3 if cuda else 0,
+            rank=distributed.rank(),
+            ranks=distributed.world_size(),
+            pinned=cuda,
+            drop_last=self.recipe.optim.drop_last,
+        )
 
     def without_reduction(self) -> AbstractContextManager[None]:
         """Gradients of a micro-batch that is not the last stay on their rank."""
