@@ -89,6 +89,15 @@ def _convert(file: Path, shown: str, spec: ModelSpec, tag: str, folder: Path) ->
     weights = spec.weights[tag]
     sha256 = _hash(file, shown, weights, f"{spec.name}.{tag}")
     assert weights.kind is not None  # only bundled files have none
+
+    def check(found: Architecture) -> None:
+        _require_architecture(found, shown, spec, weights)
+        if not weights.sha256:  # it is what it should be: from now on nothing else is
+            record = _record(weights)
+            make_folder(record.parent)
+            text = json.dumps({"url": weights.location, "sha256": sha256}, indent=2) + "\n"
+            create_exclusively(record, text.encode())
+
     # read as the kind of file it is, whatever it is called on its way
     try:
         convert(
@@ -100,16 +109,12 @@ def _convert(file: Path, shown: str, spec: ModelSpec, tag: str, folder: Path) ->
             licence=weights.licence,
             source=weights.source,
             preprocessing=weights.preprocessing,
-            check=lambda found: _require_architecture(found, shown, spec, weights),
+            check=check,
         )
     except UserError:
         if not folder.is_dir():
             raise
         model_folder.verify(folder)  # another process was first; what it made is as good
-    if not weights.sha256:  # it was what it should be: from now on nothing else is
-        record = _record(weights)
-        make_folder(record.parent)
-        create_exclusively(record, (json.dumps({"url": weights.location, "sha256": sha256}, indent=2) + "\n").encode())
 
 
 def _hash(file: Path, shown: str, weights: Weights, name: str) -> str:
