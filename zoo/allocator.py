@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """From now on freed memory stays with the process, for the next block of its size; whether that could be set.
 
     glibc maps a block of 32 MiB or more when it is asked for and unmaps it when it is freed, so the kernel hands out
-    zeroed pages for the same activations in every step anew: an eighth of the time of a training step on a CPU. The
-    price is that the process stays as large as it ever was. Only glibc has this to be set.
+    zeroed pages for the same activations in every training step on a CPU anew. The price is that the process stays as
+    large as it ever was. Only glibc has this to be set.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
