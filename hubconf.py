@@ -10,13 +10,13 @@ dependencies = ["torch", "torchvision", "timm", "safetensors"]
 
 
 def _entry(name):
-    from zoo.registry import ARCHITECTURES, MODELS
+    from zoo.models.registry import ARCHITECTURES, MODELS
 
     spec = MODELS[name]
     architecture = ARCHITECTURES[spec.architecture]
 
     def load(pretrained=True, weights=None, progress=True, num_classes=0, features_only=False):
-        from zoo.hub import load_module
+        from zoo.hub.torch_hub import load_module
 
         return load_module(
             name,
@@ -49,7 +49,7 @@ def _entry(name):
 
 
 def _entries():
-    from zoo.registry import MODELS
+    from zoo.models.registry import MODELS
 
     return {name: _entry(name) for name in MODELS}
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo.encoder import build_encoder
-from zoo.registry import ARCHITECTURES
+from zoo.models.registry import ARCHITECTURES
+from zoo.models.resnet import build_encoder
 
 _IMAGES = 2
 

@@ -32,19 +32,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from training import recipes
-from training.config import Recipe
-from zoo.datasets import Dataset, open_training_data
-from zoo.encoder import build_encoder, encoder_state
-from zoo.preprocess import Preprocessing
-from zoo.registry import ARCHITECTURES
-from zoo.weights import save_encoder
+from training.recipes.config import Recipe
+from training.recipes.table import find
+from zoo.datasets.dataset import Dataset, open_training_data
+from zoo.hub.weights import save_encoder
+from zoo.models.registry import ARCHITECTURES
+from zoo.models.resnet import build_encoder, encoder_state
+from zoo.transforms.preprocess import Preprocessing
 
 METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav")
 
 
 def recipe_of(method: str, args: argparse.Namespace) -> Recipe:
-    return recipes.find(f"{method}_{args.network}_cifar10_{args.epochs}ep")
+    return find(f"{method}_{args.network}_cifar10_{args.epochs}ep")
 
 
 def command(*words: str | Path) -> None:

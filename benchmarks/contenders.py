@@ -37,7 +37,7 @@ class Work:
 
 def zoo(work: Work, setting: dict[str, Any]) -> Run:
     """`zoo extract`: from files to committed shards with a manifest."""
-    from zoo.extraction import extract
+    from zoo.extraction.extract import extract
 
     embedder = _embedder(work, setting)
 

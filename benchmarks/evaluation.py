@@ -54,7 +54,7 @@ def features(count: int, dim: int, classes: int, seed: int) -> tuple[NDArray[np.
 
 
 def knn(args: argparse.Namespace) -> dict[str, Any]:
-    from zoo.evaluate import knn as protocol
+    from zoo.evaluate.frozen import knn as protocol
 
     bank, labels = features(args.bank, args.dim, args.classes, 0)
     queries, _ = features(args.queries, args.dim, args.classes, 1)
@@ -76,7 +76,7 @@ def knn(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def path(args: argparse.Namespace) -> dict[str, Any]:
-    from zoo.evaluate import linear
+    from zoo.evaluate.frozen import linear
 
     train, labels = features(args.images, args.dim, args.classes, 0)
     test, truth = features(2000, args.dim, args.classes, 1)

@@ -70,11 +70,11 @@ def prepare(args: argparse.Namespace, work: Path) -> NDArray[np.float32]:
     import torch
     from safetensors.torch import save_file
 
-    from zoo import registry
     from zoo.api import load
-    from zoo.encoder import encoder_state
-    from zoo.export import Variant, export_onnx, trace_core
-    from zoo.weights import locate, save_encoder
+    from zoo.export.export import Variant, export_onnx, trace_core
+    from zoo.hub.weights import locate, save_encoder
+    from zoo.models import registry
+    from zoo.models.resnet import encoder_state
 
     file = locate(args.model)
     embedder = load(args.model, device="cpu", backend="torch")

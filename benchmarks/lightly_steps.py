@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from zoo.datasets import Dataset
+from zoo.datasets.dataset import Dataset
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
 

@@ -66,10 +66,10 @@ def make_weights(path: Path) -> Path:
     """The smallest architecture with random weights (seed 0)."""
     import torch
 
-    from zoo.encoder import build_encoder, encoder_state
-    from zoo.preprocess import Preprocessing
-    from zoo.registry import ARCHITECTURES
-    from zoo.weights import save_encoder
+    from zoo.hub.weights import save_encoder
+    from zoo.models.registry import ARCHITECTURES
+    from zoo.models.resnet import build_encoder, encoder_state
+    from zoo.transforms.preprocess import Preprocessing
 
     name, architecture = min(ARCHITECTURES.items(), key=lambda item: item[1].parameters)
     torch.manual_seed(0)
@@ -95,8 +95,8 @@ def measure_plan(rows: int, path: Path) -> dict[str, Any]:
     """Bytes per row of a plan with random names, sizes and times, on the disk and read by another process."""
     import pyarrow as pa
 
-    from zoo.listing import FILES
-    from zoo.plan import Plan
+    from zoo.embeddings.plan import Plan
+    from zoo.sources.file_listing import FILES
 
     draws = np.random.default_rng(0)
     columns: dict[str, Any] = {"path": [], "size": draws.integers(10**4, 10**6, rows)}
@@ -122,7 +122,7 @@ def measure_plan(rows: int, path: Path) -> dict[str, Any]:
 
 def load_plan(path: str) -> None:
     """Reads a plan, makes its key, and prints this process's peak."""
-    from zoo.plan import Plan
+    from zoo.embeddings.plan import Plan
 
     plan = Plan.load(Path(path))
     assert plan is not None
@@ -139,8 +139,8 @@ def _peak() -> int:
 
 def run(source: str, out: str, options: list[str]) -> None:
     """The command itself; its last line is a JSON with the peak."""
-    from zoo.cli import app
-    from zoo.command_line import exit_code
+    from zoo.cli.app import exit_code
+    from zoo.cli.main import app
 
     sys.argv = ["zoo", "extract", "--images", source, "--out", out, *options]
     code = exit_code(app, "zoo", "")

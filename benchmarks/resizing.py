@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from zoo.api import load
-from zoo.crop_first import CROP_FIRST
-from zoo.embed import Embedder, as_rgb
-from zoo.preprocess import PILLOW, Preprocessing
+from zoo.inference.embedder import Embedder, as_rgb
+from zoo.transforms.preprocess import PILLOW, Preprocessing
+from zoo.transforms.tf_bicubic import CROP_FIRST
 
 
 def measure(embedder: Embedder, photos: list[Path]) -> dict[str, object]:

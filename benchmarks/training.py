@@ -6,7 +6,7 @@
 (made inside another venv, it sees the system's packages: name that one's site-packages in a .pth file instead).
 
 The contenders take turns, round after round, ours in one process and lightly's in another, because a run of ours sets
-how the C library keeps memory (``zoo.allocator``): ``zoo`` is our decoding, views and optimiser step;
+how the C library keeps memory (``zoo.system.malloc``): ``zoo`` is our decoding, views and optimiser step;
 ``lightly`` its transforms, heads, loss and optimiser with torchvision's ResNet in a DataLoader, in every combination
 of workers and memory format, of which the fastest counts; ``bare`` is our step on views that lie ready. Same images,
 device, batch, precision, sizes of heads. Each turn starts its data anew and runs a few steps before the clock.
@@ -40,16 +40,16 @@ from lightly_steps import AUTOCAST, lightly_network, lightly_steps
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from training import recipes
-from training.build import build_method
-from training.config import Recipe
-from training.data import batches
+from training.data.augment import make_views
+from training.data.loader import batches
+from training.engine.build import build_method
+from training.engine.state import Run, assemble
+from training.engine.step import optimiser_step
 from training.methods import Moment
-from training.run import Run, assemble
-from training.step import optimiser_step
-from training.views import make_views
-from zoo.allocator import keep_freed_memory
-from zoo.datasets import Dataset, decoded_once, open_training_data
+from training.recipes import table
+from training.recipes.config import Recipe
+from zoo.datasets.dataset import Dataset, decoded_once, open_training_data
+from zoo.system.malloc import keep_freed_memory
 
 _FOREVER = 10**9
 _RECIPES = {"byol": "byol_r50_in1k_300ep", "simsiam": "simsiam_r50_in1k_100ep"}
@@ -57,7 +57,7 @@ _RECIPES = {"byol": "byol_r50_in1k_300ep", "simsiam": "simsiam_r50_in1k_100ep"}
 
 def our_recipe(method: str, args: argparse.Namespace, compiled: bool) -> Recipe:
     """The published recipe at the size asked for."""
-    base = recipes.find(_RECIPES[method])
+    base = table.find(_RECIPES[method])
     return replace(
         base,
         architecture=args.architecture,
@@ -169,7 +169,7 @@ def views_of(method: str, dataset: Dataset, args: argparse.Namespace) -> tuple[A
 
 def our_side(method: str, args: argparse.Namespace) -> Contenders:
     if args.device == "cpu":
-        keep_freed_memory()  # as training.loop.train does
+        keep_freed_memory()  # as training.engine.loop.train does
     dataset = opened(args)
     batch, views = views_of(method, dataset, args)
     runs = {"eager": new_run(method, args, dataset, False)}

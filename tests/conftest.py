@@ -14,7 +14,7 @@ import pytest
 from hub_server import WRITE_TOKEN, HubServer
 
 if TYPE_CHECKING:
-    from zoo.hf_upload import Uploaded
+    from zoo.hub.hf_upload import Uploaded
 
 SHIPPED_GOLDENS = Path(__file__).parent / "goldens"
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -96,10 +96,10 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real file of ``zoo-train export``'s kind with a randomly initialised ResNet-18 at 64 pixels."""
     import torch
 
-    from zoo.encoder import build_encoder, encoder_state
-    from zoo.preprocess import Preprocessing
-    from zoo.registry import ARCHITECTURES
-    from zoo.weights import save_encoder
+    from zoo.hub.weights import save_encoder
+    from zoo.models.registry import ARCHITECTURES
+    from zoo.models.resnet import build_encoder, encoder_state
+    from zoo.transforms.preprocess import Preprocessing
 
     path = tmp_path_factory.mktemp("weights") / "random_r18.safetensors"
     torch.manual_seed(0)
@@ -118,7 +118,7 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mini_core() -> Any:
     """The bundled network as the exporter traces it, once for all tests: it takes seconds."""
     import zoo
-    from zoo.export import trace_core
+    from zoo.export.export import trace_core
 
     return trace_core(zoo.load(device="cpu"))
 

@@ -23,10 +23,10 @@ from PIL.Image import Image
 
 import zoo
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR, UserError
-from zoo.extraction import extract
-from zoo.hardware import CORES
-from zoo.outputs import Outputs
-from zoo.preprocess import Preprocessing
+from zoo.extraction.extract import extract
+from zoo.inference.outputs import Outputs
+from zoo.system.hardware import CORES
+from zoo.transforms.preprocess import Preprocessing
 
 _open = os.open
 _processes = multiprocessing.get_context("forkserver")

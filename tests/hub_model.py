@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from zoo import hf_hub, hf_upload
-from zoo.hf_hub import Reference, Snapshot
+from zoo.hub import hf_download, hf_upload
+from zoo.hub.hf_download import Reference, Snapshot
 
 REPO = "org/model"
 WEIGHTS = b"weights" * 30_000
@@ -33,4 +33,4 @@ def upload(folder: Path, **options: Any) -> hf_upload.Uploaded:
 
 
 def download(revision: str | None = None, repo: str = REPO) -> Snapshot:
-    return hf_hub.download(Reference(repo, revision), "config.json", lambda path: json.loads(path.read_text()))
+    return hf_download.download(Reference(repo, revision), "config.json", lambda path: json.loads(path.read_text()))

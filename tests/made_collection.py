@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zoo import manifest
-from zoo.arrays import OK
-from zoo.listing import FILES
-from zoo.plan import Plan
+from zoo.embeddings import manifest
+from zoo.embeddings.columns import OK
+from zoo.embeddings.plan import Plan
+from zoo.embeddings.shards import Folder, Rows
 from zoo.search.collection import Collection
-from zoo.shards import Folder, Rows
+from zoo.sources.file_listing import FILES
 
 
 def make(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx
 import onnxruntime
 
-from zoo.onnx_graph import assemble
-from zoo.preprocess import Preprocessing
+from zoo.export.onnx_graph import assemble
+from zoo.transforms.preprocess import Preprocessing
 
 
 def resize_graph(preprocessing: Preprocessing) -> onnxruntime.InferenceSession:

@@ -16,8 +16,8 @@ from packaging.utils import canonicalize_name
 import hubconf
 import zoo
 from zoo.errors import UserError
-from zoo.registry import ARCHITECTURES, DEFAULT_MODEL, MODELS
-from zoo.weights import BUNDLED
+from zoo.hub.weights import BUNDLED
+from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL, MODELS
 
 ROOT = str(Path(__file__).parents[1])
 PHOTO = Path(ROOT) / "examples" / "photos" / "cat_chelsea.jpg"

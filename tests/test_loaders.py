@@ -15,10 +15,10 @@ import pytest
 from hub_server import READ_TOKEN, HubServer, Repository
 
 from training.cli import app
-from zoo import publish
-from zoo.card.facts import SAME, SAME_PHOTOGRAPH
-from zoo.command_line import exit_code
+from zoo.cli.app import exit_code
 from zoo.convert.convert import convert
+from zoo.publish import publish
+from zoo.publish.card.facts import SAME, SAME_PHOTOGRAPH
 
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "examples" / "photos" / "cat_chelsea.jpg"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from huggingface_hub import ModelCard
 
-from zoo.card.gather import CARDS, card_path, load_results, registry_facts
-from zoo.card.render import render
-from zoo.card.scores import PROTOCOLS, table
 from zoo.errors import UserError
-from zoo.registry import DEFAULT_MODEL, MODELS
+from zoo.models.registry import DEFAULT_MODEL, MODELS
+from zoo.publish.card.gather import CARDS, card_path, load_results, registry_facts
+from zoo.publish.card.render import render
+from zoo.publish.card.scores import PROTOCOLS, table
 
 WEIGHTS = [f"{name}.{tag}" for name, spec in MODELS.items() for tag in spec.weights]
 

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from training import checkpoint, distributed, recipes
-from training.build import build_method
-from training.config import Heads, Objective, Recipe, View
-from training.data import batches
-from training.run import Run, assemble
-from training.step import optimiser_step
-from zoo.datasets import Dataset
-from zoo.registry import ARCHITECTURES, Architecture
+from training.data.loader import batches
+from training.distributed import collectives
+from training.engine import checkpoint
+from training.engine.build import build_method
+from training.engine.state import Run, assemble
+from training.engine.step import optimiser_step
+from training.recipes import table
+from training.recipes.config import Heads, Objective, Recipe, View
+from zoo.datasets.dataset import Dataset
+from zoo.models.registry import ARCHITECTURES, Architecture
 
 METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised")
 _OPTIM: dict[str, dict[str, Any]] = {
@@ -44,7 +46,7 @@ def add_tiny_architecture() -> None:
 def tiny(method: str, *, optim: dict[str, Any] | None = None, **changes: Any) -> Recipe:
     """Two epochs of batches of 8, a checkpoint every third step, no monitors."""
     add_tiny_architecture()
-    base = recipes.find(f"{'byol' if method == 'byol' else 'simsiam'}_r18_tin32")
+    base = table.find(f"{'byol' if method == 'byol' else 'simsiam'}_r18_tin32")
     settings = {"batch_size": 8, "epochs": 2, "warmup_epochs": 0.5} | _OPTIM.get(method, {}) | (optim or {})
     return replace(
         base,
@@ -83,8 +85,8 @@ def step_reports(run: Run, count: int, *, start: int = 0) -> list[dict[str, floa
         batch_size=run.recipe.optim.batch_size,
         steps=range(start, start + count),
         seed=run.recipe.seed,
-        rank=distributed.rank(),
-        ranks=distributed.world_size(),
+        rank=collectives.rank(),
+        ranks=collectives.world_size(),
     )
     return [optimiser_step(run, batch) for batch in work]
 

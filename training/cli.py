@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.command_line import new_app, run
+from zoo.cli.app import new_app, run
 
 app = new_app("Train siamese networks and their baselines, resume, and export encoders for the zoo.")
 
@@ -15,7 +15,7 @@ app = new_app("Train siamese networks and their baselines, resume, and export en
 @app.command()
 def recipes() -> None:
     """All recipes, with what the papers report for them."""
-    from training.describe import print_recipes
+    from training.messages import print_recipes
 
     print_recipes()
 
@@ -38,8 +38,8 @@ def run_recipe(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
 ) -> None:
     """Train; killed at any moment, `--resume` goes on from the last checkpoint with the same results."""
-    from training.describe import print_trained
     from training.launch import launch
+    from training.messages import print_trained
 
     options = {"resume": resume, "in_memory": in_memory, "tensorboard": tensorboard}
     print_trained(launch(recipe, data, out, overrides=set_ or [], device=device, **options))
@@ -59,8 +59,8 @@ def ablate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
 ) -> None:
     """Run one of the papers' ablations, beside the published table; minutes to an hour on two cores."""
-    from training.describe import print_ablation, print_progress
     from training.launch import launch_ablation
+    from training.messages import print_ablation, print_progress
 
     sets = set_ or []
     result = launch_ablation(
@@ -80,8 +80,8 @@ def export(
     half: Annotated[bool, typer.Option("--half", help="Convolutions in float16, BN in float32.")] = False,
 ) -> None:
     """Write the encoder as safetensors for `zoo extract --model` and `zoo.load`; card and heads beside it."""
-    from training.to_zoo import BESIDE
-    from training.to_zoo import export as write
+    from training.results.export import BESIDE
+    from training.results.export import export as write
 
     sha256 = write(checkpoint, out, input_size=input_size, resize=resize, half=half)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {sha256}")
@@ -94,7 +94,7 @@ def plot(
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("curves.png"),
 ) -> None:
     """Draw what the runs logged: losses, accuracies, spread and rank of the outputs, gradient norm, lr, tau."""
-    from training.plot import plot as draw
+    from training.results.plot import plot as draw
 
     print(f"{out}: {', '.join(draw(runs, out))}")
 
@@ -105,7 +105,7 @@ def summary(
     out: Annotated[Path, typer.Option(help="Folder for training.json and curve.png.")],
 ) -> None:
     """Write what a model card states of a run: recipe, data, hardware, minutes, curves."""
-    from training.summary import summarise
+    from training.results.summary import summarise
 
     facts = summarise(run_folder, out)
     print(f"{out}: {facts['steps']} steps, {facts['minutes']} minutes on {facts['hardware']}")

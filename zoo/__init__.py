@@ -10,13 +10,13 @@ __all__ = ["Embedder", "Outputs", "UserError", "__version__", "extract", "list_m
 
 if TYPE_CHECKING:
     from zoo.api import extract, list_models, load
-    from zoo.embed import Embedder
     from zoo.errors import UserError
-    from zoo.outputs import Outputs
+    from zoo.inference.embedder import Embedder
+    from zoo.inference.outputs import Outputs
 
 _HOMES = {
-    "Embedder": "zoo.embed",
-    "Outputs": "zoo.outputs",
+    "Embedder": "zoo.inference.embedder",
+    "Outputs": "zoo.inference.outputs",
     "UserError": "zoo.errors",
     "extract": "zoo.api",
     "list_models": "zoo.api",

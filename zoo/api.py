@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo import engines, registry, weights
-from zoo.embed import Embedder, about, open_torch
 from zoo.errors import UserError
-from zoo.outputs import Outputs
-from zoo.registry import DEFAULT_MODEL
+from zoo.hub import weights
+from zoo.inference import backend_choice
+from zoo.inference.embedder import Embedder, about, open_torch
+from zoo.inference.outputs import Outputs
+from zoo.models import registry
+from zoo.models.registry import DEFAULT_MODEL
 
 _ONLY_EMBEDDING = Outputs()
 
@@ -36,7 +38,7 @@ def load(
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``None`` is the first GPU if there is one, else the CPU; with
             ``onnx`` always the CPU.
         backend: ``torch``; ``onnx``, for which a model is exported once into the cache folder; or ``auto``, the
-            fastest on this machine by the rule of ``zoo.engines``.
+            fastest on this machine by the rule of ``zoo.inference.backend_choice``.
         precision: ``fp32``, ``bf16`` (autocast; torch) or ``int8`` (static; onnx).
         normalize: embeddings, and those of tiles, of length 1.
         outputs: layers, maps, heads, crops and tiles, such as ``zoo.Outputs(layers=("layer3",), crops="ten")``. Logits
@@ -63,11 +65,11 @@ def load(
     wants = outputs.of_checkpoint(file.parts, file.name)
     if wants.crops == "full":
         file.preprocessing.require_whole()
-    choice = engines.choose(
+    choice = backend_choice.choose(
         backend, device=device, precision=precision, random=file.sha256 is None, only_torch=wants.only_torch
     )
     if choice.backend == "onnx":
-        embedder = _open_onnx(engines.cached_onnx(file, precision), device, normalize)
+        embedder = _open_onnx(backend_choice.cached_onnx(file, precision), device, normalize)
         heads = weights.load_heads(file) if wants.heads else None
     else:
         encoder, heads = weights.load_encoder(file), weights.load_heads(file)
@@ -93,15 +95,15 @@ def extract(images: str | Path, out: str | Path, *, model: str | Path | None = N
         model: as ``load``'s ``name_or_path``.
         options: ``device``, ``backend`` (here ``auto`` if not given), ``precision``, ``normalize`` and ``outputs`` as
             in ``load``; ``format``, ``batch_size``, ``shard_size``, ``update``, ``dedupe`` and more as in
-            ``zoo.extraction.extract``.
+            ``zoo.extraction.extract.extract``.
 
     Returns:
-        ``zoo.extraction.Extraction``: counts, failures, seconds.
+        ``zoo.extraction.extract.Extraction``: counts, failures, seconds.
 
     Raises:
-        UserError: see ``load`` and ``zoo.extraction.extract``.
+        UserError: see ``load`` and ``zoo.extraction.extract.extract``.
     """
-    from zoo.extraction import extract as run
+    from zoo.extraction.extract import extract as run
 
     opening = {k: options.pop(k) for k in ("device", "backend", "precision", "normalize", "outputs") if k in options}
     opening.setdefault("backend", "auto")
@@ -109,6 +111,6 @@ def extract(images: str | Path, out: str | Path, *, model: str | Path | None = N
 
 
 def _open_onnx(path: Path, device: str | None, normalize: bool) -> Embedder:
-    from zoo.onnx_engine import open_onnx
+    from zoo.inference.onnx_backend import open_onnx
 
     return open_onnx(path, device=device, normalize=normalize)

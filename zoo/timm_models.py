@@ -13,9 +13,9 @@ from typing import Any
 from timm.models import FeatureListNet, load_pretrained, register_model, resolve_pretrained_cfg
 from torch import nn
 
-from zoo.encoder import build_encoder
-from zoo.model_folder import OURS, TIMM_NAMES
-from zoo.registry import Architecture
+from zoo.models.checkpoint_dir import OURS, TIMM_NAMES
+from zoo.models.registry import Architecture
+from zoo.models.resnet import build_encoder
 
 
 def _register(timm_name: str) -> None:

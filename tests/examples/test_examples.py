@@ -23,7 +23,7 @@ from browsers import CHROMIUM, installed
 from PIL import Image
 
 import zoo
-from zoo.export import export_onnx
+from zoo.export.export import export_onnx
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

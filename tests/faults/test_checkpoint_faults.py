@@ -18,11 +18,11 @@ import pytest
 import torch
 from tiny_runs import add_tiny_architecture, assert_same_state, last, tiny
 
-from training import checkpoint, loop
-from training.loop import train
-from zoo import files
-from zoo.datasets import open_dataset
+from training.engine import checkpoint, loop
+from training.engine.loop import train
+from zoo.datasets.dataset import open_dataset
 from zoo.errors import UserError
+from zoo.system import atomic_files
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
@@ -75,7 +75,7 @@ def save_killed_at_line(number: int, folder: Path, step: int) -> bool:
 
         def trace(frame: FrameType, event: str, argument: object) -> Any:
             nonlocal left
-            if frame.f_code.co_filename in (checkpoint.__file__, files.__file__):
+            if frame.f_code.co_filename in (checkpoint.__file__, atomic_files.__file__):
                 left -= event == "line"
                 if left < 0:
                     os.kill(os.getpid(), signal.SIGKILL)

@@ -15,10 +15,11 @@ import pytest
 from extraction_driver import assert_tidy, finish, results, start
 from pictures import fill
 
-from zoo import engines, export
 from zoo.errors import EXIT_OK, EXIT_USER_ERROR
-from zoo.share import Share
-from zoo.weights import locate
+from zoo.export import export
+from zoo.extraction.partition import Share
+from zoo.hub.weights import locate
+from zoo.inference import backend_choice
 
 
 @pytest.fixture(scope="module", params=["torch", "onnx fp32", "onnx int8"])
@@ -29,7 +30,7 @@ def model(request: pytest.FixtureRequest) -> Iterator[Path]:
     core = request.getfixturevalue("mini_core")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "trace_core", lambda embedder: core)
-        yield engines.cached_onnx(locate("simclr_r18_mini"), request.param.removeprefix("onnx "))
+        yield backend_choice.cached_onnx(locate("simclr_r18_mini"), request.param.removeprefix("onnx "))
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,13 @@ from extraction_driver import assert_tidy, results
 from pictures import encode, fill, picture
 
 import zoo
-from zoo.cli import app
-from zoo.cluster import Cluster, connect
-from zoo.command_line import exit_code
+from zoo.cli.app import exit_code
+from zoo.cli.main import app
 from zoo.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
-from zoo.extraction import Extraction, extract
-from zoo.outputs import Outputs
-from zoo.share import EVERYTHING, Share
+from zoo.extraction.extract import Extraction, extract
+from zoo.extraction.partition import EVERYTHING, Share
+from zoo.extraction.ray_executor import Cluster, connect
+from zoo.inference.outputs import Outputs
 
 ROOT = Path(__file__).parents[2]
 OPENING = {"device": "cpu", "backend": "torch", "precision": "fp32", "normalize": False}

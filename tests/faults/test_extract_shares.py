@@ -17,7 +17,7 @@ from extraction_driver import assert_tidy, finish, results, run, start
 from pictures import encode, fill, picture
 
 from zoo.errors import EXIT_OK, EXIT_USER_ERROR, UserError
-from zoo.share import Share
+from zoo.extraction.partition import Share
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ import pytest
 from hub_model import REPO, WEIGHTS, download, make_folder, upload
 from hub_server import WRITE_TOKEN, Fault, HubServer
 
-from zoo.hf_upload import Uploaded
+from zoo.hub.hf_upload import Uploaded
 
 ROOT = Path(__file__).parents[2]
 

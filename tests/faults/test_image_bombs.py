@@ -16,8 +16,8 @@ from PIL import Image
 MEASURE = """
 import json, re, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from zoo.images import UnreadableImage, decoded, read_bytes
-from zoo.preprocess import Preprocessing
+from zoo.transforms.decode import UnreadableImage, decoded, read_bytes
+from zoo.transforms.preprocess import Preprocessing
 
 def one(path):
     start = time.monotonic()

@@ -16,9 +16,9 @@ from PIL import Image
 from tiny_runs import assert_same_state, last, tiny
 
 from training import launch as launching
-from training import recipes
 from training.launch import launch
-from zoo.datasets import Dataset, open_dataset
+from training.recipes import table
+from zoo.datasets.dataset import Dataset, open_dataset
 
 OPTIONS: dict[str, Any] = {"overrides": [], "device": "cpu", "resume": False}
 
@@ -85,7 +85,7 @@ def test_every_source_of_the_same_images_gives_the_same_run(
     write: Callable[..., str], pictures: tuple[np.ndarray, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny("supervised", optim={"epochs": 1})
-    monkeypatch.setattr(recipes, "find", lambda name: recipe)
+    monkeypatch.setattr(table, "find", lambda name: recipe)
     for name, source in (("a", folder(tmp_path / "folder", *pictures)), ("b", write(tmp_path / "data", *pictures))):
         launch("tiny", source, tmp_path / name, **OPTIONS)
     assert_same_state(last(tmp_path / "a"), last(tmp_path / "b"))
@@ -95,7 +95,7 @@ def test_in_memory_every_image_is_decoded_once_and_the_run_is_the_same(
     labelled_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny("simsiam")
-    monkeypatch.setattr(recipes, "find", lambda name: recipe)
+    monkeypatch.setattr(table, "find", lambda name: recipe)
     original = launching.open_training_data
     read: list[int] = []
 

@@ -10,7 +10,7 @@ import pytest
 from photographs import PHOTOS
 
 import zoo
-from zoo.outputs import Outputs
+from zoo.inference.outputs import Outputs
 
 NOBODY = 65534
 

@@ -11,13 +11,13 @@ import timm
 import torch
 
 import zoo.timm_models  # noqa: F401
-from zoo import model_folder
-from zoo.convert import deepmind_byol
-from zoo.encoder import build_encoder, encoder_state
+from zoo.convert import byol
 from zoo.errors import UserError
-from zoo.model_folder import Description
-from zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from zoo.registry import Architecture
+from zoo.models import checkpoint_dir
+from zoo.models.checkpoint_dir import Description
+from zoo.models.registry import Architecture
+from zoo.models.resnet import build_encoder, encoder_state
+from zoo.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "byol_r14_free"
 
@@ -25,9 +25,9 @@ GOLDEN = Path(__file__).parents[1] / "goldens" / "byol_r14_free"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("golden") / "model"
-    official = deepmind_byol.read(GOLDEN.with_suffix(".final.pkl"))
+    official = byol.read(GOLDEN.with_suffix(".final.pkl"))
     description = Description("r14", None, "byol", official.architecture, Preprocessing(64, 73), "Apache-2.0", "golden")
-    model_folder.write(path, description, official.online["encoder"])
+    checkpoint_dir.write(path, description, official.online["encoder"])
     return path
 
 
@@ -69,7 +69,7 @@ def test_every_difference_from_timm_travels(tmp_path: Path, architecture: Archit
     torch.manual_seed(0)
     encoder = build_encoder(architecture).eval()
     description = Description("x", None, "byol", architecture, Preprocessing(33, 33), "Apache-2.0", "a test")
-    model_folder.write(tmp_path / "model", description, encoder_state(encoder))
+    checkpoint_dir.write(tmp_path / "model", description, encoder_state(encoder))
     assert json.loads((tmp_path / "model" / "config.json").read_text())["architecture"].startswith("siamese_zoo_")
     x = torch.randn(2, 3, 33, 35)
     with torch.no_grad():
@@ -84,4 +84,4 @@ def test_a_config_that_hides_the_padding_from_timm_is_refused(folder: Path, tmp_
     config["architecture"] = "resnetv2_50"
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="contradict the section"):
-        model_folder.read_config(tmp_path / "config.json")
+        checkpoint_dir.read_config(tmp_path / "config.json")

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training import distributed
+from training.distributed import collectives
 from training.methods.moment import Moment
 from training.methods.similarity import cosine, similarities, unit
-from zoo.heads import byol_mlp
+from zoo.models.heads import byol_mlp
 
 
 class BYOL(nn.Module):
@@ -127,8 +127,8 @@ def dispersion(q: Tensor, same: Tensor, other: Tensor, temperature: float) -> Te
         same, other: [N, D], the targets of that view and of the other one; those of all ranks are gathered.
         temperature: a.
     """
-    n, start = len(q), distributed.rank() * len(q)
-    keys = (distributed.gather_with_gradient(unit(z)) for z in (same, other))
+    n, start = len(q), collectives.rank() * len(q)
+    keys = (collectives.gather_with_gradient(unit(z)) for z in (same, other))
     s_same, s_other = (similarities(unit(q), k) / temperature for k in keys)
     itself = torch.zeros_like(s_same, dtype=torch.bool)
     itself[range(n), range(start, start + n)] = True

@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training import distributed
-from training.draws import permutation
+from training.distributed import collectives
 from training.methods.moment import Moment
 from training.methods.similarity import similarities, unit
 from training.methods.split_batch_norm import split
-from zoo.heads import moco_projector
+from zoo.models.heads import moco_projector
+from zoo.numerics.counter_rng import permutation
 
 
 class MoCoV2(nn.Module):
@@ -84,7 +84,7 @@ class MoCoV2(nn.Module):
         q = unit(self.projector(self.encoder(query_view)))  # NxC
         k = self._compute_keys(key_view)
         if self.training:
-            self._keys.append(distributed.gather(k))
+            self._keys.append(collectives.gather(k))
         positive = (q * k).sum(1, keepdim=True)  # Nx1
         negative = similarities(q, self.queue.t())  # NxK
         logits = torch.cat([positive, negative], 1) / self.T
@@ -93,14 +93,14 @@ class MoCoV2(nn.Module):
     @torch.no_grad()
     def _compute_keys(self, view: Tensor) -> Tensor:
         """Keys NxC of this rank's images, computed wherever the shuffle sends them."""
-        ranks, n = distributed.world_size(), len(view)
+        ranks, n = collectives.world_size(), len(view)
         if ranks * self.bn_parts == 1:
             return unit(self.key_projector(self.key_encoder(view)))
         order = torch.from_numpy(permutation(self.seed, self._step, ranks * n)).to(view.device)
-        mine = order.view(ranks, n)[distributed.rank()]
-        k = unit(self.key_projector(self.key_encoder(distributed.gather(view)[mine])))
-        back = order.argsort().view(ranks, n)[distributed.rank()]
-        return distributed.gather(k)[back]
+        mine = order.view(ranks, n)[collectives.rank()]
+        k = unit(self.key_projector(self.key_encoder(collectives.gather(view)[mine])))
+        back = order.argsort().view(ranks, n)[collectives.rank()]
+        return collectives.gather(k)[back]
 
     @torch.no_grad()
     def before_step(self, moment: Moment) -> None:

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training import distributed
+from training.distributed import collectives
 from training.methods.moment import Moment
 from training.methods.similarity import similarities, unit
-from zoo.heads import simclr_projector
+from zoo.models.heads import simclr_projector
 
 
 class SimCLR(nn.Module):
@@ -52,13 +52,13 @@ class SimCLR(nn.Module):
     def cross_entropy(self, a: Tensor, b: Tensor) -> Tensor:
         """One direction: [N, D] x [N, D], not normalised -> the mean of -ln p(b_i | a_i) among all other views."""
         ab, aa = self.logits(a, b), self.logits(a, a)
-        own = torch.arange(len(a), device=a.device) + distributed.rank() * len(a)  # the positive's column
+        own = torch.arange(len(a), device=a.device) + collectives.rank() * len(a)  # the positive's column
         aa = aa.masked_fill(F.one_hot(own, aa.shape[1]).bool(), -torch.inf)  # not with itself
         return F.cross_entropy(torch.cat([ab, aa], 1), own)
 
     def logits(self, a: Tensor, b: Tensor) -> Tensor:
         """Cosine similarities over the temperature: [N, D] of this rank x [N, D] gathered -> [N, ranks * N]."""
-        return similarities(unit(a), distributed.gather_with_gradient(unit(b))) / self.temperature
+        return similarities(unit(a), collectives.gather_with_gradient(unit(b))) / self.temperature
 
     def before_step(self, moment: Moment) -> None:
         """Nothing."""

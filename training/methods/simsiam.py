@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from training.methods.moment import Moment
 from training.methods.similarity import cosine
-from zoo.heads import simsiam_predictor, simsiam_projector
+from zoo.models.heads import simsiam_predictor, simsiam_projector
 
 _EPS = 1e-8  # of the official ``nn.CosineSimilarity``
 

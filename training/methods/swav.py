@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training import distributed
+from training.distributed import collectives
 from training.methods.moment import Moment
 from training.methods.similarity import similarities, unit
-from zoo.heads import swav_projector
+from zoo.models.heads import swav_projector
 
 _ASSIGNING = 2  # official ``crops_for_assign 0 1``: the two large crops
 
@@ -98,7 +98,7 @@ class SwAV(nn.Module):
             losses.append(-(q * log_p[others]).sum(2).mean())
         if self._fill_queue and self.training:
             self._embeddings.append(
-                torch.stack([distributed.gather(z[crop].contiguous()) for crop in range(_ASSIGNING)])
+                torch.stack([collectives.gather(z[crop].contiguous()) for crop in range(_ASSIGNING)])
             )
         return torch.stack(losses).mean()
 
@@ -106,7 +106,7 @@ class SwAV(nn.Module):
     def assign(self, scores: Tensor, crop: int) -> Tensor:
         """Assignments NxK of one crop's scores NxK, made even together with the queue's once that is full."""
         if self._fill_queue and self.queue_rows >= self.queue.shape[1]:
-            share = self.queue[crop, distributed.rank() :: distributed.world_size()]
+            share = self.queue[crop, collectives.rank() :: collectives.world_size()]
             earlier = similarities(share.to(scores.dtype), self.prototypes.weight)
             return sinkhorn(torch.cat([earlier, scores]), self.epsilon, self.iterations)[len(earlier) :]
         return sinkhorn(scores, self.epsilon, self.iterations)
@@ -142,6 +142,6 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     """
     q = torch.exp(scores / epsilon)
     for _ in range(iterations):
-        q = q / distributed.all_reduce_sum_(q.sum(0, keepdim=True))
+        q = q / collectives.all_reduce_sum_(q.sum(0, keepdim=True))
         q = q / q.sum(1, keepdim=True)
     return q

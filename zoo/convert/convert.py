@@ -9,15 +9,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo import model_folder
 from zoo.errors import UserError
-from zoo.files import sha256_file
-from zoo.model_folder import Description
-from zoo.preprocess import Preprocessing
-from zoo.registry import Architecture
+from zoo.models import checkpoint_dir
+from zoo.models.checkpoint_dir import Description
+from zoo.models.registry import Architecture
+from zoo.system.atomic_files import sha256_file
+from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
-    from zoo.convert.official import Official
+    from zoo.convert.common import Official
 
 WHICH = ("online", "target")
 
@@ -32,12 +32,12 @@ class Kind:
 
 
 KINDS = {
-    "deepmind-byol": Kind("deepmind_byol", "CC-BY-NC-4.0", "google-deepmind/deepmind-research, byol"),
+    "deepmind-byol": Kind("byol", "CC-BY-NC-4.0", "google-deepmind/deepmind-research, byol"),
     "simsiam": Kind("simsiam", "CC-BY-NC-4.0", "facebookresearch/simsiam"),
     "moco": Kind("moco", "MIT", "facebookresearch/moco"),
     "swav": Kind("swav", "CC-BY-NC-4.0", "facebookresearch/swav"),
     "simclr": Kind("simclr", "Apache-2.0", "google-research/simclr"),
-    "torch": Kind("plain", "unknown", "unknown"),
+    "torch": Kind("torchvision", "unknown", "unknown"),
 }
 
 
@@ -65,7 +65,7 @@ def convert(
     half: bool = False,
     check: Callable[[Architecture], None] | None = None,
 ) -> Converted:
-    """Reads an official file and writes ``out``, see ``zoo.model_folder``.
+    """Reads an official file and writes ``out``, see ``zoo.models.checkpoint_dir``.
 
     Args:
         kind: a key of ``KINDS``.
@@ -96,12 +96,12 @@ def convert(
         source=source or KINDS[kind].source,
         extra={"network": which, "converted_from": kind} | _hash(file),
     )
-    written = model_folder.write(out, described, official.encoder, official.heads, half=half)
+    written = checkpoint_dir.write(out, described, official.encoder, official.heads, half=half)
     return Converted(out, written, official.left_out)
 
 
 def read(file: Path, kind: str, *, which: str = "online", prefix: str | None = None) -> Official:
-    """The tensors of an official file, see ``zoo.convert.official``; nothing is written."""
+    """The tensors of an official file, see ``zoo.convert.common``; nothing is written."""
     reader = import_module(f"zoo.convert.{KINDS[kind].module}")
     if kind == "torch":
         if which != "online":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.convert.official import Official, recognise, sequential, starting_with
-from zoo.convert.torch_files import read_torch
+from zoo.convert.common import Official, recognise, sequential, starting_with
+from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.errors import UserError
-from zoo.registry import FAIR_224
+from zoo.models.registry import FAIR_224
 
 _NETWORKS = {"online": "encoder_q.", "target": "encoder_k."}
 

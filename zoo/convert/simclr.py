@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.convert.official import Official, online_only, recognise
-from zoo.convert.tensor_bundle import read_bundle
+from zoo.convert.common import Official, online_only, recognise
+from zoo.convert.readers.tf_checkpoint import read_bundle
 from zoo.errors import UserError
-from zoo.registry import SIMCLR_224
+from zoo.models.registry import SIMCLR_224
 
 Arrays = dict[str, NDArray[np.float32]]
 _Layer = tuple[Tensor, dict[str, Tensor]]

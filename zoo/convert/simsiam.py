@@ -7,15 +7,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from zoo.convert.official import Official, online_only, recognise, sequential, starting_with
-from zoo.convert.torch_files import read_torch
+from zoo.convert.common import Official, online_only, recognise, sequential, starting_with
+from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.errors import UserError
-from zoo.registry import FAIR_224, Architecture
+from zoo.models.registry import FAIR_224, Architecture
 
 
 @dataclass(frozen=True)
 class SimSiamCheckpoint:
-    """An official SimSiam file: state dicts in the names of ``architecture`` and of ``zoo.heads``."""
+    """An official SimSiam file: state dicts in the names of ``architecture`` and of ``zoo.models.heads``."""
 
     architecture: Architecture
     encoder: dict[str, Tensor]

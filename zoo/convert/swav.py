@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.convert.official import Official, online_only, recognise, sequential, starting_with
-from zoo.convert.torch_files import read_torch, state_dict_of
+from zoo.convert.common import Official, online_only, recognise, sequential, starting_with
+from zoo.convert.readers.torch_checkpoint import read_torch, state_dict_of
 from zoo.errors import UserError
-from zoo.registry import SWAV_224
+from zoo.models.registry import SWAV_224
 
 _HEADS = ("projection_head.", "prototypes.")
 

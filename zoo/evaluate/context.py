@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from zoo.embed import Embedder
 from zoo.errors import UserError
-from zoo.evaluate.models import open_model
-from zoo.files import atomic_write_text, make_folder
-from zoo.paths import cache_folder
+from zoo.evaluate.baselines import open_model
+from zoo.inference.embedder import Embedder
+from zoo.system.atomic_files import atomic_write_text, make_folder
+from zoo.system.cache_dir import cache_folder
 
 T = TypeVar("T")
 

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zoo.embed import Embedder
+from zoo.datasets.labelled import open_splits
 from zoo.errors import UserError
-from zoo.evaluate.labelled import open_splits
 from zoo.evaluate.result import describe_data
-from zoo.files import atomic_write, make_folder
-from zoo.paths import cache_folder
-from zoo.progress import Progress
+from zoo.inference.embedder import Embedder
+from zoo.system.atomic_files import atomic_write, make_folder
+from zoo.system.cache_dir import cache_folder
+from zoo.system.progress import Progress
 
 if TYPE_CHECKING:
     from zoo.evaluate.context import Context
@@ -27,7 +27,7 @@ _BATCH = 128
 
 
 class Images(Protocol):
-    """What features are computed of: ``zoo.datasets.Dataset``, or a data set of torchvision."""
+    """What features are computed of: ``zoo.datasets.dataset.Dataset``, or a data set of torchvision."""
 
     @property
     def name(self) -> str: ...

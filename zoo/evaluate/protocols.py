@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 PROTOCOLS: Mapping[str, str] = {
-    "knn": "zoo.evaluate.knn",
-    "linear": "zoo.evaluate.linear",
-    "linear-sgd": "zoo.evaluate.linear_heads",
-    "linear-lars": "zoo.evaluate.linear_heads",
-    "semi-supervised": "zoo.evaluate.semi_supervised",
-    "transfer": "zoo.evaluate.transfer",
-    "detect": "zoo.evaluate.dense.detection",
-    "segment": "zoo.evaluate.dense.segmentation",
-    "depth": "zoo.evaluate.dense.depth",
+    "knn": "zoo.evaluate.frozen.knn",
+    "linear": "zoo.evaluate.frozen.linear",
+    "linear-sgd": "zoo.evaluate.frozen.linear_sgd",
+    "linear-lars": "zoo.evaluate.frozen.linear_sgd",
+    "semi-supervised": "zoo.evaluate.finetune.semi_supervised",
+    "transfer": "zoo.evaluate.finetune.transfer",
+    "detect": "zoo.evaluate.detection.detection",
+    "segment": "zoo.evaluate.segmentation.segmentation",
+    "depth": "zoo.evaluate.depth.depth",
 }
+
+WITH_SCHEDULE = frozenset(("detect", "segment", "depth"))
+"""Protocols that train a dense head by a schedule of ``zoo.evaluate.dense.schedules``."""

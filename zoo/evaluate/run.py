@@ -15,9 +15,9 @@ from typing import Any
 from zoo import __version__
 from zoo.errors import UserError
 from zoo.evaluate.context import Context
-from zoo.evaluate.protocols import PROTOCOLS
+from zoo.evaluate.protocols import PROTOCOLS, WITH_SCHEDULE
 from zoo.evaluate.result import Result
-from zoo.files import atomic_write_text, make_folder
+from zoo.system.atomic_files import atomic_write_text, make_folder
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "scipy", "torchmetrics", "faster-coco-eval")
 
@@ -39,8 +39,9 @@ def evaluate(
 
     Args:
         protocol: key of ``zoo.evaluate.protocols.PROTOCOLS``.
-        model: see ``zoo.evaluate.models.open_model``; ``NAME.random`` is that architecture with random weights.
-        data: see ``zoo.datasets.evaluation_splits``; detection, segmentation and depth have layouts of their own.
+        model: see ``zoo.evaluate.baselines.open_model``; ``NAME.random`` is that architecture with random weights.
+        data: see ``zoo.datasets.dataset.evaluation_splits``; detection, segmentation and depth have layouts of their
+        own.
         out: the JSON is written there too, atomically, and only when the evaluation is complete.
         settings: options of the protocol by name, as text.
         root: folder of data sets that are known by name.
@@ -52,7 +53,7 @@ def evaluate(
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"unknown protocol {protocol!r}: one of {', '.join(PROTOCOLS)}")
-    if schedule is not None and not PROTOCOLS[protocol].startswith("zoo.evaluate.dense."):
+    if schedule is not None and protocol not in WITH_SCHEDULE:
         raise UserError(f"{protocol} has no schedules: --schedule is for detect, segment and depth")
     if out is not None:  # before hours of work
         make_folder(out.parent)

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from zoo.errors import UserError
 from zoo.evaluate.features import Images
-from zoo.files import atomic_write_text
+from zoo.system.atomic_files import atomic_write_text
 
 IMAGES = 600  # at most; a thumbnail is about 1 kB of the file
 _SIDE = 40

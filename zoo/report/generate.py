@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from zoo.files import atomic_write_text, make_folder
 from zoo.report import pictures, tables
 from zoo.report.render import html, markdown, png
+from zoo.system.atomic_files import atomic_write_text, make_folder
 
 
 def report(

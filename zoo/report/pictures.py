@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
-from zoo.evaluate import knn
+from zoo.datasets.labelled import Labelled, open_splits
+from zoo.evaluate.baselines import open_model
 from zoo.evaluate.features import features
-from zoo.evaluate.labelled import Labelled, open_splits
-from zoo.evaluate.models import open_model
-from zoo.files import atomic_write
+from zoo.evaluate.frozen import knn
 from zoo.report.embedding_map import write_map
 from zoo.report.render import picture
 from zoo.report.tables import is_random, model_name, published
+from zoo.system.atomic_files import atomic_write
 
 QUERIES, NEIGHBOURS = 10, 8
 CLASSES = 12  # of the confusion picture

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from zoo.errors import UserError
-from zoo.files import atomic_write
 from zoo.report.tables import Table
+from zoo.system.atomic_files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

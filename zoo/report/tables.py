@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.datasets.transfer_sets import SETS
 from zoo.errors import UserError
-from zoo.evaluate.transfer_sets import SETS
 
 PUBLISHED = Path(__file__).parents[1] / "evaluate" / "published.json"
 _KEYS = {"protocol", "metric", "score", "interval_95", "data", "model"}

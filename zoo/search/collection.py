@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zoo.arrays import OK, array, decode
+from zoo.embeddings.columns import OK, array, decode
+from zoo.embeddings.shards import STATE
 from zoo.errors import UserError
-from zoo.outputs import EMBEDDING
-from zoo.parquet import read_table
-from zoo.shards import STATE
+from zoo.inference.outputs import EMBEDDING
+from zoo.system.parquet import read_table
 
 MANIFEST = "manifest.json"
 _PLAN = b"zoo.plan"
@@ -60,7 +60,7 @@ class Collection:
 
     Attributes:
         root: the folder.
-        manifest: what ``zoo.manifest`` wrote.
+        manifest: what ``zoo.embeddings.manifest`` wrote.
         sha256: of the manifest's bytes, and so of all it names: it changes with everything that matters.
 
     Raises:

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from zoo import files
 from zoo.errors import UserError
 from zoo.search.collection import Collection
+from zoo.system import atomic_files
 
 FOLDER = "index"
 EXACT_BELOW = 10_000  # rows: the matrix of a ResNet-50 is then 80 MB, and a query a few milliseconds
@@ -143,7 +143,7 @@ def build(collection: Collection, *, exact: bool | None = None) -> dict[str, Any
     if not exact:
         _usearch()
     folder = collection.root / FOLDER
-    files.make_folder(folder)
+    atomic_files.make_folder(folder)
     stem = collection.sha256[:16]
     matrix, graph = folder / f"exact-{stem}.npy", folder / f"graph-{stem}.usearch"
     try:
@@ -156,7 +156,7 @@ def build(collection: Collection, *, exact: bool | None = None) -> dict[str, Any
             "format": _FORMAT,
             "kind": "exact" if exact else "usearch",
             "file": written.name,
-            "sha256": files.sha256_file(written),
+            "sha256": atomic_files.sha256_file(written),
             "dim": collection.dim,
             "indexed": indexed,
             "left_out": len(collection) - indexed,
@@ -164,12 +164,12 @@ def build(collection: Collection, *, exact: bool | None = None) -> dict[str, Any
             "manifest_sha256": collection.sha256,
             **{key: collection.manifest.get(key) for key in ("plan", "model", "weights_sha256", "preprocessing")},
         }
-        files.atomic_write_text(folder / "index.json", json.dumps(told, indent=2) + "\n")
+        atomic_files.atomic_write_text(folder / "index.json", json.dumps(told, indent=2) + "\n")
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is gone: another `zoo index` runs here; wait for it, then repeat") from error
     for path in folder.iterdir():
         if path.name not in ("index.json", written.name) and path.name.startswith(("exact-", "graph-")):
-            files.remove(path)  # of an earlier extraction, or what a killed run left
+            atomic_files.remove(path)  # of an earlier extraction, or what a killed run left
     return told
 
 
@@ -197,7 +197,7 @@ def open_index(collection: Collection) -> Index:
     if stale:
         raise UserError(f"{collection.root} has changed since it was indexed: {again}")
     try:
-        intact = files.sha256_file(path) == sha256
+        intact = atomic_files.sha256_file(path) == sha256
     except OSError:
         intact = False
     if not intact:
@@ -232,7 +232,7 @@ def _write_matrix(collection: Collection, path: Path) -> int:
         if not indexed:
             raise UserError(f"no image of {collection.root} has an embedding: there is nothing to index")
 
-    files.atomic_write(path, write)
+    atomic_files.atomic_write(path, write)
     return indexed
 
 
@@ -252,7 +252,7 @@ def _write_graph(matrix: Path, path: Path) -> float:
             raise UserError(f"cannot write {path} ({error}): is the disk full? free space and repeat") from error
 
     recall = _recall(Graph(index), Matrix(vectors))
-    files.atomic_write(path, write)
+    atomic_files.atomic_write(path, write)
     return recall
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo import registry
-from zoo.embed import Embedder
 from zoo.errors import UserError
-from zoo.images import UnreadableImage, decoded, read_bytes
-from zoo.outputs import EMBEDDING
+from zoo.inference.embedder import Embedder
+from zoo.inference.outputs import EMBEDDING
+from zoo.models import registry
 from zoo.search.collection import Collection, Item
 from zoo.search.index import Found, Neighbours, unit
+from zoo.transforms.decode import UnreadableImage, decoded, read_bytes
 
 MAX_K = 1000
 # what decides where an embedding points; engine and device move it by less than neighbours differ

@@ -20,14 +20,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from zoo.errors import UserError
-from zoo.images import EXTENSIONS
-from zoo.listing import has_image
-from zoo.sources.folder import Folder, List, Matches
-from zoo.sources.source import Source
+from zoo.sources.base import Source
+from zoo.sources.file_listing import has_image
+from zoo.sources.image_files import Folder, List, Matches
+from zoo.sources.parquet import Tables
 from zoo.sources.storage import Local, Remote, Storage, is_url, open_storage
-from zoo.sources.tables import Tables
-from zoo.sources.tars import Tars
-from zoo.tar_shards import expand
+from zoo.sources.tar import Tars
+from zoo.sources.tar_shards import expand
+from zoo.transforms.decode import EXTENSIONS
 
 __all__ = ["Source", "absolute", "open_source"]
 

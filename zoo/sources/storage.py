@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 from zoo.errors import UserError
-from zoo.images import MAX_BYTES, UnreadableImage, read_bytes, read_part
-from zoo.sources.source import one_line
+from zoo.sources.base import one_line
+from zoo.transforms.decode import MAX_BYTES, UnreadableImage, read_bytes, read_part
 
 _URL = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://")
 _WILDCARD = re.compile(r"[*?\[]")

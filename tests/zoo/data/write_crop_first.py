@@ -66,7 +66,7 @@ def write():
 
 def compare():
     sys.path.insert(0, str(PHOTOS.parents[1]))
-    from zoo.preprocess import Preprocessing
+    from zoo.transforms.preprocess import Preprocessing
 
     print(f"{'photograph':24}  code   largest   rounded  other bytes  JPEG decoders differ by")
     for path in sorted(PHOTOS.glob("*.jpg")):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.encoder import build_encoder, encoder_state
-from zoo.preprocess import Preprocessing
-from zoo.registry import ARCHITECTURES
-from zoo.weights import save_encoder
+from zoo.hub.weights import save_encoder
+from zoo.models.registry import ARCHITECTURES
+from zoo.models.resnet import build_encoder, encoder_state
+from zoo.transforms.preprocess import Preprocessing
 
 PHOTOS = sorted((Path(__file__).parents[3] / "examples" / "photos").glob("*.jpg"))
 
@@ -44,7 +44,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder."""
     monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))

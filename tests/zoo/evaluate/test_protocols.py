@@ -22,17 +22,16 @@ from sklearn.neighbors import KNeighborsClassifier
 from torchvision.models import ResNet50_Weights, resnet18
 from typer.testing import CliRunner
 
-from zoo import cli
-from zoo.commands import evaluation
-from zoo.datasets import evaluation_splits, has_split
+from zoo.cli import evaluation, main
+from zoo.datasets.dataset import evaluation_splits, has_split
+from zoo.datasets.labelled import open_splits
 from zoo.errors import UserError
-from zoo.evaluate import knn, linear, logistic
+from zoo.evaluate.baselines import TORCHVISION, open_model
 from zoo.evaluate.features import require_finite
-from zoo.evaluate.labelled import open_splits
-from zoo.evaluate.models import TORCHVISION, open_model
+from zoo.evaluate.frozen import knn, lbfgs, linear
 from zoo.evaluate.protocols import PROTOCOLS
 from zoo.evaluate.run import evaluate
-from zoo.registry import DEFAULT_MODEL
+from zoo.models.registry import DEFAULT_MODEL
 
 PHOTOS = sorted((Path(__file__).parents[3] / "examples" / "photos").glob("*.jpg"))
 
@@ -132,7 +131,7 @@ def test_logistic_regression_is_scikit_learn_s_along_the_path(standardise: bool)
     features, labels = clusters(300)
     x = features.astype(np.float64)
     scaled = (x - x.mean(0)) / (x.std(0) + 1e-6) if standardise else x
-    problem = logistic.Problem(torch.from_numpy(x), torch.from_numpy(labels), 3, standardise=standardise)
+    problem = lbfgs.Problem(torch.from_numpy(x), torch.from_numpy(labels), 3, standardise=standardise)
     for fit in problem.path([10.0, 1e-1, 1e-3], iterations=1000, tolerance=1e-9):
         other = LogisticRegression(C=1 / (fit.l2 * 300), solver="newton-cholesky", tol=1e-10, max_iter=1000)
         other.fit(scaled, labels)
@@ -144,7 +143,7 @@ def test_logistic_regression_of_several_labels_is_one_of_each() -> None:
     features, labels = clusters(200)
     x, several = features.astype(np.float64), np.eye(3, dtype=np.int64)[labels]
     several[::7, 0] = 1
-    problem = logistic.Problem(torch.from_numpy(x), torch.from_numpy(several), 3, standardise=False)
+    problem = lbfgs.Problem(torch.from_numpy(x), torch.from_numpy(several), 3, standardise=False)
     (fit,) = problem.path([1e-2], iterations=1000, tolerance=1e-9)
     for label in range(3):
         other = LogisticRegression(C=1 / (1e-2 * 200), solver="newton-cholesky", tol=1e-10, max_iter=1000)
@@ -154,12 +153,12 @@ def test_logistic_regression_of_several_labels_is_one_of_each() -> None:
 
 
 def test_images_of_weight_zero_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logistic, "_ROWS", 33)
+    monkeypatch.setattr(lbfgs, "_ROWS", 33)
     features, labels = clusters(120)
     x, y = torch.from_numpy(features).double(), torch.from_numpy(labels)
     kept = torch.arange(120) % 4 != 0
-    (some,) = logistic.Problem(x, y, 3, weights=kept.float()).path([1e-2], tolerance=1e-8)
-    (alone,) = logistic.Problem(x[kept], y[kept], 3).path([1e-2], tolerance=1e-8)
+    (some,) = lbfgs.Problem(x, y, 3, weights=kept.float()).path([1e-2], tolerance=1e-8)
+    (alone,) = lbfgs.Problem(x[kept], y[kept], 3).path([1e-2], tolerance=1e-8)
     torch.testing.assert_close(some.weight, alone.weight, atol=1e-6, rtol=1e-5)
 
 
@@ -363,7 +362,7 @@ def test_the_supervised_baseline_is_torchvision_s_file_converted_as_the_line_say
         "--out",
         str(tmp_path / "cache" / "supervised"),
     ]
-    assert CliRunner().invoke(cli.app, [*words, "--input-size", "32", "--resize", "36"]).exit_code == 0
+    assert CliRunner().invoke(main.app, [*words, "--input-size", "32", "--resize", "36"]).exit_code == 0
     result = evaluate("knn", "supervised", folder)
     assert result["model"]["name"] == "resnet18"
     assert 0 <= result["score"] <= 100

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.datasets import Dataset, open_dataset
+from zoo.datasets.dataset import Dataset, open_dataset
 
 
 @pytest.fixture

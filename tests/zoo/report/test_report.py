@@ -17,8 +17,8 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.font_manager import fontManager
 from PIL import Image
 
-from zoo.card.gather import CARDS
 from zoo.errors import UserError
+from zoo.publish.card.gather import CARDS
 from zoo.report import tables
 from zoo.report.embedding_map import flat, write_map
 from zoo.report.generate import report

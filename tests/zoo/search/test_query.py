@@ -15,15 +15,15 @@ from extraction_driver import PixelMeans
 from pictures import encode, fill, picture
 
 import zoo
-from zoo.cli import app
-from zoo.command_line import exit_code
+from zoo.cli.app import exit_code
+from zoo.cli.main import app
 from zoo.errors import EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR, UserError
-from zoo.extraction import extract
-from zoo.images import UnreadableImage
+from zoo.extraction.extract import extract
 from zoo.search.collection import Collection
 from zoo.search.index import build
-from zoo.search.pictures import Pictures
 from zoo.search.query import open_model
+from zoo.search.thumbnails import Pictures
+from zoo.transforms.decode import UnreadableImage
 
 PHOTOS = Path(__file__).parents[3] / "examples" / "photos"
 

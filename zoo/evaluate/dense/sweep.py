@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from zoo.errors import UserError
-from zoo.evaluate.dense.tuning import Diverged, Sgd
+from zoo.evaluate.dense.finetune import Diverged, Sgd
 from zoo.evaluate.result import over_seeds
 
 

@@ -17,7 +17,7 @@ import pytest
 from annotated import coco, depth_images, label_images
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["zoo.cli", "zoo.api", "zoo.evaluate.run", "zoo.evaluate.dense.detection"])
+_processes.set_forkserver_preload(["zoo.cli.main", "zoo.api", "zoo.evaluate.run", "zoo.evaluate.detection.detection"])
 _SMALL = {"batch_size": "2", "iterations": "2"}
 SETTINGS: dict[str, dict[str, str]] = {
     "segment": _SMALL | {"crop": "32", "short_side": "32", "lrs": "0.01,0.1", "width": "8", "void": "9"},
@@ -64,12 +64,12 @@ class Evaluation:
 def _main(words: list[str], cache: Path, kill: int | None) -> None:
     import torch
 
-    from zoo.cli import main
-    from zoo.evaluate.dense import tuning
+    from zoo.cli.main import main
+    from zoo.evaluate.dense import finetune
 
     os.environ["SIAMESE_ZOO_CACHE"] = str(cache)
     torch.set_num_threads(1)
-    tuning.SECONDS_PER_CHECKPOINT = 0.0
+    finetune.SECONDS_PER_CHECKPOINT = 0.0
     if kill is not None:
         _arm(kill)
     sys.argv = ["zoo", "evaluate", *words]

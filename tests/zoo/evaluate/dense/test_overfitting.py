@@ -10,10 +10,14 @@ import torch
 from annotated import coco, depth_images, label_images
 
 from zoo.api import load
-from zoo.evaluate.dense import depth, depth_data, detection, scenes, segmentation, segmentation_data
-from zoo.evaluate.dense.average_precision import coco_scores
-from zoo.evaluate.dense.iou import mean_iou
 from zoo.evaluate.dense.schedules import DEPTH, DETECTION, SEGMENTATION
+from zoo.evaluate.depth import data as depth_data
+from zoo.evaluate.depth import depth
+from zoo.evaluate.detection import annotations, detection
+from zoo.evaluate.detection.average_precision import coco_scores
+from zoo.evaluate.segmentation import data as segmentation_data
+from zoo.evaluate.segmentation import segmentation
+from zoo.evaluate.segmentation.iou import mean_iou
 
 IMAGES = range(64)
 
@@ -63,7 +67,7 @@ def test_detection_of_boxes_and_masks(tmp_path: Path) -> None:
         batch_size=4, flip=0.0, precise=10, anchors=(16, 24), pool=4, rois=16, proposals_before=(100, 60),
         proposals=(60, 16),
     )  # fmt: skip
-    train, _ = scenes.splits(tmp_path, protocol.years)
+    train, _ = annotations.splits(tmp_path, protocol.years)
     embedder = load("byol_r18_mini", device="cpu")
     torch.manual_seed(0)
     network = detection.RCNN(embedder.model, 2, protocol, masks=True)

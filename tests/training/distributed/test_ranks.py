@@ -1,0 +1,166 @@
+"""Two real processes that share each batch over gloo: the losses of one, stops and kills included."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_runs import ROOT, assert_same_state, close, last, log, step_reports, tiny, tiny_run
+from torch import Tensor
+
+from training.data.loader import Batch, batches
+from training.data.packed_batch import pack
+from training.engine.step import optimiser_step
+from zoo.datasets.dataset import open_dataset
+from zoo.numerics.counter_rng import permutation
+
+RANK = Path(__file__).with_name("two_ranks.py")
+SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "ZOO_TRAIN_TIMEOUT": "60",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
+SHARED = ("byol", "simsiam", "simclr", "swav")  # the methods whose batch is that of all ranks
+
+
+@pytest.fixture(scope="module")
+def launched(labelled_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what ``two_ranks.py`` found and made in its two lives.
+
+    Now and then gloo is refused a connection and gives up within seconds. In the second life torchrun starts the group
+    again then, as it would for a user; where it was the first, that alone is tried again here.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for _ in range(3):
+        out = tmp_path_factory.mktemp("ranks")
+        done = subprocess.run(
+            [*command, "--max-restarts", "4", str(RANK), str(labelled_folder), str(out)],
+            env=os.environ | SETTINGS,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+        if done.returncode == 0 or "connectFullMesh failed" not in done.stderr:
+            break
+    assert done.returncode == 0, done.stderr
+    (out / "stdout.txt").write_text(done.stdout)
+    return out
+
+
+@pytest.fixture(scope="module")
+def found(launched: Path) -> list[dict[str, Any]]:
+    return [json.loads((launched / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_all_reduce_bn_is_bn_over_both_ranks(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert set(rank["batch_norm"]) == {"1d", "without affine", "2d", "with activation"}
+        for kind, errors in rank["batch_norm"].items():
+            assert {"output", "input", "running_mean", "running_var", "evaluation"} <= errors.keys()
+            assert max(errors.values()) < 1e-12, (kind, errors)
+
+
+@pytest.mark.parametrize("method", SHARED)
+def test_two_ranks_with_half_the_batch_are_one_rank(
+    method: str, launched: Path, labelled_folder: Path, tmp_path: Path
+) -> None:
+    run = tiny_run(tiny(method), open_dataset(labelled_folder), tmp_path, dtype=torch.float64)
+    expected = step_reports(run, 3)
+    reports, state = torch.load(launched / f"{method}-1.pt")
+    for one, other in zip(expected, reports, strict=True):
+        assert one == pytest.approx(other, rel=1e-9)
+    close(run.method.state_dict(), state, 1e-9)
+
+
+def shuffled_bn(model: Any) -> Callable[..., dict[str, Tensor]]:
+    """MoCo's algorithm 1 on two ranks as the paper says it, in one process."""
+
+    def forward(views: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]:
+        query_view, key_view = views
+        n = len(query_view)
+        with torch.no_grad():
+            keys = torch.empty(n, model.queue.shape[0], dtype=query_view.dtype)
+            for of_a_rank in permutation(model.seed, model._step, n).reshape(2, -1):
+                keys[of_a_rank] = F.normalize(model.key_projector(model.key_encoder(key_view[of_a_rank])))
+            model._keys.append(keys)
+        losses = []
+        for half in (slice(n // 2), slice(n // 2, n)):
+            q = F.normalize(model.projector(model.encoder(query_view[half])))
+            positive, negative = (q * keys[half]).sum(1, keepdim=True), q @ model.queue
+            logits = torch.cat([positive, negative], 1) / model.T
+            losses.append(F.cross_entropy(logits, torch.zeros(n // 2, dtype=torch.int64)))
+        return {"loss": torch.stack(losses).mean()}
+
+    return forward
+
+
+def test_moco_on_two_ranks_is_shuffled_bn(launched: Path, labelled_folder: Path, tmp_path: Path) -> None:
+    run = tiny_run(tiny("mocov2"), open_dataset(labelled_folder), tmp_path, dtype=torch.float64)
+    run.forward = shuffled_bn(run.method)
+    expected = step_reports(run, 3)
+    reports, state = torch.load(launched / "mocov2-1.pt")
+    for one, other in zip(expected, reports, strict=True):
+        assert one == pytest.approx(other, rel=1e-9)
+
+    def per_batch(name: str) -> bool:  # what a rank's own batches leave in its BN, and nothing else reads
+        return "running" in name or "tracked" in name
+
+    close(*({k: v for k, v in s.items() if not per_batch(k)} for s in (run.method.state_dict(), state)), 1e-9)
+
+
+def test_micro_batches_of_two_ranks_are_reduced_as_those_of_one(
+    launched: Path, labelled_folder: Path, tmp_path: Path
+) -> None:
+    """SimSiam with two micro-batches: rank r's part of the n-th is synchronised with the other rank's n-th."""
+    run = tiny_run(tiny("simsiam", accumulate=2), open_dataset(labelled_folder), tmp_path, dtype=torch.float64)
+    work = batches(run.dataset, batch_size=8, steps=range(3), seed=0)
+    order = [0, 1, 4, 5, 2, 3, 6, 7]  # rows of the ranks' first micro-batches, then of their second
+
+    def reordered(batch: Batch) -> Batch:
+        images = [image.numpy() for image in batch.images.unpacked()]
+        return replace(batch, indices=batch.indices[order], images=pack([images[row] for row in order]), labels=None)
+
+    expected = [optimiser_step(run, reordered(batch)) for batch in work]
+    reports, state = torch.load(launched / "simsiam-2.pt")
+    for one, other in zip(expected, reports, strict=True):
+        assert one == pytest.approx(other, rel=1e-9)
+    close(run.method.state_dict(), state, 1e-9)
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_both_before_the_update(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert rank["not finite"].startswith("UserError the loss is nan at step 0 (epoch 1) on rank 1, images ")
+        assert rank["untouched"]
+
+
+def test_sigterm_to_one_rank_stops_both_after_the_same_step_and_saves(
+    launched: Path, found: list[dict[str, Any]]
+) -> None:
+    assert [rank["stopped"].split()[0] for rank in found] == ["KeyboardInterrupt"] * 2
+    hardware = [line for line in log(launched / "stopped") if "hardware" in line]
+    assert [(line["step"], line["ranks"]) for line in hardware] == [(0, 2), (4, 2)]
+    assert_same_state(last(launched / "whole"), last(launched / "stopped"))
+
+
+def test_a_killed_rank_ends_the_other_with_one_line(launched: Path) -> None:
+    said = (launched / "survivor.txt").read_text()
+    assert said.startswith("UserError another rank died, or was silent for 60 s")
+    assert "--resume" in said
+    assert "\n" not in said
+
+
+def test_torchrun_starts_a_group_that_lost_a_rank_again_and_no_bit_differs(launched: Path) -> None:
+    assert [line["step"] for line in log(launched / "killed") if "hardware" in line] == [0, 3]
+    assert_same_state(last(launched / "whole"), last(launched / "killed"))
+    assert (launched / "stdout.txt").read_text().count("trained:") == 1  # rank 0 alone speaks

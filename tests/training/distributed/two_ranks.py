@@ -1,0 +1,149 @@
+"""One of two ranks on the CPU, started by ``test_ranks.py``: ``torchrun ... two_ranks.py DATA OUT``.
+
+In its first life the group makes all checks, the last of which is that rank 1 gets a SIGKILL. Its second life is the
+command ``zoo-train run`` into the folder of the run that was killed, without ``--resume``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d
+from tiny_runs import METHODS, add_tiny_architecture, step_reports, tiny, tiny_run
+from torch import nn
+
+from training.data.loader import Batch
+from training.distributed import collectives
+from training.distributed.sync_batch_norm import AllReduceBatchNorm
+from training.engine import loop
+from training.engine.state import Run
+from training.recipes import table
+from zoo.datasets.dataset import open_dataset
+from zoo.errors import UserError
+
+
+def relative(ours: torch.Tensor, reference: torch.Tensor) -> float:
+    return float((ours - reference).detach().abs().max() / reference.abs().max())
+
+
+def batch_norm_errors(bn: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
+    """Of this rank's half through ``AllReduceBatchNorm`` against the whole through ``bn``, after three batches."""
+    bn, ours = bn.double(), AllReduceBatchNorm(type(bn)(shape[1], affine=bn.affine)).double()  # type: ignore[call-arg]
+    ours.load_state_dict(bn.state_dict())
+    half = slice(collectives.rank() * shape[0] // 2, (collectives.rank() + 1) * shape[0] // 2)
+    generator = torch.Generator().manual_seed(0)
+    errors: dict[str, float] = {}
+    for _ in range(3):
+        x, weight = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+        whole, part = x.clone().requires_grad_(), x[half].clone().requires_grad_()
+        expected, got = bn(whole * 3 + 1), ours(part * 3 + 1)
+        (expected * weight).sum().backward()
+        (got * weight[half]).sum().backward()
+        assert whole.grad is not None
+        assert part.grad is not None
+        errors |= {"output": relative(got, expected[half]), "input": relative(part.grad, whole.grad[half])}
+    for (name, p), q in zip(bn.named_parameters(), ours.parameters(), strict=True):
+        assert q.grad is not None
+        errors[name] = relative(collectives.all_reduce_sum_(q.grad), p.grad)
+    for name, buffer in bn.named_buffers():
+        errors[name] = relative(dict(ours.named_buffers())[name].double(), buffer.double())
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    errors["evaluation"] = relative(ours.eval()(x), bn.eval()(x))
+    return errors
+
+
+def after(step: int, action: Callable[[], None]) -> None:
+    original = loop.optimiser_step
+
+    def wrapped(run: Run, batch: Batch) -> dict[str, float]:
+        values = original(run, batch)
+        if batch.step + 1 == step:
+            action()
+        return values
+
+    loop.optimiser_step = wrapped
+
+
+def kill_me() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def said_by(work: Callable[[], Any]) -> str:
+    """What ended ``work``."""
+    try:
+        work()
+    except (UserError, KeyboardInterrupt) as error:
+        return f"{type(error).__name__} {error}"
+    return "nothing"
+
+
+def checks(data: Path, out: Path) -> None:
+    """Writes what it found to ``rank-N.json``, and what the runs gave beside it; at the end rank 1 is killed."""
+    dataset, rank = open_dataset(data), collectives.rank()
+    found: dict[str, Any] = {"batch_norm": {}}
+    for name, bn, shape in (
+        ("1d", nn.BatchNorm1d(5), (8, 5)),
+        ("without affine", nn.BatchNorm1d(5, affine=False), (8, 5)),
+        ("2d", nn.BatchNorm2d(3), (4, 3, 5, 6)),
+        ("with activation", BatchNormAct2d(3), (4, 3, 5, 6)),
+    ):
+        found["batch_norm"][name] = batch_norm_errors(bn, shape)
+    for method, accumulate in [*((m, 1) for m in METHODS), ("simsiam", 2)]:
+        run = tiny_run(tiny(method, accumulate=accumulate), dataset, out, dtype=torch.float64)
+        reports = step_reports(run, 3)
+        if rank == 0:
+            torch.save((reports, run.method.state_dict()), out / f"{method}-{accumulate}.pt")
+
+    run = tiny_run(tiny("byol"), dataset, out)
+    before = [p.clone() for p in run.method.parameters()]
+    if rank == 1:
+        forward = run.forward
+        run.forward = lambda *a: {k: v * torch.nan for k, v in forward(*a).items()}
+    found["not finite"] = said_by(lambda: step_reports(run, 1))
+    found["untouched"] = all(map(torch.equal, before, run.method.parameters()))
+
+    def train(folder: str, resume: bool = False) -> None:
+        loop.train(tiny("byol", monitor_epochs=1), dataset, out / folder, device="cpu", resume=resume)
+
+    step = loop.optimiser_step
+    train("whole")
+    if rank == 1:
+        after(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    found["stopped"] = said_by(lambda: train("stopped"))
+    loop.optimiser_step = step
+    train("stopped", resume=True)
+    (out / f"rank-{rank}.json").write_text(json.dumps(found))
+    if rank == 1:
+        after(5, kill_me)
+    train("killed")
+
+
+def first_life(data: Path, out: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, when rank 1 is gone: the other ends by itself
+
+    def work() -> None:
+        with collectives.ranks("cpu"):
+            checks(data, out)
+
+    (out / "survivor.txt").write_text(said_by(work))
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    data, out = Path(sys.argv[1]), Path(sys.argv[2])
+    add_tiny_architecture()
+    if not collectives.restarted():
+        first_life(data, out)
+    recipe = tiny("byol", monitor_epochs=1)
+    table.find = lambda name: recipe
+    sys.argv[1:] = ["run", "tiny", "--data", str(data), "--out", str(out / "killed"), "--device", "cpu"]
+    from training.cli import main
+
+    main()

@@ -1,0 +1,174 @@
+"""One optimiser step: accumulation, checkpointed activations, precisions, and what is not finite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import close, step_reports, tiny, tiny_run
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from training.data.loader import batches
+from training.engine import step
+from training.engine.state import Run, prepare
+from zoo.datasets.dataset import Dataset, open_dataset
+from zoo.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def photos(labelled_folder: Path) -> Dataset:
+    return open_dataset(labelled_folder)
+
+
+def without_bn(module: nn.Module) -> None:
+    """Every BN becomes a normalisation of each row alone."""
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            module.add_module(name, nn.GroupNorm(1, child.num_features))
+        else:
+            without_bn(child)
+
+
+def state(run: Run) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in run.method.state_dict().items()}
+
+
+@pytest.mark.parametrize("method", ["byol", "simsiam"])
+def test_accumulated_micro_batches_are_the_large_batch(method: str, photos: Dataset, tmp_path: Path) -> None:
+    runs = [
+        tiny_run(tiny(method, accumulate=n), photos, tmp_path, dtype=torch.float64, change=without_bn) for n in (1, 4)
+    ]
+    whole, parts = (step_reports(run, 3) for run in runs)
+    for one, other in zip(whole, parts, strict=True):
+        assert one == pytest.approx(other, rel=1e-12)
+        assert (one["lr"], one["tau"]) == (other["lr"], other["tau"])
+    close(state(runs[0]), state(runs[1]), 1e-12)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_checkpointed_activations_take_less_memory_and_change_no_bit(
+    accumulate: int, photos: Dataset, tmp_path: Path
+) -> None:
+    kept, recomputed = (
+        tiny_run(tiny("byol", accumulate=accumulate, checkpoint_activations=on), photos, tmp_path)
+        for on in (False, True)
+    )
+    assert step_reports(kept, 3) == step_reports(recomputed, 3)
+    for name, value in state(kept).items():  # running statistics too
+        assert torch.equal(value, state(recomputed)[name]), name
+
+    def saved(run: Run) -> list[int]:
+        """Bytes of each tensor that the forward pass keeps for the backward pass."""
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            run.method([torch.zeros(8, 3, 32, 32)] * 2)
+        return sizes
+
+    many, few = saved(kept), saved(recomputed)
+    assert len(few) < len(many) / 2
+    assert sum(few) < sum(many)  # of so small a network the stem, which is not recomputed, is the most
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("bf16", 0.05), ("fp16", 0.02)])
+def test_half_precisions_follow_fp32(precision: str, limit: float, photos: Dataset, tmp_path: Path) -> None:
+    exact, half = (tiny_run(tiny("byol", precision=p), photos, tmp_path) for p in ("fp32", precision))
+    half.scaler._init_scale = 256.0  # 65536 is too much for so small a network
+    references, reports = (step_reports(run, 3) for run in (exact, half))
+    assert [r["loss"] for r in reports] == pytest.approx([r["loss"] for r in references], rel=limit)
+    assert reports[0]["grad_norm"] == pytest.approx(references[0]["grad_norm"], rel=0.2)
+    assert [r.get("scale") for r in reports] == [None if precision == "bf16" else 256.0] * 3
+
+
+def test_an_overflow_of_fp16_skips_the_update_and_lowers_the_scale_but_not_forever(
+    photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run(tiny("simsiam", precision="fp16"), photos, tmp_path)
+    before = [p.clone() for p in run.method.parameters()]
+    hook = run.method.encoder.conv1.weight.register_hook(lambda g: g * torch.inf)
+    assert [r["scale"] for r in step_reports(run, 2)] == [32768.0, 16384.0]
+    assert run.skipped == 2
+    assert all(map(torch.equal, before, run.method.parameters()))
+    hook.remove()
+    step_reports(run, 1, start=2)
+    assert run.skipped == 0
+    assert not all(map(torch.equal, before, run.method.parameters()))
+    run.method.encoder.conv1.weight.register_hook(lambda g: g * torch.inf)
+    monkeypatch.setattr(step, "_MOST_SKIPPED", 2)
+    with pytest.raises(UserError, match="3 updates in a row up to step 5 overflowed"):
+        step_reports(run, 3, start=3)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_what_is_not_finite_stops_before_the_update_and_names_the_images(
+    where: str, photos: Dataset, tmp_path: Path
+) -> None:
+    run = tiny_run(tiny("byol"), photos, tmp_path)
+    step_reports(run, 1)
+    if where == "loss":
+        run.method.predictor[0].weight.data[0, 0] = torch.nan
+        what = "the loss is nan"
+    else:
+        run.method.encoder.conv1.weight.register_hook(lambda g: g.index_fill(0, torch.tensor(0), torch.nan))
+        what = r"the gradient's norm is nan \(encoder.conv1.weight\)"
+    before = [p.clone() for p in run.method.parameters()]
+    with pytest.raises(UserError, match=f"^{what} at step 1 \\(epoch 1\\), images .*jpg and 4 more, all in") as caught:
+        step_reports(run, 1, start=1)
+    assert all(
+        torch.equal(b.nan_to_num(), p.nan_to_num()) for b, p in zip(before, run.method.parameters(), strict=True)
+    )
+    facts = json.loads((tmp_path / "not_finite.json").read_text())
+    (batch,) = batches(photos, batch_size=8, steps=range(1, 2), seed=0)
+    assert facts["rows"] == batch.indices.tolist()
+    assert facts["images"] == [photos.row_name(row) for row in facts["rows"]]
+    assert all(name in str(caught.value) for name in facts["images"][:4])
+
+
+def test_views_of_a_micro_batch_are_those_of_the_batch(photos: Dataset, tmp_path: Path) -> None:
+    """Of one that lies across two epochs."""
+    run = tiny_run(tiny("byol"), photos, tmp_path)
+    across = len(photos) // 8
+    (batch,) = batches(photos, batch_size=8, steps=range(across, across + 1), seed=0, drop_last=False)
+    assert set(batch.epochs) == {0, 1}
+    whole, labels = step._inputs(run, batch)
+    assert labels is not None
+    for rows in (slice(0, 3), slice(3, 8)):
+        part, part_labels = step._inputs(run, batch.part(rows))
+        assert part_labels is not None
+        assert torch.equal(part_labels, labels[rows])
+        for ours, theirs in zip(part, whole, strict=True):
+            assert torch.equal(ours, theirs[rows])
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_two_ranks_share_each_batch_in_order(drop_last: bool, photos: Dataset) -> None:
+    settings: dict[str, Any] = {"batch_size": 8, "steps": range(3, 9), "seed": 0, "drop_last": drop_last}
+    parts = [batches(photos, **settings, rank=rank, ranks=2) for rank in (0, 1)]
+    for whole, first, second in zip(batches(photos, **settings), *parts, strict=True):
+        np.testing.assert_array_equal(whole.indices, np.concatenate([first.indices, second.indices]))
+        np.testing.assert_array_equal(whole.epochs, np.concatenate([first.epochs, second.epochs]))
+        assert torch.equal(whole.images.pixels, torch.cat([first.images.pixels, second.images.pixels]))
+
+
+def test_compile_needs_a_compiler(photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
+        prepare(tiny("byol", compile=True), photos, tmp_path / "run", "cpu", False).__enter__()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["byol", "simsiam"])
+def test_the_compiled_step_is_the_step(method: str, photos: Dataset, tmp_path: Path) -> None:
+    plain, compiled = (tiny_run(tiny(method, compile=on), photos, tmp_path) for on in (False, True))
+    for one, other in zip(step_reports(plain, 3), step_reports(compiled, 3), strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+    assert plain.method.state_dict().keys() == compiled.method.state_dict().keys()

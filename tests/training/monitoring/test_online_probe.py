@@ -1,0 +1,151 @@
+"""The run's own watch: it sees a collapse, trains a probe, survives a resume, and changes no bit of the run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import tiny
+from torch import nn
+
+from training.data.loader import Batch
+from training.engine import checkpoint
+from training.engine.loop import train
+from training.monitoring import collapse
+from training.monitoring.online_probe import CHECK_STEPS, Probe, Watch
+from training.recipes.config import Objective
+from zoo.datasets.dataset import Dataset, open_dataset
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def photos(labelled_folder: Path) -> Dataset:
+    return open_dataset(labelled_folder)
+
+
+def log(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_effective_rank_counts_directions() -> None:
+    torch.manual_seed(0)
+    assert collapse.effective_rank(torch.ones(50, 8)) == 1
+    line = torch.randn(200, 1).sign() * torch.randn(8)
+    assert collapse.effective_rank(line) == pytest.approx(1, abs=1e-3)
+    assert collapse.effective_rank(torch.randn(4000, 8)) == pytest.approx(8, abs=0.1)
+    plane = torch.randn(500, 2) @ torch.linalg.qr(torch.randn(64, 2)).Q.T
+    assert collapse.effective_rank(plane) == pytest.approx(2, abs=0.05)
+
+
+def test_the_probe_learns_what_is_linear_and_resumes_to_the_same_bits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 16, generator=generator) * 5 + 3
+    y = (x[:, 0] + x[:, 1] > 6).long()
+    whole, resumed = Probe(16, 2, CPU), Probe(16, 2, CPU)
+    for step in range(400):
+        rows = slice(step * 10 % 600, step * 10 % 600 + 10)
+        whole.learn(x[rows], y[rows])
+        if step == 199:
+            resumed.load_state_dict(torch.load(_saved(whole), weights_only=True))
+            assert whole.accuracy() == resumed.accuracy()
+        elif step > 199:
+            resumed.learn(x[rows], y[rows])
+    accuracy = whole.accuracy()
+    assert accuracy is not None
+    assert accuracy > 80
+    assert accuracy == resumed.accuracy()
+    assert whole.accuracy() is None
+    assert torch.equal(whole.state_dict()["weight"], resumed.state_dict()["weight"])
+
+
+def _saved(probe: Probe) -> object:
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(probe.state_dict(), buffer)
+    buffer.seek(0)
+    return buffer
+
+
+class _Fake(nn.Module):
+    """An encoder and a projector whose outputs the test chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.projector = nn.Identity(), nn.Identity()
+
+
+@pytest.mark.parametrize("kind", ["constant", "line"])
+def test_a_collapse_is_reported_once_and_within_a_hundred_steps(kind: str) -> None:
+    method = _Fake()
+    watch = Watch(method, dim=8, classes=0, rows=32, device=CPU)  # type: ignore[arg-type]
+    reports = []
+    for step in range(1, 401):
+        z = torch.randn(32, 8)
+        if step > 130:  # between two checks
+            z = torch.ones(32, 8) + 1e-3 * z if kind == "constant" else z[:, :1].sign() * torch.ones(8) + 1e-4 * z
+        method.projector(method.encoder(z))
+        watch.after_step(step, None)
+        if watch.complaint() is not None:
+            reports.append(step)
+    assert reports == [175]
+    assert 175 - 130 < 100
+    assert CHECK_STEPS == 25
+
+
+def test_byol_without_a_predictor_collapses_and_the_run_says_so(
+    photos: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """[B] table 5b: without the predictor nothing keeps the outputs apart. A fast target makes it quick."""
+    optim = {"batch_size": 16, "epochs": 26, "tau": 0.0, "lr": 3.0, "warmup_epochs": 1, "constant_tau": True}
+    recipe = tiny("byol", objective=Objective(predictor=False), optim=optim, checkpoint_steps=200)
+    train(recipe, photos, tmp_path, device="cpu")
+    assert "have collapsed to a constant" in capsys.readouterr().err
+    lines = log(tmp_path)
+    reported = next(line["step"] for line in lines if "collapse" in line)
+    first = next(line["step"] for line in lines if line.get("spread", 1) < collapse.COLLAPSED)
+    assert reported - first <= 100
+
+
+@pytest.mark.parametrize(("method", "accumulate"), [("simsiam", 2), ("simclr", 1), ("swav", 1)])
+def test_a_run_is_the_same_with_the_watch_and_without(
+    photos: Dataset, tmp_path: Path, method: str, accumulate: int
+) -> None:
+    recipe = tiny(method, accumulate=accumulate, optim={"epochs": 1})
+    train(recipe, photos, tmp_path / "watched", device="cpu")
+    train(recipe, replace(photos, labels=None), tmp_path / "unlabelled", device="cpu")
+    one, other = (checkpoint.load_last(tmp_path / name) for name in ("watched", "unlabelled"))
+    assert one is not None
+    assert other is not None
+    assert all(torch.equal(one["method"][k], other["method"][k]) for k in one["method"])
+    assert one["monitors"]["probe"]
+    assert not other["monitors"]["probe"]
+
+
+def test_a_resumed_run_has_the_probe_of_the_undisturbed_one(
+    photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import training.engine.loop as loop
+
+    recipe, original = tiny("byol"), loop.optimiser_step
+    train(recipe, photos, tmp_path / "whole", device="cpu")
+
+    def stop_at_five(run: loop.Run, batch: Batch) -> dict[str, float]:
+        if batch.step == 5:
+            raise KeyboardInterrupt
+        return original(run, batch)
+
+    monkeypatch.setattr(loop, "optimiser_step", stop_at_five)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, photos, tmp_path / "parts", device="cpu")
+    monkeypatch.undo()
+    train(recipe, photos, tmp_path / "parts", device="cpu", resume=True)
+    one, other = (checkpoint.load_last(tmp_path / name) for name in ("whole", "parts"))
+    assert one is not None
+    assert other is not None
+    for key in ("weight", "bias", "counts"):
+        assert torch.equal(one["monitors"]["probe"][key], other["monitors"]["probe"][key])

@@ -1,0 +1,298 @@
+"""Official files in, the same network out: `zoo convert` and `zoo.load` against what each layout means."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from official_files import deepmind, narrow, network, under, vary
+from torch import Tensor, nn
+
+import zoo
+from zoo.convert.convert import KINDS, convert
+from zoo.convert.readers.tf_checkpoint import read_bundle
+from zoo.errors import UserError
+from zoo.models.heads import byol_mlp
+from zoo.models.registry import SIMCLR_224, SWAV_224, Architecture
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def error(ours: Tensor | np.ndarray, reference: Tensor | np.ndarray) -> float:
+    a, b = torch.as_tensor(ours).detach().double(), torch.as_tensor(reference).detach().double()
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def same(embedder: zoo.Embedder, module: nn.Module, size: tuple[int, int] = (65, 48)) -> bool:
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return error(embedder.model(x), module(x)) < 1e-5
+
+
+def converted(file: Path, kind: str, **options: Any) -> zoo.Embedder:
+    convert(file, kind, file.parent / "out", **options)
+    return zoo.load(file.parent / "out", device="cpu")
+
+
+# ---------------------------------------------------------------- against outputs of the official codes
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.float64, 1e-6)], ids=["f32", "f64"])
+def test_byol_goldens_through_a_folder(byol_group: Path, tmp_path: Path, dtype: torch.dtype, limit: float) -> None:
+    through_a_folder(byol_group, ".final.pkl", "deepmind-byol", tmp_path, dtype, limit)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.float64, 1e-6)], ids=["f32", "f64"])
+def test_simsiam_goldens_through_a_folder(
+    simsiam_group: Path, tmp_path: Path, dtype: torch.dtype, limit: float
+) -> None:
+    through_a_folder(simsiam_group, ".final.pth.tar", "simsiam", tmp_path, dtype, limit)
+
+
+def through_a_folder(group: Path, ending: str, kind: str, tmp_path: Path, dtype: torch.dtype, limit: float) -> None:
+    """Embedding, projection, prediction at even, odd and mixed sizes, from what ``zoo.load`` opens."""
+    convert(group.with_name(group.name + ending), kind, tmp_path / "m")
+    embedder = zoo.load(tmp_path / "m", device="cpu")
+    assert embedder.heads is not None
+    heads = embedder.heads.to(dtype)
+    model, data = embedder.model.to(dtype), np.load(group.with_suffix(".npz"))
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    sizes = [k.removeprefix("eval_image_") for k in data if k.startswith("eval_image_")]
+    assert sizes
+    for size in sizes:
+        x = torch.tensor(data[f"eval_image_{size}"], dtype=torch.float64).sub(mean).div(std)
+        with torch.no_grad():
+            embedding = model(x.permute(0, 3, 1, 2).to(dtype))
+            projection = heads.projector(embedding)
+            prediction = heads.predictor(projection)
+        for name, ours in (("embedding", embedding), ("projection", projection), ("prediction", prediction)):
+            assert error(ours, data[f"eval_{name}_{size}"]) < limit, (name, size)
+
+
+@pytest.mark.parametrize("form", ["zip", "folder", "index"])
+def test_simclr_against_its_tensorflow_graph(tmp_path: Path, form: str) -> None:
+    """A checkpoint that TensorFlow 2.21's Saver wrote, and what its graph computed (``data/write_simclr.py``)."""
+    import zipfile
+
+    file = DATA / "simclr_narrow.zip"
+    if form != "zip":
+        zipfile.ZipFile(file).extractall(tmp_path)
+        file = tmp_path / "ResNet50_1x"
+        if form == "index":
+            file = next(file.glob("*.index"))
+    convert(file, "simclr", tmp_path / "out")
+    embedder = zoo.load(tmp_path / "out", device="cpu")
+    assert embedder.preprocessing == SIMCLR_224
+    data = np.load(DATA / "simclr_narrow.npz")
+    for size in ("64x64", "65x65", "39x50"):
+        x = torch.from_numpy(embedder.preprocessing.normalise(data[f"image_{size}"]))
+        with torch.no_grad():
+            embedding = embedder.model(x)
+            assert error(embedding, data[f"embedding_{size}"]) < 1e-5
+            assert error(embedder.heads.projector(embedding), data[f"projection_{size}"]) < 1e-5
+            assert error(embedder.heads.classifier(embedding), data[f"logits_{size}"]) < 1e-5  # its bias is there
+
+
+# ---------------------------------------------------------------- every depth, width and kind of block
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        narrow([1, 2, 12, 1], padding="same"),
+        narrow([1, 1, 1, 1], 0.375, padding="same"),
+        Architecture("resnet18", 512, 0, padding="same", project_first=True),
+    ],
+    ids=["two-digit blocks", "another width", "basic blocks with a projection in group 0"],
+)
+def test_deepmind_networks_of_any_depth_and_width(tmp_path: Path, architecture: Architecture) -> None:
+    online, target = network(architecture, 0), network(architecture, 1)
+    heads: dict[str, nn.Module] = {
+        "projector": byol_mlp(architecture.num_features, 32, 16),
+        "predictor": byol_mlp(16, 32, 16),
+        "classifier": nn.Linear(architecture.num_features, 10),
+    }
+    for module in heads.values():
+        vary(module.eval())
+    file = deepmind(tmp_path / "x.pkl", online.state, target.state, heads)
+    for which, expected in (("online", online), ("target", target)):
+        convert(file, "deepmind-byol", tmp_path / which, which=which)
+        embedder = zoo.load(tmp_path / which, device="cpu")
+        assert same(embedder, expected.module)
+        assert embedder.heads is not None
+        z = torch.randn(2, architecture.num_features)
+        with torch.no_grad():
+            projection = heads["projector"](z)
+            assert error(embedder.heads.projector(z), projection) < 1e-6
+            assert error(embedder.heads.predictor(projection), heads["predictor"](projection)) < 1e-6
+            assert error(embedder.heads.classifier(z), heads["classifier"](z)) < 1e-6
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_moco_query_and_key_encoder(tmp_path: Path, version: int) -> None:
+    query, key = (network(narrow([1, 1, 1, 1]), seed) for seed in (0, 1))
+    fc = {"fc.0.weight": torch.randn(8, 256), "fc.0.bias": torch.randn(8), "fc.2.weight": torch.randn(4, 8)}
+    fc = {"fc.weight": torch.randn(4, 256)} if version == 1 else fc | {"fc.2.bias": torch.randn(4)}
+    state = under(query.state | fc, "module.encoder_q.") | {"module.queue": torch.randn(4, 9)}
+    if version == 2:  # the published files hold the query encoder alone
+        state |= under(key.state | fc, "module.encoder_k.")
+    torch.save({"epoch": 200, "arch": "resnet50", "state_dict": state}, tmp_path / "m.tar")
+    embedder = converted(tmp_path / "m.tar", "moco")
+    assert embedder.about["licence"] == "MIT"
+    assert same(embedder, query.module)
+    assert len(embedder.heads.projector) == 2 * version - 1
+    if version == 2:
+        convert(tmp_path / "m.tar", "moco", tmp_path / "key", which="target")
+        assert same(zoo.load(tmp_path / "key", device="cpu"), key.module)
+    else:
+        with pytest.raises(UserError, match="--which online only"):
+            convert(tmp_path / "m.tar", "moco", tmp_path / "key", which="target")
+
+
+@pytest.mark.parametrize("form", ["flat", "training", "wide without heads"])
+def test_swav_flat_with_prototypes(tmp_path: Path, form: str) -> None:
+    net = network(narrow([1, 1, 1, 1], 0.25 if "wide" in form else 0.125))
+    dim = net.module.num_features
+    head = byol_mlp(dim, 32, 16)
+    heads = under(head.state_dict(), "projection_head.") | {"prototypes.weight": torch.randn(30, 16)}
+    state = under(net.state | ({} if "wide" in form else heads), "module.")
+    torch.save({"epoch": 1, "state_dict": state} if form == "training" else state, tmp_path / "s.pth.tar")
+    embedder = converted(tmp_path / "s.pth.tar", "swav")
+    assert same(embedder, net.module)
+    assert embedder.preprocessing == SWAV_224
+    assert embedder.preprocessing.std[0] == 0.228
+    if "wide" in form:
+        assert embedder.heads is None
+    else:
+        z = torch.randn(2, dim)
+        with torch.no_grad():
+            assert error(embedder.heads.projector(z), head.eval()(z)) < 1e-6
+        assert embedder.heads.prototypes[0].weight.shape == (30, 16)
+
+
+@pytest.mark.parametrize("names", ["torchvision", "timm", "detectron2"])
+@pytest.mark.parametrize("prefix", ["module.pre.", ""])
+def test_any_state_dict_under_a_prefix(tmp_path: Path, names: str, prefix: str) -> None:
+    from zoo.models.key_mapping import torchvision_to_detectron2, torchvision_to_resnetv2
+
+    net = network(narrow([2, 1, 1, 1]))
+    rename = {"torchvision": dict, "timm": torchvision_to_resnetv2, "detectron2": torchvision_to_detectron2}[names]
+    state = under(rename(net.state | {"fc.weight": torch.randn(5, 256), "fc.bias": torch.randn(5)}), prefix)
+    torch.save({"model": state | {"module.act.alpha": torch.ones(1)}, "lr": 0.1}, tmp_path / "x.pth")
+    result = convert(tmp_path / "x.pth", "torch", tmp_path / "a", prefix=prefix, licence="MIT")
+    assert result.left_out == ("module.act.alpha",)
+    assert result.description.licence == "MIT"
+    embedder = zoo.load(tmp_path / "a", device="cpu")
+    assert same(embedder, net.module)
+    assert embedder.heads.classifier[0].out_features == 5
+    convert(tmp_path / "x.pth", "torch", tmp_path / "b")  # finds the prefix itself
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+def test_a_prefix_that_is_not_there_or_not_the_only_one(tmp_path: Path) -> None:
+    net = network(narrow([1, 1, 1, 1]))
+    torch.save(under(net.state, "student.") | under(net.state, "teacher."), tmp_path / "two.pth")
+    torch.save({"w": torch.ones(2)}, tmp_path / "none.pth")
+    with pytest.raises(UserError, match=r"which network.*--prefix 'student\.' or 'teacher\.'"):
+        convert(tmp_path / "two.pth", "torch", tmp_path / "m")
+    with pytest.raises(UserError, match=r"no ResNet under 'module\.'.*'student\.'"):
+        convert(tmp_path / "two.pth", "torch", tmp_path / "m", prefix="module.")
+    with pytest.raises(UserError, match=r"its keys \(w, \.\.\.\) are not"):
+        convert(tmp_path / "none.pth", "torch", tmp_path / "m")
+    wide = {k: torch.zeros(64, 64, 3, 3) if k == "layer1.0.conv2.weight" else v for k, v in net.state.items()}
+    torch.save(wide, tmp_path / "wide.pth")
+    with pytest.raises(UserError, match=r"does not fit its architecture.*layer|stages"):
+        convert(tmp_path / "wide.pth", "torch", tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+# ---------------------------------------------------------------- hostile files
+
+
+class Payload:
+    """Creates a folder when unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def evil(path: Path, form: str, marker: Path) -> Path:
+    content = {"experiment_state": Payload(marker), "state_dict": {"module.conv1.weight": Payload(marker)}}
+    if form == "plain":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    elif form in ("zip", "legacy"):
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    else:  # what torch.save wrote before 0.1.10
+        with tarfile.open(path, "w") as archive:
+            for name, values in {"storages": [0, []], "tensors": [0], "pickle": [content]}.items():
+                data = b"".join(pickle.dumps(value, protocol=2) for value in values)
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("form", ["plain", "zip", "legacy", "tar"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_reader_runs_what_a_file_holds(tmp_path: Path, kind: str, form: str) -> None:
+    marker = tmp_path / "ran"
+    file = evil(tmp_path / "evil.pth.tar", form, marker)
+    with pytest.raises(UserError, match=r"evil\.pth\.tar"):
+        convert(file, kind, tmp_path / "out")
+    assert not marker.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.pth.tar"]
+
+
+@pytest.mark.parametrize("form", ["plain", "zip", "legacy", "tar"])
+def test_the_payloads_are_real(tmp_path: Path, form: str) -> None:
+    file = evil(tmp_path / "evil.pth.tar", form, tmp_path / "ran")
+    try:
+        torch.load(file, weights_only=False)
+    except Exception as after:  # it ran; what stands after it in the file may not be readable
+        print(after)
+    assert (tmp_path / "ran").exists()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_bundle_is_a_users_error(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    import zipfile
+
+    folder = tmp_path_factory.mktemp("bundle")
+    with zipfile.ZipFile(DATA / "simclr_narrow.zip") as archive:
+        index = bytearray(next(archive.read(n) for n in archive.namelist() if n.endswith(".index")))
+    for _ in range(data.draw(st.integers(1, 3))):
+        index[data.draw(st.integers(0, len(index) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(index)) | st.just(len(index)))
+    (folder / "m.index").write_bytes(index[:cut])
+    (folder / "m.data-00000-of-00001").write_bytes(bytes(1000))
+    with pytest.raises(UserError, match="no TensorFlow checkpoint"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_missing_empty_and_wrong_files(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "text").write_text("<html>404</html>")
+    torch.save({"state_dict": {"a": torch.ones(1)}}, tmp_path / "other.pth")
+    for name in ("missing", "empty", "text", "other.pth"):
+        with pytest.raises(UserError, match=name.partition(".")[0]):
+            convert(tmp_path / name, kind, tmp_path / "out")
+
+
+def test_a_method_without_a_target_network_says_so(tmp_path: Path) -> None:
+    for kind in ("simsiam", "swav", "simclr", "torch"):
+        with pytest.raises(UserError, match="no target network"):
+            convert(tmp_path / "any", kind, tmp_path / "out", which="target")

@@ -1,0 +1,197 @@
+"""Depth: the decoder and the loss as the papers write them, metrics, training on real photographs, bad files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from annotated import depth_images
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.io import savemat
+from sklearn.metrics import mean_absolute_percentage_error, root_mean_squared_error
+from torch import nn
+
+from zoo.api import load
+from zoo.errors import UserError
+from zoo.evaluate.dense.schedules import DEPTH
+from zoo.evaluate.depth import data as source
+from zoo.evaluate.depth.depth import DepthNet, UpProjection, berhu, predict_all, scores, sums, train_network
+from zoo.evaluate.run import evaluate
+
+SMALL = replace(DEPTH["small"], crop=(64, 48), short_side=48, decoder=(32, 16, 8, 8), flip=0.0)
+
+
+@torch.no_grad()
+def test_up_projection_is_unpooling_with_zeros_and_two_convolutions() -> None:
+    torch.manual_seed(0)
+    block = UpProjection(6, 4).double().eval()
+    for norm in (block.norm, block.conv_norm):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 6, 5, 7, dtype=torch.float64)
+    unpooled = torch.zeros(2, 6, 10, 14, dtype=torch.float64)
+    unpooled[:, :, ::2, ::2] = x
+    kernel = block.up.weight.transpose(0, 1).flip(2, 3)  # a convolution with this is the transposed one
+    both = block.norm(F.conv2d(unpooled, kernel, padding=2))
+    main, shortcut = both[:, :4], both[:, 4:]
+    expected = F.relu(block.conv_norm(F.conv2d(F.relu(main), block.conv.weight, padding=1)) + shortcut)
+    torch.testing.assert_close(block(x), expected)
+    assert not isinstance(block.up, nn.Upsample)
+
+
+def test_berhu_is_l1_below_c_and_a_parabola_above() -> None:
+    truth = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    prediction = torch.tensor([[1.1, 2.0, 3.0, 9.0]], requires_grad=True)  # the last one is unknown
+    c = 0.2 * 2.0
+    expected = (0.1 + (1.0 + c * c) / (2 * c) + (4.0 + c * c) / (2 * c)) / 3
+    loss = berhu(prediction, truth)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    expected_gradient = torch.tensor([[1.0, 1.0 / c, 2.0 / c, 0.0]]) / 3  # c is a constant
+    torch.testing.assert_close(prediction.grad, expected_gradient)
+    assert float(berhu(prediction, torch.zeros(1, 4)).detach()) == 0  # nothing is known
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_metrics_are_scikit_learn_s_over_all_known_pixels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = rng.uniform(0.5, 9, (3, 5, 6)).astype(np.float32)
+    truth[rng.random(truth.shape) < 0.3] = 0
+    prediction = rng.uniform(0.2, 9, truth.shape).astype(np.float32)
+    found = scores(np.stack([sums(p, t) for p, t in zip(prediction, truth, strict=True)]))
+    known = truth > 0
+    t, p = truth[known].astype(np.float64), prediction[known].astype(np.float64)
+    assert found["rms"] == pytest.approx(root_mean_squared_error(t, p), abs=1e-9)
+    assert found["rel"] == pytest.approx(mean_absolute_percentage_error(t, p), abs=1e-9)
+    for k, name in enumerate(("pct<1.25", "pct<1.25^2", "pct<1.25^3"), start=1):
+        within = [max(a / b, b / a) < 1.25**k for a, b in zip(t.tolist(), p.tolist(), strict=True)]
+        assert found[name] == pytest.approx(100 * sum(within) / len(within), abs=1e-9)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    depth_images(data, range(5))
+    return data
+
+
+def test_it_can_learn_real_photographs_by_heart(folder: Path) -> None:
+    embedder = load("byol_r18_mini", device="cpu")
+    protocol = replace(SMALL, iterations=30, lrs=(0.05,))
+    frames, _ = source.splits(folder, protocol)
+    torch.manual_seed(0)
+    network = DepthNet(embedder.model, protocol.decoder)
+    losses = train_network(network, frames, protocol, embedder.preprocessing, seed=0, key="o", device="cpu")
+    assert np.mean(losses[-4:]) < 0.3 * np.mean(losses[:2])
+    found = scores(predict_all(network, frames, protocol, embedder.preprocessing, "cpu"))
+    assert found["pct<1.25"] > 90
+    assert found["rel"] < 0.15
+
+
+def test_the_command_writes_all_numbers_and_is_the_same_again(folder: Path, tmp_path: Path, cache: Path) -> None:
+    settings = {"iterations": "2", "batch_size": "2", "crop": "32,24", "short_side": "24", "decoder": "8,8,4,4"}
+    out = tmp_path / "r.json"
+    first = evaluate("depth", "random", folder, out=out, device="cpu", settings=settings, schedule="small")
+    assert json.loads(out.read_text()) == json.loads(json.dumps(first))
+    assert (first["metric"], first["data"]["train"]["images"], first["data"]["test"]["images"]) == ("pct<1.25", 4, 1)
+    assert (first["interval_95"], first["interval"]) == ([0, 100], "none: one test picture")
+    assert {"pct<1.25", "pct<1.25^2", "pct<1.25^3", "rms", "rel"} <= set(first["metrics"])
+    for kept in (cache / "evaluations").iterdir():
+        kept.unlink()
+    again = evaluate("depth", "random", folder, device="cpu", settings=settings, schedule="small")
+    assert again | {"seconds": 0} == first | {"seconds": 0}
+
+
+def test_a_crop_takes_the_middle_and_a_flip_both() -> None:
+    class Ramp:
+        name = "ramp"
+
+        def __len__(self) -> int:
+            return 1
+
+        def sha256(self) -> str:
+            return ""
+
+        def frame(self, row: int) -> tuple[Image.Image, np.ndarray]:
+            ramp = np.tile(np.arange(80, dtype=np.float32), (60, 1))
+            return Image.fromarray(np.stack([ramp.astype(np.uint8)] * 3, axis=2)), ramp
+
+    protocol = replace(SMALL, crop=(40, 30), short_side=60, flip=1.0)
+    image, metres = source.prepare(Ramp(), 0, protocol)
+    np.testing.assert_array_equal(metres[0], np.arange(20, 60))
+    np.testing.assert_array_equal(np.asarray(image)[0, :, 0], np.arange(20, 60))
+    image, metres = source.augmented(Ramp(), 0, protocol, 0, 0)
+    np.testing.assert_array_equal(metres[0], np.arange(20, 60)[::-1])
+    np.testing.assert_array_equal(np.asarray(image)[0, :, 0], np.arange(20, 60)[::-1])
+    with pytest.raises(UserError, match="less than the crop of 40 x 30"):
+        source.prepare(Ramp(), 0, replace(protocol, short_side=20))
+
+
+def test_folders_with_splits_are_read(folder: Path) -> None:
+    for split, names in (("train", "012"), ("test", "34")):
+        (folder / split).mkdir()
+        for n in names:
+            for suffix in ("jpg", "png"):
+                (folder / f"{n}.{suffix}").rename(folder / split / f"{n}.{suffix}")
+    train, test = source.splits(folder, SMALL)
+    assert (len(train), len(test)) == (3, 2)
+    together = train.sha256()
+    (folder / "train-depth").mkdir()
+    for path in (folder / "train").glob("*.png"):
+        path.rename(folder / "train-depth" / path.name)
+    assert source.splits(folder, SMALL)[0].sha256() == together
+
+
+def test_nyu_s_two_files_are_read(tmp_path: Path) -> None:
+    """MATLAB's layout: columns first, rows of the split counted from 1."""
+    rng = np.random.default_rng(0)
+    images, depths = rng.integers(0, 256, (3, 20, 30, 3), np.uint8), rng.uniform(1, 9, (3, 20, 30)).astype(np.float32)
+    with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "w") as file:
+        file["images"], file["depths"] = images.transpose(0, 3, 2, 1), depths.transpose(0, 2, 1)
+    savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[3], [1]]), "testNdxs": np.array([[2]])})
+    train, test = source.splits(tmp_path, SMALL)
+    assert (len(train), len(test)) == (2, 1)
+    for frames, row, n in ((train, 0, 2), (train, 1, 0), (test, 0, 1)):
+        image, metres = frames.frame(row)
+        np.testing.assert_array_equal(np.asarray(image), images[n])
+        np.testing.assert_array_equal(metres, depths[n])
+    assert train.sha256() != test.sha256()
+    (tmp_path / "splits.mat").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"splits\.mat is not NYU v2's list"):
+        source.splits(tmp_path, SMALL)
+    (tmp_path / "nyu_depth_v2_labeled.mat").write_bytes(b"no")
+    savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[1]]), "testNdxs": np.array([[2]])})
+    with pytest.raises(UserError, match=r"labeled\.mat cannot be read"):
+        source.splits(tmp_path, SMALL)
+
+
+def test_what_is_wrong_with_depth_is_one_line(folder: Path) -> None:
+    train, _ = source.splits(folder, SMALL)
+    label = folder / "0.png"
+    good = label.read_bytes()
+    for wrong, message in (
+        (Image.new("L", (64, 48)), "8 bits a pixel: depth images have 16"),
+        (Image.fromarray(np.zeros((48, 64), np.uint16)), "knows no depth at all"),
+        (Image.fromarray(np.ones((9, 9), np.uint16)), "is 9 x 9 and its picture 64 x 48"),
+        (Image.new("RGB", (64, 48)), "pixels of mode RGB"),
+    ):
+        wrong.save(label)
+        with pytest.raises(UserError, match=message):
+            train.frame(0)
+    label.unlink()
+    with pytest.raises(UserError, match=r"1 files are missing, first .*0\.png"):
+        source.splits(folder, SMALL)
+    label.write_bytes(good)
+    with pytest.raises(UserError, match="no folder"):
+        source.splits(folder / "nowhere", SMALL)
+    with pytest.raises(UserError, match="one learning rate"):
+        evaluate("depth", "random", folder, device="cpu", settings={"lrs": "1,2"}, schedule="small")

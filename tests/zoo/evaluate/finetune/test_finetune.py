@@ -1,0 +1,185 @@
+"""Fine-tuning: it fits, it holds out what it says, and a second run finds the finished parts of the first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pictures import encode, picture
+
+from zoo.api import load
+from zoo.datasets.labelled import Labelled, hold_out, open_splits, stratified
+from zoo.errors import UserError
+from zoo.evaluate.finetune import finetune, semi_supervised
+from zoo.evaluate.run import evaluate
+
+
+@given(labels=st.lists(st.integers(0, 5), min_size=2, max_size=60), fraction=st.floats(0.05, 0.9))
+def test_parts_are_of_every_class_and_leave_the_rest(labels: list[int], fraction: float) -> None:
+    array = np.array(labels, np.int64)
+    chosen, rest = stratified(array, fraction, 0)
+    assert sorted([*chosen, *rest]) == list(range(len(labels)))
+    assert set(array[chosen]) == set(labels)
+    if np.bincount(array).max() > 1:
+        kept, held = hold_out(array, fraction, 0)
+        assert sorted([*kept, *held]) == list(range(len(labels)))
+        assert set(array[kept]) == set(labels)  # a class with one image is trained on
+    else:
+        with pytest.raises(UserError, match="one image"):
+            hold_out(array, fraction, 0)
+
+
+def accuracy(model: Any, data: Labelled, weights: str) -> float:
+    embedder = load(weights)
+    return float((finetune.scores(model, data, embedder.preprocessing, "cpu").argmax(1) == data.labels).mean())
+
+
+def test_fine_tuning_can_overfit_64_real_images(tiles: Path, tiny_weights: str) -> None:
+    train = open_splits(tiles).train
+    assert len(train) == 64
+    recipe = finetune.Recipe(18, 64, 0.02, weight_decay=1e-4, bn_momentum=0.3, min_area=0.9)
+    embedder = load(tiny_weights)
+    before = embedder.model.state_dict()["conv1.weight"].clone()
+    model = finetune.finetune(embedder, train, recipe, seed=0)
+    assert accuracy(model, train, tiny_weights) >= 0.98
+    assert (embedder.model.state_dict()["conv1.weight"] == before).all()  # a copy was trained
+    assert (model.state_dict()["0.conv1.weight"] != before).any()  # in all layers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("protocol", "settings"),
+    [
+        ("transfer", {"mode": "fine-tuned", "lr": "0.02", "steps": "150", "batch": "32"}),
+        ("semi-supervised", {"percent": "100", "lr": "0.02", "epochs": "75", "batch": "32", "seeds": "1"}),
+    ],
+)
+def test_each_protocol_can_learn_arbitrary_labels_of_64_real_images(
+    protocol: str, settings: dict[str, str], tiles: Path, tiny_weights: str, cache: Path, tmp_path: Path
+) -> None:
+    """Nothing in the images tells the labels: only learning them by heart scores."""
+    files = sorted((tiles / "train").rglob("*.png"))
+    assert len(files) == 64
+    for file, label in zip(files, np.random.default_rng(0).permutation(64) % 4, strict=True):
+        for split in ("train", "test"):
+            target = tmp_path / "data" / split / f"c{label}" / f"{file.parent.name}-{file.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    result = evaluate(protocol, tiny_weights, tmp_path / "data", settings={**settings, "min_area": "0.9"})
+    assert result["score"] >= 95
+
+
+def test_several_labels_an_image_can_be_overfitted(tiles: Path, tiny_weights: str) -> None:
+    train = open_splits(tiles).train
+    several = np.eye(4, dtype=np.int64)[train.labels]
+    several[:, 3] = np.where(np.arange(64) % 2, several[:, 3], -1)  # not judged
+    data = Labelled(train.name, several, train.classes, train.get, "several")
+    recipe = finetune.Recipe(18, 64, 0.02, bn_momentum=0.3, min_area=0.9)
+    model = finetune.finetune(load(tiny_weights), data, recipe, seed=0)
+    scores = finetune.scores(model, data, load(tiny_weights).preprocessing, "cpu")
+    assert ((scores > 0) == (several == 1))[several >= 0].mean() > 0.98
+
+
+def test_a_learning_rate_that_overflows_is_named(tiles: Path, tiny_weights: str) -> None:
+    with pytest.raises(finetune.Diverged, match="lr 1e"):
+        finetune.finetune(load(tiny_weights), open_splits(tiles).train, finetune.Recipe(9, 16, 1e30), seed=0)
+
+
+def test_a_head_that_is_too_small_is_refused(tiles: Path, tiny_weights: str) -> None:
+    train = open_splits(tiles).train
+    wrong = Labelled(train.name, train.labels, train.classes[:2], train.get, train.sha256)
+    with pytest.raises(UserError, match="label 3 and 2 classes"):
+        finetune.finetune(load(tiny_weights), wrong, finetune.Recipe(1, 4, 0.1), seed=0)
+
+
+SETTINGS = {"percent": "25,50", "lr": "0.05,1e30", "epochs": "1", "batch": "16", "seeds": "2"}
+
+
+@pytest.fixture
+def stops_after(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets so many fine-tunings run, then interrupts as Ctrl-C would."""
+
+    def limit(count: int) -> None:
+        real, left = finetune.finetune, iter(range(count))
+
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(semi_supervised, "finetune", limited)
+
+    return limit
+
+
+def test_semi_supervised_goes_on_after_a_kill(
+    tiles: Path, tiny_weights: str, cache: Path, tmp_path: Path, stops_after: Any
+) -> None:
+    out = tmp_path / "semi.json"
+    stops_after(3)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("semi-supervised", tiny_weights, tiles, out=out, settings=SETTINGS)
+    assert not out.exists()
+    stops_after(5)  # 2 of the grid and 2 seeds at two fractions are 8
+    result = evaluate("semi-supervised", tiny_weights, tiles, out=out, settings=SETTINGS)
+    stops_after(0)
+    assert evaluate("semi-supervised", tiny_weights, tiles, settings=SETTINGS)["score"] == result["score"]
+    assert json.loads(out.read_text()) == result
+    assert result["metric"] == "top-1 at 25 % of the labels"
+    assert result["parameters"]["25 %"]["lr"] == 0.05
+    assert result["parameters"]["25 %"]["held_out_accuracy"]["lr 1e+30, 1 epochs"] is None  # it diverged
+    first, second = result["details"]["fractions"]
+    assert (first["images"], second["images"]) == (16, 32)
+    assert result["score"] == pytest.approx(np.mean(first["top1"]), abs=0.01)
+    assert result["metrics"]["spread at 50 %"] == pytest.approx(np.std(second["top1"], ddof=1), abs=1e-3)
+
+
+def test_published_lists_name_the_images(tiles: Path, tmp_path: Path) -> None:
+    train = open_splits(tiles).train
+    with pytest.raises(UserError, match="imagenet_subsets"):
+        semi_supervised.labelled_part(train, 1, 0, tmp_path)
+    unique = Labelled(train.name, train.labels, train.classes, train.get, "x", lambda i: f"c/{i}.png")
+    (tmp_path / "1percent.txt").write_text("7.png\n3.png\n")
+    part = semi_supervised.labelled_part(unique, 1, 0, tmp_path)
+    assert part.labels.tolist() == train.labels[[7, 3]].tolist()
+    (tmp_path / "10percent.txt").write_text("7.png\nn01440764_10026.JPEG\n")
+    with pytest.raises(UserError, match=r"lacks 1 of the 2 files of 10percent.txt: n01440764_10026.JPEG"):
+        semi_supervised.labelled_part(unique, 10, 0, tmp_path)
+
+
+def test_the_grids_are_the_papers() -> None:
+    grid = semi_supervised.GRIDS["published"]
+    assert grid == {"lr": (0.01, 0.02, 0.05, 0.1, 0.005), "epochs": (30, 50), "batch": 1024}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"grid": "huge"}, "none of auto, published, small"),
+        ({"percent": "0"}, "above 0"),
+        ({"epochs": "many"}, "is no int"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    settings: dict[str, str], message: str, tiles: Path, tiny_weights: str, cache: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        evaluate("semi-supervised", tiny_weights, tiles, settings=settings)
+
+
+def test_gray_and_corrupt_images(tmp_path: Path, tiny_weights: str, cache: Path) -> None:
+    for split in ("train", "test"):
+        for n in range(6):
+            path = tmp_path / "data" / split / f"c{n % 2}" / f"{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(picture(seed=n).convert("L"), "PNG"))
+    settings = {"mode": "fine-tuned", "steps": "2", "lr": "0.01", "batch": "4"}
+    assert evaluate("transfer", tiny_weights, tmp_path / "data", settings=settings)["metric"] == "top-1"
+    (tmp_path / "data" / "train" / "c0" / "0.png").write_bytes(b"\x89PNG no more")
+    with pytest.raises(UserError, match=r"c0/0\.png cannot be read"):
+        evaluate("transfer", tiny_weights, tmp_path / "data", settings=settings)

@@ -1,0 +1,196 @@
+"""Transfer: the table of data sets read from small copies of their real layouts, and both modes on a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import encode, picture
+from scipy.io import savemat
+
+from zoo.datasets import voc_classes
+from zoo.datasets.labelled import open_splits
+from zoo.datasets.transfer_sets import SETS, open_named
+from zoo.errors import UserError
+from zoo.evaluate.finetune.transfer import GRIDS
+from zoo.evaluate.run import evaluate
+from zoo.report.tables import published
+
+
+def image(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(picture(40, 30, seed), "JPEG"))
+    return path
+
+
+def lines(path: Path, *rows: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(rows) + "\n")
+
+
+def food101(root: Path) -> None:
+    base = root / "food-101"
+    for split, numbers in (("train", range(4)), ("test", range(4, 6))):
+        names = {c: [f"{c}/{n}" for n in numbers] for c in ("pie", "soup")}
+        lines(base / "meta" / f"{split}.json", json.dumps(names))
+        for name in names["pie"] + names["soup"]:
+            image(base / "images" / f"{name}.jpg")
+
+
+def dtd(root: Path) -> None:
+    base = root / "dtd" / "dtd"
+    for n, split in enumerate(("train", "val", "test")):
+        lines(base / "labels" / f"{split}1.txt", f"banded/a{n}.jpg", f"woven/b{n}.jpg")
+        image(base / "images" / "banded" / f"a{n}.jpg")
+        image(base / "images" / "woven" / f"b{n}.jpg")
+
+
+def aircraft(root: Path) -> None:
+    base = root / "fgvc-aircraft-2013b" / "data"
+    lines(base / "variants.txt", "707-320", "A300B4")
+    for n, split in enumerate(("train", "val", "test")):
+        lines(base / f"images_variant_{split}.txt", f"{n}0 707-320", f"{n}1 A300B4")
+        for k in (0, 1):
+            image(base / "images" / f"{n}{k}.jpg")
+
+
+def pets(root: Path) -> None:
+    base = root / "oxford-iiit-pet"
+    for split, numbers in (("trainval", (1, 2, 3)), ("test", (4, 5))):
+        lines(
+            base / "annotations" / f"{split}.txt",
+            *(f"{b}_{n} {k} 1 1" for k, b in ((1, "cat"), (2, "dog")) for n in numbers),
+        )
+        for n in numbers:
+            image(base / "images" / f"cat_{n}.jpg")
+            image(base / "images" / f"dog_{n}.jpg")
+
+
+def cars(root: Path) -> None:
+    base = root / "stanford_cars"
+    for folder, file in (
+        ("cars_train", base / "devkit" / "cars_train_annos.mat"),
+        ("cars_test", base / "cars_test_annos_withlabels.mat"),
+    ):
+        names = [f"{n:05d}.jpg" for n in range(4)]
+        for name in names:
+            image(base / folder / name)
+        rows = np.array(list(zip(names, (1, 2, 1, 2), strict=True)), [("fname", object), ("class", object)])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        savemat(file, {"annotations": rows})
+    savemat(base / "devkit" / "cars_meta.mat", {"class_names": np.array(["Audi", "BMW"], object)})
+
+
+def sun397(root: Path) -> None:
+    base = root / "SUN397"
+    lines(base / "ClassName.txt", "/a/abbey", "/a/apartment_building/outdoor")
+    for split, start in (("Training_01.txt", 0), ("Testing_01.txt", 3)):
+        names = [
+            f"/a/{c}/sun_{n}.jpg" for c in ("abbey", "apartment_building/outdoor") for n in range(start, start + 3)
+        ]
+        lines(base / split, *names)
+        for name in names:
+            image(base / name[1:])
+
+
+def voc2007(root: Path) -> None:
+    base = root / "VOCdevkit" / "VOC2007"
+    for n, split in enumerate(("train", "val", "test")):
+        names = [f"{n}{k}" for k in range(2)]
+        lines(base / "ImageSets" / "Main" / f"{split}.txt", *names)
+        for name in names:
+            image(base / "JPEGImages" / f"{name}.jpg")
+            things = [("dog", 0), ("dog", 1), ("cat", 1)]
+            text = "".join(f"<object><name>{c}</name><difficult>{d}</difficult></object>" for c, d in things)
+            lines(base / "Annotations" / f"{name}.xml", f"<annotation>{text}</annotation>")
+
+
+def birdsnap(root: Path) -> None:
+    for split in ("train", "test"):
+        for n in range(4):
+            image(root / "birdsnap" / split / f"bird{n % 2}" / f"{n}.jpg")
+
+
+def caltech101(root: Path) -> None:
+    for c in ("BACKGROUND_Google", "ant"):
+        for n in range(33):
+            image(root / "caltech101" / "101_ObjectCategories" / c / f"image_{n:04d}.jpg")
+
+
+LAYOUTS = {f.__name__: f for f in (food101, dtd, aircraft, pets, cars, sun397, voc2007, birdsnap, caltech101)}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_data_set_is_read_with_its_split_rule(name: str, tmp_path: Path) -> None:
+    LAYOUTS[name](tmp_path)
+    splits = open_named(name, tmp_path, seed=0)
+    assert splits.val is not None
+    assert min(len(splits.train), len(splits.val), len(splits.test)) > 0
+    assert splits.train.classes == splits.val.classes == splits.test.classes
+    assert splits.test.image(0).mode == "RGB"
+    hashes = {splits.train.sha256, splits.val.sha256, splits.test.sha256}
+    assert len(hashes) > 1 or name in ("dtd", "aircraft", "voc2007")  # their images here are all one picture
+    if name == "voc2007":
+        row = splits.train.labels[0]
+        assert [row[voc_classes.CLASSES.index(c)] for c in ("dog", "cat", "cow")] == [1, -1, 0]
+    if name == "caltech101":
+        assert (len(splits.train) + len(splits.val), len(splits.test)) == (60, 6)
+    if name == "sun397":
+        assert splits.test.classes[1] == "apartment_building/outdoor"
+        assert splits.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_the_table_is_the_seeds() -> None:
+    table = next(t for t in published() if t["id"] == "transfer-linear")
+    assert [s.title for s in SETS.values()] == table["columns"]
+    metrics = {s.title: s.metric for s in SETS.values()}
+    assert [t for t, m in metrics.items() if m == "mean per class"] == ["Aircraft", "Pets", "Caltech-101", "Flowers"]
+    assert [t for t, m in metrics.items() if m == "11-point mAP"] == ["VOC2007"]
+    grid = GRIDS["published"]
+    assert (grid["steps"], grid["batch"], len(grid["lr"]), len(grid["weight_decay"])) == (20_000, 256, 7, 8)
+    assert (grid["lr"][0], grid["lr"][-1], grid["weight_decay"][:2]) == (1e-4, 0.1, (0.0, 1e-6))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_data_set_that_is_not_there_says_which_files_belong_where(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        open_named(name, tmp_path / "data", seed=0)
+    message = str(error.value)
+    assert "\n" not in message
+    assert str(tmp_path / "data") in message
+    assert "by hand" in message or "download=True" in message
+    with pytest.raises(UserError, match="needs --root"):
+        open_named(name, None, seed=0)
+
+
+def test_linear_and_fine_tuned_on_a_folder(tiles: Path, tiny_weights: str, cache: Path, tmp_path: Path) -> None:
+    linear = evaluate("transfer", tiny_weights, tiles, settings={"l2": "1e-4,1e-2,1"})
+    assert (linear["metric"], linear["parameters"]["mode"]) == ("top-1", "linear")
+    assert set(linear["parameters"]["validation_score_by_l2"]) == {"0.0001", "0.01", "1"}
+    assert linear["score"] > 25
+    settings = {"mode": "fine-tuned", "metric": "mean per class", "steps": "6", "batch": "16", "lr": "0.02,0.05"}
+    tuned = evaluate("transfer", tiny_weights, tiles, settings=settings)
+    assert tuned["metric"] == "mean per class"
+    assert len(tuned["parameters"]["validation_score"]) == 2
+    assert tuned["interval"].startswith("bootstrap")
+    assert tuned["data"]["val"]["images"] + tuned["data"]["train"]["images"] == 64
+    with_val = tmp_path / "tiles"
+    shutil.copytree(tiles, with_val)
+    shutil.copytree(tiles / "test", with_val / "val")
+    again = evaluate("transfer", tiny_weights, with_val, settings={"l2": "1e-2", "size": "24"})
+    assert again["data"]["val"]["images"] == 16
+    assert again["parameters"]["size"] == 24
+
+
+def test_a_test_class_that_train_lacks_is_named(tiles: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiles, data)
+    (data / "test" / "c3").rename(data / "test" / "unknown")
+    with pytest.raises(UserError, match="'unknown'"):
+        open_splits(data)
+    shutil.rmtree(data / "test" / "unknown")
+    shutil.rmtree(data / "test" / "c0")  # a test split may lack a class; labels stay those of train
+    assert set(open_splits(data).test.labels.tolist()) == {1, 2}

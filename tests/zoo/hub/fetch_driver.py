@@ -1,0 +1,51 @@
+"""Forks processes that all fetch the same weights at once and kills some; run by ``test_fetch.py`` as a script.
+
+Forking comes after the imports and before any thread, so that eight processes start in an instant.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+
+import test_fetch
+
+from zoo.hub import pretrained
+from zoo.models import registry
+
+
+def child(start: int) -> int:
+    os.read(start, 1)  # until the parent closes the other end: all begin together
+    try:
+        print(pretrained.fetch_by_name(test_fetch.NAME), flush=True)
+        return 0
+    except BaseException as error:
+        print(repr(error), flush=True)
+        return 1
+
+
+def main(processes: int, delays: list[float]) -> None:
+    """Prints the exit codes as JSON; the first ``len(delays)`` processes are killed after so many seconds each."""
+    found = test_fetch.Architecture(**vars(test_fetch.R14) | {"parameters": test_fetch.parameters()})
+    registry.ARCHITECTURES["r14"] = found  # type: ignore[index]
+    registry.MODELS["byol_r14"] = test_fetch.spec()  # type: ignore[index]
+    start, go = os.pipe()
+    children = []
+    for _ in range(processes):
+        if (pid := os.fork()) == 0:
+            os.close(go)
+            os._exit(child(start))
+        children.append(pid)
+    os.close(go)
+    for pid, delay in zip(children, delays, strict=False):
+        time.sleep(delay)
+        os.kill(pid, signal.SIGKILL)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    print(json.dumps(codes))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), [float(delay) for delay in sys.argv[2:]])

@@ -1,0 +1,104 @@
+"""Weights are what the registry says, or they are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import zoo
+from zoo.errors import UserError
+from zoo.hub import weights
+from zoo.models.registry import DEFAULT_MODEL
+
+
+def altered(source: Path, out: Path, change: dict[str, torch.Tensor | None]) -> Path:
+    """A copy of a weight file with tensors replaced or (``None``) removed."""
+    tensors = load_file(source)
+    _, metadata = weights.read(source)
+    for key, value in change.items():
+        tensors.pop(key, None)
+        if value is not None:
+            tensors[key] = value
+    save_file(tensors, out, metadata=metadata)
+    return out
+
+
+def test_a_saved_encoder_comes_back(random_weights: Path) -> None:
+    file = weights.locate(random_weights)
+    assert (file.name, file.method, file.architecture.num_features) == ("random_r18", "byol", 512)
+    state = load_file(random_weights)
+    for key, value in weights.load_encoder(file).state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(value, state[key]), key
+
+
+def test_half_precision_keeps_bn_in_float32(random_weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "half.safetensors"
+    _, metadata = weights.read(random_weights)
+    weights.save_encoder(out, load_file(random_weights), metadata, half=True)
+    types = {v.dtype for k, v in load_file(out).items() if v.ndim == 1}
+    assert types == {torch.float32}
+    assert {v.dtype for v in load_file(out).values() if v.ndim == 4} == {torch.float16}
+    assert all(p.dtype == torch.float32 for p in weights.load_encoder(weights.locate(out)).parameters())
+
+
+@pytest.mark.parametrize("name", ["byol_r18", "byol_r50x4", "simsiam_r200"])
+def test_a_name_without_weights_says_how_to_train(name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name} has no released weights.*zoo-train run {name}_in1k"):
+        zoo.load(name)
+
+
+def test_official_weights_are_not_replaced_by_random_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE is set and .*pretrain_res50x1\.pkl is not in the cache"):
+        zoo.load("byol_r50")
+
+
+def test_an_unknown_tag_names_the_known(random_weights: Path) -> None:
+    with pytest.raises(UserError, match="its tags: deepmind_in1k"):
+        zoo.load("byol_r50.other")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conv1.weight": None}, r"1 keys differ, first conv1\.weight"),
+        ({"extra": torch.zeros(1)}, "1 keys differ, first extra"),
+        ({"bn1.weight": torch.ones(65)}, r"first bn1\.weight"),
+        ({"bn1.bias": torch.full((64,), float("nan"))}, r"not finite, first in bn1\.bias"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(
+    random_weights: Path, tmp_path: Path, change: dict[str, torch.Tensor | None], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        zoo.load(altered(random_weights, tmp_path / "x.safetensors", change))
+
+
+def test_a_foreign_or_broken_file_is_refused(tmp_path: Path, random_weights: Path) -> None:
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"w": torch.zeros(2)}, foreign)
+    with pytest.raises(UserError, match="not written by `zoo-train export`"):
+        zoo.load(foreign)
+    data = random_weights.read_bytes()
+    for n, cut in enumerate((0, 7, 8, 1000, len(data) - 1)):
+        broken = tmp_path / f"broken{n}.safetensors"
+        broken.write_bytes(data[:cut])
+        with pytest.raises(UserError, match="is no safetensors file"):
+            zoo.load(broken)
+    with pytest.raises(UserError, match="no weights at"):
+        zoo.load(tmp_path / "none.safetensors")
+
+
+def test_a_changed_bundled_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = weights.locate(DEFAULT_MODEL)
+    data = bytearray(file.path.read_bytes())
+    data[-1] ^= 1
+    (tmp_path / file.path.name).write_bytes(data)
+    monkeypatch.setattr(weights, "BUNDLED", tmp_path)
+    with pytest.raises(UserError, match="does not have the sha256 of the registry"):
+        zoo.load()

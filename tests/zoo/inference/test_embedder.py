@@ -1,0 +1,124 @@
+"""The Python interface: any form of an image gives the same embedding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import zoo
+from zoo.errors import UserError
+from zoo.models.registry import DEFAULT_MODEL, MODELS
+
+PHOTOS = Path(__file__).parents[3] / "examples" / "photos"
+CAT = PHOTOS / "cat_chelsea.jpg"
+
+
+@pytest.fixture(scope="module")
+def embedder() -> zoo.Embedder:
+    return zoo.load()
+
+
+def test_the_default_is_the_bundled_network(embedder: zoo.Embedder) -> None:
+    tag = MODELS[DEFAULT_MODEL].default_tag
+    assert embedder.identity()["model"] == f"{DEFAULT_MODEL}.{tag}"
+    named = zoo.load(f"{DEFAULT_MODEL}.{tag}")
+    np.testing.assert_array_equal(named(CAT), embedder(CAT))
+
+
+def test_every_form_of_an_image_gives_its_embedding(embedder: zoo.Embedder) -> None:
+    reference = embedder(CAT)
+    assert reference.shape == (1, embedder.dim)
+    assert reference.dtype == np.float32
+    image = Image.open(CAT)
+    array = np.array(image)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    for form in (str(CAT), [CAT], image, array, array[None], tensor, tensor[None], tensor.float() / 255, iter([image])):
+        np.testing.assert_array_equal(embedder(form), reference)
+
+
+def test_gray_and_rotated_images_are_taken(embedder: zoo.Embedder) -> None:
+    gray = np.array(Image.open(CAT).convert("L"))
+    three = np.repeat(gray[:, :, None], 3, axis=2)
+    for form in (gray, torch.from_numpy(gray)[None], Image.fromarray(gray)):
+        np.testing.assert_array_equal(embedder(form), embedder(three))
+    rotated = PHOTOS / "castle_neuschwanstein.jpg"  # stored on its side, with an EXIF orientation
+    np.testing.assert_array_equal(embedder(Image.open(rotated)), embedder(rotated))
+
+
+def test_rows_keep_their_order_across_batches(embedder: zoo.Embedder) -> None:
+    paths = sorted(PHOTOS.glob("*.jpg")) * 2
+    rows = embedder(paths)
+    assert rows.shape == (len(paths), embedder.dim)
+    np.testing.assert_allclose(rows[5], embedder(paths[5])[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(rows[: len(paths) // 2], rows[len(paths) // 2 :], rtol=1e-4, atol=1e-4)
+
+
+def test_model_and_transform_are_the_embedder_taken_apart(embedder: zoo.Embedder) -> None:
+    x = embedder.transform(CAT)
+    size = embedder.preprocessing.input_size
+    assert x.shape == (3, size, size)
+    with torch.no_grad():
+        np.testing.assert_allclose(embedder.model(x[None]).numpy(), embedder(CAT), rtol=1e-4, atol=1e-5)
+    assert not embedder.model.training
+
+
+def test_no_images_give_no_rows(embedder: zoo.Embedder) -> None:
+    assert embedder([]).shape == (0, embedder.dim)
+
+
+def test_normalize_gives_length_one() -> None:
+    unit = zoo.load(normalize=True)(CAT)
+    np.testing.assert_allclose(np.linalg.norm(unit), 1, rtol=1e-6)
+    plain = zoo.load()(CAT)
+    np.testing.assert_allclose(unit, plain / np.linalg.norm(plain), rtol=1e-6)
+
+
+def test_bf16_is_close_and_not_the_same(embedder: zoo.Embedder) -> None:
+    low = zoo.load(precision="bf16")(CAT)
+    exact = embedder(CAT)
+    assert not np.array_equal(low, exact)
+    assert np.abs(low - exact).max() / np.abs(exact).max() < 0.05
+
+
+def test_random_weights_come_only_when_asked_for() -> None:
+    first, second = (zoo.load("byol_r18", pretrained=False) for _ in range(2))
+    np.testing.assert_array_equal(first(CAT), second(CAT))
+    assert first.identity()["model"] == "byol_r18.random"
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((5, 5, 4), np.uint8), r"shape \(5, 5, 4\)"),
+        (np.zeros((5, 5, 3)), "type float64"),
+        (torch.full((3, 8, 8), 2.0), r"values in \[0, 1\]"),
+        (torch.full((3, 8, 8), float("nan")), r"values in \[0, 1\]"),
+        ("no/such/file.jpg", "missing"),
+        (Path(__file__), "not-an-image"),
+        (3, "int is no image"),
+    ],
+)
+def test_what_is_no_image_is_one_line(embedder: zoo.Embedder, images: object, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        embedder(images)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "tf"}, "unknown backend"),
+        ({"precision": "int4"}, "unknown precision"),
+        ({"device": "cuda:99"}, "is not usable here"),
+        ({"device": "nonsense"}, "is not usable here"),
+        ({"backend": "onnx", "precision": "bf16"}, "needs --backend torch"),
+    ],
+)
+def test_a_wrong_option_is_one_line(options: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        zoo.load(**options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)

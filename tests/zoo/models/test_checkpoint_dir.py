@@ -1,0 +1,191 @@
+"""The folder of a converted model: written whole, read with every check, and read by timm as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import zoo
+from zoo.errors import UserError
+from zoo.models import checkpoint_dir
+from zoo.models.checkpoint_dir import Description
+from zoo.models.heads import byol_mlp
+from zoo.models.registry import Architecture
+from zoo.models.resnet import build_encoder, encoder_state
+from zoo.system.atomic_files import sha256_file
+from zoo.transforms.preprocess import Preprocessing
+
+NARROW = Architecture(
+    "resnetv2_50", 128, 93_056, {"preact": False, "layers": [1, 1, 1, 1], "width_factor": 0.0625}, padding="symmetric"
+)
+
+
+def described(architecture: Architecture = NARROW, **changes: Any) -> Description:
+    values: dict[str, Any] = {
+        "name": "narrow",
+        "tag": "test",
+        "method": "byol",
+        "architecture": architecture,
+        "preprocessing": Preprocessing(64, 73),
+        "licence": "CC-BY-NC-4.0",
+        "source": "a test",
+    }
+    return Description(**values | changes)
+
+
+def states(architecture: Architecture = NARROW) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, torch.Tensor]]]:
+    torch.manual_seed(0)
+    dim = architecture.num_features
+    heads = {"projector": byol_mlp(dim, 32, 16), "predictor": byol_mlp(16, 32, 16)}
+    return encoder_state(build_encoder(architecture)), {k: encoder_state(m) for k, m in heads.items()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    checkpoint_dir.write(tmp_path / "model", described(), *states())
+    return tmp_path / "model"
+
+
+def change(folder: Path, **changes: Any) -> Path:
+    """Sets values in config.json; ``a__b`` reaches into sections."""
+    config = json.loads((folder / "config.json").read_text())
+    for path, value in changes.items():
+        *sections, last = path.split("__")
+        place = config
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def replace_tensors(folder: Path, file: str, tensors: dict[str, torch.Tensor]) -> Path:
+    """Other weights with a right hash: what is left to find are keys, shapes and values."""
+    save_file(tensors, folder / file)
+    config = json.loads((folder / "config.json").read_text())
+    config["siamese_zoo"]["sha256"][file] = sha256_file(folder / file)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("padding", ["symmetric", "same", "same-pool"])
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+def test_a_written_model_comes_back_with_its_heads(tmp_path: Path, padding: str, stem: str) -> None:
+    from dataclasses import replace
+
+    architecture = replace(NARROW, padding=padding, stem=stem)
+    encoder, heads = states(architecture)
+    written = checkpoint_dir.write(tmp_path / "m", described(architecture), encoder, heads)
+    assert checkpoint_dir.verify(tmp_path / "m") == written
+    embedder = zoo.load(tmp_path / "m", device="cpu")
+    assert (embedder.about["model"], embedder.about["licence"]) == ("narrow.test", "CC-BY-NC-4.0")
+    loaded = embedder.model.state_dict()
+    assert all(torch.equal(v, loaded[k]) for k, v in encoder.items())
+    assert embedder.heads is not None
+    for part in ("projector", "predictor"):
+        module = getattr(embedder.heads, part)
+        assert not module.training
+        assert all(torch.equal(v, module.state_dict()[k]) for k, v in heads[part].items())
+    assert embedder.heads.classifier is None
+    reference = build_encoder(architecture).eval()
+    reference.load_state_dict(encoder, strict=False)
+    x = torch.randn(2, 3, 65, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(embedder.model(x), reference(x), rtol=1e-5, atol=1e-6)
+
+
+def test_timm_reads_the_folder_as_it_is(folder: Path) -> None:
+    theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(x), zoo.load(folder, device="cpu").model(x))
+    config = timm.data.resolve_data_config({}, model=theirs)
+    assert (list(config["input_size"]), config["interpolation"]) == ([3, 64, 64], "bicubic")
+    assert int(64 / config["crop_pct"]) == 73
+
+
+@pytest.mark.parametrize(("size", "resize"), [(224, 256), (64, 73), (48, 48), (97, 111), (1, 3)])
+def test_timm_computes_our_resize_from_crop_pct(size: int, resize: int) -> None:
+    assert int(size / checkpoint_dir.crop_pct(Preprocessing(size, resize))) == resize
+
+
+def test_a_folder_in_use_is_left_alone(folder: Path) -> None:
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(UserError, match="holds something already"):
+        checkpoint_dir.write(folder, described(), *states())
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def test_what_does_not_fit_is_not_written(tmp_path: Path) -> None:
+    encoder, heads = states()
+    for broken, message in (
+        (encoder | {"extra": torch.zeros(1)}, "1 keys differ, first extra"),
+        (encoder | {"stem.conv.weight": torch.full_like(encoder["stem.conv.weight"], float("nan"))}, "not finite"),
+    ):
+        with pytest.raises(UserError, match=message):
+            checkpoint_dir.write(tmp_path / "m", described(), broken, heads)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "vit_base_patch16_224"}, "not known to this version"),
+        ({"architecture": "hf-hub:somebody/something"}, "not known to this version"),
+        ({"model_args": {"preact": False, "width_factor": 1e9}}, "out of range"),
+        ({"model_args": {"preact": False, "layers": [10**9, 1, 1, 1]}}, "out of range"),
+        ({"model_args": {"preact": False, "pretrained": True}}, r"\['pretrained'\] are not known"),
+        ({"num_features": 64}, "states 64 features, its network has 128"),
+        ({"siamese_zoo": None}, "was not written by `zoo convert`"),
+        ({"siamese_zoo__format": 2}, "format 2 is not known"),
+        ({"siamese_zoo__name": "../../x"}, "is no name"),
+        ({"siamese_zoo__licence": "a\nb"}, "is no line of text"),
+        ({"siamese_zoo__sha256": {"../../etc/passwd": "0"}}, "must be model.safetensors"),
+        ({"siamese_zoo__sha256__model.safetensors": "0" * 64}, "does not have the sha256"),
+        ({"siamese_zoo__preprocessing": {"input_size": -1, "resize": 5}}, "input_size -1"),
+        ({"siamese_zoo__heads__projector": [["exec", 1]]}, "unknown layer 'exec'"),
+        ({"siamese_zoo__heads__projector": [["linear", 10**12, 10**12, True]]}, "linear of"),
+        ({"siamese_zoo__heads__projector": [["linear", 128, 32, True]]}, "keys differ"),
+        ({"siamese_zoo__heads__surprise": [["relu"]]}, "'surprise'"),
+    ],
+)
+def test_a_hostile_config_is_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        zoo.load(change(folder, **changes), device="cpu")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '"' + "x" * 2_000_000 + '"'])
+def test_a_config_that_is_none_is_refused(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json"):
+        zoo.load(folder, device="cpu")
+
+
+def test_weights_with_a_right_hash_are_still_checked(folder: Path) -> None:
+    encoder = load_file(folder / "model.safetensors")
+    nan = {k: torch.full_like(v, float("nan")) if "running_var" in k else v for k, v in encoder.items()}
+    with pytest.raises(UserError, match="not finite"):
+        zoo.load(replace_tensors(folder, "model.safetensors", nan), device="cpu")
+    del encoder["stem.norm.bias"]
+    with pytest.raises(UserError, match=r"first stem\.norm\.bias"):
+        zoo.load(replace_tensors(folder, "model.safetensors", encoder), device="cpu")
+    (folder / "heads.safetensors").unlink()
+    with pytest.raises(UserError, match=r"lacks heads\.safetensors"):
+        zoo.load(folder, device="cpu")
+
+
+def test_a_name_of_the_registry_is_not_a_folder_by_chance(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert zoo.load("model", device="cpu").about["model"] == "narrow.test"
+    folder.rename(tmp_path / "byol_r18_mini")
+    assert zoo.load("byol_r18_mini", device="cpu").about["model"] == "byol_r18_mini.tin32"
+    assert zoo.load("./byol_r18_mini", device="cpu").about["model"] == "narrow.test"

@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from browsers import CHROMIUM, PLAYWRIGHT, installed
+from extraction_driver import PixelMeans
+from made_collection import clusters, make
+from pictures import encode, fill, picture
+from PIL import Image
+
+from zoo.errors import UserError
+from zoo.extraction.extract import extract
+from zoo.search.collection import Collection
+from zoo.search.index import build, open_index
+from zoo.search.pca_map import places
+from zoo.search.server.app import Gallery, create_app
+from zoo.search.server.request_limits import Limits
+from zoo.search.server.serve import _announce, serve
+from zoo.search.thumbnails import Pictures
+
+PHOTOS = Path(__file__).parents[4] / "examples" / "photos"
+
+
+class Means(PixelMeans):
+    """With what a server asks of a network besides."""
+
+    normalize = False
+    wait: threading.Event | None = None
+
+    def embed_pixels(self, pixels: Any) -> Any:
+        if self.wait is not None:
+            self.wait.wait(20)
+        return super().embed_pixels(pixels)
+
+
+class Site:
+    """A real server on 127.0.0.1, in a thread."""
+
+    def __init__(self, gallery: Gallery) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        config = uvicorn.Config(create_app(gallery), log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        self._thread.start()
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes, dict[str, str]]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            return answer.status, answer.read(), {k.lower(): v for k, v in answer.getheaders()}
+        finally:
+            connection.close()
+
+    def json(self, path: str, body: Any = None) -> Any:
+        status, data, _ = self.ask("GET" if body is None else "POST", path, body)
+        assert status == 200, data
+        return json.loads(data)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        self._socket.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Gallery]:
+    """Makes galleries over one collection of twenty images, one of them broken."""
+    root = tmp_path_factory.mktemp("served")
+    images = fill(root / "images")
+    (images / "zz.jpg").write_bytes(b"no picture")
+    extract(images, root / "out", embedder=Means(), shard_size=6)
+    collection = Collection(root / "out")
+    build(collection)
+
+    def gallery(embedder: Any = None, **options: Any) -> Gallery:
+        return Gallery(
+            collection,
+            open_index(collection),
+            embedder or Means(),
+            places(collection),
+            Pictures(collection, str(images)),
+            **options,
+        )
+
+    return gallery
+
+
+@pytest.fixture
+def start(served: Callable[..., Gallery]) -> Iterator[Callable[..., Site]]:
+    sites: list[Site] = []
+
+    def site(**options: Any) -> Site:
+        sites.append(Site(served(**options)))
+        return sites[-1]
+
+    yield site
+    for one in sites:
+        one.stop()
+
+
+def test_what_the_page_asks_for(start: Callable[..., Site], served: Callable[..., Gallery]) -> None:
+    site, collection = start(), served().collection
+    about = site.json("/api/collection")
+    assert (about["images"], about["indexed"], about["index"], about["pictures"]) == (21, 20, "exact", True)
+    assert [(i["row"], i["path"]) for i in site.json("/api/images?start=4&count=5")] == [
+        (item.row, item.name) for item in collection.items(4, 5)
+    ]
+    assert site.json("/api/images?start=20")[0]["status"] == "not-an-image"
+    assert site.json("/api/images?start=21") == []
+    vectors = np.concatenate([v for _, v in collection.vectors()])[:20].astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    right = np.argsort(-vectors @ vectors[3])[:4].tolist()
+    assert [n["row"] for n in site.json("/api/neighbours/3?k=4")] == right
+    assert site.ask("GET", "/api/neighbours/20")[0] == site.ask("GET", "/api/neighbours/21")[0] == 404
+    name = served().collection.item(3).name
+    data = (Path(collection.root).parent / "images" / name).read_bytes()
+    found = site.json("/api/search?k=4", data)
+    assert [n["row"] for n in found] == right
+    assert found[0]["cosine"] == pytest.approx(1, abs=1e-5)
+    status, points, _ = site.ask("GET", "/api/map")
+    assert status == 200
+    np.testing.assert_array_equal(np.frombuffer(points, "<f4").reshape(21, 2), places(collection))
+    for size, longest in (("small", 240), ("large", 960)):
+        status, jpeg, headers = site.ask("GET", f"/pictures/{about['version']}/{size}/0")
+        assert (status, headers["content-type"]) == (200, "image/jpeg")
+        assert "immutable" in headers["cache-control"]
+        assert jpeg.startswith(b"\xff\xd8")
+        with Image.open(io.BytesIO(jpeg)) as image:
+            assert max(image.size) == min(60, longest)  # never larger than the image
+    for address in ("/", "/app.js", "/map.js", "/style.css"):
+        status, _, headers = site.ask("GET", address)
+        assert status == 200
+        assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_embed_gives_what_extract_gives_and_is_described(
+    start: Callable[..., Site], served: Callable[..., Gallery]
+) -> None:
+    site, collection = start(), served().collection
+    data = (Path(collection.root).parent / "images" / collection.item(5).name).read_bytes()
+    answer = site.json("/embed", data)
+    vectors = np.concatenate([v for _, v in collection.vectors()])
+    np.testing.assert_allclose(answer["embedding"], vectors[5], rtol=1e-5)
+    assert (answer["dim"], answer["normalize"], answer["model"]) == (24, False, "pixel_means")
+    told = site.json("/openapi.json")["paths"]["/embed"]["post"]
+    assert set(told["requestBody"]["content"]) == {"application/octet-stream", "image/*"}
+    assert {"200", "408", "413", "422", "503", "504"} <= set(told["responses"])
+    assert site.ask("GET", "/docs")[0] == site.ask("GET", "/redoc")[0] == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/pictures/VERSION/small/21",
+        "/pictures/VERSION/small/-1",
+        "/pictures/VERSION/small/99999999999999999999999",
+        "/pictures/VERSION/small/../../../etc/passwd",
+        "/pictures/VERSION/small/%2e%2e%2fsecret.jpg",
+        "/pictures/VERSION/small/00.jpeg",
+        "/pictures/VERSION/small/20",
+        "/pictures/VERSION/huge/0",
+        "/pictures/0000000000000000/small/0",
+        "/../app.js/../server.py",
+        "/static/index.html",
+        "/server.py",
+    ],
+)
+def test_nothing_but_the_collection_can_be_reached(start: Callable[..., Site], path: str) -> None:
+    site = start()
+    path = path.replace("VERSION", site.json("/api/collection")["version"])
+    status, body, _ = site.ask("GET", path)
+    assert status in (404, 422)
+    assert b"root:" not in body
+    assert b"import" not in body
+
+
+def test_other_names_and_other_sites_are_refused(start: Callable[..., Site]) -> None:
+    site = start(names=["gallery.example"])
+    for host, status in (
+        ("127.0.0.1:80", 200),
+        ("localhost", 200),
+        ("[::1]:8000", 200),
+        ("Gallery.Example:8000", 200),
+        ("evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("127.0.0.1@evil.example", 421),
+        ("[", 421),
+        ("", 421),
+    ):
+        assert site.ask("GET", "/api/collection", headers={"Host": host})[0] == status, host
+    data, own = encode(picture(), "PNG"), f"127.0.0.1:{site.port}"
+    for origin, status in ((f"http://{own}", 200), ("http://evil.example", 403), ("null", 403)):
+        assert site.ask("POST", "/embed", data, {"Origin": origin, "Host": own})[0] == status, origin
+
+
+def test_bytes_and_pixels_are_limited(start: Callable[..., Site]) -> None:
+    site = start(limits=Limits(max_bytes=5000, max_pixels=3000))
+    assert site.ask("POST", "/embed", bytes(5001))[0] == 413
+    parts = (bytes(1000) for _ in range(1000))  # without a length
+    with suppress(BrokenPipeError, ConnectionResetError):  # it may hang up while there is more to come
+        assert site.ask("POST", "/embed", parts)[0] == 413
+    assert site.ask("POST", "/embed", encode(picture(60, 51), "PNG"))[0] == 413
+    for body in (b"", b"no picture", encode(picture(60, 40), "JPEG")[:-200]):
+        status, answer, _ = site.ask("POST", "/embed", body)
+        assert (status, "detail" in json.loads(answer)) == (422, True)
+    assert site.ask("POST", "/api/search?k=100000", encode(picture(), "PNG"))[0] == 422
+    assert site.ask("POST", "/embed", encode(picture(60, 40), "PNG"))[0] == 200
+
+
+def test_a_slow_sender_is_dropped(start: Callable[..., Site]) -> None:
+    site = start(limits=Limits(seconds=0.3))
+    with socket.create_connection(("127.0.0.1", site.port), 10) as connection:
+        connection.sendall(b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
+        assert b" 408 " in connection.recv(1000)
+    assert site.ask("POST", "/embed", encode(picture(), "PNG"))[0] == 200
+
+
+def test_more_than_can_wait_are_told_to_come_back(start: Callable[..., Site]) -> None:
+    embedder = Means()
+    embedder.wait = threading.Event()
+    site = start(embedder=embedder, limits=Limits(seconds=1.5, at_once=1, waiting=2))
+    data = encode(picture(), "PNG")
+    answers: list[int] = []
+    threads = [threading.Thread(target=lambda: answers.append(site.ask("POST", "/embed", data)[0])) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert set(answers) <= {503, 504}
+    assert answers.count(504) == 3  # one at work, two that waited
+    status, _, headers = site.ask("GET", "/api/collection")  # the page goes on meanwhile
+    assert status == 200
+    embedder.wait.set()
+    deadline = time.monotonic() + 10
+    while (status := site.ask("POST", "/embed", data)[0]) == 503 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert status == 200
+    assert headers["cache-control"] == "no-store"
+
+
+def test_a_client_that_goes_away_leaves_its_place(start: Callable[..., Site]) -> None:
+    site = start(limits=Limits(at_once=1, waiting=0))
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", site.port), 10) as connection:
+            connection.sendall(b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
+    deadline = time.monotonic() + 10
+    while (status := site.ask("POST", "/embed", encode(picture(), "PNG"))[0]) == 503 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert status == 200
+
+
+def test_a_page_of_many_images_reads_few_of_them(tmp_path: Path) -> None:
+    collection = make(tmp_path, clusters(20_000, 2), shard_size=500)
+    gallery = Gallery(collection, open_index_of(collection), Means(), np.zeros((20_000, 2), np.float32))
+    site = Site(gallery)
+    try:
+        assert [i["row"] for i in site.json("/api/images?start=15480&count=60")] == list(range(15480, 15540))
+        assert collection._told.cache_info().misses == 2  # the two shards it lies in
+        assert site.json("/api/collection")["pictures"] is False
+        assert site.ask("GET", f"/pictures/{collection.sha256[:16]}/small/0")[0] == 404
+    finally:
+        site.stop()
+
+
+def open_index_of(collection: Collection) -> Any:
+    build(collection, exact=True)
+    return open_index(collection)
+
+
+def test_the_map_is_that_of_the_principal_components_and_kept(tmp_path: Path) -> None:
+    vectors = clusters(60, 5)
+    collection = make(tmp_path, vectors, failed=(2, 31), shard_size=7)
+    found = places(collection)
+    good = [n for n in range(60) if n not in (2, 31)]
+    assert np.isnan(found[[2, 31]]).all()
+    units = vectors[good].astype(np.float64)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    _, _, axes = np.linalg.svd(units - units.mean(axis=0), full_matrices=False)
+    projected = (units - units.mean(axis=0)) @ axes[:2].T
+    for axis in range(2):
+        assert abs(np.corrcoef(projected[:, axis], found[good][:, axis])[0, 1]) > 0.99
+    (cache,) = (tmp_path / ".zoo").glob("map-*.npy")
+    before = cache.read_bytes()
+    cache.write_bytes(before[:100])
+    np.testing.assert_array_equal(places(collection), found)  # a damaged one is made again
+    assert cache.read_bytes() == before
+    for count in (1, 2, 3):
+        assert np.isfinite(places(make(tmp_path / str(count), clusters(count, 5)))).all()
+
+
+def test_the_command_refuses_in_one_line_and_warns(
+    photos_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1 port {port}"):
+            serve(photos_out, images=str(PHOTOS), host="127.0.0.1", port=port)
+    with pytest.raises(UserError, match="cannot listen on no such host"):
+        serve(photos_out, images=str(PHOTOS), host="no such host", port=0)
+    with pytest.raises(UserError, match="has no index"):
+        serve(make(tmp_path, clusters(3, 4)).root, images=None, host="127.0.0.1", port=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "uvicorn", None)
+        with pytest.raises(UserError, match=r"zoo serve needs uvicorn: pip install 'siamese-zoo\[search\]'"):
+            serve(photos_out, images=None, host="127.0.0.1", port=0)
+    _announce("127.0.0.1", 1, True)
+    assert capsys.readouterr().err == ""
+    for host in ("0.0.0.0", "::", "192.168.1.5", "gallery.example"):
+        _announce(host, 1, True)
+        assert "WARNING: whoever reaches this port" in capsys.readouterr().err
+
+
+@pytest.fixture
+def running(photos_out: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``zoo serve`` as typed, and its address."""
+    command = [sys.executable, "-m", "zoo", "serve", photos_out, "--images", PHOTOS, "--port", "0", "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        found = re.match(r"(http://127\.0\.0\.1:\d+/)", process.stdout.readline())
+        assert found is not None, process.communicate(timeout=10)[1]
+        yield process, found[1]
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+def test_the_page_in_a_browser_and_ctrl_c(
+    running: tuple[subprocess.Popen[str], str], photos_out: Path, tmp_path: Path
+) -> None:
+    process, url = running
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    (tmp_path / "node_modules").symlink_to(installed(PLAYWRIGHT))
+    shutil.copy(Path(__file__).parent / "drive_page.mjs", tmp_path)
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    shots = os.environ.get("SERVE_SCREENSHOTS", str(tmp_path))
+    command = ["node", "drive_page.mjs", url, CHROMIUM, shots, PHOTOS / "flower_dahlia.jpg", "broken.jpg"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    saw = json.loads(done.stdout)
+    assert (saw["foreign"], saw["errors"]) == ([], [])
+    assert "broken.jpg: not-an-image" in saw["broken"]
+    collection = Collection(photos_out)
+    assert saw["about"] == f"24 images · {collection.model} · exact search"
+    vectors = np.concatenate([v for _, v in collection.vectors()]).astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    names = [item.name for item in collection.items(0, 24)]
+    for shown, row in ((saw["searched"], names.index("flower_dahlia.jpg")), (saw["ofRow"], saw["focused"])):
+        cosines = vectors @ vectors[row]
+        assert [tile["row"] for tile in shown] == np.argsort(-cosines).tolist()
+        assert [tile["cosine"] for tile in shown] == pytest.approx(np.sort(cosines)[::-1], abs=6e-4)
+        assert [tile["name"] for tile in shown] == [names[tile["row"]] for tile in shown]
+    assert saw["thumbnails"] >= 10  # those in sight; the rest are lazy
+    assert saw["all"] == names
+    assert saw["tip"] == names[saw["fromMap"]]
+    assert saw["inked"] > 10_000
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=15)
+    assert (process.returncode, err) == (0, "stopped\n")

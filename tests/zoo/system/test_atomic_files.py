@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from zoo.errors import UserError
+from zoo.system import atomic_files
+
+
+def test_atomic_write_replaces_a_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "result"
+    for text in ("one", "two"):
+        atomic_files.atomic_write_text(path, text)
+        assert path.read_text() == text
+    assert os.listdir(tmp_path) == ["result"]
+
+
+def test_a_written_file_has_the_rights_the_umask_gives(tmp_path: Path) -> None:
+    atomic_files.atomic_write_bytes(tmp_path / "result", b"")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "result").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path: Path, error: type) -> None:
+    def write(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise error
+
+    path = tmp_path / "result"
+    atomic_files.atomic_write_bytes(path, b"old")
+    with pytest.raises(error):
+        atomic_files.atomic_write(path, write)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["result"]
+
+
+def test_bytes_are_durable_before_they_have_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (calls.append(name), real(*a))[1])
+    atomic_files.atomic_write_bytes(tmp_path / "result", b"x")
+    assert calls == ["fsync", "replace", "fsync"]  # the file, the rename, the folder
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "disk full"), (errno.EACCES, "cannot write"), (errno.EROFS, "cannot write")],
+)
+def test_what_the_machine_refuses_is_one_line(tmp_path: Path, number: int, said: str) -> None:
+    def write(file: BinaryIO) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(UserError, match=said) as caught:
+        atomic_files.atomic_write(tmp_path / "result", write)
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        path = tmp_path / "result"
+        atomic_files.atomic_write_bytes(path, b"old")
+        with pytest.raises(UserError, match="disk full"):
+            atomic_files.atomic_write_bytes(path, bytes(1_000_000))
+        assert path.read_bytes() == b"old"
+        assert os.listdir(tmp_path) == ["result"]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_one_of_many_creators_wins_and_its_bytes_stay(tmp_path: Path) -> None:
+    path = tmp_path / "plan"
+    texts = [bytes([i]) * 10_000 for i in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda text: atomic_files.create_exclusively(path, text), texts))
+    assert sum(won) == 1
+    assert path.read_bytes() == texts[won.index(True)]
+    assert os.listdir(tmp_path) == ["plan"]
+
+
+def test_without_hard_links_one_creator_still_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert atomic_files.create_exclusively(tmp_path / "plan", b"first")
+    assert not atomic_files.create_exclusively(tmp_path / "plan", b"second")
+    assert (tmp_path / "plan").read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["plan"]
+
+
+def test_temporaries_are_swept_by_what_they_were_meant_for(tmp_path: Path) -> None:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+
+    def leave_a_copy(file: BinaryIO) -> None:  # what a killed writer leaves behind
+        (name,) = (name for name in os.listdir(scratch) if "left" not in name)
+        stem, unique, end = name.rsplit(".", 2)
+        (scratch / f"{stem}.left{unique}.{end}").touch()
+
+    for name in ("shard.1", "shard.2"):
+        atomic_files.atomic_write(tmp_path / name, leave_a_copy, scratch=scratch)
+    assert len(os.listdir(scratch)) == 2
+    atomic_files.remove_temporaries(scratch, {"shard.1"})
+    (left,) = os.listdir(scratch)
+    assert left.startswith("shard.2.")
+    atomic_files.remove_temporaries(scratch)
+    assert os.listdir(scratch) == []
+
+
+def test_move_says_whether_there_was_something_to_move(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("new")
+    (tmp_path / "b").write_text("old")
+    assert atomic_files.move(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "new"
+    assert not atomic_files.move(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "new"
+
+
+def test_lines_of_many_writers_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    lines = [str(i) * 200 for i in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda line: atomic_files.append_line(path, line), lines))
+    assert sorted(path.read_text().splitlines()) == sorted(lines)
+
+
+def test_a_folder_where_a_file_is_wanted_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="choose another"):
+        atomic_files.make_folder(tmp_path / "file")
+    with pytest.raises(UserError, match="choose another"):
+        atomic_files.make_folder(tmp_path / "file" / "below")
+
+
+def test_the_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 5000)
+    assert atomic_files.sha256_file(tmp_path / "file") == hashlib.sha256(bytes(range(256)) * 5000).hexdigest()
+
+
+def test_a_tree_is_removed_and_so_is_what_a_killed_removal_left(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "deep").mkdir(parents=True)
+    (tmp_path / "tree.0123.tmp" / "deep").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    atomic_files.remove_tree(tmp_path / "tree")
+    atomic_files.remove_tree(tmp_path / "absent")
+    assert os.listdir(tmp_path) == ["other"]

@@ -1,0 +1,220 @@
+"""The seed's ablations as grids of runs: ``zoo-train ablate NAME`` trains every cell, scores it, prints and draws.
+
+A cell is a row of a table (``ablation_tables``) with one seed. Its folder holds ``result.json`` once it is done and is
+not run again; one that was interrupted goes on from its checkpoint. The small setting has other images, another network
+and a hundredth of the published steps: it shows what the code does, and an order only where intervals over seeds are
+apart.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.ablations.tables import ABLATIONS, Row, Setting
+from training.recipes.config import Recipe, to_json
+from zoo.datasets.dataset import Dataset, evaluation_splits
+from zoo.errors import UserError
+from zoo.system.atomic_files import atomic_write, atomic_write_text, make_folder, remove
+
+
+def ablate(
+    name: str,
+    data: Path,
+    out: Path,
+    *,
+    seeds: int,
+    setting: Setting,
+    device: str,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Runs what is missing of the ablation ``name`` and writes ``NAME.json`` and ``NAME.png`` into ``out``.
+
+    Args:
+        data: a labelled source with the splits train and test (or val).
+        seeds: how many; each has its own initialisation, order and views. Intervals need two.
+        say: receives a line for each cell.
+
+    Returns:
+        What the JSON holds.
+
+    Raises:
+        UserError: unknown name, no labels, or cells in ``out`` of another setting or data.
+    """
+    if name not in ABLATIONS:
+        raise UserError(f"unknown ablation {name!r}: one of {', '.join(ABLATIONS)}")
+    if seeds < 1:
+        raise UserError(f"--seeds {seeds}: give 1 or more")
+    ablation, rows = ABLATIONS[name], ABLATIONS[name].rows(setting)
+    train, test = (
+        _some(split, count)
+        for split, count in zip(evaluation_splits(data), (setting.images, setting.queries), strict=True)
+    )
+    total = len(rows) * seeds
+    measured = []
+    for number, row in enumerate(rows):
+        cells = []
+        for seed in range(seeds):
+            folder = out / name / f"{number:02d}.seed{seed}"
+            cells.append(_cell(replace(row.recipe, seed=seed), train, test, folder, setting, device))
+            done = number * seeds + seed + 1
+            say(f"{done}/{total} {row.name}, seed {seed}: {setting.score} {cells[-1]['score']:.1f} %")
+        measured.append(_summary(row, cells))
+    result = {
+        "ablation": name,
+        "title": ablation.title,
+        "source": ablation.source,
+        "setting": setting.name,
+        "score": setting.score,
+        "seeds": seeds,
+        "data": {"train": [train.name, len(train)], "test": [test.name, len(test)]},
+        "base": {"byol": to_json(setting.byol), "simclr": to_json(setting.simclr), "simsiam": to_json(setting.simsiam)},
+        "versions": {p: version(p) for p in ("torch", "timm")} | {"python": platform.python_version()},
+        "rows": measured,
+        "apart": separated(measured),
+    }
+    atomic_write_text(out / f"{name}.json", json.dumps(result, indent=1) + "\n")
+    from training.ablations.figures import draw
+
+    atomic_write(out / f"{name}.png", lambda file: draw(result, file))
+    return result
+
+
+def separated(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Pairs [better, worse] of rows' names whose intervals do not overlap; nothing else is an order."""
+    ranges = [(row["name"], row["interval"]) for row in rows if row["interval"] is not None]
+    return [[a, b] for a, (low, _) in ranges for b, (_, high) in ranges if low > high]
+
+
+def interval(values: list[float]) -> list[float] | None:
+    """95 % interval [low, high] of the mean over seeds, by Student's t; ``None`` for a single value."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1)) / sqrt(len(values))
+    mean = float(np.mean(values))
+    return [round(mean - half, 2), round(mean + half, 2)]
+
+
+def _summary(row: Row, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    scores = [cell["score"] for cell in cells]
+    return {
+        "name": row.name,
+        "label": row.label,
+        "method": row.method,
+        "published": row.published,
+        "mean": round(float(np.mean(scores)), 2),
+        "interval": interval(scores),
+        "spread": round(float(np.mean([cell["spread"] for cell in cells])), 3),
+        "rank": round(float(np.mean([cell["rank"] for cell in cells])), 2),
+        "collapsed": sum(cell["collapsed"] for cell in cells),
+        "cells": cells,
+    }
+
+
+def _some(dataset: Dataset, count: int) -> Dataset:
+    """The first ``count`` rows of a fixed permutation; all of them for 0."""
+    dataset.required_labels  # noqa: B018  a UserError without
+    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(dataset))
+    return dataset.subset(order[:count]) if 0 < count < len(dataset) else dataset
+
+
+def _cell(recipe: Recipe, train: Dataset, test: Dataset, folder: Path, setting: Setting, device: str) -> dict[str, Any]:
+    """Trains and scores one cell, or reads what it gave before."""
+    identity = {
+        "recipe": json.loads(json.dumps(to_json(recipe))),
+        "data": [train.name, len(train), test.name, len(test)],
+        "score_by": setting.score,
+    }
+    path = folder / "result.json"
+    if path.exists():
+        return _done_before(path, identity)
+    import torch
+
+    from training.engine import checkpoint
+    from training.engine.loop import train as run
+    from training.monitoring.hardware import hardware
+
+    make_folder(folder)
+    resume = checkpoint.load_last(folder) is not None
+    last = run(recipe, train, folder, device=device, resume=resume)
+    state = checkpoint.read(last)
+    result = (
+        identity
+        | _measure(last, train, test, recipe, setting, device)
+        | {
+            "minutes": round(state["seconds"] / 60, 2),
+            "hardware": hardware(torch.device(device)),
+            "curves": _curves(folder / "log.jsonl"),
+        }
+    )
+    atomic_write_text(path, json.dumps(result, indent=1) + "\n")
+    if setting.name == "small":  # what the result needs is in it; a full run's checkpoints stay
+        for checkpoint_file in folder.glob("checkpoint-*.pt"):
+            remove(checkpoint_file)
+        remove(folder / "last.json")
+    return result
+
+
+def _done_before(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    try:
+        before: dict[str, Any] = json.loads(path.read_text())
+        same = {k: before[k] for k in identity} == identity
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path} is damaged: remove {path.parent}, its cell is then run again") from None
+    if not same:
+        raise UserError(f"{path.parent} holds a cell of another setting or data: choose another --out")
+    return before
+
+
+def _measure(
+    last: Path, train: Dataset, test: Dataset, recipe: Recipe, setting: Setting, device: str
+) -> dict[str, Any]:
+    """Score of the frozen encoder on ``test``; spread and effective rank of the projections there."""
+    import torch
+
+    import zoo
+    from training.engine.build import build_method, load_weights
+    from training.engine.checkpoint import read
+    from training.monitoring.collapse import collapsed, effective_rank, output_spread
+    from training.results import export
+    from zoo.evaluate.frozen import knn, linear
+
+    encoder, size = last.parent / "encoder.safetensors", recipe.views.size
+    export.export(last, encoder, input_size=size, resize=size)
+    embed = zoo.load(encoder, device=device)
+    bank, queries = (np.asarray(embed([d.image(i) for i in range(len(d))])) for d in (train, test))
+    if setting.score == "knn":
+        tensors = (torch.from_numpy(a) for a in (bank, train.required_labels, queries, test.required_labels))
+        score = knn.accuracy(*tensors)
+    else:
+        predicted = linear.fit_predict(bank, train.required_labels, queries).predictions
+        score = float((predicted == test.required_labels).mean()) * 100
+    method = build_method(recipe)
+    load_weights(method, read(last), last)
+    method.eval()
+    with torch.no_grad():
+        outputs = method.projector(torch.from_numpy(queries))
+    spread, rank = output_spread(outputs), effective_rank(outputs)
+    return {
+        "score": round(score, 2),
+        "spread": round(spread, 4),
+        "rank": round(rank, 2),
+        "collapsed": collapsed(spread, rank),
+    }
+
+
+def _curves(log: Path) -> dict[str, list[list[float]]]:
+    """Loss, spread, rank and kNN by step, as far as the run logged them."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    keys = ("loss", "spread", "effective_rank", "knn")
+    return {key: [[line["step"], line[key]] for line in lines if key in line] for key in keys}

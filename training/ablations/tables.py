@@ -1,0 +1,207 @@
+"""The seed's ablation tables: which recipes are their rows, in two settings, and what the papers measured for each.
+
+Published numbers stand in ``zoo/evaluate/published.json``, in the order of the rows here: of R50 on ImageNet, 300
+epochs, linear evaluation ([B] tables 5, 16, 17), those of the stop-gradient of [S] figure 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from training.recipes import imagenet
+from training.recipes.config import Heads, Objective, Optim, Recipe, View, Views
+from zoo.report.tables import published
+
+_PUBLISHED_SIZES = (4096, 2048, 1024, 512, 256, 128, 64)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table.
+
+    Attributes:
+        label: what differs.
+        method: the column it stands in, for tables that compare two methods; empty otherwise.
+        published: in percent.
+    """
+
+    label: str
+    recipe: Recipe
+    published: float
+    method: str = ""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.method}, {self.label}" if self.method else self.label
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where an ablation is run.
+
+    Attributes:
+        images, queries: how many training and test images are used; 0 for all.
+        score: ``knn`` (k = 20, t = .07) or ``linear``.
+        batch_sizes: of the images normalised together, each half of the one before; the first is the optimiser's.
+        byol, simclr, simsiam: the recipes that the rows vary.
+    """
+
+    name: str
+    images: int
+    queries: int
+    score: str
+    batch_sizes: tuple[int, ...]
+    byol: Recipe
+    simclr: Recipe
+    simsiam: Recipe
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A table of the seed.
+
+    Attributes:
+        source: of the published numbers.
+        rows: from a setting.
+    """
+
+    title: str
+    source: str
+    rows: Callable[[Setting], list[Row]]
+
+
+def full() -> Setting:
+    """As published: R50, ImageNet-1k, batch 4096, 300 epochs ([B] section 5); SimSiam 100 epochs ([S] section 4)."""
+    byol = replace(imagenet.byol_in1k("r50", 300), name="byol")
+    simclr = replace(imagenet.simclr_in1k("r50", 300), name="simclr")
+    simsiam = replace(imagenet.simsiam_in1k("r50", 100), name="simsiam")
+    return Setting("full", 0, 0, "linear", _PUBLISHED_SIZES, byol, simclr, simsiam)
+
+
+def small() -> Setting:
+    """Two CPU cores: a narrow R10 with the 3x3 stem, 20-pixel views of 5 000 images, 4 epochs of batch 64, SGD.
+
+    20 pixels are the fewest at which BYOL's blur has more than one tap.
+    """
+    view = View(min_area=0.2, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    views = Views(size=20, first=view, second=replace(view, blur_p=0.1, solarize_p=0.2))
+    optim = Optim(name="sgd", lr=0.2, batch_size=64, epochs=4, warmup_epochs=0.25, weight_decay=1e-4, tau=0.99)
+    base = Recipe(
+        "byol",
+        "byol",
+        "r10",
+        stem="cifar",
+        zero_init_residual=True,
+        views=views,
+        heads=Heads(hidden=256, out=64),
+        optim=optim,
+        monitor_epochs=0,
+        checkpoint_steps=100,
+    )
+    simclr = replace(base, name="simclr", method="simclr", heads=Heads(out=64, projector_layers=2))
+    simsiam = replace(
+        base,
+        name="simsiam",
+        method="simsiam",
+        heads=Heads(hidden=64, out=256, projector_layers=2),
+        # a learning rate at which its outputs collapse within these steps where the stop-gradient is missing
+        optim=replace(optim, lr=2.0, fixed_predictor_lr=True, weight_decay=5e-4),
+    )
+    return Setting("small", 5000, 1000, "knn", (256, 128, 64, 32, 16), base, simclr, simsiam)
+
+
+def _published(table: str) -> list[list[float]]:
+    """The rows of a table of ``published.json``, the top-1 in percent last."""
+    (found,) = (t for t in published() if t["id"] == table)
+    return [row["values"] for row in found["rows"]]
+
+
+def _target(setting: Setting) -> list[Row]:
+    """tau follows the annealing of section 3.3 but in the last row, which stays at 0 ([B] table 5a, its footnote)."""
+
+    labels = ("constant random network", *["moving average"] * 3, "stop gradient of online")
+    rows = []
+    for label, (tau, score) in zip(labels, _published("ablation-target"), strict=True):
+        optim = replace(setting.byol.optim, tau=tau, constant_tau=tau == 0)
+        rows.append(Row(f"{label}, tau = {tau:g}", replace(setting.byol, optim=optim), score))
+    return rows
+
+
+def _beta(setting: Setting) -> list[Row]:
+    """Between BYOL and SimCLR, temperature .1 ([B] table 5b and app. F.4: without a target gradients flow)."""
+    table = (
+        ("BYOL", True, True),
+        ("", True, True),
+        ("", False, True),
+        ("SimCLR", False, False),
+        ("", True, False),
+        ("", True, False),
+        ("", False, True),
+        ("", False, False),
+    )
+    rows = []
+    for (name, predictor, target), (beta, score) in zip(table, _published("ablation-simclr"), strict=True):
+        objective = Objective(temperature=0.1, predictor=predictor, target=target, beta=beta)
+        signs = f"predictor {'x' if predictor else '-'}, target {'x' if target else '-'}, beta {beta:g}"
+        label = f"{signs} ({name})" if name else signs
+        rows.append(Row(label, replace(setting.byol, objective=objective), score))
+    return rows
+
+
+def _batch_size(setting: Setting) -> list[Row]:
+    """[B] app. F.2: a batch N times smaller, gradients averaged over N of them, one target update in N.
+
+    So the optimiser's batch stays, and ``accumulate`` splits it: BN statistics and SimCLR's negatives are those of
+    the small batch. Beside a row stands what was published for the same N.
+    """
+    scores = _published("ablation-batch-size")  # BYOL, SimCLR; N = 1, 2, 4, ... of 4096
+    largest = setting.batch_sizes[0]
+    rows = []
+    for column, (method, base) in enumerate((("BYOL", setting.byol), ("SimCLR", setting.simclr))):
+        optim = replace(base.optim, batch_size=largest)
+        for size, published_size, score in zip(setting.batch_sizes, _PUBLISHED_SIZES, scores, strict=False):
+            recipe = replace(base, optim=optim, accumulate=largest // size)
+            label = str(size) if size == published_size else f"{size} (published: {published_size})"
+            rows.append(Row(label, recipe, score[column], method))
+    return rows
+
+
+def _views(setting: Setting) -> list[Row]:
+    """Transformations removed one after the other ([B] figure 3b and table 17)."""
+    none = {"grayscale_p": 0.0, "jitter_p": 0.0, "solarize_p": 0.0, "flip_p": 0.0, "blur_p": 0.0}
+    color = {"grayscale_p": 0.0, "jitter_p": 0.0}
+    steps: tuple[tuple[str, dict[str, float]], ...] = (
+        ("baseline", {}),
+        ("remove grayscale", {"grayscale_p": 0.0}),
+        ("remove color", color),
+        ("crop and blur only", color | {"solarize_p": 0.0, "flip_p": 0.0}),
+        ("crop only", none),
+    )
+    scores = _published("ablation-views")
+    rows = []
+    for column, (method, base) in enumerate((("BYOL", setting.byol), ("SimCLR", setting.simclr))):
+        for (label, changes), score in zip(steps, scores, strict=True):
+            second = base.views.second or base.views.first
+            first, second = (replace(v, **changes) for v in (base.views.first, second))
+            recipe = replace(base, views=replace(base.views, first=first, second=second))
+            rows.append(Row(label, recipe, score[column], method))
+    return rows
+
+
+def _stop_gradient(setting: Setting) -> list[Row]:
+    """[S] section 4.1, figure 2: with the stop-gradient 67.7 (linear, 100 epochs), without it chance, .1."""
+    base = replace(setting.simsiam, monitor_epochs=1)
+    without = replace(base, objective=replace(base.objective, stop_gradient=False))
+    (with_it,), (without_it,) = _published("ablation-stop-gradient")
+    return [Row("with stop-gradient", base, with_it), Row("without stop-gradient", without, without_it)]
+
+
+ABLATIONS: Mapping[str, Ablation] = {
+    "target": Ablation("Target modes", "[B] table 5a", _target),
+    "beta": Ablation("Between BYOL and SimCLR", "[B] table 5b", _beta),
+    "batch-size": Ablation("Batch size", "[B] figure 3a, table 16", _batch_size),
+    "views": Ablation("Removing image transformations", "[B] figure 3b, table 17", _views),
+    "stop-gradient": Ablation("Stop-gradient", "[S] figure 2", _stop_gradient),
+}

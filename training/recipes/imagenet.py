@@ -1,0 +1,164 @@
+"""Runs on ImageNet-1k as published: a function each, returning a complete ``Recipe``; variants edit another.
+
+[B] is BYOL (arXiv 2006.07733), [S] is SimSiam (arXiv 2011.10566).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from training.recipes.config import Heads, Objective, Optim, Recipe, View, Views
+
+MOCO_VIEW = View(min_area=0.2, saturation=0.4, blur_p=0.5)  # official main_moco.py --aug-plus, main_simsiam.py
+SIMCLR_VIEW = View(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_p=0.5)  # strength 1 (data_util.py)
+
+
+def byol_in1k(architecture: str, epochs: int) -> Recipe:
+    """BYOL on ImageNet-1k, batch 4096 ([B] section 3.3 and app. F)."""
+    lr, weight_decay, tau = {  # the official code's presets
+        40: (0.45, 1e-6, 0.97),
+        100: (0.45, 1e-6, 0.99),
+        300: (0.3, 1e-6, 0.99),
+        1000: (0.2, 1.5e-6, 0.996),
+    }[epochs]
+    optim = Optim(lr=lr, weight_decay=weight_decay, tau=tau, epochs=epochs, drop_last=False)
+    return Recipe(f"byol_{architecture}_in1k_{epochs}ep", "byol", architecture, optim=optim, precision="bf16")
+
+
+def byol_r50_in1k_1000ep_b512() -> Recipe:
+    """BYOL with a batch of 512, on 64 TPU cores ([B] app. G)."""
+    base = byol_in1k("r50", 1000)
+    optim = replace(base.optim, batch_size=512, lr=0.4, tau=0.9995, weight_decay=1.5e-6)
+    return replace(base, name="byol_r50_in1k_1000ep_b512", optim=optim)
+
+
+def simsiam_in1k(architecture: str, epochs: int) -> Recipe:
+    """SimSiam on ImageNet-1k, batch 512 ([S] section 3 and table 4, whose batch was 256)."""
+    return Recipe(
+        f"simsiam_{architecture}_in1k_{epochs}ep",
+        "simsiam",
+        architecture,
+        zero_init_residual=True,
+        views=Views(operations="torchvision", first=MOCO_VIEW, second=MOCO_VIEW),
+        heads=Heads(hidden=512, out=2048),
+        optim=Optim(
+            name="sgd",
+            lr=0.05,
+            batch_size=512,
+            epochs=epochs,
+            warmup_epochs=0,
+            schedule="epoch",
+            weight_decay=1e-4,
+            fixed_predictor_lr=True,
+        ),
+        precision="bf16",
+    )
+
+
+def simclr_in1k(architecture: str, epochs: int) -> Recipe:
+    """SimCLR on ImageNet-1k, batch 4096 (arXiv 2002.05709 section 2.2, official readme).
+
+    Weight decay is the readme's 1e-4 (the code's default is 1e-6). The official code feeds [0, 1] images; here they
+    are normalised as for all methods. It makes one step more, at a rate of next to 0.
+    """
+    return Recipe(
+        f"simclr_{architecture}_in1k_{epochs}ep",
+        "simclr",
+        architecture,
+        zero_init_residual=True,  # official resnet.py: init_zero
+        views=Views(first=SIMCLR_VIEW, second=SIMCLR_VIEW),
+        heads=Heads(out=128, projector_layers=2),
+        objective=Objective(temperature=0.1),
+        optim=Optim(name="lars_classic", lr=0.3, weight_decay=1e-4, epochs=epochs, drop_last=False),  # 4.8 at 4096
+        precision="bf16",
+    )
+
+
+def mocov2_in1k(architecture: str, epochs: int) -> Recipe:
+    """MoCo v2 on ImageNet-1k, batch 256 on 8 GPUs, BN per GPU (arXiv 2003.04297, official main_moco.py)."""
+    return Recipe(
+        f"mocov2_{architecture}_in1k_{epochs}ep",
+        "mocov2",
+        architecture,
+        views=Views(operations="torchvision", first=MOCO_VIEW, second=MOCO_VIEW),
+        heads=Heads(out=128),
+        objective=Objective(temperature=0.2, queue=65_536, key_momentum=0.999),
+        optim=Optim(
+            name="sgd", lr=0.03, batch_size=256, epochs=epochs, warmup_epochs=0, schedule="epoch", weight_decay=1e-4
+        ),
+        precision="bf16",
+    )
+
+
+def swav_in1k(architecture: str, epochs: int) -> Recipe:
+    """SwAV on ImageNet-1k, batch 4096, 2 x 224 + 6 x 96 (arXiv 2006.09882, official ``scripts``)."""
+    large = replace(SIMCLR_VIEW, min_area=0.14)  # official multicropdataset.py, min_scale_crops
+    return Recipe(
+        f"swav_{architecture}_in1k_{epochs}ep",
+        "swav",
+        architecture,
+        views=Views(
+            operations="torchvision",
+            first=large,
+            second=large,
+            small=replace(SIMCLR_VIEW, min_area=0.05, max_area=0.14),
+            small_size=96,
+            small_count=6,
+            red_std=0.228,  # official multicropdataset.py
+        ),
+        heads=Heads(hidden=2048, out=128, prototypes=3000),
+        objective=Objective(temperature=0.1, epsilon=0.05, sinkhorn_iterations=3, frozen_steps=313),
+        optim=Optim(
+            name="larc",
+            schedule="swav",
+            lr=0.3,  # 4.8 at 4096
+            final_lr=0.0003,  # .0048
+            start_lr=0.3 / 16,  # .3, official start_warmup
+            epochs=epochs,
+            weight_decay=1e-6,
+        ),
+        precision="bf16",
+    )
+
+
+def swav_wide_in1k(architecture: str) -> Recipe:
+    """SwAV with wide networks, 400 epochs, 2 x 224 + 4 x 96 (official ``swav_RN50w{2,4}_400ep_pretrain.sh``)."""
+    base = swav_in1k(architecture, 400)
+    views, objective, batch = replace(base.views, small_count=4), base.objective, 4096
+    if architecture == "r50x4":
+        first, small = replace(SIMCLR_VIEW, min_area=0.08), replace(SIMCLR_VIEW, min_area=0.08, max_area=0.14)
+        views = replace(views, first=first, second=first, small=small)
+        objective, batch = replace(objective, queue=2560, queue_from_epoch=0), 2560
+    scale = 4096 / batch  # the script's rates are those of 4096
+    optim = base.optim
+    optim = replace(
+        optim, batch_size=batch, lr=scale * optim.lr, final_lr=scale * optim.final_lr, start_lr=scale * optim.start_lr
+    )
+    return replace(base, views=views, heads=replace(base.heads, hidden=8192), objective=objective, optim=optim)
+
+
+def swav_b256_in1k(epochs: int) -> Recipe:
+    """SwAV with a batch of 256 on 4 GPUs: a queue from epoch 15 (official ``swav_200ep_bs256_pretrain.sh``)."""
+    base = swav_in1k("r50", epochs)
+    return replace(
+        base,
+        name=f"swav_r50_in1k_{epochs}ep_b256",
+        objective=replace(base.objective, queue=3840, queue_from_epoch=15, frozen_steps=5005),
+        optim=replace(base.optim, batch_size=256, lr=0.6, final_lr=0.0006, start_lr=0.0, warmup_epochs=0),
+    )
+
+
+def supervised_in1k(architecture: str) -> Recipe:
+    """Supervised ImageNet-1k, batch 256, a tenth of the rate after every 30 of 90 epochs (torchvision's reference)."""
+    view = View(jitter_p=0, grayscale_p=0, blur_p=0)
+    return Recipe(
+        f"supervised_{architecture}_in1k_90ep",
+        "supervised",
+        architecture,
+        views=Views(operations="torchvision", first=view, second=None),
+        heads=Heads(classes=1000),
+        optim=Optim(
+            name="sgd", lr=0.1, batch_size=256, epochs=90, warmup_epochs=0, schedule="decay", weight_decay=1e-4
+        ),
+        precision="bf16",
+    )

@@ -1,0 +1,15 @@
+"""The ``zoo`` command."""
+
+from __future__ import annotations
+
+from zoo.cli import embeddings, evaluation, models
+from zoo.cli.app import new_app, run
+
+app = new_app("Self-supervised ResNet features: list models, extract embeddings, evaluate, export.")
+for group in (embeddings, models, evaluation):
+    app.add_typer(group.app)
+
+
+def main() -> None:
+    """Entry point of ``zoo``."""
+    run(app, "zoo", go_on="run the same command again and it goes on")

@@ -1,0 +1,121 @@
+"""DeepMind's BYOL checkpoints (haiku parameters in a pickle) to timm's names and PyTorch's layouts.
+
+Depth, width and kind of block are read off the file; the padding is TF's.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.convert.common import Official, recognise, sequential
+from zoo.convert.readers.safe_pickle import read_pickle
+from zoo.errors import UserError
+from zoo.models.registry import BYOL_224, Architecture
+
+_BLOCK = re.compile(r"block_group_(\d+)/~/block_(\d+)/~/(?:shortcut_)?(conv|batchnorm)(?:_(\d))?$")
+_HEAD_LAYERS = {"linear": "0", "batch_norm": "1", "linear_1": "3"}  # places in ``zoo.models.heads.byol_mlp``
+
+
+@dataclass(frozen=True)
+class ByolCheckpoint:
+    """An official BYOL file.
+
+    Attributes:
+        architecture: with TF padding.
+        online, target: state dicts by part: ``encoder`` in the names of ``architecture``, ``projector`` and
+            ``predictor`` in those of ``zoo.models.heads``, ``classifier``.
+    """
+
+    architecture: Architecture
+    online: dict[str, dict[str, Tensor]]
+    target: dict[str, dict[str, Tensor]]
+
+
+def read(path: Path) -> ByolCheckpoint:
+    """Reads a ``.pkl`` of the official code, without jax, haiku or dill, running nothing in it.
+
+    Raises:
+        UserError: unreadable, refused, or not a BYOL checkpoint.
+    """
+    try:
+        with path.open("rb") as file:
+            tree = read_pickle(file, path.name)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        state = tree["experiment_state"]
+        online = _parts(state["online_params"], state["online_state"])
+        target = _parts(state["target_params"], state["target_state"])
+        architecture, online["encoder"] = recognise(online["encoder"], padding="same")
+        other, target["encoder"] = recognise(target["encoder"], padding="same")
+        if other != architecture:
+            raise ValueError("online and target network differ")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path.name} is no BYOL checkpoint of the official code ({error!r})") from None
+    return ByolCheckpoint(architecture, online, target)
+
+
+def official(path: Path, which: str) -> Official:
+    """The file for ``zoo convert``; ``which`` is ``online`` or ``target``.
+
+    Raises:
+        UserError: see ``read``.
+    """
+    file = read(path)
+    parts = {"online": file.online, "target": file.target}[which]
+    heads = {part: sequential(parts[part]) for part in ("projector", "predictor", "classifier") if parts[part]}
+    return Official("byol", file.architecture, parts["encoder"], heads, BYOL_224)
+
+
+def _parts(params: Any, moving: Any) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "projector": {}, "predictor": {}, "classifier": {}}
+    for module, values in params.items():
+        part, key = _locate(module)
+        for name, array in values.items():
+            parts[part][key + _leaf(name)] = _layout(array, name)
+    for module, values in moving.items():
+        if not module.endswith("_ema"):
+            continue
+        owner, _, statistic = module.rpartition("/~/")
+        part, key = _locate(owner)
+        which = {"mean_ema": "running_mean", "var_ema": "running_var"}[statistic]
+        parts[part][key + which] = _layout(values["average"], "average")
+    return parts
+
+
+def _locate(module: str) -> tuple[str, str]:
+    """haiku's module path -> (part, key prefix in it)."""
+    head, _, rest = module.partition("/")
+    if head == "classifier":
+        return "classifier", ""
+    if head in ("projector", "predictor"):
+        return head, _HEAD_LAYERS[rest] + "."
+    rest = rest.removeprefix("~/")
+    if rest == "initial_conv":
+        return "encoder", "conv1."
+    if rest == "initial_batchnorm":
+        return "encoder", "bn1."
+    match = _BLOCK.match(rest)
+    if match is None:
+        raise ValueError(f"unknown module {module}")
+    group, block, kind, number = match.groups()
+    place, name = {"conv": (0, "conv"), "batchnorm": (1, "bn")}[kind]
+    layer = f"downsample.{place}" if number is None else f"{name}{int(number) + 1}"
+    return "encoder", f"layer{int(group) + 1}.{block}.{layer}."
+
+
+def _leaf(name: str) -> str:
+    return {"w": "weight", "scale": "weight", "b": "bias", "offset": "bias"}[name]
+
+
+def _layout(array: Any, name: str) -> Tensor:
+    tensor = torch.tensor(array)  # a copy: the pickle's arrays may be read-only
+    if name == "w":
+        return tensor.permute(3, 2, 0, 1).contiguous() if tensor.ndim == 4 else tensor.t().contiguous()
+    return tensor.flatten()  # BN values are stored (1, 1, 1, C) or (1, C)

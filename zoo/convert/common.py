@@ -1,0 +1,98 @@
+"""What every reader gives: an encoder in timm's names and the heads beside it; depth, width and stem found here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from zoo.errors import UserError
+from zoo.models.key_mapping import torchvision_to_resnetv2
+from zoo.models.registry import IMAGENET_224, Architecture
+from zoo.transforms.preprocess import Preprocessing
+
+_BASIC: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
+_BOTTLENECK: dict[tuple[int, ...], str] = {
+    (3, 4, 6, 3): "resnet50",
+    (3, 4, 23, 3): "resnet101",
+    (3, 8, 36, 3): "resnet152",
+    (3, 24, 36, 3): "resnet200",
+}
+_BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.")
+
+
+@dataclass(frozen=True)
+class Official:
+    """An official file, read.
+
+    Attributes:
+        encoder: state dict in the names of ``architecture``, float32 as in the file.
+        heads: state dicts of ``nn.Sequential`` by part, see ``zoo.models.head_spec``.
+        left_out: keys of the file that are neither.
+    """
+
+    method: str
+    architecture: Architecture
+    encoder: Mapping[str, Tensor]
+    heads: Mapping[str, Mapping[str, Tensor]]
+    preprocessing: Preprocessing = IMAGENET_224
+    left_out: tuple[str, ...] = field(default=())
+
+
+def recognise(state: Mapping[str, Tensor], *, padding: str = "symmetric") -> tuple[Architecture, dict[str, Tensor]]:
+    """The architecture of a state dict in torchvision's names, and the state in that architecture's names.
+
+    A network of width 1 and a usual depth is timm's ``resnet18`` ... ``resnet200``, which have torchvision's names;
+    every other one is timm's ``resnetv2_50(preact=False)`` with its layers and width. ``num_batches_tracked`` goes.
+
+    Raises:
+        KeyError, ValueError: no ResNet of this family.
+    """
+    encoder = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    blocks = {(int(m[1]), int(m[2])) for m in map(_BLOCK.match, encoder) if m}
+    layers = tuple(sum(1 for g, _ in blocks if g == stage) for stage in range(1, 5))
+    stem = encoder["conv1.weight"]
+    channels, _, kernel, _ = stem.shape
+    parameters = sum(v.numel() for k, v in encoder.items() if "running" not in k)
+    last = "bn2" if (is_basic := "layer1.0.conv3.weight" not in encoder) else "bn3"
+    features = encoder[f"layer4.{layers[3] - 1}.{last}.weight"].shape[0]
+    timm_name = (_BASIC if is_basic else _BOTTLENECK).get(layers) if channels == 64 else None
+    if is_basic and timm_name is None:
+        raise ValueError(f"basic blocks {layers} with a stem of {channels}: only ResNet-18 and -34 have them")
+    args: dict[str, Any] = {}
+    if timm_name is None:
+        width = channels / 64  # the stem of the 1x network is 64 wide
+        args = {"preact": False, "width_factor": int(width) if width == int(width) else width}
+        if layers != (3, 4, 6, 3):  # timm's own for this name
+            args["layers"] = list(layers)
+        encoder = torchvision_to_resnetv2(encoder)
+    architecture = Architecture(
+        timm_name or "resnetv2_50",
+        features,
+        parameters,
+        args,
+        padding=padding,
+        stem="cifar" if kernel == 3 else "imagenet",
+        project_first=is_basic and "layer1.0.downsample.0.weight" in state,
+    )
+    return architecture, encoder
+
+
+def sequential(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A head's state dict as of an ``nn.Sequential``, without counters: a lone layer becomes layer 0."""
+    kept = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    return {f"0.{k}" if k in ("weight", "bias") else k: v for k, v in kept.items()}
+
+
+def starting_with(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The part of a state dict under a prefix, the prefix removed."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def online_only(which: str, kind: str) -> None:
+    """Refuses the target network of a method that has none."""
+    if which != "online":
+        raise UserError(f"{kind} has no {which} network: leave --which out")

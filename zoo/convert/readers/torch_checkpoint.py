@@ -1,0 +1,77 @@
+"""Reads files of ``torch.save``, safetensors and pickled arrays; tensors and plain values, nothing in them is run."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.convert.readers.safe_pickle import read_pickle
+from zoo.errors import UserError, reason_of
+
+
+def read_torch(path: Path) -> dict[str, Any]:
+    """The dict in a ``.pth``, ``.pt``, ``.pth.tar`` (zip or legacy form), ``.safetensors`` or ``.pkl`` file, on CPU.
+
+    Arrays of a ``.pkl`` (detectron2's files) become tensors.
+
+    Raises:
+        UserError: unreadable, damaged, no dict, or it holds more than tensors and plain values; that is then not run.
+    """
+    if path.suffix == ".safetensors":
+        from zoo.hub.weights import read
+
+        return dict(read(path)[0])
+    if path.suffix == ".pkl" and (arrays := _arrays(path)) is not None:
+        return arrays
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except MemoryError:
+        raise
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
+        raise UserError(f"{path.name} is refused: {reason_of(error)}") from None
+    except Exception as error:  # a hostile file can fail in any way
+        raise UserError(f"{path.name} is refused: {type(error).__name__}: {reason_of(error)}") from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path.name} holds a {type(loaded).__name__}, not a dict of tensors")
+    return loaded
+
+
+def state_dict_of(loaded: dict[str, Any]) -> dict[str, Tensor]:
+    """The state dict in a checkpoint, wherever the usual codes put it, or the dict itself; other values go."""
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+            break
+    return {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
+
+
+def _arrays(path: Path) -> dict[str, Any] | None:
+    """The dict of a pickle, ``None`` where torch wrote the file: its legacy form begins with a number."""
+    if zipfile.is_zipfile(path):
+        return None
+    try:
+        with path.open("rb") as file:
+            tree = read_pickle(file, path.name)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    try:
+        return _as_tensors(tree) if isinstance(tree, dict) else None
+    except (TypeError, RecursionError) as error:  # an array of objects or of texts; a dict in itself
+        raise UserError(f"{path.name} is refused: {reason_of(error)}") from None
+
+
+def _as_tensors(tree: dict[str, Any]) -> dict[str, Any]:
+    def converted(value: Any) -> Any:
+        if isinstance(value, dict):
+            return _as_tensors(value)
+        return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+    return {key: converted(value) for key, value in tree.items()}

@@ -1,0 +1,68 @@
+"""Any state dict with torchvision's, timm's or detectron2's names, under a prefix or without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from zoo.convert.common import Official, recognise, sequential, starting_with
+from zoo.convert.readers.torch_checkpoint import read_torch, state_dict_of
+from zoo.errors import UserError
+from zoo.models.key_mapping import to_torchvision
+
+
+def official(path: Path, prefix: str | None) -> Official:
+    """A ResNet from any torch or safetensors file; ``fc``, if there is one, becomes the classifier.
+
+    Args:
+        prefix: what stands before ``conv1.weight`` (``module.pre.``); ``None`` finds it, if only one fits.
+
+    Raises:
+        UserError: unreadable, holds more than tensors, nothing under the prefix, or no ResNet there.
+    """
+    state = state_dict_of(read_torch(path))
+    if prefix is None:
+        prefix = _only_prefix(state, path)
+    under = starting_with(state, prefix)
+    named = to_torchvision(under)
+    if named is None:
+        raise UserError(f"{path.name} has no ResNet under {prefix!r}: {_hint(state)}")
+    classifier = starting_with(named, "fc.")
+    body = {k: v for k, v in named.items() if k.startswith(("conv1.", "bn1.", "layer"))}
+    try:
+        architecture, encoder = recognise(body)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path.name} holds no ResNet of this family under {prefix!r} ({error!r})") from None
+    outside = (k for k in state if not k.startswith(prefix))
+    left_out = (*outside, *(prefix + k for k in named if k not in body and not k.startswith("fc.")))
+    heads = {"classifier": sequential(classifier)} if classifier else {}
+    return Official("unknown", architecture, encoder, heads, left_out=left_out)
+
+
+_MARKS = (  # stem, and first convolution of the first block: blocks alone have a conv1 too
+    ("conv1.weight", "layer1.0.conv1.weight"),
+    ("stem.conv.weight", "stages.0.blocks.0.conv1.weight"),
+    ("stem.conv1.weight", "res2.0.conv1.weight"),
+)
+
+
+def _prefixes(state: dict[str, Tensor]) -> list[str]:
+    """Where networks stand in a state dict."""
+    found = ((key.removesuffix(stem), block) for key in state for stem, block in _MARKS if key.endswith(stem))
+    return sorted({prefix for prefix, block in found if prefix + block in state})
+
+
+def _only_prefix(state: dict[str, Tensor], path: Path) -> str:
+    found = _prefixes(state)
+    if len(found) != 1:
+        raise UserError(f"{path.name}: which network is meant? {_hint(state)}")
+    return found[0]
+
+
+def _hint(state: dict[str, Tensor]) -> str:
+    found = _prefixes(state)
+    if found:
+        return "give --prefix " + " or ".join(repr(p) for p in found)
+    first = ", ".join(list(state)[:3]) or "none"
+    return f"its keys ({first}, ...) are not torchvision's, timm's or detectron2's"

@@ -1,0 +1,130 @@
+"""Data sets of torchvision, as they lie on the disk; never downloaded from here.
+
+torchvision reads CIFAR from pickles, each only after its MD5 has been found to be the published one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.errors import UserError, reason_of
+from zoo.transforms.decode import UnreadableImage, to_rgb
+
+_BY_FLAG: Mapping[str, Any] = {"train": {"train": True}, "test": {"train": False}}
+
+
+def _by_name(**names: str) -> Mapping[str, Any]:
+    return {ours: {"split": theirs} for ours, theirs in names.items()}
+
+
+_TRAIN_TEST = _by_name(train="train", test="test")
+_TRAIN_VAL_TEST = _by_name(train="train", val="val", test="test")
+SPLITS: Mapping[str, Mapping[str, Any]] = {  # class -> split -> arguments
+    "CIFAR10": _BY_FLAG,
+    "CIFAR100": _BY_FLAG,
+    "MNIST": _BY_FLAG,
+    "FashionMNIST": _BY_FLAG,
+    "KMNIST": _BY_FLAG,
+    "STL10": _by_name(train="train", test="test", unlabeled="unlabeled"),
+    "SVHN": _TRAIN_TEST,
+    "DTD": _TRAIN_VAL_TEST,
+    "FGVCAircraft": _by_name(train="train", val="val", test="test", trainval="trainval"),
+    "Flowers102": _TRAIN_VAL_TEST,
+    "Food101": _TRAIN_TEST,
+    "GTSRB": _TRAIN_TEST,
+    "Imagenette": _by_name(train="train", val="val"),
+    "OxfordIIITPet": _by_name(train="trainval", test="test"),
+}
+
+
+@dataclass(frozen=True)
+class TorchvisionData:
+    """A data set as rows of pixels.
+
+    Attributes:
+        labels: int64 [N], or ``None`` where it has none.
+        classes: names, empty where it does not say.
+        read: row -> uint8 [H, W, 3].
+    """
+
+    name: str
+    length: int
+    labels: NDArray[np.int64] | None
+    classes: list[str]
+    read: Callable[[int], NDArray[np.uint8]]
+
+
+def has_torchvision_split(source: str, split: str) -> bool:
+    """Whether torchvision has it; of an unknown name ``open_torchvision`` says what is wrong."""
+    name = source.split(":")[1]
+    return name not in SPLITS or split in SPLITS[name]
+
+
+def open_torchvision(source: str, split: str | None) -> TorchvisionData:
+    """``torchvision:CIFAR10:ROOT``; ``split`` is ``train`` unless given.
+
+    Raises:
+        UserError: an unknown name or split, or it is not below ROOT: says how to download it.
+    """
+    _, _, rest = source.partition(":")
+    name, _, root = rest.partition(":")
+    split = split or "train"
+    if name not in SPLITS or not root:
+        raise UserError(f"{source}: write torchvision:NAME:ROOT with NAME one of {', '.join(SPLITS)}")
+    if split not in SPLITS[name]:
+        raise UserError(f"torchvision's {name} has no split {split!r}: it has {', '.join(SPLITS[name])}")
+    arguments = SPLITS[name][split]
+    from torchvision import datasets
+
+    try:
+        data = getattr(datasets, name)(root, **arguments, download=False)
+    except ImportError as error:
+        raise UserError(f"torchvision's {name} needs a package: {error}") from None
+    except Exception as error:  # each class has its own way of saying so
+        text = ", ".join([repr(root), *(f"{k}={v!r}" for k, v in arguments.items()), "download=True"])
+        reason = reason_of(error, 120)
+        raise UserError(
+            f"torchvision's {name} ({split}) is not whole in {root} ({reason}): get it with "
+            f'python -c "from torchvision.datasets import {name}; {name}({text})"'
+        ) from None
+    return TorchvisionData(f"{name}/{split}", len(data), _labels(data), _classes(data), _reader(data))
+
+
+def _reader(data: Any) -> Callable[[int], NDArray[np.uint8]]:
+    pixels = getattr(data, "data", None)
+    if pixels is None:
+        return lambda index: _decoded(data, index)
+    array = np.asarray(pixels)
+    if array.ndim == 3:
+        array = np.broadcast_to(array[..., None], (*array.shape, 3))
+    elif array.shape[1] == 3:
+        array = array.transpose(0, 2, 3, 1)
+    return lambda index: np.ascontiguousarray(array[index])
+
+
+def _decoded(data: Any, index: int) -> NDArray[np.uint8]:
+    try:
+        image = data[index][0]
+    except Exception as error:  # as above
+        raise UnreadableImage("corrupt", reason_of(error)) from error
+    return np.array(to_rgb(image))
+
+
+def _labels(data: Any) -> NDArray[np.int64] | None:
+    for attribute in ("targets", "labels", "_labels"):
+        values = getattr(data, attribute, None)
+        if values is not None and len(values) == len(data):
+            labels = np.asarray(values, np.int64)
+            return labels if labels.min() >= 0 else None  # STL10 marks what has no label by -1
+    pairs = getattr(data, "_samples", None)
+    return None if pairs is None else np.array([label for _, label in pairs], np.int64)
+
+
+def _classes(data: Any) -> list[str]:
+    classes = getattr(data, "classes", None) or []
+    return [" / ".join(c) if isinstance(c, tuple) else str(c) for c in classes]

@@ -1,0 +1,180 @@
+"""The shards of an extraction as one file, read back and compared before anybody uses it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from zoo.embeddings import columns
+from zoo.embeddings.columns import Arrays, shapes_of
+from zoo.embeddings.shards import is_shard_file
+from zoo.embeddings.verify import Verified, verify
+from zoo.errors import UserError
+from zoo.inference.outputs import EMBEDDING
+from zoo.system.atomic_files import atomic_write, remove
+from zoo.system.parquet import read_table
+
+KINDS = (".parquet", ".npy", ".safetensors")
+_MANIFEST = b"zoo.manifest"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What ``merge`` wrote: ``files``, the table last, with ``rows`` rows of ``dim`` numbers of ``dtype`` each.
+
+    ``others`` are the shapes of a row of the other outputs.
+    """
+
+    files: tuple[Path, ...]
+    rows: int
+    dim: int
+    dtype: str
+    others: Mapping[str, tuple[int, ...]]
+
+
+def merge(out: Path, file: Path) -> Merged:
+    """Verify the extraction ``out`` and write it as one ``file``: the kind is that of its name.
+
+    A ``.parquet`` has all columns, and the manifest in its metadata. ``FILE.npy`` holds the embeddings [rows, D], NaN
+    where there are none, ``FILE.layer3.npy`` another output; ``.safetensors`` holds all outputs, a tensor each. The
+    other columns stand in a ``.parquet`` of the same name beside. Memory holds one shard at a time.
+
+    Raises:
+        UserError: ``out`` is not complete or altered; the file exists or is of no such kind; a full disk.
+    """
+    if file.suffix not in KINDS:
+        raise UserError(f"{file}: give a name that ends in {', '.join(KINDS)}")
+    table = file.with_suffix(".parquet")
+    _require_new({file, table})
+    whole = verify(out)
+    shapes = shapes_of(whole.manifest)
+    beside = columns.file_names(file.stem, file.suffix[1:], list(shapes))
+    holding = {file.with_name(name): outputs for name, outputs in beside.items()}
+    _require_new({*holding, table})
+    try:
+        same = _same_table(whole, table, [] if holding else list(shapes))
+        for path, outputs in holding.items():
+            same = _same_arrays(whole, path, outputs) and same
+        if not same or pq.read_metadata(table).num_rows != whole.manifest["images"]:
+            raise UserError(f"{file} does not read back as it was written: the disk may be failing")
+    except BaseException:
+        for path in (*holding, table):
+            remove(path)
+        raise
+    others = {name: shape for name, shape in shapes.items() if name != EMBEDDING}
+    m = whole.manifest
+    return Merged((*holding, table), m["images"], m["dim"], m["dtype"], others)
+
+
+def _require_new(paths: set[Path]) -> None:
+    for path in sorted(paths):
+        if path.exists() or path.is_symlink():
+            raise UserError(f"{path} exists: choose another name, or remove it first")
+        if is_shard_file(path.name):
+            raise UserError(f"{path} would be taken for a shard: choose another name")
+
+
+def _shards(whole: Verified) -> Iterator[tuple[pa.Table, dict[str, NDArray[Any]]]]:
+    """Table without the columns of outputs, and these, shard after shard."""
+    shapes, format = shapes_of(whole.manifest), whole.manifest["format"]
+    for names in whole.parts:
+        table = read_table(whole.folder.root / names[0]).replace_schema_metadata(None).combine_chunks()
+        vectors = {n: columns.array(table[n], shape) for n, shape in shapes.items() if n in table.schema.names}
+        beside = columns.file_names(names[0].removesuffix(".parquet"), format, list(shapes))
+        for name, outputs in beside.items():
+            vectors |= columns.decode(name, (whole.folder.root / name).read_bytes(), outputs)
+        yield table.drop_columns([name for name in shapes if name in table.schema.names]), vectors
+
+
+def _same_table(whole: Verified, path: Path, outputs: list[str]) -> bool:
+    """Write the merged table with these outputs, read them back, and say whether they are the same."""
+    digest = hashlib.sha256()
+    atomic_write(path, lambda opened: _write_table(whole, opened, digest, outputs))
+    found, shapes = hashlib.sha256(), shapes_of(whole.manifest)
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for group in range(file.num_row_groups if outputs else 0):
+            table = file.read_row_group(group, columns=outputs)
+            _update(found, {name: columns.array(table[name], shapes[name]) for name in outputs})
+    return found.digest() == digest.digest()
+
+
+def _same_arrays(whole: Verified, path: Path, outputs: list[str]) -> bool:
+    """As ``_same_table``, of a file of arrays."""
+    digest = hashlib.sha256()
+    atomic_write(path, lambda opened: _write_arrays(whole, path.suffix, opened, digest, outputs))
+    return _digest_of_end(path, sum(_sizes(whole, outputs).values())) == digest.hexdigest()
+
+
+def _update(digest: Any, vectors: Arrays) -> None:
+    for values in vectors.values():
+        digest.update(values.tobytes())
+
+
+def _sizes(whole: Verified, outputs: list[str]) -> dict[str, int]:
+    """Bytes of each output."""
+    shapes, item = shapes_of(whole.manifest), np.dtype(whole.manifest["dtype"]).itemsize
+    return {name: whole.manifest["images"] * math.prod(shapes[name]) * item for name in outputs}
+
+
+def _write_table(whole: Verified, file: BinaryIO, digest: Any, outputs: list[str]) -> None:
+    writer = None
+    metadata = {_MANIFEST: json.dumps(whole.manifest)}
+    for table, vectors in _shards(whole):
+        status = table["status"].to_pylist()
+        for name in outputs:
+            table = table.append_column(*columns.column(name, vectors[name], status))
+        _update(digest, {name: vectors[name] for name in outputs})
+        if writer is None:
+            writer = pq.ParquetWriter(
+                file,
+                table.schema.with_metadata(metadata),
+                compression={"path": "zstd", "sha256": "zstd"},
+                use_dictionary=["status", "error"],
+                write_page_checksum=True,
+            )
+        writer.write_table(table.replace_schema_metadata(metadata), row_group_size=len(table))
+    assert writer is not None  # an extraction has an image
+    writer.close()
+
+
+def _write_arrays(whole: Verified, suffix: str, file: BinaryIO, digest: Any, outputs: list[str]) -> None:
+    dtype, rows, shapes = np.dtype(whole.manifest["dtype"]), whole.manifest["images"], shapes_of(whole.manifest)
+    if suffix == ".npy":
+        (output,) = outputs
+        shape = (rows, *shapes[output])
+        descr = np.lib.format.dtype_to_descr(dtype)
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    else:
+        header: dict[str, Any] = {"__metadata__": {"plan": whole.manifest["plan"]}}
+        kind, end = {"float32": "F32", "float16": "F16"}[dtype.name], 0
+        for name, size in _sizes(whole, outputs).items():
+            header[name] = {"dtype": kind, "shape": (rows, *shapes[name]), "data_offsets": [end, end + size]}
+            end += size
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        file.write(len(text).to_bytes(8, "little") + text)
+    for name in outputs:  # one after the other, so that no more than a shard is in memory
+        for _, vectors in _shards(whole):
+            data = vectors[name].tobytes()
+            digest.update(data)
+            file.write(data)
+
+
+def _digest_of_end(path: Path, size: int) -> str:
+    """Of the last ``size`` bytes of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(path.stat().st_size - size)
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,117 @@
+"""``zoo convert --to``: an encoder in the key names of torchvision, timm or detectron2, as one file.
+
+The tensors keep their bytes; only keys change (``zoo.models.key_mapping``), and reading the file back with ``--from
+torch``
+gives the same encoder.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.errors import UserError
+from zoo.system.atomic_files import atomic_write_bytes, make_folder, sha256_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo.hub.weights import WeightFile
+
+SAFETENSORS = ".safetensors"
+OWN_ENDING = {"torchvision": ".pth", "timm": ".pth", "detectron2": ".pkl"}  # the file that each library reads
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A written file, and what its reader must know that keys cannot say."""
+
+    path: Path
+    sha256: str
+    tensors: int
+    notes: tuple[str, ...]
+
+
+def rename(model: str | Path, to: str, out: Path) -> Renamed:
+    """Writes the encoder of ``model`` to ``out``: ``.safetensors``, or the kind of file that the other library reads.
+
+    Args:
+        model: NAME, NAME.tag, a folder of ``zoo convert``, or a file of ``zoo-train export``.
+        to: a key of ``OWN_ENDING``. A ``.pth`` holds nothing but tensors; a ``.pkl`` what detectron2's
+            ``DetectionCheckpointer`` takes: arrays under ``model``, and the request to match names by their ends.
+
+    Raises:
+        UserError: no such model, or another ending.
+    """
+    from safetensors.torch import save
+
+    from zoo.hub import weights
+    from zoo.models.key_mapping import to_torchvision, torchvision_to_detectron2
+
+    if to not in OWN_ENDING:
+        raise UserError(f"--to {to}: one of {', '.join(OWN_ENDING)}")
+    if out.suffix not in (SAFETENSORS, OWN_ENDING[to]):
+        raise UserError(f"{out}: give --out a name that ends in {SAFETENSORS} or {OWN_ENDING[to]}")
+    file = weights.locate(model)
+    if file.path is None:
+        raise UserError(f"{file.name} has no weights to rename")
+    state, _ = weights.read(file.path)
+    weights.check_state(state, file.architecture, file.path.name)
+    plain = to_torchvision(state)
+    assert plain is not None  # check_state has seen its keys
+    named = {"timm": state, "torchvision": plain, "detectron2": torchvision_to_detectron2(plain)}[to]
+    if out.suffix == SAFETENSORS:
+        data = save(named, metadata={"format": "pt", "licence": file.licence, "source": file.source})
+    else:
+        data = _pickled(named) if to == "detectron2" else _saved(named)
+    make_folder(out.parent)
+    atomic_write_bytes(out, data)
+    return Renamed(out, sha256_file(out), len(named), tuple(_notes(file, to)))
+
+
+def _saved(state: Mapping[str, Tensor]) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def _pickled(state: Mapping[str, Tensor]) -> bytes:
+    """As MoCo's ``detection/convert-pretrain-to-detectron2.py`` writes it, for any NumPy."""
+    arrays = {name: tensor.numpy() for name, tensor in state.items()}
+    content = {"model": arrays, "__author__": "siamese-zoo", "matching_heuristics": True}
+    # NumPy 2 names its constructor by a module that NumPy before 1.26 lacks; both have the old name. It stands in the
+    # file once, before the first array's bytes, and as text in this protocol.
+    data = pickle.dumps(content, protocol=3)
+    return data.replace(b"cnumpy._core.multiarray\n_reconstruct\n", b"cnumpy.core.multiarray\n_reconstruct\n", 1)
+
+
+def _notes(file: WeightFile, to: str) -> list[str]:
+    architecture, transform = file.architecture, file.preprocessing
+    notes = []
+    if architecture.padding != "symmetric":
+        notes.append(
+            f"the padding is TensorFlow's ({architecture.padding}), which {to} does not have: "
+            "with its own padding these weights lose several points; use zoo.load, torch.hub or ONNX"
+        )
+    if architecture.timm_name == "resnetv2_50" and to == "torchvision":
+        args = architecture.model_args
+        notes.append(
+            f"names only: torchvision builds no ResNet of layers {args.get('layers', [3, 4, 6, 3])} "
+            f"with every channel {args.get('width_factor', 1)} times"
+        )
+    if to == "timm":
+        given = "".join(f", {k}={v!r}" for k, v in architecture.model_args.items())
+        notes.append(f"timm.create_model('{architecture.timm_name}', num_classes=0{given})")
+    if to == "detectron2":
+        mean, std = ([round(255 * v, 3) for v in values] for values in (transform.mean, transform.std))
+        notes.append(
+            "pixels are RGB: INPUT.FORMAT 'RGB' (its default is BGR), "
+            f"MODEL.PIXEL_MEAN {mean}, MODEL.PIXEL_STD {std}, MODEL.RESNETS.STRIDE_IN_1X1 False"
+        )
+    return notes

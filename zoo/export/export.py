@@ -1,0 +1,241 @@
+"""ONNX export behind a parity gate: a file that differs from the torch module never gets its name.
+
+trace -> precision -> preprocessing in front, l2 norm behind, opset -> metadata -> gate -> one self-contained file.
+The graph's parts are in ``onnx_graph.py``, int8 in ``quantize.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.errors import UserError
+from zoo.export.onnx_graph import OPSET, OPSETS, PIXELS, assemble, half, trace
+from zoo.inference.embedder import Embedder, as_rgb
+from zoo.inference.onnx_backend import FORMAT, METADATA, OnnxEngine, import_onnxruntime
+from zoo.models import registry
+from zoo.system.atomic_files import atomic_write_bytes, make_folder, sha256_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PRECISIONS = ("fp32", "fp16", "int8")
+# Allowed differences from torch, max|difference| / max|reference|. Where the graph resizes, about one pixel in ten
+# thousand differs by 1/255 from Pillow's, and one value in two hundred from TensorFlow's at the worst sizes.
+PARITY = {("fp32", "any"): 2e-3, ("fp32", "crop"): 1e-4, ("fp32", "normalised"): 1e-4}
+PARITY |= {("fp16", pixels): 5e-3 for pixels in PIXELS}
+INT8_COSINE = 0.995  # least, between int8 and torch, on photographs that int8 was not calibrated on
+
+_PARITY_PHOTOS = Path(__file__).parents[1] / "bundled" / "parity"
+_MAX_BYTES = 2**31 - 1  # of one protobuf message
+_MAX_CALIBRATION = 512  # photographs; the ranges have settled long before
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which file of a model.
+
+    Attributes:
+        pixels: what goes in: ``any`` (uint8 [batch, height, width, 3] of any size, the graph resizes and crops),
+            ``crop`` (uint8 [batch, S, S, 3], resized and cropped already) or ``normalised`` (float32 [batch, 3, S, S]).
+        precision: of the network: ``fp32``, ``fp16``, or ``int8`` (static, per channel).
+        opset: of ONNX, in ``OPSETS``.
+
+    Raises:
+        UserError: a value outside of these.
+    """
+
+    pixels: str = "any"
+    precision: str = "fp32"
+    opset: int = OPSET
+
+    def __post_init__(self) -> None:
+        if self.pixels not in PIXELS:
+            raise UserError(f"unknown pixels {self.pixels!r}: one of {', '.join(PIXELS)}")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"an ONNX file is {', '.join(PRECISIONS)}, not {self.precision!r}")
+        if self.opset not in OPSETS:
+            raise UserError(f"opset {self.opset}: from {OPSETS[0]} to {OPSETS[-1]} are supported")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished file.
+
+    Attributes:
+        parity: largest relative error against torch on the parity photographs.
+        cosine: least cosine between an embedding and torch's, on the same.
+        photographs: how many there were.
+    """
+
+    path: Path
+    sha256: str
+    bytes: int
+    variant: Variant
+    parity: float
+    cosine: float
+    photographs: int
+
+
+def export_onnx(
+    embedder: Embedder,
+    out: Path,
+    variant: Variant | None = None,
+    *,
+    photographs: Sequence[Path] = (),
+    calibrate: Path | None = None,
+    core: Any = None,
+) -> Exported:
+    """Writes ``out``: one self-contained file, pixels in, ``embedding`` float32 [batch, D] out.
+
+    It ends in an l2 norm where ``embedder.normalize``. Model, licence, source, preprocessing and the weights' sha256
+    stand in its metadata.
+
+    Args:
+        variant: default: uint8 pixels of any size, fp32.
+        photographs: for the parity gate; default: four that ship with the package (with int8 and no ``calibrate``,
+            two of them).
+        calibrate: folder of photographs that int8 is calibrated on; default: the other two.
+        core: what ``trace_core`` gave for this embedder, where several variants are made of it.
+
+    Raises:
+        UserError: onnx is not installed, a photograph cannot be read, or the file differs from torch by more than
+            ``PARITY`` or ``INT8_COSINE`` allow; ``out`` is then as it was.
+    """
+    import_onnxruntime()
+    variant = variant or Variant()
+    if calibrate and variant.precision != "int8":
+        raise UserError(f"--calibrate is for --precision int8, not {variant.precision}")
+    shipped = sorted(_PARITY_PHOTOS.glob("*.jpg"))
+    core = core if core is not None else trace_core(embedder)
+    about: dict[str, Any] = {}
+    if variant.precision == "fp16":
+        core = half(core)
+    elif variant.precision == "int8":
+        measured = _photographs_in(calibrate) if calibrate else shipped[::2]
+        photographs = photographs or (shipped if calibrate else shipped[1::2])
+        core = _int8(core, embedder, measured)
+        about["calibration"] = {"photographs": len(measured), "folder": calibrate.name if calibrate else "shipped"}
+    images = [as_rgb(path) for path in photographs or shipped]
+    model = assemble(
+        core, embedder.preprocessing, pixels=variant.pixels, normalize=embedder.normalize, opset=variant.opset
+    )
+    data = _serialised(_with_metadata(model, embedder, variant, about))
+    with tempfile.TemporaryDirectory() as scratch:
+        candidate = Path(scratch) / "candidate.onnx"
+        candidate.write_bytes(data)
+        error, cosine = _differences(OnnxEngine(candidate), embedder, images, variant.pixels)
+    _require_parity(variant, error, cosine)
+    make_folder(out.parent)
+    atomic_write_bytes(out, data)
+    return Exported(out, sha256_file(out), len(data), variant, error, cosine, len(images))
+
+
+def trace_core(embedder: Embedder) -> Any:
+    """The network alone as an ``onnx.ModelProto``: normalised float32 [batch, 3, S, S] -> [batch, D]."""
+    import torch
+
+    module = copy.deepcopy(embedder.model).cpu().float().to(memory_format=torch.contiguous_format).eval()
+    return trace(module, embedder.preprocessing.input_size)
+
+
+def _int8(core: Any, embedder: Embedder, photographs: Sequence[Path]) -> Any:
+    from zoo.export.quantize import calibration_pixels, quantize
+
+    pixels = calibration_pixels([as_rgb(path) for path in photographs], embedder.preprocessing)
+    return quantize(core, embedder.preprocessing.normalise(pixels))
+
+
+def _photographs_in(folder: Path) -> list[Path]:
+    from zoo.transforms.decode import EXTENSIONS
+
+    if not folder.is_dir():
+        raise UserError(f"no folder of photographs at {folder}")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    if not found:
+        raise UserError(f"no photographs in {folder}: --calibrate needs some, 50 are plenty")
+    return found[:: -(-len(found) // _MAX_CALIBRATION)]
+
+
+def _with_metadata(model: Any, embedder: Embedder, variant: Variant, more: dict[str, Any]) -> Any:
+    """A JSON for this package, and what people look for as entries of their own."""
+    about = embedder.about
+    preprocessing = embedder.preprocessing.to_json()
+    own = {
+        "format": FORMAT,
+        "about": about,
+        "preprocessing": preprocessing,
+        "normalize": embedder.normalize,
+        "pixels": variant.pixels,
+        "precision": variant.precision,
+        **more,
+    }
+    entries = {
+        METADATA: json.dumps(own, sort_keys=True),
+        "model": about.get("model", ""),
+        "licence": about.get("licence", ""),
+        "source": about.get("source") or _source(about.get("model", "")),
+        "weights_sha256": about.get("weights_sha256") or "",
+        "preprocessing": json.dumps(preprocessing, sort_keys=True),
+    }
+    for key, value in entries.items():
+        model.metadata_props.add(key=key, value=str(value))
+    return model
+
+
+def _source(model: str) -> str:
+    name, tag = registry.split_name(model)
+    spec = registry.MODELS.get(name)
+    weights = spec.weights.get(tag or "") if spec else None
+    return weights.source if weights else "a local file"
+
+
+def _serialised(model: Any) -> bytes:
+    if model.ByteSize() > _MAX_BYTES:
+        raise UserError(
+            f"the graph has {model.ByteSize() / 1e9:.1f} GB, one ONNX file holds 2.1: try --precision fp16 or int8"
+        )
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _differences(engine: OnnxEngine, embedder: Embedder, images: list[Image], pixels: str) -> tuple[float, float]:
+    """Largest relative error and least cosine against torch, all at once and one by one: the batch must be dynamic."""
+    crops = np.stack([embedder.preprocessing.pixels(image) for image in images])
+    reference = embedder.embed_pixels(crops)
+    if pixels == "any":
+        single = np.concatenate([engine.run(np.asarray(image)[None]) for image in images])
+        whole = np.repeat(np.asarray(images[0])[None], 2, axis=0)
+        together, expected = engine.run(whole), reference[[0, 0]]
+    else:
+        inputs = crops if pixels == "crop" else embedder.preprocessing.normalise(crops)
+        single = np.concatenate([engine.run(row[None]) for row in inputs])
+        together, expected = engine.run(inputs), reference
+    ours, theirs = np.concatenate([single, together]), np.concatenate([reference, expected])
+    return float(np.abs(ours - theirs).max() / np.abs(reference).max()), _least_cosine(ours, theirs)
+
+
+def _least_cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(axis=1) / np.maximum(lengths, 1e-12)).min())
+
+
+def _require_parity(variant: Variant, error: float, cosine: float) -> None:
+    if variant.precision == "int8":
+        if not cosine >= INT8_COSINE:
+            raise UserError(
+                f"int8 differs from torch: cosine {cosine:.4f} on photographs it was not calibrated on, at least "
+                f"{INT8_COSINE} is needed: nothing written; give --calibrate photographs like yours, or export fp32"
+            )
+    elif not error <= (allowed := PARITY[variant.precision, variant.pixels]):
+        raise UserError(
+            f"the exported graph differs from torch by {error:.1e} (allowed {allowed:.0e}): nothing written"
+        )

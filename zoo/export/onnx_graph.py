@@ -1,0 +1,237 @@
+"""The ONNX graph of an encoder, put together from parts: pixels -> network -> embedding.
+
+``trace`` gives the core, normalised float32 [batch, 3, S, S] -> float32 [batch, D]. Passes take a core and return
+one (``half`` here, ``zoo.export.quantize.quantize`` for int8). ``assemble`` puts the preprocessing in front, the l2
+norm
+behind, and converts the whole to an opset. All graphs are ``onnx.ModelProto``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo.errors import UserError
+from zoo.transforms.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from zoo.transforms.tf_bicubic import CropFirst
+
+PIXELS = ("any", "crop", "normalised")
+OPSETS = range(18, 24)  # 18 brought the antialiased Resize; 23 is the newest that onnxruntime 1.22 runs
+OPSET = OPSETS[0]  # what most runtimes read; nothing newer is needed
+_IR = 8  # of the parts; the finished file gets what its opset needs
+_MODES = {"bilinear": 'mode = "linear"', "bicubic": 'mode = "cubic", cubic_coeff_a = -0.5'}  # Pillow's a is -0.5
+
+
+def trace(module: nn.Module, side: int) -> Any:
+    """The core: float32 [batch, 3, side, side] -> [batch, D], at ``OPSET``, with batch norms folded by the exporter."""
+    import torch
+
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UserError("exporting needs onnx and onnxscript: pip install 'siamese-zoo[onnx]'") from None
+    from zoo.export.tf_padding import pad_as_tensorflow, traceable
+
+    symmetric, operators = traceable(module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        program = torch.onnx.export(
+            symmetric,
+            (torch.zeros(2, 3, side, side),),  # a batch of 1 would be taken for a constant
+            input_names=["normalised"],
+            output_names=["features"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # only the legacy exporter returns None
+    return pad_as_tensorflow(without_traces(program.model_proto), operators)
+
+
+def without_traces(model: Any) -> Any:
+    """In place: no stack traces with paths of this machine, which the exporter leaves."""
+    model.doc_string = ""
+    for place in (model.graph.node, model.graph.input, model.graph.output, model.graph.value_info):
+        for item in place:
+            item.doc_string = ""
+            del item.metadata_props[:]
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    return model
+
+
+def half(core: Any) -> Any:
+    """The core with weights and arithmetic in float16; input and output stay float32."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    core = _copy(core)
+    graph = core.graph
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            values = numpy_helper.to_array(tensor)
+            if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+                raise UserError(f"{tensor.name} has values beyond float16: export with --precision fp32")
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), tensor.name))
+    del graph.value_info[:]
+    source, target = graph.input[0].name, graph.output[0].name
+    for node in graph.node:
+        node.input[:] = [f"{source}_half" if name == source else name for name in node.input]
+        node.output[:] = [f"{target}_half" if name == target else name for name in node.output]
+    graph.node.insert(0, helper.make_node("Cast", [source], [f"{source}_half"], to=TensorProto.FLOAT16))
+    graph.node.append(helper.make_node("Cast", [f"{target}_half"], [target], to=TensorProto.FLOAT))
+    onnx.checker.check_model(core)
+    return core
+
+
+def assemble(core: Any, preprocessing: Preprocessing, *, pixels: str, normalize: bool, opset: int) -> Any:
+    """The finished graph: input ``pixels`` (or ``normalised``), output ``embedding`` float32 [batch, D].
+
+    Args:
+        pixels: ``any``: uint8 [batch, height, width, 3] of any size, resized and cropped by the graph. ``crop``:
+            uint8 [batch, S, S, 3]. ``normalised``: float32 [batch, 3, S, S].
+        normalize: end in an l2 norm.
+
+    Raises:
+        UserError: the preprocessing has a filter that no ONNX operator has.
+    """
+    import onnx
+    from onnx import compose, helper, version_converter
+
+    dim = int(core.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
+    network = compose.add_prefix(core, "network/")  # the names of the other parts are then free
+    model = _join(_join(_front(preprocessing, pixels), network), _back(dim, normalize))
+    if opset != OPSET:
+        model = version_converter.convert_version(model, opset)
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _front(preprocessing: Preprocessing, pixels: str) -> Any:
+    """The input -> normalised float32 [batch, 3, S, S]; the arithmetic of ``Preprocessing``, in its order."""
+    side = preprocessing.input_size
+    if pixels == "normalised":
+        network_input = f"float[batch, 3, {side}, {side}]"
+        return _parsed(
+            f"front ({network_input} normalised) => ({network_input} ready)", "ready = Identity (normalised)"
+        )
+    mean, std = (", ".join(repr(v * 255) for v in values) for values in (preprocessing.mean, preprocessing.std))
+    crop, size = "cropped = Transpose <perm = [0, 3, 1, 2]> (pixels)", f"{side}, {side}"
+    constants = f"float[3,1,1] mean = {{{mean}}}, float[3,1,1] std = {{{std}}}"
+    if pixels == "any" and preprocessing.crop_first:
+        crop, size = _crop_and_resize(preprocessing.crop_first), "height, width"
+        share = np.float32(side / preprocessing.resize)
+        constants += f""", float[1] share = {{{share}}}, float low = {{0}}, float high = {{255}},
+            int64[2] size = {{{side}, {side}}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[2] axes = {{1, 2}}"""
+    elif pixels == "any":
+        crop, size = _resize_and_crop(preprocessing), "height, width"
+        constants += f""", int64[1] resize = {{{preprocessing.resize}}}, int64[1] side = {{{side}}},
+            int64[1] two = {{2}}, int64[2] axes = {{2, 3}}"""
+    return _parsed(
+        f"front (uint8[batch, {size}, 3] pixels) => (float[batch, 3, {side}, {side}] ready)",
+        f"""{crop}
+            level = Cast <to = 1> (cropped)
+            centred = Sub (level, mean)
+            ready = Div (centred, std)""",
+        constants,
+    )
+
+
+def _resize_and_crop(preprocessing: Preprocessing) -> str:
+    """``Preprocessing.pixels`` as operators: the same whole-number sizes, and round half to even for the corner.
+
+    On uint8 ONNX Runtime's antialiased Resize rounds to 8 bits after each of its two passes, as Pillow does.
+    """
+    if preprocessing.interpolation not in _MODES:
+        raise UserError(
+            f"ONNX has no {preprocessing.interpolation} resize: export with --pixels crop, and resize with Pillow"
+        )
+    return f"""
+            planar = Transpose <perm = [0, 3, 1, 2]> (pixels)
+            images = Shape <start = 0, end = 2> (planar)
+            sides = Shape <start = 2, end = 4> (planar)
+            short = ReduceMin <keepdims = 1> (sides)
+            scaled = Mul (sides, resize)
+            resized = Div (scaled, short)
+            sizes = Concat <axis = 0> (images, resized)
+            small = Resize <{_MODES[preprocessing.interpolation]}, antialias = 1, exclude_outside = 1,
+                            coordinate_transformation_mode = "half_pixel"> (planar, , , sizes)
+            spare = Sub (resized, side)
+            below = Div (spare, two)
+            between = Mod (spare, two)
+            is_odd = Mod (below, two)
+            to_even = Mul (between, is_odd)
+            corner = Add (below, to_even)
+            end = Add (corner, side)
+            cropped = Slice (small, corner, end, axes)"""
+
+
+def _crop_and_resize(how: CropFirst) -> str:
+    """``CropFirst.pixels`` as operators, but for the table of cubics: a value in some two hundred is a level off."""
+    taps = 'exclude_outside = 1, coordinate_transformation_mode = "half_pixel"'
+    if not how.keys:
+        taps = 'exclude_outside = 0, coordinate_transformation_mode = "asymmetric"'
+    return f"""
+            sides = Shape <start = 1, end = 3> (pixels)
+            short = ReduceMin <keepdims = 1> (sides)
+            measured = Cast <to = 1> (short)
+            exact = Mul (measured, share)
+            near = {"Round" if how.rounded else "Floor"} (exact)
+            whole = Cast <to = 7> (near)
+            side = Max (whole, one)
+            spare = Sub (sides, side)
+            more = Add (spare, one)
+            corner = Div (more, two)
+            end = Add (corner, side)
+            piece = Slice (pixels, corner, end, axes)
+            planar = Transpose <perm = [0, 3, 1, 2]> (piece)
+            fine = Cast <to = 1> (planar)
+            images = Shape <start = 0, end = 2> (planar)
+            target = Concat <axis = 0> (images, size)
+            small = Resize <mode = "cubic", cubic_coeff_a = {how.a}, {taps}> (fine, , , target)
+            bounded = Clip (small, low, high)
+            cropped = Round (bounded)"""
+
+
+def _back(dim: int, normalize: bool) -> Any:
+    signature = f"back (float[batch, {dim}] found) => (float[batch, {dim}] embedding)"
+    if not normalize:
+        return _parsed(signature, "embedding = Identity (found)")
+    return _parsed(
+        signature,
+        """length = ReduceL2 <keepdims = 1> (found, one)
+           safe = Max (length, least)
+           embedding = Div (found, safe)""",
+        "int64[1] one = {1}, float[1] least = {1e-12}",
+    )
+
+
+def _parsed(signature: str, body: str, constants: str = "") -> Any:
+    import onnx.parser
+
+    return onnx.parser.parse_model(
+        f'<ir_version: {_IR}, opset_import: ["" : {OPSET}]> {signature} <{constants}> {{ {body} }}'
+    )
+
+
+def _join(first: Any, second: Any) -> Any:
+    """The output of ``first`` becomes the input of ``second``."""
+    from onnx import compose
+
+    first.ir_version = second.ir_version = _IR
+    joint = (first.graph.output[0].name, second.graph.input[0].name)
+    return compose.merge_models(first, second, io_map=[joint], name="siamese-zoo", producer_name="siamese-zoo")
+
+
+def _copy(model: Any) -> Any:
+    twin = type(model)()
+    twin.CopyFrom(model)
+    return twin

@@ -1,0 +1,82 @@
+"""Which shards of a plan this process makes: all, or every n-th, so that n processes share one extraction.
+
+``--shard i/n`` says so on the command line (job arrays), torchrun in the environment. The shards are dealt out by
+number alone: nobody asks anybody, a share can be made twice, late or on another machine, and the bytes are the same.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from zoo.errors import UserError
+from zoo.system.hardware import gpu_in_sight
+
+
+@dataclass(frozen=True)
+class Share:
+    """Shards ``index``, ``index + of``, ``index + 2 of``, ... of a plan; ``ranks`` if torchrun deals them out."""
+
+    index: int = 0
+    of: int = 1
+    ranks: bool = False
+
+    def __contains__(self, shard: int) -> bool:
+        return shard % self.of == self.index
+
+    def __str__(self) -> str:
+        return self._name(self.index)
+
+    def makers(self, shards: Iterable[int]) -> dict[str, int]:
+        """Which processes make these shards, and how many each, such as ``{"--shard 1/3": 4}``."""
+        counts = Counter(shard % self.of for shard in shards)
+        return {self._name(index): counts[index] for index in sorted(counts)}
+
+    def _name(self, index: int) -> str:
+        return f"rank {index} of {self.of}" if self.ranks else f"--shard {index}/{self.of}"
+
+
+EVERYTHING = Share()
+
+
+def own_share(text: str | None) -> Share:
+    """The share that ``--shard`` (``"i/n"``, i from 0) or torchrun's environment gives this process; else all.
+
+    Raises:
+        UserError: the text is no share, or both are given.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if text is None:
+        return Share(int(os.environ["RANK"]), ranks, ranks=True) if ranks > 1 else EVERYTHING
+    if ranks > 1:
+        raise UserError("torchrun deals the shards out to its ranks: leave --shard away")
+    numbers = re.fullmatch(r"([0-9]{1,9})/([1-9][0-9]{0,8})", text)
+    if numbers is None:
+        raise UserError(f"--shard takes I/N, such as 0/8 to 7/8, not {text!r}")
+    index, of = int(numbers[1]), int(numbers[2])
+    if index >= of:
+        raise UserError(f"--shard {text}: shares count from 0, so {of - 1}/{of} is the last")
+    return Share(index, of)
+
+
+def own_device(device: str | None, *, backend: str, precision: str) -> str | None:
+    """The GPU of torchrun's local rank where this run wants a GPU and there is one; else ``device`` as it is.
+
+    Raises:
+        UserError: more ranks than GPUs on this machine.
+    """
+    wants_gpu = device == "cuda" or (device is None and backend != "onnx" and precision != "int8" and gpu_in_sight())
+    if "LOCAL_RANK" not in os.environ or not wants_gpu:
+        return device
+    import torch
+
+    local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if gpus == 0:  # opening the model says so, or runs on the CPU
+        return device
+    if local >= gpus:
+        ranks = os.environ.get("LOCAL_WORLD_SIZE", str(local + 1))
+        raise UserError(f"{ranks} ranks and {gpus} GPU(s) on this machine: use torchrun --nproc-per-node {gpus}")
+    return f"cuda:{local}"

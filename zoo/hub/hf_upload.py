@@ -1,0 +1,154 @@
+"""Uploads a folder to the model hub as one commit, compares what comes back, and takes back what differs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import UserError
+from zoo.hub.hf_download import PREFIX, Reference, advice, one_line, quiet
+from zoo.system.atomic_files import sha256_file
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """The revision that is live now."""
+
+    repo: str
+    commit: str
+    url: str
+    files: int
+
+
+@dataclass(frozen=True)
+class _Commit:
+    """One that this run made, and what it replaced: the commit before it, and that one's files."""
+
+    repo: str
+    revision: str | None
+    sha: str
+    before: str
+    files_before: frozenset[str]
+    changed: tuple[str, ...]
+
+
+def upload(
+    folder: Path, repo: str, *, message: str, private: bool = False, revision: str | None = None, owned: Sequence[str]
+) -> Uploaded:
+    """Makes the files of ``folder`` the newest revision of ``repo``: one commit, then downloaded again and hashed.
+
+    Until the commit is made, whatever was live stays live; the commit is refused if somebody else's came in between.
+    If the hub gives back other bytes, a second commit restores the files that were live before, unless somebody else
+    has committed by then.
+
+    Args:
+        repo: ``ORG/NAME``, created if it does not exist.
+        message: of the commit.
+        private: of a new repository.
+        revision: a branch, created if it does not exist; ``None`` is the main branch.
+        owned: files that are deleted from the repository where ``folder`` does not have them.
+
+    Raises:
+        UserError: see ``zoo.hub.hf_download.download``; no write permission; a repository that is public where
+        ``private`` was
+            asked for; the hub does not give back what was sent: the message says which revision is live then.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    Reference.parse(PREFIX + repo)
+    api = HfApi()
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    names = [p.relative_to(folder).as_posix() for p in paths]
+    with one_line(repo, revision), quiet():
+        api.create_repo(repo, private=private, exist_ok=True)
+        if revision:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        before = api.model_info(repo, revision=revision)
+        if private and not before.private:
+            raise UserError(f"{repo} exists and is public: publish without --private, or make it private on the hub")
+        there = {s.rfilename for s in before.siblings or []}
+        operations: list[Any] = [CommitOperationAdd(n, str(p)) for n, p in zip(names, paths, strict=True)]
+        gone = [n for n in owned if n in there and n not in names]
+        operations += [CommitOperationDelete(n) for n in gone]
+        done = api.create_commit(repo, operations, commit_message=message, revision=revision, parent_commit=before.sha)
+        commit = _Commit(repo, revision, done.oid, before.sha or "", frozenset(there), (*names, *gone))
+        _compare(api, commit, folder, names)
+    return Uploaded(repo, done.oid, str(done.repo_url), len(names))
+
+
+def _compare(api: HfApi, commit: _Commit, folder: Path, names: Sequence[str]) -> None:
+    """Downloads the commit; UserError where it cannot be, or is not what was sent: that is taken back first."""
+    try:
+        different = _different(commit, folder, names)
+    except Exception as error:  # as many kinds as in ``one_line``; the commit is live, which its lines do not say
+        if (reason := _reason(error, commit)) is None:
+            raise
+        raise UserError(
+            f"{commit.repo} is at commit {commit.sha[:12]} now, but could not be compared with what was sent: run the "
+            f"same command again to compare it (before it was {commit.before[:12]}; {reason})"
+        ) from None
+    if different is None:
+        return
+    damaged = f"{commit.repo} does not give back the {different} that was sent (commit {commit.sha[:12]})"
+    if commit.sha == commit.before:
+        raise UserError(f"{damaged}, and it was live already, unchanged by this run: delete it there, publish again")
+    raise UserError(f"{damaged}{_taken_back(api, commit)}")
+
+
+def _different(commit: _Commit, folder: Path, names: Sequence[str]) -> str | None:
+    """The first file that comes back with other bytes."""
+    from huggingface_hub import hf_hub_download
+
+    with tempfile.TemporaryDirectory() as fresh:
+        for name in names:
+            file = Path(hf_hub_download(commit.repo, name, revision=commit.sha, cache_dir=fresh))
+            if sha256_file(file) != sha256_file(folder / name):
+                return name
+            file.resolve().unlink()  # no second copy of everything at once
+    return None
+
+
+def _taken_back(api: HfApi, commit: _Commit) -> str:
+    """Restores the files from before in one commit on top of ``commit`` alone; how that went, for the user."""
+    from huggingface_hub import CommitOperationCopy, CommitOperationDelete, errors
+
+    operations: list[Any] = [
+        CommitOperationCopy(name, name, src_revision=commit.before)
+        if name in commit.files_before
+        else CommitOperationDelete(name)
+        for name in commit.changed
+    ]
+    message = f"Take back {commit.sha[:12]}: it came back damaged"
+    by_hand = f"restore {commit.before[:12]} on the hub, or publish again"
+    try:
+        new = api.create_commit(
+            commit.repo, operations, commit_message=message, revision=commit.revision, parent_commit=commit.sha
+        )
+        if _blobs(api, commit.repo, new.oid) != _blobs(api, commit.repo, commit.before):
+            return f" and is live; taking it back did not restore what was there before: {by_hand}"
+    except Exception as error:  # as in ``_compare``; whatever it is, the user must hear what is live
+        if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (409, 412):
+            return f", and somebody else has committed since, so nothing was taken back: look at it, and {by_hand}"
+        reason = _reason(error, commit) or type(error).__name__
+        return f" and is live; it could not be taken back ({reason}): {by_hand}"
+    return f": the files of {commit.before[:12]}, live before, are live again (commit {new.oid[:12]}): publish again"
+
+
+def _reason(error: Exception, commit: _Commit) -> str | None:
+    """What went wrong, without the advice: that is for a repository that was not changed yet."""
+    line = advice(error, commit.repo, commit.revision)
+    return line and line.partition(": ")[0]
+
+
+def _blobs(api: HfApi, repo: str, revision: str) -> dict[str, str]:
+    """Git's hash of each file of a commit."""
+    from huggingface_hub import RepoFile
+
+    tree = api.list_repo_tree(repo, recursive=True, revision=revision)
+    return {entry.path: entry.blob_id for entry in tree if isinstance(entry, RepoFile)}

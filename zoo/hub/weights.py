@@ -1,0 +1,339 @@
+"""From a name or a path to verified weights: bundled file or local safetensors -> encoder in memory.
+
+A file is hashed before it is parsed, and its keys, shapes and values are checked before it is used. Nothing here
+falls back to random weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import UserError, reason_of
+from zoo.models import checkpoint_dir, registry
+from zoo.models.licences import announce
+from zoo.models.registry import ARCHITECTURES, Architecture
+from zoo.system.atomic_files import atomic_write_bytes, sha256_file
+from zoo.transforms.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from zoo.models.head_spec import Heads
+
+BUNDLED = Path(__file__).parents[1] / "bundled"
+FORMAT = "siamese-zoo encoder 1"
+RANDOM = "random"  # as a tag: a network without weights, for baselines and tests
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """Weights on this machine, located and hashed but not yet read.
+
+    Attributes:
+        path: ``None`` for ``NAME.random``, which has no file.
+        name: ``NAME.tag`` of the registry, or the file's stem.
+        sha256: of the file.
+    """
+
+    path: Path | None
+    name: str
+    sha256: str | None
+    method: str
+    architecture: Architecture
+    preprocessing: Preprocessing
+    licence: str
+    source: str = ""
+    folder: Path | None = None  # the converted model that the file is part of, see ``zoo.models.checkpoint_dir``
+
+    @property
+    def heads(self) -> Path | None:
+        """The file of projector and predictor, where there is one."""
+        path = self.folder / checkpoint_dir.HEADS if self.folder else None
+        return path if path and path.is_file() else None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the heads in it, of ``zoo.models.head_spec.PARTS``; no tensor is read for that."""
+        return tuple(checkpoint_dir.read(self.folder).heads) if self.folder and self.heads else ()
+
+    @property
+    def heads_sha256(self) -> str | None:
+        """Of the file of heads."""
+        return checkpoint_dir.read(self.folder).sha256.get(checkpoint_dir.HEADS) if self.folder else None
+
+
+def is_path(model: str | Path) -> bool:
+    """Whether ``model`` means a file or a folder of ``zoo convert``: by its form, or because one stands here."""
+    text = str(model)
+    if is_hub_reference(model):
+        return False
+    if isinstance(model, Path) or "/" in text or text.endswith((".safetensors", ".onnx")) or Path(text).is_file():
+        return True
+    return registry.split_name(text)[0] not in registry.MODELS and (Path(text) / checkpoint_dir.CONFIG).is_file()
+
+
+def is_hub_reference(model: str | Path) -> bool:
+    """Whether ``model`` means a repository of a model hub: ``hf-hub:ORG/NAME``, ``hf-hub:ORG/NAME@REVISION``."""
+    return str(model).startswith("hf-hub:")
+
+
+def locate(model: str | Path, *, pretrained: bool = True) -> WeightFile:
+    """The file behind a registry name (``NAME`` or ``NAME.tag``), a path, or a hub reference, which is downloaded.
+
+    Official weights that are not in the cache folder yet are downloaded and converted (``zoo.hub.pretrained``).
+    ``pretrained=False``, or the tag ``random``, asks for the architecture of a name without weights.
+
+    Raises:
+        UserError: unknown name or tag, no released weights (the message says how to train them), a file that is
+            missing, has another hash than the registry says, or was not written by ``zoo-train export``; or official
+            weights cannot be fetched (``zoo.hub.pretrained``). For a hub reference see
+            ``zoo.hub.hf_download.download``.
+    """
+    if not pretrained and is_hub_reference(model):
+        raise UserError(f"{model} has weights: pretrained=False takes a name of `zoo list`")
+    if is_hub_reference(model):
+        return _from_hub(str(model))
+    if is_path(model):
+        if not pretrained:
+            raise UserError(f"{model} is a file of weights: pretrained=False takes a name of `zoo list`")
+        return _folder(checkpoint_dir.verify(Path(model)), Path(model)) if Path(model).is_dir() else _local(Path(model))
+    name = str(model)
+    spec = registry.find(name)
+    tag = registry.split_name(name)[1] or spec.default_tag
+    if not pretrained or tag == RANDOM:
+        like = spec.weights.get(tag or "") or next(iter(spec.weights.values()), None)
+        preprocessing = like.preprocessing if like else registry.IMAGENET_224
+        architecture = ARCHITECTURES[spec.architecture]
+        return WeightFile(None, f"{spec.name}.{RANDOM}", None, spec.method, architecture, preprocessing, "none")
+    if tag is None:
+        raise UserError(
+            f"{spec.name} has no released weights: train them with `zoo-train run {spec.recipe} --data DATA --out RUN` "
+            "and load the file that `zoo-train export` writes, or ask for pretrained=False"
+        )
+    if tag not in spec.weights:
+        known = ", ".join(spec.weights) or "none"
+        raise UserError(f"{spec.name} has no weights {tag!r}; its tags: {known}")
+    weights = spec.weights[tag]
+    if not weights.bundled:
+        from zoo.hub.pretrained import fetch
+
+        folder = fetch(spec, tag)
+        return _folder(checkpoint_dir.read(folder), folder)  # its hashes are checked there
+    path = BUNDLED / weights.location.removeprefix("bundled:")
+    sha256 = _hash(path)
+    if sha256 != weights.sha256:
+        raise UserError(f"{path.name} does not have the sha256 of the registry: install the package again")
+    architecture = replace(ARCHITECTURES[spec.architecture], padding=weights.padding)
+    return WeightFile(
+        path, f"{spec.name}.{tag}", sha256, spec.method, architecture, weights.preprocessing, weights.licence
+    )
+
+
+def load_encoder(file: WeightFile) -> nn.Module:
+    """The encoder with these weights, float32, in eval mode; without a file, initialised from seed 0.
+
+    Raises:
+        UserError: missing or extra keys, other shapes, or values that are not finite; the keys are named.
+    """
+    import torch
+
+    from zoo.models.resnet import build_encoder
+
+    if file.path is None:
+        with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to change
+            torch.manual_seed(0)
+            return build_encoder(file.architecture).eval()
+    announce(file.name, file.licence, file.source)
+    state, _ = read(file.path)
+    check_state(state, file.architecture, file.path.name)
+    with torch.device("meta"):  # initialising what is about to be overwritten takes seconds on the large ones
+        encoder = build_encoder(file.architecture).eval()
+    encoder.to_empty(device="cpu")
+    encoder.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
+    for name, buffer in encoder.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            buffer.zero_()
+    return encoder
+
+
+def load_heads(file: WeightFile) -> Heads | None:
+    """Projector, predictor and what else a converted model holds, float32, in eval mode; None where it has none.
+
+    Raises:
+        UserError: as ``load_encoder``.
+    """
+    from zoo.models.head_spec import PARTS, Heads, build_head
+
+    if file.folder is None or file.heads is None:
+        return None
+    layouts = checkpoint_dir.read(file.folder).heads
+    if unknown := sorted(set(layouts) - set(PARTS)):
+        raise UserError(f"{file.folder}: heads {unknown} are not known to this version")
+    state, _ = read(file.heads)
+    _require_finite(state, file.heads.name)
+    modules = {part: build_head(layout) for part, layout in layouts.items()}
+    expected = {f"{part}.{k}": v.shape for part, m in modules.items() for k, v in m.state_dict().items()}
+    _require_equal({k: v.shape for k, v in state.items()}, _without_counters(expected), file.heads.name)
+    for part, module in modules.items():
+        own = {k.removeprefix(f"{part}."): v.float() for k, v in state.items() if k.startswith(f"{part}.")}
+        module.load_state_dict(own, strict=False)
+    return Heads(**modules)
+
+
+def check_state(state: Mapping[str, Tensor], architecture: Architecture, what: str) -> None:
+    """Refuses tensors that are not exactly an encoder's; the network is not allocated for that.
+
+    Raises:
+        UserError: missing or extra keys, other shapes, values that are not finite, or an architecture that states
+            another length of embedding than it has.
+    """
+    import torch
+
+    from zoo.models.resnet import build_encoder
+
+    with torch.device("meta"):
+        encoder = build_encoder(architecture)
+    if encoder.num_features != architecture.num_features:
+        raise UserError(f"{what} states {architecture.num_features} features, its network has {encoder.num_features}")
+    expected = _without_counters({k: v.shape for k, v in encoder.state_dict().items()})
+    _require_equal(_without_counters({k: v.shape for k, v in state.items()}), expected, what)
+    _require_finite(state, what)
+
+
+def _without_counters(shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """BN's ``num_batches_tracked`` aside: inference does not read it, and the official files lack it."""
+    return {k: v for k, v in shapes.items() if not k.endswith("num_batches_tracked")}
+
+
+def _require_equal(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
+    if found != expected:
+        wrong = sorted(set(found.items()) ^ set(expected.items()))
+        keys = list(dict.fromkeys(k for k, _ in wrong))
+        raise UserError(f"{what} does not fit its architecture: {len(keys)} keys differ, first {keys[0]}")
+
+
+def _require_finite(state: Mapping[str, Tensor], what: str) -> None:
+    if bad := [k for k, v in state.items() if not bool(v.isfinite().all())]:
+        raise UserError(f"{what} holds values that are not finite, first in {bad[0]}")
+
+
+def half_of(state: Mapping[str, Tensor], *, half: bool) -> dict[str, Tensor]:
+    """Contiguous float32; with ``half`` in float16 all but BN, whose running variances would lose small values."""
+    import torch
+
+    def converted(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor.to(torch.float16 if half and tensor.ndim > 1 else torch.float32).contiguous()
+
+    return {k: converted(v) for k, v in state.items()}
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        UserError: missing, truncated, or no safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"no weights at {path}") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path.name} is no safetensors file: {reason_of(error)}") from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Of a safetensors file; imports no torch.
+
+    Raises:
+        UserError: missing, truncated, or no safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}
+    except FileNotFoundError:
+        raise UserError(f"no weights at {path}") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path.name} is no safetensors file: {reason_of(error)}") from None
+
+
+def save_encoder(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any], *, half: bool = False) -> str:
+    """Writes an encoder as safetensors that ``locate`` reads back, atomically; returns its sha256.
+
+    Args:
+        metadata: ``architecture`` (a key of the registry, or a dict of that ``name`` and a ``stem``), ``method``,
+            ``preprocessing``, ``licence`` and what else should travel with it.
+        half: convolutions in float16; BN stays float32, whose running variances would lose their small values.
+    """
+    from safetensors.torch import save
+
+    tensors = half_of(state, half=half)
+    texts = {"format": FORMAT} | {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    atomic_write_bytes(path, save(tensors, metadata=texts))
+    return sha256_file(path)
+
+
+def _from_hub(text: str) -> WeightFile:
+    from zoo.hub import hf_download
+
+    reference = hf_download.Reference.parse(text)
+    snapshot = hf_download.download(
+        reference, checkpoint_dir.CONFIG, lambda path: checkpoint_dir.read_config(path).sha256
+    )
+    file = _folder(checkpoint_dir.read(snapshot.folder), snapshot.folder)
+    return replace(file, source=str(hf_download.Reference(snapshot.repo, snapshot.commit)))
+
+
+def _folder(described: checkpoint_dir.Description, folder: Path) -> WeightFile:
+    return WeightFile(
+        folder / checkpoint_dir.MODEL,
+        described.full_name,
+        described.sha256[checkpoint_dir.MODEL],
+        described.method,
+        described.architecture,
+        described.preprocessing,
+        described.licence,
+        described.source,
+        folder,
+    )
+
+
+def _local(path: Path) -> WeightFile:
+    sha256 = _hash(path)
+    metadata = read_metadata(path)
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} was not written by `zoo-train export`: it does not say its architecture")
+    try:
+        architecture = _architecture(metadata["architecture"])
+        preprocessing = Preprocessing.from_json(json.loads(metadata["preprocessing"]))
+        method, licence, source = metadata["method"], metadata["licence"], metadata.get("source", "")
+        return WeightFile(path, path.stem, sha256, method, architecture, preprocessing, licence, source)
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} has metadata that this version does not understand ({error!r})") from None
+
+
+def _architecture(text: str) -> Architecture:
+    """A name of the registry, or JSON of ``{"name": ..., "stem": "cifar"}``; nothing else, files are not trusted."""
+    if not text.startswith("{"):
+        return ARCHITECTURES[text]
+    name, stem = (json.loads(text)[key] for key in ("name", "stem"))
+    if stem not in ("imagenet", "cifar"):
+        raise ValueError(f"unknown stem {stem!r}")
+    return replace(ARCHITECTURES[name], stem=stem)
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise UserError(f"no weights at {path} ({error.strerror})") from None

@@ -1,0 +1,108 @@
+"""Runs a network on torch, and taps its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.errors import UserError, reason_of
+from zoo.inference.outputs import EMBEDDING
+from zoo.transforms.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class TorchEngine:
+    """The torch module, on CPU or GPU, in fp32 or under bf16 autocast.
+
+    In fp32 on the CPU what runs is a copy with its batch norms folded, where that gives the same features to 1e-5;
+    ``model`` stays as it was.
+    """
+
+    backend = "torch"
+
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing, *, device: str, precision: str) -> None:
+        import torch
+
+        self._torch = torch
+        self.device, self.precision = device, precision
+        self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.dim = int(model.num_features)  # type: ignore[arg-type]
+        self.versions = {p: version(p) for p in ("torch", "timm")}
+        self._runs: nn.Module | None = None
+        self._mean, self._std = (
+            torch.tensor(v, device=device).mul(255)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
+        )
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 [N, H, W, 3] of any size -> float32 [N, D]."""
+        return self.stages(pixels)[EMBEDDING]
+
+    def stages(
+        self, pixels: NDArray[np.uint8], layers: Sequence[str] = (), maps: Sequence[str] = ()
+    ) -> dict[str, NDArray[np.float32]]:
+        """``embedding``, and of stages ``layer1`` to ``layer4``, tapped on the way.
+
+        Args:
+            pixels: uint8 [N, H, W, 3], RGB, of any size.
+            layers: as ``layer3``: float32 [N, C], averaged over the map.
+            maps: as ``layer3_map``: float32 [N, C, H, W].
+        """
+        torch = self._torch
+        found: dict[str, Tensor] = {}
+
+        def tap(network: nn.Module, name: str) -> Any:
+            def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+                if name in layers:
+                    found[name] = output.float().mean((2, 3))
+                if name in maps:
+                    found[f"{name}_map"] = output.float()
+
+            return _stage(network, name).register_forward_hook(keep)
+
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.precision == "bf16"),
+            ExitStack() as hooks,
+        ):
+            network = self._network()
+            for name in dict.fromkeys((*layers, *maps)):
+                hooks.callback(tap(network, name).remove)
+            # NHWC bytes seen as NCHW are channels_last already: no copy but the conversion to float
+            x = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
+            found[EMBEDDING] = network(x)
+        return {name: values.float().cpu().contiguous().numpy() for name, values in found.items()}
+
+    def _network(self) -> nn.Module:
+        if self._runs is None:
+            from zoo.models.fuse_bn import folded
+
+            plain = self.device == "cpu" and self.precision == "fp32"
+            self._runs = (folded(self.model) if plain else None) or self.model
+        return self._runs
+
+
+def torch_device(device: str | None) -> str:
+    """``None`` is the first GPU (CUDA, else Apple's MPS), else the CPU. UserError: not usable here."""
+    import torch
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} is not usable here: {reason_of(error)}") from None
+    return device
+
+
+def _stage(network: nn.Module, name: str) -> nn.Module:
+    """By the name torchvision and timm's ``resnet50`` have for it; timm's ``resnetv2_50`` counts ``stages`` from 0."""
+    if hasattr(network, name):
+        return network.get_submodule(name)
+    return network.get_submodule(f"stages.{int(name.removeprefix('layer')) - 1}")

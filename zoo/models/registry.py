@@ -1,0 +1,369 @@
+"""The table of models: name -> architecture, method, weights. Literal data; importing it imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from zoo.errors import UserError
+from zoo.transforms.preprocess import Preprocessing
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A ResNet in timm's words.
+
+    Attributes:
+        timm_name, model_args: for ``timm.create_model``.
+        num_features: length of an embedding.
+        parameters: number of trainable scalars of the encoder without a classifier.
+        padding: ``symmetric`` (PyTorch), ``same`` (TF, DeepMind's weights) or ``same-pool`` (SimCLR's: TF's in the
+            max-pool only).
+        stem: ``imagenet`` (7x7 convolution of stride 2, max-pool) or ``cifar`` (3x3 of stride 1, no pool: for images
+            of about 32 pixels; SimCLR app. B.9, SimSiam app. D).
+        project_first: the first block's shortcut has a projection although no width changes there (DeepMind's
+            R18 and R34); of timm's ``resnet18`` and ``resnet34`` only.
+    """
+
+    timm_name: str
+    num_features: int
+    parameters: int
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    padding: str = "symmetric"
+    stem: str = "imagenet"
+    project_first: bool = False
+
+
+_WIDE = {"preact": False}
+ARCHITECTURES: Mapping[str, Architecture] = {
+    # narrow and shallow, for ablations and tests on a CPU; no published network
+    "r10": Architecture("resnet18", 256, 1_246_336, {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]}),
+    "r18": Architecture("resnet18", 512, 11_176_512),
+    "r50": Architecture("resnet50", 2048, 23_508_032),
+    "r50x2": Architecture("resnetv2_50", 4096, 93_907_072, _WIDE | {"width_factor": 2}),
+    "r50x4": Architecture("resnetv2_50", 8192, 375_378_176, _WIDE | {"width_factor": 4}),
+    "r50x5": Architecture("resnetv2_50", 10240, 586_450_240, _WIDE | {"width_factor": 5}),
+    "r200": Architecture("resnet200", 2048, 62_624_832),
+    "r200x2": Architecture("resnetv2_50", 4096, 250_128_512, _WIDE | {"layers": [3, 24, 36, 3], "width_factor": 2}),
+}
+
+IMAGENET_224 = Preprocessing(input_size=224, resize=256)
+BYOL_224 = replace(IMAGENET_224, resizing="byol")  # deepmind-research byol/utils/dataset.py: 224 / (224 + 32)
+# torchvision's Resize(256) as it comes, and it comes bilinear: simsiam and moco main_lincls.py, swav eval_linear.py
+FAIR_224 = replace(IMAGENET_224, interpolation="bilinear")
+SWAV_224 = replace(FAIR_224, std=(0.228, 0.224, 0.225))
+# simclr data_util.py: CROP_PROPORTION .875 is 224 / 256; [0, 1] as it is
+SIMCLR_224 = replace(IMAGENET_224, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resizing="simclr")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A published number.
+
+    Attributes:
+        value: percent.
+        protocol: what was measured.
+        where: who published it.
+        verified: whether it was read there, or only remembered.
+    """
+
+    value: float
+    protocol: str
+    where: str
+    verified: bool = True
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One set of weights of a model.
+
+    Attributes:
+        location: ``bundled:FILE`` for a file of ``zoo/bundled``, or the URL of an official file.
+        sha256: of that file; ``None`` where nobody could verify it yet: it is then recorded on first use.
+        licence, source: SPDX name and where it stands.
+        kind: whose file it is, for ``zoo.convert``; ``None`` of a bundled one.
+        max_megabytes: a download that is larger is refused.
+        scores: published of these weights.
+        preprocessing: what the weights were evaluated with.
+        padding: see ``Architecture``.
+        selection: how the recipe was chosen and on which images, for the card.
+    """
+
+    location: str
+    sha256: str | None
+    licence: str
+    source: str
+    preprocessing: Preprocessing = IMAGENET_224
+    padding: str = "symmetric"
+    kind: str | None = None
+    max_megabytes: int = 1000
+    scores: tuple[Score, ...] = ()
+    selection: str = ""
+
+    @property
+    def bundled(self) -> bool:
+        """Whether the file ships with the package."""
+        return self.location.startswith("bundled:")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A name of the zoo.
+
+    Attributes:
+        method: ``byol``, ``simsiam``, ``simclr``, ``moco`` or ``swav``.
+        architecture: key of ``ARCHITECTURES``.
+        recipe: the ``zoo-train`` recipe that produces weights as the first tag; empty where there is none.
+        weights: by tag, the first is the default; empty where none were released.
+        scores: published of this architecture and method, whatever weights.
+    """
+
+    name: str
+    method: str
+    architecture: str
+    recipe: str
+    weights: Mapping[str, Weights] = field(default_factory=dict)
+    scores: tuple[Score, ...] = ()
+
+    @property
+    def default_tag(self) -> str | None:
+        """The tag that the bare name means, ``None`` without released weights."""
+        return next(iter(self.weights), None)
+
+
+LINEAR = "ImageNet linear top-1"
+_BYOL_PAPER, _SIMSIAM_PAPER = "arXiv 2006.07733", "arXiv 2011.10566"
+
+
+def _deepmind(file: str, megabytes: int, *scores: Score, part: str = "") -> Weights:
+    return Weights(
+        f"https://storage.googleapis.com/deepmind-byol/checkpoints/{file}.pkl",
+        None,
+        "CC-BY-NC-4.0",
+        f"google-deepmind/deepmind-research, byol{part}",
+        BYOL_224,
+        padding="same",
+        kind="deepmind-byol",
+        max_megabytes=megabytes,
+        scores=scores,
+    )
+
+
+def _deepmind_ablations() -> dict[str, Weights]:
+    """The twelve files of figure 3 of the paper: 300 epochs, without their scores, which stand there as a curve."""
+    names = ["baseline", *(f"batchsize_{n}" for n in (2048, 1024, 512, 256, 128, 64))]
+    names += ["no_grayscale", "no_color", "crop_and_blur_only", "crop_only", "crop_and_color_only"]
+    part = ", ablations of the paper's figure 3: 300 epochs"
+    return {f"deepmind_in1k_{name}": _deepmind(f"ablations/res50x1_{name}", 1200, part=part) for name in names}
+
+
+def _simsiam(folder: str, score: float) -> Weights:
+    return Weights(
+        f"https://dl.fbaipublicfiles.com/simsiam/models/{folder}/pretrain/checkpoint_0099.pth.tar",
+        None,
+        "CC-BY-NC-4.0",
+        "facebookresearch/simsiam",
+        FAIR_224,
+        kind="simsiam",
+        scores=(Score(score, LINEAR, "facebookresearch/simsiam, README"),),
+    )
+
+
+def _moco(epochs: int, score: float) -> Weights:
+    name = f"moco_v2_{epochs}ep"
+    return Weights(
+        f"https://dl.fbaipublicfiles.com/moco/moco_checkpoints/{name}/{name}_pretrain.pth.tar",
+        None,
+        "MIT",
+        "facebookresearch/moco",
+        FAIR_224,
+        kind="moco",
+        scores=(Score(score, LINEAR, "facebookresearch/moco, README"),),
+    )
+
+
+def _swav(file: str, megabytes: int, score: float, *, verified: bool = True) -> Weights:
+    return Weights(
+        f"https://dl.fbaipublicfiles.com/deepcluster/{file}_pretrain.pth.tar",
+        None,
+        "CC-BY-NC-4.0",
+        "facebookresearch/swav",
+        SWAV_224,
+        kind="swav",
+        max_megabytes=megabytes,
+        scores=(Score(score, LINEAR, "facebookresearch/swav, README", verified),),
+    )
+
+
+def _simclr(width: int, megabytes: int, score: float) -> dict[str, Weights]:
+    weights = Weights(
+        f"https://storage.googleapis.com/simclr-gcs/checkpoints/ResNet50_{width}x.zip",
+        None,
+        "Apache-2.0",
+        "google-research/simclr, v1",
+        SIMCLR_224,
+        padding="same-pool",
+        kind="simclr",
+        max_megabytes=megabytes,
+        scores=(Score(score, LINEAR, "google-research/simclr, README"),),
+    )
+    return {"google_in1k": weights}
+
+
+DEFAULT_MODEL = "simclr_r18_mini"  # ships with the package
+
+MODELS: Mapping[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        ModelSpec(
+            "simclr_r18_mini",
+            "simclr",
+            "r18",
+            "simclr_r18_tin32",
+            {
+                "tin32": Weights(
+                    "bundled:simclr_r18_mini.tin32.safetensors",
+                    "6a286db2c5c6c58cd1dde2cbb6e9c9606021e5d9bad268cb565e261972938ee6",
+                    "Apache-2.0",
+                    "this project, trained on Tiny-ImageNet",
+                    Preprocessing(input_size=40, resize=40),
+                    selection="BYOL and SimCLR were compared on eight runs of five minutes at most (SimSiam was no "
+                    "better than BYOL in earlier ones), by kNN on 2,000 of 8,000 training images of CIFAR-10 (JPEG) "
+                    "with the others as the bank: a random network 34.4; BYOL after 666 steps 32.6, with ten times "
+                    "the predictor's rate 29.6, with negatives 34.3 and 34.8; SimCLR after 523 steps 37.0. Views "
+                    "and length were then set by judgement, without another run, and the crop of 40 pixels among "
+                    "32, 40 and 48 by kNN on training images of all three data sets; the test scores at 48 pixels"
+                    " (kNN on CIFAR-10 (JPEG) 52.5) had been seen by then. Zero-initialised residuals come from "
+                    "earlier runs that had looked at test images (see byol_r18_mini). One seed.",
+                )
+            },
+        ),
+        ModelSpec(
+            "byol_r18_mini",
+            "byol",
+            "r18",
+            "byol_r18_tin32",
+            {
+                "tin32": Weights(
+                    "bundled:byol_r18_mini.tin32.safetensors",
+                    "298f33c86aa8f946fed60ea03f859a4464ccdcba61c8503dcd2c9ec4de3f7b43",
+                    "Apache-2.0",
+                    "this project, trained on Tiny-ImageNet",
+                    Preprocessing(input_size=48, resize=48),
+                    selection="The settings come from some eighteen short runs that were compared by kNN on the first "
+                    "1,500 to 3,000 test images of CIFAR-10 (JPEG), some of them also on 2,000 of Tiny-ImageNet's "
+                    "validation images: both scores are optimistic by that choice. Flowers-17 was looked at once, at "
+                    "the end. The crop of 48 pixels was chosen on training images. Nothing was chosen for the random "
+                    "network. One seed.",
+                )
+            },
+        ),
+        ModelSpec("byol_r18", "byol", "r18", "byol_r18_in1k_300ep"),
+        ModelSpec(
+            "byol_r50",
+            "byol",
+            "r50",
+            "byol_r50_in1k_1000ep",
+            {
+                "deepmind_in1k": _deepmind(
+                    "pretrain_res50x1", 1200, Score(74.4, LINEAR, "google-deepmind/deepmind-research, byol, README")
+                ),
+                **_deepmind_ablations(),
+            },
+            (Score(74.3, LINEAR, _BYOL_PAPER), Score(72.5, f"{LINEAR}, 300 epochs", _BYOL_PAPER)),
+        ),
+        ModelSpec("byol_r50x2", "byol", "r50x2", "byol_r50x2_in1k_1000ep", scores=(Score(77.4, LINEAR, _BYOL_PAPER),)),
+        ModelSpec("byol_r50x4", "byol", "r50x4", "byol_r50x4_in1k_1000ep", scores=(Score(78.6, LINEAR, _BYOL_PAPER),)),
+        ModelSpec(
+            "byol_r200",
+            "byol",
+            "r200",
+            "byol_r200_in1k_1000ep",
+            scores=(Score(77.8, LINEAR, f"{_BYOL_PAPER}, table 9"),),
+        ),
+        ModelSpec(
+            "byol_r200x2",
+            "byol",
+            "r200x2",
+            "byol_r200x2_in1k_1000ep",
+            {
+                "deepmind_in1k": _deepmind(
+                    "pretrain_res200x2", 6000, Score(79.6, LINEAR, "google-deepmind/deepmind-research, byol, README")
+                )
+            },
+        ),
+        ModelSpec("simsiam_r18", "simsiam", "r18", "simsiam_r18_in1k_100ep"),
+        ModelSpec(
+            "simsiam_r50",
+            "simsiam",
+            "r50",
+            "simsiam_r50_in1k_100ep",
+            {"fair_in1k_100ep": _simsiam("100ep", 68.1), "fair_in1k_100ep_256bs": _simsiam("100ep-256bs", 68.3)},
+            tuple(
+                Score(value, f"{LINEAR}, {epochs} epochs", _SIMSIAM_PAPER)
+                for epochs, value in ((100, 68.1), (200, 70.0), (400, 70.8), (800, 71.3))
+            ),
+        ),
+        ModelSpec("simsiam_r50x2", "simsiam", "r50x2", "simsiam_r50x2_in1k_100ep"),
+        ModelSpec("simsiam_r50x4", "simsiam", "r50x4", "simsiam_r50x4_in1k_100ep"),
+        ModelSpec("simsiam_r200", "simsiam", "r200", "simsiam_r200_in1k_100ep"),
+        ModelSpec("simsiam_r200x2", "simsiam", "r200x2", "simsiam_r200x2_in1k_100ep"),
+        ModelSpec("simclr_r50", "simclr", "r50", "simclr_r50_in1k_1000ep", _simclr(1, 1000, 69.1)),
+        ModelSpec("simclr_r50x2", "simclr", "r50x2", "simclr_r50x2_in1k_1000ep", _simclr(2, 4000, 74.2)),
+        ModelSpec("simclr_r50x4", "simclr", "r50x4", "simclr_r50x4_in1k_1000ep", _simclr(4, 12000, 76.6)),
+        ModelSpec(
+            "mocov2_r50",
+            "moco",
+            "r50",
+            "mocov2_r50_in1k_800ep",
+            {"fair_in1k_800ep": _moco(800, 71.1), "fair_in1k_200ep": _moco(200, 67.7)},
+        ),
+        ModelSpec(
+            "swav_r50", "swav", "r50", "swav_r50_in1k_800ep", {"fair_in1k_800ep": _swav("swav_800ep", 1000, 75.3)}
+        ),
+        ModelSpec(
+            "swav_r50x2",
+            "swav",
+            "r50x2",
+            "swav_r50x2_in1k_400ep",
+            {"fair_in1k_400ep": _swav("swav_RN50w2_400ep", 2000, 77.3, verified=False)},
+        ),
+        ModelSpec(
+            "swav_r50x4",
+            "swav",
+            "r50x4",
+            "swav_r50x4_in1k_400ep",
+            {"fair_in1k_400ep": _swav("swav_RN50w4_400ep", 5000, 77.9, verified=False)},
+        ),
+        ModelSpec(
+            "swav_r50x5",
+            "swav",
+            "r50x5",
+            "",
+            {"fair_in1k_400ep": _swav("swav_RN50w5_400ep", 8000, 78.5, verified=False)},
+        ),
+    )
+}
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """``byol_r50.deepmind_in1k`` -> (``byol_r50``, ``deepmind_in1k``); the tag is ``None`` where none is given."""
+    base, _, tag = name.partition(".")
+    return base, tag or None
+
+
+def find(name: str) -> ModelSpec:
+    """The entry of ``NAME`` or ``NAME.tag``.
+
+    Raises:
+        UserError: unknown name; the message gives the nearest one.
+    """
+    from difflib import get_close_matches
+
+    base, _ = split_name(name)
+    if base in MODELS:
+        return MODELS[base]
+    near = get_close_matches(base, MODELS, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"unknown model {name!r}: {hint}`zoo list` shows all names")

@@ -1,0 +1,75 @@
+"""LARS as BYOL's official code has it; training and linear evaluation share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al. 2017), in the form of DeepMind's ``optimizers.py``::
+
+        g <- g + weight_decay p
+        g <- eta |p| / |g| g        (factor 1 where either norm is 0)
+        m <- momentum m + g
+        p <- p - lr m               (the learning rate after the momentum)
+
+    A parameter group with ``adapt=False`` (biases and BN, see ``training.engine.optim``) skips the second line. With
+    ``classic_momentum`` the last two lines are SimCLR's (google-research/simclr, ``lars_optimizer.py``)::
+
+        m <- momentum m + lr g
+        p <- p - m
+
+    Args:
+        params: parameters or parameter groups; a group may set ``lr``, ``weight_decay``, ``adapt``.
+        lr: learning rate, > 0.
+        momentum: in [0, 1); .9 in BYOL.
+        eta: trust coefficient; 1e-3 in BYOL and SimSiam's linear evaluation.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        eta: float = 1e-3,
+        adapt: bool = True,
+        classic_momentum: bool = False,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eta": eta, "adapt": adapt}
+        super().__init__(params, defaults | {"classic_momentum": classic_momentum})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also of states that were saved before ``classic_momentum`` came."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("classic_momentum", False)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update from the gradients in ``p.grad``; parameters without one are left alone."""
+        if closure is not None:
+            raise TypeError("LARS takes no closure")
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                g = p.grad.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else p.grad
+                if group["adapt"]:
+                    p_norm, g_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(g)
+                    # on the device, without a synchronising read of the norms
+                    trust = torch.where((p_norm > 0) & (g_norm > 0), group["eta"] * p_norm / g_norm, 1.0)
+                    g = g * trust
+                if group["classic_momentum"]:
+                    g = g * group["lr"]
+                state = self.state[p]
+                if "momentum" in state:
+                    state["momentum"].mul_(group["momentum"]).add_(g)
+                else:
+                    state["momentum"] = g.clone()
+                p.add_(state["momentum"], alpha=-1 if group["classic_momentum"] else -group["lr"])

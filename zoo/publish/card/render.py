@@ -1,0 +1,160 @@
+"""A card as Markdown, and the file that ``zoo card NAME`` writes of a model of the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zoo.models import registry
+from zoo.models.licences import is_non_commercial
+from zoo.models.registry import Architecture
+from zoo.publish.card import scores, training, use, wording
+from zoo.publish.card.facts import Facts
+from zoo.publish.card.gather import card_path, registry_facts
+from zoo.publish.card.markdown import rows, wrap
+from zoo.publish.card.wording import DATA_SETS, METHODS, hub_licence
+from zoo.system.atomic_files import atomic_write_text
+from zoo.transforms.preprocess import Preprocessing
+
+_TAGS = ["self-supervised", "feature-extraction", "image-embedding", "resnet"]
+
+
+def write(name: str) -> Path:
+    """Writes the card of a model of the registry; returns its path.
+
+    Raises:
+        UserError: no such model, it has no weights, or a JSON file behind its card is missing.
+    """
+    path = card_path(name)
+    atomic_write_text(path, render(registry_facts(name)))
+    return path
+
+
+def render(facts: Facts) -> str:
+    """A card as Markdown."""
+    sections = (
+        _front_matter(facts),
+        _head(facts),
+        f"## Intended use\n\n{wording.INTENDED}",
+        use.section(facts),
+        training.section(facts),
+        scores.section(facts),
+        f"## Limits and bias\n\n{_limits(facts)}",
+        f"## Compute and carbon\n\n{training.compute(facts)}",
+        f"## Licence\n\n{_licence(facts)}",
+        _cite(facts),
+    )
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(facts: Facts) -> str:
+    from huggingface_hub import ModelCardData
+
+    results = scores.eval_results(facts)
+    licence = hub_licence(facts.licence)
+    trained_on = DATA_SETS[facts.data].hub if facts.data else ""
+    data = ModelCardData(
+        library_name="timm",
+        pipeline_tag="image-feature-extraction",
+        datasets=[trained_on] if trained_on else None,
+        tags=[*_TAGS, facts.method],
+        model_name=(facts.repository or facts.name).rpartition("/")[2] if results else None,
+        eval_results=results or None,
+        license=licence["license"],
+        license_name=licence.get("license_name"),
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _head(facts: Facts) -> str:
+    method, transform, architecture = METHODS.get(facts.method), facts.preprocessing, facts.architecture
+    title = method.title if method else facts.method
+    learns = f" {method.learns}." if method else ""
+    registered = (facts.bundled or facts.official) and not facts.repository
+    hint = f"\n<!-- written by `zoo card {facts.name}`; do not edit -->\n" if registered else ""
+    file = "model.safetensors" if facts.repository else facts.location.removeprefix("bundled:")
+    stored = ", float16 convolutions, float32 BN" if facts.half and not facts.repository else ""
+    pairs = [
+        ("embedding", f"{architecture.num_features} numbers, {architecture.parameters / 1e6:.3f} M parameters"),
+        ("network", _network(architecture)),
+        ("pixels", _pixels(transform)),
+        ("licence", _short_licence(facts.licence)),
+        ("source", facts.source or "the owner of this repository"),
+        ("file", f"`{file}`{stored}, sha256 " + (f"`{facts.sha256}`" if facts.sha256 else "not verified yet")),
+    ]
+    if facts.repository and facts.official:
+        pairs.append(("converted from", f"`{facts.location}`"))
+    if facts.heads:
+        pairs.append(("heads", f"`{facts.heads_file}`: {', '.join(facts.heads)}"))
+    what = f"A {_depth(architecture)} trained with {title}.{learns}."
+    return f"# {facts.repository or facts.name}\n{hint}\n{wrap(what.replace('..', '.'))}\n\n{rows(pairs)}"
+
+
+def _limits(facts: Facts) -> str:
+    size = facts.preprocessing
+    if facts.official:
+        text = wording.IMAGENET_LIMITS
+    elif facts.data == "tiny-imagenet":
+        text = wording.TINY_LIMITS
+    else:
+        text = wording.UNKNOWN_LIMITS
+    if facts.bundled and facts.training:
+        small = (
+            f"It is small and was trained for {facts.training['minutes']:.0f} minutes on a CPU: take it for trying things "
+            "out, for tests and for look-alike search among simple photographs, not as a replacement for ImageNet weights."
+        )
+        text = f"{wrap(small)}\n\n{text}"
+    crop = wrap(
+        f"Pixels outside the {size.input_size} pixel centre crop are not seen. Another preprocessing than the one above "
+        "gives other, usually worse, features."
+    )
+    return f"{text}\n\n{crop}"
+
+
+def _licence(facts: Facts) -> str:
+    if is_non_commercial(facts.licence):
+        text = (
+            f"**{facts.licence}: not for commercial use.** The weights may be used and shared for non-commercial purposes "
+            f"with attribution to their authors ({facts.source})."
+        )
+    elif facts.licence in ("", "unknown"):
+        text = "Unknown: ask the owner of the weights before you use them."
+    else:
+        text = f"{facts.licence}."
+    return wrap(f"{text} The code of siamese-zoo is Apache-2.0.")
+
+
+def _cite(facts: Facts) -> str:
+    method = METHODS.get(facts.method)
+    return f"## Cite\n\n```bibtex\n{method.bibtex}\n```" if method and method.bibtex else ""
+
+
+def _network(architecture: Architecture) -> str:
+    args = ", ".join(f"{k}={v}" for k, v in architecture.model_args.items())
+    padding = {"symmetric": "", "same": "; TensorFlow's SAME padding", "same-pool": "; SAME padding in the pool"}
+    stem = "; 3x3 stem without a pool" if architecture.stem == "cifar" else ""
+    return f"timm `{architecture.timm_name}`{f' ({args})' if args else ''}{padding[architecture.padding]}{stem}"
+
+
+def _depth(architecture: Architecture) -> str:
+    width = architecture.model_args.get("width_factor", 1)
+    layers = architecture.model_args.get("layers")
+    convolutions = 2 if architecture.timm_name in ("resnet18", "resnet34") else 3  # of a block
+    depth = (
+        2 + convolutions * sum(layers)
+        if layers
+        else int("".join(c for c in architecture.timm_name[6:] if c.isdigit())[-3:])
+    )
+    if architecture.timm_name == "resnetv2_50" and not layers:
+        depth = 50
+    return f"ResNet-{depth}" + (f" of {width:g} times the width" if width != 1 else "")
+
+
+def _pixels(transform: Preprocessing) -> str:
+    text = f"RGB, {transform.says}"
+    if (transform.mean, transform.std) == (registry.IMAGENET_224.mean, registry.IMAGENET_224.std):
+        return f"{text}, ImageNet mean and std"
+    return f"{text}, mean {', '.join(map(str, transform.mean))}, std {', '.join(map(str, transform.std))}"
+
+
+def _short_licence(licence: str) -> str:
+    return f"{licence}, **non-commercial**" if is_non_commercial(licence) else licence

@@ -1,0 +1,78 @@
+"""The sections of a card on how the weights came about: data, recipe, length, compute."""
+
+from __future__ import annotations
+
+from zoo.publish.card.facts import Facts
+from zoo.publish.card.markdown import rows, wrap
+from zoo.publish.card.wording import DATA_SETS, METHODS
+
+
+def section(facts: Facts) -> str:
+    """Data, recipe and length."""
+    if facts.training is None:
+        if not facts.official:
+            return "## Training\n\nHow it was trained is not recorded here."
+        what = (
+            f"Trained by the method's authors on the 1,281,167 training images of ImageNet-1k (ILSVRC 2012), without their "
+            f"labels: {facts.source}."
+        )
+        again = (
+            f" The recipe with their constants, to train it again: `zoo-train run {facts.recipe}`."
+            if facts.recipe
+            else ""
+        )
+        text = f"## Training\n\n{wrap(what + again)}"
+        if facts.others:
+            text += "\n\n" + wrap(f"Other weights of this network: {', '.join(f'`{o}`' for o in facts.others)}.")
+        return text
+    training = facts.training
+    recipe = training["recipe"]
+    optim, views, data = recipe["optim"], recipe["views"], training["data"]
+    pairs = [("data", _training_data(facts))]
+    pairs.append(
+        (
+            "recipe",
+            f"`zoo-train run {recipe['name']}`: {views['size']} pixel views, {optim['name'].upper()}, base lr "
+            f"{optim['lr']:g} per 256, batch {optim['batch_size']}, weight decay {optim['weight_decay']:g}, "
+            + (f"tau {optim['tau']:g} to 1, " if facts.method == "byol" else "")
+            + f"seed {recipe['seed']}"
+            + (f", {recipe['precision']}" if recipe.get("precision", "fp32") != "fp32" else ""),
+        )
+    )
+    steps, total, seen = training["steps"], training["total_steps"], training["images_seen"]
+    unfinished = "" if steps == total else f" of {total:,}: not finished"
+    epochs = f"{seen:,} images, {seen / data['images']:.1f} epochs"
+    pairs.append(("length", f"{steps:,} steps{unfinished}, {epochs}, {_time(training['minutes'])}"))
+    pairs.append(("hardware", training["hardware"]))
+    if "versions" in training:
+        pairs.append(("versions", ", ".join(f"{k} {v}" for k, v in training["versions"].items())))
+    curve = ""
+    if facts.bundled and not facts.repository:
+        curve = f"\n\n![loss and kNN monitor](results/{facts.name}/curve.png)"
+    return f"## Training\n\n{rows(pairs)}{curve}"
+
+
+def compute(facts: Facts) -> str:
+    """Time and hardware; energy was never measured."""
+    if facts.training:
+        minutes = facts.training["minutes"]
+        length = _time(minutes) if minutes < 120 else f"{minutes / 60:.1f} hours"
+        return wrap(f"{length} on {facts.training['hardware']}. Energy and carbon were not measured.")
+    method = METHODS.get(facts.method)
+    if facts.official and method and method.compute:
+        return wrap(f"Stated by the authors: {method.compute}. Energy and carbon were not measured.")
+    return "Not recorded; energy and carbon were not measured."
+
+
+def _time(minutes: float) -> str:
+    return f"{minutes:.{0 if minutes >= 10 else 1}f} minutes"
+
+
+def _training_data(facts: Facts) -> str:
+    assert facts.training is not None
+    data = facts.training["data"]
+    title = DATA_SETS[facts.data or ""].title if facts.data else data.get("name", "not recorded")
+    labels = "labelled" if facts.method == "supervised" else "unlabelled"
+    images = f", {data['images']:,} {labels} training images"
+    shards = " (two of four shards), 64 x 64 JPEG" if facts.bundled else ""
+    return f"{title}{images}{shards}"

@@ -1,0 +1,269 @@
+"""Makes the repository of a model that five loaders read, and puts it on a model hub as one commit.
+
+The folder is that of ``zoo convert`` (``zoo.models.checkpoint_dir``) with an ONNX file, a card and scores beside it.
+It leaves
+this machine only after every loader that can be checked here gives the same embedding from it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo.errors import UserError
+from zoo.hub import hf_download, hf_upload, weights
+from zoo.hub.weights import WeightFile
+from zoo.models import checkpoint_dir, registry
+from zoo.models.checkpoint_dir import Description
+from zoo.publish.card.facts import SAME, SAME_PHOTOGRAPH, Agreement, Facts, Int8
+from zoo.publish.card.gather import hub_name, read_results, registry_facts, training_of
+from zoo.publish.card.render import render
+from zoo.publish.card.scores import evaluation_yaml
+from zoo.publish.card.wording import DATA_SETS
+from zoo.system.atomic_files import atomic_write_text, create_folder_exclusively, make_folder
+from zoo.transforms.preprocess import PILLOW
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from zoo.inference.embedder import Embedder
+
+ONNX, ONNX_INT8, CARD, SCORES = "model.onnx", "model_int8.onnx", "README.md", ".eval_results"
+_PHOTOGRAPHS = Path(__file__).parents[1] / "bundled" / "parity"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A repository that was made.
+
+    Attributes:
+        where: folder of a dry run, or the repository.
+        commit: the live revision, ``None`` for a dry run.
+        files: name -> bytes.
+    """
+
+    where: str
+    commit: str | None
+    files: dict[str, int]
+    agreement: Agreement
+
+
+def publish(
+    model: str | Path,
+    repository: str,
+    *,
+    dry_run: Path | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    results: Path | None = None,
+    int8: bool = True,
+) -> Result:
+    """Publishes a model as ``repository``, or writes what would be published into ``dry_run``.
+
+    Args:
+        model: as ``zoo.load``'s ``name_or_path``: a name, a folder of ``zoo convert``, a file of ``zoo-train export``.
+        repository: ``ORG/NAME``.
+        dry_run: a folder that does not exist or is empty; nothing is sent anywhere.
+        private: of a new repository.
+        revision: branch; default: the main one.
+        results: folder with JSON of ``zoo evaluate`` for the card; a model of the registry has its own.
+        int8: also an int8 ONNX file, if its embeddings pass the gate of ``zoo.export.export``; the card says how it
+        went.
+
+    Raises:
+        UserError: no such weights, or they do not load strictly or are not finite; a loader gives another embedding;
+            and what ``zoo.hub.hf_upload.upload`` raises. What was live stays live, or is live again
+            unless the message says otherwise.
+    """
+    hf_download.Reference.parse(hf_download.PREFIX + repository)
+    if dry_run is not None and dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
+        raise UserError(f"{dry_run} holds something already: choose another folder or remove it")
+    file = _locate(model)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "repository"
+        agreement = build(file, folder, repository, results=results, int8=int8)
+        files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+        if dry_run is not None:
+            create_folder_exclusively(dry_run, partial(_fill_from, folder))
+            return Result(str(dry_run), None, files, agreement)
+        owned = [*checkpoint_dir.FILES, ONNX, ONNX_INT8, *(f"{SCORES}/{d}.yaml" for d in DATA_SETS)]
+        message = f"{file.name}, by siamese-zoo"
+        done = hf_upload.upload(folder, repository, message=message, private=private, revision=revision, owned=owned)
+        return Result(done.url, done.commit, files, agreement)
+
+
+def build(
+    file: WeightFile, folder: Path, repository: str, *, results: Path | None = None, int8: bool = True
+) -> Agreement:
+    """Writes all files of the repository into ``folder`` and checks every loader on them.
+
+    Raises:
+        UserError: see ``publish``.
+    """
+    from zoo.api import load
+    from zoo.export.export import Variant, export_onnx, trace_core
+
+    if file.folder is not None:
+        checkpoint_dir.verify(file.folder)
+        make_folder(folder)
+        for name in checkpoint_dir.FILES:
+            if (file.folder / name).exists():
+                shutil.copyfile(file.folder / name, folder / name)
+    else:
+        checkpoint_dir.write(folder, _describe(file, repository), weights.load_encoder(file).state_dict())
+    embedder = load(folder, device="cpu")  # hashes, keys, shapes and finite values are checked here
+    agreement = check(file, folder, embedder)
+    core = trace_core(embedder)
+    exported = export_onnx(embedder, folder / ONNX, Variant("crop"), photographs=photographs(), core=core)
+    if not exported.parity <= SAME:
+        raise UserError(f"model.onnx differs from torch by {exported.parity:.1e} (allowed {SAME:.0e}): not published")
+    agreement = replace(agreement, onnx=exported.parity, int8=_int8(embedder, folder, core) if int8 else None)
+    facts = replace(_facts(file, folder, repository, results), agreement=agreement)
+    atomic_write_text(folder / CARD, render(facts))
+    for name, text in evaluation_yaml(facts).items():
+        make_folder(folder / SCORES)
+        atomic_write_text(folder / SCORES / name, text)
+    return agreement
+
+
+def _int8(embedder: Embedder, folder: Path, core: Any) -> Int8:
+    """Writes the int8 file where it passes its gate; what became of it."""
+    from zoo.export.export import INT8_COSINE, Variant, export_onnx
+
+    try:
+        exported = export_onnx(embedder, folder / ONNX_INT8, Variant("crop", "int8"), core=core)
+    except UserError as error:
+        return Int8(INT8_COSINE, None, refused=str(error))
+    return Int8(INT8_COSINE, exported.cosine, exported.photographs)
+
+
+def check(file: WeightFile, folder: Path, embedder: Embedder) -> Agreement:
+    """Compares the folder with its source, and timm's loader with ours; ONNX is not looked at.
+
+    timm resizes photographs with Pillow. Of weights whose official code crops first, what that costs is measured, and
+    the gate holds timm's transform against Pillow's way.
+
+    Raises:
+        UserError: a difference above ``SAME`` or, from the photograph, ``SAME_PHOTOGRAPH``.
+    """
+    import timm
+    import torch
+    from timm.data.config import resolve_model_data_config
+    from timm.data.transforms_factory import create_transform
+
+    from zoo.inference.embedder import as_rgb
+
+    if checkpoint_dir.needs_import(checkpoint_dir.read(folder).architecture):
+        import zoo.timm_models  # noqa: F401
+
+    images = [as_rgb(p) for p in photographs()]
+    ours = embedder.embed_pixels(np.stack([embedder.preprocessing.pixels(i) for i in images]))
+    x = torch.stack([embedder.transform(i) for i in images])
+    with torch.inference_mode():
+        source = weights.load_encoder(file)(x).numpy()
+        loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        transform = create_transform(**resolve_model_data_config(loaded))  # type: ignore[no-untyped-call]
+        same = loaded(x).numpy()
+        own = loaded(torch.stack([transform(i) for i in images])).numpy()
+        floats = embedder.model(torch.stack([_resized_in_floats(embedder, i) for i in images])).numpy()
+    agreement = Agreement(len(images), _error(same, ours), _error(own, ours), _error(floats, ours))
+    pillow = replace(embedder.preprocessing, resizing=PILLOW)
+    by_pillow = embedder.embed_pixels(np.stack([pillow.pixels(i) for i in images]))
+    for what, error, allowed in (
+        ("the folder", _error(ours, source), SAME),
+        ("timm", agreement.timm, SAME),
+        ("timm with its own transform", _error(own, by_pillow), SAME_PHOTOGRAPH),
+    ):
+        if not error <= allowed:
+            raise UserError(f"{what} gives another embedding, by {error:.1e} (allowed {allowed:.0e}): not published")
+    return agreement
+
+
+def photographs() -> list[Path]:
+    """The photographs that every check runs on; they ship with the package."""
+    return sorted(_PHOTOGRAPHS.glob("*.jpg"))
+
+
+def _locate(model: str | Path) -> WeightFile:
+    path = Path(model)
+    if path.suffix in (".pt", ".pth") or (path.is_dir() and not (path / checkpoint_dir.CONFIG).exists()):
+        raise UserError(
+            f"{model} is no model of the zoo yet: `zoo-train export {model} --out encoder.safetensors` for a training "
+            "run, `zoo convert` for an official file, then publish what they write"
+        )
+    file = weights.locate(path if path.is_dir() else model)
+    if file.path is None:
+        raise UserError(f"{file.name} has random weights: there is nothing to publish")
+    return file
+
+
+def _describe(file: WeightFile, repository: str) -> Description:
+    """Of a file without a folder: one that ships, by its name, or one of ``zoo-train export``, by the repository's."""
+    base, tag = registry.split_name(file.name)
+    known = base in registry.MODELS and tag is not None
+    return Description(
+        base if known else repository.partition("/")[2],
+        tag if known else None,
+        file.method,
+        file.architecture,
+        file.preprocessing,
+        file.licence,
+        file.source or (registry.MODELS[base].weights[tag].source if known and tag else ""),
+    )
+
+
+def _facts(file: WeightFile, folder: Path, repository: str, results: Path | None) -> Facts:
+    described = checkpoint_dir.read(folder)
+    base, tag = described.name, described.tag
+    common: dict[str, Any] = {
+        "repository": repository,
+        "sha256": described.sha256[checkpoint_dir.MODEL],
+        "hub_name": base if base in registry.MODELS else hub_name(described.method, described.architecture),
+        "heads": sorted(described.heads),
+        "architecture": described.architecture,
+    }
+    if results is not None:
+        common["results"] = read_results(results)
+    if base in registry.MODELS and tag in registry.MODELS[base].weights:
+        return replace(registry_facts(f"{base}.{tag}"), **common)
+    return Facts(
+        described.full_name,
+        described.method,
+        preprocessing=described.preprocessing,
+        licence=described.licence,
+        source=described.source,
+        training=training_of(file),
+        **common,
+    )
+
+
+def _fill_from(folder: Path, to: Path) -> None:
+    shutil.copytree(folder, to, dirs_exist_ok=True)
+
+
+def _resized_in_floats(embedder: Embedder, image: Any) -> Any:
+    """As ``Embedder.transform``, resized in floating point: by torch for Pillow, or as the official code does."""
+    import torch
+    import torch.nn.functional as F
+
+    preprocessing = embedder.preprocessing
+    mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
+    if preprocessing.crop_first:
+        return (torch.from_numpy(preprocessing.levels(image)).permute(2, 0, 1) / 255 - mean) / std
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    scale = preprocessing.resize / min(x.shape[-2:])
+    size = [max(preprocessing.resize, int(side * scale)) for side in x.shape[-2:]]
+    x = F.interpolate(x, size=size, mode=preprocessing.interpolation, antialias=True).clamp(0, 1)
+    top, left = (round((side - preprocessing.input_size) / 2) for side in size)
+    x = x[..., top : top + preprocessing.input_size, left : left + preprocessing.input_size]
+    return ((x - mean) / std)[0]
+
+
+def _error(found: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    return float(np.abs(found - reference).max() / np.abs(reference).max())

@@ -1,0 +1,84 @@
+"""Search results as one HTML file: thumbnails inside, no script, nothing fetched from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from zoo.search.collection import Collection
+from zoo.search.query import Answer, Neighbour
+from zoo.search.thumbnails import SMALL, Pictures, data_uri, shrunk
+from zoo.system.atomic_files import atomic_write_text
+from zoo.transforms.decode import UnreadableImage, read_bytes
+
+_STYLE = """
+:root { color-scheme: light dark; font-family: system-ui, sans-serif; line-height: 1.4 }
+body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.4rem; margin: 0 } h2 { font-size: 1rem; margin: 0 0 .6rem; overflow-wrap: anywhere }
+.about { opacity: .7; margin: .3rem 0 1.5rem }
+section { display: grid; grid-template-columns: 15rem 1fr; gap: 1.5rem; margin: 0 0 2.5rem }
+ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; margin: 0; padding: 0 }
+li { list-style: none }
+img, .none { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: .5rem;
+  background: color-mix(in srgb, currentColor 10%, transparent) }
+.none { display: grid; place-items: center; font-size: .8rem; opacity: .6; text-align: center }
+figure { margin: 0 } figcaption { display: flex; gap: .5rem; justify-content: space-between; font-size: .8rem }
+figcaption span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
+figcaption b { flex: none; font-variant-numeric: tabular-nums }
+@media (max-width: 45rem) { section { grid-template-columns: 1fr } }
+"""
+
+
+def write(path: Path, collection: Collection, answers: Sequence[Answer], pictures: Pictures | None) -> None:
+    """Writes the page; without ``pictures`` the neighbours are names and cosines. UserError: it cannot be written."""
+    digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+    about = f"{len(collection)} images, {collection.model}; cosine similarity, nearest first"
+    head = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta http-equiv="Content-Security-Policy" '
+        f"content=\"default-src 'none'; img-src data:; style-src 'sha256-{digest}'\">"
+        f'<title>Nearest images</title><link rel="icon" href="data:,"><style>{_STYLE}</style></head><body>'
+        f'<h1>Nearest images</h1><p class="about">{escape(about)}</p>'
+    )
+    sections = "".join(_section(answer, pictures) for answer in answers)
+    # names that are not UTF-8 came escaped; what the terminal gave as a lone surrogate must not stop the page
+    text = (head + sections + "</body></html>\n").encode(errors="backslashreplace").decode()
+    atomic_write_text(path, text)
+
+
+def _section(answer: Answer, pictures: Pictures | None) -> str:
+    name = escape(answer.query)
+    if answer.error is not None:
+        return f"<section><h2>{name}</h2><p>{escape(answer.error)}</p></section>"
+    tiles = "".join(f"<li>{_tile(neighbour, pictures)}</li>" for neighbour in answer.neighbours)
+    return f"<section><div><h2>{name}</h2>{_query_picture(answer)}</div><ol>{tiles}</ol></section>"
+
+
+def _query_picture(answer: Answer) -> str:
+    try:
+        return _image(shrunk(read_bytes(answer.source or answer.query), SMALL), answer.query)
+    except UnreadableImage as error:
+        return f'<div class="none">{escape(str(error))}</div>'
+
+
+def _tile(neighbour: Neighbour, pictures: Pictures | None) -> str:
+    name = neighbour.item.name
+    shown = '<div class="none">no picture</div>'
+    if pictures is not None:
+        try:
+            shown = _image(pictures.small(neighbour.item.row), name)
+        except UnreadableImage as error:
+            shown = f'<div class="none">{escape(str(error))}</div>'
+    label = escape(name)
+    return (
+        f'<figure>{shown}<figcaption><span title="{label}">{label}</span><b>{neighbour.cosine:.3f}</b></figcaption>'
+        "</figure>"
+    )
+
+
+def _image(jpeg: bytes, name: str) -> str:
+    return f'<img src="{data_uri(jpeg)}" alt="{escape(name)}">'

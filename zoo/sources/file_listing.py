@@ -1,0 +1,127 @@
+"""Which images a folder holds: a table that is the same for the same folder, names kept byte for byte.
+
+- Recursive, in the order of the raw bytes of the path relative to the folder, '/' between its parts.
+- Whatever has an image's extension (``images.EXTENSIONS``, any case) is one row: files, links to files,
+  broken links, FIFOs, and folders, which are also descended into. A folder that may not be listed is a row.
+- Files with other extensions are counted, not listed. Links to folders are counted, not followed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+
+from zoo.errors import UserError
+from zoo.transforms.decode import EXTENSIONS
+
+FILES = pa.schema([("path", pa.binary()), ("size", pa.int64()), ("mtime_ns", pa.int64())])
+"""One row per image to be: relative path in raw bytes, and what tells a changed file: size in bytes and
+modification time in ns of the file (of what a link points to), both -1 where it is not a regular file."""
+
+_EXTENSIONS = frozenset(os.fsencode(extension) for extension in EXTENSIONS)
+_ROWS_AT_ONCE = 4096  # rows are far smaller in Arrow than as Python objects, so few exist as such at a time
+
+_Row = tuple[bytes, int, int]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images (schema ``FILES``, sorted by path), and how much of the folder was left out."""
+
+    files: pa.Table
+    other_files: int
+    links_to_folders: int
+
+
+def list_images(folder: Path, *, without: Collection[Path] = ()) -> Listing:
+    """The images below ``folder``; the folders ``without`` (the output) are not descended into.
+
+    Raises:
+        UserError: ``folder`` is missing, is not a folder, may not be listed, or holds no image.
+    """
+    if not folder.is_dir():
+        known = "is not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {known}: give the folder that holds the images")
+    walk = _Walk(os.fsencode(folder), {_identity(path) for path in without if path.exists()})
+    rows = walk.rows()
+    batches = []
+    try:
+        while batch := list(islice(rows, _ROWS_AT_ONCE)):
+            batches.append(pa.record_batch(list(zip(*batch, strict=True)), schema=FILES))
+    except OSError as error:
+        raise UserError(f"cannot list {folder} ({error.strerror}): allow reading it") from error
+    if not batches:
+        raise UserError(
+            f"no image in {folder} ({walk.other_files} other files): images end in {' '.join(sorted(EXTENSIONS))}"
+        )
+    return Listing(pa.Table.from_batches(batches).sort_by("path"), walk.other_files, walk.links_to_folders)
+
+
+def has_image(folder: Path) -> bool:
+    """Whether ``list_images`` would find one; stops at the first."""
+    try:
+        return next(_Walk(os.fsencode(folder), set()).rows(), None) is not None
+    except OSError:
+        return False
+
+
+class _Walk:
+    def __init__(self, root: bytes, without: set[tuple[int, int]]) -> None:
+        self.other_files = 0
+        self.links_to_folders = 0
+        self._root = root
+        self._without = without
+
+    def rows(self) -> Iterator[_Row]:
+        folders = [b""]  # a stack and not recursion: folders can be nested deeper than Python's limit
+        while folders:
+            folder = folders.pop()
+            try:
+                items = os.scandir(os.path.join(self._root, folder))
+            except OSError:
+                if not folder:
+                    raise
+                if not _is_image_name(folder.rstrip(b"/")):  # otherwise it has its row already
+                    yield folder.rstrip(b"/"), -1, -1
+                continue
+            with items:
+                for item in items:
+                    path = folder + item.name
+                    if _is_image_name(item.name):
+                        yield _row(path, item)
+                    if item.is_dir(follow_symlinks=False):
+                        if _identity(item.path) not in self._without:
+                            folders.append(path + b"/")
+                    elif not _is_image_name(item.name):
+                        self._count(item)
+
+    def _count(self, item: os.DirEntry[bytes]) -> None:
+        if item.is_symlink() and os.path.isdir(item.path):
+            self.links_to_folders += 1
+        else:
+            self.other_files += 1
+
+
+def _row(path: bytes, item: os.DirEntry[bytes]) -> _Row:
+    try:
+        status = item.stat()
+    except OSError:
+        return path, -1, -1
+    if not stat.S_ISREG(status.st_mode):
+        return path, -1, -1
+    return path, status.st_size, status.st_mtime_ns
+
+
+def _is_image_name(name: bytes) -> bool:
+    return os.path.splitext(name)[1].lower() in _EXTENSIONS
+
+
+def _identity(path: Path | bytes) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino

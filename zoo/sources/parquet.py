@@ -1,0 +1,277 @@
+"""Images as bytes in a column of Parquet files, or of the Arrow files that Hugging Face datasets saves."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from zoo.errors import UserError
+from zoo.sources.base import IN_CONTAINER, one_line
+from zoo.sources.file_listing import Listing
+from zoo.sources.storage import Local, Storage
+from zoo.transforms.decode import MAX_BYTES, UnreadableImage
+
+_IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
+_ROWS = 16  # read at once; with those kept behind they are more than the threads have in hand
+_BATCHES_KEPT = 16
+_KEPT_ROWS_AT_ONCE = 65536
+
+
+class Tables:
+    """The rows of tables, in their order. A name is that of the file, '/', and the number of the row from 0.
+
+    The image column is ``image``, ``img``, ``jpg``, ``bytes`` and the like, or else the only one with bytes; Hugging
+    Face's ``{bytes, path}`` counts as one. Every other column of numbers, texts or truth values can be kept, parts of a
+    structure by ``image.path``.
+    """
+
+    def __init__(self, where: Storage, files: Sequence[bytes], keep: Sequence[str] = ()) -> None:
+        self._storage = where
+        self._files = list(files)
+        self._keep = list(keep)
+        self._cursor = _Cursor(where)
+
+    def listing(self, *, without: Collection[Path] = ()) -> Listing:
+        """See Source."""
+        tables = [table for file in self._files if len(table := self._of_file(file))]
+        if not tables:
+            raise UserError(f"no row in {self._storage.root}{os.fsdecode(self._files[0])}")
+        try:
+            return Listing(pa.concat_tables(tables), 0, 0)
+        except pa.ArrowInvalid:
+            raise UserError(f"the files of {self._storage.root} have kept columns of different types") from None
+
+    def read(self, row: Mapping[str, Any]) -> bytes:
+        """See Source."""
+        return self._cursor.read(row["path"][: row["inside"]], row["offset"], row["mtime_ns"])
+
+    def _of_file(self, name: bytes) -> pa.Table:
+        shown = self._storage.root + os.fsdecode(name)
+        try:
+            mtime_ns = self._storage.facts(name)[1]
+            with ExitStack() as stack:
+                file = _open(self._storage, name, stack)
+                _image_column(file.schema, shown)
+                kept = _kept_columns(file, self._keep, shown)
+                n = file.rows
+        except UserError:
+            raise
+        except FileNotFoundError:
+            raise UserError(f"no table at {shown}") from None
+        except OSError as error:
+            raise UserError(f"{shown} cannot be read: {error.strerror or one_line(error)}") from None
+        except Exception as error:  # what Arrow raises for damaged bytes is not a closed set
+            raise UserError(f"{shown} is no readable table ({one_line(error)}): write or download it again") from None
+        numbers = pa.array(range(n), pa.int64())
+        paths = pc.binary_join_element_wise(pa.scalar(name + b"/"), numbers.cast(pa.string()).cast(pa.binary()), b"")
+        same = [pa.repeat(pa.scalar(value, type), n) for value, type in ((-1, pa.int64()), (mtime_ns, pa.int64()))]
+        inside = pa.repeat(pa.scalar(len(name), pa.int32()), n)
+        return pa.table(
+            [paths, *same, inside, numbers, *kept],
+            schema=pa.schema([*IN_CONTAINER, *((k, c.type) for k, c in zip(self._keep, kept, strict=True))]),
+        )
+
+
+class _Parquet:
+    def __init__(self, file: Any) -> None:
+        # Buffered: of a row group of any size a few pages are in memory at a time.
+        self._file = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+        self.schema: pa.Schema = self._file.schema_arrow
+        sizes = [self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups)]
+        self.rows = sum(sizes)
+        self.groups = list(accumulate(sizes, initial=0))[:-1]
+
+    def batches(self, group: int, columns: list[str], n: int) -> Iterator[pa.RecordBatch]:
+        """Batches of ``n`` rows of some columns of a row group."""
+        found: Iterator[pa.RecordBatch] = self._file.iter_batches(
+            n, row_groups=[group], columns=columns, use_threads=False
+        )
+        return found
+
+
+class _Arrow:
+    """A stream: one group, for a batch that is passed over is not touched."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file = file
+        with self._stream() as stream:
+            self.schema: pa.Schema = stream.schema
+            self.rows = sum(batch.num_rows for batch in stream)
+        self.groups = [0]
+
+    def batches(self, group: int, columns: list[str], n: int) -> Iterator[pa.RecordBatch]:
+        """As of Parquet."""
+        with self._stream() as stream:
+            for batch in stream:
+                picked = batch.select([name.partition(".")[0] for name in columns])
+                picked.validate(full=True)  # offsets that lead elsewhere must not be followed
+                yield from (picked.slice(at, n) for at in range(0, picked.num_rows, n))
+
+    def _stream(self) -> Any:
+        self._file.seek(0)
+        return pa.ipc.open_stream(self._file)
+
+
+def _open(where: Storage, name: bytes, stack: ExitStack) -> _Parquet | _Arrow:
+    file = stack.enter_context(where.open(name))
+    if not name.lower().endswith(b".arrow"):
+        return _Parquet(file)
+    if isinstance(where, Local):
+        return _Arrow(stack.enter_context(pa.memory_map(os.path.join(os.fsencode(where.root), name))))
+    return _Arrow(stack.enter_context(pa.PythonFile(file, mode="r")))
+
+
+def _image_column(schema: pa.Schema, shown: str) -> str:
+    """``image``, or ``image.bytes`` in a structure."""
+    holding = {name: found for name in schema.names if (found := _bytes_of(name, schema.field(name).type)) is not None}
+    for name in _IMAGE_COLUMNS:
+        if name in holding:
+            return holding[name]
+    if len(holding) == 1:
+        return next(iter(holding.values()))
+    raise UserError(f"{shown} has no image column ({', '.join(_IMAGE_COLUMNS)}); it has {', '.join(schema.names)}")
+
+
+def _bytes_of(name: str, type: pa.DataType) -> str | None:
+    if pa.types.is_binary(type) or pa.types.is_large_binary(type):
+        return name
+    if pa.types.is_struct(type) and type.get_field_index("bytes") >= 0:
+        return name + ".bytes" if _bytes_of("", type.field("bytes").type) is not None else None
+    return None
+
+
+def _kept_columns(file: _Parquet | _Arrow, keep: list[str], shown: str) -> list[pa.ChunkedArray]:
+    for name in keep:
+        _require(file.schema, name, shown)
+    if not keep:
+        return []
+    pieces: list[list[pa.Array]] = [[] for _ in keep]
+    for group in range(len(file.groups)):
+        for batch in file.batches(group, keep, _KEPT_ROWS_AT_ONCE):
+            for piece, name in zip(pieces, keep, strict=True):
+                piece.append(_plain(_column(batch, name), name, shown))
+    return [pa.chunked_array(piece) for piece in pieces]
+
+
+def _require(schema: pa.Schema, name: str, shown: str) -> None:
+    top, _, part = name.partition(".")
+    known = top in schema.names
+    if known and part:
+        type = schema.field(top).type
+        known = pa.types.is_struct(type) and type.get_field_index(part) >= 0
+    if not known:
+        raise UserError(f"{shown} has no column {name}; it has {', '.join(schema.names)}")
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    top, _, part = name.partition(".")
+    column = batch.column(top)
+    return pc.struct_field(column, part) if part else column
+
+
+def _plain(column: pa.Array, name: str, shown: str) -> pa.Array:
+    types = pa.types
+    if types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if types.is_null(column.type) or types.is_large_string(column.type) or types.is_string_view(column.type):
+        return column.cast(pa.string())
+    if types.is_string(column.type) or types.is_integer(column.type) or types.is_boolean(column.type):
+        return column
+    if types.is_floating(column.type):
+        return column.cast(pa.float32()) if types.is_float16(column.type) else column
+    raise UserError(f"{shown}: column {name} is {column.type}; numbers, texts and truth values can be kept")
+
+
+class _Cursor:
+    """Rows of tables asked for by several threads in nearly rising order, with a few batches in memory.
+
+    Batches begin anew with each row group, so what a damaged one loses does not depend on where reading began.
+    """
+
+    def __init__(self, where: Storage) -> None:
+        self._storage = where
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        weakref.finalize(self, self._stack.close)
+        self._opened: tuple[bytes, int] | None = None
+        self._file: _Parquet | _Arrow | None = None
+        self._column = ""
+        self._group = -1
+        self._next = 0
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._kept: deque[tuple[int, pa.Array]] = deque(maxlen=_BATCHES_KEPT)
+        self._broken: dict[tuple[bytes, int], tuple[int, str]] = {}
+
+    def read(self, container: bytes, row: int, mtime_ns: int) -> bytes:
+        """The bytes in a row. Raises UnreadableImage."""
+        with self._lock:
+            value = self._value(container, row, mtime_ns)
+        if value is None:
+            raise UnreadableImage("empty", "the row holds no image bytes")
+        if len(value) > MAX_BYTES:
+            raise UnreadableImage("too-large", f"{len(value)} bytes, more than {MAX_BYTES}")
+        return value
+
+    def _value(self, container: bytes, row: int, mtime_ns: int) -> bytes | None:
+        if self._opened != (container, mtime_ns):
+            self._open(container, mtime_ns)
+        assert self._file is not None
+        group = bisect_right(self._file.groups, row) - 1
+        first, detail = self._broken.get((container, group), (row + 1, ""))
+        if row >= first:
+            raise UnreadableImage("corrupt", detail)
+        try:
+            return self._found(self._file, group, row)
+        except StopIteration:
+            raise UnreadableImage("changed", "fewer rows than when the run began") from None
+        except Exception as error:  # what Arrow raises for damaged bytes is not a closed set
+            detail = f"the table cannot be read from row {self._next} on ({one_line(error)})"
+            self._broken[container, group] = self._next, detail
+            self._group = -1
+            raise UnreadableImage("corrupt", detail) from error
+
+    def _open(self, container: bytes, mtime_ns: int) -> None:
+        self._opened, self._group = None, -1
+        self._stack.close()
+        self._kept.clear()
+        size, now = self._storage.facts(container)
+        if (size, now) == (-1, -1):
+            raise UnreadableImage("missing", "no such file")
+        if now != mtime_ns:
+            raise UnreadableImage("changed", "another modification time than when the run began")
+        try:
+            self._file = _open(self._storage, container, self._stack)
+            self._column = _image_column(self._file.schema, "")
+        except Exception as error:  # as above
+            raise UnreadableImage("corrupt", f"the table cannot be opened ({one_line(error)})") from error
+        self._opened = container, mtime_ns
+
+    def _found(self, file: _Parquet | _Arrow, group: int, row: int) -> bytes | None:
+        if group != self._group or row < (self._kept[0][0] if self._kept else self._next):
+            if kept := self._of_kept(row):  # of the group before
+                return kept[0]
+            if group != self._group + 1:
+                self._kept.clear()
+            self._group, self._next = group, file.groups[group]
+            self._batches = file.batches(group, [self._column], _ROWS)
+        while row >= self._next:
+            batch = next(self._batches)
+            if row < self._next + batch.num_rows + _ROWS * _BATCHES_KEPT:
+                self._kept.append((self._next, _column(batch, self._column)))
+            self._next += batch.num_rows
+        return self._of_kept(row)[0]
+
+    def _of_kept(self, row: int) -> list[bytes | None]:
+        return [column[row - first].as_py() for first, column in self._kept if first <= row < first + len(column)][:1]
