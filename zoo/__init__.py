@@ -5,22 +5,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from zoo.version import __version__
+
 __all__ = ["Embedder", "Outputs", "UserError", "__version__", "extract", "list_models", "load"]
 
 if TYPE_CHECKING:
-    from zoo.api import extract, list_models, load
+    from zoo.api import extract
     from zoo.errors import UserError
     from zoo.inference.embedder import Embedder
     from zoo.inference.outputs import Outputs
+    from zoo.loading import list_models, load
 
 _HOMES = {
     "Embedder": "zoo.inference.embedder",
     "Outputs": "zoo.inference.outputs",
     "UserError": "zoo.errors",
     "extract": "zoo.api",
-    "list_models": "zoo.api",
-    "load": "zoo.api",
+    "list_models": "zoo.loading",
+    "load": "zoo.loading",
 }
 
 

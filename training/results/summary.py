@@ -12,9 +12,9 @@ from training.data.sampler import Epochs
 from training.engine import checkpoint
 from training.monitoring import metrics_log
 from training.recipes.config import from_json
-from zoo import __version__
 from zoo.errors import UserError
 from zoo.system.atomic_files import atomic_write, atomic_write_text, make_folder
+from zoo.version import __version__
 
 _POINTS = 60  # of the loss curve; each the mean of the logged losses around it
 

@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from zoo import __version__
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, UserError
+from zoo.version import __version__
 
 
 class _Commands(TyperGroup):

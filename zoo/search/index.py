@@ -9,7 +9,6 @@ graph alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -19,6 +18,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from zoo.errors import UserError
+from zoo.numerics.similarity import ExactSearch, Found, l2_normalize
 from zoo.search.collection import Collection
 from zoo.system import atomic_files
 
@@ -31,8 +31,6 @@ _BLOCK_BYTES = 32 * 1024 * 1024
 _ADDED_AT_ONCE = 8192
 _EXPANSION = 256  # candidates of a search in the graph; usearch's own default is 64
 
-Found = tuple[NDArray[np.int64], NDArray[np.float32]]
-
 
 class Neighbours(Protocol):
     """Finds the nearest rows."""
@@ -42,46 +40,6 @@ class Neighbours(Protocol):
 
     def vector(self, row: int) -> NDArray[np.float32] | None:
         """The unit vector [D] of a row; ``None`` where it has none."""
-
-
-class Matrix:
-    """Exact search over unit vectors float32 [rows, D], NaN where there is none."""
-
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        self._vectors = vectors
-
-    def search(self, queries: NDArray[np.float32], k: int) -> list[Found]:
-        rows = np.empty((len(queries), 0), np.int64)
-        scores = np.empty((len(queries), 0), np.float32)
-        # a block of vectors, or of its scores, which are sorted together with their rows
-        height = max(1, _BLOCK_BYTES // max(4 * self._vectors.shape[1], 32 * len(queries)))
-        for start in range(0, len(self._vectors), height):
-            block = queries @ self._vectors[start : start + height].T
-            block[np.isnan(block)] = -np.inf
-            scores = np.concatenate([scores, block], axis=1)
-            here = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
-            rows = np.concatenate([rows, here], axis=1)
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # of equal ones the first row
-            rows, scores = np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
-        return [(r[s > -np.inf], s[s > -np.inf]) for r, s in zip(rows, scores, strict=True)]
-
-    def at_least(
-        self, queries: NDArray[np.float32], least: float
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
-        """Every pair of a query and a row with a cosine of at least ``least``, block by block of rows.
-
-        Yields:
-            Numbers of queries, rows and cosines, as many of each.
-        """
-        height = max(1, _BLOCK_BYTES // (4 * max(1, len(queries))))
-        for start in range(0, len(self._vectors), height):
-            block = queries @ self._vectors[start : start + height].T
-            found, rows = np.nonzero(block >= least)  # NaN is not
-            yield found, rows + start, block[found, rows]
-
-    def vector(self, row: int) -> NDArray[np.float32] | None:
-        found = np.array(self._vectors[row])
-        return None if np.isnan(found).any() else found
 
 
 class Graph:
@@ -203,18 +161,8 @@ def open_index(collection: Collection) -> Index:
     if not intact:
         raise UserError(f"{path} is missing or damaged: {again}")
     if kind == "exact":
-        return Index(Matrix(np.load(path, mmap_mode="r", allow_pickle=False)), told)
+        return Index(ExactSearch(np.load(path, mmap_mode="r", allow_pickle=False)), told)
     return Index(Graph(_usearch().Index.restore(str(path), view=True)), told)
-
-
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[N, D] -> [N, D] of length 1; NaN where a vector is not finite or has no direction."""
-    wide = vectors.astype(np.float64)  # squares of large float32 overflow
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scaled = wide / np.linalg.norm(wide, axis=1, keepdims=True)
-    scaled[~np.isfinite(scaled).all(axis=1)] = np.nan
-    narrow: NDArray[np.float32] = scaled.astype(np.float32)
-    return narrow
 
 
 def _write_matrix(collection: Collection, path: Path) -> int:
@@ -226,7 +174,7 @@ def _write_matrix(collection: Collection, path: Path) -> int:
         shape = (len(collection), collection.dim)
         npy.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for _, vectors in collection.vectors():
-            scaled = unit(vectors)
+            scaled = l2_normalize(vectors)
             indexed += int((~np.isnan(scaled[:, 0])).sum())
             file.write(scaled.astype("<f4").tobytes())
         if not indexed:
@@ -251,7 +199,7 @@ def _write_graph(matrix: Path, path: Path) -> float:
         except Exception as error:  # usearch's own, which does not say why
             raise UserError(f"cannot write {path} ({error}): is the disk full? free space and repeat") from error
 
-    recall = _recall(Graph(index), Matrix(vectors))
+    recall = _recall(Graph(index), ExactSearch(vectors))
     atomic_files.atomic_write(path, write)
     return recall
 
@@ -262,7 +210,7 @@ def _runs(has_vector: NDArray[np.bool_]) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
-def _recall(graph: Neighbours, exact: Matrix) -> float:
+def _recall(graph: Neighbours, exact: ExactSearch) -> float:
     """Over rows of the collection as queries; each finds itself, so that is not counted."""
     drawn = np.random.Generator(np.random.Philox(key=0)).permutation(len(exact._vectors))
     rows = [row for row in drawn[: 4 * RECALL_SAMPLE].tolist() if exact.vector(row) is not None][:RECALL_SAMPLE]

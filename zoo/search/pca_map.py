@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.numerics.similarity import l2_normalize
 from zoo.search.collection import Collection
-from zoo.search.index import unit
 from zoo.system import atomic_files
 
 FITTED_ON = 2000  # images at most, evenly spaced: their components hardly differ from those of all
@@ -50,7 +50,7 @@ def _kept(path: Path, rows: int) -> NDArray[np.float32] | None:
 def _components(collection: Collection) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean [D] and the first two principal axes [2, D] of the unit vectors."""
     step = max(1, -(-len(collection) // FITTED_ON))
-    sample = [unit(vectors[-start % step :: step]) for start, vectors in collection.vectors()]
+    sample = [l2_normalize(vectors[-start % step :: step]) for start, vectors in collection.vectors()]
     drawn = np.concatenate(sample) if sample else np.empty((0, collection.dim), np.float32)
     drawn = drawn[~np.isnan(drawn[:, 0])].astype(np.float64)
     mean = drawn.mean(axis=0) if len(drawn) else np.zeros(collection.dim)
@@ -71,7 +71,7 @@ def _components(collection: Collection) -> tuple[NDArray[np.float64], NDArray[np
 def _projected(collection: Collection, mean: NDArray[np.float64], axes: NDArray[np.float64]) -> NDArray[np.float32]:
     found = np.full((len(collection), 2), np.nan, np.float32)
     for start, vectors in collection.vectors():
-        found[start : start + len(vectors)] = (unit(vectors) - mean) @ axes.T
+        found[start : start + len(vectors)] = (l2_normalize(vectors) - mean) @ axes.T
     return found
 
 

@@ -14,8 +14,9 @@ from zoo.errors import UserError
 from zoo.inference.embedder import Embedder
 from zoo.inference.outputs import EMBEDDING
 from zoo.models import registry
+from zoo.numerics.similarity import Found, l2_normalize
 from zoo.search.collection import Collection, Item
-from zoo.search.index import Found, Neighbours, unit
+from zoo.search.index import Neighbours
 from zoo.transforms.decode import UnreadableImage, decoded, read_bytes
 
 MAX_K = 1000
@@ -108,7 +109,7 @@ def search(
 
 def nearest(collection: Collection, index: Neighbours, vector: NDArray[np.float32], k: int) -> list[Neighbour]:
     """The ``k`` nearest images of an embedding [D] of any length; none where it has no direction."""
-    queries = unit(vector[None])
+    queries = l2_normalize(vector[None])
     if np.isnan(queries).any():
         return []
     return named(collection, index.search(queries, k)[0])

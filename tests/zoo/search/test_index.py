@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from made_collection import clusters, make
 
 from zoo.errors import UserError
+from zoo.numerics.similarity import ExactSearch, l2_normalize
 from zoo.search.collection import Collection
-from zoo.search.index import Graph, Matrix, build, open_index, unit
+from zoo.search.index import Graph, build, open_index
 
 
 def reference(vectors: np.ndarray, query: np.ndarray, k: int) -> list[int]:
@@ -35,16 +36,16 @@ def test_the_nearest_are_found_and_failed_rows_are_left_out(tmp_path: Path, form
     index = open_index(Collection(tmp_path)).neighbours
     good = [row for row in range(90) if row not in failed]
     for row in (1, 6, 41, 88):
-        found, cosines = index.search(unit(vectors[row : row + 1]), 5)[0]
+        found, cosines = index.search(l2_normalize(vectors[row : row + 1]), 5)[0]
         assert found.tolist() == [good[n] for n in reference(vectors[good], vectors[row], 5)]
         assert cosines[0] == pytest.approx(1, abs=1e-5)
-        np.testing.assert_allclose(index.vector(row), unit(vectors[row : row + 1])[0], atol=1e-6)
+        np.testing.assert_allclose(index.vector(row), l2_normalize(vectors[row : row + 1])[0], atol=1e-6)
     assert index.vector(7) is None
-    assert len(index.search(unit(vectors[1:4]), 1000)[2][0]) == 86  # more than there are
+    assert len(index.search(l2_normalize(vectors[1:4]), 1000)[2][0]) == 86  # more than there are
 
 
 def test_rows_to_which_no_path_of_the_graph_leads_are_found_too() -> None:
-    vectors = unit(np.random.default_rng(0).normal(size=(200, 24)).astype(np.float32))
+    vectors = l2_normalize(np.random.default_rng(0).normal(size=(200, 24)).astype(np.float32))
     sparse = usearch.index.Index(ndim=24, metric="cos", dtype="f32", connectivity=2, expansion_add=2)
     sparse.add(np.arange(200), vectors)
     sparse.expansion_search = 400
@@ -161,10 +162,10 @@ def test_items_page_over_shards(tmp_path: Path) -> None:
 def test_blocks_do_not_change_an_exact_search(count: int, dim: int, k: int, seed: int, height: int) -> None:
     rng = np.random.default_rng(seed)
     vectors = rng.integers(-2, 3, (count, dim)).astype(np.float32)  # many ties, zeros among them
-    units, query = unit(vectors), unit(np.ones((1, dim), np.float32))
+    units, query = l2_normalize(vectors), l2_normalize(np.ones((1, dim), np.float32))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zoo.search.index._BLOCK_BYTES", max(4 * dim, 32) * height)
-        rows, cosines = Matrix(units).search(query, k)[0]
+        patch.setattr("zoo.numerics.similarity._BLOCK_BYTES", max(4 * dim, 32) * height)
+        rows, cosines = ExactSearch(units).search(query, k)[0]
     assert len(rows) == min(k, int((~np.isnan(units[:, 0])).sum()))
     assert (np.diff(cosines) <= 0).all()
     whole = np.nan_to_num(units @ query[0], nan=-np.inf)

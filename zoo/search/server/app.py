@@ -16,16 +16,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
-from zoo import __version__
 from zoo.errors import UserError
 from zoo.inference.embedder import Embedder
+from zoo.numerics.similarity import l2_normalize
 from zoo.search.collection import Collection
-from zoo.search.index import Index, unit
+from zoo.search.index import Index
 from zoo.search.query import embed_bytes, named
 from zoo.search.server.host_check import Guard
 from zoo.search.server.request_limits import Gate, Limits
 from zoo.search.thumbnails import Pictures
 from zoo.transforms.decode import UnreadableImage
+from zoo.version import __version__
 
 MAX_COUNT = 200  # images of a page, and neighbours of an image
 _DECODING = 4  # pictures at once; each may need the memory of a large photograph
@@ -222,7 +223,7 @@ def _add_images_in(app: FastAPI, gallery: Gallery) -> None:
 
 
 def _neighbours(gallery: Gallery, vector: NDArray[np.float32], k: int) -> list[Neighbour]:
-    query = unit(vector[None])
+    query = l2_normalize(vector[None])
     if np.isnan(query).any():
         return []
     found = named(gallery.collection, gallery.index.neighbours.search(query, k)[0])
