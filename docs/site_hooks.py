@@ -162,14 +162,21 @@ def _cell(text: str) -> str:
     return "`".join(parts)
 
 
+FOLDERS = {  # lowest first: the order in which imports may point
+    "zoo": "system numerics transforms sources datasets models convert hub inference export embeddings extraction "
+    "evaluate publish report search cli",
+    "training": "recipes distributed methods data monitoring engine results ablations",
+}
+
+
 def folder_table(package: str) -> str:
-    """The folders of ``package`` and the sentence that opens each one's ``__init__.py``."""
+    """The folders of ``package``, lowest first, and the sentence that opens each one's ``__init__.py``."""
     rows = ["| folder | what it is for, and what it may touch |", "|---|---|"]
-    for init in sorted((ROOT / package).rglob("__init__.py")):
-        folder = init.parent.relative_to(ROOT).as_posix()
-        if folder != package:
+    for name in FOLDERS[package].split():
+        for init in sorted((ROOT / package / name).rglob("__init__.py"), key=lambda path: path.parent):
             text = ast.get_docstring(ast.parse(init.read_text())) or ""
-            rows.append(f"| `{folder}/` | {_cell(text.partition(chr(10) * 2)[0].replace('``', '`'))} |")
+            sentence = text.partition("\n\n")[0].replace("``", "`")
+            rows.append(f"| `{init.parent.relative_to(ROOT).as_posix()}/` | {_cell(sentence)} |")
     return "\n".join(rows)
 
 
