@@ -9,6 +9,7 @@ from doc_blocks import ROOT, BlockError, check_options, parse, run_page
 from page_files import prepare
 
 PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 PAGES = [page for page in PAGES if page.exists()]
