@@ -324,6 +324,7 @@ def _run_python(block: Block, text: str, page: Page) -> None:
 
 def _run_command(text: str, patch: pytest.MonkeyPatch) -> tuple[int, str]:
     """Exit code and all that was printed. Plain ``zoo`` and ``zoo-train`` commands run in this process."""
+    text = text.replace("\\\n", " ")
     words = [] if _SHELL_SYNTAX.search(re.sub(r"'[^']*'", "''", text)) else shlex.split(text, comments=True)
     if words[:1] in (["zoo"], ["zoo-train"]):
         return _in_process(words[0], words[1:], patch)

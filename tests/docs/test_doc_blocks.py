@@ -131,6 +131,10 @@ def test_what_is_shown_is_printed(tmp_path: Path) -> None:
     assert run(tmp_path, "<!-- run: exit=2 -->\n```console\n$ zoo info byol_r05\nzoo: error: ...byol_r50...\n```") == 1
 
 
+def test_a_command_goes_on_behind_a_backslash(tmp_path: Path) -> None:
+    assert run(tmp_path, "```bash\nzoo info \\\n  simclr_r18_mini\n```") == 1
+
+
 def test_a_here_document_is_one_command(tmp_path: Path) -> None:
     (block,) = parse(page(tmp_path, "```bash\ncat > a.py <<'END'\nx = 'it'\nEND\npython a.py\n```"))
     assert [command.text for command in commands(block, block.text)] == [
