@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 _BLOCK_BYTES = 32 * 1024 * 1024
 
-Found = tuple[NDArray[np.int64], NDArray[np.float32]]
+TopK = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Row numbers and their cosines, nearest first."""
 
 
@@ -29,7 +29,7 @@ class ExactSearch:
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         self._vectors = vectors
 
-    def search(self, queries: NDArray[np.float32], k: int) -> list[Found]:
+    def search(self, queries: NDArray[np.float32], k: int) -> list[TopK]:
         rows = np.empty((len(queries), 0), np.int64)
         scores = np.empty((len(queries), 0), np.float32)
         # a block of vectors, or of its scores, which are sorted together with their rows
