@@ -113,4 +113,4 @@ def summary(
 
 def main() -> None:
     """Entry point of ``zoo-train``."""
-    run(app, "zoo-train", go_on="the same command with --resume goes on from the last checkpoint")
+    run(app, "zoo-train", resume_hint="the same command with --resume goes on from the last checkpoint")
