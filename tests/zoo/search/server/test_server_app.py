@@ -108,21 +108,30 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ServedColl
     return make_served
 
 
+@pytest.fixture(scope="module")
+def site(served: Callable[..., ServedCollection]) -> Iterator[Site]:
+    """A server with default limits that tests share."""
+    running = Site(served())
+    yield running
+    running.stop()
+
+
 @pytest.fixture
 def start(served: Callable[..., ServedCollection]) -> Iterator[Callable[..., Site]]:
+    """Return a function that starts a server with other options."""
     sites: list[Site] = []
 
-    def site(**options: Any) -> Site:
+    def start_site(**options: Any) -> Site:
         sites.append(Site(served(**options)))
         return sites[-1]
 
-    yield site
+    yield start_site
     for one in sites:
         one.stop()
 
 
-def test_routes_of_the_page(start: Callable[..., Site], served: Callable[..., ServedCollection]) -> None:
-    site, collection = start(), served().collection
+def test_routes_of_the_page(site: Site, served: Callable[..., ServedCollection]) -> None:
+    collection = served().collection
     about = site.json("/api/collection")
     assert (about["images"], about["indexed"], about["index"], about["pictures"]) == (21, 20, "exact", True)
     assert [(i["row"], i["path"]) for i in site.json("/api/images?start=4&count=5")] == [
@@ -157,10 +166,8 @@ def test_routes_of_the_page(start: Callable[..., Site], served: Callable[..., Se
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_embed_equals_extract_and_is_in_openapi(
-    start: Callable[..., Site], served: Callable[..., ServedCollection]
-) -> None:
-    site, collection = start(), served().collection
+def test_embed_equals_extract_and_is_in_openapi(site: Site, served: Callable[..., ServedCollection]) -> None:
+    collection = served().collection
     data = (Path(collection.root).parent / "images" / collection.item(5).name).read_bytes()
     answer = site.json("/embed", data)
     vectors = np.concatenate([v for _, v in collection.vectors()])
@@ -189,8 +196,7 @@ def test_embed_equals_extract_and_is_in_openapi(
         "/server.py",
     ],
 )
-def test_nothing_but_the_collection_can_be_reached(start: Callable[..., Site], path: str) -> None:
-    site = start()
+def test_nothing_but_the_collection_can_be_reached(site: Site, path: str) -> None:
     path = path.replace("VERSION", site.json("/api/collection")["version"])
     status, body, _ = site.request("GET", path)
     assert status in (404, 422)
