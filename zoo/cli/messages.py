@@ -1,4 +1,4 @@
-"""What the other commands of ``zoo`` print when they have done their work."""
+"""Printed output of the commands; that of list and info is in ``model_info``, of index and search in ``zoo.search``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``zoo list`` and ``zoo info`` print: the registry, and the scores measured for its weights."""
+"""Printed output of ``zoo list`` and ``zoo info``: the registry, and the scores measured for its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``zoo index`` and ``zoo search`` print."""
+"""Printed output of ``zoo index`` and ``zoo search``."""
 
 from __future__ import annotations
 

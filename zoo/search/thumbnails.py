@@ -1,6 +1,6 @@
 """Thumbnails of a collection's images, and of no other file.
 
-An image is asked for by row number, and its bytes must have the sha256 that was embedded. So a link, an altered table
+An image is requested by row number, and its bytes must have the sha256 that was embedded. So a link, an altered table
 or a replaced file shows nothing that is not in the collection. In a folder, a file that lies outside it once all links
 are followed is refused even if its hash agrees.
 """

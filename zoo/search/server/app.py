@@ -162,7 +162,7 @@ def _add_collection_routes(app: FastAPI, served: ServedCollection) -> None:
 
     @app.get("/api/collection")
     def about() -> About:
-        """What is served."""
+        """The collection that is served."""
         return About(
             name=collection.root.resolve().name,
             version=collection.sha256[:16],
