@@ -19,7 +19,6 @@ from zoo.search.collection import Collection, Item
 from zoo.search.index import Neighbours
 from zoo.transforms.decode import UnreadableImage, decoded, read_bytes
 
-MAX_K = 1000
 # what decides where an embedding points; engine and device move it by less than neighbours differ
 _SAME = ("weights_sha256", "preprocessing", "dim")
 
