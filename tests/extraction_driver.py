@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from PIL.Image import Image
 
 import zoo
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR, UserError
-from zoo.extraction.extract import extract
+from zoo.extraction.extract import Extraction, run_extraction
+from zoo.extraction.fingerprint import ExtractionConfig
 from zoo.inference.outputs import Outputs
 from zoo.system.hardware import CORES
 from zoo.transforms.preprocess import Preprocessing
@@ -72,10 +74,14 @@ class PixelMeans:
         return {"model": self._name, "preprocessing": self.preprocessing.to_json(), "device": self._device}
 
 
-def run(images: Path, out: Path, **options: Any) -> Any:
-    """``extract`` with small batches and shards, so that twenty images make several of both."""
-    small = {"embedder": PixelMeans(), "batch_size": 3, "shard_size": 6, "workers": 2}
-    return extract(images, out, **{**small, **options})
+def run(images: str | Path, out: Path, **options: Any) -> Extraction:
+    """``run_extraction`` with small batches and shards, so that twenty images make several of both.
+
+    options: of ``ExtractionConfig`` and of ``run_extraction``; ``embedder`` is its model.
+    """
+    small: dict[str, Any] = {"embedder": PixelMeans(), "batch_size": 3, "shard_size": 6, "workers": 2, **options}
+    config = {field.name: small.pop(field.name) for field in fields(ExtractionConfig) if field.name in small}
+    return run_extraction(images, out, model=small.pop("embedder"), config=ExtractionConfig(**config), **small)
 
 
 def start(images: Path, out: Path, *, kill: int | None = None, seconds: float = 0.0, stages: bool = False,

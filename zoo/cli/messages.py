@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zoo.export.checkpoint_formats import Renamed
     from zoo.export.export import Exported
     from zoo.extraction.extract import Extraction
+    from zoo.extraction.ray_executor import RemoteModel
     from zoo.inference.embedder import Embedder
     from zoo.publish.publish import Result
 
@@ -160,7 +161,7 @@ def _forbids(licence: str) -> str:
     return " (not for commercial use)" if is_non_commercial(licence) else ""
 
 
-def print_opened(embedder: Embedder) -> None:
+def print_opened(embedder: Embedder | RemoteModel) -> None:
     """Which model runs, and on what."""
     identity = embedder.identity()
     engine = f"{identity['backend']} on {identity['device']}, {identity['precision']}: {embedder.chosen}"

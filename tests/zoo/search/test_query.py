@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from extraction_driver import PixelMeans
+from extraction_driver import PixelMeans, run
 from pictures import encode, fill, picture
 
 import zoo
 from zoo.cli.app import exit_code
 from zoo.cli.main import app
 from zoo.errors import EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR, UserError
-from zoo.extraction.extract import extract
 from zoo.search.collection import Collection
 from zoo.search.index import build
 from zoo.search.query import open_model
@@ -169,7 +168,7 @@ def test_pictures_of_a_tar(tmp_path: Path) -> None:
     images = fill(tmp_path / "images", 4)
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.add(images, ".")
-    extract(tmp_path / "a.tar", tmp_path / "out", embedder=PixelMeans())
+    run(tmp_path / "a.tar", tmp_path / "out", embedder=PixelMeans())
     collection = Collection(tmp_path / "out")
     pictures = Pictures(collection, str(tmp_path / "a.tar"))
     assert collection.item(0).name.startswith("a.tar/")
