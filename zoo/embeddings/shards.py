@@ -178,21 +178,23 @@ class OutputFolder:
         """
         try:
             data = (self.root / table_name(shard)).read_bytes()
-            own_sha256 = (pq.read_metadata(io.BytesIO(data)).metadata or {}).get(OWN_SHA256)
-            table = read_table(data, checked=True).combine_chunks()
         except FileNotFoundError:
             return None
+        try:
+            digits = (pq.read_metadata(io.BytesIO(data)).metadata or {}).get(OWN_SHA256)
+            if digits is not None and digits != _own_sha256(data, digits):
+                raise DamagedShard("was altered")
+            table = read_table(data, checked=digits is None).combine_chunks()
+        except DamagedShard:
+            raise
         except Exception as error:  # what Arrow raises for damaged bytes is not a closed set
             raise DamagedShard("cannot be read") from error
         metadata = table.schema.metadata or {}
         if (metadata.get(PLAN), metadata.get(SHARD)) != (plan.key.encode(), b"%d" % shard):
             raise DamagedShard("belongs to another run")
-        if own_sha256 is None:
-            unaltered = self._is_unaltered_without_hash(plan, table_name(shard), data, table)
-        else:
-            unaltered = own_sha256 == _own_sha256(data, own_sha256)
-        if not unaltered:
+        if digits is None and not self._is_unaltered_without_hash(plan, table_name(shard), data, table):
             raise DamagedShard("was altered")
+
         beside = vector_files(plan, shard)
         shapes = plan.fingerprint.shapes
         vectors = {} if beside else {name: columns.array(table[name], shape) for name, shape in shapes.items()}
