@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from extraction_driver import assert_tidy, finish, results, run, start
+from extraction_driver import assert_tidy, finish, results, run, start, start_command
 from pictures import encode, fill, picture
 
-from zoo.errors import EXIT_OK, EXIT_USER_ERROR, UserError
+from zoo.errors import EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR, UserError
 from zoo.extraction.partition import Partition
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ def test_a_partition_that_is_killed_before_any_step_is_run_again(
         out = tmp_path / f"out{n}"
         run(images, out, format="npy", partition=Partition(1, 2))
         killed = finish(images, out, kill=n, format="npy", partition=Partition(0, 2)) == -signal.SIGKILL
-        assert finish(images, out, format="npy", partition=Partition(0, 2)) == EXIT_OK
+        assert not run(images, out, format="npy", partition=Partition(0, 2)).missing
         assert results(out) == expected
         assert_tidy(out)
         if not killed:
@@ -173,11 +173,13 @@ def test_torchrun_and_the_command(images: Path, tmp_path: Path, random_weights: 
     assert "bad.jpg: " in ranks.stderr
     log = [json.loads(line) for line in (tmp_path / "ranks" / "run.log.jsonl").read_text().splitlines()]
     assert {line["share"] for line in log} == {"rank 0 of 2", "rank 1 of 2"}
-    refused = of_zoo(*command(images, tmp_path / "ranks", random_weights, "--shard", "2/2"))
-    assert (refused.returncode, refused.stderr.count("\n")) == (EXIT_USER_ERROR, 1)
+    refused = start_command(tmp_path / "log", *command(images, tmp_path / "ranks", random_weights, "--shard", "2/2"))
+    refused.join(60)
+    assert (refused.exitcode, (tmp_path / "log").read_text().count("\n")) == (EXIT_USER_ERROR, 1)
 
-    one = of_zoo(*command(images, tmp_path / "one", random_weights, "--shard", "0/1"))
-    assert one.returncode == 3, one.stderr
+    one = start_command(tmp_path / "log", *command(images, tmp_path / "one", random_weights, "--shard", "0/1"))
+    one.join(60)
+    assert one.exitcode == EXIT_SOME_FAILED, (tmp_path / "log").read_text()
     assert results(tmp_path / "ranks") == results(tmp_path / "one")
     assert_tidy(tmp_path / "ranks")
 
