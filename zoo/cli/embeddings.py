@@ -83,7 +83,8 @@ class ResultOptions:
         bool, typer.Option("--dedupe", help="Embed files with the same bytes once, and list near duplicates.")
     ] = False
     near: Annotated[
-        float | None, typer.Option(help="With --dedupe: near from this cosine on; default 0.99, models differ.")
+        float | None,
+        typer.Option(help="With --dedupe: cosine from which on two images are near; default 0.99, models differ."),
     ] = None
 
 

@@ -88,7 +88,9 @@ def find_exact_duplicates(files: pa.Table, known: KnownFiles, reader: FileReader
     """
     candidates = _sharing_their_size(files)
     if reader.progress is not None:
-        reader.progress.say(f"looking for duplicates among the {len(candidates)} of {len(files)} files that share a size")
+        reader.progress.say(
+            f"looking for duplicates among the {len(candidates)} of {len(files)} files that share a size"
+        )
 
     # Hash the candidates whose hash no earlier result knows.
     digests = known.sha256[candidates]
