@@ -4,7 +4,7 @@
 |---|---|
 | ``DIR`` | a folder per class; or flat, without labels; or ``*.parquet`` or ``*.tar`` files |
 | ``FILE.parquet`` | image bytes in a column; read into memory as they are |
-| ``FILE.tar``, ``shard-{000000..000009}.tar`` | webdataset shards; read in place (``zoo.sources.tar_shards``) |
+| ``FILE.tar``, ``shard-{000000..000009}.tar`` | webdataset shards; read in place (``zoo.sources.tar``) |
 | ``FILE.npy``, ``FILE.npz`` | small images as one array (``zoo.datasets.npz``) |
 | ``torchvision:NAME:ROOT`` | a data set that torchvision has downloaded (``zoo.datasets.torchvision``) |
 
@@ -28,7 +28,7 @@ from PIL import Image
 from zoo.datasets.npz import PixelArray, open_npy, open_npz, require_memory
 from zoo.datasets.torchvision import has_torchvision_split, open_torchvision
 from zoo.errors import UserError, reason_of
-from zoo.sources.tar_shards import expand, samples
+from zoo.sources.tar import expand, samples
 from zoo.transforms.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png")
