@@ -78,9 +78,10 @@ def test_each_protocol_can_learn_arbitrary_labels_of_64_real_images(
 def test_several_labels_an_image_can_be_overfitted(tiles: Path, tiny_weights: str) -> None:
     train = open_splits(tiles).train
     several = np.eye(4, dtype=np.int64)[train.labels]
-    several[:, 3] = np.where(np.arange(64) % 2, several[:, 3], -1)  # not judged
-    data = LabelledImages(train.name, several, train.classes, train.get, "several")
-    recipe = finetune.FinetuneRecipe(18, 64, 0.02, bn_momentum=0.3, min_area=0.9)
+    several[:, 3] = np.where(np.arange(64) % 3, several[:, 3], -1)  # not judged
+    data = LabelledImages(train.name, several, train.classes, train.get, "several").subset(np.arange(0, 64, 2), "half")
+    several = data.labels
+    recipe = finetune.FinetuneRecipe(16, 32, 0.02, bn_momentum=0.3, min_area=0.9)
     model = finetune.finetune(load(tiny_weights), data, recipe, seed=0)
     scores = finetune.predict_logits(model, data, load(tiny_weights).preprocessing, "cpu")
     assert ((scores > 0) == (several == 1))[several >= 0].mean() > 0.98

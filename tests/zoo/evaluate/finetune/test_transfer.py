@@ -171,7 +171,7 @@ def test_linear_and_fine_tuned_on_a_folder(tiles: Path, tiny_weights: str, cache
     assert (linear["metric"], linear["parameters"]["mode"]) == ("top-1", "linear")
     assert set(linear["parameters"]["validation_score_by_l2"]) == {"0.0001", "0.01", "1"}
     assert linear["score"] > 25
-    settings = {"mode": "fine-tuned", "metric": "mean per class", "steps": "6", "batch": "16", "lr": "0.02,0.05"}
+    settings = {"mode": "fine-tuned", "metric": "mean per class", "steps": "3", "batch": "16", "lr": "0.02,0.05"}
     tuned = evaluate("transfer", tiny_weights, tiles, settings=settings)
     assert tuned["metric"] == "mean per class"
     assert len(tuned["parameters"]["validation_score"]) == 2

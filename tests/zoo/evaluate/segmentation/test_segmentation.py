@@ -75,13 +75,13 @@ def test_it_can_learn_real_photographs_by_heart(folder: Path) -> None:
 def test_the_command_chooses_a_learning_rate_and_a_kill_changes_nothing(
     folder: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"iterations": "3", "batch_size": "2", "crop": "32", "void": "9", "short_side": "32", "lrs": "0.01,0.1"}
+    settings = {"iterations": "2", "batch_size": "2", "crop": "32", "void": "9", "short_side": "32", "lrs": "0.01,0.1"}
     settings |= {"width": "8", "seeds": "2"}
     out, seeded, calls = tmp_path / "r.json", finetune.seeded, []
 
     def killed(*args: Any) -> Any:
         calls.append(args)
-        if len(calls) == 5:  # in the second learning rate
+        if len(calls) == 4:  # in the second learning rate
             raise KeyboardInterrupt
         return seeded(*args)
 
