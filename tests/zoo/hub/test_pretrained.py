@@ -189,9 +189,9 @@ def test_eight_processes_at_once_and_some_are_killed(
     assert json.loads(codes)[3:] == [0] * 5, done.stdout + done.stderr
     assert set(folders) == {str(pretrained.cached(spec(), "deepmind"))}
     folder = Path(folders[0])
-    alone = pretrained.model_folder.verify(folder)
+    alone = pretrained.checkpoint_dir.verify(folder)
     monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "other"))
-    assert pretrained.model_folder.verify(pretrained.fetch_by_name(NAME)) == alone
+    assert pretrained.checkpoint_dir.verify(pretrained.fetch_by_name(NAME)) == alone
     monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
     assert zoo.load(NAME, device="cpu").dim == 256
     remove_tree(folder)
