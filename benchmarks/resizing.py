@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from zoo.api import load
 from zoo.inference.embedder import Embedder, as_rgb
 from zoo.transforms.preprocess import PILLOW, Preprocessing
-from zoo.transforms.tf_bicubic import CROP_FIRST
+from zoo.transforms.tf_bicubic import TF_BICUBIC
 
 
 def measure(embedder: Embedder, photos: list[Path]) -> dict[str, object]:
@@ -30,10 +30,10 @@ def measure(embedder: Embedder, photos: list[Path]) -> dict[str, object]:
     pillow = replace(base, resizing=PILLOW)
     by_pillow = embedder.embed_pixels(np.stack([pillow.pixels(i) for i in images]))
     found: dict[str, object] = {}
-    for code in CROP_FIRST:
+    for code in TF_BICUBIC:
         way = replace(base, resizing=code)
         rounded = embedder.embed_pixels(np.stack([way.pixels(i) for i in images]))
-        fractions = _of_levels(embedder, way, np.stack([way.levels(i) for i in images]))
+        fractions = _of_levels(embedder, way, np.stack([way.float_pixels(i) for i in images]))
         found[code] = {"pillow": _difference(by_pillow, rounded), "rounding": _difference(rounded, fractions)}
     return found
 

@@ -1,18 +1,46 @@
-"""The one kind of failure a user can act on, and the exit codes the commands promise."""
+"""``UserError``, the one exception whose message is written for the user, and the exit codes of the commands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2  # the command, its input or the machine (a full disk) must change first
-EXIT_SOME_FAILED = 3  # the run is complete, some images could not be read
-EXIT_INTERRUPTED = 130  # Ctrl-C or SIGTERM; run the same command again to go on
+EXIT_SOME_FAILED = 3  # the run is complete, but some images could not be read
+EXIT_INTERRUPTED = 130  # Ctrl-C or SIGTERM; the same command resumes the run
+
+_VARIES = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>|0x[0-9a-fA-F]{6,}|\w+://[^\s'\"]+")
 
 
 class UserError(Exception):
-    """Something the user can put right; the message is one line that says what to do.
+    """A problem that the user can solve; the message is one line that says what to do.
 
-    Commands print it after ``error:`` and leave with ``EXIT_USER_ERROR``; nothing already written is lost.
+    Commands print the message after ``error:`` and exit with ``EXIT_USER_ERROR``. Finished output stays on disk.
     """
 
 
-def reason_of(error: BaseException, most: int = 200) -> str:
-    """The first line of another library's message, or the kind of error where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+def reason_of(error: BaseException, most: int = 200, *, reproducible: bool = False) -> str:
+    """Return the first line of an exception's message, or the name of its type where the message is empty.
+
+    Args:
+        most: length limit in characters.
+        reproducible: replace memory addresses and URLs by ``...``, so that the same failure gives the same text in
+            every run. Use it for text that is stored in result files.
+    """
+    text = (str(error).strip().splitlines() or [""])[0]
+    if reproducible:
+        text = _VARIES.sub("...", text)
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return (text.strip() or type(error).__name__)[:most].strip()
+
+
+def closest_name(name: str, known: Iterable[str], cutoff: float = 0.0) -> str | None:
+    """Return the known name that is most similar to a misspelt one, for error messages.
+
+    Args:
+        cutoff: least similarity in 0..1, as ``difflib`` measures it; ``None`` is returned where no name reaches it.
+    """
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, known, n=1, cutoff=cutoff)), None)

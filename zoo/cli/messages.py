@@ -68,7 +68,7 @@ def print_info(name: str) -> None:
         print(f"    sha256    {_hash(weights)}")
         print(f"    here      {_place(spec, tag)}")
         print(f"    licence   {weights.licence}{_forbids(weights.licence)}; source: {weights.source}")
-        print(f"    pixels    {transform.says}, mean {transform.mean}, std {transform.std}")
+        print(f"    pixels    {transform.summary}, mean {transform.mean}, std {transform.std}")
         print(f"    padding   {weights.padding}")
         for score in weights.scores:
             print(f"    published {_published(score)}")

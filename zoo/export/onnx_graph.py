@@ -19,7 +19,7 @@ from zoo.transforms.preprocess import Preprocessing
 if TYPE_CHECKING:
     from torch import nn
 
-    from zoo.transforms.tf_bicubic import CropFirst
+    from zoo.transforms.tf_bicubic import TfBicubic
 
 PIXELS = ("any", "crop", "normalised")
 OPSETS = range(18, 24)  # 18 brought the antialiased Resize; 23 is the newest that onnxruntime 1.22 runs
@@ -126,8 +126,8 @@ def _front(preprocessing: Preprocessing, pixels: str) -> Any:
     mean, std = (", ".join(repr(v * 255) for v in values) for values in (preprocessing.mean, preprocessing.std))
     crop, size = "cropped = Transpose <perm = [0, 3, 1, 2]> (pixels)", f"{side}, {side}"
     constants = f"float[3,1,1] mean = {{{mean}}}, float[3,1,1] std = {{{std}}}"
-    if pixels == "any" and preprocessing.crop_first:
-        crop, size = _crop_and_resize(preprocessing.crop_first), "height, width"
+    if pixels == "any" and preprocessing.tf_bicubic:
+        crop, size = _crop_and_resize(preprocessing.tf_bicubic), "height, width"
         share = np.float32(side / preprocessing.resize)
         constants += f""", float[1] share = {{{share}}}, float low = {{0}}, float high = {{255}},
             int64[2] size = {{{side}, {side}}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[2] axes = {{1, 2}}"""
@@ -174,8 +174,8 @@ def _resize_and_crop(preprocessing: Preprocessing) -> str:
             cropped = Slice (small, corner, end, axes)"""
 
 
-def _crop_and_resize(how: CropFirst) -> str:
-    """``CropFirst.pixels`` as operators, but for the table of cubics: a value in some two hundred is a level off."""
+def _crop_and_resize(how: TfBicubic) -> str:
+    """``TfBicubic.pixels`` as operators, but for the table of cubics: a value in some two hundred is a level off."""
     taps = 'exclude_outside = 1, coordinate_transformation_mode = "half_pixel"'
     if not how.keys:
         taps = 'exclude_outside = 0, coordinate_transformation_mode = "asymmetric"'

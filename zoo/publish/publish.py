@@ -254,8 +254,8 @@ def _resized_in_floats(embedder: Embedder, image: Any) -> Any:
 
     preprocessing = embedder.preprocessing
     mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
-    if preprocessing.crop_first:
-        return (torch.from_numpy(preprocessing.levels(image)).permute(2, 0, 1) / 255 - mean) / std
+    if preprocessing.tf_bicubic:
+        return (torch.from_numpy(preprocessing.float_pixels(image)).permute(2, 0, 1) / 255 - mean) / std
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
     scale = preprocessing.resize / min(x.shape[-2:])
     size = [max(preprocessing.resize, int(side * scale)) for side in x.shape[-2:]]

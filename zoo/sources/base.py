@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.sources.file_listing import FILES, Listing
 
 IN_CONTAINER = pa.schema([*FILES, ("inside", pa.int32()), ("offset", pa.int64())])
@@ -81,7 +80,5 @@ def require_unique(table: pa.Table, where: str) -> pa.Table:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an exception says, without addresses in memory or on the web."""
-    text = (str(error).strip().splitlines() or [""])[0]
-    text = re.sub(r"0x[0-9a-fA-F]{6,}|\w+://[^\s'\"]+", "...", text)
-    return "".join(c if c.isprintable() else " " for c in text)[:200] or type(error).__name__
+    """The first line of an exception's message, without memory addresses and URLs."""
+    return reason_of(error, reproducible=True)

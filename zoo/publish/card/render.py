@@ -150,7 +150,7 @@ def _depth(architecture: Architecture) -> str:
 
 
 def _pixels(transform: Preprocessing) -> str:
-    text = f"RGB, {transform.says}"
+    text = f"RGB, {transform.summary}"
     if (transform.mean, transform.std) == (registry.IMAGENET_224.mean, registry.IMAGENET_224.std):
         return f"{text}, ImageNet mean and std"
     return f"{text}, mean {', '.join(map(str, transform.mean))}, std {', '.join(map(str, transform.std))}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zoo.models.checkpoint_dir import needs_import
 from zoo.publish.card.facts import SAME, SAME_PHOTOGRAPH, Agreement, Facts, Int8
 from zoo.publish.card.markdown import wrap
-from zoo.transforms.tf_bicubic import CropFirst
+from zoo.transforms.tf_bicubic import TfBicubic
 
 
 def section(facts: Facts) -> str:
@@ -56,7 +56,7 @@ def _other_loaders(facts: Facts) -> list[str]:
             "build a wrong one.",
             "",
         ]
-    if first := facts.preprocessing.crop_first:
+    if first := facts.preprocessing.tf_bicubic:
         lines += [wrap(_other_pixels(first, facts.agreement)), ""]
     extra = ["    import zoo.timm_models"] if own else []
     lines += [
@@ -95,7 +95,7 @@ def _other_loaders(facts: Facts) -> list[str]:
     ]
     if facts.agreement:
         a = facts.agreement
-        first = facts.preprocessing.crop_first
+        first = facts.preprocessing.tf_bicubic
         eight = "rounded to 8 bits" if first else "Pillow's 8 bits"
         resized = " resized by Pillow" if first else ""
         measured = (
@@ -109,7 +109,7 @@ def _other_loaders(facts: Facts) -> list[str]:
     return lines
 
 
-def _other_pixels(first: CropFirst, agreement: Agreement | None) -> str:
+def _other_pixels(first: TfBicubic, agreement: Agreement | None) -> str:
     """Of weights that are cropped first: what timm and transformers make of them."""
     far = ""
     if agreement:
