@@ -13,7 +13,7 @@ from typing import Any
 from timm.models import FeatureListNet, load_pretrained, register_model, resolve_pretrained_cfg
 from torch import nn
 
-from zoo.models.checkpoint_dir import OURS, TIMM_NAMES
+from zoo.models.model_config import TIMM_NAMES, TIMM_PREFIX
 from zoo.models.registry import Architecture
 from zoo.models.resnet import build_encoder
 
@@ -22,7 +22,7 @@ def _register(timm_name: str) -> None:
     def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return _create(timm_name, pretrained, **kwargs)
 
-    entry.__name__ = OURS + timm_name
+    entry.__name__ = TIMM_PREFIX + timm_name
     entry.__module__ = __name__
     globals()[entry.__name__] = register_model(entry)
 
@@ -49,7 +49,7 @@ def _create(
     Raises:
         RuntimeError: ``pretrained`` without a published config (the name has no weights of its own), or not RGB.
     """
-    name = OURS + timm_name
+    name = TIMM_PREFIX + timm_name
     if pretrained and not pretrained_cfg:
         raise RuntimeError(f"{name} has no weights of its own: load it from a folder or a hub repository")
     if in_chans != 3:

@@ -14,6 +14,7 @@ from zoo.hub import pretrained
 from zoo.inference.outputs import EMBEDDING, NEAR_DUPLICATES
 from zoo.models import checkpoint_dir, registry
 from zoo.models.licences import is_non_commercial
+from zoo.models.model_config import MODEL
 from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL, ModelSpec, Score, Weights
 from zoo.system.hardware import gpu_in_sight
 
@@ -269,12 +270,12 @@ def print_fetched(folder: Path) -> None:
     told = checkpoint_dir.read(folder)
     print(f"{folder}: {told.full_name}, licence {told.licence}{_forbids(told.licence)}, source: {told.source}")
     official = told.extra.get("official_sha256")
-    print(f"sha256 of the official file {official}, of model.safetensors {told.sha256[checkpoint_dir.MODEL]}")
+    print(f"sha256 of the official file {official}, of model.safetensors {told.sha256[MODEL]}")
 
 
 def print_converted(converted: Converted) -> None:
     """What the new folder holds, and under which licence."""
-    told, architecture = converted.description, converted.description.architecture
+    told, architecture = converted.config, converted.config.architecture
     heads = f", {' and '.join(told.heads)}" if told.heads else ""
     args = f" {dict(architecture.model_args)}" if architecture.model_args else ""
     print(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo.hub.weights import WeightFile
-    from zoo.models.head_spec import Heads
+    from zoo.models.head_spec import EncoderHeads
 
 _BATCH = 32
 
@@ -61,7 +61,7 @@ class Embedder:
     preprocessing: Preprocessing
     normalize: bool = False
     about: dict[str, Any] = field(default_factory=dict)
-    heads: Heads | None = None
+    heads: EncoderHeads | None = None
     chosen: str = "asked for"
     wants: Outputs = field(default_factory=Outputs)
 

@@ -22,7 +22,7 @@ NEAR_DUPLICATES = "near_duplicates.parquet"  # pairs of rows, beside the shards
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 CROPS = ("center", "ten", "full")
 HEADS = {"projection": ("projector",), "prediction": ("projector", "predictor"), "logits": ("classifier",)}
-"""Which parts of ``zoo.models.head_spec.Heads`` make an output, one after the other."""
+"""Which parts of ``zoo.models.head_spec.EncoderHeads`` make an output, one after the other."""
 _MOST_TILES = 4096
 
 

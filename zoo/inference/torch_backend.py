@@ -81,10 +81,10 @@ class TorchEngine:
 
     def _network(self) -> nn.Module:
         if self._runs is None:
-            from zoo.models.fuse_bn import folded
+            from zoo.models.fuse_bn import fold_batch_norms
 
             plain = self.device == "cpu" and self.precision == "fp32"
-            self._runs = (folded(self.model) if plain else None) or self.model
+            self._runs = (fold_batch_norms(self.model) if plain else None) or self.model
         return self._runs
 
 

@@ -20,7 +20,7 @@ from zoo.errors import UserError
 from zoo.hub import hf_download, hf_upload, weights
 from zoo.hub.weights import WeightFile
 from zoo.models import checkpoint_dir, registry
-from zoo.models.checkpoint_dir import Description
+from zoo.models.model_config import CONFIG, MODEL, ModelConfig, needs_import
 from zoo.publish.card.facts import SAME, SAME_PHOTOGRAPH, Agreement, Facts, Int8
 from zoo.publish.card.gather import hub_name, read_results, registry_facts, training_of
 from zoo.publish.card.render import render
@@ -159,7 +159,7 @@ def check(file: WeightFile, folder: Path, embedder: Embedder) -> Agreement:
 
     from zoo.inference.embedder import as_rgb
 
-    if checkpoint_dir.needs_import(checkpoint_dir.read(folder).architecture):
+    if needs_import(checkpoint_dir.read(folder).architecture):
         import zoo.timm_models  # noqa: F401
 
     images = [as_rgb(p) for p in photographs()]
@@ -192,7 +192,7 @@ def photographs() -> list[Path]:
 
 def _locate(model: str | Path) -> WeightFile:
     path = Path(model)
-    if path.suffix in (".pt", ".pth") or (path.is_dir() and not (path / checkpoint_dir.CONFIG).exists()):
+    if path.suffix in (".pt", ".pth") or (path.is_dir() and not (path / CONFIG).exists()):
         raise UserError(
             f"{model} is no model of the zoo yet: `zoo-train export {model} --out encoder.safetensors` for a training "
             "run, `zoo convert` for an official file, then publish what they write"
@@ -203,11 +203,11 @@ def _locate(model: str | Path) -> WeightFile:
     return file
 
 
-def _describe(file: WeightFile, repository: str) -> Description:
+def _describe(file: WeightFile, repository: str) -> ModelConfig:
     """Of a file without a folder: one that ships, by its name, or one of ``zoo-train export``, by the repository's."""
     base, tag = registry.split_name(file.name)
     known = base in registry.MODELS and tag is not None
-    return Description(
+    return ModelConfig(
         base if known else repository.partition("/")[2],
         tag if known else None,
         file.method,
@@ -223,7 +223,7 @@ def _facts(file: WeightFile, folder: Path, repository: str, results: Path | None
     base, tag = described.name, described.tag
     common: dict[str, Any] = {
         "repository": repository,
-        "sha256": described.sha256[checkpoint_dir.MODEL],
+        "sha256": described.sha256[MODEL],
         "hub_name": base if base in registry.MODELS else hub_name(described.method, described.architecture),
         "heads": sorted(described.heads),
         "architecture": described.architecture,

@@ -190,7 +190,7 @@ def test_any_state_dict_under_a_prefix(tmp_path: Path, names: str, prefix: str) 
     torch.save({"model": state | {"module.act.alpha": torch.ones(1)}, "lr": 0.1}, tmp_path / "x.pth")
     result = convert(tmp_path / "x.pth", "torch", tmp_path / "a", prefix=prefix, licence="MIT")
     assert result.left_out == ("module.act.alpha",)
-    assert result.description.licence == "MIT"
+    assert result.config.licence == "MIT"
     embedder = zoo.load(tmp_path / "a", device="cpu")
     assert same(embedder, net.module)
     assert embedder.heads.classifier[0].out_features == 5

@@ -70,7 +70,7 @@ def use(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
 def test_a_name_is_downloaded_once_and_is_the_official_network(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(licences, "_said", set())
+    monkeypatch.setattr(licences, "_announced", set())
     embedder = zoo.load(NAME, device="cpu")
     told = capsys.readouterr().err
     assert f"{NAME}: downloading {URL}" in told

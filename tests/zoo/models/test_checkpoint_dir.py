@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 import zoo
 from zoo.errors import UserError
 from zoo.models import checkpoint_dir
-from zoo.models.checkpoint_dir import Description
 from zoo.models.heads import byol_mlp
+from zoo.models.model_config import ModelConfig, crop_pct
 from zoo.models.registry import Architecture
 from zoo.models.resnet import build_encoder, encoder_state
 from zoo.system.atomic_files import sha256_file
@@ -26,7 +26,7 @@ NARROW = Architecture(
 )
 
 
-def described(architecture: Architecture = NARROW, **changes: Any) -> Description:
+def described(architecture: Architecture = NARROW, **changes: Any) -> ModelConfig:
     values: dict[str, Any] = {
         "name": "narrow",
         "tag": "test",
@@ -36,7 +36,7 @@ def described(architecture: Architecture = NARROW, **changes: Any) -> Descriptio
         "licence": "CC-BY-NC-4.0",
         "source": "a test",
     }
-    return Description(**values | changes)
+    return ModelConfig(**values | changes)
 
 
 def states(architecture: Architecture = NARROW) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, torch.Tensor]]]:
@@ -112,7 +112,7 @@ def test_timm_reads_the_folder_as_it_is(folder: Path) -> None:
 
 @pytest.mark.parametrize(("size", "resize"), [(224, 256), (64, 73), (48, 48), (97, 111), (1, 3)])
 def test_timm_computes_our_resize_from_crop_pct(size: int, resize: int) -> None:
-    assert int(size / checkpoint_dir.crop_pct(Preprocessing(size, resize))) == resize
+    assert int(size / crop_pct(Preprocessing(size, resize))) == resize
 
 
 def test_a_folder_in_use_is_left_alone(folder: Path) -> None:

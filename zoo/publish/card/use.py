@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.models.checkpoint_dir import needs_import
+from zoo.models.model_config import needs_import
 from zoo.publish.card.facts import SAME, SAME_PHOTOGRAPH, Agreement, Facts, Int8
 from zoo.publish.card.markdown import wrap
 from zoo.transforms.tf_bicubic import TfBicubic
