@@ -13,7 +13,8 @@ import time
 
 import test_pretrained
 
-from zoo.hub import pretrained
+import zoo.convert.byol  # noqa: F401
+from zoo.hub import http_download, pretrained
 from zoo.models import registry
 
 
@@ -30,6 +31,7 @@ def child(start: int) -> int:
 def main(processes: int, delays: list[float]) -> None:
     """Prints the exit codes as JSON; the first ``len(delays)`` processes are killed after so many seconds each."""
     found = test_pretrained.Architecture(**vars(test_pretrained.R14) | {"parameters": test_pretrained.parameters()})
+    http_download.READ_SECONDS, http_download._BACKOFF = 0.5, 0.01
     registry.ARCHITECTURES["r14"] = found  # type: ignore[index]
     registry.MODELS["byol_r14"] = test_pretrained.spec()  # type: ignore[index]
     start, go = os.pipe()

@@ -129,7 +129,7 @@ def test_a_wrong_hash_is_refused_before_parsing(server: Server, monkeypatch: pyt
     with pytest.raises(UserError, match=f"has sha256 {sha256_file(GOLDEN)}, the registry says 000"):
         zoo.load(NAME)
     cache = pretrained.cached(spec(), "deepmind").parents[1]
-    assert [p for p in cache.rglob("*") if p.is_file()] == []
+    assert [p.name for p in cache.rglob("*") if p.is_file()] == [f"{NAME}.lock"]
 
 
 def test_a_right_hash_of_another_network_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +195,18 @@ def test_eight_processes_at_once_and_some_are_killed(
     monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
     assert zoo.load(NAME, device="cpu").dim == 256
     remove_tree(folder)
-    pretrained.fetch_by_name(NAME)  # and sweeps what the killed ones left
+    downloads = tmp_path / "cache" / "downloads"
+    (downloads / NAME / "host-1-0a").mkdir(parents=True)  # an unfinished download of an older version
+    (downloads / NAME / "host-1-0a" / "body").write_bytes(b"other bytes")
+    pretrained.fetch_by_name(NAME)  # removes the remains of the killed processes too
     assert [p.name for p in folder.parent.iterdir()] == [NAME]
-    assert not list((tmp_path / "cache" / "downloads" / NAME).iterdir())
+    assert [p.name for p in downloads.iterdir()] == [f"{NAME}.lock"]
+
+
+def test_a_killed_download_is_resumed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.faults[PATH] = ["drop 500000"] + ["status 503"] * 4
+    with pytest.raises(UserError, match="could not be downloaded"):
+        zoo.load(NAME)
+    server.requests.clear()
+    assert zoo.load(NAME, device="cpu").dim == 256
+    assert server.requests == [(PATH, "bytes=500000-")]
