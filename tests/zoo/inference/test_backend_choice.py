@@ -53,7 +53,7 @@ def cached(traced_once: None) -> Path:
         ({"precision": "bf16"}, "torch", "for bf16"),
         ({"precision": "int8"}, "onnx", "for int8"),
         ({"random": True}, "torch", "random weights"),
-        ({"only_torch": "--layers"}, "torch", "for --layers"),
+        ({"torch_only": "--layers"}, "torch", "for --layers"),
     ],
 )
 def test_the_rule_on_a_cpu(
@@ -61,7 +61,7 @@ def test_the_rule_on_a_cpu(
 ) -> None:
     monkeypatch.setattr(backend_choice, "gpu_in_sight", lambda: False)
     asked = {"device": None, "precision": "fp32"} | wishes
-    assert backend_choice.choose("auto", **asked) == backend_choice.Choice(backend, reason)  # type: ignore[arg-type]
+    assert backend_choice.choose("auto", **asked) == backend_choice.BackendChoice(backend, reason)  # type: ignore[arg-type]
 
 
 def test_the_rule_with_a_gpu_in_sight_and_without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_the_rule_with_a_gpu_in_sight_and_without_onnxruntime(monkeypatch: pytes
         ("onnx", {"precision": "bf16"}, "needs --backend torch"),
         ("torch", {"precision": "int8"}, "needs --backend onnx"),
         ("onnx", {"random": True}, "a random network needs --backend torch"),
-        ("onnx", {"only_torch": "--layers"}, "--layers needs --backend torch"),
+        ("onnx", {"torch_only": "--layers"}, "--layers needs --backend torch"),
         ("auto", {"precision": "int8", "random": True}, "a random network needs --backend torch"),
     ],
 )

@@ -222,7 +222,7 @@ def test_what_cannot_be_is_one_line(
 
 def test_a_head_that_is_missing_names_those_there_are() -> None:
     with pytest.raises(UserError, match=r"--heads prediction: m has projection and logits"):
-        Outputs(heads=("prediction",)).of_checkpoint(["projector", "classifier"], "m")
+        Outputs(heads=("prediction",)).for_checkpoint(["projector", "classifier"], "m")
     with pytest.raises(UserError, match=r"--crops full: tf\.image\.resize"):
         zoo.load("byol_r50.random", outputs=Outputs(crops="full"))
     assert grid("2x13") == (2, 13)
