@@ -1,4 +1,4 @@
-"""Any state dict with torchvision's, timm's or detectron2's key names, with or without a prefix."""
+"""State dicts with torchvision's, timm's or detectron2's key names, with or without a prefix."""
 
 from __future__ import annotations
 
