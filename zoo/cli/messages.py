@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from zoo.export.export import Exported
     from zoo.extraction.extract import Extraction
     from zoo.inference.embedder import Embedder
-    from zoo.publish.publish import Result
+    from zoo.publish.publish import PublishResult
 
 _MAKERS = 8  # shown by name
 RESULTS = Path(__file__).parents[2] / "model_cards" / "results"
@@ -234,7 +234,7 @@ def print_exported(file: Exported) -> None:
     )
 
 
-def print_published(result: Result) -> None:
+def print_published(result: PublishResult) -> None:
     """Where it is now, and how far the loaders are apart."""
     size, a = f"{_count(len(result.files), 'file')}, {sum(result.files.values()) / 1e6:.1f} MB", result.agreement
     state = f"live as {result.commit}, downloaded again and equal" if result.commit else "nothing was sent"

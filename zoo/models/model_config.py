@@ -143,8 +143,8 @@ def crop_pct(preprocessing: Preprocessing) -> float:
 def timm_name_and_args(architecture: Architecture) -> tuple[str, dict[str, object]]:
     """Return ``architecture`` and ``model_args`` of ``config.json``.
 
-    A network that timm alone can build has timm's name. Every other has ``TIMM_PREFIX`` before it, and the arguments that
-    ``zoo.timm_models`` adds to timm's.
+    A network that timm alone can build has timm's name. Every other one has ``TIMM_PREFIX`` before it, and the
+    arguments that ``zoo.timm_models`` adds to timm's.
     """
     own = {k: v for k in _OWN_ARGS if (v := getattr(architecture, k)) != getattr(_TIMM_DEFAULTS, k)}
     return TIMM_PREFIX * bool(own) + architecture.timm_name, {**architecture.model_args, **own}

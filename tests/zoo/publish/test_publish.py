@@ -167,7 +167,7 @@ def test_a_graph_that_differs_is_not_published(
 ) -> None:
     """Within the gate of `zoo export`, but not within the one of publishing."""
     monkeypatch.setattr(publish, "SAME", 1e-12)
-    monkeypatch.setattr(publish, "check", lambda *_: Agreement(4, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(publish, "compare_loaders", lambda *_: Agreement(4, 0.0, 0.0, 0.0))
     with pytest.raises(UserError, match=r"model\.onnx differs from torch by .* not published"):
         publish.publish(converted, REPO)
     assert not hub.requests
