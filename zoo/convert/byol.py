@@ -62,7 +62,7 @@ def read(path: Path) -> ByolCheckpoint:
         if other != architecture:
             raise ValueError("online and target network differ")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path.name} is no BYOL checkpoint of the official code ({error!r})") from None
+        raise UserError(f"{path.name} is not a BYOL checkpoint of the official code ({error!r})") from None
     return ByolCheckpoint(architecture, online, target)
 
 

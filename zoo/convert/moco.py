@@ -30,5 +30,5 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         architecture, encoder = recognise({k: v for k, v in network.items() if not k.startswith("fc.")})
         projector = sequential(starting_with(network, "fc."))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path.name} is no MoCo checkpoint of the official code ({error!r})") from None
+        raise UserError(f"{path.name} is not a MoCo checkpoint of the official code ({error!r})") from None
     return OfficialCheckpoint("moco", architecture, encoder, {"projector": projector} if projector else {}, FAIR_224)

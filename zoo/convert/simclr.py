@@ -46,7 +46,7 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         architecture, encoder = recognise(_encoder(scopes["base_model"]), padding="same-pool")
         heads = {"projector": _projector(scopes["head_contrastive"]), "classifier": _linear(scopes["head_supervised"])}
     except (KeyError, ValueError, IndexError, StopIteration) as error:
-        raise UserError(f"{path.name} is no SimCLR checkpoint of the official code ({error!r})") from None
+        raise UserError(f"{path.name} is not a SimCLR checkpoint of the official code ({error!r})") from None
     return OfficialCheckpoint("simclr", architecture, encoder, {k: v for k, v in heads.items() if v}, SIMCLR_224)
 
 

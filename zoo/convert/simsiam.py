@@ -36,7 +36,7 @@ def read(path: Path) -> SimSiamCheckpoint:
         projector, predictor = starting_with(encoder, "fc."), starting_with(state, "predictor.")
         architecture, encoder = recognise({k: v for k, v in encoder.items() if not k.startswith("fc.")})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path.name} is no SimSiam checkpoint of the official code ({error!r})") from None
+        raise UserError(f"{path.name} is not a SimSiam checkpoint of the official code ({error!r})") from None
     return SimSiamCheckpoint(architecture, encoder, projector, predictor)
 
 

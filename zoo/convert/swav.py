@@ -28,6 +28,6 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         prototypes = starting_with(prototypes, "prototypes0.") or prototypes
         heads = {"projector": starting_with(state, "projection_head."), "prototypes": prototypes}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path.name} is no SwAV checkpoint of the official code ({error!r})") from None
+        raise UserError(f"{path.name} is not a SwAV checkpoint of the official code ({error!r})") from None
     heads = {k: sequential(v) for k, v in heads.items() if v}
     return OfficialCheckpoint("swav", architecture, encoder, heads, SWAV_224)

@@ -39,7 +39,7 @@ class Reference:
     def parse(cls, text: str) -> Reference:
         """Parse such a reference. Raises UserError where ``text`` has another form."""
         if not (match := _REFERENCE.fullmatch(text)):
-            raise UserError(f"{text!r} is no hub reference: hf-hub:ORG/NAME or hf-hub:ORG/NAME@REVISION")
+            raise UserError(f"{text!r} is not a hub reference: hf-hub:ORG/NAME or hf-hub:ORG/NAME@REVISION")
         return cls(match["repo"], match["revision"])
 
     def __str__(self) -> str:
@@ -136,9 +136,9 @@ def user_message(error: BaseException, repo: str, revision: str | None) -> str |
         if isinstance(cause, errors.RevisionNotFoundError):
             return f"{repo} has no revision {revision!r}: a branch, a tag or a commit of {where}/{repo}"
         if isinstance(cause, errors.RemoteEntryNotFoundError):
-            return f"{where}/{repo} is no model of this zoo: it has no {str(cause.response.url).rsplit('/', 1)[-1]}"
+            return f"{where}/{repo} is not a model of this zoo: it has no {str(cause.response.url).rsplit('/', 1)[-1]}"
         if isinstance(cause, errors.HFValidationError):
-            return f"{repo!r} is no repository name: ORG/NAME, of letters, digits, '-', '_' and '.'"
+            return f"{repo!r} is not a repository name: ORG/NAME, of letters, digits, '-', '_' and '.'"
         if isinstance(cause, errors.HfHubHTTPError):
             return _message_for_status(cause, repo, where)
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -329,7 +329,7 @@ def as_rgb(image: ImageLike) -> Image.Image:
         array = np.repeat(array[:, :, None], 3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
         raise UserError(
-            f"an array of shape {array.shape} and type {array.dtype} is no image: uint8 [H, W, 3] or [H, W] is, "
+            f"an array of shape {array.shape} and type {array.dtype} is not an image: uint8 [H, W, 3] or [H, W] is, "
             "and so is a tensor [3, H, W], uint8 or float in [0, 1]"
         )
     return Image.fromarray(np.ascontiguousarray(array))
@@ -361,7 +361,7 @@ def _each(images: Any) -> Iterable[ImageLike]:
         each: Iterable[ImageLike] = iter(images)
         return each
     except TypeError:
-        raise UserError(f"{type(images).__name__} is no image: give paths, PIL images, arrays or tensors") from None
+        raise UserError(f"{type(images).__name__} is not an image: give paths, PIL images, arrays or tensors") from None
 
 
 def _batched(views: list[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:

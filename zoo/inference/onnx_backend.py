@@ -54,7 +54,7 @@ class OnnxEngine:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=[provider])
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise UserError(f"{path} is no ONNX file that runs here: {reason_of(error)}") from None
+            raise UserError(f"{path} is not an ONNX file that runs here: {reason_of(error)}") from None
         if provider[0] not in self._session.get_providers():  # ONNX Runtime itself falls back with a warning
             raise UserError(f"ONNX Runtime could not start {provider[0]}{_both_installed()}: use --device cpu")
         self._input: str = self._session.get_inputs()[0].name

@@ -29,7 +29,7 @@ def require_self_contained(path: Path) -> None:
             if data.find(b"location") < 0:
                 return
     except (OSError, ValueError) as error:  # ValueError: the file is empty
-        raise UserError(f"{path} is no ONNX file that can be read ({error})") from None
+        raise UserError(f"{path} is not an ONNX file that can be read ({error})") from None
     try:
         import onnx
     except ImportError:
@@ -37,7 +37,7 @@ def require_self_contained(path: Path) -> None:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's errors depend on its implementation
-        raise UserError(f"{path} is no ONNX file that can be read ({reason_of(error)})") from None
+        raise UserError(f"{path} is not an ONNX file that can be read ({reason_of(error)})") from None
     if _has_external_data(model):
         raise UserError(
             f"{path} refers to data in other files, which a file of somebody else could use to read yours: "

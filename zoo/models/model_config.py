@@ -118,12 +118,14 @@ def read_config(path: Path) -> ModelConfig:
     """
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise UserError(f"{path} is no config of a model: it is larger than 1 MB")
+            raise UserError(f"{path} is not a config of a model: it is larger than 1 MB")
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path.parent} is no converted model: config.json cannot be read ({error.strerror})") from None
+        raise UserError(
+            f"{path.parent} is not a converted model: config.json cannot be read ({error.strerror})"
+        ) from None
     except (ValueError, RecursionError):
-        raise UserError(f"{path} is no JSON") from None
+        raise UserError(f"{path} is not valid JSON") from None
     try:
         return _parse(config)
     except UserError as error:
@@ -211,11 +213,11 @@ def _parse_architecture(config: Any, section: Any) -> Architecture:
 def _name(text: object) -> str:
     """A name that may become part of a path or of a line of output."""
     if not isinstance(text, str) or not 0 < len(text) <= 200 or not set(text) <= _NAME_CHARACTERS:
-        raise UserError(f"{str(text)[:60]!r} is no name")
+        raise UserError(f"{str(text)[:60]!r} is not a valid name")
     return text
 
 
 def _line(text: object) -> str:
     if not isinstance(text, str) or len(text) > 1000 or not text.isprintable():
-        raise UserError(f"{str(text)[:60]!r} is no line of text")
+        raise UserError(f"{str(text)[:60]!r} is not a line of text")
     return text

@@ -104,4 +104,4 @@ def _readable(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"no weights at {path}") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path.name} is no safetensors file: {reason_of(error)}") from None
+        raise UserError(f"{path.name} is not a safetensors file: {reason_of(error)}") from None

@@ -201,8 +201,8 @@ def _locate(model: str | Path) -> WeightFile:
     path = Path(model)
     if path.suffix in (".pt", ".pth") or (path.is_dir() and not (path / CONFIG).exists()):
         raise UserError(
-            f"{model} is no model of the zoo yet: `zoo-train export {model} --out encoder.safetensors` for a training "
-            "run, `zoo convert` for an official file, then publish what they write"
+            f"{model} is not a model of the zoo yet: `zoo-train export {model} --out encoder.safetensors` for a "
+            "training run, `zoo convert` for an official file, then publish what they write"
         )
     file = weights.locate(path if path.is_dir() else model)
     if file.path is None:

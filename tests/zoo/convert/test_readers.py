@@ -278,7 +278,7 @@ def test_a_damaged_bundle_is_a_users_error(tmp_path_factory: pytest.TempPathFact
     cut = data.draw(st.integers(0, len(index)) | st.just(len(index)))
     (folder / "m.index").write_bytes(index[:cut])
     (folder / "m.data-00000-of-00001").write_bytes(bytes(1000))
-    with pytest.raises(UserError, match="no TensorFlow checkpoint"):
+    with pytest.raises(UserError, match="not a TensorFlow checkpoint"):
         read_bundle(folder)
 
 

@@ -204,7 +204,7 @@ def test_a_foreign_onnx_file_is_refused(tmp_path: Path, exported: export.Exporte
     with pytest.raises(UserError, match="export it again"):
         zoo.load(tmp_path / "old.onnx")
     (tmp_path / "broken.onnx").write_bytes(exported.path.read_bytes()[:1000])
-    with pytest.raises(UserError, match="is no ONNX file"):
+    with pytest.raises(UserError, match="is not an ONNX file"):
         zoo.load(tmp_path / "broken.onnx")
     with pytest.raises(UserError, match="no ONNX file at"):
         zoo.load(tmp_path / "none.onnx")

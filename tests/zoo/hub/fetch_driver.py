@@ -21,11 +21,13 @@ from zoo.models import registry
 def child(start: int) -> int:
     os.read(start, 1)  # until the parent closes the other end: all begin together
     try:
-        print(pretrained.fetch_by_name(test_pretrained.NAME), flush=True)
+        line = str(pretrained.fetch_by_name(test_pretrained.NAME))
         return 0
     except BaseException as error:
-        print(repr(error), flush=True)
+        line = repr(error)
         return 1
+    finally:
+        os.write(sys.stdout.fileno(), f"{line}\n".encode())  # one write: lines of several processes never mix
 
 
 def main(processes: int, delays: list[float]) -> None:

@@ -191,8 +191,8 @@ def test_timm_reading_other_preprocessing_is_not_published(hub: HubServer, conve
         ("run/checkpoint-10.pt", REPO, "zoo-train export run/checkpoint-10.pt"),
         ("examples", REPO, "zoo-train export examples"),
         ("byol_r18", REPO, "no released weights"),
-        ("byol_r18_mini", "just-a-name", "is no hub reference"),
-        ("byol_r18_mini", "a/b/c", "is no hub reference"),
+        ("byol_r18_mini", "just-a-name", "is not a hub reference"),
+        ("byol_r18_mini", "a/b/c", "is not a hub reference"),
         ("nothing.safetensors", REPO, "no weights at"),
     ],
 )

@@ -93,7 +93,7 @@ def read_bundle(path: Path) -> dict[str, NDArray[np.float32]]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, IndexError, KeyError, OverflowError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
-        raise UserError(f"{path.name} is no TensorFlow checkpoint, or a damaged one: {error}") from None
+        raise UserError(f"{path.name} is not a TensorFlow checkpoint, or a damaged one: {error}") from None
 
 
 def _read(files: _Files, stem: str | None) -> dict[str, NDArray[np.float32]]:
