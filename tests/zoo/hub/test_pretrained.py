@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -203,7 +204,14 @@ def test_eight_processes_at_once_and_some_are_killed(
     assert [p.name for p in downloads.iterdir()] == [f"{NAME}.lock"]
 
 
-def test_a_killed_download_is_resumed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_two_at_once_downloads(server: Server) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        folders = set(pool.map(pretrained.fetch_by_name, [NAME] * 2))
+    assert folders == {pretrained.cached(spec(), "deepmind")}
+    assert server.requests == [(PATH, "")]
+
+
+def test_a_killed_download_is_resumed(server: Server) -> None:
     server.faults[PATH] = ["drop 500000"] + ["status 503"] * 4
     with pytest.raises(UserError, match="could not be downloaded"):
         zoo.load(NAME)
