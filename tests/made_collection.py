@@ -1,4 +1,4 @@
-"""Finished extractions with given vectors, written by the project's own code but without images or a network."""
+"""Finished extractions with given embeddings, written by the project's own code without images or a network."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from zoo.embeddings import manifest
 from zoo.embeddings.columns import OK
+from zoo.embeddings.fingerprint import Fingerprint
 from zoo.embeddings.plan import Plan
-from zoo.embeddings.shards import Folder, Rows
+from zoo.embeddings.shards import OutputFolder, Rows
 from zoo.search.collection import Collection
 from zoo.sources.file_listing import FILES
 
@@ -28,7 +29,7 @@ def make(
     format: str = "parquet",
     **identity: Any,
 ) -> Collection:
-    """``vectors`` [N, D] as an extraction in ``root``; rows ``failed`` have none."""
+    """Write ``vectors`` [N, D] as an extraction into ``root``; the rows ``failed`` have no embedding."""
     paths = paths or [b"%07d.jpg" % n for n in range(len(vectors))]
     told = {
         "model": "made",
@@ -40,7 +41,7 @@ def make(
     }
     told |= {"weights_sha256": "0" * 64, "preprocessing": {"input_size": 32, "resize": 36}, **identity}
     table = pa.table([paths, [1] * len(paths), [1] * len(paths)], schema=FILES)
-    plan, folder = Plan.new(told, table), Folder(root)
+    plan, folder = Plan.new(Fingerprint.from_json(told), table), OutputFolder(root)
     folder.create()
     for shard in range(plan.shards):
         rows, planned = Rows.empty(plan, shard), plan.rows(shard)
@@ -58,7 +59,7 @@ def make(
 
 
 def clusters(count: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
-    """Float32 [count, dim]: points around 100 centres, as embeddings of photographs are, not all over the sphere."""
+    """Return float32 [count, dim]: points around 100 centres, as embeddings of photographs are."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(100, dim))
     return (centres[rng.integers(0, 100, count)] + rng.normal(size=(count, dim))).astype(np.float32)

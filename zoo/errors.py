@@ -10,7 +10,7 @@ EXIT_USER_ERROR = 2  # the command, its input or the machine (a full disk) must 
 EXIT_SOME_FAILED = 3  # the run is complete, but some images could not be read
 EXIT_INTERRUPTED = 130  # Ctrl-C or SIGTERM; the same command resumes the run
 
-_VARIES = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>|0x[0-9a-fA-F]{6,}|\w+://[^\s'\"]+")
+_VARYING = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>|0x[0-9a-fA-F]{6,}|\w+://[^\s'\"]+")
 
 
 class UserError(Exception):
@@ -20,19 +20,18 @@ class UserError(Exception):
     """
 
 
-def reason_of(error: BaseException, most: int = 200, *, reproducible: bool = False) -> str:
-    """Return the first line of an exception's message, or the name of its type where the message is empty.
+def reason_of(error: BaseException, most: int = 200) -> str:
+    """Return the first line of another library's message, or the class name of an error without a message.
+
+    Memory addresses, objects with an address and URLs are replaced by dots and control characters by spaces, so that
+    the same failure gives the same text in every run and on every machine.
 
     Args:
-        most: length limit in characters.
-        reproducible: replace memory addresses and URLs by ``...``, so that the same failure gives the same text in
-            every run. Use it for text that is stored in result files.
+        most: maximum number of characters.
     """
-    text = (str(error).strip().splitlines() or [""])[0]
-    if reproducible:
-        text = _VARIES.sub("...", text)
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return (text.strip() or type(error).__name__)[:most].strip()
+    line = _VARYING.sub("...", (str(error).strip().splitlines() or [""])[0])
+    line = "".join(c if c.isprintable() else " " for c in line)
+    return (line.strip() or type(error).__name__)[:most].strip()
 
 
 def closest_name(name: str, known: Iterable[str], cutoff: float = 0.0) -> str | None:

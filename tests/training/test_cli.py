@@ -63,7 +63,7 @@ def test_recipes_are_listed() -> None:
         (("run", "byol_r18_tin32", "--data", "no/such", "--out", "y"), "no data at no/such"),
         (("run", "byol_r18_tin32", "--data", "x", "--out", "y", "--set", "optim.rl=1"), "nearest is 'lr'"),
         (("export", "examples", "--out", "y"), "holds no checkpoint"),
-        (("export", "README.md", "--out", "y"), "is no readable checkpoint"),
+        (("export", "README.md", "--out", "y"), "is not a readable checkpoint"),
         (("summary", "examples", "--out", "y"), "holds no checkpoint"),
     ],
 )

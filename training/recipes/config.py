@@ -1,81 +1,94 @@
-"""What a run is: frozen dataclasses. A recipe is a function that returns a complete ``Recipe`` (``recipes.py``).
+"""The configuration of a run: frozen dataclasses. A recipe is a function that returns a complete ``Recipe``.
 
-Numbers say with their type in which range they make sense; ``check_ranges`` holds values against it.
+The type of a number states its range, and ``check_ranges`` enforces it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import inf
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from zoo.errors import UserError
+from zoo.system.json_types import JSON
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Range:
-    """Of a number, ends included; ``least`` alone is not where ``above`` says so."""
+    """Inclusive range of a finite number; ``above`` makes the lower bound exclusive."""
 
-    least: float
-    most: float = inf
+    minimum: float
+    maximum: float = inf
     above: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return self.least <= value <= self.most and abs(value) != inf and not (self.above and value == self.least)
+        in_bounds = self.minimum <= value <= self.maximum and not (self.above and value == self.minimum)
+        return in_bounds and abs(value) != inf
 
     def __str__(self) -> str:
-        if self.most < inf:
-            return f"between {self.least:g} and {self.most:g}"
-        return f"above {self.least:g}" if self.above else f"{self.least:g} or more"
+        if self.maximum < inf:
+            return f"between {self.minimum:g} and {self.maximum:g}"
+        return f"above {self.minimum:g}" if self.above else f"{self.minimum:g} or more"
 
 
-Count = Annotated[int, Range(1)]
-CountOrNone = Annotated[int, Range(0)]  # 0 for none
-Share = Annotated[float, Range(0, 1)]
-Positive = Annotated[float, Range(0, above=True)]
-NotNegative = Annotated[float, Range(0)]
+PositiveInt = Annotated[int, Range(1)]
+NonNegativeInt = Annotated[int, Range(0)]
+UnitInterval = Annotated[float, Range(0, 1)]
+PositiveFloat = Annotated[float, Range(0, above=True)]
+NonNegativeFloat = Annotated[float, Range(0)]
+
+MethodName = Literal["byol", "simsiam", "simclr", "mocov2", "swav", "supervised"]
 
 
 @dataclass(frozen=True)
 class View:
-    """Probabilities and strengths of one view; the defaults are BYOL's first ([B] app. B, table 6)."""
+    """Probabilities and strengths of one view's augmentation; the defaults are BYOL's first view ([B] app. B, table 6).
 
-    min_area: Share = 0.08  # of the image
+    Areas are fractions of the image.
+    """
+
+    min_area: UnitInterval = 0.08
     max_area: Annotated[float, Range(0, 1, above=True)] = 1.0
-    flip_p: Share = 0.5
-    jitter_p: Share = 0.8
-    brightness: Share = 0.4
-    contrast: Share = 0.4
-    saturation: Share = 0.2
+    flip_p: UnitInterval = 0.5
+    jitter_p: UnitInterval = 0.8
+    brightness: UnitInterval = 0.4
+    contrast: UnitInterval = 0.4
+    saturation: UnitInterval = 0.2
     hue: Annotated[float, Range(0, 0.5)] = 0.1
-    grayscale_p: Share = 0.2
-    blur_p: Share = 1.0
-    solarize_p: Share = 0.0
+    grayscale_p: UnitInterval = 0.2
+    blur_p: UnitInterval = 1.0
+    solarize_p: UnitInterval = 0.0
 
 
 @dataclass(frozen=True)
 class Views:
-    """Usually a pair of views; ``operations`` says in whose arithmetic (``training.data.augment_ops``).
+    """The views made from each image; sizes are in pixels.
 
-    They are normalised with ImageNet's mean and std, of which ``red_std`` is the first: SwAV's codes have another.
+    Views are normalised with ImageNet's mean and standard deviation. SwAV's code uses another deviation for red.
+
+    Attributes:
+        operations: the code whose arithmetic the colour operations follow (``training.data.augment_ops``).
+        second: ``None`` makes one view, for supervised training.
+        small: SwAV's small crops, ``small_count`` of them.
     """
 
-    size: Count = 224
+    size: PositiveInt = 224
     operations: Literal["byol", "torchvision"] = "byol"
     first: View = View()
-    second: View | None = View(blur_p=0.1, solarize_p=0.2)  # None: one view, for supervised training
-    small: View | None = None  # SwAV's further crops
-    small_size: Count = 96
-    small_count: CountOrNone = 0
-    red_std: Positive = 0.229
+    second: View | None = View(blur_p=0.1, solarize_p=0.2)
+    small: View | None = None
+    small_size: PositiveInt = 96
+    small_count: NonNegativeInt = 0
+    red_std: PositiveFloat = 0.229
 
     @property
     def std(self) -> tuple[float, float, float]:
-        """Of red, green and blue in [0, 1]."""
+        """Standard deviation of red, green and blue; pixels are in [0, 1]."""
         return self.red_std, 0.224, 0.225
 
 
@@ -83,85 +96,85 @@ class Views:
 class Heads:
     """Sizes of the heads.
 
-    ``hidden`` is of BYOL's projector and predictor, of SimSiam's predictor, of SwAV's projector; those of SimCLR and
-    MoCo v2 keep the encoder's width.
+    ``hidden`` sets BYOL's projector and predictor, SimSiam's predictor and SwAV's projector. The projectors of SimCLR
+    and MoCo v2 keep the encoder's width.
     """
 
-    hidden: Count = 4096
-    out: Count = 256
-    projector_layers: Count = 3  # SimSiam and SimCLR
-    projector_hidden: CountOrNone = 0  # SimSiam; 0 keeps the encoder's width, as the official code does
-    prototypes: Count = 3000  # SwAV
-    classes: CountOrNone = 0  # supervised
+    hidden: PositiveInt = 4096
+    out: PositiveInt = 256
+    projector_layers: PositiveInt = 3  # SimSiam and SimCLR
+    projector_hidden: NonNegativeInt = 0  # SimSiam; 0 keeps the encoder's width, as the official code does
+    prototypes: PositiveInt = 3000  # SwAV
+    classes: NonNegativeInt = 0  # supervised
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What the losses differ in; each method reads its own fields, named in its file."""
+    """Settings of the losses; each method reads the fields that its file names."""
 
-    temperature: Positive = 0.1  # BYOL with beta, SimCLR, MoCo v2, SwAV
-    beta: Share = 0.0  # BYOL: weight of negatives
+    temperature: PositiveFloat = 0.1  # BYOL with beta, SimCLR, MoCo v2, SwAV
+    beta: UnitInterval = 0.0  # BYOL: weight of negatives
     predictor: bool = True  # BYOL
     target: bool = True  # BYOL
     stop_gradient: bool = True  # SimSiam
-    queue: CountOrNone = 0  # MoCo v2, SwAV
-    key_momentum: Share = 0.999  # MoCo v2, and the two below
+    queue: NonNegativeInt = 0  # MoCo v2, SwAV; 0 for none
+    key_momentum: UnitInterval = 0.999  # MoCo v2, and the two below
     symmetric: bool = False
-    bn_parts: Count = 1
-    epsilon: Positive = 0.05  # SwAV, and the three below
-    sinkhorn_iterations: Count = 3
-    queue_from_epoch: CountOrNone = 15
-    frozen_steps: CountOrNone = 313
+    bn_parts: PositiveInt = 1
+    epsilon: PositiveFloat = 0.05  # SwAV, and the three below
+    sinkhorn_iterations: PositiveInt = 3
+    queue_from_epoch: NonNegativeInt = 15
+    frozen_steps: NonNegativeInt = 313
 
 
 @dataclass(frozen=True)
 class Optim:
-    """Optimiser and schedules; rates are base rates, for a batch of 256 (the linear scaling rule).
+    """Optimiser and schedules; learning rates are base rates for a batch of 256 (the linear scaling rule).
 
-    Schedules: ``step`` is BYOL's and SimCLR's (linear warm-up, then cosine), ``swav`` the same from ``start_lr`` and
-    to ``final_lr``, ``epoch`` SimSiam's and MoCo v2's (cosine by epoch, no warm-up), ``decay`` a tenth after every
-    ``decay_epochs``.
+    Schedules: ``step`` is BYOL's and SimCLR's (linear warm-up, then cosine). ``swav`` is the same from ``start_lr`` to
+    ``final_lr``. ``epoch`` is SimSiam's and MoCo v2's (cosine by epoch, no warm-up). ``decay`` divides by ten after
+    every ``decay_epochs``.
     """
 
     name: Literal["lars", "lars_classic", "larc", "sgd", "adamw"] = "lars"  # lars_classic is SimCLR's
-    lr: NotNegative = 0.3
-    batch_size: Count = 4096
-    epochs: Count = 300
-    drop_last: bool = True  # ``training.data.sampler``: an epoch's last images that fill no batch are left out
-    warmup_epochs: NotNegative = 10
+    lr: NonNegativeFloat = 0.3
+    batch_size: PositiveInt = 4096
+    epochs: PositiveInt = 300
+    drop_last: bool = True  # leave out an epoch's last images that fill no batch (``training.data.sampler``)
+    warmup_epochs: NonNegativeFloat = 10
     schedule: Literal["step", "swav", "epoch", "decay"] = "step"
-    start_lr: NotNegative = 0.0
-    final_lr: NotNegative = 0.0
-    decay_epochs: Count = 30
-    weight_decay: NotNegative = 1e-6
-    momentum: Share = 0.9
-    tau: Share = 0.99  # BYOL's starting target momentum
-    constant_tau: bool = False  # tau stays as it is, as in table 5a's row "stop gradient of online"
+    start_lr: NonNegativeFloat = 0.0
+    final_lr: NonNegativeFloat = 0.0
+    decay_epochs: PositiveInt = 30
+    weight_decay: NonNegativeFloat = 1e-6
+    momentum: UnitInterval = 0.9
+    tau: UnitInterval = 0.99  # BYOL's starting target momentum
+    constant_tau: bool = False  # keep tau constant, as in table 5a's row "stop gradient of online"
     fixed_predictor_lr: bool = False  # SimSiam's --fix-pred-lr
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A complete run; nothing else decides a result but the data, the device, the ranks and the versions.
+    """A complete run. Apart from it, only the data, the device, the ranks and the library versions affect a result.
 
     Attributes:
-        precision: of the forward pass (autocast); parameters stay float32. fp16 has a loss scaler, whose skipped
-            updates are no errors unless they never end.
-        accumulate: micro-batches per optimiser step, each ``batch_size / accumulate`` images; schedules, target and
-            hooks move once per step. The gradients are averaged, which without BN is exactly the large batch for BYOL
-            and SimSiam. With BN each micro-batch is normalised by its own statistics (the running ones move
-            ``accumulate`` times a step). SimCLR sees only the negatives of its micro-batch, 2 batch_size / accumulate
-            - 2 of them, and SwAV's Sinkhorn assignment shares prototypes among the micro-batch alone (its queue
-            helps): for both, more ranks are the large batch, more micro-batches are not.
-        compile: ``torch.compile`` of network and loss; minutes at the start, the same numbers up to rounding.
-        checkpoint_activations: the encoder's stages are computed again in the backward pass instead of kept: about a
-            third more time, the same results; what makes r50x4 and r200x2 fit.
-        monitor_epochs: the monitors run after every so many epochs; 0 turns them off.
-        checkpoint_steps: between two checkpoints, of which the last ``keep_checkpoints`` stay.
+        precision: autocast precision of the forward pass; parameters stay float32. fp16 uses a loss scaler, whose
+            skipped updates are an error only when they never end.
+        accumulate: micro-batches per optimiser step, of ``batch_size / accumulate`` images each. Schedules, target
+            network and hooks advance once per step. Gradients are averaged, which without BN equals the large batch
+            for BYOL and SimSiam. BN uses the statistics of each micro-batch, and its running statistics are updated
+            ``accumulate`` times a step. SimCLR has only the 2 batch_size / accumulate - 2 negatives of its
+            micro-batch. SwAV's Sinkhorn assignment spreads each micro-batch over the prototypes by itself (its queue
+            helps). For these two, use more ranks instead to train with a large batch.
+        compile: apply ``torch.compile`` to network and loss: minutes at the start, equal numbers up to rounding.
+        checkpoint_activations: recompute the encoder's stages in the backward pass instead of keeping them: about a
+            third more time, equal results. r50x4 and r200x2 need it to fit into memory.
+        monitor_epochs: epochs between two evaluations by the monitors; 0 turns them off.
+        checkpoint_steps: steps between two checkpoints; the last ``keep_checkpoints`` are kept.
     """
 
     name: str
-    method: Literal["byol", "simsiam", "simclr", "mocov2", "swav", "supervised"]
+    method: MethodName
     architecture: str
     stem: Literal["imagenet", "cifar"] = "imagenet"  # cifar: 3x3 convolution, no pool, for images of 32 pixels
     zero_init_residual: bool = False
@@ -170,111 +183,139 @@ class Recipe:
     objective: Objective = Objective()
     optim: Optim = Optim()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    accumulate: Count = 1
+    accumulate: PositiveInt = 1
     compile: bool = False
     checkpoint_activations: bool = False
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
-    monitor_epochs: CountOrNone = 1
-    checkpoint_steps: Count = 200
-    keep_checkpoints: Count = 2  # the newest, and the one before should it turn out damaged
+    monitor_epochs: NonNegativeInt = 1
+    checkpoint_steps: PositiveInt = 200
+    keep_checkpoints: PositiveInt = 2  # the newest, and the one before in case the newest is damaged
+
+
+# ---------------------------------------------------------------- overrides and ranges
 
 
 def override(recipe: Recipe, assignments: list[str]) -> Recipe:
-    """``["optim.lr=0.3", "views.size=48"]`` applied to ``recipe``.
+    """Return ``recipe`` with assignments such as ``["optim.lr=0.3", "views.size=48"]`` applied.
 
     Raises:
-        UserError: not ``field=value``, an unknown field (the nearest is named), or a value of another type or out of
-            the field's range.
+        UserError: an assignment is not ``field=value``, names an unknown field (the message names the nearest one), or
+            has a value of another type or outside the field's range.
     """
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(f"--set takes field=value, not {assignment!r}")
-        recipe = _replace(recipe, path.split("."), text, path)
+        recipe = _with_field(recipe, path.split("."), text, path)
     check_ranges(recipe)
     return recipe
 
 
-def check_ranges(config: Any, path: str = "") -> None:
-    """A UserError for the first number of a recipe, or of a part of it at ``path``, that is out of its range."""
-    for name, type_ in _fields(type(config)).items():
+def check_ranges(config: object, path: str = "") -> None:
+    """Check every number of a recipe, or of its part at ``path``.
+
+    Raises:
+        UserError: a number is out of its range; the message names the first one.
+    """
+    for name, hint in _field_types(type(config)).items():
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
             check_ranges(value, f"{path}{name}.")
-        for allowed in (a for a in get_args(type_) if isinstance(a, Range)):
+        for allowed in (a for a in get_args(hint) if isinstance(a, Range)):
             if value not in allowed:
                 raise UserError(f"{path}{name}={value} is out of range: it must be {allowed}")
 
 
-def _replace(config: Any, path: list[str], text: str, full: str) -> Any:
-    types = _fields(type(config))
-    head, *rest = path
-    if head not in types:
-        near = get_close_matches(head, types, n=1, cutoff=0.0)
-        raise UserError(f"--set {full}: no field {head!r}; the nearest is {near[0]!r} (of {', '.join(sorted(types))})")
-    old = getattr(config, head)
+def _with_field(config: T, path: list[str], text: str, option: str) -> T:
+    """Return ``config`` with the field at ``path`` set to ``text``; ``option`` is the whole path, for messages."""
+    types = _field_types(type(config))
+    name, *rest = path
+    if name not in types:
+        nearest = get_close_matches(name, types, n=1, cutoff=0.0)[0]
+        raise UserError(
+            f"--set {option}: no field {name!r}; the nearest is {nearest!r} (of {', '.join(sorted(types))})"
+        )
+    old = getattr(config, name)
     if dataclasses.is_dataclass(old):
         if not rest:
-            fields = ", ".join(f.name for f in dataclasses.fields(old))
-            raise UserError(f"--set {full}: name one of its fields: {fields}")
-        return dataclasses.replace(config, **{head: _replace(old, rest, text, full)})
-    if dataclasses.is_dataclass(types[head]):
-        raise UserError(f"--set {full}: this recipe has no {head!r}")
+            raise UserError(f"--set {option}: name one of its fields: {', '.join(_field_types(type(old)))}")
+        return _replaced(config, name, _with_field(old, rest, text, option))
+    if dataclasses.is_dataclass(types[name]):
+        raise UserError(f"--set {option}: this recipe has no {name!r}")
     if rest:
-        raise UserError(f"--set {full}: {head!r} has no fields")
-    return dataclasses.replace(config, **{head: _parse(text, types[head], full)})
+        raise UserError(f"--set {option}: {name!r} has no fields")
+    return _replaced(config, name, _parsed(text, types[name], option))
 
 
-def _parse(text: str, type_: Any, full: str) -> Any:
-    """``text`` as the field's declared type: a bool, a str, one of a Literal's strings, or a number."""
-    if type_ is str:
+def _replaced(config: T, name: str, value: object) -> T:
+    fields: dict[str, Any] = {field: getattr(config, field) for field in _field_types(type(config))}
+    return type(config)(**fields | {name: value})
+
+
+def _parsed(text: str, hint: object, option: str) -> object:
+    """Convert ``text`` to the field's declared type: a bool, a str, one string of a Literal, or a number."""
+    if hint is str:
         return text
-    if type_ is bool:
-        return _one_of(("true", "false"), text, full) == "true"
-    if get_origin(type_) is Literal:
-        return _one_of(get_args(type_), text, full)
-    number, _ = get_args(type_)  # Annotated
+    if hint is bool:
+        return _one_of(("true", "false"), text, option) == "true"
+    if get_origin(hint) is Literal:
+        return _one_of(get_args(hint), text, option)
+    number, _ = get_args(hint)  # Annotated
     try:
         return number(text)
     except ValueError:
-        raise UserError(f"--set {full}: {text!r} is no {number.__name__}") from None
+        raise UserError(f"--set {option}: {text!r} is not a valid {number.__name__}") from None
 
 
-def _one_of(choices: tuple[str, ...], text: str, full: str) -> str:
+def _one_of(choices: tuple[str, ...], text: str, option: str) -> str:
     if text not in choices:
-        raise UserError(f"--set {full}: {text!r} is none of {', '.join(choices)}")
+        raise UserError(f"--set {option}: {text!r} is not one of {', '.join(choices)}")
     return text
 
 
-def to_json(recipe: Recipe) -> dict[str, Any]:
-    """Nested dicts, for logs, checkpoints and cards."""
+# ---------------------------------------------------------------- JSON
+
+
+def to_json(recipe: Recipe) -> dict[str, JSON]:
+    """Return nested dicts, as logs, checkpoints and cards store them."""
     return dataclasses.asdict(recipe)
 
 
-def from_json(values: dict[str, Any]) -> Recipe:
-    """Inverse of ``to_json``; fields that an older version did not know take their defaults.
+def from_json(values: Mapping[str, object]) -> Recipe:
+    """Return the recipe of ``to_json``; fields that an older version did not have take their defaults.
 
     Raises:
-        UserError: it has fields that this version does not know, or lacks some.
+        UserError: a field is unknown to this version, or a required one is missing.
     """
-    return _build(Recipe, values)
+    return _built(Recipe, values)
 
 
-def _build(type_: type[T], values: dict[str, Any]) -> T:
-    types = _fields(type_)
+def _built(type_: type[T], values: Mapping[str, object]) -> T:
+    types = _field_types(type_)
     if unknown := sorted(values.keys() - types.keys()):
-        raise UserError(f"a recipe with {unknown[0]!r}, which this version does not know: update siamese-zoo")
-    nested = {k: _build(types[k], v) for k, v in values.items() if isinstance(v, dict)}
+        raise UserError(f"the recipe has a field {unknown[0]!r}, which this version does not know: update siamese-zoo")
+    nested: dict[str, Any] = {k: _built(types[k], v) for k, v in values.items() if isinstance(v, dict)}
     try:
-        return type_(**values | nested)
+        return type_(**{**values, **nested})
     except TypeError as error:
-        raise UserError(f"not a whole recipe ({error})") from None
+        raise UserError(f"the recipe is incomplete ({error})") from None
 
 
-def _fields(type_: type) -> dict[str, Any]:
-    """Names and types; of an optional dataclass, the dataclass."""
+def differences(ours: object, theirs: object, path: str = "") -> Iterator[tuple[str, object, object]]:
+    """Yield path and both values of every field in which two recipes, or two of their parts, differ."""
+    if type(ours) is not type(theirs) or not dataclasses.is_dataclass(ours):
+        if ours != theirs:
+            yield path, ours, theirs
+        return
+    for field in dataclasses.fields(ours):
+        below = f"{path}.{field.name}" if path else field.name
+        yield from differences(getattr(ours, field.name), getattr(theirs, field.name), below)
 
-    def plain(hint: Any) -> Any:
+
+def _field_types(type_: type) -> dict[str, Any]:
+    """Return the fields' names and types; an optional dataclass is given as the dataclass."""
+
+    def required(hint: object) -> object:
         return next((a for a in get_args(hint) if isinstance(a, type) and dataclasses.is_dataclass(a)), hint)
 
-    return {name: plain(hint) for name, hint in get_type_hints(type_, include_extras=True).items()}
+    return {name: required(hint) for name, hint in get_type_hints(type_, include_extras=True).items()}

@@ -1,4 +1,4 @@
-"""Runs on ImageNet-1k as published: a function each, returning a complete ``Recipe``; variants edit another.
+"""Published runs on ImageNet-1k: one function for each, which returns a complete ``Recipe``; variants edit another.
 
 [B] is BYOL (arXiv 2006.07733), [S] is SimSiam (arXiv 2011.10566).
 """
@@ -58,8 +58,8 @@ def simsiam_in1k(architecture: str, epochs: int) -> Recipe:
 def simclr_in1k(architecture: str, epochs: int) -> Recipe:
     """SimCLR on ImageNet-1k, batch 4096 (arXiv 2002.05709 section 2.2, official readme).
 
-    Weight decay is the readme's 1e-4 (the code's default is 1e-6). The official code feeds [0, 1] images; here they
-    are normalised as for all methods. It makes one step more, at a rate of next to 0.
+    Weight decay is the readme's 1e-4 (the code's default is 1e-6). The official code feeds images in [0, 1]; here they
+    are normalised as for all methods. The official code makes one more step, with a learning rate of almost 0.
     """
     return Recipe(
         f"simclr_{architecture}_in1k_{epochs}ep",
@@ -129,7 +129,7 @@ def swav_wide_in1k(architecture: str) -> Recipe:
         first, small = replace(SIMCLR_VIEW, min_area=0.08), replace(SIMCLR_VIEW, min_area=0.08, max_area=0.14)
         views = replace(views, first=first, second=first, small=small)
         objective, batch = replace(objective, queue=2560, queue_from_epoch=0), 2560
-    scale = 4096 / batch  # the script's rates are those of 4096
+    scale = 4096 / batch  # the script states the learning rates for a batch of 4096
     optim = base.optim
     optim = replace(
         optim, batch_size=batch, lr=scale * optim.lr, final_lr=scale * optim.final_lr, start_lr=scale * optim.start_lr
@@ -149,7 +149,7 @@ def swav_b256_in1k(epochs: int) -> Recipe:
 
 
 def supervised_in1k(architecture: str) -> Recipe:
-    """Supervised ImageNet-1k, batch 256, a tenth of the rate after every 30 of 90 epochs (torchvision's reference)."""
+    """Supervised ImageNet-1k, batch 256, 90 epochs, rate divided by 10 after every 30 (torchvision's reference)."""
     view = View(jitter_p=0, grayscale_p=0, blur_p=0)
     return Recipe(
         f"supervised_{architecture}_in1k_90ep",

@@ -1,38 +1,54 @@
-"""Runs for one GPU or a few cores, on CIFAR-10 and Tiny-ImageNet: a function each, returning a complete ``Recipe``."""
+"""Runs for one GPU or a few CPU cores, on CIFAR-10 and Tiny-ImageNet: one function for each, as in ``imagenet``."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal, TypeAlias
 
-from training.recipes.config import Heads, Objective, Optim, Recipe, View, Views
+from training.recipes.config import Heads, MethodName, Objective, Optim, Recipe, View, Views
 from training.recipes.imagenet import MOCO_VIEW, SIMCLR_VIEW, byol_in1k, simsiam_in1k
 from zoo.errors import UserError
 
-# One GPU: R18, 3x3 stem, no blur ([S] app. D; lightly's CIFAR-10 benchmark). SGD with the published base rates or
-# lightly's; our BYOL loss is four times lightly's (a SUM of squared distances, theirs half the sum of negative
-# cosines), so a quarter of its rate with four times its weight decay is the same update.
+SmallData: TypeAlias = Literal["cifar10", "tin"]
+_OBJECTIVE = Objective()
+
+# One GPU: R18, 3x3 stem, no blur ([S] app. D; lightly's CIFAR-10 benchmark). SGD uses the published base rates, or
+# lightly's. Our BYOL loss is four times lightly's (a SUM of squared distances against half the sum of negative
+# cosines), so a quarter of its rate with four times its weight decay gives the same update.
 
 
-def _small(method: str, data: str, epochs: int, size: int, view: View, **fields: object) -> Recipe:
-    base = Recipe(
-        f"{method}_r18_{data}_{epochs}ep",
-        method,  # type: ignore[arg-type]
+def _resnet18(
+    method: MethodName,
+    data: SmallData,
+    view: View,
+    *,
+    heads: Heads,
+    optim: Optim,
+    objective: Objective = _OBJECTIVE,
+    zero_init_residual: bool = False,
+) -> Recipe:
+    """R18 with the 3x3 stem at 32 pixels (CIFAR-10) or 64 (Tiny-ImageNet); both views alike."""
+    return Recipe(
+        f"{method}_r18_{data}_{optim.epochs}ep",
+        method,
         "r18",
         stem="cifar",
-        views=Views(size=size, operations="torchvision", first=view, second=view),
+        zero_init_residual=zero_init_residual,
+        views=Views(size={"cifar10": 32, "tin": 64}[data], operations="torchvision", first=view, second=view),
+        heads=heads,
+        objective=objective,
+        optim=optim,
         precision="bf16",
         monitor_epochs=10,
         checkpoint_steps=1000,
     )
-    return replace(base, **fields)  # type: ignore[arg-type]
 
 
-def small_budget(method: str, data: str, epochs: int) -> Recipe:
+def small_budget(method: MethodName, data: SmallData, epochs: int) -> Recipe:
     """R18 with the 3x3 stem at 32 pixels (CIFAR-10) or 64 (Tiny-ImageNet), batch 512, without blur."""
-    size = {"cifar10": 32, "tin": 64}[data]
-    simclr = replace(SIMCLR_VIEW, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur_p=0)  # strength .5
-    gentle = replace(MOCO_VIEW, blur_p=0)
-    # .03 and 5e-4 are [S] app. D's; .12 is lightly's .06 per 128
+    simclr_view = replace(SIMCLR_VIEW, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur_p=0)  # strength .5
+    moco_view = replace(MOCO_VIEW, blur_p=0)
+    # lr .03 and weight decay 5e-4 are from [S] app. D; .12 is lightly's .06 for a batch of 128
     optim = Optim(
         name="sgd", lr=0.12, batch_size=512, epochs=epochs, warmup_epochs=0, schedule="epoch", weight_decay=5e-4
     )
@@ -40,39 +56,42 @@ def small_budget(method: str, data: str, epochs: int) -> Recipe:
         case "byol":
             heads = Heads(hidden=1024, out=256)
             optim = replace(optim, lr=0.03, weight_decay=2e-3, warmup_epochs=10, schedule="step", tau=0.99)
-            return _small(method, data, epochs, size, simclr, heads=heads, optim=optim)
+            return _resnet18(method, data, simclr_view, heads=heads, optim=optim)
         case "simsiam":
             heads = Heads(hidden=512, out=2048, projector_layers=2, projector_hidden=2048)
             optim = replace(optim, lr=0.03, fixed_predictor_lr=True)
-            return _small(method, data, epochs, size, gentle, heads=heads, optim=optim, zero_init_residual=True)
+            return _resnet18(method, data, moco_view, heads=heads, optim=optim, zero_init_residual=True)
         case "simclr":
             heads, objective = Heads(out=128, projector_layers=2), Objective(temperature=0.5)  # SimCLR app. B.9
             optim = replace(optim, warmup_epochs=10, schedule="step")
-            return _small(method, data, epochs, size, simclr, heads=heads, objective=objective, optim=optim)
+            return _resnet18(method, data, simclr_view, heads=heads, objective=objective, optim=optim)
         case "mocov2":
-            # of the authors' CIFAR-10 demonstration; twice its queue, for twice its batch
+            # from the authors' CIFAR-10 demonstration, with twice its queue for twice its batch
             objective = Objective(temperature=0.1, queue=8192, key_momentum=0.99, symmetric=True, bn_parts=8)
-            return _small(method, data, epochs, size, gentle, heads=Heads(out=128), objective=objective, optim=optim)
+            return _resnet18(method, data, moco_view, heads=Heads(out=128), objective=objective, optim=optim)
         case "swav":
             heads = Heads(hidden=512, out=128, prototypes=512)
-            # lightly's Adam at .001 per 128; without the prototypes' frozen first epoch it can start collapsed
+            # lightly's Adam at .001 per 128; without freezing the prototypes for an epoch it can start collapsed
             optim = replace(optim, name="adamw", lr=0.002, weight_decay=1e-6)
             objective = Objective(temperature=0.1, frozen_steps=100)
-            view = replace(simclr, min_area=0.14)
-            return _small(method, data, epochs, size, view, heads=heads, objective=objective, optim=optim)
+            view = replace(simclr_view, min_area=0.14)
+            return _resnet18(method, data, view, heads=heads, objective=objective, optim=optim)
         case "supervised":
             view = View(min_area=0.2, jitter_p=0, grayscale_p=0, blur_p=0)
-            recipe = _small(method, data, epochs, size, view, heads=Heads(classes=10 if data == "cifar10" else 200))
-            return replace(recipe, views=replace(recipe.views, second=None), optim=replace(optim, lr=0.05))
-    raise UserError(f"no small-budget recipe for {method!r}")
+            heads = Heads(classes={"cifar10": 10, "tin": 200}[data])
+            recipe = _resnet18(method, data, view, heads=heads, optim=replace(optim, lr=0.05))
+            return replace(recipe, views=replace(recipe.views, second=None))
 
 
-def cpu_budget(method: str, epochs: int) -> Recipe:
+def cpu_budget(method: MethodName, epochs: int) -> Recipe:
     """A narrow ResNet-10 with the 3x3 stem, 24-pixel views of CIFAR-10, batch 64: 5 minutes an epoch on one core.
 
-    BYOL with the small budget's rates, without a warm-up; SimSiam and SimCLR as on Tiny-ImageNet below; MoCo v2 with
-    SimCLR's rate and a queue of 64 batches; SwAV with lightly's Adam, prototypes for a batch of 64, and a queue from
-    the second epoch (the official script has one for small batches). All but BYOL start as shallow networks.
+    BYOL uses the small budget's rates without a warm-up. SimSiam and SimCLR are set as on Tiny-ImageNet below. MoCo v2
+    uses SimCLR's rate and a queue of 64 batches. SwAV uses lightly's Adam, prototypes for a batch of 64, and a queue
+    from the second epoch (the official script has one for small batches). All but BYOL set ``zero_init_residual``.
+
+    Raises:
+        UserError: there is no such recipe for ``method``.
     """
     match method:
         case "byol":
@@ -109,9 +128,9 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
 def byol_r18_tin32() -> Recipe:
     """BYOL on half of Tiny-ImageNet for two CPU cores and about an hour: R18, 32-pixel views, batch 64, SGD.
 
-    What it scored stands in model_cards/byol_r18_mini.md. A short run of small batches needs a target that moves
-    slowly (with a fast one the features fall to a few dimensions), an encoder that starts as a shallow one
-    (zero_init_residual), and views that are not harder than 32 pixels allow.
+    Its scores are in model_cards/byol_r18_mini.md. A short run with small batches needs a slowly moving target (with a
+    fast one the features fall to a few dimensions), residual blocks that start as identities (zero_init_residual), and
+    views that are not too hard for 32 pixels.
     """
     view = View(min_area=0.3, brightness=0.2, contrast=0.3, blur_p=0.0)
     return replace(
@@ -129,8 +148,8 @@ def byol_r18_tin32() -> Recipe:
 def simclr_r18_tin32() -> Recipe:
     """SimCLR in the same setting, with harder views and a temperature of .2: the network that ships by default.
 
-    In runs this short, negatives teach more than a slowly moving target: after 400 steps of 64 images kNN stood above
-    a random network's, where BYOL's was still below. What it scored stands in model_cards/simclr_r18_mini.md.
+    In runs this short, negatives teach more than a slowly moving target: after 400 steps of 64 images the kNN accuracy
+    was above a random network's, while BYOL's was still below. Its scores are in model_cards/simclr_r18_mini.md.
     """
     view = View(min_area=0.2, brightness=0.3, blur_p=0.0)
     return replace(

@@ -1,15 +1,17 @@
-"""Every recipe by name, with what is published of it: data, hardware, score and where the score stands.
+"""Every recipe by name, with its data, hardware, published score and the source of that score.
 
-[B] is BYOL (arXiv 2006.07733), [S] is SimSiam (arXiv 2011.10566). A score is of linear evaluation on ImageNet, top-1,
-unless said otherwise; those of small-budget runs were measured by others with their own code.
+[B] is BYOL (arXiv 2006.07733), [S] is SimSiam (arXiv 2011.10566). Scores are top-1 of linear evaluation on ImageNet
+unless they say otherwise. Those of the small-budget runs were measured by others with their own code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
 
-from training.recipes.config import Recipe
+from training.recipes.config import MethodName, Recipe
 from training.recipes.imagenet import (
     byol_in1k,
     byol_r50_in1k_1000ep_b512,
@@ -21,20 +23,28 @@ from training.recipes.imagenet import (
     swav_in1k,
     swav_wide_in1k,
 )
-from training.recipes.small import byol_r18_tin32, cpu_budget, simclr_r18_tin32, simsiam_r18_tin32, small_budget
+from training.recipes.small import (
+    SmallData,
+    byol_r18_tin32,
+    cpu_budget,
+    simclr_r18_tin32,
+    simsiam_r18_tin32,
+    small_budget,
+)
 from zoo.errors import UserError
 
 
 @dataclass(frozen=True)
-class Published:
-    """A recipe with what is published of it.
+class RecipeEntry:
+    """A recipe and the published result for it.
 
     Attributes:
-        make: the recipe.
-        data: what it is trained on.
-        hardware: what it was published, or is meant, to run on.
-        score: expected, with its meaning where that is not linear top-1 on the data; empty where nobody reports one.
-        source: where the score stands.
+        make: returns the recipe.
+        data: training data.
+        hardware: hardware of the published run, or that the recipe is meant for.
+        score: expected accuracy in percent, linear top-1 on ``data`` unless it says otherwise; empty where nobody
+            reports one.
+        source: paper and table, or repository, of ``score``.
     """
 
     make: Callable[[], Recipe]
@@ -44,8 +54,9 @@ class Published:
     source: str = ""
 
 
-_METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised")
-_WIDE = ("r18", "r50", "r50x2", "r50x4", "r200", "r200x2")
+_METHODS: tuple[MethodName, ...] = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised")
+_SMALL_DATA: dict[SmallData, str] = {"cifar10": "CIFAR-10", "tin": "Tiny-ImageNet"}
+_ARCHITECTURES = ("r18", "r50", "r50x2", "r50x4", "r200", "r200x2")
 _TPU, _GPU8, _GPU1 = "512 TPU v3 cores", "8 V100", "1 RTX A6000"
 _IN1K, _S4 = "ImageNet-1k", "[S] table 4"
 
@@ -69,7 +80,7 @@ _SIMCLR_SCORES = {
 }
 _MOCO_SCORES = {200: "67.7", 800: "71.1"}
 _SWAV_SCORES = {100: "72.1", 200: "73.9", 400: "74.6", 800: "75.3"}
-_LIGHTLY = {  # CIFAR-10, batch 512, kNN with k = 200 and t = .1, best epoch
+_LIGHTLY_KNN = {  # CIFAR-10, batch 512, kNN with k = 200 and t = .1, best epoch
     ("byol", 200): "86.8",
     ("byol", 800): "91.0",
     ("simsiam", 200): "76.4",
@@ -81,85 +92,122 @@ _LIGHTLY = {  # CIFAR-10, batch 512, kNN with k = 200 and t = .1, best epoch
     ("swav", 200): "84.2",
     ("swav", 800): "88.4",
 }
-_SIMSIAM_CIFAR = {("simsiam", 800): ", linear 91.8", ("simclr", 800): ", linear 91.1"}  # [S] app. D
+_SIMSIAM_LINEAR = {("simsiam", 800): "91.8", ("simclr", 800): "91.1"}  # CIFAR-10, [S] app. D
 
 
-def _rows() -> list[Published]:
-    rows = [
-        Published(lambda a=a, e=e: byol_in1k(a, e), _IN1K, _TPU, *_BYOL_SCORES.get((a, e), ()))  # type: ignore[misc]
-        for a in _WIDE
-        for e in (40, 100, 300, 1000)
+def _byol() -> list[RecipeEntry]:
+    entries = [
+        RecipeEntry(
+            partial(byol_in1k, architecture, epochs), _IN1K, _TPU, *_BYOL_SCORES.get((architecture, epochs), ())
+        )
+        for architecture in _ARCHITECTURES
+        for epochs in (40, 100, 300, 1000)
     ]
-    rows.append(Published(byol_r50_in1k_1000ep_b512, _IN1K, "64 TPU v3 cores", "73.7", "[B] app. G"))
-    rows += [
-        Published(
-            lambda a=a, e=e: simsiam_in1k(a, e),  # type: ignore[misc]
+    return [*entries, RecipeEntry(byol_r50_in1k_1000ep_b512, _IN1K, "64 TPU v3 cores", "73.7", "[B] app. G")]
+
+
+def _simsiam() -> list[RecipeEntry]:
+    return [
+        RecipeEntry(
+            partial(simsiam_in1k, architecture, epochs),
             _IN1K,
             _GPU8,
-            *((_SIMSIAM_SCORES[e], _S4) if a == "r50" else ()),
+            *((_SIMSIAM_SCORES[epochs], _S4) if architecture == "r50" else ()),
         )
-        for a in _WIDE
-        for e in (100, 200, 400, 800)
+        for architecture in _ARCHITECTURES
+        for epochs in (100, 200, 400, 800)
     ]
-    rows += [
-        Published(lambda a=a, e=e: simclr_in1k(a, e), _IN1K, "128 TPU v3 cores", *published)  # type: ignore[misc]
-        for (a, e), published in _SIMCLR_SCORES.items()
+
+
+def _simclr() -> list[RecipeEntry]:
+    return [
+        RecipeEntry(partial(simclr_in1k, architecture, epochs), _IN1K, "128 TPU v3 cores", score, source)
+        for (architecture, epochs), (score, source) in _SIMCLR_SCORES.items()
     ]
-    rows += [
-        Published(lambda e=e: mocov2_in1k("r50", e), _IN1K, _GPU8, score, "MoCo's readme")  # type: ignore[misc]
-        for e, score in _MOCO_SCORES.items()
+
+
+def _mocov2() -> list[RecipeEntry]:
+    return [
+        RecipeEntry(partial(mocov2_in1k, "r50", epochs), _IN1K, _GPU8, score, "MoCo's readme")
+        for epochs, score in _MOCO_SCORES.items()
     ]
-    rows += [
-        Published(lambda e=e: swav_in1k("r50", e), _IN1K, "64 V100", score, "SwAV's readme")  # type: ignore[misc]
-        for e, score in _SWAV_SCORES.items()
+
+
+def _swav() -> list[RecipeEntry]:
+    readme = "SwAV's readme"
+    return [
+        *(
+            RecipeEntry(partial(swav_in1k, "r50", epochs), _IN1K, "64 V100", score, readme)
+            for epochs, score in _SWAV_SCORES.items()
+        ),
+        RecipeEntry(partial(swav_b256_in1k, 200), _IN1K, "4 V100", "72.7", readme),
+        RecipeEntry(partial(swav_b256_in1k, 400), _IN1K, "4 V100", "74.3", readme),
+        RecipeEntry(partial(swav_wide_in1k, "r50x2"), _IN1K, "128 V100", "77.3", readme),
+        RecipeEntry(partial(swav_wide_in1k, "r50x4"), _IN1K, "64 V100", "77.9", readme),
     ]
-    rows += [
-        Published(lambda e=e: swav_b256_in1k(e), _IN1K, "4 V100", score, "SwAV's readme")  # type: ignore[misc]
-        for e, score in ((200, "72.7"), (400, "74.3"))
+
+
+def _supervised() -> list[RecipeEntry]:
+    source = "torchvision, weights V1"
+    return [
+        RecipeEntry(partial(supervised_in1k, "r18"), _IN1K, _GPU8, "69.8 supervised", source),
+        RecipeEntry(partial(supervised_in1k, "r50"), _IN1K, _GPU8, "76.1 supervised", source),
     ]
-    rows.append(Published(lambda: swav_wide_in1k("r50x2"), _IN1K, "128 V100", "77.3", "SwAV's readme"))
-    rows.append(Published(lambda: swav_wide_in1k("r50x4"), _IN1K, "64 V100", "77.9", "SwAV's readme"))
-    rows.append(Published(lambda: supervised_in1k("r18"), _IN1K, _GPU8, "69.8 supervised", "torchvision, weights V1"))
-    rows.append(Published(lambda: supervised_in1k("r50"), _IN1K, _GPU8, "76.1 supervised", "torchvision, weights V1"))
-    for data, words in (("cifar10", "CIFAR-10"), ("tin", "Tiny-ImageNet")):
-        for method in _METHODS:
-            for epochs in (200, 800):
-                knn = _LIGHTLY.get((method, epochs)) if data == "cifar10" else None
-                score = f"kNN {knn}{_SIMSIAM_CIFAR.get((method, epochs), '')}" if knn else ""
-                source = ("lightly's benchmark" + (", [S] app. D" if "linear" in score else "")) if knn else ""
-                rows.append(
-                    Published(
-                        lambda m=method, d=data, e=epochs: small_budget(m, d, e),  # type: ignore[misc]
-                        words,
-                        _GPU1,
-                        score,
-                        source,
-                    )
-                )
-    rows += [
-        Published(lambda m=method: cpu_budget(m, 3), "CIFAR-10", "1 CPU core")  # type: ignore[misc]
+
+
+def _small_budget() -> list[RecipeEntry]:
+    return [
+        RecipeEntry(partial(small_budget, method, data, epochs), words, _GPU1, *_cifar10_score(method, data, epochs))
+        for data, words in _SMALL_DATA.items()
         for method in _METHODS
-        if method != "supervised"
+        for epochs in (200, 800)
     ]
+
+
+def _cifar10_score(method: MethodName, data: SmallData, epochs: int) -> tuple[str, ...]:
+    """Return score and source, or nothing where nobody reports a score."""
+    knn = _LIGHTLY_KNN.get((method, epochs))
+    if data != "cifar10" or knn is None:
+        return ()
+    if (linear := _SIMSIAM_LINEAR.get((method, epochs))) is not None:
+        return f"kNN {knn}, linear {linear}", "lightly's benchmark, [S] app. D"
+    return f"kNN {knn}", "lightly's benchmark"
+
+
+def _cpu_budget() -> list[RecipeEntry]:
     half = "Tiny-ImageNet, half"
-    rows.append(Published(byol_r18_tin32, half, "2 CPU cores", "linear 12.3", "model_cards/byol_r18_mini.md"))
-    rows.append(Published(simsiam_r18_tin32, half, "2 CPU cores"))
-    rows.append(Published(simclr_r18_tin32, half, "1 CPU core", "linear 19.5", "model_cards/simclr_r18_mini.md"))
-    return rows
+    return [
+        *(
+            RecipeEntry(partial(cpu_budget, method, 3), "CIFAR-10", "1 CPU core")
+            for method in _METHODS
+            if method != "supervised"
+        ),
+        RecipeEntry(byol_r18_tin32, half, "2 CPU cores", "linear 12.3", "model_cards/byol_r18_mini.md"),
+        RecipeEntry(simsiam_r18_tin32, half, "2 CPU cores"),
+        RecipeEntry(simclr_r18_tin32, half, "1 CPU core", "linear 19.5", "model_cards/simclr_r18_mini.md"),
+    ]
 
 
-RECIPES: Mapping[str, Published] = {row.make().name: row for row in _rows()}
+_ENTRIES = [
+    *_byol(),
+    *_simsiam(),
+    *_simclr(),
+    *_mocov2(),
+    *_swav(),
+    *_supervised(),
+    *_small_budget(),
+    *_cpu_budget(),
+]
+RECIPES: Mapping[str, RecipeEntry] = {entry.make().name: entry for entry in _ENTRIES}
 
 
 def find(name: str) -> Recipe:
-    """The recipe of that name.
+    """Return the recipe called ``name``.
 
     Raises:
-        UserError: unknown; the nearest name is given.
+        UserError: there is none; the message gives the nearest name.
     """
-    from difflib import get_close_matches
-
     if name not in RECIPES:
-        near = get_close_matches(name, RECIPES, n=1, cutoff=0.0)
-        raise UserError(f"unknown recipe {name!r}: did you mean {near[0]}? `zoo-train recipes` lists all")
+        nearest = get_close_matches(name, RECIPES, n=1, cutoff=0.0)[0]
+        raise UserError(f"unknown recipe {name!r}: did you mean {nearest}? `zoo-train recipes` lists all")
     return RECIPES[name].make()

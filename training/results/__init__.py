@@ -1,1 +1,1 @@
-"""training/results."""
+"""What comes out of a run: the exported encoder, its summary and its curves; reads finished runs and never trains."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 _BLOCK_BYTES = 32 * 1024 * 1024
 
-Found = tuple[NDArray[np.int64], NDArray[np.float32]]
+TopK = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Row numbers int64 [k] and their cosines float32 [k], most similar first."""
 
 
@@ -33,7 +33,7 @@ class ExactSearch:
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         self._vectors = vectors
 
-    def search(self, queries: NDArray[np.float32], k: int) -> list[Found]:
+    def search(self, queries: NDArray[np.float32], k: int) -> list[TopK]:
         """Return the ``k`` most similar rows for each query, fewer where there are fewer; ties go to the first row.
 
         Args:

@@ -31,7 +31,7 @@ import PIL
 from PIL import Image, features
 
 from zoo.errors import reason_of
-from zoo.transforms import MAX_PIXELS as MAX_PIXELS
+from zoo.transforms.limits import MAX_BYTES, MAX_PIXELS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,6 @@ Reason = Literal[
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"))
-MAX_BYTES = 512 * 1024 * 1024
 PILLOW_MAX_PIXELS = 2 * 89_478_485  # Pillow refuses more than this, whatever the caller allows
 DECODER = {
     "library": "Pillow",
@@ -314,7 +313,7 @@ def _gray16_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _decoder_error(error: Exception) -> UnreadableImage:
-    detail = reason_of(error, reproducible=True)
+    detail = reason_of(error)
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return UnreadableImage("too-large", detail)
     return UnreadableImage("truncated" if "truncated" in detail.lower() else "corrupt", detail)

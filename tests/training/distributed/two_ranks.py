@@ -14,16 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from timm.layers import BatchNormAct2d
-from tiny_runs import METHODS, add_tiny_architecture, step_reports, tiny, tiny_run
+from tiny_runs import METHODS, add_tiny_architecture, after_step, step_reports, tiny, tiny_run
 from torch import nn
 
-from training.data.loader import Batch
 from training.distributed import collectives
 from training.distributed.sync_batch_norm import AllReduceBatchNorm
 from training.engine import loop
-from training.engine.state import Run
 from training.recipes import table
 from zoo.datasets.dataset import open_dataset
 from zoo.errors import UserError
@@ -57,22 +56,6 @@ def batch_norm_errors(bn: nn.Module, shape: tuple[int, ...]) -> dict[str, float]
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     errors["evaluation"] = relative(ours.eval()(x), bn.eval()(x))
     return errors
-
-
-def after(step: int, action: Callable[[], None]) -> None:
-    original = loop.optimiser_step
-
-    def wrapped(run: Run, batch: Batch) -> dict[str, float]:
-        values = original(run, batch)
-        if batch.step + 1 == step:
-            action()
-        return values
-
-    loop.optimiser_step = wrapped
-
-
-def kill_me() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def said_by(work: Callable[[], Any]) -> str:
@@ -112,24 +95,24 @@ def checks(data: Path, out: Path) -> None:
     def train(folder: str, resume: bool = False) -> None:
         loop.train(tiny("byol", monitor_epochs=1), dataset, out / folder, device="cpu", resume=resume)
 
-    step = loop.optimiser_step
     train("whole")
-    if rank == 1:
-        after(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    found["stopped"] = said_by(lambda: train("stopped"))
-    loop.optimiser_step = step
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 1:
+            after_step(3, lambda run: os.kill(os.getpid(), signal.SIGTERM), patch)
+        found["stopped"] = said_by(lambda: train("stopped"))
     train("stopped", resume=True)
     (out / f"rank-{rank}.json").write_text(json.dumps(found))
-    if rank == 1:
-        after(5, kill_me)
-    train("killed")
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 1:
+            after_step(5, lambda run: os.kill(os.getpid(), signal.SIGKILL), patch)
+        train("killed")
 
 
 def first_life(data: Path, out: Path) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, when rank 1 is gone: the other ends by itself
 
     def work() -> None:
-        with collectives.ranks("cpu"):
+        with collectives.process_group("cpu"):
             checks(data, out)
 
     (out / "survivor.txt").write_text(said_by(work))

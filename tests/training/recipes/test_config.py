@@ -45,10 +45,10 @@ def test_overrides_reach_nested_fields_and_keep_types() -> None:
         ("optim.rl=1", "nearest is 'lr'"),
         ("optim=1", "name one of its fields"),
         ("optim.lr.x=1", "'lr' has no fields"),
-        ("seed=1.5", "no int"),
-        ("zero_init_residual=maybe", "none of true, false"),
-        ("precision=fp99", "none of fp32, bf16"),
-        ("optim.warmup_epochs=x", "no float"),
+        ("seed=1.5", "not a valid int"),
+        ("zero_init_residual=maybe", "not one of true, false"),
+        ("precision=fp99", "not one of fp32, bf16"),
+        ("optim.warmup_epochs=x", "not a valid float"),
         ("seed", "takes field=value"),
         ("optim.batch_size=0", "batch_size=0 is out of range: it must be 1 or more"),
         ("optim.lr=nan", "lr=nan is out of range: it must be 0 or more"),
@@ -71,7 +71,7 @@ def test_a_recipe_of_another_version_is_one_line() -> None:
     assert from_json(values | {"optim": {"lr": 0.5}}).optim.batch_size == 4096  # fields that came later
     with pytest.raises(UserError, match="'temperature_of_the_moon', which this version does not know"):
         from_json(values | {"optim": {"temperature_of_the_moon": 1}})
-    with pytest.raises(UserError, match=r"not a whole recipe .*name"):
+    with pytest.raises(UserError, match=r"the recipe is incomplete .*name"):
         from_json({"seed": 1})
 
 
