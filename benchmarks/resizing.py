@@ -60,7 +60,8 @@ def main() -> None:
     args = parser.parse_args()
     photos = sorted(p for p in args.photos.iterdir() if p.suffix in (".jpg", ".png"))
     embedder = load(args.model, device="cpu", backend="torch")
-    found = {"model": embedder.about["model"], "photographs": len(photos), "differences": measure(embedder, photos)}
+    differences = measure(embedder, photos)
+    found = {"model": embedder.weights_info["model"], "photographs": len(photos), "differences": differences}
     args.json.write_text(json.dumps(found, indent=1) + "\n")
     print(args.json.read_text(), end="")
 

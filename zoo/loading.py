@@ -8,7 +8,7 @@ from zoo.errors import UserError
 from zoo.export.onnx_cache import cached_onnx
 from zoo.hub import weights
 from zoo.inference import backend_choice
-from zoo.inference.embedder import Embedder, model_info_of, open_torch
+from zoo.inference.embedder import Embedder, open_torch, weights_info_of
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
 from zoo.models import registry
 from zoo.models.registry import DEFAULT_MODEL
@@ -76,7 +76,7 @@ def load(
     return open_torch(
         weights.load_encoder(file),
         file.preprocessing,
-        model_info_of(file, with_heads=bool(requested.heads)),
+        weights_info_of(file, with_heads=bool(requested.heads)),
         device=device,
         precision=precision,
         normalize=normalize,

@@ -31,7 +31,7 @@ _MAX_PROCESSES = 8  # named in a line
 def print_opened(embedder: Embedder | RemoteModel) -> None:
     """Print which model runs, on what, and what it returns; a GPU that is not used is a note on stderr."""
     identity = embedder.identity()
-    backend = f"{identity['backend']} on {identity['device']}, {identity['precision']}: {embedder.chosen}"
+    backend = f"{identity['backend']} on {identity['device']}, {identity['precision']}: {embedder.backend_reason}"
     shapes = {name: shape for name, shape in embedder.shapes.items() if name != EMBEDDING}
     others = "".join(f", {name} {list(shape)}" for name, shape in shapes.items())
     print(f"{identity['model']} ({backend}): {embedder.dim} numbers an image{others}", flush=True)

@@ -172,7 +172,7 @@ def _photographs_in(folder: Path) -> list[Path]:
 
 def _with_metadata(model: ModelProto, embedder: Embedder, variant: Variant, extra: dict[str, object]) -> ModelProto:
     """Add one JSON for ``zoo.inference.onnx_backend``, and readable entries for people; in place."""
-    info = embedder.model_info
+    info = embedder.weights_info
     preprocessing = embedder.preprocessing.to_json()
     own = {
         "format": FORMAT,

@@ -54,11 +54,11 @@ def cached_onnx(file: WeightFile, precision: str) -> Path:
 def _make(file: WeightFile, precision: str, path: Path, hash_file: Path) -> None:
     from zoo.export.export import Variant, export_onnx
     from zoo.hub.weights import load_encoder
-    from zoo.inference.embedder import model_info_of, open_torch
+    from zoo.inference.embedder import open_torch, weights_info_of
     from zoo.system.atomic_files import atomic_write_text, make_folder
 
     print(f"making the ONNX file of {file.name} ({precision}), once: {path}", file=sys.stderr, flush=True)
     make_folder(path.parent)
-    embedder: Embedder = open_torch(load_encoder(file), file.preprocessing, model_info_of(file), device="cpu")
+    embedder: Embedder = open_torch(load_encoder(file), file.preprocessing, weights_info_of(file), device="cpu")
     made = export_onnx(embedder, path, Variant(pixels="crop", precision=precision))
     atomic_write_text(hash_file, made.sha256)

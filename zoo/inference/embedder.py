@@ -35,7 +35,7 @@ Images: TypeAlias = "ImageLike | Iterable[ImageLike]"
 """One image or several; an array [N, H, W, 3] or a tensor [N, 3, H, W] is N images."""
 
 
-class ModelInfo(TypedDict, total=False):
+class WeightsInfo(TypedDict, total=False):
     """Facts about the weights for manifests, results and cards."""
 
     model: str
@@ -67,7 +67,7 @@ class Embedder:
         engine: runs the network.
         preprocessing: transform that the weights were trained for.
         normalize: scale embeddings to length 1.
-        model_info: name, method, licence, source and hashes of the weights.
+        weights_info: name, method, licence, source and hashes of the weights.
         heads: projector and predictor of a converted model, on the same device; ``None`` where it has none.
         backend_reason: why this backend runs the model, in a few words.
         requested: the outputs that ``outputs`` returns, and the crops that an embedding is made of.
@@ -76,7 +76,7 @@ class Embedder:
     engine: Engine
     preprocessing: Preprocessing
     normalize: bool = False
-    model_info: ModelInfo = field(default_factory=ModelInfo)
+    weights_info: WeightsInfo = field(default_factory=WeightsInfo)
     heads: EncoderHeads | None = None
     backend_reason: str = "asked for"
     requested: Outputs = EMBEDDING_ONLY
@@ -195,7 +195,7 @@ class Embedder:
     def identity(self) -> dict[str, Any]:
         """Return all that decides the bytes of an embedding, besides the decoder, as JSON; equal in every run."""
         return {
-            **self.model_info,
+            **self.weights_info,
             "preprocessing": self.preprocessing.to_json(),
             "backend": self.engine.backend,
             "device": self.engine.device.partition(":")[0],  # the kind only: the choice among equal GPUs does not count
@@ -210,22 +210,6 @@ class Embedder:
                 **self.engine.versions,
             },
         }
-
-    # Older names, until all callers use the new ones.
-    @property
-    def about(self) -> ModelInfo:
-        """``model_info``."""
-        return self.model_info
-
-    @property
-    def chosen(self) -> str:
-        """``backend_reason``."""
-        return self.backend_reason
-
-    @property
-    def wants(self) -> Outputs:
-        """``requested``."""
-        return self.requested
 
     def _batches(self, images: Images) -> Iterator[dict[str, NDArray[np.float32]]]:
         each = iter(_each(images))
@@ -263,7 +247,7 @@ class Embedder:
 def open_torch(
     model: nn.Module,
     preprocessing: Preprocessing,
-    model_info: ModelInfo,
+    weights_info: WeightsInfo,
     *,
     device: str | None = None,
     precision: str = "fp32",
@@ -283,16 +267,16 @@ def open_torch(
     """
     engine = TorchEngine(model, preprocessing, device=torch_device(device), precision=precision)
     heads = heads.to(engine.device) if heads else None
-    return Embedder(engine, preprocessing, normalize, model_info, heads, backend_reason, requested)
+    return Embedder(engine, preprocessing, normalize, weights_info, heads, backend_reason, requested)
 
 
-def model_info_of(file: WeightFile, *, with_heads: bool = False) -> ModelInfo:
+def weights_info_of(file: WeightFile, *, with_heads: bool = False) -> WeightsInfo:
     """Return the facts about located weights.
 
     Args:
         with_heads: include the hash of the heads, for outputs that depend on them.
     """
-    info: ModelInfo = {
+    info: WeightsInfo = {
         "model": file.name,
         "method": file.method,
         "licence": file.licence,

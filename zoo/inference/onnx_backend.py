@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import UserError, reason_of
-from zoo.inference.embedder import Embedder, ModelInfo
+from zoo.inference.embedder import Embedder, WeightsInfo
 from zoo.inference.onnx_checks import require_self_contained
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
 from zoo.system.atomic_files import sha256_file
@@ -82,14 +82,14 @@ class OnnxMetadata:
     """The metadata that ``zoo.export.export`` stores in a file.
 
     Attributes:
-        model_info: facts about the weights.
+        weights_info: facts about the weights.
         preprocessing: transform that the network expects.
         normalize: True if the graph ends in an l2 norm.
         pixels: kind of input, see ``zoo.export.export.Variant``.
         precision: ``fp32``, ``fp16`` or ``int8``.
     """
 
-    model_info: ModelInfo
+    weights_info: WeightsInfo
     preprocessing: Preprocessing
     normalize: bool
     pixels: str
@@ -124,7 +124,7 @@ def open_onnx(
         raise UserError(f"{path} resizes by itself, for other programs: `zoo export --pixels crop` makes one for zoo")
     # a graph with an l2 norm gives embeddings of length 1 in any case, and the manifest must say so
     normalize = normalize or file.normalize
-    info: ModelInfo = {**file.model_info, "heads_sha256": heads_sha256} if requested.heads else file.model_info
+    info: WeightsInfo = {**file.weights_info, "heads_sha256": heads_sha256} if requested.heads else file.weights_info
     return Embedder(engine, file.preprocessing, normalize, info, heads, backend_reason, requested)
 
 

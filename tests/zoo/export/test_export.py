@@ -110,8 +110,8 @@ def test_the_file_is_self_contained_and_says_what_it_is(embedder: zoo.Embedder, 
     shape = [d.dim_value or d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim]
     assert shape == ["batch", "height", "width", 3]
     entries = {p.key: p.value for p in model.metadata_props}
-    assert json.loads(entries[METADATA])["about"]["weights_sha256"] == embedder.model_info["weights_sha256"]
-    assert entries["weights_sha256"] == embedder.model_info["weights_sha256"]
+    assert json.loads(entries[METADATA])["about"]["weights_sha256"] == embedder.weights_info["weights_sha256"]
+    assert entries["weights_sha256"] == embedder.weights_info["weights_sha256"]
     assert entries["licence"] == "Apache-2.0"
     assert entries["source"] == "this project, trained on Tiny-ImageNet"
     assert json.loads(entries["preprocessing"]) == embedder.preprocessing.to_json()

@@ -84,7 +84,7 @@ def test_a_written_model_comes_back_with_its_heads(tmp_path: Path, padding: str,
     written = checkpoint_dir.write(tmp_path / "m", described(architecture), encoder, heads)
     assert checkpoint_dir.verify(tmp_path / "m") == written
     embedder = zoo.load(tmp_path / "m", device="cpu")
-    assert (embedder.model_info["model"], embedder.model_info["licence"]) == ("narrow.test", "CC-BY-NC-4.0")
+    assert (embedder.weights_info["model"], embedder.weights_info["licence"]) == ("narrow.test", "CC-BY-NC-4.0")
     loaded = embedder.model.state_dict()
     assert all(torch.equal(v, loaded[k]) for k, v in encoder.items())
     assert embedder.heads is not None
@@ -185,7 +185,7 @@ def test_a_name_of_the_registry_is_not_a_folder_by_chance(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
-    assert zoo.load("model", device="cpu").model_info["model"] == "narrow.test"
+    assert zoo.load("model", device="cpu").weights_info["model"] == "narrow.test"
     folder.rename(tmp_path / "byol_r18_mini")
-    assert zoo.load("byol_r18_mini", device="cpu").model_info["model"] == "byol_r18_mini.tin32"
-    assert zoo.load("./byol_r18_mini", device="cpu").model_info["model"] == "narrow.test"
+    assert zoo.load("byol_r18_mini", device="cpu").weights_info["model"] == "byol_r18_mini.tin32"
+    assert zoo.load("./byol_r18_mini", device="cpu").weights_info["model"] == "narrow.test"

@@ -141,7 +141,7 @@ def test_published_and_loaded_again(hub: HubServer, converted: Path, repository:
     photo = ROOT / "examples" / "photos" / "cat_chelsea.jpg"
     np.testing.assert_array_equal(embedder(photo), zoo.load(converted)(photo))
     assert embedder.heads is not None
-    assert embedder.model_info["weights_sha256"] == sha256_file(converted / "model.safetensors")
+    assert embedder.weights_info["weights_sha256"] == sha256_file(converted / "model.safetensors")
     assert not any(WRITE_TOKEN.encode() in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert not any(WRITE_TOKEN.encode() in data for data in live.values())
     with pytest.raises(UserError, match="pretrained=False takes a name"):
