@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 
 from training.recipes.config import MethodName, Recipe
@@ -31,7 +30,7 @@ from training.recipes.small import (
     simsiam_r18_tin32,
     small_budget,
 )
-from zoo.errors import UserError
+from zoo.errors import UserError, closest_name
 
 
 @dataclass(frozen=True)
@@ -208,6 +207,7 @@ def find(name: str) -> Recipe:
         UserError: there is none; the message gives the nearest name.
     """
     if name not in RECIPES:
-        nearest = get_close_matches(name, RECIPES, n=1, cutoff=0.0)[0]
-        raise UserError(f"unknown recipe {name!r}: did you mean {nearest}? `zoo-train recipes` lists all")
+        raise UserError(
+            f"unknown recipe {name!r}: did you mean {closest_name(name, RECIPES)}? `zoo-train recipes` lists all"
+        )
     return RECIPES[name].make()

@@ -1,4 +1,4 @@
-"""The size of a random crop, by the two rules of the papers' codes; training and evaluation share them."""
+"""Sizes of random crops by two published rules, BYOL's and torchvision's; training and evaluation share them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,27 @@ Floats = NDArray[np.float64]
 
 
 def clamped_size(area: tuple[float, float], heights: Ints, widths: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints]:
-    """BYOL's code: one draw (``u``, ``v`` uniform [B]), clamped to the image.
+    """Crop heights and widths by BYOL's rule: one draw per image, clamped to the image.
 
-    ``area`` is the least and the largest share of the image; heights and widths are in pixels, [B].
+    Args:
+        area: smallest and largest fraction of the image's area.
+        heights, widths: pixels of the images, [B].
+        u, v: uniform draws in [0, 1), [B].
     """
     height, width = _sizes(area, heights, widths, u, v)
     return np.clip(height, 1, heights), np.clip(width, 1, widths)
 
 
 def retried_size(area: tuple[float, float], heights: Ints, widths: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints]:
-    """torchvision's code: the first of ten draws ([B, TRIES]) that fits, else the whole image within the aspects."""
+    """Crop heights and widths by torchvision's rule: the first of ten draws that fits into the image.
+
+    Where none fits, the crop is the whole image, cut to the nearest allowed aspect ratio.
+
+    Args:
+        area: smallest and largest fraction of the image's area.
+        heights, widths: pixels of the images, [B].
+        u, v: uniform draws in [0, 1), [B, TRIES].
+    """
     height, width = (s.T for s in _sizes(area, heights, widths, u.T, v.T))
     fits = (height > 0) & (width > 0) & (height <= heights[:, None]) & (width <= widths[:, None])
     first = fits.argmax(1)
