@@ -1,8 +1,8 @@
-"""What an encoder keeps for its backward pass, per image and view at 224 pixels in bf16; computed, nothing is run.
+"""Memory that an encoder keeps for its backward pass, per image and view at 224 pixels in bf16; computed, not run.
 
     python benchmarks/activation_memory.py
 
-``Recipe.checkpoint_activations`` is the second column. A method that passes two views keeps twice as much.
+The second column is with ``Recipe.checkpoint_activations``. A method with two views keeps twice as much.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _IMAGES = 2
 
 
 def mebibytes(architecture: str, recompute: bool) -> float:
-    """Of all tensors that autograd saves, parameters not counted, each storage once."""
+    """Return the MiB of all tensors that autograd saves, without parameters; a shared storage counts once."""
     with torch.device("meta"):
         encoder = build_encoder(ARCHITECTURES[architecture]).train().bfloat16()
         if recompute:

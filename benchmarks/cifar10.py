@@ -1,15 +1,16 @@
-"""The methods side by side on CIFAR-10, with lightly's BYOL at the same epochs: kNN, linear evaluation, minutes.
+"""All methods on CIFAR-10, and lightly's BYOL with the same epochs: kNN, linear evaluation, minutes of training.
 
     LIGHTLY/bin/python benchmarks/cifar10.py --data DATA --out OUT --epochs 3 --json FILE
     LIGHTLY/bin/python benchmarks/cifar10.py --data DATA --out OUT --network r18 --epochs 200 --device cuda
 
-(``training.py`` beside this file says how to make lightly's environment.) Each of ours is ``zoo-train run
-METHOD_NETWORK_cifar10_{EPOCHS}ep``, ``zoo-train export``, ``zoo evaluate knn`` and ``linear``. ``lightly byol`` is its
-CIFAR-10 benchmark: its heads, loss, transforms, DataLoader and optimiser with their values (SGD of .06 for a batch of
-128, cosine by epoch, m = .99), on the same network, batch and size of views; ``random`` is that network untrained; both
-are evaluated by the same commands. A row that OUT holds is not made
-again, and a run that was killed goes on. On a CPU, pin the command to a core (``taskset -c 0``, OMP_NUM_THREADS=1) to
-compare minutes.
+``training.py`` says how to make lightly's environment. Each row of ours is ``zoo-train run
+METHOD_NETWORK_cifar10_{EPOCHS}ep``, ``zoo-train export``, ``zoo evaluate knn`` and ``linear``. The row ``lightly byol``
+is lightly's CIFAR-10 benchmark: its heads, loss, transforms, DataLoader and optimiser with their values (SGD with lr
+.06 for a batch of 128, cosine by epoch, m = .99), with our network, batch size and view size. The row ``random`` is the
+untrained network. Both are evaluated by the same commands.
+
+Rows that OUT already holds are read, not measured again; a killed run is resumed. To compare minutes on a CPU, pin the
+command to one core (``taskset -c 0``, OMP_NUM_THREADS=1).
 """
 
 from __future__ import annotations
@@ -51,11 +52,11 @@ def command(*words: str | Path) -> None:
     subprocess.run([sys.executable, "-m", *map(str, words)], check=True, cwd=Path(__file__).parents[1])
 
 
-# ---------------------------------------------------------------- a network, and how long it took
+# ---------------------------------------------------------------- encoders, and the minutes of their training
 
 
 def ours(method: str, folder: Path, args: argparse.Namespace) -> tuple[Path, float]:
-    """The encoder's file and the minutes of training, monitors included."""
+    """Train and export one of our methods; return the encoder's file and the minutes, monitors included."""
     run = folder / "run"
     resume = ["--resume"] if (run / "last.json").exists() else []
     name = recipe_of(method, args).name
@@ -68,14 +69,14 @@ def ours(method: str, folder: Path, args: argparse.Namespace) -> tuple[Path, flo
 
 
 def new_encoder(recipe: Recipe) -> tuple[nn.Module, int]:
-    """The recipe's network and its number of features."""
+    """Return the recipe's untrained network and its number of features."""
     torch.manual_seed(recipe.seed)
     architecture = replace(ARCHITECTURES[recipe.architecture], stem=recipe.stem)
     return build_encoder(architecture, zero_init_residual=False), architecture.num_features
 
 
 def saved(encoder: nn.Module, recipe: Recipe, source: str, folder: Path) -> Path:
-    """As ``zoo evaluate`` reads it."""
+    """Save an encoder so that ``zoo evaluate`` can load it."""
     metadata = {
         "architecture": {"name": recipe.architecture, "stem": recipe.stem},
         "method": recipe.method,
@@ -93,7 +94,7 @@ def untrained(folder: Path, args: argparse.Namespace) -> tuple[Path, float]:
 
 
 class Pairs(TorchDataset[Any]):
-    """lightly's transform in the worker, as its LightlyDataset does it."""
+    """Applies lightly's transform in the DataLoader's worker, as LightlyDataset does."""
 
     def __init__(self, dataset: Dataset, transform: Any) -> None:
         self._dataset, self._transform = dataset, transform
@@ -106,7 +107,7 @@ class Pairs(TorchDataset[Any]):
 
 
 def lightly_byol(folder: Path, args: argparse.Namespace) -> tuple[Path, float]:
-    """Its benchmark's BYOL, epoch after epoch; not resumable."""
+    """Train lightly's BYOL as its benchmark does; it cannot be resumed."""
     import copy
 
     from lightly.loss import NegativeCosineSimilarity
@@ -157,7 +158,7 @@ def lightly_byol(folder: Path, args: argparse.Namespace) -> tuple[Path, float]:
 
 
 def row(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Train and evaluate, or what was found earlier."""
+    """Train and evaluate one row, or read it if OUT holds it."""
     folder = args.out / name.replace(" ", "_")
     result = folder / "row.json"
     if result.exists():
@@ -196,11 +197,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="CIFAR-10 with train and test, as for `zoo evaluate`")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and rows")
-    parser.add_argument("--network", default="r10", help="with --epochs, of a METHOD_NETWORK_cifar10_EPOCHSep")
+    parser.add_argument("--network", default="r10", help="NETWORK of the recipes METHOD_NETWORK_cifar10_EPOCHSep")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rows", nargs="+", default=["random", *METHODS, "lightly byol"])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", type=int, default=0, help="of lightly's DataLoader")
+    parser.add_argument("--workers", type=int, default=0, help="workers of lightly's DataLoader")
     parser.add_argument("--json", type=Path, default=None, help="where to write the result")
     args = parser.parse_args()
     args.data, args.out = str(Path(args.data).resolve()), args.out.resolve()

@@ -1,10 +1,11 @@
-"""One contender of `extraction.py` in a process of its own, under its own environment's Python.
+"""One contender of `extraction.py`, in a process of its own with the Python of its own environment.
 
-    python benchmarks/contenders.py KIND WORK      # then a JSON object a line on stdin: {"setting": {...}, "out": PATH}
+    python benchmarks/contenders.py KIND WORK      # requests on stdin, a JSON object per line
 
-Answers a line each: {"seconds": ...} with the embeddings at PATH as .npy, or {"error": ...}. WORK is the folder that
-`extraction.py` fills: the images, the model in every form that a peer reads, and `work.json`. Whatever a contender
-makes before it sees a photograph (loading, compiling, one batch to warm up) is not counted.
+A request is {"setting": {...}, "out": PATH, "vectors": PATH}. Its response is {"seconds": ...}, and the embeddings are
+at "vectors" as .npy, or it is {"error": ...}. WORK is the folder that `extraction.py` fills: the images, the model in
+every format that a peer reads, and `work.json`. The set-up before the first photograph (loading, compiling, one batch
+to warm up) is not timed.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
-Run = Callable[[list[Path], Path], Vectors]  # photographs, a folder for whatever it writes
+Run = Callable[[list[Path], Path], Vectors]  # photographs and an output path -> embeddings
 
 
 class Work:
-    """The folder, and what `work.json` says."""
+    """The folder WORK: its `work.json` and its images."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,7 +37,7 @@ class Work:
 
 
 def zoo(work: Work, setting: dict[str, Any]) -> Run:
-    """`zoo extract`: from files to committed shards with a manifest."""
+    """`zoo extract`, from image files to committed shards with a manifest."""
     from zoo.extraction.extract import extract
 
     embedder = _embedder(work, setting)
@@ -53,7 +54,7 @@ def zoo(work: Work, setting: dict[str, Any]) -> Run:
 
 
 def limit(work: Work, setting: dict[str, Any]) -> Run:
-    """The engine's forward and nothing else, on pixels that lie ready; nothing is written."""
+    """The backend's forward pass alone, on decoded pixels; nothing is written."""
     embedder, size = _embedder(work, setting), setting["batch"]
     pixels = np.load(work.folder / "pixels.npy")
     embedder.embed_pixels(pixels[:size])
@@ -74,7 +75,7 @@ def _embedder(work: Work, setting: dict[str, Any]) -> Any:
 
 
 def timm(work: Work, setting: dict[str, Any]) -> Run:
-    """The usual script: DataLoader, network, one file of embeddings at the end. ``compile`` is inductor's mode."""
+    """A typical script: DataLoader, network, one file of embeddings at the end; ``compile`` chooses inductor's mode."""
     import torch
     from PIL import Image, ImageOps
     from timm import create_model
@@ -127,7 +128,7 @@ def timm(work: Work, setting: dict[str, Any]) -> Run:
 
 
 def transformers(work: Work, setting: dict[str, Any]) -> Run:
-    """The pipeline `image-feature-extraction`, pooled, with its own preprocessing."""
+    """The pipeline `image-feature-extraction` with pooling and its own preprocessing."""
     import torch
     from transformers import pipeline
 
@@ -144,8 +145,10 @@ def transformers(work: Work, setting: dict[str, Any]) -> Run:
 
 
 def img2vec(work: Work, setting: dict[str, Any]) -> Run:
-    """Img2Vec on torchvision's network, in batches, with its own preprocessing (no crop)."""
-    os.environ["TORCH_HOME"] = str(work.folder / "torch_home")  # our weights, where torchvision would download to
+    """Img2Vec with torchvision's network, in batches, with its own preprocessing (no crop)."""
+    os.environ["TORCH_HOME"] = str(
+        work.folder / "torch_home"
+    )  # holds our weights where torchvision would download its own
     from img2vec_pytorch import Img2Vec
     from PIL import Image
 
@@ -164,7 +167,7 @@ def img2vec(work: Work, setting: dict[str, Any]) -> Run:
 
 
 def fastembed(work: Work, setting: dict[str, Any]) -> Run:
-    """ImageEmbedding on the same network as an ONNX file, with its own preprocessing."""
+    """ImageEmbedding with the same network as an ONNX file and its own preprocessing."""
     from fastembed import ImageEmbedding
 
     extract = ImageEmbedding(
@@ -190,10 +193,10 @@ KINDS: dict[str, Callable[[Work, dict[str, Any]], Run]] = {
 
 
 def main() -> None:
-    """Answer until stdin ends."""
+    """Answer requests until stdin ends."""
     kind, work = sys.argv[1], Work(Path(sys.argv[2]))
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is not an answer
+    os.dup2(2, 1)  # what libraries print goes to stderr
     ready: dict[str, Run] = {}
     for line in sys.stdin:
         asked = json.loads(line)
@@ -210,11 +213,11 @@ def main() -> None:
                 with contextlib.suppress(FileNotFoundError):
                     shutil.rmtree(out) if out.is_dir() else out.unlink()
                 np.save(asked["vectors"], vectors)
-        except Exception as error:  # a peer may fail in any way; it is then named and left out
+        except Exception as error:  # a peer may fail in any way: it is reported and left out
             answer = {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))  # zoo, as it stands here
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # the zoo of this checkout
     main()

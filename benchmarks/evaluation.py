@@ -1,16 +1,16 @@
-"""Time and memory of evaluation, against the goals: kNN against its matrix product, the l2 path, the sweep of heads.
+"""Time and memory of evaluation against the goals: kNN, the l2 path of the linear protocol, the learning-rate sweep.
 
     python benchmarks/evaluation.py --json benchmarks/results/evaluation.json
 
-Each part runs in a process of its own, whose peak memory is reported. Features are random with a class structure; only
-``sweep`` looks at images, the photographs of examples/, many times over.
+Each part runs in a process of its own, whose peak memory is reported. Features are random with class structure; only
+``sweep`` reads images, the photographs of examples/ over and over.
 
-- ``knn``: ``--queries`` against ``--bank`` x ``--dim``, 200 neighbours and the vote; goal: at most 1.5 times the bare
+- ``knn``: ``--queries`` against ``--bank`` x ``--dim``, 200 neighbours and the vote. Goal: at most 1.5 times the
   matrix product of the same blocks.
-- ``path``: ``zoo evaluate linear`` from features on: 45 values of l2 on ``--images`` x ``--dim`` with ``--classes``,
-  the choice and the last fit; goal: under 30 minutes and 8 GiB on two cores.
-- ``sweep``: ``zoo evaluate linear-sgd`` with five learning rates against one, images and encoder included; goal: at
-  most 1.3 times.
+- ``path``: ``zoo evaluate linear`` without the encoder: 45 values of l2 on ``--images`` x ``--dim`` with ``--classes``,
+  the choice and the final fit. Goal: under 30 minutes and 8 GiB on two cores.
+- ``sweep``: ``zoo evaluate linear-sgd`` with five learning rates against one, with images and encoder. Goal: at most
+  1.3 times.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 
 
 def features(count: int, dim: int, classes: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Rectified, with the classes' centres close enough that no classifier is perfect."""
+    """Return rectified random features and labels; the class centres are so close that no classifier is perfect."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
     centres = np.random.Generator(np.random.Philox(key=[0, 0])).standard_normal((classes, dim), np.float32)
     labels = rng.integers(0, classes, count)
@@ -109,7 +109,7 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
             settings = {"lr": lr, "epochs": "1", "batch": str(args.sweep_batch)}
             return lambda: evaluate("linear-sgd", args.sweep_model, Path(folder) / "data", settings=settings)
 
-        run("0.2")()  # the test features are kept from here on
+        run("0.2")()  # caches the test features
         seconds = in_turns({"one head": run("0.2"), "sweep": run("0.4,0.3,0.2,0.1,0.05")}, args.rounds)
     ratio = seconds["sweep"] / seconds["one head"]
     return {
@@ -122,7 +122,7 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_turns(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each; they take turns, so that a busy minute hits all of them."""
+    """Return the median seconds of each contender; they take turns, so that a busy minute hits all of them."""
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, call in contenders.items():
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=None, help="of torch; default: all")
+    parser.add_argument("--threads", type=int, default=None, help="threads of torch; default: all")
     parser.add_argument("--queries", type=int, default=10_000)
     parser.add_argument("--bank", type=int, default=100_000)
     parser.add_argument("--images", type=int, default=50_000)

@@ -1,14 +1,14 @@
-"""How fast is extraction: against the tools people use, and against the engine's forward alone.
+"""Speed of extraction against the usual tools, and against the backend's forward pass alone.
 
-    python benchmarks/peers.py PEERS                                       # once: an environment for each peer
+    python benchmarks/peers.py PEERS                                       # once: an environment per peer
     python benchmarks/extraction.py --photos DIR --model byol_r50.random --peers PEERS --json extraction.json
 
-Every contender runs in a process of its own (`contenders.py` says what each does); this driver lets them take turns,
-round after round, on the same photographs and the same network, and takes the median. What each makes beforehand
-(loading, compiling, a first batch) is not counted. `zoo` runs from files to committed shards; `limit` is its engine's
-forward alone on pixels that lie ready; of `timm` + DataLoader every combination of workers, batch size, memory format
-and compilation runs, and the fastest counts. The cosine of everybody's embeddings to torch's is reported; a contender
-with a preprocessing of its own gives others. With --onnx-device cuda and --device cuda the same on a GPU.
+Every contender runs in a process of its own (see `contenders.py`). They take turns, round after round, on the same
+photographs with the same network, and the median counts. Their set-up (loading, compiling, a first batch) is not timed.
+`zoo` runs from image files to committed shards. `limit` is the forward pass of the same backend on decoded pixels. Of
+`timm` with a DataLoader every combination of workers, batch size, memory format and compilation runs, and the fastest
+counts. The report has the cosine of each contender's embeddings with torch's; it is lower where a contender has its own
+preprocessing. For a GPU add --device cuda --onnx-device cuda.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from numpy.typing import NDArray
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-SAME = 0.9999  # least cosine of what is called the same embeddings
-SHIPPED = {path.name for path in (ROOT / "zoo" / "bundled" / "parity").glob("*.jpg")}  # int8 is calibrated on some
+SAME = 0.9999  # smallest cosine of embeddings that are called the same
+SHIPPED = {path.name for path in (ROOT / "zoo" / "bundled" / "parity").glob("*.jpg")}  # some calibrate int8
 
 
 class Contender:
-    """A process that answers; see `contenders.py`."""
+    """A process of `contenders.py`."""
 
     def __init__(self, kind: str, python: Path, work: Path) -> None:
         command = [str(python), str(Path(__file__).with_name("contenders.py")), kind, str(work)]
@@ -47,7 +47,7 @@ class Contender:
         )
 
     def ask(self, **question: Any) -> dict[str, Any]:
-        """The answer, or an error where the process died."""
+        """Return the response to a request; an error if the process died."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -58,7 +58,7 @@ class Contender:
         return answer
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -66,7 +66,7 @@ class Contender:
 
 
 def prepare(args: argparse.Namespace, work: Path) -> NDArray[np.float32]:
-    """Fill the folder that all contenders read; the reference embeddings."""
+    """Fill the folder that all contenders read; return the reference embeddings float32 [N, D]."""
     import torch
     from safetensors.torch import save_file
 
@@ -78,7 +78,7 @@ def prepare(args: argparse.Namespace, work: Path) -> NDArray[np.float32]:
 
     file = locate(args.model)
     embedder = load(args.model, device="cpu", backend="torch")
-    # the peers have Pillow's way only, and the race is among equals
+    # the peers resize with Pillow only: all contenders must do the same work
     embedder.preprocessing = transform = replace(embedder.preprocessing, resizing="pillow")
     images = work / "images"
     images.mkdir()
@@ -146,7 +146,7 @@ def prepare(args: argparse.Namespace, work: Path) -> NDArray[np.float32]:
 
 
 def _for_torchvision(name: str, state: dict[str, Any], checkpoints: Path) -> None:
-    """Our weights under the names that torchvision would download: img2vec takes no others."""
+    """Save our weights under the file names that torchvision downloads: img2vec takes no others."""
     import torch
     from torchvision.models import get_model_weights
 
@@ -158,9 +158,10 @@ def _for_torchvision(name: str, state: dict[str, Any], checkpoints: Path) -> Non
 
 
 def copies(photos: Path, n: int, folder: Path) -> list[Path]:
-    """``n`` files in ``folder``, the JPEGs of ``photos`` over and over, in the order of their names.
+    """Copy the JPEGs of ``photos`` over and over into ``n`` files in ``folder``; return their sorted paths.
 
-    JPEGs only: a plain script clips 16-bit images and lays transparency over black. None that int8 is calibrated on.
+    JPEGs only, because a plain script clips 16-bit images and composites transparency over black. Photographs that
+    calibrate int8 are left out.
     """
     sources = sorted(path for path in photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
     sources = [path for path in sources if path.name not in SHIPPED]
@@ -171,7 +172,7 @@ def copies(photos: Path, n: int, folder: Path) -> list[Path]:
 
 
 def settings(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """All that runs, by contender."""
+    """Return all settings to measure, by contender."""
     half = [{"precision": "bf16"}] if args.bf16 else []
     engines = [{"engine": "torch"}, {"engine": "onnx"}, {"engine": "onnx", "precision": "int8"}]
     engines += [{"engine": "torch"} | h for h in half]
@@ -186,7 +187,7 @@ def settings(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
 
 
 def cosines(found: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float]:
-    """Least over the rows: as they are, and after the mean of the reference is taken off, which shows more."""
+    """Return the smallest cosine of any row: raw, and after the reference's mean is subtracted, which is stricter."""
     a, b = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (found, reference))
     mean = b.mean(axis=0)
     lengths = np.linalg.norm(a - mean, axis=1) * np.linalg.norm(b - mean, axis=1)
@@ -195,7 +196,7 @@ def cosines(found: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple
 
 
 def measure(args: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
-    """A row for each contender and setting, with its images per second in every round."""
+    """Return a row per contender and setting, with its images per second in every round."""
     reference = prepare(args, work)
     rows: list[dict[str, Any]] = []
     contenders: dict[str, Contender] = {}
@@ -238,10 +239,10 @@ def measure(args: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The best of each kind, and the ratios the project aims at."""
+    """Return the fastest setting of each kind, and the ratios that the project aims at."""
 
     def best(contender: str, **wanted: Any) -> dict[str, Any] | None:
-        """Of the rows whose settings hold these values; None means the setting is not there."""
+        """Return the fastest row with these settings; ``None`` as a value means that the setting is absent."""
         fitting = [
             row
             for row in rows
@@ -285,19 +286,21 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True, help="folder of photographs, used over and over")
-    parser.add_argument("--images", type=int, default=64, help="how many files to embed")
+    parser.add_argument("--photos", type=Path, required=True, help="folder of photographs, used repeatedly")
+    parser.add_argument("--images", type=int, default=64, help="number of files to embed")
     parser.add_argument(
         "--model", default="byol_r18_mini", help="as for `zoo extract`; byol_r50.random needs no weights"
     )
-    parser.add_argument("--device", default=None, help="of torch")
+    parser.add_argument("--device", default=None, help="device of torch")
     parser.add_argument("--onnx-device", default="cpu")
-    parser.add_argument("--bf16", action="store_true", help="torch and timm in bf16 too")
+    parser.add_argument("--bf16", action="store_true", help="measure torch and timm in bf16, too")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16], help="the first is for compiled and peers")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of the DataLoader")
+    parser.add_argument(
+        "--batch-sizes", type=int, nargs="+", default=[16], help="compiled networks and peers use the first"
+    )
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="workers of the DataLoader")
     parser.add_argument("--peers", type=Path, default=None, help="folder of peers.py")
-    parser.add_argument("--only", nargs="+", default=[], help="these contenders")
+    parser.add_argument("--only", nargs="+", default=[], help="measure these contenders only")
     parser.add_argument("--json", type=Path, default=None, help="where to write the result")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""lightly's BYOL and SimSiam as its examples write them, a training step at a time, for ``training.py``."""
+"""lightly's BYOL and SimSiam as in its examples, one training step at a time, for ``training.py``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
 
 
 class Images(TorchDataset[Any]):
-    """The same images, as lightly wants them: its transform applied to a PIL image in the worker."""
+    """The same images as ours; lightly's transform is applied to a PIL image in the worker."""
 
     def __init__(self, dataset: Dataset, transform: Callable[[Any], list[Tensor]]) -> None:
         self._dataset, self._transform = dataset, transform
@@ -32,7 +32,7 @@ class Images(TorchDataset[Any]):
 
 
 class LightlyBYOL(nn.Module):
-    """As in lightly's example ``byol.py``, with the sizes of the paper."""
+    """The model of lightly's example ``byol.py``, with the paper's sizes."""
 
     def __init__(self, backbone: nn.Module, dim: int) -> None:
         import copy
@@ -65,7 +65,7 @@ class LightlyBYOL(nn.Module):
 
 
 class LightlySimSiam(nn.Module):
-    """As in lightly's example ``simsiam.py``, with the sizes of the official code."""
+    """The model of lightly's example ``simsiam.py``, with the official code's sizes."""
 
     def __init__(self, backbone: nn.Module, dim: int) -> None:
         from lightly.loss import NegativeCosineSimilarity
@@ -87,7 +87,7 @@ class LightlySimSiam(nn.Module):
 
 
 def lightly_network(method: str, args: argparse.Namespace, channels_last: bool) -> tuple[Any, torch.optim.Optimizer]:
-    """lightly's module and the optimiser of the paper: lightly's LARS, or SGD."""
+    """Return lightly's module and the paper's optimiser: lightly's LARS for BYOL, SGD for SimSiam."""
     from lightly.utils.lars import LARS
 
     names = {"r18": "resnet18", "r50": "resnet50"}
@@ -124,7 +124,7 @@ def lightly_steps(
         drop_last=True,
         num_workers=workers,
         pin_memory=cuda,
-        multiprocessing_context="fork" if workers else None,  # Linux's default; not that of a spawned process
+        multiprocessing_context="fork" if workers else None,  # the default on Linux, but not inside a spawned process
     )
     for x0, x1 in itertools.chain.from_iterable(itertools.repeat(loader)):
         x0, x1 = (
@@ -137,5 +137,5 @@ def lightly_steps(
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-        loss.item()  # its examples log it
+        loss.item()  # lightly's examples log it
         yield

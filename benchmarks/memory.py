@@ -1,13 +1,13 @@
-"""Peak memory of ``zoo extract`` against the number of images, and what the frozen plan costs for each.
+"""Peak memory of ``zoo extract`` by number of images, and the size of its plan per image.
 
     python benchmarks/memory.py 1000 5000
     python benchmarks/memory.py 1000 1000000 --source tar
     python benchmarks/memory.py --plan 1000000
 
-Makes folders (or one tar each) of N different 8 x 8 PNGs, extracts each in a process of its own with the smallest
-network at 8 pixels (random weights), and prints the peak resident memory, its growth per image since the first
-number, and the plan's bytes per image on the disk. ``--plan`` makes no image: it freezes a plan of that many files
-with 32 random characters in each name, the worst that hashes as names can do, and reads it again.
+For each number N the script makes N different 8 x 8 PNGs (a folder or a tar), extracts them in a process of its own
+with the smallest network at 8 pixels (random weights), and prints the peak resident memory, its growth per image since
+the first number, and the plan's bytes per image on the disk. ``--plan`` makes no images: it writes a plan of that many
+files and reads it again. Each name has 32 random characters, as names that are hashes do: they compress worst.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ import numpy as np
 from PIL import Image
 
 _PER_FOLDER = 1000
-_SIDE = 8  # pixels, of the images and of what the network sees: images per second is what limits their number
+_SIDE = 8  # pixels of an image and of the network's input; small, because time limits the number of images
 
 
 def picture(number: int) -> bytes:
-    """An 8 x 8 PNG whose pixels say its number."""
+    """Return an 8 x 8 PNG whose pixels encode its number."""
     pixels = np.zeros((_SIDE, _SIDE, 3), np.uint8)
     pixels.reshape(-1)[:8] = np.frombuffer(number.to_bytes(8, "little"), np.uint8)
     buffer = io.BytesIO()
@@ -42,7 +42,7 @@ def picture(number: int) -> bytes:
 
 
 def make_source(where: Path, images: int, kind: str) -> Path:
-    """``images`` pictures in folders of 1000, or as members of one tar with the same names."""
+    """Write ``images`` PNGs into folders of 1000, or as members of one tar with the same names; return the path."""
     names = (f"{number // _PER_FOLDER:06d}/{number:09d}.png" for number in range(images))
     if kind == "tar":
         path = where / f"{images}.tar"
@@ -51,7 +51,7 @@ def make_source(where: Path, images: int, kind: str) -> Path:
                 member, data = tarfile.TarInfo(name), picture(number)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all in memory
         return path
     root = where / str(images)
     for number, name in enumerate(names):
@@ -63,7 +63,7 @@ def make_source(where: Path, images: int, kind: str) -> Path:
 
 
 def make_weights(path: Path) -> Path:
-    """The smallest architecture with random weights (seed 0)."""
+    """Save the smallest architecture with random weights (seed 0); return the path."""
     import torch
 
     from zoo.hub.weights import save_encoder
@@ -84,7 +84,7 @@ def make_weights(path: Path) -> Path:
 
 
 def measure(source: Path, out: Path, options: list[str]) -> dict[str, Any]:
-    """One extraction in a process of its own."""
+    """Run one extraction in a process of its own; return its exit code, peak memory and seconds."""
     words = [sys.executable, __file__, "--run", str(source), str(out), *options]
     started = time.monotonic()
     report = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
@@ -92,7 +92,7 @@ def measure(source: Path, out: Path, options: list[str]) -> dict[str, Any]:
 
 
 def measure_plan(rows: int, path: Path) -> dict[str, Any]:
-    """Bytes per row of a plan with random names, sizes and times, on the disk and read by another process."""
+    """Return the bytes per row of a plan with random names, sizes and times, on the disk and in memory."""
     import pyarrow as pa
 
     from zoo.embeddings.plan import Plan
@@ -121,7 +121,7 @@ def measure_plan(rows: int, path: Path) -> dict[str, Any]:
 
 
 def load_plan(path: str) -> None:
-    """Reads a plan, makes its key, and prints this process's peak."""
+    """Read a plan, compute its key, and print the peak memory of this process."""
     from zoo.embeddings.plan import Plan
 
     plan = Plan.load(Path(path))
@@ -132,13 +132,13 @@ def load_plan(path: str) -> None:
 
 def _peak() -> int:
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent had when it forked
+    if status.exists():  # getrusage also counts the parent's memory at the fork
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024  # type: ignore[index]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def run(source: str, out: str, options: list[str]) -> None:
-    """The command itself; its last line is a JSON with the peak."""
+    """Run ``zoo extract``; the last line of its output is a JSON object with the peak memory."""
     from zoo.cli.app import exit_code
     from zoo.cli.main import app
 
@@ -148,18 +148,18 @@ def run(source: str, out: str, options: list[str]) -> None:
 
 
 def main() -> None:
-    """Arguments, measurements, a table and perhaps a JSON file."""
+    """Measure, print a table, write JSON."""
     if sys.argv[1:2] == ["--run"]:
         return run(sys.argv[2], sys.argv[3], sys.argv[4:])
     if sys.argv[1:2] == ["--load"]:
         return load_plan(sys.argv[2])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=int, nargs="*", help="numbers of images")
+    parser.add_argument("images", type=int, nargs="*", help="numbers of images to extract")
     parser.add_argument("--plan", type=int, metavar="ROWS", help="measure a plan alone")
     parser.add_argument("--source", choices=("folder", "tar"), default="folder")
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     parser.add_argument(
-        "--options", default="--device cpu --backend torch", help="more of `zoo extract`; default: %(default)s"
+        "--options", default="--device cpu --backend torch", help="more options of `zoo extract`; default: %(default)s"
     )
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -184,7 +184,7 @@ def main() -> None:
                 f"{row['seconds']:8.1f}",
                 flush=True,
             )
-            _write(arguments.out, rows)  # each time: the last number may take hours
+            _write(arguments.out, rows)  # after each: the last number may take hours
 
 
 def _write(out: Path | None, rows: list[dict[str, Any]]) -> None:

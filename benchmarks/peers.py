@@ -1,9 +1,10 @@
-"""Environments for the peers of `extraction.py`, one each, because their pins contradict each other.
+"""Make an environment for each peer of `extraction.py`: their pinned requirements contradict each other.
 
     python benchmarks/peers.py FOLDER
 
-Each sees the packages of the Python that runs this, after its own: all use the same torch, and only what is missing or
-pinned otherwise is installed. A peer that does not install is named, and left out of the benchmark.
+An environment also sees the packages of the Python that runs this script, after its own. So all peers use the same
+torch, and only missing or differently pinned packages are installed. A peer that cannot be installed is reported, and
+the benchmark leaves it out.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ REQUIREMENTS = {
 
 
 def python_of(folder: Path, peer: str) -> Path:
-    """The interpreter of a peer's environment."""
+    """Return the path of the interpreter in a peer's environment."""
     return folder / peer / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
 def make(folder: Path, peer: str) -> bool:
-    """Whether the environment stands."""
+    """Make the environment of a peer; return whether its packages could be installed."""
     venv.create(folder / peer, with_pip=True)
     python = python_of(folder, peer)
     ask = [str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
@@ -39,7 +40,7 @@ def make(folder: Path, peer: str) -> bool:
 
 
 def main() -> None:
-    """One after the other."""
+    """Make one environment after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()

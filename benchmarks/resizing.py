@@ -1,9 +1,9 @@
-"""What the way of resizing does to embeddings: Pillow's instead of an official code's, bytes instead of fractions.
+"""Effect of resizing on embeddings: Pillow against the official codes, rounded against unrounded pixels.
 
     python benchmarks/resizing.py --photos examples/photos --model byol_r18_mini --json resizing.json
 
-Every photograph is looked at at 224 of 256, as the official codes do. Differences are max|difference| / max|reference|
-over all embeddings, and the mean over photographs of |difference| / |reference| in l2.
+Every photograph is resized to 256 and cropped to 224 pixels, as in the official codes. Reported are max|difference| /
+max|reference| over all embeddings, and the mean over photographs of |difference| / |reference| (l2 norms).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from zoo.transforms.tf_bicubic import CROP_FIRST
 
 
 def measure(embedder: Embedder, photos: list[Path]) -> dict[str, object]:
-    """By official code: what Pillow and what rounding change."""
+    """Return the differences made by Pillow and by rounding, for each official code."""
     images = [as_rgb(path) for path in photos]
     base = replace(embedder.preprocessing, input_size=224, resize=256, interpolation="bicubic")
     pillow = replace(base, resizing=PILLOW)
@@ -39,7 +39,7 @@ def measure(embedder: Embedder, photos: list[Path]) -> dict[str, object]:
 
 
 def _of_levels(embedder: Embedder, way: Preprocessing, levels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Embeddings of float32 [N, H, W, 3] in 0..255."""
+    """Return the embeddings of unrounded pixels, float32 [N, H, W, 3] in 0..255."""
     mean, std = (torch.tensor(v)[:, None, None] for v in (way.mean, way.std))
     with torch.inference_mode():
         result: NDArray[np.float32] = embedder.model((torch.from_numpy(levels).permute(0, 3, 1, 2) / 255 - mean) / std)

@@ -1,17 +1,22 @@
-"""How fast is a training step, views included: against lightly 1.6.0, and against the step alone.
+"""Speed of a training step with its views, against lightly 1.6.0 and against the step without views.
 
     python -m venv --system-site-packages lightly && lightly/bin/pip install --no-deps lightly==1.6.0
     lightly/bin/python benchmarks/training.py --data DATA --compile --json training.json
 
-(made inside another venv, it sees the system's packages: name that one's site-packages in a .pth file instead).
+Inside another venv, ``--system-site-packages`` means the system's packages, not that venv's: name the venv's
+site-packages in a .pth file instead.
 
-The contenders take turns, round after round, ours in one process and lightly's in another, because a run of ours sets
-how the C library keeps memory (``zoo.system.malloc``): ``zoo`` is our decoding, views and optimiser step;
-``lightly`` its transforms, heads, loss and optimiser with torchvision's ResNet in a DataLoader, in every combination
-of workers and memory format, of which the fastest counts; ``bare`` is our step on views that lie ready. Same images,
-device, batch, precision, sizes of heads. Each turn starts its data anew and runs a few steps before the clock.
-``share_of_matrix_rate`` is the bare step's floating-point operations (counted by torch) over its time, against the
-rate of one large matrix product in the same precision.
+The contenders take turns, round after round. Ours run in one process and lightly's in another, because our runs change
+how the C library keeps memory (``zoo.system.malloc``).
+
+- ``zoo``: our decoding, views and optimiser step.
+- ``lightly``: its transforms, heads, loss and optimiser with torchvision's ResNet and a DataLoader, in every
+  combination of workers and memory format; the fastest counts.
+- ``bare``: our step on views that were made before.
+
+Images, device, batch size, precision and head sizes are the same. Each turn starts its data again and runs a few steps
+before it is timed. ``share_of_matrix_rate`` is the rate of floating-point operations in the bare step (counted by
+torch) divided by the rate of one large matrix product in the same precision.
 """
 
 from __future__ import annotations
@@ -56,7 +61,7 @@ _RECIPES = {"byol": "byol_r50_in1k_300ep", "simsiam": "simsiam_r50_in1k_100ep"}
 
 
 def our_recipe(method: str, args: argparse.Namespace, compiled: bool) -> Recipe:
-    """The published recipe at the size asked for."""
+    """Return the published recipe with the sizes of the arguments."""
     base = table.find(_RECIPES[method])
     return replace(
         base,
@@ -77,7 +82,7 @@ def new_run(method: str, args: argparse.Namespace, dataset: Dataset, compiled: b
 
 
 def zoo(run: Run, first: int) -> Iterator[None]:
-    """Our steps, each a ``next``."""
+    """Our training steps, one per ``next``."""
     for batch in run.batches(range(first, _FOREVER)):
         optimiser_step(run, batch)
         run.watch.after_step(batch.step + 1, batch.labels)
@@ -85,7 +90,7 @@ def zoo(run: Run, first: int) -> Iterator[None]:
 
 
 def bare_step(run: Run, views: list[Tensor]) -> None:
-    """What ``optimiser_step`` does to the network, on views that lie ready."""
+    """Do what ``optimiser_step`` does to the network, on views that were made before."""
     moment = Moment(0, 100, 0, 0.99)
     run.method.before_step(moment)
     run.optimiser.zero_grad(set_to_none=True)
@@ -108,7 +113,7 @@ def bare(run: Run, views: list[Tensor]) -> Iterator[None]:
 
 
 def turn(steps: Iterator[None], args: argparse.Namespace) -> float:
-    """Images per second of ``args.steps`` steps after ``args.warm_up``."""
+    """Return the images per second of ``args.steps`` steps, timed after ``args.warm_up`` steps."""
     wait = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
     for _ in range(args.warm_up):
         next(steps)
@@ -119,12 +124,12 @@ def turn(steps: Iterator[None], args: argparse.Namespace) -> float:
     wait()
     seconds = time.perf_counter() - start
     with suppress(AttributeError):
-        steps.close()  # type: ignore[attr-defined]  # its threads and workers end before the next one's turn
+        steps.close()  # type: ignore[attr-defined]  # ends its threads and workers before the next turn
     return args.steps * args.batch / seconds
 
 
 def matrix_rate(args: argparse.Namespace) -> float:
-    """Floating-point operations per second of one large matrix product, the best of ten."""
+    """Return the floating-point operations per second of one large matrix product, the best of ten."""
     cuda = args.device.startswith("cuda")
     n = 8192 if cuda else 2048
     a = torch.rand(n, n, device=args.device, dtype=AUTOCAST[args.precision] or torch.float32)
@@ -139,11 +144,11 @@ def matrix_rate(args: argparse.Namespace) -> float:
 
 
 Contenders = dict[str, Callable[[], Iterator[None]]]
-_here: Contenders = {}  # of this process
+_here: Contenders = {}  # the contenders of this process
 
 
 def become(kind: Callable[[str, argparse.Namespace], Contenders], method: str, args: argparse.Namespace) -> None:
-    """Makes this process, a new one, that of one side's contenders."""
+    """Set up the contenders of one side in this new process."""
     _here.update(kind(method, args))
 
 
@@ -161,7 +166,7 @@ def opened(args: argparse.Namespace) -> Dataset:
 
 
 def views_of(method: str, dataset: Dataset, args: argparse.Namespace) -> tuple[Any, list[Tensor]]:
-    """A batch and its views, ready on the device."""
+    """Return a batch and its views on the device."""
     batch = next(batches(dataset, batch_size=args.batch, steps=range(1), seed=0))
     views = our_recipe(method, args, False).views
     return batch, make_views(batch.images, batch.indices, views, seed=0, epoch=0, device=torch.device(args.device))
@@ -169,7 +174,7 @@ def views_of(method: str, dataset: Dataset, args: argparse.Namespace) -> tuple[A
 
 def our_side(method: str, args: argparse.Namespace) -> Contenders:
     if args.device == "cpu":
-        keep_freed_memory()  # as training.engine.loop.train does
+        keep_freed_memory()  # training.engine.loop.train does the same
     dataset = opened(args)
     batch, views = views_of(method, dataset, args)
     runs = {"eager": new_run(method, args, dataset, False)}
@@ -198,7 +203,7 @@ def their_side(method: str, args: argparse.Namespace) -> Contenders:
 
 
 def measure(method: str, args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
-    """Rates of every contender in every round."""
+    """Measure every contender in every round; return the summary."""
     run, views = new_run(method, args, dataset, False), views_of(method, dataset, args)[1]
     with FlopCounterMode(display=False) as counter:
         bare_step(run, views)
@@ -226,7 +231,7 @@ def views_alone(run: Run, batch: Any, args: argparse.Namespace) -> Iterator[None
 
 
 def summary(rates: dict[str, list[float]], flops_per_image: float, matrix: float) -> dict[str, Any]:
-    """The best of each kind by its median rate, and how they compare."""
+    """Return the best setting of each kind by its median rate, and their ratios."""
     medians = {name: statistics.median(values) for name, values in rates.items()}
     best = {
         kind: max((n for n in medians if n.startswith(kind)), key=lambda n: medians[n])
@@ -251,20 +256,20 @@ def main() -> None:
     """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="images: any source of `zoo-train run --data`")
-    parser.add_argument("--in-memory", action="store_true", help="decode them once, for both")
+    parser.add_argument("--in-memory", action="store_true", help="decode the images once, for both sides")
     parser.add_argument("--methods", nargs="+", choices=list(_RECIPES), default=list(_RECIPES))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--architecture", choices=["r18", "r50"], default="r18")
-    parser.add_argument("--size", type=int, default=64, help="of the views, pixels")
+    parser.add_argument("--size", type=int, default=64, help="side of a view, pixels")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--precision", choices=list(AUTOCAST), default="fp32")
-    parser.add_argument("--compile", action="store_true", help="our step compiled too")
-    parser.add_argument("--compile-lightly", action="store_true", help="lightly's network compiled")
-    parser.add_argument("--no-lightly", action="store_true", help="without the peer")
+    parser.add_argument("--compile", action="store_true", help="measure our compiled step, too")
+    parser.add_argument("--compile-lightly", action="store_true", help="compile lightly's network")
+    parser.add_argument("--no-lightly", action="store_true", help="leave lightly out")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=10, help="of each turn")
-    parser.add_argument("--warm-up", type=int, default=3, help="steps of each turn before the clock")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of lightly's DataLoader")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps of each turn")
+    parser.add_argument("--warm-up", type=int, default=3, help="untimed steps at the start of each turn")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="workers of lightly's DataLoader")
     parser.add_argument("--json", type=Path, default=None, help="where to write the result")
     args = parser.parse_args()
     dataset = open_training_data(args.data)

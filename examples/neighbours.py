@@ -1,8 +1,8 @@
-"""Draws the nearest neighbours of a few photographs from the output of `zoo extract`.
+"""Draw the nearest neighbours of a few photographs from the output of `zoo extract`.
 
     python examples/neighbours.py --images examples/photos --embeddings embeddings --out neighbours.png
 
-Each row: the photograph asked for, then the photographs nearest to it by cosine, nearest first.
+Each row shows the query, then the photographs nearest to it by cosine similarity, nearest first.
 """
 
 import argparse
@@ -12,22 +12,22 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageOps
 
-SIDE, GAP, NEIGHBOURS = 128, 6, 5
-ASK_FOR = ("cat_kitten.jpg", "flower_dahlia.jpg", "mountain_picos.jpg", "pyramid_giza.jpg", "horses_meadow.jpg")
+SIDE, GAP, NEIGHBOURS = 128, 6, 5  # pixels, pixels, photographs per row
+QUERIES = ("cat_kitten.jpg", "flower_dahlia.jpg", "mountain_picos.jpg", "pyramid_giza.jpg", "horses_meadow.jpg")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("--images", "--embeddings", "--out"):
         parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--ask-for", nargs="+", default=ASK_FOR, metavar="PATH", help="paths as in the table")
+    parser.add_argument("--ask-for", nargs="+", default=QUERIES, metavar="PATH", help="queries: paths as in the table")
     arguments = parser.parse_args()
 
     table = pq.read_table(sorted(arguments.embeddings.glob("embeddings-*.parquet")), columns=["path", "embedding"])
     table = table.filter(table["embedding"].is_valid())
     paths = table["path"].to_pylist()
     vectors = np.array(table["embedding"].to_pylist(), np.float32)
-    vectors -= vectors.mean(0)  # what all photographs share does not tell them apart
+    vectors -= vectors.mean(0)  # the part that all photographs share does not tell them apart
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
 
     rows = []
@@ -45,7 +45,7 @@ def draw(rows: list[list[tuple[str, float | None]]], folder: Path) -> Image.Imag
     pen = ImageDraw.Draw(sheet)
     for y, row in enumerate(rows):
         for x, (path, cosine) in enumerate(row):
-            left, top = x * step + (3 * GAP if x else 0), y * (step + 14)  # a gap after the photograph asked for
+            left, top = x * step + (3 * GAP if x else 0), y * (step + 14)  # a gap after the query
             with Image.open(folder / path) as image:
                 tile = ImageOps.exif_transpose(image)
                 if tile.mode.startswith("I"):  # 16-bit gray

@@ -1,4 +1,4 @@
-"""Node packages and a browser for tests that drive pages; a test is skipped, with the reason, where there is none."""
+"""Node packages and a browser for tests of web pages; without them the tests are skipped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NPM_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / 
 
 
 def installed(package_json: Path) -> Path:
-    """``node_modules`` for it, installed once into a cache; the test is skipped where npm cannot."""
+    """Return the ``node_modules`` of a package.json, installed once into a cache; skip the test if npm fails."""
     if shutil.which("npm") is None:
         pytest.skip("needs node and npm")
     folder = _NPM_CACHE / hashlib.sha256(package_json.read_bytes()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Finished extractions with given vectors, written by the project's own code but without images or a network."""
+"""Finished extractions with given embeddings, written by the project's own code without images or a network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make(
     format: str = "parquet",
     **identity: Any,
 ) -> Collection:
-    """``vectors`` [N, D] as an extraction in ``root``; rows ``failed`` have none."""
+    """Write ``vectors`` [N, D] as an extraction into ``root``; the rows ``failed`` have no embedding."""
     paths = paths or [b"%07d.jpg" % n for n in range(len(vectors))]
     told = {
         "model": "made",
@@ -58,7 +58,7 @@ def make(
 
 
 def clusters(count: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
-    """Float32 [count, dim]: points around 100 centres, as embeddings of photographs are, not all over the sphere."""
+    """Return float32 [count, dim]: points around 100 centres, as embeddings of photographs are."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(100, dim))
     return (centres[rng.integers(0, 100, count)] + rng.normal(size=(count, dim))).astype(np.float32)

@@ -119,4 +119,4 @@ def summary(
 
 def main() -> None:
     """Entry point of ``zoo-train``."""
-    run(app, "zoo-train", go_on="the same command with --resume continues from the last checkpoint")
+    run(app, "zoo-train", resume_hint="the same command with --resume continues from the last checkpoint")

@@ -1,33 +1,35 @@
 """Self-supervised ResNet features: ``zoo.load``, ``zoo.extract``, ``zoo.list_models``, ``zoo.Embedder``,
-``zoo.Outputs``."""
+``zoo.Outputs``. This file only re-exports; ``import zoo`` imports neither numpy nor torch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-__version__ = "0.2.0"
+from zoo.version import __version__
+
 __all__ = ["Embedder", "Outputs", "UserError", "__version__", "extract", "list_models", "load"]
 
 if TYPE_CHECKING:
-    from zoo.api import extract, list_models, load
+    from zoo.api import extract
     from zoo.errors import UserError
     from zoo.inference.embedder import Embedder
     from zoo.inference.outputs import Outputs
+    from zoo.loading import list_models, load
 
-_HOMES = {
+_MODULES = {
     "Embedder": "zoo.inference.embedder",
     "Outputs": "zoo.inference.outputs",
     "UserError": "zoo.errors",
     "extract": "zoo.api",
-    "list_models": "zoo.api",
-    "load": "zoo.api",
+    "list_models": "zoo.loading",
+    "load": "zoo.loading",
 }
 
 
-def __getattr__(name: str) -> Any:
-    # numpy, Pillow and torch are imported when they are used: `zoo --help` must answer at once
-    if name in _HOMES:
+def __getattr__(name: str) -> object:
+    # numpy, Pillow and torch are imported on first use, so that `zoo --help` answers at once
+    if name in _MODULES:
         from importlib import import_module
 
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""``python -m zoo``."""
+"""Entry point of ``python -m zoo``."""
 
 from zoo.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Trains a linear head on a few labelled photographs and classifies the rest, from the output of `zoo extract`.
+"""Train a linear head on a few labelled photographs and classify the rest, from the output of `zoo extract`.
 
 python classify.py --embeddings OUT --images PHOTOS --labels labels.csv --out RESULT
 """
@@ -21,26 +21,26 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-SHOWN, SIDE = 48, 200
-STRENGTHS = np.logspace(-4, 2, 7)  # of the head's weights, scikit-learn's C
+SHOWN, SIDE = 48, 200  # photographs on the page, pixels of a thumbnail
+STRENGTHS = np.logspace(-4, 2, 7)  # inverse of the l2 regularisation, scikit-learn's C
 
 
 def read_embeddings(folder: Path) -> tuple[list[str], np.ndarray]:
-    """Paths and float32 [N, D] of the images that could be read."""
+    """Return paths and embeddings float32 [N, D] of the images that could be read."""
     table = pq.read_table(sorted(folder.glob("embeddings-*.parquet")), columns=["path", "embedding"])
     table = table.filter(table["embedding"].is_valid())
     return table["path"].to_pylist(), np.stack(table["embedding"].to_numpy()).astype(np.float32)
 
 
 def read_labels(file: Path, known: set[str]) -> dict[str, str]:
-    """path -> label; says what is wrong with the file and ends where it cannot be used."""
+    """Return path -> label; exit with a message if the file cannot be used."""
     with file.open(newline="", encoding="utf-8-sig") as lines:
         rows = list(csv.DictReader(lines))
     if not rows or not {"path", "label"} <= set(rows[0]):
         sys.exit(f"{file}: the first line must name the columns path and label, and rows must follow")
     labels = {row["path"]: (row["label"] or "").strip() for row in rows}
-    if strangers := sorted(set(labels) - known):
-        sys.exit(f"{file}: {len(strangers)} paths are not among the embeddings, first {strangers[0]}")
+    if unknown := sorted(set(labels) - known):
+        sys.exit(f"{file}: {len(unknown)} paths are not among the embeddings, first {unknown[0]}")
     labels = {path: label for path, label in labels.items() if label}
     counts = Counter(labels.values())
     if len(counts) < 2 or min(counts.values()) < 2:
@@ -49,7 +49,7 @@ def read_labels(file: Path, known: set[str]) -> dict[str, str]:
 
 
 def train(vectors: np.ndarray, labels: list[str]) -> tuple[Pipeline, float]:
-    """The head and its accuracy on labelled photographs that it was not trained on (cross-validation)."""
+    """Return the head and its cross-validated accuracy."""
     folds = StratifiedKFold(min(5, *Counter(labels).values()), shuffle=True, random_state=0)
     head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     search = GridSearchCV(head, {"logisticregression__C": STRENGTHS}, cv=folds)
@@ -58,7 +58,7 @@ def train(vectors: np.ndarray, labels: list[str]) -> tuple[Pipeline, float]:
 
 
 def page(rows: list[tuple[str, list[tuple[str, float]]]], images: Path) -> str:
-    """One HTML file with thumbnails inside."""
+    """Return one HTML page with embedded thumbnails of ``rows``: path and its likeliest labels."""
     figures = []
     for path, guesses in rows:
         with Image.open(images / path) as image:
@@ -87,6 +87,7 @@ def main() -> None:
         parser.add_argument(name, type=Path, required=True)
     arguments = parser.parse_args()
 
+    # train on the labelled photographs
     paths, vectors = read_embeddings(arguments.embeddings)
     labels = read_labels(arguments.labels, set(paths))
     labelled = np.array([path in labels for path in paths])
@@ -97,10 +98,11 @@ def main() -> None:
     seconds = time.perf_counter() - start
     print(f"trained on {labelled.sum()} photographs in {seconds:.1f} s; cross-validated accuracy {accuracy:.1%}")
 
+    # classify the rest, the least certain first: those whose two likeliest labels nearly tie
     probabilities = head.predict_proba(vectors[~labelled])
     rest = [path for path in paths if path not in labels]
-    two = np.sort(probabilities, axis=1)[:, -2:]
-    order = np.argsort(two[:, 1] - two[:, 0], kind="stable")  # the two likeliest labels nearly tie: least certain
+    top_two = np.sort(probabilities, axis=1)[:, -2:]
+    order = np.argsort(top_two[:, 1] - top_two[:, 0], kind="stable")
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     with (arguments.out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-// Embeds a folder of photographs with a file of `zoo export`:
+// Embed a folder of photographs with a file of `zoo export`:
 //
 //     node embed.mjs model.onnx PHOTOS embeddings.json
 import { readdir, writeFile } from "node:fs/promises";

@@ -1,4 +1,4 @@
-"""Embeds a folder of photographs with a file of `zoo export`: numpy, Pillow and onnxruntime, nothing else.
+"""Embed a folder of photographs with a file of `zoo export`; needs numpy, Pillow and onnxruntime only.
 
 python embed.py model.onnx PHOTOS --out embeddings.csv
 """
@@ -14,10 +14,10 @@ from PIL import Image, ImageOps
 
 
 def pixels(path: Path) -> np.ndarray:
-    """uint8 [1, height, width, 3], upright, of any size: the graph resizes, crops and normalises."""
+    """Return uint8 [1, height, width, 3], upright, of any size: the graph resizes, crops and normalises."""
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits a pixel, which convert would clip to 8
+        if upright.mode.startswith("I"):  # 16 bits per pixel: convert would clip them to 8
             upright = Image.fromarray(((np.asarray(upright, np.int64) + 128) // 257).astype(np.uint8))
         return np.asarray(upright.convert("RGB"))[None]
 
@@ -30,9 +30,10 @@ def main() -> int:
     arguments = parser.parse_args()
 
     session = onnxruntime.InferenceSession(arguments.model)
-    about = session.get_modelmeta().custom_metadata_map
-    print(f"{about['model']}, licence {about['licence']}")
+    metadata = session.get_modelmeta().custom_metadata_map
+    print(f"{metadata['model']}, licence {metadata['licence']}")
 
+    # one photograph at a time: each has its own size
     names, rows, failed = [], [], 0
     for path in sorted(arguments.photos.iterdir()):
         if path.suffix.lower() not in (".jpg", ".jpeg", ".png", ".webp"):
@@ -52,8 +53,9 @@ def main() -> int:
     with arguments.out.open("w", newline="") as file:
         csv.writer(file).writerows([name, *row.tolist()] for name, row in zip(names, rows, strict=True))
 
+    # print each photograph's nearest neighbour
     vectors = np.stack(rows)
-    vectors -= vectors.mean(axis=0)  # what all photographs share does not tell them apart
+    vectors -= vectors.mean(axis=0)  # the part that all photographs share does not tell them apart
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     cosine = vectors @ vectors.T
     np.fill_diagonal(cosine, -2)

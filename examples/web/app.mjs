@@ -1,5 +1,5 @@
-// Photographs -> embeddings -> the most similar pairs, all in this page. The model is a file of `zoo export`: it takes
-// pixels of any size, and resizes, crops and normalises by itself.
+// Photographs -> embeddings -> the most similar pairs, all in this page. The model is a file of `zoo export`, whose
+// graph takes pixels of any size and resizes, crops and normalises them.
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 
 const MAX_PAIRS = 12;
@@ -31,7 +31,7 @@ async function pixels(file) {
   return new ort.Tensor("uint8", rgb, [1, height, width, 3]);
 }
 
-// What all photographs share does not tell them apart: cosines of the differences from the mean.
+// The part that all photographs share does not tell them apart: subtract the mean before comparing.
 function similarPairs() {
   const mean = embedded[0].vector.map((_, i) => embedded.reduce((sum, e) => sum + e.vector[i], 0) / embedded.length);
   const units = embedded.map(({ vector }) => {
@@ -46,7 +46,7 @@ function similarPairs() {
   return pairs.sort((p, q) => q.cosine - p.cosine).slice(0, MAX_PAIRS);
 }
 
-function show() {
+function showPairs() {
   const figures = similarPairs().map(({ a, b, cosine }) => {
     const figure = document.createElement("figure");
     for (const { name, url } of [a, b]) {
@@ -81,7 +81,7 @@ async function add(files) {
     }
   }
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
-  if (embedded.length > 1) show();
+  if (embedded.length > 1) showPairs();
   const problem = failed.length ? `; no picture that this browser can read: ${failed.join(", ")}` : "";
   status.textContent = `${embedded.length} photographs (${files.length - failed.length} new) in ${seconds} s${problem}`;
   input.disabled = false;

@@ -1,4 +1,4 @@
-// Opens the page in headless Chromium, gives it photographs, and prints what it found as JSON:
+// Opens the page in headless Chromium, gives it photographs, and prints the results as JSON:
 //
 //     node drive_web.mjs URL CHROMIUM SCREENSHOT PHOTO...
 //

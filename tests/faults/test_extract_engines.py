@@ -17,9 +17,9 @@ from pictures import fill
 
 from zoo.errors import EXIT_OK, EXIT_USER_ERROR
 from zoo.export import export
+from zoo.export.onnx_cache import cached_onnx
 from zoo.extraction.partition import Share
 from zoo.hub.weights import locate
-from zoo.inference import backend_choice
 
 
 @pytest.fixture(scope="module", params=["torch", "onnx fp32", "onnx int8"])
@@ -30,7 +30,7 @@ def model(request: pytest.FixtureRequest) -> Iterator[Path]:
     core = request.getfixturevalue("mini_core")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "trace_core", lambda embedder: core)
-        yield backend_choice.cached_onnx(locate("simclr_r18_mini"), request.param.removeprefix("onnx "))
+        yield cached_onnx(locate("simclr_r18_mini"), request.param.removeprefix("onnx "))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def in_a_process(hub: HubServer, code: str, home: Path, **variables: str) -> subprocess.Popen[str]:
     """A process of its own, told of the hub by the variables that users set."""
     environment = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": WRITE_TOKEN, "HF_HOME": str(home)}
-    command = [sys.executable, "-c", f"from pathlib import Path\nfrom zoo import hf_hub, hf_upload\n{code}"]
+    command = [sys.executable, "-c", f"from pathlib import Path\nfrom zoo.hub import hf_download, hf_upload\n{code}"]
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=os.environ | environment | variables, cwd=ROOT, **piped)  # type: ignore[call-overload,no-any-return]
 
@@ -54,7 +54,7 @@ def test_a_killed_download_leaves_nothing_under_a_final_name(
     hub: HubServer, published: Uploaded, tmp_path: Path
 ) -> None:
     """And the next process, with the same cache, gets the whole file; the one after that needs no network."""
-    fetch = "import json; s = hf_hub.download(hf_hub.Reference('org/model'), 'config.json', "
+    fetch = "import json; s = hf_download.download(hf_download.Reference('org/model'), 'config.json', "
     fetch += "lambda p: json.loads(p.read_text())); print(s.commit)"
     hub.faults.append(Fault("GET /cdn/", times=1, hold=threading.Event(), status=500))
     first = in_a_process(hub, fetch, tmp_path / "home")

@@ -14,10 +14,10 @@ from training.engine.checkpoint import CheckpointState, DataInfo
 from training.monitoring import metrics_log
 from training.recipes.config import from_json
 from training.results.plot import new_figure, save_png
-from zoo import __version__
 from zoo.errors import UserError
 from zoo.system.atomic_files import atomic_write, atomic_write_text, make_folder
 from zoo.system.json_types import JSON
+from zoo.version import __version__
 
 _POINTS = 60  # of the loss curve
 

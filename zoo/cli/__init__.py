@@ -1,1 +1,1 @@
-"""What ``zoo`` can do: arguments only; each command imports what it needs, so that help and list are instant."""
+"""The commands of ``zoo``: arguments and printing only. A command imports its work when it runs, so help is instant."""

@@ -1,11 +1,10 @@
-"""What ``zoo`` and ``zoo-train`` share: one line for an error, documented exit codes, SIGTERM as Ctrl-C."""
+"""The shell of ``zoo`` and ``zoo-train``: errors are one line, exit codes are documented, SIGTERM acts as Ctrl-C."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
@@ -13,14 +12,17 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from zoo import __version__
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, UserError
+from zoo.version import __version__
 
 
-class _Commands(TyperGroup):
-    """Refuses an empty path of any command: ``--out "$OUT"`` without an OUT is ``Path("")``, the working folder."""
+class _NoEmptyPaths(TyperGroup):
+    """Refuses an empty path in any command.
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+    In ``--out "$OUT"`` with an unset variable the value becomes ``Path("")``, which is the working folder.
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None:
             given, _, _ = command.make_parser(typer.Context(command, parent=ctx)).parse_args(list(rest))
@@ -33,13 +35,13 @@ class _Commands(TyperGroup):
 
 
 def new_app(text: str) -> typer.Typer:
-    """A typer application with plain output: errors are lines, not boxes."""
-    app = typer.Typer(cls=_Commands, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    """Create a typer application with plain output and ``--version``; ``text`` is its help."""
+    app = typer.Typer(cls=_NoEmptyPaths, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
     @app.callback(invoke_without_command=True, help=text)
     def without_command(
         context: typer.Context,
-        version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+        version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     ) -> None:
         if version:
             print(f"siamese-zoo {__version__}")
@@ -50,20 +52,22 @@ def new_app(text: str) -> typer.Typer:
     return app
 
 
-def run(app: Callable[..., Any], name: str, *, go_on: str) -> NoReturn:
-    """Runs ``app`` on the process's arguments and exits with a code of ``zoo.errors``.
+def run(app: typer.Typer, name: str, *, resume_hint: str) -> NoReturn:
+    """Run ``app`` on the arguments of this process and exit with a code of ``zoo.errors``.
 
-    ``go_on`` says how to continue after an interruption.
+    Args:
+        name: the command's name, before each error.
+        resume_hint: how to continue, printed after an interruption.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # closed, as some daemons start their children
+        if getattr(sys, stream) is None:  # a daemon may start its children with closed streams
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  for the life of the process
-    sys.exit(exit_code(app, name, go_on))
+    sys.exit(exit_code(app, name, resume_hint))
 
 
-def exit_code(app: Callable[..., Any], name: str, go_on: str) -> int:
-    """What ``run`` exits with; the error, if any, is printed."""
+def exit_code(app: typer.Typer, name: str, resume_hint: str) -> int:
+    """Run ``app`` as ``run`` does, print its error if there is one, and return the exit code."""
     try:
         result = app(standalone_mode=False)
         sys.stdout.flush()
@@ -73,15 +77,15 @@ def exit_code(app: Callable[..., Any], name: str, go_on: str) -> int:
     except TyperException as error:
         return _fail(f"{name}: error: {error.format_message()} See `{name} --help`.")
     except (KeyboardInterrupt, typer.Abort):
-        print(f"{name}: interrupted: {go_on}", file=sys.stderr)
+        print(f"{name}: interrupted: {resume_hint}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `zoo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
 
 
-def assignments(texts: list[str]) -> dict[str, str]:
-    """``["epochs=2"]`` as ``{"epochs": "2"}``. UserError: one without an equals sign."""
+def parse_assignments(texts: list[str]) -> dict[str, str]:
+    """Parse ``["epochs=2"]`` to ``{"epochs": "2"}``. UserError: an equals sign is missing."""
     pairs = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -91,10 +95,10 @@ def assignments(texts: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _fail(line: str) -> int:
-    print(" ".join(line.split()), file=sys.stderr)
+def _fail(message: str) -> int:
+    print(" ".join(message.split()), file=sys.stderr)
     return EXIT_USER_ERROR
 
 
-def _interrupt(*_: Any) -> NoReturn:
+def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt

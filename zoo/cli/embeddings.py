@@ -232,4 +232,4 @@ def serve(
     """A local page: drop a photograph and see its neighbours, a map, all images; /embed for other programs."""
     from zoo.search.server.serve import serve as run_server
 
-    run_server(out, images=images, host=host, port=port, names=allow_host or (), model=model, device=device)
+    run_server(out, images=images, host=host, port=port, allowed_hosts=allow_host or (), model=model, device=device)

@@ -12,4 +12,4 @@ for group in (embeddings, models, evaluation):
 
 def main() -> None:
     """Entry point of ``zoo``."""
-    run(app, "zoo", go_on="run the same command again and it goes on")
+    run(app, "zoo", resume_hint="run the same command again to continue")

@@ -1,4 +1,4 @@
-"""``zoo search`` from open to print."""
+"""The body of ``zoo search``: open index and model, search, print."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zoo.search import html_report, messages
 from zoo.search.collection import Collection
 from zoo.search.index import open_index
 from zoo.search.query import open_model, search
-from zoo.search.thumbnails import Pictures
+from zoo.search.thumbnails import Thumbnails
 
 
 def run_search(
@@ -25,20 +25,21 @@ def run_search(
     max_pixels: int,
     device: str | None,
 ) -> int:
-    """Prints the neighbours, writes the page if asked for, and returns the exit code."""
+    """Print the nearest images of each query, write the HTML report if asked for, and return the exit code."""
     collection = Collection(out)
-    pictures = None if images is None else Pictures(collection, images)
+    thumbnails = None if images is None else Thumbnails(collection, images)
     index = open_index(collection)
     embedder = open_model(collection, model, device=device)
-    answers = search(collection, index.neighbours, embedder, queries, k=k, max_pixels=max_pixels)
-    failed = sum(answer.error is not None for answer in answers)
-    if html is not None and failed < len(answers):
-        html_report.write(html, collection, answers, pictures)
+    results = search(collection, index.searcher, embedder, queries, k=k, max_pixels=max_pixels)
+
+    failed = sum(result.error is not None for result in results)
+    if html is not None and failed < len(results):
+        html_report.write(html, collection, results, thumbnails)
     if json:
-        messages.print_json(answers, collection)
+        messages.print_json(results, collection)
     elif html is None:
-        messages.print_answers(answers)
+        messages.print_results(results)
     else:
-        messages.print_unreadable(answers)
+        messages.print_unreadable(results)
         print(html)
-    return EXIT_OK if not failed else EXIT_USER_ERROR if failed == len(answers) else EXIT_SOME_FAILED
+    return EXIT_OK if not failed else EXIT_USER_ERROR if failed == len(results) else EXIT_SOME_FAILED

@@ -12,12 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from zoo import __version__
 from zoo.errors import UserError
 from zoo.evaluate.context import Context
 from zoo.evaluate.protocols import PROTOCOLS, WITH_SCHEDULE
 from zoo.evaluate.result import Result
 from zoo.system.atomic_files import atomic_write_text, make_folder
+from zoo.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "scipy", "torchmetrics", "faster-coco-eval")
 

@@ -49,18 +49,19 @@ def rename(model: str | Path, to: str, out: Path) -> Renamed:
     """
     from safetensors.torch import save
 
-    from zoo.hub import weights
+    from zoo.hub.weights import locate
     from zoo.models.key_mapping import to_torchvision, torchvision_to_detectron2
+    from zoo.models.state_dict import check_state, read_tensors
 
     if to not in OWN_ENDING:
         raise UserError(f"--to {to}: one of {', '.join(OWN_ENDING)}")
     if out.suffix not in (SAFETENSORS, OWN_ENDING[to]):
         raise UserError(f"{out}: give --out a name that ends in {SAFETENSORS} or {OWN_ENDING[to]}")
-    file = weights.locate(model)
+    file = locate(model)
     if file.path is None:
         raise UserError(f"{file.name} has no weights to rename")
-    state, _ = weights.read(file.path)
-    weights.check_state(state, file.architecture, file.path.name)
+    state, _ = read_tensors(file.path)
+    check_state(state, file.architecture, file.path.name)
     plain = to_torchvision(state)
     assert plain is not None  # check_state has seen its keys
     named = {"timm": state, "torchvision": plain, "detectron2": torchvision_to_detectron2(plain)}[to]

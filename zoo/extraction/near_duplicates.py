@@ -20,7 +20,7 @@ from zoo.embeddings.plan import Plan
 from zoo.embeddings.shards import DamagedShard, Folder, table_name
 from zoo.errors import UserError
 from zoo.inference.outputs import EMBEDDING, NEAR_DUPLICATES
-from zoo.search.index import Matrix, unit
+from zoo.numerics.similarity import ExactSearch, l2_normalize
 
 NEAR = 0.99  # of the photographs in examples/photos no two unlike ones are nearer than .982 with the shipped network
 MOST_PAIRS = 10_000_000  # of many frames of one scene nearly all are pairs: the file must end somewhere
@@ -80,7 +80,7 @@ def _pairs(folder: Folder, plan: Plan, least: float) -> Iterator[Pairs]:
         held = [_units(folder, plan, first)]
         while first + len(held) < plan.shards and sum(units.nbytes for units in held) < _HELD_BYTES:
             held.append(_units(folder, plan, first + len(held)))
-        matrix, base = Matrix(np.concatenate(held)), plan.rows(first).start
+        matrix, base = ExactSearch(np.concatenate(held)), plan.rows(first).start
         for shard in range(first, plan.shards):
             units = held[shard - first] if shard - first < len(held) else _units(folder, plan, shard)
             for queries, rows, cosines in matrix.at_least(units, least):
@@ -98,7 +98,7 @@ def _units(folder: Folder, plan: Plan, shard: int) -> NDArray[np.float32]:
         raise UserError(f"{table_name(shard)} {error}: run the same command again") from error
     if rows is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder.root / table_name(shard)))
-    return unit(rows.vectors[EMBEDDING])
+    return l2_normalize(rows.vectors[EMBEDDING])
 
 
 def _shown(path: bytes) -> str:

@@ -22,7 +22,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from zoo.api import load
 from zoo.embeddings.plan import Plan, differences
 from zoo.embeddings.shards import Folder
 from zoo.errors import UserError
@@ -30,6 +29,7 @@ from zoo.extraction.executor import Work, make_shards
 from zoo.extraction.incremental import Overtaken, Previous
 from zoo.hub.weights import is_path
 from zoo.inference.outputs import Outputs
+from zoo.loading import load
 from zoo.sources import Source, open_source
 from zoo.system.hardware import CORES
 from zoo.transforms.decode import DECODER

@@ -12,10 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import UserError, reason_of
+from zoo.errors import UserError
 from zoo.models import checkpoint_dir, registry
 from zoo.models.licences import announce
 from zoo.models.registry import ARCHITECTURES, Architecture
+from zoo.models.state_dict import (
+    check_state,
+    half_of,
+    read_metadata,
+    read_tensors,
+    require_equal,
+    require_finite,
+    without_counters,
+)
 from zoo.system.atomic_files import atomic_write_bytes, sha256_file
 from zoo.transforms.preprocess import Preprocessing
 
@@ -148,7 +157,7 @@ def load_encoder(file: WeightFile) -> nn.Module:
             torch.manual_seed(0)
             return build_encoder(file.architecture).eval()
     announce(file.name, file.licence, file.source)
-    state, _ = read(file.path)
+    state, _ = read_tensors(file.path)
     check_state(state, file.architecture, file.path.name)
     with torch.device("meta"):  # initialising what is about to be overwritten takes seconds on the large ones
         encoder = build_encoder(file.architecture).eval()
@@ -173,98 +182,15 @@ def load_heads(file: WeightFile) -> Heads | None:
     layouts = checkpoint_dir.read(file.folder).heads
     if unknown := sorted(set(layouts) - set(PARTS)):
         raise UserError(f"{file.folder}: heads {unknown} are not known to this version")
-    state, _ = read(file.heads)
-    _require_finite(state, file.heads.name)
+    state, _ = read_tensors(file.heads)
+    require_finite(state, file.heads.name)
     modules = {part: build_head(layout) for part, layout in layouts.items()}
     expected = {f"{part}.{k}": v.shape for part, m in modules.items() for k, v in m.state_dict().items()}
-    _require_equal({k: v.shape for k, v in state.items()}, _without_counters(expected), file.heads.name)
+    require_equal({k: v.shape for k, v in state.items()}, without_counters(expected), file.heads.name)
     for part, module in modules.items():
         own = {k.removeprefix(f"{part}."): v.float() for k, v in state.items() if k.startswith(f"{part}.")}
         module.load_state_dict(own, strict=False)
     return Heads(**modules)
-
-
-def check_state(state: Mapping[str, Tensor], architecture: Architecture, what: str) -> None:
-    """Refuses tensors that are not exactly an encoder's; the network is not allocated for that.
-
-    Raises:
-        UserError: missing or extra keys, other shapes, values that are not finite, or an architecture that states
-            another length of embedding than it has.
-    """
-    import torch
-
-    from zoo.models.resnet import build_encoder
-
-    with torch.device("meta"):
-        encoder = build_encoder(architecture)
-    if encoder.num_features != architecture.num_features:
-        raise UserError(f"{what} states {architecture.num_features} features, its network has {encoder.num_features}")
-    expected = _without_counters({k: v.shape for k, v in encoder.state_dict().items()})
-    _require_equal(_without_counters({k: v.shape for k, v in state.items()}), expected, what)
-    _require_finite(state, what)
-
-
-def _without_counters(shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """BN's ``num_batches_tracked`` aside: inference does not read it, and the official files lack it."""
-    return {k: v for k, v in shapes.items() if not k.endswith("num_batches_tracked")}
-
-
-def _require_equal(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
-    if found != expected:
-        wrong = sorted(set(found.items()) ^ set(expected.items()))
-        keys = list(dict.fromkeys(k for k, _ in wrong))
-        raise UserError(f"{what} does not fit its architecture: {len(keys)} keys differ, first {keys[0]}")
-
-
-def _require_finite(state: Mapping[str, Tensor], what: str) -> None:
-    if bad := [k for k, v in state.items() if not bool(v.isfinite().all())]:
-        raise UserError(f"{what} holds values that are not finite, first in {bad[0]}")
-
-
-def half_of(state: Mapping[str, Tensor], *, half: bool) -> dict[str, Tensor]:
-    """Contiguous float32; with ``half`` in float16 all but BN, whose running variances would lose small values."""
-    import torch
-
-    def converted(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return tensor.to(torch.float16 if half and tensor.ndim > 1 else torch.float32).contiguous()
-
-    return {k: converted(v) for k, v in state.items()}
-
-
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises:
-        UserError: missing, truncated, or no safetensors.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except FileNotFoundError:
-        raise UserError(f"no weights at {path}") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path.name} is no safetensors file: {reason_of(error)}") from None
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Of a safetensors file; imports no torch.
-
-    Raises:
-        UserError: missing, truncated, or no safetensors.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            return file.metadata() or {}
-    except FileNotFoundError:
-        raise UserError(f"no weights at {path}") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path.name} is no safetensors file: {reason_of(error)}") from None
 
 
 def save_encoder(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any], *, half: bool = False) -> str:

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zoo import __version__
 from zoo.errors import UserError
 from zoo.inference.outputs import EMBEDDING, HEADS, TILES, Outputs
 from zoo.inference.torch_backend import TorchEngine, torch_device
 from zoo.transforms import decode as decoder
 from zoo.transforms.preprocess import Preprocessing
+from zoo.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -231,8 +231,8 @@ def _fill(
     import torch
     from safetensors.torch import save
 
-    from zoo.hub.weights import check_state, half_of
     from zoo.models.head_spec import read_layout
+    from zoo.models.state_dict import check_state, half_of
 
     check_state(encoder, description.architecture, description.full_name)
     # BN's counters, which inference does not read: without them transformers reports missing weights

@@ -1,1 +1,1 @@
-"""Looking into an extraction: collection -> index -> query -> page or server."""
+"""Search in a finished extraction; writes the index, the map's cache and an HTML report. Only ``server`` uses HTTP."""

@@ -1,7 +1,7 @@
-"""A finished extraction as a collection of rows: what each image is called, and its vector.
+"""A finished extraction opened for reading: the path and the embedding of every image.
 
-Row numbers are the extraction's: image i of the plan is row i. Nothing is held but what a few shards say of their
-images, so a collection of a million is opened as fast as one of ten.
+Row numbers are those of the extraction: row i is image i of the plan. Metadata is read shard by shard, and only a few
+shards are cached, so a collection of a million images opens as fast as one of ten.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +26,9 @@ from zoo.inference.outputs import EMBEDDING
 from zoo.system.parquet import read_table
 
 MANIFEST = "manifest.json"
-_PLAN = b"zoo.plan"
-_TOLD = ["path", "path_bytes", "sha256", "status", "error"]
-_SHARDS_KEPT = 16  # of what is told of their images, about 150 bytes for each
+_PLAN = b"zoo.plan"  # metadata key of a shard's table
+_METADATA_COLUMNS = ["path", "path_bytes", "sha256", "status", "error"]
+_CACHED_SHARDS = 16  # metadata tables in memory, about 150 bytes per image
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,11 @@ class Item:
     """One image of a collection.
 
     Attributes:
-        row: its number.
-        path: relative to the folder of images, raw bytes.
-        sha256: of the file; ``None`` where it could not be read.
-        status, error: ``ok``, or why there is no vector.
+        row: row number in the collection.
+        path: raw bytes, relative to the folder of images.
+        sha256: hash of the image file; ``None`` if it could not be read.
+        status: ``ok``, or the reason why there is no embedding.
+        error: the message that belongs to ``status``.
     """
 
     row: int
@@ -51,20 +51,33 @@ class Item:
 
     @property
     def name(self) -> str:
-        """The path to show: bytes that are not UTF-8 are escaped."""
+        """The path as text; bytes that are not UTF-8 are escaped."""
         return self.path.decode(errors="backslashreplace")
 
 
+@dataclass(frozen=True)
+class _Shard:
+    """A shard in the manifest; ``vectors`` names the file beside the table that holds the embeddings, if any."""
+
+    file: str
+    rows: int
+    sha256: str
+    vectors: Mapping[str, str] | None
+
+
 class Collection:
-    """The folder OUT of ``zoo extract``, complete.
+    """The output folder of a complete ``zoo extract``.
 
     Attributes:
         root: the folder.
-        manifest: what ``zoo.embeddings.manifest`` wrote.
-        sha256: of the manifest's bytes, and so of all it names: it changes with everything that matters.
+        state: the folder ``.zoo`` in it.
+        manifest: parsed ``manifest.json``, see ``zoo.embeddings.manifest``.
+        plan: key of the plan that made all shards.
+        dim: length of an embedding.
+        sha256: hash of ``manifest.json``, which lists all other hashes: it changes with any change of the result.
 
     Raises:
-        UserError: not a finished extraction.
+        UserError: the folder holds no finished extraction, or its manifest is damaged.
     """
 
     def __init__(self, root: Path) -> None:
@@ -72,83 +85,91 @@ class Collection:
         self.state = root / STATE
         try:
             data = (root / MANIFEST).read_bytes()
-            self.manifest: dict[str, Any] = json.loads(data)
+            manifest = json.loads(data)
             self._shards = [
-                (_plain(s["file"]), int(s["rows"]), s["sha256"], s.get("vectors")) for s in self.manifest["shards"]
+                _Shard(_file_name(s["file"]), int(s["rows"]), s["sha256"], s.get("vectors")) for s in manifest["shards"]
             ]
-            self.plan, self.dim = str(self.manifest["plan"]), int(self.manifest["dim"])
+            self.plan, self.dim = str(manifest["plan"]), int(manifest["dim"])
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{root} is no finished extraction: run `zoo extract --out {root}` to its end") from None
         except OSError as error:
             raise UserError(f"{root / MANIFEST} cannot be read ({error.strerror}): allow reading it") from error
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(f"{root / MANIFEST} is damaged: run the same `zoo extract` again") from None
+        self.manifest: Mapping[str, object] = manifest
         self.sha256 = hashlib.sha256(data).hexdigest()
-        self._ends = list(accumulate(rows for _, rows, _, _ in self._shards))
-        self._told = lru_cache(_SHARDS_KEPT)(self._read_told)
+        self._ends = list(accumulate(shard.rows for shard in self._shards))  # row after the last one of each shard
+        self._metadata = lru_cache(_CACHED_SHARDS)(self._read_metadata)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     @property
     def model(self) -> str:
-        """The name of the model that made it."""
+        """Name of the model that made the embeddings."""
         return str(self.manifest["model"])
 
     def item(self, row: int) -> Item:
-        """One image. IndexError for a row that is not there. UserError: its shard is missing or damaged."""
-        return self.items(row, 1)[0] if 0 <= row < len(self) else _no_row(row)
-
-    def items(self, start: int, count: int) -> list[Item]:
-        """The images from row ``start``, at most ``count``; fewer at the end."""
-        found: list[Item] = []
-        stop = min(start + count, len(self))
-        while start < stop:
-            shard = bisect_right(self._ends, start)
-            first = self._ends[shard] - self._shards[shard][1]
-            told = self._told(shard).slice(start - first, stop - start).to_pylist()
-            found += [
-                Item(row, t["path_bytes"] or t["path"].encode(), t["sha256"], t["status"], t["error"])
-                for row, t in enumerate(told, start)
-            ]
-            start = self._ends[shard]
-        return found
-
-    def vectors(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Shard after shard: its first row, and its vectors as float32 [rows, D], NaN where an image failed.
+        """Return one image.
 
         Raises:
-            UserError: a shard that is missing or does not have the hash of the manifest.
+            IndexError: there is no such row.
+            UserError: its shard is missing or damaged.
         """
-        for shard, end in enumerate(self._ends):
-            rows = self._shards[shard][1]
-            yield end - rows, self._read_vectors(shard)
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        return self.items(row, 1)[0]
 
-    def _read_vectors(self, shard: int) -> NDArray[np.float32]:
-        name, rows, sha256, vectors = self._shards[shard]
-        data = self._bytes(name, sha256)
-        found: NDArray[Any] | None = None
+    def items(self, start: int, count: int) -> list[Item]:
+        """Return at most ``count`` images from row ``start`` on; fewer at the end. UserError as in ``item``."""
+        items: list[Item] = []
+        stop = min(start + count, len(self))
+        while start < stop:
+            # the part of start..stop that lies in one shard
+            shard = bisect_right(self._ends, start)
+            first = self._ends[shard] - self._shards[shard].rows
+            rows = self._metadata(shard).slice(start - first, stop - start).to_pylist()
+            items += [
+                Item(row, v["path_bytes"] or v["path"].encode(), v["sha256"], v["status"], v["error"])
+                for row, v in enumerate(rows, start)
+            ]
+            start = self._ends[shard]
+        return items
+
+    def vectors(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Read the embeddings shard by shard.
+
+        Yields:
+            The shard's first row and its embeddings float32 [rows, D], NaN where an image has none.
+
+        Raises:
+            UserError: a shard is missing or does not have the manifest's hash.
+        """
+        for shard, end in zip(self._shards, self._ends, strict=True):
+            yield end - shard.rows, self._read_vectors(shard)
+
+    def _read_vectors(self, shard: _Shard) -> NDArray[np.float32]:
+        data = self._read_verified(shard.file, shard.sha256)
+        stored: NDArray[np.float32 | np.float16] | None = None
         try:
-            table = read_table(data, ["status"] if vectors else ["status", EMBEDDING])
+            table = read_table(data, ["status"] if shard.vectors else ["status", EMBEDDING])
             failed = np.asarray(table["status"].to_numpy()) != OK
-            if vectors:
-                file = _plain(vectors["file"])
-                found = decode(file, self._bytes(file, vectors["sha256"]), [EMBEDDING])[EMBEDDING]
+            if shard.vectors:
+                file = _file_name(shard.vectors["file"])
+                stored = decode(file, self._read_verified(file, shard.vectors["sha256"]), [EMBEDDING])[EMBEDDING]
             elif EMBEDDING in table.column_names:
-                found = array(table[EMBEDDING], (self.dim,))
+                stored = array(table[EMBEDDING], (self.dim,))
         except UserError:
             raise
-        except Exception as error:  # what Arrow raises for odd bytes is not a closed set
-            raise self._damaged(name) from error
-        if found is None:
-            raise self._damaged(name)
-        if found.shape != (rows, self.dim) or len(failed) != rows:
-            raise self._damaged(name)
-        single: NDArray[np.float32] = np.array(found, np.float32)
-        single[failed] = np.nan
-        return single
+        except Exception as error:  # Arrow's exceptions for damaged bytes are no closed set
+            raise self._damaged(shard.file) from error
+        if stored is None or stored.shape != (shard.rows, self.dim) or len(failed) != shard.rows:
+            raise self._damaged(shard.file)
+        vectors: NDArray[np.float32] = np.array(stored, np.float32)
+        vectors[failed] = np.nan
+        return vectors
 
-    def _bytes(self, name: str, sha256: str) -> bytes:
+    def _read_verified(self, name: str, sha256: str) -> bytes:
         try:
             data = (self.root / name).read_bytes()
         except OSError:
@@ -157,16 +178,17 @@ class Collection:
             raise self._damaged(name)
         return data
 
-    def _read_told(self, shard: int) -> pa.Table:
-        name, rows, _, _ = self._shards[shard]
+    def _read_metadata(self, shard: int) -> pa.Table:
+        """Read a shard's metadata columns; their plan and length are checked, their hash is not: that would be slow."""
+        name, rows = self._shards[shard].file, self._shards[shard].rows
         try:
-            told = read_table(self.root / name, _TOLD)
-            plan = (told.schema.metadata or {}).get(_PLAN, b"").decode()
+            table = read_table(self.root / name, _METADATA_COLUMNS)
+            plan = (table.schema.metadata or {}).get(_PLAN, b"").decode()
         except Exception as error:  # as above
             raise self._damaged(name) from error
-        if plan != self.plan or len(told) != rows:
+        if plan != self.plan or len(table) != rows:
             raise self._damaged(name)
-        return told
+        return table
 
     def _damaged(self, name: str) -> UserError:
         return UserError(
@@ -174,12 +196,8 @@ class Collection:
         )
 
 
-def _plain(name: str) -> str:
-    """A file's name. ValueError for one that would lead out of its folder."""
+def _file_name(name: str) -> str:
+    """Return ``name`` if it is a plain file name; ValueError for a path that could lead out of the folder."""
     if name != Path(name).name or name in ("", ".."):
         raise ValueError(name)
     return name
-
-
-def _no_row(row: int) -> Item:
-    raise IndexError(row)

@@ -1,4 +1,4 @@
-"""Search results as one HTML file: thumbnails inside, no script, nothing fetched from anywhere."""
+"""Search results as one HTML file: thumbnails are embedded, there is no script, and nothing is fetched."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 
 from zoo.search.collection import Collection
-from zoo.search.query import Answer, Neighbour
-from zoo.search.thumbnails import SMALL, Pictures, data_uri, shrunk
+from zoo.search.query import Match, QueryResult
+from zoo.search.thumbnails import SMALL, Thumbnails, data_uri, thumbnail
 from zoo.system.atomic_files import atomic_write_text
 from zoo.transforms.decode import UnreadableImage, read_bytes
 
@@ -32,8 +32,13 @@ figcaption b { flex: none; font-variant-numeric: tabular-nums }
 """
 
 
-def write(path: Path, collection: Collection, answers: Sequence[Answer], pictures: Pictures | None) -> None:
-    """Writes the page; without ``pictures`` the neighbours are names and cosines. UserError: it cannot be written."""
+def write(path: Path, collection: Collection, results: Sequence[QueryResult], thumbnails: Thumbnails | None) -> None:
+    """Write the page; without ``thumbnails`` the neighbours are names and cosines only.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    # the page allows no other style than its own and no picture but those inside it
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     about = f"{len(collection)} images, {collection.model}; cosine similarity, nearest first"
     head = (
@@ -44,41 +49,39 @@ def write(path: Path, collection: Collection, answers: Sequence[Answer], picture
         f'<title>Nearest images</title><link rel="icon" href="data:,"><style>{_STYLE}</style></head><body>'
         f'<h1>Nearest images</h1><p class="about">{escape(about)}</p>'
     )
-    sections = "".join(_section(answer, pictures) for answer in answers)
-    # names that are not UTF-8 came escaped; what the terminal gave as a lone surrogate must not stop the page
+    sections = "".join(_section(result, thumbnails) for result in results)
+    # names are escaped already; this is for lone surrogates that the terminal's arguments may still hold
     text = (head + sections + "</body></html>\n").encode(errors="backslashreplace").decode()
     atomic_write_text(path, text)
 
 
-def _section(answer: Answer, pictures: Pictures | None) -> str:
-    name = escape(answer.query)
-    if answer.error is not None:
-        return f"<section><h2>{name}</h2><p>{escape(answer.error)}</p></section>"
-    tiles = "".join(f"<li>{_tile(neighbour, pictures)}</li>" for neighbour in answer.neighbours)
-    return f"<section><div><h2>{name}</h2>{_query_picture(answer)}</div><ol>{tiles}</ol></section>"
+def _section(result: QueryResult, thumbnails: Thumbnails | None) -> str:
+    name = escape(result.query)
+    if result.error is not None:
+        return f"<section><h2>{name}</h2><p>{escape(result.error)}</p></section>"
+    tiles = "".join(f"<li>{_tile(match, thumbnails)}</li>" for match in result.neighbours)
+    return f"<section><div><h2>{name}</h2>{_query_image(result)}</div><ol>{tiles}</ol></section>"
 
 
-def _query_picture(answer: Answer) -> str:
+def _query_image(result: QueryResult) -> str:
     try:
-        return _image(shrunk(read_bytes(answer.source or answer.query), SMALL), answer.query)
+        return _img(thumbnail(read_bytes(result.file), SMALL), result.query)
     except UnreadableImage as error:
         return f'<div class="none">{escape(str(error))}</div>'
 
 
-def _tile(neighbour: Neighbour, pictures: Pictures | None) -> str:
-    name = neighbour.item.name
-    shown = '<div class="none">no picture</div>'
-    if pictures is not None:
+def _tile(match: Match, thumbnails: Thumbnails | None) -> str:
+    name = match.item.name
+    image = '<div class="none">no picture</div>'
+    if thumbnails is not None:
         try:
-            shown = _image(pictures.small(neighbour.item.row), name)
+            image = _img(thumbnails.small(match.item.row), name)
         except UnreadableImage as error:
-            shown = f'<div class="none">{escape(str(error))}</div>'
+            image = f'<div class="none">{escape(str(error))}</div>'
     label = escape(name)
-    return (
-        f'<figure>{shown}<figcaption><span title="{label}">{label}</span><b>{neighbour.cosine:.3f}</b></figcaption>'
-        "</figure>"
-    )
+    caption = f'<span title="{label}">{label}</span><b>{match.cosine:.3f}</b>'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def _image(jpeg: bytes, name: str) -> str:
+def _img(jpeg: bytes, name: str) -> str:
     return f'<img src="{data_uri(jpeg)}" alt="{escape(name)}">'

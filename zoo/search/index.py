@@ -1,109 +1,69 @@
-"""An index over a collection: exact for small ones, an HNSW graph (usearch) for large ones.
+"""The index of a collection: exact search for small ones, an HNSW graph (usearch) for large ones.
 
-``OUT/index/index.json`` says which file beside it is the index and of which extraction; it is written last, and
-atomically, so that an index is there whole or not. The exact index is a matrix of unit vectors, float32 [rows, D],
-NaN where an image has none; the graph is built over the same matrix, mapped from the disk: memory grows by the
-graph alone.
+``OUT/index/index.json`` names the index file beside it and the extraction it belongs to. It is written last and
+atomically, so an index is there whole or not at all. The exact index is a .npy matrix of unit vectors, float32
+[rows, D], NaN where an image has no embedding. The graph is built over the same matrix, which stays on the disk
+(memory-mapped): memory grows by the graph alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from types import ModuleType
+from typing import Any, BinaryIO, Protocol, TypedDict
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from zoo.errors import UserError
+from zoo.numerics.similarity import ExactSearch, TopK, l2_normalize
 from zoo.search.collection import Collection
 from zoo.system import atomic_files
 
 FOLDER = "index"
-EXACT_BELOW = 10_000  # rows: the matrix of a ResNet-50 is then 80 MB, and a query a few milliseconds
+EXACT_BELOW = 10_000  # rows: a ResNet-50's matrix is then 80 MB, and a query takes a few milliseconds
 RECALL_AT = 10
 RECALL_SAMPLE = 200
 _FORMAT = "siamese-zoo index 1"
-_BLOCK_BYTES = 32 * 1024 * 1024
-_ADDED_AT_ONCE = 8192
-_EXPANSION = 256  # candidates of a search in the graph; usearch's own default is 64
-
-Found = tuple[NDArray[np.int64], NDArray[np.float32]]
+_MODEL_KEYS = ("model", "weights_sha256", "preprocessing")  # of the manifest; another model needs another index
+_ROWS_PER_ADD = 8192
+_EXPANSION = 256  # candidates per query in the graph; usearch's default is 64
 
 
-class Neighbours(Protocol):
-    """Finds the nearest rows."""
+class Searcher(Protocol):
+    """Nearest-neighbour search over the rows of a collection."""
 
-    def search(self, queries: NDArray[np.float32], k: int) -> list[Found]:
-        """Unit vectors float32 [Q, D] -> for each its nearest rows and their cosines, at most ``k``, nearest first."""
+    def search(self, queries: NDArray[np.float32], k: int) -> list[TopK]:
+        """Find the nearest rows of unit vectors float32 [Q, D]: for each at most ``k``, nearest first."""
 
     def vector(self, row: int) -> NDArray[np.float32] | None:
-        """The unit vector [D] of a row; ``None`` where it has none."""
+        """Return the unit vector [D] of a row; ``None`` if it has no embedding."""
 
 
-class Matrix:
-    """Exact search over unit vectors float32 [rows, D], NaN where there is none."""
-
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        self._vectors = vectors
-
-    def search(self, queries: NDArray[np.float32], k: int) -> list[Found]:
-        rows = np.empty((len(queries), 0), np.int64)
-        scores = np.empty((len(queries), 0), np.float32)
-        # a block of vectors, or of its scores, which are sorted together with their rows
-        height = max(1, _BLOCK_BYTES // max(4 * self._vectors.shape[1], 32 * len(queries)))
-        for start in range(0, len(self._vectors), height):
-            block = queries @ self._vectors[start : start + height].T
-            block[np.isnan(block)] = -np.inf
-            scores = np.concatenate([scores, block], axis=1)
-            here = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
-            rows = np.concatenate([rows, here], axis=1)
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # of equal ones the first row
-            rows, scores = np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
-        return [(r[s > -np.inf], s[s > -np.inf]) for r, s in zip(rows, scores, strict=True)]
-
-    def at_least(
-        self, queries: NDArray[np.float32], least: float
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
-        """Every pair of a query and a row with a cosine of at least ``least``, block by block of rows.
-
-        Yields:
-            Numbers of queries, rows and cosines, as many of each.
-        """
-        height = max(1, _BLOCK_BYTES // (4 * max(1, len(queries))))
-        for start in range(0, len(self._vectors), height):
-            block = queries @ self._vectors[start : start + height].T
-            found, rows = np.nonzero(block >= least)  # NaN is not
-            yield found, rows + start, block[found, rows]
-
-    def vector(self, row: int) -> NDArray[np.float32] | None:
-        found = np.array(self._vectors[row])
-        return None if np.isnan(found).any() else found
-
-
-class Graph:
-    """Approximate search in a usearch index; its keys are row numbers."""
+class HNSWSearch:
+    """Approximate search in a ``usearch.index.Index`` whose keys are row numbers."""
 
     def __init__(self, index: Any) -> None:
         self._index = index
 
-    def search(self, queries: NDArray[np.float32], k: int) -> list[Found]:
+    def search(self, queries: NDArray[np.float32], k: int) -> list[TopK]:
         k = min(k, len(self._index))
         if k == 0:
             return [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
         self._index.expansion_search = max(_EXPANSION, 2 * k)
-        found = self._found(queries, k)
-        if min(len(rows) for rows, _ in found) < k:  # a graph may hold rows to which no path leads
-            found = self._found(queries, k, exact=True)
-        return found
+        results = self._top_k(queries, k)
+        if min(len(rows) for rows, _ in results) < k:  # some rows of a graph may be unreachable
+            results = self._top_k(queries, k, exact=True)
+        return results
 
-    def _found(self, queries: NDArray[np.float32], k: int, *, exact: bool = False) -> list[Found]:
-        found = self._index.search(queries, k, threads=1, exact=exact)
-        keys, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances)
-        counts = found.counts if hasattr(found, "counts") else [keys.shape[1]]  # one query gives a plain match
+    def _top_k(self, queries: NDArray[np.float32], k: int, *, exact: bool = False) -> list[TopK]:
+        matches = self._index.search(queries, k, threads=1, exact=exact)
+        keys, distances = np.atleast_2d(matches.keys), np.atleast_2d(matches.distances)
+        # a single query gives usearch's ``Matches``, which has no counts
+        counts = matches.counts if hasattr(matches, "counts") else [keys.shape[1]]
         return [
             (key[:n].astype(np.int64), (1 - distance[:n]).astype(np.float32))
             for key, distance, n in zip(keys, distances, counts, strict=True)
@@ -113,46 +73,68 @@ class Graph:
         return None if row not in self._index else np.array(self._index.get(row), np.float32).reshape(-1)
 
 
+class Recall(TypedDict):
+    """Share (``value``) of the exact ``at`` nearest rows that the index finds, over ``sample`` rows as queries."""
+
+    at: int
+    sample: int
+    value: float
+
+
+class IndexInfo(TypedDict):
+    """Content of ``index.json``; ``kind`` is ``exact`` or ``usearch``, ``left_out`` counts rows without embedding."""
+
+    format: str
+    kind: str
+    file: str
+    sha256: str
+    dim: int
+    indexed: int
+    left_out: int
+    recall: Recall
+    manifest_sha256: str
+    plan: object
+    model: object
+    weights_sha256: object
+    preprocessing: object
+
+
 @dataclass(frozen=True)
 class Index:
-    """An opened index.
+    """An opened index: what searches it, and its ``index.json``."""
 
-    Attributes:
-        neighbours: what searches.
-        told: what ``index.json`` says.
-    """
-
-    neighbours: Neighbours
-    told: dict[str, Any]
+    searcher: Searcher
+    info: IndexInfo
 
 
-def build(collection: Collection, *, exact: bool | None = None) -> dict[str, Any]:
-    """Writes the index of a collection into ``OUT/index``; one that is there already is replaced.
+def build(collection: Collection, *, exact: bool | None = None) -> IndexInfo:
+    """Write the index of a collection into ``OUT/index``; an index that is there already is replaced.
 
     Args:
-        exact: ``None`` is exact below ``EXACT_BELOW`` images and a graph from there on.
+        exact: exact search or a graph; ``None`` is exact below ``EXACT_BELOW`` images.
 
     Returns:
-        What ``index.json`` says: kind, how many rows are in it, how many were left out, and the recall: the share of
-        the exact ``RECALL_AT`` nearest that are found, over ``RECALL_SAMPLE`` rows of the collection.
+        The content of ``index.json``.
 
     Raises:
-        UserError: usearch is needed and not installed, a shard is damaged, no row has a vector, or a full disk.
+        UserError: usearch is needed and not installed, a shard is damaged, no row has an embedding, or the disk is
+            full.
     """
     exact = len(collection) < EXACT_BELOW if exact is None else exact
     if not exact:
-        _usearch()
+        _import_usearch()
     folder = collection.root / FOLDER
     atomic_files.make_folder(folder)
     stem = collection.sha256[:16]
     matrix, graph = folder / f"exact-{stem}.npy", folder / f"graph-{stem}.usearch"
     try:
+        # the index file, then index.json, which makes it valid
         indexed = _write_matrix(collection, matrix)
         if exact:
             written, recall = matrix, 1.0
         else:
             written, recall = graph, _write_graph(matrix, graph)
-        told = {
+        info: IndexInfo = {
             "format": _FORMAT,
             "kind": "exact" if exact else "usearch",
             "file": written.name,
@@ -162,38 +144,43 @@ def build(collection: Collection, *, exact: bool | None = None) -> dict[str, Any
             "left_out": len(collection) - indexed,
             "recall": {"at": RECALL_AT, "sample": min(RECALL_SAMPLE, indexed), "value": round(recall, 4)},
             "manifest_sha256": collection.sha256,
-            **{key: collection.manifest.get(key) for key in ("plan", "model", "weights_sha256", "preprocessing")},
+            "plan": collection.manifest.get("plan"),
+            "model": collection.manifest.get("model"),
+            "weights_sha256": collection.manifest.get("weights_sha256"),
+            "preprocessing": collection.manifest.get("preprocessing"),
         }
-        atomic_files.atomic_write_text(folder / "index.json", json.dumps(told, indent=2) + "\n")
+        atomic_files.atomic_write_text(folder / "index.json", json.dumps(info, indent=2) + "\n")
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is gone: another `zoo index` runs here; wait for it, then repeat") from error
+    # files of an earlier extraction or of a killed run
     for path in folder.iterdir():
         if path.name not in ("index.json", written.name) and path.name.startswith(("exact-", "graph-")):
-            atomic_files.remove(path)  # of an earlier extraction, or what a killed run left
-    return told
+            atomic_files.remove(path)
+    return info
 
 
 def open_index(collection: Collection) -> Index:
-    """The index of a collection, every byte of it checked.
+    """Open the index of a collection; its whole file is checked against its sha256.
 
     Raises:
-        UserError: there is none, it is of another extraction, or damaged; all of them say to run ``zoo index``.
+        UserError: there is no index, it belongs to another extraction or model, or it is damaged; the message says
+            to run ``zoo index``.
     """
     again = f"run `zoo index {collection.root}`"
     folder = collection.root / FOLDER
     try:
-        told = json.loads((folder / "index.json").read_bytes())
-        if told["format"] != _FORMAT:
+        info: IndexInfo = json.loads((folder / "index.json").read_bytes())
+        if info["format"] != _FORMAT:
             raise UserError(f"{folder} was written by another version: {again}")
-        stale = told["manifest_sha256"] != collection.sha256
-        path, sha256, kind = folder / Path(told["file"]).name, told["sha256"], told["kind"]
-        was = (told["model"], told["weights_sha256"], told["preprocessing"])
+        stale = info["manifest_sha256"] != collection.sha256
+        path, sha256, kind = folder / Path(info["file"]).name, info["sha256"], info["kind"]
+        model = (info["model"], info["weights_sha256"], info["preprocessing"])
     except FileNotFoundError:
         raise UserError(f"{collection.root} has no index: {again}") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder} is damaged: {again}") from None
-    if was != tuple(collection.manifest.get(key) for key in ("model", "weights_sha256", "preprocessing")):
-        raise UserError(f"the index in {folder} was made by another model ({was[0]}): {again}")
+    if model != tuple(collection.manifest.get(key) for key in _MODEL_KEYS):
+        raise UserError(f"the index in {folder} was made by another model ({model[0]}): {again}")
     if stale:
         raise UserError(f"{collection.root} has changed since it was indexed: {again}")
     try:
@@ -203,22 +190,12 @@ def open_index(collection: Collection) -> Index:
     if not intact:
         raise UserError(f"{path} is missing or damaged: {again}")
     if kind == "exact":
-        return Index(Matrix(np.load(path, mmap_mode="r", allow_pickle=False)), told)
-    return Index(Graph(_usearch().Index.restore(str(path), view=True)), told)
-
-
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[N, D] -> [N, D] of length 1; NaN where a vector is not finite or has no direction."""
-    wide = vectors.astype(np.float64)  # squares of large float32 overflow
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scaled = wide / np.linalg.norm(wide, axis=1, keepdims=True)
-    scaled[~np.isfinite(scaled).all(axis=1)] = np.nan
-    narrow: NDArray[np.float32] = scaled.astype(np.float32)
-    return narrow
+        return Index(ExactSearch(np.load(path, mmap_mode="r", allow_pickle=False)), info)
+    return Index(HNSWSearch(_import_usearch().Index.restore(str(path), view=True)), info)
 
 
 def _write_matrix(collection: Collection, path: Path) -> int:
-    """Unit vectors of all rows to a .npy file; returns how many have one."""
+    """Write the unit vectors of all rows to a .npy file; return how many rows have one."""
     indexed = 0
 
     def write(file: BinaryIO) -> None:
@@ -226,7 +203,7 @@ def _write_matrix(collection: Collection, path: Path) -> int:
         shape = (len(collection), collection.dim)
         npy.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for _, vectors in collection.vectors():
-            scaled = unit(vectors)
+            scaled = l2_normalize(vectors)
             indexed += int((~np.isnan(scaled[:, 0])).sum())
             file.write(scaled.astype("<f4").tobytes())
         if not indexed:
@@ -237,52 +214,54 @@ def _write_matrix(collection: Collection, path: Path) -> int:
 
 
 def _write_graph(matrix: Path, path: Path) -> float:
-    """The graph over a file of unit vectors, which it does not copy; returns its recall."""
+    """Write the graph over a .npy file of unit vectors, which it does not copy; return its recall."""
     vectors = np.load(matrix, mmap_mode="r", allow_pickle=False)
-    index = _usearch().Index(ndim=vectors.shape[1], metric="cos", dtype="f32")
-    for start in range(0, len(vectors), _ADDED_AT_ONCE):
-        block = vectors[start : start + _ADDED_AT_ONCE]
-        for rows in _runs(~np.isnan(block[:, 0])):
+    index = _import_usearch().Index(ndim=vectors.shape[1], metric="cos", dtype="f32")
+    for start in range(0, len(vectors), _ROWS_PER_ADD):
+        block = vectors[start : start + _ROWS_PER_ADD]
+        for rows in _true_runs(~np.isnan(block[:, 0])):
             index.add(np.arange(start + rows.start, start + rows.stop, dtype=np.uint64), block[rows], copy=False)
 
     def write(file: BinaryIO) -> None:
         try:
             index.save(file.name)
-        except Exception as error:  # usearch's own, which does not say why
+        except Exception as error:  # usearch's own, which gives no reason
             raise UserError(f"cannot write {path} ({error}): is the disk full? free space and repeat") from error
 
-    recall = _recall(Graph(index), Matrix(vectors))
+    recall = _recall(HNSWSearch(index), vectors)
     atomic_files.atomic_write(path, write)
     return recall
 
 
-def _runs(has_vector: NDArray[np.bool_]) -> list[slice]:
-    """Stretches of True: a slice of a mapped file is not a copy, a selection would be."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], has_vector, [False]]).astype(np.int8)))
+def _true_runs(mask: NDArray[np.bool_]) -> list[slice]:
+    """Return the runs of True as slices: a slice of a memory-mapped array is no copy, a boolean index would be."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return [slice(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
-def _recall(graph: Neighbours, exact: Matrix) -> float:
-    """Over rows of the collection as queries; each finds itself, so that is not counted."""
-    drawn = np.random.Generator(np.random.Philox(key=0)).permutation(len(exact._vectors))
-    rows = [row for row in drawn[: 4 * RECALL_SAMPLE].tolist() if exact.vector(row) is not None][:RECALL_SAMPLE]
+def _recall(graph: Searcher, vectors: NDArray[np.float32]) -> float:
+    """Recall@``RECALL_AT`` with rows of the collection as queries; that each one finds itself is not counted."""
+    exact = ExactSearch(vectors)
+    shuffled = np.random.Generator(np.random.Philox(key=0)).permutation(len(vectors))
+    rows = [row for row in shuffled[: 4 * RECALL_SAMPLE].tolist() if exact.vector(row) is not None][:RECALL_SAMPLE]
     if not rows:
         return float("nan")
-    queries = np.stack([exact._vectors[row] for row in rows])
+    queries = np.stack([vectors[row] for row in rows])
     hits = wanted = 0
     truth, found = exact.search(queries, RECALL_AT + 1), graph.search(queries, RECALL_AT + 1)
-    for row, (right, _), (got, _) in zip(rows, truth, found, strict=True):
-        others = set(right.tolist()) - {row}
-        hits += len(others & set(got.tolist()))
-        wanted += len(others)
+    for row, (true_rows, _), (found_rows, _) in zip(rows, truth, found, strict=True):
+        neighbours = set(true_rows.tolist()) - {row}
+        hits += len(neighbours & set(found_rows.tolist()))
+        wanted += len(neighbours)
     return hits / wanted if wanted else 1.0
 
 
-def _usearch() -> Any:
+def _import_usearch() -> ModuleType:
     try:
         import usearch.index
     except ImportError:
         raise UserError(
             "a collection this large needs usearch: pip install 'siamese-zoo[search]', or --exact"
         ) from None
-    return usearch.index
+    module: ModuleType = usearch.index
+    return module

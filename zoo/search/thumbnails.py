@@ -1,8 +1,8 @@
-"""Pictures of a collection's images for pages, and of nothing else.
+"""Thumbnails of a collection's images, and of no other file.
 
-A picture is asked for by row number, and what is read must have the sha256 that was embedded: so neither a link, nor
-an altered table, nor a file that was replaced shows anything that is not in the collection. Of a folder, files that
-lie outside it once all links are followed are refused even so.
+An image is requested by row number, and its bytes must have the sha256 that was embedded. So a link, an altered table
+or a replaced file shows nothing that is not in the collection. In a folder, a file that lies outside it once all links
+are followed is refused even if its hash agrees.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from zoo.search.collection import Collection, Item
 from zoo.transforms.decode import MAX_PIXELS, UnreadableImage, decoded, read_bytes
 
 SMALL, LARGE = 240, 960  # longest side, pixels
-_KEPT = 2000  # small ones, about 10 kB each
+_CACHED = 2000  # small thumbnails in memory, about 10 kB each
 
 
-class Pictures:
-    """JPEG files made from the images of a collection.
+class Thumbnails:
+    """JPEG thumbnails made from the images of a collection; ``small`` ones are cached.
 
     Args:
-        images: what was extracted, as ``zoo extract --images`` takes it.
+        images: the source that was extracted, as given to ``zoo extract --images``.
 
     Raises:
-        UserError: there is no such thing.
+        UserError: there is no such source.
     """
 
     def __init__(self, collection: Collection, images: str) -> None:
         self._collection = collection
-        self._read = _reader(collection, images)
-        self.small = lru_cache(_KEPT)(self._small)
+        self._read = _image_reader(collection, images)
+        self.small = lru_cache(_CACHED)(self._small)
 
     def large(self, row: int) -> bytes:
-        """A JPEG of at most ``LARGE`` pixels a side. Raises as ``small``."""
-        return shrunk(self._checked(row), LARGE)
+        """Return a JPEG of at most ``LARGE`` pixels a side; raises what ``small`` raises."""
+        return thumbnail(self._read_verified(row), LARGE)
 
     def _small(self, row: int) -> bytes:
-        """A JPEG of at most ``SMALL`` pixels a side.
+        """Return a JPEG of at most ``SMALL`` pixels a side.
 
         Raises:
-            UnreadableImage: the image is not there, outside its folder, or not the one that was embedded.
-            IndexError: no such row.
+            UnreadableImage: the image is missing, outside its folder, or not the one that was embedded.
+            IndexError: there is no such row.
         """
-        return shrunk(self._checked(row), SMALL)
+        return thumbnail(self._read_verified(row), SMALL)
 
-    def _checked(self, row: int) -> bytes:
+    def _read_verified(self, row: int) -> bytes:
         item = self._collection.item(row)
         if item.sha256 is None:
             raise UnreadableImage("missing", "it could not be read when it was extracted")
@@ -64,13 +64,14 @@ class Pictures:
         return data
 
 
-def _reader(collection: Collection, images: str) -> Callable[[Item], bytes]:
-    plan = None  # files in a folder are found without one
+def _image_reader(collection: Collection, images: str) -> Callable[[Item], bytes]:
+    """Return a function that reads an item's encoded image from the source ``images``."""
+    plan = None  # a folder of image files needs none
     with suppress(UserError):
         plan = Plan.load(collection.state / "plan.parquet")
-    is_inside_files = plan is not None and "inside" in plan.files.schema.names
+    is_inside_files = plan is not None and "inside" in plan.files.schema.names  # members of tars, rows of tables
     if os.path.isdir(images) and not is_inside_files:
-        return _below(images)
+        return _folder_reader(images)
     from zoo.sources import open_source
     from zoo.sources.image_files import Folder
 
@@ -85,7 +86,7 @@ def _reader(collection: Collection, images: str) -> Callable[[Item], bytes]:
     return lambda item: source.read(files.slice(item.row, 1).to_pylist()[0])
 
 
-def _below(folder: str) -> Callable[[Item], bytes]:
+def _folder_reader(folder: str) -> Callable[[Item], bytes]:
     root = os.path.realpath(os.fsencode(folder))
 
     def read(item: Item) -> bytes:
@@ -100,8 +101,12 @@ def _below(folder: str) -> Callable[[Item], bytes]:
     return read
 
 
-def shrunk(data: bytes, side: int) -> bytes:
-    """An encoded image as a JPEG of at most ``side`` pixels a side, without metadata. Raises UnreadableImage."""
+def thumbnail(data: bytes, side: int) -> bytes:
+    """Turn an encoded image into a JPEG of at most ``side`` pixels a side, without metadata.
+
+    Raises:
+        UnreadableImage: it cannot be decoded.
+    """
     with decoded(data, MAX_PIXELS) as image:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
@@ -110,5 +115,5 @@ def shrunk(data: bytes, side: int) -> bytes:
 
 
 def data_uri(jpeg: bytes) -> str:
-    """For the ``src`` of an ``img`` in a page that stands alone."""
+    """Return a JPEG as a data URI, for ``<img src>`` in a page without other files."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

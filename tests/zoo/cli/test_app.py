@@ -1,4 +1,4 @@
-"""What ``zoo`` and ``zoo-train`` do with arguments that no command has to look at itself."""
+"""Checks of arguments that ``zoo`` and ``zoo-train`` make for all commands."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_an_empty_path_is_one_line_and_not_the_working_folder(
 
 
 def test_other_values_may_be_empty(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """``--prefix ""`` is how convert is told that nothing stands before the names."""
+    """``--prefix ""`` of convert is valid: the keys have no prefix."""
     monkeypatch.setattr("sys.argv", ["zoo", "convert", "absent.pth", "--from", "torch", "--prefix", "", "--out", "new"])
     assert exit_code(zoo.cli.main.app, "zoo", "") == EXIT_USER_ERROR
     assert "absent.pth" in capsys.readouterr().err

@@ -106,7 +106,7 @@ def test_offline_the_cache_or_a_local_file_serves(server: Server, monkeypatch: p
 def test_the_hash_of_first_use_is_kept_and_a_change_is_refused(
     server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zoo.cli.messages import print_info
+    from zoo.cli.model_info import print_info
 
     zoo.load(NAME)
     print_info("byol_r14")

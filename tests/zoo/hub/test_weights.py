@@ -12,12 +12,13 @@ import zoo
 from zoo.errors import UserError
 from zoo.hub import weights
 from zoo.models.registry import DEFAULT_MODEL
+from zoo.models.state_dict import read_tensors
 
 
 def altered(source: Path, out: Path, change: dict[str, torch.Tensor | None]) -> Path:
     """A copy of a weight file with tensors replaced or (``None``) removed."""
     tensors = load_file(source)
-    _, metadata = weights.read(source)
+    _, metadata = read_tensors(source)
     for key, value in change.items():
         tensors.pop(key, None)
         if value is not None:
@@ -37,7 +38,7 @@ def test_a_saved_encoder_comes_back(random_weights: Path) -> None:
 
 def test_half_precision_keeps_bn_in_float32(random_weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "half.safetensors"
-    _, metadata = weights.read(random_weights)
+    _, metadata = read_tensors(random_weights)
     weights.save_encoder(out, load_file(random_weights), metadata, half=True)
     types = {v.dtype for k, v in load_file(out).items() if v.ndim == 1}
     assert types == {torch.float32}

@@ -16,6 +16,7 @@ import torch
 import zoo
 from zoo.errors import UserError
 from zoo.export import export
+from zoo.export.onnx_cache import cached_onnx
 from zoo.extraction.fingerprint import default_batch_size
 from zoo.hub.weights import locate
 from zoo.inference import backend_choice
@@ -39,7 +40,7 @@ def traced_once(mini_core: Any) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def cached(traced_once: None) -> Path:
     """The ONNX file of the bundled network, made in the tests' cache."""
-    return backend_choice.cached_onnx(locate("simclr_r18_mini"), "fp32")
+    return cached_onnx(locate("simclr_r18_mini"), "fp32")
 
 
 @pytest.mark.parametrize(
@@ -93,11 +94,11 @@ def test_wishes_that_no_engine_fulfils_are_one_line(backend: str, wishes: dict[s
 
 def test_the_file_is_made_once_and_again_where_it_is_damaged(cached: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, written = cached.read_bytes(), cached.stat().st_mtime_ns
-    assert backend_choice.cached_onnx(locate("simclr_r18_mini"), "fp32") == cached
+    assert cached_onnx(locate("simclr_r18_mini"), "fp32") == cached
     assert cached.stat().st_mtime_ns == written
     assert capsys.readouterr().err == ""
     cached.write_bytes(good[:100_000] + bytes([good[100_000] ^ 1]) + good[100_001:])
-    assert backend_choice.cached_onnx(locate("simclr_r18_mini"), "fp32") == cached
+    assert cached_onnx(locate("simclr_r18_mini"), "fp32") == cached
     assert "making the ONNX file of simclr_r18_mini.tin32 (fp32), once" in capsys.readouterr().err
     assert cached.read_bytes() == good
     assert {path.suffix for path in cached.parent.iterdir()} == {".onnx", ".sha256"}

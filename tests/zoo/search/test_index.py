@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from made_collection import clusters, make
 
 from zoo.errors import UserError
+from zoo.numerics.similarity import ExactSearch, l2_normalize
 from zoo.search.collection import Collection
-from zoo.search.index import Graph, Matrix, build, open_index, unit
+from zoo.search.index import HNSWSearch, build, open_index
 
 
 def reference(vectors: np.ndarray, query: np.ndarray, k: int) -> list[int]:
-    """By the definition, in float64."""
+    """Nearest rows by the definition, in float64."""
     wide = vectors.astype(np.float64)
     cosines = wide @ query / np.linalg.norm(wide, axis=1) / np.linalg.norm(query)
     return np.argsort(-cosines, kind="stable")[:k].tolist()
@@ -29,27 +30,27 @@ def test_the_nearest_are_found_and_failed_rows_are_left_out(tmp_path: Path, form
     vectors = clusters(90, 24)
     failed = (0, 7, 8, 89)
     collection = make(tmp_path, vectors, failed=failed, shard_size=40, format=format)
-    told = build(collection, exact=exact)
-    assert (told["indexed"], told["left_out"]) == (86, 4)
-    assert told["kind"] == ("exact" if exact else "usearch")
-    index = open_index(Collection(tmp_path)).neighbours
+    info = build(collection, exact=exact)
+    assert (info["indexed"], info["left_out"]) == (86, 4)
+    assert info["kind"] == ("exact" if exact else "usearch")
+    index = open_index(Collection(tmp_path)).searcher
     good = [row for row in range(90) if row not in failed]
     for row in (1, 6, 41, 88):
-        found, cosines = index.search(unit(vectors[row : row + 1]), 5)[0]
+        found, cosines = index.search(l2_normalize(vectors[row : row + 1]), 5)[0]
         assert found.tolist() == [good[n] for n in reference(vectors[good], vectors[row], 5)]
         assert cosines[0] == pytest.approx(1, abs=1e-5)
-        np.testing.assert_allclose(index.vector(row), unit(vectors[row : row + 1])[0], atol=1e-6)
+        np.testing.assert_allclose(index.vector(row), l2_normalize(vectors[row : row + 1])[0], atol=1e-6)
     assert index.vector(7) is None
-    assert len(index.search(unit(vectors[1:4]), 1000)[2][0]) == 86  # more than there are
+    assert len(index.search(l2_normalize(vectors[1:4]), 1000)[2][0]) == 86  # more than there are
 
 
-def test_rows_to_which_no_path_of_the_graph_leads_are_found_too() -> None:
-    vectors = unit(np.random.default_rng(0).normal(size=(200, 24)).astype(np.float32))
+def test_rows_that_the_graph_cannot_reach_are_found_too() -> None:
+    vectors = l2_normalize(np.random.default_rng(0).normal(size=(200, 24)).astype(np.float32))
     sparse = usearch.index.Index(ndim=24, metric="cos", dtype="f32", connectivity=2, expansion_add=2)
     sparse.add(np.arange(200), vectors)
     sparse.expansion_search = 400
     assert min(sparse.search(vectors[:3], 200, threads=1).counts) < 200
-    for row, (found, cosines) in enumerate(Graph(sparse).search(vectors[:3], 200)):
+    for row, (found, cosines) in enumerate(HNSWSearch(sparse).search(vectors[:3], 200)):
         assert found.tolist() == reference(vectors, vectors[row], 200)
         assert (np.diff(cosines) <= 0).all()
 
@@ -57,18 +58,18 @@ def test_rows_to_which_no_path_of_the_graph_leads_are_found_too() -> None:
 def test_vectors_without_a_direction_are_left_out(tmp_path: Path) -> None:
     vectors = clusters(12, 4)
     vectors[3], vectors[4, 2], vectors[5] = 0, np.inf, 1e30
-    told = build(make(tmp_path, vectors))
-    assert told["indexed"] == 10  # the large one has a direction
+    info = build(make(tmp_path, vectors))
+    assert info["indexed"] == 10  # the large one has a direction
 
 
-def test_a_stale_index_is_refused_and_made_anew(tmp_path: Path) -> None:
+def test_a_stale_index_is_refused_and_rebuilt(tmp_path: Path) -> None:
     collection = make(tmp_path, clusters(30, 8))
     first = build(collection)
     changed = make(tmp_path, clusters(31, 8, seed=1))
     with pytest.raises(UserError, match="has changed since it was indexed: run `zoo index"):
         open_index(changed)
     second = build(changed, exact=False)
-    assert open_index(changed).told == second
+    assert open_index(changed).info == second
     left = sorted(path.name for path in (tmp_path / "index").iterdir())
     assert left == sorted(["index.json", second["file"]])
     assert first["file"] not in left
@@ -77,9 +78,9 @@ def test_a_stale_index_is_refused_and_made_anew(tmp_path: Path) -> None:
 def test_an_index_of_another_model_is_refused(tmp_path: Path) -> None:
     collection = make(tmp_path, clusters(10, 8))
     build(collection)
-    told = json.loads((tmp_path / "index" / "index.json").read_text())
-    told["weights_sha256"] = "1" * 64
-    (tmp_path / "index" / "index.json").write_text(json.dumps(told))
+    info = json.loads((tmp_path / "index" / "index.json").read_text())
+    info["weights_sha256"] = "1" * 64
+    (tmp_path / "index" / "index.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match="another model"):
         open_index(collection)
 
@@ -103,7 +104,7 @@ def test_a_damaged_index_is_refused(tmp_path: Path, exact: bool, harm: str) -> N
         open_index(collection)
 
 
-def test_what_cannot_be_indexed_is_said_in_one_line(tmp_path: Path) -> None:
+def test_errors_say_what_cannot_be_indexed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no finished extraction"):
         Collection(tmp_path / "none")
     with pytest.raises(UserError, match="has no index: run"):
@@ -123,7 +124,7 @@ def test_what_cannot_be_indexed_is_said_in_one_line(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_the_old_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection = make(tmp_path, clusters(30, 8))
-    told = build(collection)
+    info = build(collection)
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -132,14 +133,14 @@ def test_a_full_disk_leaves_the_old_index(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match="disk full"):
         build(collection, exact=False)
     monkeypatch.undo()
-    assert open_index(collection).told == told
+    assert open_index(collection).info == info
     assert not list((tmp_path / "index").glob("*.tmp"))
 
 
 def test_recall_is_measured_and_high(tmp_path: Path) -> None:
-    told = build(make(tmp_path, clusters(3000, 16), failed=tuple(range(100, 120))), exact=False)
-    assert told["recall"]["sample"] == 200
-    assert 0.97 <= told["recall"]["value"] <= 1
+    info = build(make(tmp_path, clusters(3000, 16), failed=tuple(range(100, 120))), exact=False)
+    assert info["recall"]["sample"] == 200
+    assert 0.97 <= info["recall"]["value"] <= 1
 
 
 def test_items_page_over_shards(tmp_path: Path) -> None:
@@ -161,10 +162,10 @@ def test_items_page_over_shards(tmp_path: Path) -> None:
 def test_blocks_do_not_change_an_exact_search(count: int, dim: int, k: int, seed: int, height: int) -> None:
     rng = np.random.default_rng(seed)
     vectors = rng.integers(-2, 3, (count, dim)).astype(np.float32)  # many ties, zeros among them
-    units, query = unit(vectors), unit(np.ones((1, dim), np.float32))
+    units, query = l2_normalize(vectors), l2_normalize(np.ones((1, dim), np.float32))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zoo.search.index._BLOCK_BYTES", max(4 * dim, 32) * height)
-        rows, cosines = Matrix(units).search(query, k)[0]
+        patch.setattr("zoo.numerics.similarity._BLOCK_BYTES", max(4 * dim, 32) * height)
+        rows, cosines = ExactSearch(units).search(query, k)[0]
     assert len(rows) == min(k, int((~np.isnan(units[:, 0])).sum()))
     assert (np.diff(cosines) <= 0).all()
     whole = np.nan_to_num(units @ query[0], nan=-np.inf)

@@ -24,9 +24,9 @@ def read_torch(path: Path) -> dict[str, Any]:
         UserError: unreadable, damaged, no dict, or it holds more than tensors and plain values; that is then not run.
     """
     if path.suffix == ".safetensors":
-        from zoo.hub.weights import read
+        from zoo.models.state_dict import read_tensors
 
-        return dict(read(path)[0])
+        return dict(read_tensors(path)[0])
     if path.suffix == ".pkl" and (arrays := _arrays(path)) is not None:
         return arrays
     try:

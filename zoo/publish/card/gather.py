@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError
-from zoo.hub import weights
 from zoo.hub.weights import WeightFile
 from zoo.models import registry
 from zoo.models.registry import ARCHITECTURES, MODELS, Architecture
+from zoo.models.state_dict import read_metadata
 from zoo.publish.card.facts import Facts
 
 CARDS = Path(__file__).parents[3] / "model_cards"
@@ -75,7 +75,7 @@ def training_of(file: WeightFile) -> dict[str, Any] | None:
     """The training facts that ``zoo-train export`` wrote into its file; ``None`` of other files."""
     if file.folder is not None or file.path is None:
         return None
-    found = weights.read_metadata(file.path).get("training")
+    found = read_metadata(file.path).get("training")
     training: dict[str, Any] | None = json.loads(found) if found else None
     return training
 

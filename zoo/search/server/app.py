@@ -1,12 +1,11 @@
-"""The web application of ``zoo serve``: one page, what it asks for, and ``/embed`` for other programs."""
+"""The FastAPI application of ``zoo serve``: one page, the JSON it asks for, and ``/embed`` for other programs."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from collections.abc import Collection as Names
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files as resources
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from anyio import CapacityLimiter, to_thread
@@ -16,28 +15,30 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
-from zoo import __version__
 from zoo.errors import UserError
 from zoo.inference.embedder import Embedder
 from zoo.search.collection import Collection
-from zoo.search.index import Index, unit
-from zoo.search.query import embed_bytes, named
-from zoo.search.server.host_check import Guard
-from zoo.search.server.request_limits import Gate, Limits
-from zoo.search.thumbnails import Pictures
+from zoo.search.index import Index
+from zoo.search.query import embed_bytes, nearest
+from zoo.search.server.host_check import HostCheckMiddleware
+from zoo.search.server.request_limits import RequestLimiter, RequestLimits
+from zoo.search.thumbnails import Thumbnails
 from zoo.transforms.decode import UnreadableImage
+from zoo.version import __version__
 
-MAX_COUNT = 200  # images of a page, and neighbours of an image
-_DECODING = 4  # pictures at once; each may need the memory of a large photograph
-_FOR_A_YEAR = {"cache-control": "private, max-age=31536000, immutable"}  # its address holds the collection's hash
+MAX_COUNT = 200  # images per page, and neighbours per query
+_DECODERS = 4  # thumbnails made at once: each may need the memory of a large photograph
+_CACHE_A_YEAR = {"cache-control": "private, max-age=31536000, immutable"}  # the URL holds the collection's hash
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_IMAGE_IN: dict[str, Any] = {
+_IMAGE_BODY: dict[str, object] = {
     "requestBody": {
         "required": True,
         "description": "The bytes of one JPEG, PNG, GIF, WebP, BMP or TIFF file.",
         "content": {"application/octet-stream": _BINARY, "image/*": _BINARY},
     }
 }
+
+# ---------------------------------------------------------------- response models; their names are in openapi.json
 
 
 class Problem(BaseModel):
@@ -47,7 +48,7 @@ class Problem(BaseModel):
 
 
 class Embedding(BaseModel):
-    """Of one image."""
+    """The embedding of one image."""
 
     model: str = Field(description="NAME.tag of the model.")
     weights_sha256: str | None
@@ -57,7 +58,7 @@ class Embedding(BaseModel):
 
 
 class Neighbour(BaseModel):
-    """An image of the collection."""
+    """An image of the collection and its cosine similarity to the query."""
 
     row: int
     path: str
@@ -84,154 +85,160 @@ class About(BaseModel):
     pictures: bool = Field(description="Whether thumbnails can be shown.")
 
 
-_REFUSALS: dict[int | str, dict[str, Any]] = {
+_BODY_ERRORS: dict[int | str, dict[str, object]] = {
     408: {"model": Problem, "description": "Sent too slowly."},
     413: {"model": Problem, "description": "Too many bytes or pixels."},
     422: {"model": Problem, "description": "No image that can be read, or a parameter out of range."},
     503: {"model": Problem, "description": "Too many images at once: come back after Retry-After seconds."},
     504: {"model": Problem, "description": "Not done in time."},
 }
-_MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such image."}}
+_NOT_FOUND: dict[int | str, dict[str, object]] = {404: {"model": Problem, "description": "No such image."}}
 
 Count = Annotated[int, Query(ge=1, le=MAX_COUNT)]
-Row = Annotated[int, Path(ge=0, le=2**62)]
+RowNumber = Annotated[int, Path(ge=0, le=2**62)]
 
 
 @dataclass(frozen=True)
-class Gallery:
-    """What is served; ``places`` is the map, ``names`` the hosts that requests may name."""
+class ServedCollection:
+    """A collection and all that is needed to answer requests for it.
+
+    Attributes:
+        map_points: float32 [rows, 2], see ``zoo.search.pca_map``.
+        thumbnails: ``None`` shows names only.
+        limits: bounds of the images sent to the server.
+        allowed_hosts: host names that requests may use, besides ``localhost`` and addresses.
+    """
 
     collection: Collection
     index: Index
     embedder: Embedder
-    places: NDArray[np.float32]
-    pictures: Pictures | None = None
-    limits: Limits = field(default_factory=Limits)
-    names: Names[str] = ()
+    map_points: NDArray[np.float32]
+    thumbnails: Thumbnails | None = None
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    allowed_hosts: Sequence[str] = ()
 
 
-def create_app(gallery: Gallery) -> FastAPI:
-    """The application; it reads the collection and writes nothing."""
+def create_app(served: ServedCollection) -> FastAPI:
+    """Create the application; it reads the collection and writes nothing."""
     app = FastAPI(
         title="siamese-zoo",
         version=__version__,
         description="Embeddings of images, and the images of one collection that are nearest to them.",
-        docs_url=None,  # those pages load scripts from elsewhere
+        docs_url=None,  # FastAPI's pages load scripts from another host
         redoc_url=None,
     )
-    app.add_middleware(Guard, names=gallery.names)
+    app.add_middleware(HostCheckMiddleware, allowed_hosts=served.allowed_hosts)
     app.add_exception_handler(UserError, _user_error)
-    app.add_exception_handler(ClientDisconnect, _gone)
-    _add_page(app)
-    _add_collection(app, gallery)
-    _add_images_in(app, gallery)
+    app.add_exception_handler(ClientDisconnect, _client_disconnected)
+    _add_static_files(app)
+    _add_collection_routes(app, served)
+    _add_image_routes(app, served)
     return app
 
 
-def _add_page(app: FastAPI) -> None:
+def _add_static_files(app: FastAPI) -> None:
     folder = resources("zoo.search") / "static"
-    for address, name, kind in (
+    for url, name, media_type in (
         ("/", "index.html", "text/html"),
         ("/style.css", "style.css", "text/css"),
         ("/app.js", "app.js", "text/javascript"),
         ("/map.js", "map.js", "text/javascript"),
     ):
-        app.router.add_route(address, _constant((folder / name).read_bytes(), kind), methods=["GET"])
+        app.router.add_route(url, _static((folder / name).read_bytes(), media_type), methods=["GET"])
 
 
-def _constant(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
-    async def page(_: Request) -> Response:
-        return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
+def _static(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(_: Request) -> Response:
+        return Response(content, media_type=media_type, headers={"cache-control": "no-cache"})
 
-    return page
+    return endpoint
 
 
-def _add_collection(app: FastAPI, gallery: Gallery) -> None:
-    collection, index, pictures = gallery.collection, gallery.index, gallery.pictures
-    points = gallery.places.astype("<f4").tobytes()
-    decoding = CapacityLimiter(_DECODING)
+def _add_collection_routes(app: FastAPI, served: ServedCollection) -> None:
+    """Routes that show the collection: its facts, images, neighbours, map and thumbnails."""
+    collection, index, thumbnails = served.collection, served.index, served.thumbnails
+    map_bytes = served.map_points.astype("<f4").tobytes()
+    decoding = CapacityLimiter(_DECODERS)
 
     @app.get("/api/collection")
     def about() -> About:
-        """What is served."""
+        """The collection that is served."""
         return About(
             name=collection.root.resolve().name,
             version=collection.sha256[:16],
             model=collection.model,
             images=len(collection),
-            indexed=index.told["indexed"],
-            index=index.told["kind"],
-            pictures=pictures is not None,
+            indexed=index.info["indexed"],
+            index=index.info["kind"],
+            pictures=thumbnails is not None,
         )
 
     @app.get("/api/images")
     def images(start: Annotated[int, Query(ge=0, le=2**62)] = 0, count: Count = 60) -> list[Image]:
         """Images by row."""
-        found = collection.items(start, count)
-        return [Image(row=item.row, path=item.name, status=item.status) for item in found]
+        items = collection.items(start, count)
+        return [Image(row=item.row, path=item.name, status=item.status) for item in items]
 
-    @app.get("/api/neighbours/{row}", responses=_MISSING)
-    def neighbours(row: Row, k: Count = 24) -> list[Neighbour]:
+    @app.get("/api/neighbours/{row}", responses=_NOT_FOUND)
+    def neighbours(row: RowNumber, k: Count = 24) -> list[Neighbour]:
         """The images nearest to one of the collection, itself first."""
-        vector = index.neighbours.vector(row) if row < len(collection) else None
+        vector = index.searcher.vector(row) if row < len(collection) else None
         if vector is None:
             raise HTTPException(404, f"image {row} has no embedding")
-        return _neighbours(gallery, vector, k)
+        return _neighbours(served, vector, k)
 
     @app.get("/api/map", response_class=Response, responses={200: {"content": {"application/octet-stream": _BINARY}}})
-    def places() -> Response:
+    def map_points() -> Response:
         """Little-endian float32 x, y of each row, from -1 to 1; NaN where an image has no embedding."""
-        return Response(points, media_type="application/octet-stream")
+        return Response(map_bytes, media_type="application/octet-stream")
 
-    @app.get("/pictures/{version}/{size}/{row}", response_class=Response, responses=_MISSING)
-    async def picture(version: str, size: Literal["small", "large"], row: Row) -> Response:
+    @app.get("/pictures/{version}/{size}/{row}", response_class=Response, responses=_NOT_FOUND)
+    async def picture(version: str, size: Literal["small", "large"], row: RowNumber) -> Response:
         """A JPEG of an image of this version of the collection."""
-        if pictures is None or version != collection.sha256[:16]:
+        if thumbnails is None or version != collection.sha256[:16]:
             raise HTTPException(404, "no pictures: start with --images, or load the page again")
-        make = pictures.small if size == "small" else pictures.large
+        make = thumbnails.small if size == "small" else thumbnails.large
         try:
             jpeg = await to_thread.run_sync(make, row, limiter=decoding)
         except (IndexError, UnreadableImage) as error:
             raise HTTPException(404, str(error)) from None
-        return Response(jpeg, media_type="image/jpeg", headers=_FOR_A_YEAR)
+        return Response(jpeg, media_type="image/jpeg", headers=_CACHE_A_YEAR)
 
 
-def _add_images_in(app: FastAPI, gallery: Gallery) -> None:
-    gate, embedder = Gate(gallery.limits), gallery.embedder
+def _add_image_routes(app: FastAPI, served: ServedCollection) -> None:
+    """Routes that take an image in the request's body."""
+    limiter, embedder = RequestLimiter(served.limits), served.embedder
     identity = embedder.identity()
 
     def vector(data: bytes) -> NDArray[np.float32]:
-        return embed_bytes(embedder, data, gallery.limits.max_pixels)
+        return embed_bytes(embedder, data, served.limits.max_pixels)
 
-    @app.post("/embed", responses=_REFUSALS, openapi_extra=_IMAGE_IN)
+    @app.post("/embed", responses=_BODY_ERRORS, openapi_extra=_IMAGE_BODY)
     async def embed(request: Request) -> Embedding:
         """An image in, its embedding out, as `zoo extract` makes it."""
-        found = await gate.run(request, vector)
+        embedding = await limiter.run(request, vector)
         return Embedding(
             model=identity["model"],
             weights_sha256=identity.get("weights_sha256"),
             normalize=embedder.normalize,
             dim=embedder.dim,
-            embedding=found.tolist(),
+            embedding=embedding.tolist(),
         )
 
-    @app.post("/api/search", responses=_REFUSALS, openapi_extra=_IMAGE_IN)
+    @app.post("/api/search", responses=_BODY_ERRORS, openapi_extra=_IMAGE_BODY)
     async def search(request: Request, k: Count = 24) -> list[Neighbour]:
         """An image in, the nearest images of the collection out."""
-        return await gate.run(request, lambda data: _neighbours(gallery, vector(data), k))
+        return await limiter.run(request, lambda data: _neighbours(served, vector(data), k))
 
 
-def _neighbours(gallery: Gallery, vector: NDArray[np.float32], k: int) -> list[Neighbour]:
-    query = unit(vector[None])
-    if np.isnan(query).any():
-        return []
-    found = named(gallery.collection, gallery.index.neighbours.search(query, k)[0])
-    return [Neighbour(row=n.item.row, path=n.item.name, cosine=round(n.cosine, 6)) for n in found]
+def _neighbours(served: ServedCollection, vector: NDArray[np.float32], k: int) -> list[Neighbour]:
+    matches = nearest(served.collection, served.index.searcher, vector, k)
+    return [Neighbour(row=m.item.row, path=m.item.name, cosine=round(m.cosine, 6)) for m in matches]
 
 
 def _user_error(_: Request, error: Exception) -> Response:
     return JSONResponse({"detail": str(error)}, 500)
 
 
-def _gone(_: Request, error: Exception) -> Response:
+def _client_disconnected(_: Request, error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it

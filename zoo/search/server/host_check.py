@@ -1,8 +1,8 @@
-"""What every request passes first: whose browser asks, and what the answer may do there."""
+"""ASGI middleware that checks where a request comes from and sets security headers on every response."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_HEADERS = {
+_SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -22,51 +22,52 @@ _HEADERS = {
 }
 
 
-class Guard:
-    """Refuses requests that name another host, or come from another site's page.
+class HostCheckMiddleware:
+    """Refuses requests with a foreign Host (421) or from another site's page (403).
 
-    A site can let its name point to 127.0.0.1 and its script then reads whatever answers (DNS rebinding). Its
-    requests name that site, so a Host that is neither an address nor a known name is refused. A page of another
-    site can send requests here without reading the answers; those carry its Origin and are refused as well.
+    A site can let its name resolve to 127.0.0.1, so that its script may read what this server answers (DNS rebinding).
+    Such requests carry the site's name as Host, so only addresses and known names are accepted. A page of another site
+    can also send requests here without reading the answers; those carry the site's Origin.
 
     Args:
-        names: hosts that may be named, besides ``localhost`` and addresses.
+        allowed_hosts: host names that requests may use, besides ``localhost`` and addresses.
     """
 
-    def __init__(self, app: ASGIApp, names: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, allowed_hosts: Iterable[str] = ()) -> None:
         self._app = app
-        self._names = {"localhost", *(name.lower() for name in names)}
+        self._allowed_hosts = {"localhost", *(name.lower() for name in allowed_hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer or pass on one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
 
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                answer = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    answer[name] = value
-                answer.setdefault("cache-control", "no-store")
+                response_headers = MutableHeaders(scope=message)
+                for name, value in _SECURITY_HEADERS.items():
+                    response_headers[name] = value
+                response_headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        if not self._is_known(host):
-            refused = PlainTextResponse("this server does not go by that name\n", 421)
-            await refused(scope, receive, guarded)
+        if not self._is_allowed(host):
+            response = PlainTextResponse("this server does not go by that name\n", 421)
+            await response(scope, receive, send_with_headers)
         elif origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            await PlainTextResponse("requests of other sites are refused\n", 403)(scope, receive, guarded)
+            response = PlainTextResponse("requests of other sites are refused\n", 403)
+            await response(scope, receive, send_with_headers)
         else:
-            await self._app(scope, receive, guarded)
+            await self._app(scope, receive, send_with_headers)
 
-    def _is_known(self, host: str) -> bool:
+    def _is_allowed(self, host: str) -> bool:
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return False
-        if name in self._names:
+        if name in self._allowed_hosts:
             return True
         try:
             ip_address(name)

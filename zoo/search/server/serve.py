@@ -1,4 +1,4 @@
-"""``zoo serve`` from open to Ctrl-C."""
+"""The body of ``zoo serve``: open the collection, listen on a port, answer until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from zoo.errors import UserError
 from zoo.search.collection import Collection
 from zoo.search.index import open_index
-from zoo.search.pca_map import places
+from zoo.search.pca_map import pca_points
 from zoo.search.query import open_model
-from zoo.search.thumbnails import Pictures
+from zoo.search.thumbnails import Thumbnails
 
 
 def serve(
@@ -23,43 +23,44 @@ def serve(
     images: str | None,
     host: str,
     port: int,
-    names: Sequence[str] = (),
+    allowed_hosts: Sequence[str] = (),
     model: str | None = None,
     device: str | None = None,
 ) -> None:
-    """Serves a collection until Ctrl-C or SIGTERM, then ends by itself.
+    """Serve a collection until Ctrl-C or SIGTERM, then return.
 
     Args:
-        port: 0 is any that is free.
-        names: hosts that requests may name besides addresses and localhost.
+        out: folder that ``zoo index`` was run on.
+        images: the source that was extracted, for thumbnails; ``None`` shows names only.
+        port: 0 chooses a free port.
+        allowed_hosts: host names that requests may use, besides ``localhost`` and addresses.
+        model: where the model is now, see ``zoo.search.query.open_model``.
 
     Raises:
-        UserError: no index, another model, a port that is taken, or a package that is not installed.
+        UserError: there is no index, the model is another one, the port is taken, or a package is missing.
     """
     try:
         import uvicorn
 
-        from zoo.search.server.app import Gallery, create_app
-        from zoo.search.server.request_limits import Limits
+        from zoo.search.server.app import ServedCollection, create_app
     except ImportError as error:
         raise UserError(f"zoo serve needs {error.name}: pip install 'siamese-zoo[search]'") from None
+    # what can fail within a second comes before the model and the map
     collection = Collection(out)
     index = open_index(collection)
-    pictures = None if images is None else Pictures(collection, images)
-    listening = _listen(host, port)
-    with listening:
-        gallery = Gallery(
+    thumbnails = None if images is None else Thumbnails(collection, images)
+    with _listen(host, port) as listening:
+        served = ServedCollection(
             collection,
             index,
             open_model(collection, model, device=device),
-            places(collection),
-            pictures,
-            Limits(),
-            [*names, host, socket.gethostname()] if not _is_local(host) else names,
+            pca_points(collection),
+            thumbnails,
+            allowed_hosts=[*allowed_hosts, host, socket.gethostname()] if not _is_local(host) else allowed_hosts,
         )
-        _announce(host, listening.getsockname()[1], pictures is not None)
+        _announce(host, listening.getsockname()[1], thumbnails is not None)
         config = uvicorn.Config(
-            create_app(gallery),
+            create_app(served),
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -69,7 +70,7 @@ def serve(
             timeout_keep_alive=5,
             timeout_graceful_shutdown=3,
         )
-        with suppress(KeyboardInterrupt):  # how it is meant to end; uvicorn raises it again once all is closed
+        with suppress(KeyboardInterrupt):  # the normal end; uvicorn raises it again after its shutdown
             uvicorn.Server(config).run(sockets=[listening])
     print("stopped", file=sys.stderr)
 
@@ -79,8 +80,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
-        said = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot listen on {host} port {port} ({said}): choose another --port or --host") from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot listen on {host} port {port} ({reason}): choose another --port or --host") from None
 
 
 def _is_local(host: str) -> bool:
@@ -90,10 +91,10 @@ def _is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def _announce(host: str, port: int, pictures: bool) -> None:
-    shown = f"[{host}]" if ":" in host else host
-    print(f"http://{shown}:{port}/  (Ctrl-C ends it)", flush=True)
-    if not pictures:
+def _announce(host: str, port: int, has_thumbnails: bool) -> None:
+    url_host = f"[{host}]" if ":" in host else host
+    print(f"http://{url_host}:{port}/  (Ctrl-C ends it)", flush=True)
+    if not has_thumbnails:
         print("NOTE: without --images DIR there are no thumbnails", file=sys.stderr, flush=True)
     if not _is_local(host):
         print(

@@ -1,4 +1,4 @@
-// The page of `zoo serve`: nearest images, a map, all images. The address after # says what is shown, so that the
+// The page of `zoo serve`: nearest images, a map, all images. The URL's fragment says what is shown, so that the
 // browser's back button works: #near, #near/17 (neighbours of image 17), #map, #all/3 (page 3).
 import { openMap } from "./map.js";
 
@@ -6,17 +6,17 @@ const PER_PAGE = 60;
 const TABS = ["near", "map", "all"];
 const $ = (id) => document.getElementById(id);
 let about;
-let plane;
-let asked = 0; // answers that come late belong to a question nobody asks any more
+let map;
+let latestRequest = 0; // the response to an earlier request is dropped
 
-async function json(address, options) {
-  const response = await fetch(address, options);
+async function json(url, options) {
+  const response = await fetch(url, options);
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(typeof body.detail === "string" ? body.detail : `${response.status} for ${address}`);
+  if (!response.ok) throw new Error(typeof body.detail === "string" ? body.detail : `${response.status} for ${url}`);
   return body;
 }
 
-function say(text, isError = false) {
+function setStatus(text, isError = false) {
   $("status").textContent = text;
   $("status").className = isError ? "error" : "";
 }
@@ -65,8 +65,8 @@ function tile({ row, path, cosine, status }) {
   return element("li", "", button);
 }
 
-// the arrow keys go from tile to tile, as the eye does
-function walkWithArrows(list) {
+// the arrow keys move the focus from tile to tile, along rows and columns
+function moveWithArrows(list) {
   list.addEventListener("keydown", (event) => {
     const tiles = [...list.querySelectorAll(".tile:not([disabled])")];
     const here = tiles.indexOf(document.activeElement);
@@ -86,19 +86,19 @@ function showQuery(source, name) {
 }
 
 async function showNeighbours(question, name) {
-  const mine = ++asked;
-  say("searching …");
+  const request = ++latestRequest;
+  setStatus("searching …");
   const started = performance.now();
   try {
     const found = await question();
-    if (mine !== asked) return;
+    if (request !== latestRequest) return;
     $("found").replaceChildren(...found.map(tile));
     const took = Math.round(performance.now() - started);
-    say(found.length ? `${found.length} nearest to ${name}, in ${took} ms` : `${name} has no direction to compare`);
+    setStatus(found.length ? `${found.length} nearest to ${name}, in ${took} ms` : `${name} has no direction to compare`);
   } catch (error) {
-    if (mine !== asked) return;
+    if (request !== latestRequest) return;
     $("found").replaceChildren();
-    say(`${name}: ${error.message}`, true);
+    setStatus(`${name}: ${error.message}`, true);
   }
 }
 
@@ -116,7 +116,7 @@ async function searchFor(file) {
 
 async function showRow(row) {
   const [item] = await json(`api/images?start=${row}&count=1`);
-  if (!item) return say(`there is no image ${row}`, true);
+  if (!item) return setStatus(`there is no image ${row}`, true);
   showQuery(about.pictures ? picture(row, "large") : "", item.path);
   await showNeighbours(() => json(`api/neighbours/${row}?k=24`), item.path);
 }
@@ -124,15 +124,15 @@ async function showRow(row) {
 async function showPage(number) {
   const pages = Math.max(1, Math.ceil(about.images / PER_PAGE));
   const page = Math.min(Math.max(number || 1, 1), pages);
-  const mine = ++asked;
+  const request = ++latestRequest;
   const items = await json(`api/images?start=${(page - 1) * PER_PAGE}&count=${PER_PAGE}`);
-  if (mine !== asked) return;
+  if (request !== latestRequest) return;
   $("grid").replaceChildren(...items.map(tile));
   $("page").value = page;
   $("page").max = $("pages").textContent = pages;
   $("back").disabled = page === 1;
   $("on").disabled = page === pages;
-  say(items.length ? `images ${items[0].row + 1} to ${items.at(-1).row + 1} of ${about.images}` : "no images");
+  setStatus(items.length ? `images ${items[0].row + 1} to ${items.at(-1).row + 1} of ${about.images}` : "no images");
 }
 
 function openTab(name) {
@@ -144,15 +144,15 @@ function openTab(name) {
 }
 
 async function showMap() {
-  say("loading the map …");
-  plane ??= await openMap($("plane"), $("tip"), {
+  setStatus("loading the map …");
+  map ??= await openMap($("plane"), $("tip"), {
     images: about.images,
     pictureOf: about.pictures ? (row) => picture(row) : null,
     nameOf: async (row) => (await json(`api/images?start=${row}&count=1`))[0].path,
     choose: (row) => (location.hash = `near/${row}`),
   });
-  plane.draw();
-  say(`${plane.count} images`);
+  map.draw();
+  setStatus(`${map.count} images`);
 }
 
 async function route() {
@@ -163,9 +163,9 @@ async function route() {
     if (tab === "all") await showPage(Number(number));
     else if (tab === "map") await showMap();
     else if (number !== undefined) await showRow(Number(number) || 0);
-    else if (!$("found").children.length) say("Drop a photograph, or start from the map or from all images.");
+    else if (!$("found").children.length) setStatus("Drop a photograph, or start from the map or from all images.");
   } catch (error) {
-    say(error.message, true);
+    setStatus(error.message, true);
   }
 }
 
@@ -192,8 +192,8 @@ $("query").addEventListener("error", () => ($("query").hidden = true));
 $("back").addEventListener("click", () => (location.hash = `all/${Number($("page").value) - 1}`));
 $("on").addEventListener("click", () => (location.hash = `all/${Number($("page").value) + 1}`));
 $("page").addEventListener("change", () => (location.hash = `all/${$("page").value}`));
-walkWithArrows($("found"));
-walkWithArrows($("grid"));
+moveWithArrows($("found"));
+moveWithArrows($("grid"));
 
 try {
   about = await json("api/collection");
@@ -204,5 +204,5 @@ try {
   addEventListener("hashchange", route);
   await route();
 } catch (error) {
-  say(error.message, true);
+  setStatus(error.message, true);
 }

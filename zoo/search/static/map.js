@@ -1,25 +1,25 @@
-// A plane of points that can be moved and zoomed, with thumbnails where there is room for them.
-const ROOM = 120; // thumbnails at most
-const SIDE = 46; // of one, pixels
+// A map of points that can be moved and zoomed; few points in view are drawn as thumbnails.
+const MAX_THUMBNAILS = 120;
+const SIDE = 46; // of a thumbnail, pixels
 
 export async function openMap(canvas, tip, { images, pictureOf, nameOf, choose }) {
   const response = await fetch("api/map");
   if (!response.ok) throw new Error("the map cannot be loaded");
-  const places = new Float32Array(await response.arrayBuffer());
+  const points = new Float32Array(await response.arrayBuffer());
   const rows = [];
-  for (let row = 0; row < images; row++) if (!Number.isNaN(places[2 * row])) rows.push(row);
+  for (let row = 0; row < images; row++) if (!Number.isNaN(points[2 * row])) rows.push(row);
   const pen = canvas.getContext("2d");
   const pictures = new Map();
   const view = { scale: 1, x: 0, y: 0 };
   let chosen = null;
-  let from = null;
+  let dragFrom = null; // last position of the pointer while its button is down
   let isDragged = false;
 
-  const place = (row) => {
+  const toScreen = (row) => {
     const side = 0.46 * view.scale;
     return [
-      canvas.clientWidth * (0.5 + side * (places[2 * row] - view.x)),
-      canvas.clientHeight * (0.5 - side * (places[2 * row + 1] - view.y)),
+      canvas.clientWidth * (0.5 + side * (points[2 * row] - view.x)),
+      canvas.clientHeight * (0.5 - side * (points[2 * row + 1] - view.y)),
     ];
   };
   const isVisible = ([x, y]) => x > -SIDE && y > -SIDE && x < canvas.clientWidth + SIDE && y < canvas.clientHeight + SIDE;
@@ -59,20 +59,20 @@ export async function openMap(canvas, tip, { images, pictureOf, nameOf, choose }
     }
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, canvas.clientWidth, canvas.clientHeight);
-    pen.fillStyle = pen.strokeStyle = style.color; // the accent, light or dark
+    pen.fillStyle = pen.strokeStyle = style.color; // the accent colour, light or dark
     pen.globalAlpha = rows.length > 5000 ? 0.45 : 0.8;
     const visible = [];
     for (const row of rows) {
-      const at = place(row);
-      if (isVisible(at)) visible.push([row, ...at]);
+      const position = toScreen(row);
+      if (isVisible(position)) visible.push([row, ...position]);
     }
-    const withPictures = pictureOf && visible.length <= ROOM;
+    const withPictures = pictureOf && visible.length <= MAX_THUMBNAILS;
     if (withPictures) pen.globalAlpha = 1;
     for (const [row, x, y] of visible) withPictures ? drawPicture(row, x, y, SIDE) : drawPoint(x, y);
     if (chosen !== null) {
       pen.globalAlpha = 1;
       pen.lineWidth = 3;
-      const [x, y] = place(chosen);
+      const [x, y] = toScreen(chosen);
       const half = withPictures ? SIDE / 2 : 8;
       if (withPictures) drawPicture(chosen, x, y, SIDE);
       pen.strokeRect(x - half, y - half, 2 * half, 2 * half);
@@ -85,7 +85,7 @@ export async function openMap(canvas, tip, { images, pictureOf, nameOf, choose }
     tip.hidden = row === null;
     draw();
     if (row === null) return;
-    const [x, y] = place(row);
+    const [x, y] = toScreen(row);
     tip.style.left = `${Math.min(x + 20, canvas.clientWidth - 180)}px`;
     tip.style.top = `${Math.max(8, Math.min(y + 20, canvas.clientHeight - 210))}px`;
     const image = tip.querySelector("img");
@@ -99,20 +99,20 @@ export async function openMap(canvas, tip, { images, pictureOf, nameOf, choose }
   function nearestTo(x, y, reach) {
     let best = null;
     for (const row of rows) {
-      const [a, b] = place(row);
+      const [a, b] = toScreen(row);
       const distance = Math.hypot(a - x, b - y);
       if (distance < reach) [best, reach] = [row, distance];
     }
     return best;
   }
 
-  // the nearest point within 45 degrees of a direction
+  // the next point for an arrow key: the nearest within 45 degrees of its direction
   function towards([dx, dy]) {
     if (chosen === null) return nearestTo(canvas.clientWidth / 2, canvas.clientHeight / 2, Infinity);
-    const [x, y] = place(chosen);
+    const [x, y] = toScreen(chosen);
     let [best, least] = [chosen, Infinity];
     for (const row of rows) {
-      const [a, b] = place(row);
+      const [a, b] = toScreen(row);
       const along = (a - x) * dx + (b - y) * dy;
       const across = Math.abs((a - x) * dy - (b - y) * dx);
       if (row !== chosen && along > 0 && across <= along && along + across < least) [best, least] = [row, along + across];
@@ -138,26 +138,26 @@ export async function openMap(canvas, tip, { images, pictureOf, nameOf, choose }
   });
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
-    from = [event.offsetX, event.offsetY];
+    dragFrom = [event.offsetX, event.offsetY];
     isDragged = false;
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (from === null) return choosePoint(nearestTo(event.offsetX, event.offsetY, SIDE / 2));
-    const [dx, dy] = [event.offsetX - from[0], event.offsetY - from[1]];
+    if (dragFrom === null) return choosePoint(nearestTo(event.offsetX, event.offsetY, SIDE / 2));
+    const [dx, dy] = [event.offsetX - dragFrom[0], event.offsetY - dragFrom[1]];
     if (!isDragged && Math.hypot(dx, dy) < 4) return;
     isDragged = true;
-    from = [event.offsetX, event.offsetY];
+    dragFrom = [event.offsetX, event.offsetY];
     view.x -= dx / canvas.clientWidth / (0.46 * view.scale);
     view.y += dy / canvas.clientHeight / (0.46 * view.scale);
     choosePoint(null);
     draw();
   });
   canvas.addEventListener("pointerup", (event) => {
-    from = null;
+    dragFrom = null;
     const row = isDragged ? null : nearestTo(event.offsetX, event.offsetY, SIDE / 2);
     if (row !== null) choose(row);
   });
-  canvas.addEventListener("pointerleave", () => from === null && choosePoint(null));
+  canvas.addEventListener("pointerleave", () => dragFrom === null && choosePoint(null));
   canvas.addEventListener("keydown", (event) => {
     const direction = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
     if (direction) choosePoint(towards(direction));

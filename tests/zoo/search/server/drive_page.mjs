@@ -1,8 +1,8 @@
-// Uses the page of `zoo serve` in headless Chromium as a person would, and prints what it saw as JSON:
+// Uses the page of `zoo serve` in headless Chromium as a person would, and prints the results as JSON:
 //
 //     node drive_page.mjs URL CHROMIUM FOLDER PHOTO BROKEN
 //
-// FOLDER gets the pictures near.png, map.png and all.png. Requests to any other host are counted and refused.
+// FOLDER gets the screenshots near.png, map.png and all.png. Requests to any other host are counted and refused.
 import { chromium } from "playwright-core";
 
 const [url, executablePath, folder, photo, broken] = process.argv.slice(2);
@@ -22,7 +22,7 @@ await page.route("**/*", (route) => {
 page.on("pageerror", (error) => errors.push(String(error)));
 page.on("console", (message) => message.type() === "error" && !message.text().includes("422") && errors.push(message.text()));
 const status = () => page.textContent("#status");
-const said = (text) => page.waitForFunction((t) => document.getElementById("status").textContent.includes(t), text);
+const statusHas = (text) => page.waitForFunction((t) => document.getElementById("status").textContent.includes(t), text);
 const tiles = (list) =>
   page.$$eval(`${list} .tile`, (found) =>
     found.map((tile) => ({
@@ -38,14 +38,14 @@ const loaded = () =>
 
 const saw = {};
 await page.goto(url);
-await said("Drop a photograph");
+await statusHas("Drop a photograph");
 saw.title = await page.title();
 saw.about = await page.textContent("#about");
 await page.setInputFiles("#photo", broken);
-await said("not-an-image");
+await statusHas("not-an-image");
 saw.broken = await status();
 await page.setInputFiles("#photo", photo);
-await said("nearest to");
+await statusHas("nearest to");
 saw.searched = await tiles("#found");
 await loaded();
 saw.thumbnails = await page.$$eval("#found img", (images) => images.filter((image) => image.naturalWidth > 0).length);
@@ -62,7 +62,7 @@ saw.ofRow = await tiles("#found");
 
 await page.focus("#tab-near");
 await page.keyboard.press("ArrowRight");
-await said("images");
+await statusHas("images");
 await page.waitForTimeout(300); // thumbnails are drawn as they come
 await page.focus("#plane");
 await page.keyboard.press("ArrowRight");
@@ -81,7 +81,7 @@ await page.waitForFunction(() => location.hash.startsWith("#near/"));
 saw.fromMap = await page.evaluate(() => Number(location.hash.split("/")[1]));
 
 await page.click("#tab-all");
-await said("of ");
+await statusHas("of ");
 saw.all = (await tiles("#grid")).map((tile) => tile.name);
 await loaded();
 await page.screenshot({ path: `${folder}/all.png` });

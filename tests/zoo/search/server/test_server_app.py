@@ -30,17 +30,17 @@ from zoo.errors import UserError
 from zoo.extraction.extract import extract
 from zoo.search.collection import Collection
 from zoo.search.index import build, open_index
-from zoo.search.pca_map import places
-from zoo.search.server.app import Gallery, create_app
-from zoo.search.server.request_limits import Limits
+from zoo.search.pca_map import pca_points
+from zoo.search.server.app import ServedCollection, create_app
+from zoo.search.server.request_limits import RequestLimits
 from zoo.search.server.serve import _announce, serve
-from zoo.search.thumbnails import Pictures
+from zoo.search.thumbnails import Thumbnails
 
 PHOTOS = Path(__file__).parents[4] / "examples" / "photos"
 
 
 class Means(PixelMeans):
-    """With what a server asks of a network besides."""
+    """An embedder without a network that also has what the server needs, and can be made to wait."""
 
     normalize = False
     wait: threading.Event | None = None
@@ -54,15 +54,15 @@ class Means(PixelMeans):
 class Site:
     """A real server on 127.0.0.1, in a thread."""
 
-    def __init__(self, gallery: Gallery) -> None:
+    def __init__(self, served: ServedCollection) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
-        config = uvicorn.Config(create_app(gallery), log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(create_app(served), log_level="error", lifespan="off", timeout_graceful_shutdown=1)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._thread.start()
 
-    def ask(
+    def request(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes, dict[str, str]]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -74,7 +74,7 @@ class Site:
             connection.close()
 
     def json(self, path: str, body: Any = None) -> Any:
-        status, data, _ = self.ask("GET" if body is None else "POST", path, body)
+        status, data, _ = self.request("GET" if body is None else "POST", path, body)
         assert status == 200, data
         return json.loads(data)
 
@@ -86,8 +86,8 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Gallery]:
-    """Makes galleries over one collection of twenty images, one of them broken."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ServedCollection]:
+    """Return a function that makes a ``ServedCollection`` of twenty images and a broken one."""
     root = tmp_path_factory.mktemp("served")
     images = fill(root / "images")
     (images / "zz.jpg").write_bytes(b"no picture")
@@ -95,34 +95,43 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Gallery]:
     collection = Collection(root / "out")
     build(collection)
 
-    def gallery(embedder: Any = None, **options: Any) -> Gallery:
-        return Gallery(
+    def make_served(embedder: Any = None, **options: Any) -> ServedCollection:
+        return ServedCollection(
             collection,
             open_index(collection),
             embedder or Means(),
-            places(collection),
-            Pictures(collection, str(images)),
+            pca_points(collection),
+            Thumbnails(collection, str(images)),
             **options,
         )
 
-    return gallery
+    return make_served
+
+
+@pytest.fixture(scope="module")
+def site(served: Callable[..., ServedCollection]) -> Iterator[Site]:
+    """A server with default limits that tests share."""
+    running = Site(served())
+    yield running
+    running.stop()
 
 
 @pytest.fixture
-def start(served: Callable[..., Gallery]) -> Iterator[Callable[..., Site]]:
+def start(served: Callable[..., ServedCollection]) -> Iterator[Callable[..., Site]]:
+    """Return a function that starts a server with other options."""
     sites: list[Site] = []
 
-    def site(**options: Any) -> Site:
+    def start_site(**options: Any) -> Site:
         sites.append(Site(served(**options)))
         return sites[-1]
 
-    yield site
+    yield start_site
     for one in sites:
         one.stop()
 
 
-def test_what_the_page_asks_for(start: Callable[..., Site], served: Callable[..., Gallery]) -> None:
-    site, collection = start(), served().collection
+def test_routes_of_the_page(site: Site, served: Callable[..., ServedCollection]) -> None:
+    collection = served().collection
     about = site.json("/api/collection")
     assert (about["images"], about["indexed"], about["index"], about["pictures"]) == (21, 20, "exact", True)
     assert [(i["row"], i["path"]) for i in site.json("/api/images?start=4&count=5")] == [
@@ -134,42 +143,40 @@ def test_what_the_page_asks_for(start: Callable[..., Site], served: Callable[...
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     right = np.argsort(-vectors @ vectors[3])[:4].tolist()
     assert [n["row"] for n in site.json("/api/neighbours/3?k=4")] == right
-    assert site.ask("GET", "/api/neighbours/20")[0] == site.ask("GET", "/api/neighbours/21")[0] == 404
+    assert site.request("GET", "/api/neighbours/20")[0] == site.request("GET", "/api/neighbours/21")[0] == 404
     name = served().collection.item(3).name
     data = (Path(collection.root).parent / "images" / name).read_bytes()
     found = site.json("/api/search?k=4", data)
     assert [n["row"] for n in found] == right
     assert found[0]["cosine"] == pytest.approx(1, abs=1e-5)
-    status, points, _ = site.ask("GET", "/api/map")
+    status, points, _ = site.request("GET", "/api/map")
     assert status == 200
-    np.testing.assert_array_equal(np.frombuffer(points, "<f4").reshape(21, 2), places(collection))
+    np.testing.assert_array_equal(np.frombuffer(points, "<f4").reshape(21, 2), pca_points(collection))
     for size, longest in (("small", 240), ("large", 960)):
-        status, jpeg, headers = site.ask("GET", f"/pictures/{about['version']}/{size}/0")
+        status, jpeg, headers = site.request("GET", f"/pictures/{about['version']}/{size}/0")
         assert (status, headers["content-type"]) == (200, "image/jpeg")
         assert "immutable" in headers["cache-control"]
         assert jpeg.startswith(b"\xff\xd8")
         with Image.open(io.BytesIO(jpeg)) as image:
-            assert max(image.size) == min(60, longest)  # never larger than the image
+            assert max(image.size) == min(60, longest)  # images are never enlarged
     for address in ("/", "/app.js", "/map.js", "/style.css"):
-        status, _, headers = site.ask("GET", address)
+        status, _, headers = site.request("GET", address)
         assert status == 200
         assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_embed_gives_what_extract_gives_and_is_described(
-    start: Callable[..., Site], served: Callable[..., Gallery]
-) -> None:
-    site, collection = start(), served().collection
+def test_embed_equals_extract_and_is_in_openapi(site: Site, served: Callable[..., ServedCollection]) -> None:
+    collection = served().collection
     data = (Path(collection.root).parent / "images" / collection.item(5).name).read_bytes()
     answer = site.json("/embed", data)
     vectors = np.concatenate([v for _, v in collection.vectors()])
     np.testing.assert_allclose(answer["embedding"], vectors[5], rtol=1e-5)
     assert (answer["dim"], answer["normalize"], answer["model"]) == (24, False, "pixel_means")
-    told = site.json("/openapi.json")["paths"]["/embed"]["post"]
-    assert set(told["requestBody"]["content"]) == {"application/octet-stream", "image/*"}
-    assert {"200", "408", "413", "422", "503", "504"} <= set(told["responses"])
-    assert site.ask("GET", "/docs")[0] == site.ask("GET", "/redoc")[0] == 404
+    operation = site.json("/openapi.json")["paths"]["/embed"]["post"]
+    assert set(operation["requestBody"]["content"]) == {"application/octet-stream", "image/*"}
+    assert {"200", "408", "413", "422", "503", "504"} <= set(operation["responses"])
+    assert site.request("GET", "/docs")[0] == site.request("GET", "/redoc")[0] == 404
 
 
 @pytest.mark.parametrize(
@@ -189,17 +196,16 @@ def test_embed_gives_what_extract_gives_and_is_described(
         "/server.py",
     ],
 )
-def test_nothing_but_the_collection_can_be_reached(start: Callable[..., Site], path: str) -> None:
-    site = start()
+def test_nothing_but_the_collection_can_be_reached(site: Site, path: str) -> None:
     path = path.replace("VERSION", site.json("/api/collection")["version"])
-    status, body, _ = site.ask("GET", path)
+    status, body, _ = site.request("GET", path)
     assert status in (404, 422)
     assert b"root:" not in body
     assert b"import" not in body
 
 
-def test_other_names_and_other_sites_are_refused(start: Callable[..., Site]) -> None:
-    site = start(names=["gallery.example"])
+def test_foreign_hosts_and_origins_are_refused(start: Callable[..., Site]) -> None:
+    site = start(allowed_hosts=["gallery.example"])
     for host, status in (
         ("127.0.0.1:80", 200),
         ("localhost", 200),
@@ -212,77 +218,81 @@ def test_other_names_and_other_sites_are_refused(start: Callable[..., Site]) -> 
         ("[", 421),
         ("", 421),
     ):
-        assert site.ask("GET", "/api/collection", headers={"Host": host})[0] == status, host
+        assert site.request("GET", "/api/collection", headers={"Host": host})[0] == status, host
     data, own = encode(picture(), "PNG"), f"127.0.0.1:{site.port}"
     for origin, status in ((f"http://{own}", 200), ("http://evil.example", 403), ("null", 403)):
-        assert site.ask("POST", "/embed", data, {"Origin": origin, "Host": own})[0] == status, origin
+        assert site.request("POST", "/embed", data, {"Origin": origin, "Host": own})[0] == status, origin
 
 
 def test_bytes_and_pixels_are_limited(start: Callable[..., Site]) -> None:
-    site = start(limits=Limits(max_bytes=5000, max_pixels=3000))
-    assert site.ask("POST", "/embed", bytes(5001))[0] == 413
-    parts = (bytes(1000) for _ in range(1000))  # without a length
-    with suppress(BrokenPipeError, ConnectionResetError):  # it may hang up while there is more to come
-        assert site.ask("POST", "/embed", parts)[0] == 413
-    assert site.ask("POST", "/embed", encode(picture(60, 51), "PNG"))[0] == 413
+    site = start(limits=RequestLimits(max_bytes=5000, max_pixels=3000))
+    assert site.request("POST", "/embed", bytes(5001))[0] == 413
+    parts = (bytes(1000) for _ in range(1000))  # no Content-Length
+    with suppress(BrokenPipeError, ConnectionResetError):  # the server may close before all is sent
+        assert site.request("POST", "/embed", parts)[0] == 413
+    assert site.request("POST", "/embed", encode(picture(60, 51), "PNG"))[0] == 413
     for body in (b"", b"no picture", encode(picture(60, 40), "JPEG")[:-200]):
-        status, answer, _ = site.ask("POST", "/embed", body)
+        status, answer, _ = site.request("POST", "/embed", body)
         assert (status, "detail" in json.loads(answer)) == (422, True)
-    assert site.ask("POST", "/api/search?k=100000", encode(picture(), "PNG"))[0] == 422
-    assert site.ask("POST", "/embed", encode(picture(60, 40), "PNG"))[0] == 200
+    assert site.request("POST", "/api/search?k=100000", encode(picture(), "PNG"))[0] == 422
+    assert site.request("POST", "/embed", encode(picture(60, 40), "PNG"))[0] == 200
 
 
 def test_a_slow_sender_is_dropped(start: Callable[..., Site]) -> None:
-    site = start(limits=Limits(seconds=0.3))
+    site = start(limits=RequestLimits(timeout=0.3))
     with socket.create_connection(("127.0.0.1", site.port), 10) as connection:
         connection.sendall(b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
         assert b" 408 " in connection.recv(1000)
-    assert site.ask("POST", "/embed", encode(picture(), "PNG"))[0] == 200
+    assert site.request("POST", "/embed", encode(picture(), "PNG"))[0] == 200
 
 
-def test_more_than_can_wait_are_told_to_come_back(start: Callable[..., Site]) -> None:
+def test_requests_beyond_the_queue_are_answered_503(start: Callable[..., Site]) -> None:
     embedder = Means()
     embedder.wait = threading.Event()
-    site = start(embedder=embedder, limits=Limits(seconds=1.5, at_once=1, waiting=2))
+    site = start(embedder=embedder, limits=RequestLimits(timeout=1.5, concurrent=1, queued=2))
     data = encode(picture(), "PNG")
     answers: list[int] = []
-    threads = [threading.Thread(target=lambda: answers.append(site.ask("POST", "/embed", data)[0])) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: answers.append(site.request("POST", "/embed", data)[0])) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
     assert set(answers) <= {503, 504}
-    assert answers.count(504) == 3  # one at work, two that waited
-    status, _, headers = site.ask("GET", "/api/collection")  # the page goes on meanwhile
+    assert answers.count(504) == 3  # one at work, two in the queue
+    status, _, headers = site.request("GET", "/api/collection")  # other routes still answer
     assert status == 200
     embedder.wait.set()
     deadline = time.monotonic() + 10
-    while (status := site.ask("POST", "/embed", data)[0]) == 503 and time.monotonic() < deadline:
+    while (status := site.request("POST", "/embed", data)[0]) == 503 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert status == 200
     assert headers["cache-control"] == "no-store"
 
 
-def test_a_client_that_goes_away_leaves_its_place(start: Callable[..., Site]) -> None:
-    site = start(limits=Limits(at_once=1, waiting=0))
+def test_a_disconnected_client_frees_its_slot(start: Callable[..., Site]) -> None:
+    site = start(limits=RequestLimits(concurrent=1, queued=0))
     for _ in range(3):
         with socket.create_connection(("127.0.0.1", site.port), 10) as connection:
             connection.sendall(b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
     deadline = time.monotonic() + 10
-    while (status := site.ask("POST", "/embed", encode(picture(), "PNG"))[0]) == 503 and time.monotonic() < deadline:
+    while (
+        status := site.request("POST", "/embed", encode(picture(), "PNG"))[0]
+    ) == 503 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert status == 200
 
 
 def test_a_page_of_many_images_reads_few_of_them(tmp_path: Path) -> None:
     collection = make(tmp_path, clusters(20_000, 2), shard_size=500)
-    gallery = Gallery(collection, open_index_of(collection), Means(), np.zeros((20_000, 2), np.float32))
-    site = Site(gallery)
+    index = open_index_of(collection)
+    site = Site(ServedCollection(collection, index, Means(), np.zeros((20_000, 2), np.float32)))
     try:
         assert [i["row"] for i in site.json("/api/images?start=15480&count=60")] == list(range(15480, 15540))
-        assert collection._told.cache_info().misses == 2  # the two shards it lies in
+        assert collection._metadata.cache_info().misses == 2  # the page spans two shards
         assert site.json("/api/collection")["pictures"] is False
-        assert site.ask("GET", f"/pictures/{collection.sha256[:16]}/small/0")[0] == 404
+        assert site.request("GET", f"/pictures/{collection.sha256[:16]}/small/0")[0] == 404
     finally:
         site.stop()
 
@@ -292,28 +302,7 @@ def open_index_of(collection: Collection) -> Any:
     return open_index(collection)
 
 
-def test_the_map_is_that_of_the_principal_components_and_kept(tmp_path: Path) -> None:
-    vectors = clusters(60, 5)
-    collection = make(tmp_path, vectors, failed=(2, 31), shard_size=7)
-    found = places(collection)
-    good = [n for n in range(60) if n not in (2, 31)]
-    assert np.isnan(found[[2, 31]]).all()
-    units = vectors[good].astype(np.float64)
-    units /= np.linalg.norm(units, axis=1, keepdims=True)
-    _, _, axes = np.linalg.svd(units - units.mean(axis=0), full_matrices=False)
-    projected = (units - units.mean(axis=0)) @ axes[:2].T
-    for axis in range(2):
-        assert abs(np.corrcoef(projected[:, axis], found[good][:, axis])[0, 1]) > 0.99
-    (cache,) = (tmp_path / ".zoo").glob("map-*.npy")
-    before = cache.read_bytes()
-    cache.write_bytes(before[:100])
-    np.testing.assert_array_equal(places(collection), found)  # a damaged one is made again
-    assert cache.read_bytes() == before
-    for count in (1, 2, 3):
-        assert np.isfinite(places(make(tmp_path / str(count), clusters(count, 5)))).all()
-
-
-def test_the_command_refuses_in_one_line_and_warns(
+def test_errors_and_warnings_of_the_command(
     photos_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -337,7 +326,7 @@ def test_the_command_refuses_in_one_line_and_warns(
 
 @pytest.fixture
 def running(photos_out: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``zoo serve`` as typed, and its address."""
+    """A process of ``zoo serve`` and its URL."""
     command = [sys.executable, "-m", "zoo", "serve", photos_out, "--images", PHOTOS, "--port", "0", "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -376,7 +365,7 @@ def test_the_page_in_a_browser_and_ctrl_c(
         assert [tile["row"] for tile in shown] == np.argsort(-cosines).tolist()
         assert [tile["cosine"] for tile in shown] == pytest.approx(np.sort(cosines)[::-1], abs=6e-4)
         assert [tile["name"] for tile in shown] == [names[tile["row"]] for tile in shown]
-    assert saw["thumbnails"] >= 10  # those in sight; the rest are lazy
+    assert saw["thumbnails"] >= 10  # those in view; the rest load lazily
     assert saw["all"] == names
     assert saw["tip"] == names[saw["fromMap"]]
     assert saw["inked"] > 10_000
