@@ -72,13 +72,14 @@ class Views:
     Views are normalised with ImageNet's mean and standard deviation. SwAV's code uses another deviation for red.
 
     Attributes:
-        operations: the code whose arithmetic the colour operations follow (``training.data.augment_ops``).
+        operations: the code whose crops and arithmetic the views follow (``training.data.augment_ops``). ``simclr``
+            differs from ``byol`` in the crop alone: TensorFlow's kernel draws its size, TF 1's bicubic resizes it.
         second: ``None`` makes one view, for supervised training.
         small: SwAV's small crops, ``small_count`` of them.
     """
 
     size: PositiveInt = 224
-    operations: Literal["byol", "torchvision"] = "byol"
+    operations: Literal["byol", "simclr", "torchvision"] = "byol"
     first: View = View()
     second: View | None = View(blur_p=0.1, solarize_p=0.2)
     small: View | None = None
