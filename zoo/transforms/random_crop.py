@@ -35,7 +35,7 @@ def retried_size(
     """
     height, width = (s.T for s in _sizes(area, heights, widths, u.T, v.T))
     fits = (height > 0) & (width > 0) & (height <= heights[:, None]) & (width <= widths[:, None])
-    first, fell_back = fits.argmax(1), ~fits.any(1)
+    first, fell_back = fits.argmax(1), np.logical_not(fits.any(1))
     rows = np.arange(len(heights))
     widest = exp(_LOG_ASPECT)
     return (
