@@ -38,14 +38,17 @@ class Work:
 
 def zoo(work: Work, setting: dict[str, Any]) -> Run:
     """`zoo extract`, from image files to committed shards with a manifest."""
-    from zoo.extraction.extract import extract
+    from zoo.extraction.extract import run_extraction
+    from zoo.extraction.fingerprint import ExtractionConfig
 
     embedder = _embedder(work, setting)
 
     def run(_: list[Path], out: Path) -> Vectors:
         import pyarrow.parquet as pq
 
-        extract(work.folder / "images", out, embedder=embedder, batch_size=setting["batch"])
+        run_extraction(
+            work.folder / "images", out, model=embedder, config=ExtractionConfig(batch_size=setting["batch"])
+        )
         shards = sorted(out.glob("embeddings-*.parquet"))
         return np.concatenate([np.stack(pq.read_table(shard)["embedding"].to_numpy()) for shard in shards])
 

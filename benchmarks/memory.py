@@ -95,6 +95,7 @@ def measure_plan(rows: int, path: Path) -> dict[str, Any]:
     """Return the bytes per row of a plan with random names, sizes and times, on the disk and in memory."""
     import pyarrow as pa
 
+    from zoo.embeddings.fingerprint import Fingerprint
     from zoo.embeddings.plan import Plan
     from zoo.sources.file_listing import FILES
 
@@ -105,9 +106,10 @@ def measure_plan(rows: int, path: Path) -> dict[str, Any]:
         digits = f"{number[0]:016x}{number[1]:016x}"
         columns["path"].append(f"images/{digits[:2]}/{digits}.jpg".encode())
     files = pa.table(columns).cast(FILES).sort_by("path")
-    Plan.new({"shard_size": 1024}, files).save(path, path.parent)
+    fingerprint = Fingerprint({}, dim=512, format="parquet", batch_size=16, shard_size=1024)
+    Plan.new(fingerprint, files).save(path, path.parent)
     one = path.with_suffix(".one")
-    Plan.new({"shard_size": 1024}, files.slice(0, 1)).save(one, path.parent)
+    Plan.new(fingerprint, files.slice(0, 1)).save(one, path.parent)
     peaks = []
     for file in (one, path):
         words = [sys.executable, __file__, "--load", str(file)]

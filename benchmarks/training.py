@@ -44,12 +44,12 @@ import torchvision
 from lightly_steps import AUTOCAST, lightly_network, lightly_steps
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from training.engine.build import build_method
+from training.engine.step import optimiser_step
 
 from training.data.augment import make_views
 from training.data.loader import batches
-from training.engine.build import build_method
 from training.engine.state import Run, assemble
-from training.engine.step import optimiser_step
 from training.methods import Moment
 from training.recipes import table
 from training.recipes.config import Recipe

@@ -1,4 +1,4 @@
-"""Real photographs in small, and annotations that can be seen in them."""
+"""Small versions of real photographs, with annotations that can be seen in them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIDE = 24  # of objects, in pixels
 
 
 def photo(n: int, width: int = 64, height: int = 48) -> Image.Image:
-    """A real photograph in small; beyond them, quarters of them."""
+    """Return a small version of a real photograph, and of quarters of them from the last one on."""
     part, n = divmod(n, len(PHOTOS))
     image = Image.open(PHOTOS[n]).convert("RGB")
     if part:
@@ -24,13 +24,13 @@ def photo(n: int, width: int = 64, height: int = 48) -> Image.Image:
 
 
 def brightness(image: Image.Image) -> np.ndarray:
-    """Smoothed gray values in 0..255: an annotation that can be seen in the picture."""
+    """Return smoothed gray values in 0..255: an annotation that can be seen in the image."""
     small = image.convert("L").resize((4, 3), Image.Resampling.BOX)
     return np.asarray(small.resize(image.size, Image.Resampling.BILINEAR))
 
 
 def corners(values: np.ndarray, brightest: bool) -> tuple[int, int]:
-    """Top left of the square of ``SIDE`` pixels with the brightest, or the darkest, middle."""
+    """Return the top left of the square of ``SIDE`` pixels whose middle is the brightest, or the darkest."""
     half = SIDE // 2
     inner = values[half : values.shape[0] - half, half : values.shape[1] - half].astype(np.int64)
     y, x = np.unravel_index((inner if brightest else -inner).argmax(), inner.shape)
@@ -38,7 +38,7 @@ def corners(values: np.ndarray, brightest: bool) -> tuple[int, int]:
 
 
 def coco(data: Path, split: str, photos: range) -> dict[str, Any]:
-    """Photographs whose brightest and darkest places are the objects; masks are squares."""
+    """Write photographs and COCO json; the objects are squares around the brightest and the darkest point."""
     images, annotations = [], []
     (data / split).mkdir(parents=True, exist_ok=True)
     for n in photos:
@@ -59,7 +59,7 @@ def coco(data: Path, split: str, photos: range) -> dict[str, Any]:
 
 
 def label_images(data: Path, split: str, photos: range, *, void: int | None = None) -> None:
-    """Photographs and label images of three brightnesses, their top ``void``."""
+    """Write photographs and label images of three brightnesses; the top rows are ``void``."""
     for n in photos:
         image = photo(n)
         labels = np.digitize(brightness(image), [85, 170]).astype(np.uint8)  # dark, middle, bright
@@ -72,7 +72,7 @@ def label_images(data: Path, split: str, photos: range, *, void: int | None = No
 
 
 def depth_images(data: Path, photos: range) -> None:
-    """Photographs and depths in millimetres that grow with brightness; the top is not known."""
+    """Write photographs and depths in millimetres that grow with brightness; the top rows are unknown."""
     data.mkdir()
     for n in photos:
         image = photo(n)

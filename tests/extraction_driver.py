@@ -1,7 +1,8 @@
 """Extraction in processes of their own that tests can kill, with a network small enough to start at once.
 
 ``start`` forks from a server that has imported everything but has started no thread, so a run takes a few
-hundredths of a second.
+hundredths of a second. pyarrow imports pandas at its first array where pandas is installed, and a real network needs
+torch: without them in the server each process would take seconds.
 """
 
 from __future__ import annotations
@@ -14,23 +15,28 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
+from PIL.Image import init as load_all_formats
 
 import zoo
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR, UserError
-from zoo.extraction.extract import extract
+from zoo.extraction.extract import Extraction, run_extraction
+from zoo.extraction.fingerprint import ExtractionConfig
 from zoo.inference.outputs import Outputs
 from zoo.system.hardware import CORES
 from zoo.transforms.preprocess import Preprocessing
 
 _open = os.open
+load_all_formats()  # Pillow imports them one by one at its first image
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["extraction_driver", "pytest"])
+_IMPORTED = ("pytest", "pandas", "pyarrow.csv", "pyarrow.pandas_compat", "numpy.random", "timm", "zoo.cli.messages")
+_processes.set_forkserver_preload([*_IMPORTED, "extraction_driver"])
 
 
 class PixelMeans:
@@ -72,10 +78,14 @@ class PixelMeans:
         return {"model": self._name, "preprocessing": self.preprocessing.to_json(), "device": self._device}
 
 
-def run(images: Path, out: Path, **options: Any) -> Any:
-    """``extract`` with small batches and shards, so that twenty images make several of both."""
-    small = {"embedder": PixelMeans(), "batch_size": 3, "shard_size": 6, "workers": 2}
-    return extract(images, out, **{**small, **options})
+def run(images: str | Path, out: Path, **options: Any) -> Extraction:
+    """``run_extraction`` with small batches and shards, so that twenty images make several of both.
+
+    options: of ``ExtractionConfig`` and of ``run_extraction``; ``embedder`` is its model.
+    """
+    small: dict[str, Any] = {"embedder": PixelMeans(), "batch_size": 3, "shard_size": 6, "workers": 2, **options}
+    config = {field.name: small.pop(field.name) for field in fields(ExtractionConfig) if field.name in small}
+    return run_extraction(images, out, model=small.pop("embedder"), config=ExtractionConfig(**config), **small)
 
 
 def start(images: Path, out: Path, *, kill: int | None = None, seconds: float = 0.0, stages: bool = False,
@@ -99,6 +109,13 @@ def finish(images: Path, out: Path, **options: Any) -> int:
     return int(process.exitcode)
 
 
+def start_command(log: Path, *words: object) -> Any:
+    """A process that is ``zoo WORDS``, with all that it prints in the file ``log``."""
+    process = _processes.Process(target=_command, args=(log, [str(word) for word in words]))
+    process.start()
+    return process
+
+
 def results(out: Path) -> dict[str, str]:
     """The hash of every result file; the log of the runs is not one, and nothing else may be there."""
     assert {path.name for path in out.iterdir() if path.is_dir()} == {".zoo"}
@@ -118,6 +135,8 @@ def _main(images: Path, out: Path, kill: int | None, embedder: PixelMeans | Path
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command does
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits "ignore"
     os.environ["OMP_NUM_THREADS"] = os.environ[CORES] = "1"  # threads of many processes would wait for each other
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)  # the server read the variable before this process set it
     engine = zoo.load(embedder, device="cpu") if isinstance(embedder, Path) else embedder
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
@@ -131,6 +150,17 @@ def _main(images: Path, out: Path, kill: int | None, embedder: PixelMeans | Path
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(EXIT_SOME_FAILED if result.failed else EXIT_OK)
+
+
+def _command(log: Path, words: list[str]) -> None:
+    from zoo.cli.main import main
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell starts it
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.argv = ["zoo", *words]
+    main()
 
 
 def _arm(n: int) -> None:

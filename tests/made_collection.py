@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from zoo.embeddings import manifest
 from zoo.embeddings.columns import OK
+from zoo.embeddings.fingerprint import Fingerprint
 from zoo.embeddings.plan import Plan
-from zoo.embeddings.shards import Folder, Rows
+from zoo.embeddings.shards import OutputFolder, Rows
 from zoo.search.collection import Collection
 from zoo.sources.file_listing import FILES
 
@@ -40,7 +41,7 @@ def make(
     }
     told |= {"weights_sha256": "0" * 64, "preprocessing": {"input_size": 32, "resize": 36}, **identity}
     table = pa.table([paths, [1] * len(paths), [1] * len(paths)], schema=FILES)
-    plan, folder = Plan.new(told, table), Folder(root)
+    plan, folder = Plan.new(Fingerprint.from_json(told), table), OutputFolder(root)
     folder.create()
     for shard in range(plan.shards):
         rows, planned = Rows.empty(plan, shard), plan.rows(shard)

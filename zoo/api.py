@@ -2,33 +2,129 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from zoo.errors import UserError
 from zoo.loading import list_models, load
+from zoo.transforms.limits import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from zoo.extraction.extract import Extraction
+    from zoo.extraction.partition import Partition
+    from zoo.extraction.ray_executor import RayExecutor, RemoteModel
+    from zoo.inference.embedder import Embedder
+    from zoo.inference.outputs import Outputs
+    from zoo.system.progress import Progress
 
 __all__ = ["extract", "list_models", "load"]
 
 
-def extract(images: str | Path, out: str | Path, *, model: str | Path | None = None, **options: Any) -> Any:
-    """Embeds every image of the source ``images`` into ``out``; the same as ``zoo extract``.
+def extract(
+    images: str | Path,
+    out: str | Path,
+    *,
+    model: str | Path | None = None,
+    device: str | None = None,
+    backend: str = "auto",
+    precision: str = "fp32",
+    normalize: bool = False,
+    outputs: Outputs | None = None,
+    keep: Sequence[str] = (),
+    format: str = "parquet",
+    dtype: str = "float32",
+    batch_size: int | None = None,
+    shard_size: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    dedupe: bool = False,
+    near: float | None = None,
+    update: bool = False,
+    workers: int | None = None,
+    partition: Partition | None = None,
+    engine: str = "here",
+    ray_address: str | None = None,
+    progress: Progress | None = None,
+    on_open: Callable[[Embedder | RemoteModel], None] | None = None,
+) -> Extraction:
+    """Embed every image of the source ``images`` into ``out``; ``zoo extract`` does the same.
+
+    A run that was killed is continued by the same call; a finished one is left as it is.
 
     Args:
-        images: a folder, read recursively, or any other of the table in ``zoo.sources``.
+        images: a folder, read recursively, or any other source of the table in ``zoo.sources``.
         out: folder for ``embeddings-*.parquet``, ``manifest.json`` and ``run.log.jsonl``.
-        model: as ``load``'s ``name_or_path``.
-        options: ``device``, ``backend`` (here ``auto`` if not given), ``precision``, ``normalize`` and ``outputs`` as
-            in ``load``; ``format``, ``batch_size``, ``shard_size``, ``update``, ``dedupe`` and more as in
-            ``zoo.extraction.extract.extract``.
+        model: as ``name_or_path`` of ``load``.
+        device, precision, normalize: as in ``load``.
+        backend: as in ``load``; ``auto`` is the fastest on this machine.
+        outputs: the outputs to write, as in ``load``; ``None`` is the embedding alone.
+        keep: columns of the source to carry into the result.
+        format: ``parquet``; or ``npy`` or ``safetensors`` for the vectors as [rows, D] in files beside the tables.
+        dtype: type of the vectors written: ``float32`` or ``float16``.
+        batch_size: crops in a forward pass; ``None`` is ``zoo.extraction.fingerprint.default_batch_size``.
+        shard_size: images in a shard, which is held in memory; ``None`` is
+            ``zoo.extraction.fingerprint.default_shard_size``.
+        max_pixels: limit of pixels of one image; a larger one is refused and has a row that says so.
+        dedupe: look for files with the same bytes first, and embed one of them; the others keep their rows, with
+            status ``duplicate``. In the end pairs of embeddings that are near each other are written to
+            ``near_duplicates.parquet``. Without it no shard depends on another one.
+        near: with ``dedupe`` the cosine from which on two embeddings are near each other; ``None`` is 0.99. How near
+            two images are depends on the model.
+        update: take in added, changed and removed files instead of refusing them, and try again what could not be
+            read. The result is that of a new run over the files as they are now, duplicates too; only the last digits
+            of a vector can differ, where the network gives others in another batch.
+        workers: threads that decode; ``None`` is one per core.
+        partition: the shards that this process makes, as ``Partition(0, 8)``; ``None`` is all.
+        engine: ``here``, or ``ray`` to make the shards on a Ray cluster.
+        ray_address: address of a running Ray cluster; ``None`` is RAY_ADDRESS, or else a cluster started here.
+        progress: where to show progress; ``None`` is silent.
+        on_open: called once with the open model, before the images are listed.
 
     Returns:
-        ``zoo.extraction.extract.Extraction``: counts, failures, seconds.
+        Counts, failures and seconds.
 
     Raises:
-        UserError: see ``load`` and ``zoo.extraction.extract.extract``.
+        UserError: an argument, the images, ``out`` or the machine must change first.
     """
-    from zoo.extraction.extract import extract as run
+    from zoo.extraction.executor import LoadArguments
+    from zoo.extraction.extract import run_extraction
+    from zoo.extraction.fingerprint import ExtractionConfig
+    from zoo.extraction.partition import ALL_SHARDS
+    from zoo.inference.outputs import Outputs
 
-    opening = {k: options.pop(k) for k in ("device", "backend", "precision", "normalize", "outputs") if k in options}
-    opening.setdefault("backend", "auto")
-    return run(images, Path(out), embedder=load(model, **opening), **options)
+    if engine not in ("here", "ray"):
+        raise UserError(f"unknown engine {engine!r}: choose here or ray")
+    if ray_address is not None and engine != "ray":
+        raise UserError("--ray-address needs --engine ray")
+    config = ExtractionConfig(
+        keep=keep,
+        format=format,
+        dtype=dtype,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        max_pixels=max_pixels,
+        dedupe=dedupe,
+        near=near,
+    )
+    opening = LoadArguments(device, backend, precision, normalize, outputs or Outputs())
+    with ExitStack() as stack:
+        executor: RayExecutor | None = None
+        if engine == "ray":
+            from zoo.extraction.ray_executor import connect
+
+            executor = stack.enter_context(connect(ray_address, cores=workers or 1))
+        opened = opening.load(model) if executor is None else executor.open(model, opening)
+        if on_open is not None:
+            on_open(opened)
+        return run_extraction(
+            images,
+            out,
+            model=opened,
+            config=config,
+            update=update,
+            workers=workers,
+            partition=partition or ALL_SHARDS,
+            executor=executor,
+            progress=progress,
+        )

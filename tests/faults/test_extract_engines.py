@@ -18,7 +18,7 @@ from pictures import fill
 from zoo.errors import EXIT_OK, EXIT_USER_ERROR
 from zoo.export import export
 from zoo.export.onnx_cache import cached_onnx
-from zoo.extraction.partition import Share
+from zoo.extraction.partition import Partition
 from zoo.hub.weights import locate
 
 
@@ -99,7 +99,7 @@ def test_two_runs_for_one_folder_and_a_share_killed_beside_them(
     images: Path, tmp_path: Path, model: Path, expected: dict[str, str]
 ) -> None:
     out = tmp_path / "out"
-    killed = start(images, out, model=model, share=Share(1, 2), kill=9)
+    killed = start(images, out, model=model, partition=Partition(1, 2), kill=9)
     racing = [start(images, out, model=model) for _ in range(2)]
     for process in (killed, *racing):
         process.join(120)
@@ -117,7 +117,7 @@ def test_on_a_full_disk_it_stops_and_its_shares_go_on_when_there_is_room(
     assert finish(images, out, model=model, largest_file=10_000) == EXIT_USER_ERROR, "a shard has 12 kB of vectors"
     assert '"stopped"' in (out / "run.log.jsonl").read_text()
     assert not any((out / ".zoo" / "tmp").iterdir())
-    assert finish(images, out, model=model, share=Share(1, 2)) == EXIT_OK
-    assert finish(images, out, model=model, share=Share(0, 2)) == EXIT_OK
+    assert finish(images, out, model=model, partition=Partition(1, 2)) == EXIT_OK
+    assert finish(images, out, model=model, partition=Partition(0, 2)) == EXIT_OK
     assert results(out) == expected
     assert_tidy(out)

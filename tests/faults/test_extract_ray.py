@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,18 @@ import pytest
 from extraction_driver import assert_tidy, results
 from pictures import encode, fill, picture
 
-import zoo
 from zoo.cli.app import exit_code
 from zoo.cli.main import app
 from zoo.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
-from zoo.extraction.extract import Extraction, extract
-from zoo.extraction.partition import EVERYTHING, Share
-from zoo.extraction.ray_executor import Cluster, connect
+from zoo.extraction.executor import LoadArguments
+from zoo.extraction.extract import Extraction, run_extraction
+from zoo.extraction.fingerprint import ExtractionConfig
+from zoo.extraction.partition import ALL_SHARDS, Partition
+from zoo.extraction.ray_executor import RayExecutor, connect
 from zoo.inference.outputs import Outputs
 
 ROOT = Path(__file__).parents[2]
-OPENING = {"device": "cpu", "backend": "torch", "precision": "fp32", "normalize": False}
+ON_CPU = LoadArguments("cpu", "torch", "fp32", normalize=False, outputs=Outputs())
 
 
 def test_without_ray_one_line_says_how_to_get_it(
@@ -75,11 +77,13 @@ def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         machines.shutdown()
 
 
-def run(images: Path, out: Path, model: Path, crew: Cluster | None = None, *, update: bool = False,
-        share: Share = EVERYTHING) -> Extraction:  # fmt: skip
-    embedder: Any = zoo.load(model, **OPENING) if crew is None else crew.open(str(model), OPENING)
-    small = {"batch_size": 2, "shard_size": 4, "workers": 1}
-    return extract(images, out, embedder=embedder, crew=crew, update=update, share=share, **small)  # type: ignore[arg-type]
+def run(images: Path, out: Path, model: Path, executor: RayExecutor | None = None, *, update: bool = False,
+        partition: Partition = ALL_SHARDS) -> Extraction:  # fmt: skip
+    opened: Any = ON_CPU.load(model) if executor is None else executor.open(model, ON_CPU)
+    config = ExtractionConfig(batch_size=2, shard_size=4)
+    return run_extraction(
+        images, out, model=opened, config=config, executor=executor, update=update, partition=partition, workers=1
+    )
 
 
 def at_work(machine: Any) -> list[int]:
@@ -117,7 +121,7 @@ def shards(out: Path) -> int:
 def test_workers_and_machines_are_lost(images: Path, tmp_path: Path, random_weights: Path, machines: Any) -> None:
     run(images, tmp_path / "one", random_weights)
     expected = results(tmp_path / "one")
-    with connect(machines.address, cores=1) as crew:
+    with connect(machines.address, cores=1) as executor:
         import ray
 
         mine = ray.get_runtime_context().get_node_id()  # a driver does not outlive the machine it runs on
@@ -140,7 +144,7 @@ def test_workers_and_machines_are_lost(images: Path, tmp_path: Path, random_weig
 
         killer = meanwhile(lambda: shards(out) > 0 and working(), kill)
         watcher = meanwhile(lambda: look() or (out / "manifest.json").exists(), lambda _: None)
-        result = run(images, out, random_weights, crew)
+        result = run(images, out, random_weights, executor)
         killer.join(10)
         watcher.join(10)
         assert len(killed) == 1
@@ -150,14 +154,14 @@ def test_workers_and_machines_are_lost(images: Path, tmp_path: Path, random_weig
         assert_tidy(out)
 
         out = tmp_path / "machine"
-        assert run(images, out, random_weights, crew, share=Share(1, 4)).missing
+        assert run(images, out, random_weights, executor, partition=Partition(1, 4)).missing
         before = shards(out)
         assert 0 < before < 16
         remover = meanwhile(
             lambda: shards(out) > before and at_work(lost),
             lambda _: machines.remove_node(lost, allow_graceful=False),
         )
-        run(images, out, random_weights, crew)
+        run(images, out, random_weights, executor)
         remover.join(30)
         assert not remover.is_alive()
         assert results(out) == expected
@@ -166,8 +170,8 @@ def test_workers_and_machines_are_lost(images: Path, tmp_path: Path, random_weig
         (images / "bad.jpg").write_bytes(encode(picture(seed=98), "JPEG"))
         (images / "00.jpeg").write_bytes(encode(picture(seed=99), "JPEG"))
         with pytest.raises(UserError, match="2 files changed"):
-            run(images, out, random_weights, crew)
-        assert run(images, out, random_weights, crew, update=True).reused == 59
+            run(images, out, random_weights, executor)
+        assert run(images, out, random_weights, executor, update=True).reused == 59
     run(images, tmp_path / "one", random_weights, update=True)
     assert results(out) == results(tmp_path / "one")
     assert_tidy(out)
@@ -200,31 +204,34 @@ def test_the_command_is_stopped_and_gone_on_with_without_ray(
 
 @pytest.mark.slow
 def test_what_a_cluster_cannot_do_is_one_line(tmp_path: Path, random_weights: Path, machines: Any) -> None:
-    with connect(machines.address, cores=4) as crew, pytest.raises(UserError, match="3 cores: choose fewer --workers"):
-        crew.open(str(random_weights), OPENING)
-    with connect(machines.address, cores=1) as crew:
+    with (
+        connect(machines.address, cores=4) as executor,
+        pytest.raises(UserError, match="3 cores: choose fewer --workers"),
+    ):
+        executor.open(random_weights, ON_CPU)
+    with connect(machines.address, cores=1) as executor:
         for options, message in (
             ({"device": "cuda"}, "has no GPU"),
             ({"device": "cuda:1"}, "--device cpu or cuda, not cuda:1"),
             ({"precision": "int8"}, "^--precision int8 needs --backend onnx$"),
         ):
             with pytest.raises(UserError, match=message):
-                crew.open(str(random_weights), OPENING | options)
+                executor.open(random_weights, replace(ON_CPU, **options))  # type: ignore[arg-type]
         with pytest.raises(UserError, match=r"^[^\n]*none.safetensors[^\n]*$"):
-            crew.open(str(tmp_path / "none.safetensors"), OPENING)
+            executor.open(tmp_path / "none.safetensors", ON_CPU)
 
 
 @pytest.mark.slow
-def test_workers_give_every_output_and_leave_copies_out(
+def test_workers_give_every_output_and_leave_duplicates_out(
     images: Path, tmp_path: Path, random_weights: Path, machines: Any
 ) -> None:
     (images / "zz_copy.png").write_bytes((images / "01.png").read_bytes())
-    opening = OPENING | {"outputs": Outputs(layers=("layer2",), tiles=(1, 2), crops="ten")}
-    small: dict[str, Any] = {"batch_size": 4, "shard_size": 16, "workers": 1, "format": "npy", "dedupe": True}
-    extract(images, tmp_path / "one", embedder=zoo.load(random_weights, **opening), **small)
-    with connect(machines.address, cores=1) as crew:
-        embedder: Any = crew.open(str(random_weights), opening)
-        result = extract(images, tmp_path / "many", embedder=embedder, crew=crew, **small)
+    arguments = replace(ON_CPU, outputs=Outputs(layers=("layer2",), tiles=(1, 2), crops="ten"))
+    config = ExtractionConfig(batch_size=4, shard_size=16, format="npy", dedupe=True)
+    run_extraction(images, tmp_path / "one", model=arguments.load(random_weights), config=config, workers=1)
+    with connect(machines.address, cores=1) as executor:
+        model = executor.open(random_weights, arguments)
+        result = run_extraction(images, tmp_path / "many", model=model, config=config, executor=executor, workers=1)
     assert (result.duplicates, result.missing) == (1, {})
     assert results(tmp_path / "many") == results(tmp_path / "one")
 
@@ -237,11 +244,11 @@ def test_a_run_beside_the_cluster_and_a_full_disk(
     expected = results(tmp_path / "one")
     disk = tmp_path / "disk"
     disk.mkdir()
-    with connect(machines.address, cores=1) as crew:
+    with connect(machines.address, cores=1) as executor:
         out = tmp_path / "raced"
         beside = threading.Thread(target=run, args=(images, out, random_weights))
         beside.start()
-        run(images, out, random_weights, crew)
+        run(images, out, random_weights, executor)
         beside.join(120)
         assert results(out) == expected
         assert_tidy(out)
@@ -251,10 +258,10 @@ def test_a_run_beside_the_cluster_and_a_full_disk(
             pytest.skip("no right to mount a small file system")
         try:
             with pytest.raises(UserError, match=r"^disk full while writing [^\n]*$"):
-                run(images, disk / "out", random_weights, crew)
+                run(images, disk / "out", random_weights, executor)
             assert 0 < shards(disk / "out") < 16
             subprocess.run(["mount", "-o", "remount,size=10m", disk], check=True)
-            run(images, disk / "out", random_weights, crew)
+            run(images, disk / "out", random_weights, executor)
             assert results(disk / "out") == expected
         finally:
             subprocess.run(["umount", disk], check=True)

@@ -1,16 +1,24 @@
-"""Embeddings: made, checked, merged, searched."""
+"""The commands that make, check, merge and search embeddings."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from zoo.cli.option_groups import grouped
 from zoo.cli.options import Device, Model
 from zoo.errors import EXIT_OK, EXIT_SOME_FAILED
 from zoo.models.registry import DEFAULT_MODEL
+from zoo.search.limits import MAX_NEIGHBOURS
+from zoo.transforms.limits import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from zoo.extraction.ray_executor import RemoteModel
+    from zoo.inference.embedder import Embedder
 
 app = typer.Typer()
 
@@ -22,135 +30,157 @@ Crops = Literal["center", "ten", "full"]
 Engine = Literal["here", "ray"]
 
 
+@dataclass(frozen=True)
+class ModelOptions:
+    """The model, and what runs it."""
+
+    model: Model = DEFAULT_MODEL
+    backend: Annotated[Backend, typer.Option(help="What runs the network; auto: the fastest here.")] = "auto"
+    precision: Annotated[Precision, typer.Option(help="bf16 runs on torch, int8 on ONNX Runtime.")] = "fp32"
+    device: Device = None
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is computed for each image."""
+
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Embeddings, of tiles too, of length 1; no other output.")
+    ] = False
+    layers: Annotated[
+        str | None, typer.Option(help="layer1,...,layer4: average-pooled features of these stages; torch.")
+    ] = None
+    maps: Annotated[
+        str | None, typer.Option(help="layer1,...,layer4: their maps [C, H, W], columns layer4_map and so on; torch.")
+    ] = None
+    heads: Annotated[
+        str | None,
+        typer.Option(help="projection,prediction,logits of the checkpoint; logits come along where there are any."),
+    ] = None
+    crops: Annotated[
+        Crops,
+        typer.Option(help="ten: mean over corners, centre and mirror images; full: no crop, image by image, torch."),
+    ] = "center"
+    tiles: Annotated[
+        str | None, typer.Option(metavar="RxC", help="Embed each part of a grid, too: column tiles [R, C, D].")
+    ] = None
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """How the result is written."""
+
+    format: Annotated[Format, typer.Option(help="parquet, or a matrix and a table per shard.")] = "parquet"
+    dtype: Annotated[Dtype, typer.Option(help="Type of the embeddings written.")] = "float32"
+    shard_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images per output file; a kill loses at most one. Default: 1024, fewer with maps."),
+    ] = None
+    keep: Annotated[str | None, typer.Option(help="COL,... of the source to carry into the result: labels, ids.")] = (
+        None
+    )
+    dedupe: Annotated[
+        bool, typer.Option("--dedupe", help="Embed files with the same bytes once, and list near duplicates.")
+    ] = False
+    near: Annotated[
+        float | None,
+        typer.Option(help="With --dedupe: cosine from which on two images are near; default 0.99, models differ."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How this process, and perhaps others beside it, does the work."""
+
+    update: Annotated[bool, typer.Option("--update", help="OUT's folder grew or changed: embed what is new.")] = False
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Crops per forward pass; default: by size.")] = None
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default: one a core.")] = None
+    max_pixels: Annotated[int, typer.Option(min=1, help="Larger images are not decoded.")] = MAX_PIXELS
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Make every N-th shard from the I-th, from 0: for job arrays.")
+    ] = None
+    engine: Annotated[Engine, typer.Option(help="ray: shards are made on a Ray cluster.")] = "here"
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of a running cluster; default: RAY_ADDRESS, else one is started here.")
+    ] = None
+
+
 @app.command()
+@grouped
 def extract(
     images: Annotated[
         str, typer.Option(help="Folder, glob, list (.txt, .csv), .tar, .parquet, saved Hugging Face dataset, or URL.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for embeddings-*.parquet, manifest.json, run.log.jsonl.")],
-    model: Model = DEFAULT_MODEL,
-    backend: Annotated[Backend, typer.Option(help="What runs the network; auto: the fastest here.")] = "auto",
-    format: Annotated[Format, typer.Option(help="parquet, or a matrix and a table per shard.")] = "parquet",
-    dtype: Annotated[Dtype, typer.Option(help="Of the embeddings written.")] = "float32",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Crops per forward pass; default: by size.")] = None,
-    precision: Annotated[Precision, typer.Option(help="bf16 runs on torch, int8 on ONNX Runtime.")] = "fp32",
-    normalize: Annotated[
-        bool,
-        typer.Option("--normalize", help="Embeddings, of tiles too, of length 1; no other output."),
-    ] = False,
-    layers: Annotated[
-        str | None, typer.Option(help="layer1,...,layer4: average-pooled features of these stages; torch.")
-    ] = None,
-    maps: Annotated[
-        str | None, typer.Option(help="layer1,...,layer4: their maps [C, H, W], columns layer4_map and so on; torch.")
-    ] = None,
-    heads: Annotated[
-        str | None,
-        typer.Option(help="projection,prediction,logits of the checkpoint; logits come along where there are any."),
-    ] = None,
-    crops: Annotated[
-        Crops,
-        typer.Option(help="ten: mean over corners, centre and mirror images; full: no crop, image by image, torch."),
-    ] = "center",
-    tiles: Annotated[
-        str | None, typer.Option(metavar="RxC", help="Embed each part of a grid, too: column tiles [R, C, D].")
-    ] = None,
-    shard_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Images per output file; a kill loses at most one. Default: 1024, fewer with maps."),
-    ] = None,
-    update: Annotated[bool, typer.Option("--update", help="OUT's folder grew or changed: embed what is new.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default: one a core.")] = None,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Larger images are not decoded.")] = 64_000_000,
-    dedupe: Annotated[
-        bool, typer.Option("--dedupe", help="Embed files with the same bytes once, and list near duplicates.")
-    ] = False,
-    near: Annotated[
-        float | None, typer.Option(help="With --dedupe: near from this cosine on; default 0.99, models differ.")
-    ] = None,
-    keep: Annotated[
-        str | None, typer.Option(help="COL,... of the source to carry into the result: labels, ids.")
-    ] = None,
-    device: Device = None,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Make every N-th shard from the I-th, from 0: for job arrays.")
-    ] = None,
-    engine: Annotated[Engine, typer.Option(help="ray: shards are made on a Ray cluster.")] = "here",
-    ray_address: Annotated[
-        str | None, typer.Option(help="Of a running cluster; default: RAY_ADDRESS, else one is started here.")
-    ] = None,
+    network: ModelOptions,
+    wanted: OutputOptions,
+    result: ResultOptions,
+    run: RunOptions,
 ) -> int:
     """Embed every image of a source; run again after a kill and it goes on.
 
-    Exit code 0: all images were read, copies aside; 3: some failed (named at the end); 2: the command must change; 130:
-    interrupted.
+    Exit code 0: all images were read, duplicates aside; 3: some failed (named at the end); 2: the command must change;
+    130: interrupted.
     With --shard and under torchrun, 0 while shards of others are missing; under torchrun, which would end the other
     ranks, 0 instead of 3.
     """
-    from zoo.api import load
+    from zoo import api
     from zoo.cli.messages import print_extraction, print_opened
-    from zoo.errors import UserError
-    from zoo.extraction.extract import extract as run_extraction
-    from zoo.extraction.partition import own_device, own_share
+    from zoo.extraction.partition import own_device, own_partition
     from zoo.inference.outputs import Outputs, grid
     from zoo.system.progress import Progress
 
-    share = own_share(shard)
-    if ray_address is not None and engine != "ray":
-        raise UserError("--ray-address needs --engine ray")
-    opening: dict[str, Any] = {
-        "device": own_device(device, backend=backend, precision=precision),
-        "backend": backend,
-        "precision": precision,
-        "normalize": normalize,
-        "outputs": Outputs(
-            layers=_names(layers),
-            maps=_names(maps),
-            heads=_names(heads),
-            crops=crops,
-            tiles=grid(tiles) if tiles else None,
-        ),
-    }
+    partition = own_partition(run.shard)
     with ExitStack() as stack:
-        if engine == "ray":
-            from zoo.extraction.ray_executor import connect
+        progress = Progress("images")
 
-            crew = stack.enter_context(connect(ray_address, cores=workers or 1))
-            embedder: Any = crew.open(model, opening)
-        else:
-            crew, embedder = None, load(model, **opening)
-        print_opened(embedder)
-        progress = stack.enter_context(Progress("images"))
-        result = run_extraction(
+        def opened(model: Embedder | RemoteModel) -> None:
+            print_opened(model)
+            stack.enter_context(progress)  # not before: the bar of a terminal redirects what is printed
+
+        done = api.extract(
             images,
             out,
-            embedder=embedder,
-            keep=_names(keep),
-            format=format,
-            dtype=dtype,
-            batch_size=batch_size,
-            shard_size=shard_size,
-            update=update,
-            workers=workers,
-            max_pixels=max_pixels,
-            dedupe=dedupe,
-            near=near,
+            model=network.model,
+            device=own_device(network.device, backend=network.backend, precision=network.precision),
+            backend=network.backend,
+            precision=network.precision,
+            normalize=wanted.normalize,
+            outputs=Outputs(
+                layers=_names(wanted.layers),
+                maps=_names(wanted.maps),
+                heads=_names(wanted.heads),
+                crops=wanted.crops,
+                tiles=grid(wanted.tiles) if wanted.tiles else None,
+            ),
+            keep=_names(result.keep),
+            format=result.format,
+            dtype=result.dtype,
+            shard_size=result.shard_size,
+            dedupe=result.dedupe,
+            near=result.near,
+            update=run.update,
+            batch_size=run.batch_size,
+            workers=run.workers,
+            max_pixels=run.max_pixels,
+            partition=partition,
+            engine=run.engine,
+            ray_address=run.ray_address,
             progress=progress,
-            share=share,
-            crew=crew,
+            on_open=opened,
         )
-    print_extraction(result, out)
-    return EXIT_SOME_FAILED if result.failed and not result.missing and not share.ranks else EXIT_OK
+    print_extraction(done, out)
+    return EXIT_SOME_FAILED if done.failed and not done.missing and not partition.ranks else EXIT_OK
 
 
 def _names(text: str | None) -> tuple[str, ...]:
-    """``"a,b"`` as ``("a", "b")``."""
+    """Return ``"a,b"`` as ``("a", "b")``."""
     return tuple(text.split(",")) if text else ()
 
 
 @app.command()
 def verify(out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")]) -> None:
-    """Prove an extraction: every hash and count of its manifest is taken again. Exit code 2 names what differs."""
+    """Check an extraction: every hash and count of its manifest is taken again. Exit code 2 names what differs."""
     from zoo.cli.messages import print_verified
     from zoo.embeddings.verify import verify as run_verification
 
@@ -196,12 +226,12 @@ SearchModel = Annotated[
 def search(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that `zoo index` was run on.")],
     queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Image files.")],
-    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Neighbours of each.")] = 9,
+    k: Annotated[int, typer.Option("-k", min=1, max=MAX_NEIGHBOURS, help="Neighbours of each.")] = 9,
     html: Annotated[Path | None, typer.Option(help="Write a page that needs no network.", show_default=False)] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
     images: Original = None,
     model: SearchModel = None,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Larger queries are not decoded.")] = 64_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Larger queries are not decoded.")] = MAX_PIXELS,
     device: Device = None,
 ) -> int:
     """The nearest images of an extraction to other images, by cosine.

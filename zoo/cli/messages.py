@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from zoo.export.checkpoint_formats import Renamed
     from zoo.export.export import Exported
     from zoo.extraction.extract import Extraction
+    from zoo.extraction.ray_executor import RemoteModel
     from zoo.inference.embedder import Embedder
     from zoo.publish.publish import Result
 
 _MAX_PROCESSES = 8  # named in a line
 
 
-def print_opened(embedder: Embedder) -> None:
+def print_opened(embedder: Embedder | RemoteModel) -> None:
     """Print which model runs, on what, and what it returns; a GPU that is not used is a note on stderr."""
     identity = embedder.identity()
     backend = f"{identity['backend']} on {identity['device']}, {identity['precision']}: {embedder.chosen}"

@@ -1,25 +1,24 @@
-"""Labelled images for training and evaluation, whatever they lie in: one interface, ``Dataset``.
+"""Labelled images for training and evaluation from any source, behind one interface, ``Dataset``.
 
-| source | |
+| source | content |
 |---|---|
-| ``DIR`` | a folder per class; or flat, without labels; or ``*.parquet`` or ``*.tar`` files |
-| ``FILE.parquet`` | image bytes in a column; read into memory as they are |
-| ``FILE.tar``, ``shard-{000000..000009}.tar`` | webdataset shards; read in place (``zoo.sources.tar_shards``) |
+| ``DIR`` | a folder per class; or images without labels; or ``*.parquet`` or ``*.tar`` files |
+| ``FILE.parquet`` | encoded images in a column, read into memory |
+| ``FILE.tar``, ``shard-{000000..000009}.tar`` | webdataset shards, read in place (``zoo.sources.tar``) |
 | ``FILE.npy``, ``FILE.npz`` | small images as one array (``zoo.datasets.npz``) |
 | ``torchvision:NAME:ROOT`` | a data set that torchvision has downloaded (``zoo.datasets.torchvision``) |
 
-Splits of a folder ``DIR`` are ``DIR/train``, ``DIR/train*.parquet``, ``DIR/train*.tar`` or ``DIR/train.npz``, and so
-on for ``val`` and ``test``. Pixels are decoded when asked for, or all at once by ``decoded_once``.
+The split ``train`` of a folder ``DIR`` is ``DIR/train``, ``DIR/train*.parquet``, ``DIR/train*.tar`` or
+``DIR/train.npz``; ``val`` and ``test`` likewise. Images are decoded on demand, or all at once by ``decoded_once``.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,22 +27,22 @@ from PIL import Image
 from zoo.datasets.npz import PixelArray, open_npy, open_npz, require_memory
 from zoo.datasets.torchvision import has_torchvision_split, open_torchvision
 from zoo.errors import UserError, reason_of
-from zoo.sources.tar_shards import expand, samples
+from zoo.sources.tar import expand, samples
 from zoo.transforms.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
-_MOST_CLASSES = 1_000_000  # identifiers taken for labels would need a list of their size
+_MAX_CLASSES = 1_000_000  # identifiers mistaken for labels would need a list of their size
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with or without labels.
+    """Numbered images with or without labels.
 
     Attributes:
         name: for messages and results.
         labels: int64 [N] in 0..len(classes)-1, or ``None``.
-        classes: names; a source without them has the numbers.
+        classes: names; numbers as text where the source has no names.
     """
 
     name: str
@@ -58,22 +57,26 @@ class Dataset:
 
     @property
     def required_labels(self) -> NDArray[np.int64]:
-        """``labels``; a UserError where there are none."""
+        """The labels int64 [N]. Raises UserError where there are none."""
         if self.labels is None:
             raise UserError(f"{self.name} has no labels: use a folder per class, or a label column")
         return self.labels
 
     def row_name(self, index: int) -> str:
-        """Path of row ``index`` below the folder or in its archive, or ``row N`` where rows have no names."""
+        """Return the path of a row below the folder or in its archive, or ``row N`` where rows have no names."""
         return self._names(index)
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """uint8 [H, W, 3], upright RGB. Raises UnreadableImage."""
+        """Return the upright RGB pixels of a row, uint8 [H, W, 3].
+
+        Raises:
+            UnreadableImage: it cannot be read.
+        """
         data = self._read(index)
         return np.array(decode(data)) if isinstance(data, bytes) else data
 
     def image(self, index: int) -> Image.Image:
-        """The upright RGB image of row ``index``.
+        """Return the upright RGB image of a row.
 
         Raises:
             UserError: it cannot be read; the message names it and says why.
@@ -87,7 +90,7 @@ class Dataset:
             ) from None
 
     def subset(self, rows: NDArray[np.int64]) -> Dataset:
-        """The given rows, in their order; the name stays."""
+        """Return the given rows in their order, under the same name."""
         labels = None if self.labels is None else self.labels[rows]
         return replace(
             self,
@@ -98,7 +101,7 @@ class Dataset:
         )
 
     def sha256(self) -> str:
-        """Of all images' bytes (or pixels, where they are not files) and labels in order."""
+        """Return a hash over all labels and images in order: their encoded bytes, or pixels where they are an array."""
         digest = hashlib.sha256()
         for index in range(len(self)):
             try:
@@ -112,49 +115,52 @@ class Dataset:
 
 
 def open_dataset(source: Path | str, split: str | None = None) -> Dataset:
-    """Opens any source of the table above; of one with splits, ``split``.
+    """Open a source of the table above, or one of its splits.
 
     Raises:
-        UserError: nothing there, damaged, without images, with an empty class, or with labels missing.
+        UserError: the source is missing or damaged, holds no images, or has an empty class or missing labels.
     """
     text, path = str(source), Path(source)
     if not text or "\0" in text:
         raise UserError(f"no data at {text!r}: the name is empty or has a zero byte")
     if text.startswith("torchvision:"):
-        return _torchvision(text, split)
+        return _open_torchvision(text, split)
     if "{" in path.name and path.name.endswith(".tar"):
-        return _tar(expand(text), path.stem)
+        return _open_tar(expand(text), path.stem)
     if path.is_file():
-        return _file(path, path.stem, split)
+        return _open_file(path, path.stem, split)
     if not path.is_dir():
         raise UserError(f"no data at {path}: give a folder of images, a parquet, tar or npz file or a folder of them")
     if split is None:
-        return _files(path, "", path.name) or _folder(path, path.name)
+        return _open_prefix(path, "", path.name) or _open_folder(path, path.name)
+    name = f"{path.name}/{split}"
     if (path / split).is_dir():
-        return _files(path / split, "", f"{path.name}/{split}") or _folder(path / split, f"{path.name}/{split}")
-    if (found := _files(path, split, f"{path.name}/{split}")) is not None:
+        return _open_prefix(path / split, "", name) or _open_folder(path / split, name)
+    if (found := _open_prefix(path, split, name)) is not None:
         return found
     raise UserError(f"{path} has no {split}/ folder and no {split}*.parquet, {split}*.tar or {split}.npz")
 
 
 def open_training_data(source: Path | str) -> Dataset:
-    """The split ``train`` where the source has one, otherwise all of it."""
+    """Open the split ``train`` of a source, or all of a source without splits."""
     return open_dataset(source, "train" if has_split(source, "train") else None)
 
 
 def has_split(source: Path | str, split: str) -> bool:
-    """Whether ``open_dataset(source, split)`` would find one."""
+    """Return whether ``open_dataset(source, split)`` would find the split."""
     if str(source).startswith("torchvision:"):
         return has_torchvision_split(str(source), split)
     path = Path(source)
-    return (path / split).is_dir() or any(path.glob(f"{split}*.parquet")) or any(_matching(path, split))
+    return (path / split).is_dir() or any(path.glob(f"{split}*.parquet")) or any(_tars_or_arrays(path, split))
 
 
 def decoded_once(dataset: Dataset) -> Dataset:
-    """The same with all pixels in memory, decoded now by one thread for each core.
+    """Return the data set with all pixels in memory, decoded now in threads.
+
+    An image that cannot be read still raises UnreadableImage when it is asked for.
 
     Raises:
-        UserError: they would not fit into the memory that is free (judged by the first images).
+        UserError: the pixels would not fit into the free memory, as estimated from the first images.
     """
 
     def read(index: int) -> NDArray[np.uint8] | UnreadableImage:
@@ -178,7 +184,11 @@ def decoded_once(dataset: Dataset) -> Dataset:
 
 
 def evaluation_splits(source: Path | str) -> tuple[Dataset, Dataset]:
-    """Train and test of a source; where there is no test split, ``val`` takes its place."""
+    """Open the splits ``train`` and ``test`` of a source, or ``val`` where it has no test split.
+
+    Raises:
+        UserError: a split or its labels are missing, or train lacks a class of the test split.
+    """
     train, test = open_dataset(source, "train"), open_dataset(source, "test" if has_split(source, "test") else "val")
     missing = np.setdiff1d(test.required_labels, train.required_labels)
     if len(missing) or (train.classes[: len(test.classes)] != test.classes):
@@ -186,47 +196,48 @@ def evaluation_splits(source: Path | str) -> tuple[Dataset, Dataset]:
     return train, test
 
 
-def _matching(path: Path, prefix: str) -> list[Path]:
-    """Tar and array files of a folder that are data; of arrays there can be only one."""
+def _tars_or_arrays(path: Path, prefix: str) -> list[Path]:
+    """Return the tar files of a folder with this prefix, or its .npz and .npy file of this name."""
     arrays = [path / f"{prefix}.npz", path / f"{prefix}.npy"] if prefix else []
     return sorted(path.glob(f"{prefix}*.tar")) or [p for p in arrays if p.is_file()]
 
 
-def _files(path: Path, prefix: str, name: str) -> Dataset | None:
-    """The data in a folder's parquet, tar or array files, ``None`` where it has none of that prefix."""
-    parquets, others = sorted(path.glob(f"{prefix}*.parquet")), _matching(path, prefix)
+def _open_prefix(path: Path, prefix: str, name: str) -> Dataset | None:
+    """Open the parquet, tar or array files of a folder with this prefix; ``None`` where there are none."""
+    parquets, others = sorted(path.glob(f"{prefix}*.parquet")), _tars_or_arrays(path, prefix)
     if parquets:
-        return _parquet(parquets, name)
+        return _open_parquet(parquets, name)
     if not others:
         return None
-    return _tar(others, name) if others[0].suffix == ".tar" else _file(others[0], name, None)
+    return _open_tar(others, name) if others[0].suffix == ".tar" else _open_file(others[0], name, None)
 
 
-def _file(path: Path, name: str, split: str | None) -> Dataset:
+def _open_file(path: Path, name: str, split: str | None) -> Dataset:
     match path.suffix.lower():
         case ".npy":
-            return _array(open_npy(path), name)
+            return _from_array(open_npy(path), name)
         case ".npz":
-            return _array(open_npz(path, split or "train"), name)
-        case ".tar" | ".tgz" | ".gz" | ".bz2" | ".xz" | ".zst":  # the compressed ones are refused in a clear line
-            return _tar([path], name)
-    return _parquet([path], name)
+            return _from_array(open_npz(path, split or "train"), name)
+        case ".tar" | ".tgz" | ".gz" | ".bz2" | ".xz" | ".zst":  # the reader refuses compressed ones and says why
+            return _open_tar([path], name)
+    return _open_parquet([path], name)
 
 
-def _folder(path: Path, name: str) -> Dataset:
+def _open_folder(path: Path, name: str) -> Dataset:
+    """Open a folder of images; with a folder per class if every image lies in one."""
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
     if not files:
         raise UserError(f"no images under {path}")
-    tops = [p.relative_to(path).parts for p in files]
-    labelled = all(len(t) > 1 for t in tops)
-    classes = sorted({t[0] for t in tops}) if labelled else []
+    parts = [p.relative_to(path).parts for p in files]
+    labelled = all(len(p) > 1 for p in parts)
+    classes = sorted({p[0] for p in parts}) if labelled else []
     if labelled:
         folders = {p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")}
         if empty := sorted(folders - set(classes)):
             more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
             raise UserError(f"{path / empty[0]}{more}: a class without images: fill the folder or remove it")
     number = {c: n for n, c in enumerate(classes)}
-    labels = np.array([number[t[0]] for t in tops], np.int64) if labelled else None
+    labels = np.array([number[p[0]] for p in parts], np.int64) if labelled else None
     return Dataset(
         name,
         labels,
@@ -237,10 +248,10 @@ def _folder(path: Path, name: str) -> Dataset:
     )
 
 
-def _tar(shards: list[Path], name: str) -> Dataset:
+def _open_tar(shards: list[Path], name: str) -> Dataset:
     found = samples(shards)
     values = [s.label for s in found]
-    labels, classes = (None, []) if all(v is None for v in values) else _numbered(values, name)
+    labels, classes = (None, []) if all(v is None for v in values) else _number_labels(values, name)
     return Dataset(
         name,
         labels,
@@ -251,22 +262,24 @@ def _tar(shards: list[Path], name: str) -> Dataset:
     )
 
 
-def _array(array: PixelArray, name: str) -> Dataset:
-    classes = [] if array.labels is None else _numbers(int(array.labels.max()) + 1, name)
+def _from_array(array: PixelArray, name: str) -> Dataset:
+    classes = [] if array.labels is None else _number_names(int(array.labels.max()) + 1, name)
     return Dataset(name, array.labels, classes, array.read, lambda i: f"row {i}", len(array.images))
 
 
-def _torchvision(source: str, split: str | None) -> Dataset:
+def _open_torchvision(source: str, split: str | None) -> Dataset:
     data = open_torchvision(source, split)
-    known = data.labels is None or len(data.classes) > int(data.labels.max())
-    classes = data.classes if known else [str(n) for n in range(int(data.labels.max()) + 1)]  # type: ignore[union-attr]
+    classes = data.classes
+    if data.labels is not None and len(classes) <= (largest := int(data.labels.max())):
+        classes = [str(n) for n in range(largest + 1)]
     return Dataset(data.name, data.labels, classes, data.read, lambda i: f"row {i}", data.length)
 
 
-def _parquet(files: list[Path], name: str) -> Dataset:
+def _open_parquet(files: list[Path], name: str) -> Dataset:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # the columns, found by their usual names in the first file
     try:
         columns = pq.read_schema(files[0]).names
         image = next((c for c in _IMAGE_COLUMNS if c in columns), None)
@@ -285,10 +298,10 @@ def _parquet(files: list[Path], name: str) -> Dataset:
         if column.type.get_field_index("bytes") < 0:
             raise UserError(f"{name}: column {image} holds {column.type}: it must hold the bytes of image files")
         column = pa.chunked_array([c.field("bytes") for c in table[image].chunks])
-    labels, classes = _numbered(table[label].to_pylist(), name) if label else (None, [])
+    labels, classes = _number_labels(table[label].to_pylist(), name) if label else (None, [])
 
     def get(index: int) -> bytes:
-        value: Any = column[index].as_py()
+        value = column[index].as_py()
         if not isinstance(value, bytes):
             raise UnreadableImage("empty", "the row holds no image bytes")
         return value
@@ -296,19 +309,20 @@ def _parquet(files: list[Path], name: str) -> Dataset:
     return Dataset(name, labels, classes, get, lambda i: f"row {i}", table.num_rows)
 
 
-def _numbered(values: list[Any], name: str) -> tuple[NDArray[np.int64], list[str]]:
-    """Labels as numbers, and the classes' names in the order of their numbers."""
+def _number_labels(values: Sequence[object], name: str) -> tuple[NDArray[np.int64], list[str]]:
+    """Return labels as numbers, and the class names in the order of these numbers."""
     if missing := sum(v is None or v != v for v in values):
         raise UserError(f"{name}: {missing} rows have no label: remove them or the labels")
-    if all(isinstance(v, int) and v >= 0 for v in values):
-        return np.array(values, np.int64), _numbers(max(values, default=-1) + 1, name)
+    numbers = [v for v in values if isinstance(v, int) and v >= 0]
+    if len(numbers) == len(values):
+        return np.array(numbers, np.int64), _number_names(max(numbers, default=-1) + 1, name)
     classes = sorted({str(v) for v in values})
     number = {c: n for n, c in enumerate(classes)}
     return np.array([number[str(v)] for v in values], np.int64), classes
 
 
-def _numbers(count: int, name: str) -> list[str]:
-    """Names of classes that have none."""
-    if count > _MOST_CLASSES:
+def _number_names(count: int, name: str) -> list[str]:
+    """Return names for classes that have none."""
+    if count > _MAX_CLASSES:
         raise UserError(f"{name}: a label of {count - 1}: number the classes from 0, without large gaps")
     return [str(n) for n in range(count)]

@@ -1,10 +1,10 @@
-"""Labelled images as the fine-tuning and transfer protocols see them: splits, parts of a split, held-out images."""
+"""Labelled images for fine-tuning and transfer: splits, subsets of a split, held-out images."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,16 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Images with their labels.
+class LabelledImages:
+    """Images with one or several labels each, and a hash of both.
 
     Attributes:
-        labels: int64 [N]; or [N, C] of 1, 0 and -1 (not judged) where an image has several.
-        get: the pixels of a row.
+        name: for messages.
+        labels: int64 [N]; or [N, C] of 1, 0 and -1 (not judged) for images with several labels.
+        classes: names.
+        get: returns the image of a row.
         sha256: of the images' bytes and the labels.
-        row_name: of a row.
+        row_name: returns the name of a row.
     """
 
     name: str
@@ -36,127 +38,143 @@ class Labelled:
     sha256: str
     row_name: Callable[[int], str] = str
 
+    @classmethod
+    def from_dataset(cls, dataset: Dataset) -> LabelledImages:
+        """Wrap a data set, hashing all of it.
+
+        Raises:
+            UserError: it has no labels.
+        """
+        return cls(
+            dataset.name, dataset.required_labels, dataset.classes, dataset.image, dataset.sha256(), dataset.row_name
+        )
+
+    @classmethod
+    def from_bytes(cls, name: str, labels: Ints, classes: list[str], read: Callable[[int], bytes]) -> LabelledImages:
+        """Wrap images whose encoded bytes ``read`` returns by row, hashing all of them."""
+        digest = hashlib.sha256()
+        for row in range(len(labels)):
+            digest.update(hashlib.sha256(read(row)).digest())
+        digest.update(labels.tobytes())
+
+        def get(row: int) -> Image:
+            try:
+                return decode(read(row))
+            except UnreadableImage as error:
+                raise UserError(f"{name}: image {row} cannot be read ({error}): fetch the data set again") from None
+
+        return cls(name, labels, classes, get, digest.hexdigest())
+
     def __len__(self) -> int:
         return len(self.labels)
 
     def image(self, index: int, /) -> Image:
-        """The upright RGB image of a row. UserError: it cannot be read."""
+        """Return the upright RGB image of a row.
+
+        Raises:
+            UserError: it cannot be read.
+        """
         return self.get(index)
 
-    def part(self, rows: Ints, name: str) -> Labelled:
-        """These rows in this order."""
-        digest = hashlib.sha256(self.sha256.encode() + rows.tobytes()).hexdigest()
-        return Labelled(
+    def subset(self, rows: Ints, name: str) -> LabelledImages:
+        """Return the given rows in their order, under a new name."""
+        return LabelledImages(
             name,
             self.labels[rows],
             self.classes,
             lambda i: self.get(int(rows[i])),
-            digest,
+            hashlib.sha256(self.sha256.encode() + rows.tobytes()).hexdigest(),
             lambda i: self.row_name(int(rows[i])),
         )
 
-    def followed_by(self, other: Labelled) -> Labelled:
-        """Both, one after the other: train + validation."""
-        here = len(self)
-        return Labelled(
+    def followed_by(self, other: LabelledImages) -> LabelledImages:
+        """Return the rows of both, e.g. of train and validation."""
+        count = len(self)
+        return LabelledImages(
             f"{self.name} + {other.name}",
             np.concatenate([self.labels, other.labels]),
             self.classes,
-            lambda i: self.get(i) if i < here else other.get(i - here),
+            lambda i: self.get(i) if i < count else other.get(i - count),
             hashlib.sha256((self.sha256 + other.sha256).encode()).hexdigest(),
         )
 
 
 @dataclass(frozen=True)
-class Splits:
-    """What is trained on, what chooses hyper-parameters (or ``None``), and what gives the score; and by which rule."""
+class LabelledSplits:
+    """The splits of a data set.
 
-    train: Labelled
-    val: Labelled | None
-    test: Labelled
+    Attributes:
+        train: images to train on.
+        val: images that choose hyper-parameters, ``None`` where there are none.
+        test: images that give the score.
+        rule: how the data set was split, in words.
+    """
+
+    train: LabelledImages
+    val: LabelledImages | None
+    test: LabelledImages
     rule: str = "as given"
 
 
-def of_dataset(dataset: Dataset) -> Labelled:
-    """A folder or parquet file with labels. UserError: it has none."""
-    return Labelled(
-        dataset.name, dataset.required_labels, dataset.classes, dataset.image, dataset.sha256(), dataset.row_name
-    )
+def open_splits(path: Path, seed: int = 0) -> LabelledSplits:
+    """Open the splits ``train``, ``val`` and ``test`` of a folder; without ``test``, ``val`` gives the score.
 
-
-def of_bytes(name: str, labels: Ints, classes: list[str], read: Callable[[int], bytes]) -> Labelled:
-    """Images as files' bytes by row."""
-    digest = hashlib.sha256()
-    for row in range(len(labels)):
-        digest.update(hashlib.sha256(read(row)).digest())
-    digest.update(labels.tobytes())
-
-    def get(row: int) -> Image:
-        try:
-            return decode(read(row))
-        except UnreadableImage as error:
-            raise UserError(f"{name}: image {row} cannot be read ({error}): fetch the data set again") from None
-
-    return Labelled(name, labels, classes, get, digest.hexdigest())
-
-
-def open_splits(path: Path, seed: int = 0) -> Splits:
-    """``train``, ``val`` and ``test`` of a folder; without ``test``, ``val`` gives the score.
-
-    Of a single parquet file a fifth of each class, drawn from ``seed``, is the test split.
+    A single file has no splits: a fifth of each class, drawn from ``seed``, becomes the test split.
 
     Raises:
-        UserError: a split or its labels are missing, or a class is in one split and not in train.
+        UserError: a split or its labels are missing, or train lacks a class of another split.
     """
     if path.is_file():
-        whole = of_dataset(open_dataset(path))
+        whole = LabelledImages.from_dataset(open_dataset(path))
         kept, held = hold_out(whole.labels, 0.2, seed)
         rule = "a fifth of each class of one file held out as test"
-        return Splits(whole.part(kept, f"{whole.name}/train"), None, whole.part(held, f"{whole.name}/test"), rule)
-    train, tests = of_dataset(open_dataset(path, "train")), [s for s in ("test", "val") if has_split(path, s)]
-    if not tests:
+        train, test = whole.subset(kept, f"{whole.name}/train"), whole.subset(held, f"{whole.name}/test")
+        return LabelledSplits(train, None, test, rule)
+    train = LabelledImages.from_dataset(open_dataset(path, "train"))
+    names = [s for s in ("test", "val") if has_split(path, s)]
+    if not names:
         raise UserError(f"{path} has no test/ (or val/) folder, and no parquet, tar or npz file of these names")
-    test = of_dataset(open_dataset(path, tests[0]))
-    val = of_dataset(open_dataset(path, "val")) if len(tests) == 2 else None
+    test = LabelledImages.from_dataset(open_dataset(path, names[0]))
+    val = LabelledImages.from_dataset(open_dataset(path, "val")) if len(names) == 2 else None
     for other in (test, val):
         if other is not None and not set(other.classes) <= set(train.classes):
             extra = sorted(set(other.classes) - set(train.classes))
             raise UserError(f"{other.name} has classes that {train.name} lacks, first {extra[0]!r}: use the same names")
-    return Splits(train, _renumbered(val, train.classes) if val else None, _renumbered(test, train.classes))
+    return LabelledSplits(train, _renumber(val, train.classes) if val else None, _renumber(test, train.classes))
 
 
-def _renumbered(split: Labelled, classes: list[str]) -> Labelled:
-    """Labels by the training split's order of classes: a split may lack some of them."""
+def _renumber(split: LabelledImages, classes: list[str]) -> LabelledImages:
+    """Number the labels in the order of ``classes``, as a split may lack some of them."""
     if split.classes == classes:
         return split
     number = np.array([classes.index(c) for c in split.classes], np.int64)
-    return Labelled(split.name, number[split.labels], classes, split.get, split.sha256, split.row_name)
+    return replace(split, labels=number[split.labels], classes=classes)
 
 
-def stratified(labels: Ints, fraction: float, seed: int) -> tuple[Ints, Ints]:
-    """Rows of a random part of every class, at least one image of each, and the other rows; both sorted.
+def stratified_split(labels: Ints, fraction: float, seed: int) -> tuple[Ints, Ints]:
+    """Draw rows from every class, at least one image of each; return these rows and the others, both sorted.
 
     Args:
-        labels: [N], or [N, C] of several labels, whose rows are drawn regardless of class.
+        labels: [N]; or [N, C] for images with several labels, which are drawn regardless of class.
         fraction: of each class, in (0, 1).
     """
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(labels))
     if labels.ndim == 2:
-        chosen = order[: max(1, round(len(labels) * fraction))]
+        drawn = order[: max(1, round(len(labels) * fraction))]
     else:
-        parts = [order[labels[order] == label] for label in np.unique(labels)]
-        chosen = np.concatenate([rows[: max(1, round(len(rows) * fraction))] for rows in parts])
-    chosen = np.sort(chosen)
-    return chosen, np.setdiff1d(np.arange(len(labels)), chosen)
+        by_class = [order[labels[order] == label] for label in np.unique(labels)]
+        drawn = np.concatenate([rows[: max(1, round(len(rows) * fraction))] for rows in by_class])
+    drawn = np.sort(drawn)
+    return drawn, np.setdiff1d(np.arange(len(labels)), drawn)
 
 
 def hold_out(labels: Ints, fraction: float, seed: int) -> tuple[Ints, Ints]:
-    """Rows to train on and rows to judge by; a class with one image keeps it for training.
+    """Return the rows to train on and the rows held out; a class with a single image keeps it for training.
 
     Raises:
-        UserError: no class has a second image, so that nothing can be held out.
+        UserError: no class has a second image, so nothing can be held out.
     """
-    held, kept = stratified(labels, fraction, seed)
+    held, kept = stratified_split(labels, fraction, seed)
     if labels.ndim == 1:
         missing = np.setdiff1d(labels[held], labels[kept])
         back = np.array([held[labels[held] == label][0] for label in missing], np.int64)

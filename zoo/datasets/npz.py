@@ -1,4 +1,4 @@
-"""Small images as one uint8 array: .npy, .npz, or a data set decoded once into memory."""
+"""Small images as one uint8 array in a .npy or .npz file."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from numpy.typing import NDArray
 
 from zoo.errors import UserError, reason_of
 
-_IMAGES, _LABELS = ("images", "x", "data"), ("labels", "y", "targets")
+_IMAGES, _LABELS = ("images", "x", "data"), ("labels", "y", "targets")  # names of the arrays in an .npz file
 
 
 @dataclass(frozen=True)
 class PixelArray:
-    """``images`` uint8 [N, H, W, 3], in memory or mapped from a file; ``labels`` int64 [N] or ``None``."""
+    """Images uint8 [N, H, W, 3], in memory or mapped from a file, and labels int64 [N] or ``None``."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """uint8 [H, W, 3]."""
+        """Return a copy of the pixels of a row, uint8 [H, W, 3]."""
         return np.array(self.images[index])
 
 
 def open_npy(path: Path) -> PixelArray:
-    """NAME.npy, mapped and not read, with labels from NAME.labels.npy where that is there.
+    """Map NAME.npy, with labels from NAME.labels.npy if that is there.
 
     Raises:
-        UserError: damaged, or not an array of images.
+        UserError: a file is damaged or holds no images.
     """
     beside = path.with_suffix(".labels.npy")
-    with _one_line(path):
+    with _readable(path):
         images = np.load(path, mmap_mode="r", allow_pickle=False)
         labels = np.load(beside, allow_pickle=False) if beside.exists() else None
-    return _checked(images, labels, path)
+    return _check(images, labels, path)
 
 
 def open_npz(path: Path, split: str | None) -> PixelArray:
-    """``images`` and ``labels`` of an .npz file; where it has them, ``train_images`` and so on for ``split``.
+    """Read the arrays ``images`` and ``labels`` of an .npz file, or ``train_images`` and so on where it has splits.
 
     Raises:
-        UserError: as above; the images do not fit into memory.
+        UserError: the file is damaged, holds no images, or does not fit into memory.
     """
-    with _one_line(path):
+    with _readable(path):
         file = np.load(path, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("no .npz file")
@@ -63,11 +63,11 @@ def open_npz(path: Path, split: str | None) -> PixelArray:
             )
             if images is None:
                 raise UserError(f"{path} has no array {prefix}images; it has {', '.join(file.files) or 'none'}")
-    return _checked(images, labels, path)
+    return _check(images, labels, path)
 
 
 def require_memory(size: int, name: str) -> None:
-    """Raises UserError unless ``size`` bytes are well within what is free; says nothing where that is not known."""
+    """Raise UserError unless ``size`` bytes fit well into the free memory; do nothing where that is not known."""
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not Linux
@@ -76,7 +76,8 @@ def require_memory(size: int, name: str) -> None:
         raise UserError(f"{name} needs {size / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free: read it from files")
 
 
-def _checked(images: Any, labels: Any, path: Path) -> PixelArray:
+def _check(images: NDArray[Any], labels: NDArray[Any] | None, path: Path) -> PixelArray:
+    """Return the arrays as [N, H, W, 3] and int64 [N]; gray images are repeated over the channels."""
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
         raise UserError(f"{path}: images must be uint8 [N, H, W, 3] or [N, H, W], not {images.dtype} {images.shape}")
     if 0 in images.shape:
@@ -92,8 +93,8 @@ def _checked(images: Any, labels: Any, path: Path) -> PixelArray:
 
 
 @contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    """Whatever numpy raises for a damaged or hostile file, as a UserError."""
+def _readable(path: Path) -> Iterator[None]:
+    """Raise UserError for everything that numpy raises for a damaged or hostile file."""
     try:
         yield
     except MemoryError:
@@ -108,5 +109,4 @@ def _one_line(path: Path) -> Iterator[None]:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        reason = reason_of(error)
-        raise UserError(f"{path} cannot be read as images ({reason})") from None
+        raise UserError(f"{path} cannot be read as images ({reason_of(error)})") from None

@@ -1,4 +1,4 @@
-"""Data sets of torchvision, as they lie on the disk; never downloaded from here.
+"""Data sets of torchvision that are already on the disk; nothing is downloaded here.
 
 torchvision reads CIFAR from pickles, each only after its MD5 has been found to be the published one.
 """
@@ -7,24 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from zoo.errors import UserError, reason_of
 from zoo.transforms.decode import UnreadableImage, to_rgb
 
-_BY_FLAG: Mapping[str, Any] = {"train": {"train": True}, "test": {"train": False}}
+Arguments = Mapping[str, str | bool]
+
+_BY_FLAG: Mapping[str, Arguments] = {"train": {"train": True}, "test": {"train": False}}
 
 
-def _by_name(**names: str) -> Mapping[str, Any]:
+def _by_name(**names: str) -> Mapping[str, Arguments]:
     return {ours: {"split": theirs} for ours, theirs in names.items()}
 
 
 _TRAIN_TEST = _by_name(train="train", test="test")
 _TRAIN_VAL_TEST = _by_name(train="train", val="val", test="test")
-SPLITS: Mapping[str, Mapping[str, Any]] = {  # class -> split -> arguments
+SPLITS: Mapping[str, Mapping[str, Arguments]] = {  # class -> split -> arguments
     "CIFAR10": _BY_FLAG,
     "CIFAR100": _BY_FLAG,
     "MNIST": _BY_FLAG,
@@ -42,14 +45,23 @@ SPLITS: Mapping[str, Mapping[str, Any]] = {  # class -> split -> arguments
 }
 
 
+class VisionDataset(Protocol):
+    """The common part of torchvision's data sets; labels and class names have other names in each."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Image, object]: ...
+
+
 @dataclass(frozen=True)
 class TorchvisionData:
-    """A data set as rows of pixels.
+    """A split of a data set of torchvision as rows of pixels.
 
     Attributes:
-        labels: int64 [N], or ``None`` where it has none.
-        classes: names, empty where it does not say.
-        read: row -> uint8 [H, W, 3].
+        length: number of images.
+        labels: int64 [N], or ``None`` where there are none.
+        classes: names; empty where the data set has none.
+        read: returns the pixels of a row, uint8 [H, W, 3].
     """
 
     name: str
@@ -60,16 +72,16 @@ class TorchvisionData:
 
 
 def has_torchvision_split(source: str, split: str) -> bool:
-    """Whether torchvision has it; of an unknown name ``open_torchvision`` says what is wrong."""
+    """Return whether torchvision has the split; true for an unknown name, which ``open_torchvision`` then explains."""
     name = source.split(":")[1]
     return name not in SPLITS or split in SPLITS[name]
 
 
 def open_torchvision(source: str, split: str | None) -> TorchvisionData:
-    """``torchvision:CIFAR10:ROOT``; ``split`` is ``train`` unless given.
+    """Open ``torchvision:NAME:ROOT``, e.g. ``torchvision:CIFAR10:data``; ``split`` is ``train`` unless given.
 
     Raises:
-        UserError: an unknown name or split, or it is not below ROOT: says how to download it.
+        UserError: the name or split is unknown, or the data set is not below ROOT: the message says how to get it.
     """
     _, _, rest = source.partition(":")
     name, _, root = rest.partition(":")
@@ -85,7 +97,7 @@ def open_torchvision(source: str, split: str | None) -> TorchvisionData:
         data = getattr(datasets, name)(root, **arguments, download=False)
     except ImportError as error:
         raise UserError(f"torchvision's {name} needs a package: {error}") from None
-    except Exception as error:  # each class has its own way of saying so
+    except Exception as error:  # each class raises its own kind where files are missing
         text = ", ".join([repr(root), *(f"{k}={v!r}" for k, v in arguments.items()), "download=True"])
         reason = reason_of(error, 120)
         raise UserError(
@@ -95,10 +107,11 @@ def open_torchvision(source: str, split: str | None) -> TorchvisionData:
     return TorchvisionData(f"{name}/{split}", len(data), _labels(data), _classes(data), _reader(data))
 
 
-def _reader(data: Any) -> Callable[[int], NDArray[np.uint8]]:
+def _reader(data: VisionDataset) -> Callable[[int], NDArray[np.uint8]]:
+    """Return a function from row to pixels: of the array in memory where there is one, else decoded on demand."""
     pixels = getattr(data, "data", None)
     if pixels is None:
-        return lambda index: _decoded(data, index)
+        return lambda index: _decode(data, index)
     array = np.asarray(pixels)
     if array.ndim == 3:
         array = np.broadcast_to(array[..., None], (*array.shape, 3))
@@ -107,24 +120,24 @@ def _reader(data: Any) -> Callable[[int], NDArray[np.uint8]]:
     return lambda index: np.ascontiguousarray(array[index])
 
 
-def _decoded(data: Any, index: int) -> NDArray[np.uint8]:
+def _decode(data: VisionDataset, index: int) -> NDArray[np.uint8]:
     try:
-        image = data[index][0]
+        image, _ = data[index]
     except Exception as error:  # as above
         raise UnreadableImage("corrupt", reason_of(error)) from error
     return np.array(to_rgb(image))
 
 
-def _labels(data: Any) -> NDArray[np.int64] | None:
+def _labels(data: VisionDataset) -> NDArray[np.int64] | None:
     for attribute in ("targets", "labels", "_labels"):
         values = getattr(data, attribute, None)
         if values is not None and len(values) == len(data):
             labels = np.asarray(values, np.int64)
-            return labels if labels.min() >= 0 else None  # STL10 marks what has no label by -1
+            return labels if labels.min() >= 0 else None  # STL10 marks images without a label by -1
     pairs = getattr(data, "_samples", None)
     return None if pairs is None else np.array([label for _, label in pairs], np.int64)
 
 
-def _classes(data: Any) -> list[str]:
+def _classes(data: VisionDataset) -> list[str]:
     classes = getattr(data, "classes", None) or []
     return [" / ".join(c) if isinstance(c, tuple) else str(c) for c in classes]

@@ -1,7 +1,7 @@
-"""The twelve data sets of the seed's transfer table ([B] table 3 and app. D): where they lie, splits and metrics.
+"""The twelve data sets of BYOL's transfer tables ([B] table 3 and app. D): layout, splits and metric of each.
 
-Nothing is downloaded here: ``zoo evaluate transfer --data NAME --root ROOT`` reads what lies under ROOT, in the layout
-of torchvision, and says what is missing.
+Nothing is downloaded here: ``zoo evaluate transfer --data NAME --root ROOT`` reads the folder ROOT in torchvision's
+layout, and says what is missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 
 from zoo.datasets import voc_classes
 from zoo.datasets.dataset import open_dataset
-from zoo.datasets.labelled import Labelled, Splits, of_bytes, of_dataset, stratified
+from zoo.datasets.labelled import LabelledImages, LabelledSplits, stratified_split
 from zoo.errors import UserError
 from zoo.transforms.decode import read_bytes
 
@@ -27,30 +27,30 @@ Ints = np.typing.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TransferSet:
-    """One column of the table.
+    """One data set of the tables.
 
     Attributes:
-        title: as the table spells it.
+        title: its column in the tables.
         metric: key of ``zoo.evaluate.metrics.METRICS``.
         rule: how it is split; where there is no official validation split, a tenth of each class is held out.
-        fetch: what to do where it is missing; ``{root}`` is the folder.
-        splits: reads it.
+        fetch: how to get it; ``{root}`` is the folder.
+        splits: reads it from (root, seed).
     """
 
     title: str
     metric: str
     rule: str
     fetch: str
-    splits: Callable[[Path, int], Splits]
+    splits: Callable[[Path, int], LabelledSplits]
 
 
-def open_named(name: str, root: Path | None, seed: int) -> Splits:
-    """A data set of the table by its key.
+def open_transfer_set(name: str, root: Path | None, seed: int) -> LabelledSplits:
+    """Open the splits of a key of ``TRANSFER_SETS``.
 
     Raises:
-        UserError: no ``root``, or the set is not there; the message says which files belong where.
+        UserError: there is no ``root``, or files are missing; the message says which files belong where.
     """
-    entry = SETS[name]
+    entry = TRANSFER_SETS[name]
     if root is None:
         raise UserError(f"--data {name} needs --root, the folder that holds it; {entry.fetch.format(root='ROOT')}")
     try:
@@ -62,60 +62,64 @@ def open_named(name: str, root: Path | None, seed: int) -> Splits:
         ) from None
 
 
-def _download(what: str) -> str:
-    return f'fetch it with `python -c "from torchvision.datasets import *; {what}, download=True)"`'
+def _download(call: str) -> str:
+    return f'fetch it with `python -c "from torchvision.datasets import *; {call}, download=True)"`'
 
 
-def _torchvision(name: str, root: Path, **arguments: Any) -> Any:
+def _load_torchvision(name: str, root: Path, **arguments: str | int) -> Any:
     import torchvision.datasets
 
     return getattr(torchvision.datasets, name)(root, **arguments)
 
 
-def _files(name: str, paths: Sequence[str | Path], labels: Sequence[int], classes: Sequence[str]) -> Labelled:
+def _open_files(
+    name: str, paths: Sequence[str | Path], labels: Sequence[int], classes: Sequence[str]
+) -> LabelledImages:
     if not paths:
         raise RuntimeError("no images in its lists")
     kept = [Path(p) for p in paths]
-    return of_bytes(name, np.array(labels, np.int64), list(classes), lambda row: read_bytes(kept[row]))
+    return LabelledImages.from_bytes(name, np.array(labels, np.int64), list(classes), lambda row: read_bytes(kept[row]))
 
 
-def _halved(train: Labelled, test: Labelled, seed: int) -> Splits:
-    """Without an official validation split: a tenth of each class is held out of train."""
-    held, kept = stratified(train.labels, 0.1, seed)
-    return Splits(train.part(kept, train.name), train.part(held, f"{train.name}, held out"), test)
+def _hold_out_val(train: LabelledImages, test: LabelledImages, seed: int) -> LabelledSplits:
+    """Hold a tenth of each class out of train, where there is no official validation split."""
+    held, kept = stratified_split(train.labels, 0.1, seed)
+    return LabelledSplits(train.subset(kept, train.name), train.subset(held, f"{train.name}, held out"), test)
 
 
-def _listed(set_: str, class_: str, **fixed: Any) -> Callable[[str, Path], Labelled]:
-    """Opens a split of a torchvision set that keeps its files and labels in lists."""
+def _split_opener(set_: str, class_: str, **fixed: str | int) -> Callable[[str, Path], LabelledImages]:
+    """Return a function that opens a split of a torchvision class which keeps its files and labels in lists."""
 
-    def open_split(split: str, root: Path) -> Labelled:
-        found = _torchvision(class_, root, split=split, **fixed)
+    def open_split(split: str, root: Path) -> LabelledImages:
+        found = _load_torchvision(class_, root, split=split, **fixed)
         name = f"{set_}/{split}"
         if hasattr(found, "_samples"):
             paths, labels = zip(*found._samples, strict=True)
-            return _files(name, paths, labels, found.classes)
+            return _open_files(name, paths, labels, found.classes)
         paths = found._images if hasattr(found, "_images") else found._image_files
         classes = getattr(found, "classes", None) or [str(n) for n in range(max(found._labels) + 1)]
-        return _files(name, paths, found._labels, classes)
+        return _open_files(name, paths, found._labels, classes)
 
     return open_split
 
 
-def _official(set_: str, class_: str, **fixed: Any) -> Callable[[Path, int], Splits]:
-    """train, val and test of torchvision."""
-    split = _listed(set_, class_, **fixed)
-    return lambda root, seed: Splits(split("train", root), split("val", root), split("test", root))
+def _with_official_val(set_: str, class_: str, **fixed: str | int) -> Callable[[Path, int], LabelledSplits]:
+    """Return a function that opens torchvision's train, val and test."""
+    split = _split_opener(set_, class_, **fixed)
+    return lambda root, seed: LabelledSplits(split("train", root), split("val", root), split("test", root))
 
 
-def _two(set_: str, class_: str, train: str = "train", **fixed: Any) -> Callable[[Path, int], Splits]:
-    """train and test of torchvision."""
-    split = _listed(set_, class_, **fixed)
-    return lambda root, seed: _halved(split(train, root), split("test", root), seed)
+def _with_held_out_val(
+    set_: str, class_: str, train: str = "train", **fixed: str | int
+) -> Callable[[Path, int], LabelledSplits]:
+    """Return a function that opens torchvision's train and test."""
+    split = _split_opener(set_, class_, **fixed)
+    return lambda root, seed: _hold_out_val(split(train, root), split("test", root), seed)
 
 
-def _cifar(set_: str, class_: str) -> Callable[[Path, int], Splits]:
-    def open_split(root: Path, train: bool) -> Labelled:
-        found = _torchvision(class_, root, train=train)
+def _open_cifar(set_: str, class_: str) -> Callable[[Path, int], LabelledSplits]:
+    def open_split(root: Path, train: bool) -> LabelledImages:
+        found = _load_torchvision(class_, root, train=train)
 
         def png(row: int) -> bytes:  # lossless; so that one decoder reads all images
             buffer = io.BytesIO()
@@ -123,48 +127,48 @@ def _cifar(set_: str, class_: str) -> Callable[[Path, int], Splits]:
             return buffer.getvalue()
 
         name = f"{set_}/{'train' if train else 'test'}"
-        return of_bytes(name, np.array(found.targets, np.int64), list(found.classes), png)
+        return LabelledImages.from_bytes(name, np.array(found.targets, np.int64), list(found.classes), png)
 
-    return lambda root, seed: _halved(open_split(root, True), open_split(root, False), seed)
+    return lambda root, seed: _hold_out_val(open_split(root, True), open_split(root, False), seed)
 
 
-def _birdsnap(root: Path, seed: int) -> Splits:
-    train, test = (of_dataset(_folder(root / "birdsnap" / s)) for s in ("train", "test"))
+def _open_birdsnap(root: Path, seed: int) -> LabelledSplits:
+    train, test = (_open_folder(root / "birdsnap" / s) for s in ("train", "test"))
     if test.classes != train.classes:
         raise RuntimeError("train and test have other classes")
-    return _halved(train, test, seed)
+    return _hold_out_val(train, test, seed)
 
 
-def _folder(path: Path) -> Any:
+def _open_folder(path: Path) -> LabelledImages:
     if not path.is_dir():
         raise RuntimeError(f"no folder {path}")
-    return open_dataset(path)
+    return LabelledImages.from_dataset(open_dataset(path))
 
 
-def _sun397(root: Path, seed: int) -> Splits:
+def _open_sun397(root: Path, seed: int) -> LabelledSplits:
     base = root / "SUN397"
     classes = [line[3:].strip() for line in (base / "ClassName.txt").read_text().splitlines() if line.strip()]
     number = {c: n for n, c in enumerate(classes)}
 
-    def split(name: str, file: str) -> Labelled:
+    def split(name: str, file: str) -> LabelledImages:
         lists = next((p for p in (base / file, base / "Partitions" / file) if p.exists()), None)
         if lists is None:
             raise RuntimeError(f"no {file} in {base}")
         lines = [line.strip() for line in lists.read_text().splitlines() if line.strip()]
         labels = [number["/".join(line.split("/")[2:-1])] for line in lines]
-        return _files(f"sun397/{name}", [base / line.lstrip("/") for line in lines], labels, classes)
+        return _open_files(f"sun397/{name}", [base / line.lstrip("/") for line in lines], labels, classes)
 
-    return _halved(split("train", "Training_01.txt"), split("test", "Testing_01.txt"), seed)
-
-
-def _voc2007(root: Path, seed: int) -> Splits:
-    train, val, test = (_voc_split(root, s) for s in ("train", "val", "test"))
-    return Splits(train, val, test)
+    return _hold_out_val(split("train", "Training_01.txt"), split("test", "Testing_01.txt"), seed)
 
 
-def _voc_split(root: Path, split: str) -> Labelled:
-    """1 where a class is in the image, -1 (not judged) where only difficult objects of it are."""
-    found = _torchvision("VOCDetection", root, year="2007", image_set=split)
+def _open_voc2007(root: Path, seed: int) -> LabelledSplits:
+    train, val, test = (_open_voc_split(root, s) for s in ("train", "val", "test"))
+    return LabelledSplits(train, val, test)
+
+
+def _open_voc_split(root: Path, split: str) -> LabelledImages:
+    """Label a class 1 if it is in the image, and -1 (not judged) if only difficult objects of it are."""
+    found = _load_torchvision("VOCDetection", root, year="2007", image_set=split)
     labels = np.zeros((len(found.images), len(voc_classes.CLASSES)), np.int64)
     for row, annotation in enumerate(found.annotations):
         for thing in ElementTree.parse(annotation).getroot().iter("object"):
@@ -173,76 +177,78 @@ def _voc_split(root: Path, split: str) -> Labelled:
                 labels[row, column] = 1
             elif labels[row, column] == 0:
                 labels[row, column] = -1
-    return of_bytes(f"voc2007/{split}", labels, list(voc_classes.CLASSES), lambda row: read_bytes(found.images[row]))
+    return LabelledImages.from_bytes(
+        f"voc2007/{split}", labels, list(voc_classes.CLASSES), lambda row: read_bytes(found.images[row])
+    )
 
 
-def _caltech101(root: Path, seed: int) -> Splits:
-    """30 random images of each of the 102 folders, the background one of them, for training, the rest for test."""
-    whole = of_dataset(_folder(root / "caltech101" / "101_ObjectCategories"))
+def _open_caltech101(root: Path, seed: int) -> LabelledSplits:
+    """Draw 30 images of each of the 102 folders, one of them the background, for training; the rest is for test."""
+    whole = _open_folder(root / "caltech101" / "101_ObjectCategories")
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(whole))
     train = np.sort(np.concatenate([order[whole.labels[order] == c][:30] for c in range(len(whole.classes))]))
     test = np.setdiff1d(np.arange(len(whole)), train)
-    return _halved(whole.part(train, "caltech101/train"), whole.part(test, "caltech101/test"), seed)
+    return _hold_out_val(whole.subset(train, "caltech101/train"), whole.subset(test, "caltech101/test"), seed)
 
 
 _TENTH = "a tenth of each class of train is held out as validation"
-SETS: Mapping[str, TransferSet] = {
+TRANSFER_SETS: Mapping[str, TransferSet] = {
     "food101": TransferSet(
         "Food101", "top-1", f"official train 75 750 / test 25 250; {_TENTH}",
-        _download("Food101('{root}'"), _two("food101", "Food101"),
+        _download("Food101('{root}'"), _with_held_out_val("food101", "Food101"),
     ),
     "cifar10": TransferSet(
         "CIFAR10", "top-1", f"official train 50 000 / test 10 000; {_TENTH}",
-        _download("CIFAR10('{root}'"), _cifar("cifar10", "CIFAR10"),
+        _download("CIFAR10('{root}'"), _open_cifar("cifar10", "CIFAR10"),
     ),
     "cifar100": TransferSet(
         "CIFAR100", "top-1", f"official train 50 000 / test 10 000; {_TENTH}",
-        _download("CIFAR100('{root}'"), _cifar("cifar100", "CIFAR100"),
+        _download("CIFAR100('{root}'"), _open_cifar("cifar100", "CIFAR100"),
     ),
     "birdsnap": TransferSet(
         "Birdsnap", "top-1", f"official train / test (2 443); {_TENTH}",
         "by hand: get_birdsnap.py of thomasberg.org fetches the images; its test_images.txt says which are for test; "
         "put them as {root}/birdsnap/train/SPECIES/*.jpg and {root}/birdsnap/test/SPECIES/*.jpg",
-        _birdsnap,
+        _open_birdsnap,
     ),
     "sun397": TransferSet(
         "SUN397", "top-1", f"the first official partition, train 19 850 / test 19 850; {_TENTH}",
         "by hand: SUN397.tar.gz and Partitions.zip of vision.princeton.edu/projects/2010/SUN, unpacked as "
         "{root}/SUN397/ClassName.txt, {root}/SUN397/a/..., {root}/SUN397/Training_01.txt and Testing_01.txt",
-        _sun397,
+        _open_sun397,
     ),
     "cars": TransferSet(
         "Cars", "top-1", f"official train 8 144 / test 8 041; {_TENTH}",
         "by hand (the official site is gone): {root}/stanford_cars/cars_train/*.jpg, cars_test/*.jpg, "
         "devkit/cars_meta.mat, devkit/cars_train_annos.mat and cars_test_annos_withlabels.mat",
-        _two("cars", "StanfordCars"),
+        _with_held_out_val("cars", "StanfordCars"),
     ),
     "aircraft": TransferSet(
         "Aircraft", "mean per class", "official train 3 334 / val 3 333 / test 3 333, 100 variants",
-        _download("FGVCAircraft('{root}'"), _official("aircraft", "FGVCAircraft", annotation_level="variant"),
+        _download("FGVCAircraft('{root}'"), _with_official_val("aircraft", "FGVCAircraft", annotation_level="variant"),
     ),
     "voc2007": TransferSet(
         "VOC2007", "11-point mAP", "official train 2 501 / val 2 510 / test 4 952; difficult objects are not judged",
         _download("VOCDetection('{root}', year='2007', image_set='trainval'")
         + " and again with image_set='test': {root}/VOCdevkit/VOC2007",
-        _voc2007,
+        _open_voc2007,
     ),
     "dtd": TransferSet(
         "DTD", "top-1", "the first official partition, train 1 880 / val 1 880 / test 1 880",
-        _download("DTD('{root}'"), _official("dtd", "DTD", partition=1),
+        _download("DTD('{root}'"), _with_official_val("dtd", "DTD", partition=1),
     ),
     "pets": TransferSet(
         "Pets", "mean per class", f"official trainval 3 680 / test 3 669; {_TENTH}",
-        _download("OxfordIIITPet('{root}'"), _two("pets", "OxfordIIITPet", "trainval"),
+        _download("OxfordIIITPet('{root}'"), _with_held_out_val("pets", "OxfordIIITPet", "trainval"),
     ),
     "caltech101": TransferSet(
         "Caltech-101", "mean per class", f"30 random images of each of 102 folders, the rest test; {_TENTH}",
         "by hand: caltech-101.zip of data.caltech.edu/records/mzrjq-6wc02, its 101_ObjectCategories.tar.gz unpacked as "
         "{root}/caltech101/101_ObjectCategories/CLASS/*.jpg, BACKGROUND_Google too",
-        _caltech101,
+        _open_caltech101,
     ),
     "flowers": TransferSet(
         "Flowers", "mean per class", "official train 1 020 / val 1 020 / test 6 149, 102 species",
-        _download("Flowers102('{root}'"), _official("flowers", "Flowers102"),
+        _download("Flowers102('{root}'"), _with_official_val("flowers", "Flowers102"),
     ),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""PASCAL VOC's objects, by their labels from 0; segmentation has the background before them."""
+"""The object classes of PASCAL VOC by their labels from 0; in label images the background comes before them."""
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",

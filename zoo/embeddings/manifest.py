@@ -1,6 +1,6 @@
-"""The last file of an extraction: what it holds, how it was made, and the hash of every part.
+"""The manifest, the last file of an extraction: what the result holds, how it was made, and the hash of every part.
 
-No time, host or absolute path stands in it: the same photographs and the same run give the same bytes.
+It has no time, host or absolute path: the same images and the same run give the same bytes.
 """
 
 from __future__ import annotations
@@ -8,45 +8,76 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow.parquet as pq
 
 from zoo.embeddings.columns import OK
 from zoo.embeddings.plan import Plan
-from zoo.embeddings.shards import DUPLICATE, Folder, names
+from zoo.embeddings.shards import DUPLICATE, OutputFolder, names
 from zoo.inference.outputs import NEAR_DUPLICATES
 from zoo.system.atomic_files import sha256_file
+from zoo.system.json_types import JSON
 from zoo.system.parquet import read_table
 
 MAX_FAILURES = 20
 _READ = ["path", "path_bytes", "sha256", "status", "error"]
+
+Manifest: TypeAlias = dict[str, Any]
+"""The JSON object of ``manifest.json``: a fingerprint's, then counts and ``shards``."""
+
+
+class HashedFile(NamedTuple):
+    """A file of a shard, as a manifest names it."""
+
+    name: str
+    sha256: str
 
 
 @dataclass(frozen=True)
 class Summary:
     """The manifest, and the first ``MAX_FAILURES`` images that failed, as (path, status, error)."""
 
-    manifest: dict[str, Any]
+    manifest: Manifest
     failures: tuple[tuple[str, str, str], ...]
 
 
-def summarise(folder: Folder, plan: Plan, of: Iterable[int] | None = None) -> Summary:
-    """Hash and count all shards of a folder, or those ``of``, one at a time. FileNotFoundError if one is missing."""
-    parts = [names(plan, shard) for shard in (range(plan.shards) if of is None else of)]
-    return summarise_parts(folder, plan.identity, plan.key, parts, complete=of is None)
+def summarise(folder: OutputFolder, plan: Plan, shards: Iterable[int] | None = None) -> Summary:
+    """Hash and count the shards of a folder, one at a time.
+
+    Args:
+        shards: their numbers; ``None`` is all of them.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+    """
+    parts = [names(plan, shard) for shard in (range(plan.shards) if shards is None else shards)]
+    fingerprint = json.loads(plan.fingerprint.canonical())  # with sorted keys, as it always stands in a manifest
+    return summarise_parts(folder, fingerprint, plan.key, parts, complete=shards is None)
 
 
 def summarise_parts(
-    folder: Folder, identity: Mapping[str, Any], key: str, parts: list[list[str]], *, complete: bool = True
+    folder: OutputFolder,
+    fingerprint: Mapping[str, JSON],
+    key: str,
+    parts: Sequence[Sequence[str]],
+    *,
+    complete: bool = True,
 ) -> Summary:
-    """``summarise`` of shards whose files have these names; of a complete folder its near duplicates are there, too."""
+    """Hash and count shards by the names of their files.
+
+    Args:
+        fingerprint: the JSON object of a ``Fingerprint``.
+        key: of the plan.
+        parts: for each shard the name of its table, then those of the files beside it.
+        complete: all shards are there, and so are the near duplicates.
+    """
     counts: Counter[str] = Counter()
     listed = hashlib.sha256()
     failures: list[tuple[str, str, str]] = []
-    shards: list[dict[str, Any]] = []
+    shards: list[Manifest] = []
     for table_name, *beside in parts:
         rows = read_table(folder.root / table_name, _READ).to_pylist()
         for row in rows:
@@ -62,9 +93,9 @@ def summarise_parts(
         if vectors[1:]:
             entry["more_vectors"] = vectors[1:]
         shards.append(entry)
-    dedupe = "dedupe" in identity
+    dedupe = "dedupe" in fingerprint
     manifest = {
-        **identity,
+        **fingerprint,
         "plan": key,
         "images": counts.total(),
         "ok": counts.pop(OK, 0),
@@ -77,24 +108,25 @@ def summarise_parts(
     return Summary(manifest, tuple(failures))
 
 
-def _near_duplicates(folder: Folder) -> dict[str, Any]:
+def _near_duplicates(folder: OutputFolder) -> Manifest:
     path = folder.root / NEAR_DUPLICATES
     return {"file": path.name, "pairs": pq.read_metadata(path).num_rows, "sha256": sha256_file(path)}
 
 
-def files_of(shard: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The files of a shard of a manifest, its table first: each a dict with ``file`` and ``sha256``."""
-    return [shard, *([shard["vectors"]] if "vectors" in shard else []), *shard.get("more_vectors", [])]
+def files_of(shard: Manifest) -> list[HashedFile]:
+    """Return the files of an entry of a manifest's ``shards``, its table first."""
+    entries = [shard, *([shard["vectors"]] if "vectors" in shard else []), *shard.get("more_vectors", [])]
+    return [HashedFile(entry["file"], entry.get("sha256")) for entry in entries]
 
 
-def write(folder: Folder, summary: Summary) -> None:
+def write(folder: OutputFolder, summary: Summary) -> None:
     """Commit the folder: with its manifest an extraction is complete."""
     text = json.dumps(summary.manifest, indent=2) + "\n"
     folder.commit(folder.manifest.name, lambda file: file.write(text.encode()))
 
 
-def completed(folder: Folder, plan: Plan) -> Summary | None:
-    """The summary of a folder that is complete and unaltered, else None."""
+def completed(folder: OutputFolder, plan: Plan) -> Summary | None:
+    """Return the summary of a folder that is complete and unaltered, else ``None``."""
     if not folder.manifest.exists():
         return None
     try:

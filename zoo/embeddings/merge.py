@@ -1,4 +1,4 @@
-"""The shards of an extraction as one file, read back and compared before anybody uses it."""
+"""Merge the shards of an extraction into one file, which is read back and compared before anybody uses it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from zoo.embeddings import columns
-from zoo.embeddings.columns import Arrays, shapes_of
+from zoo.embeddings.columns import Arrays, Vectors
 from zoo.embeddings.shards import is_shard_file
 from zoo.embeddings.verify import Verified, verify
 from zoo.errors import UserError
 from zoo.inference.outputs import EMBEDDING
 from zoo.system.atomic_files import atomic_write, remove
+from zoo.system.json_types import JSON
 from zoo.system.parquet import read_table
 
 KINDS = (".parquet", ".npy", ".safetensors")
@@ -30,9 +30,14 @@ _MANIFEST = b"zoo.manifest"
 
 @dataclass(frozen=True)
 class Merged:
-    """What ``merge`` wrote: ``files``, the table last, with ``rows`` rows of ``dim`` numbers of ``dtype`` each.
+    """The result of ``merge``.
 
-    ``others`` are the shapes of a row of the other outputs.
+    Attributes:
+        files: the files written, the table last.
+        rows: number of images.
+        dim: length of an embedding.
+        dtype: of the vectors.
+        others: shapes of the other outputs of an image, by name.
     """
 
     files: tuple[Path, ...]
@@ -43,21 +48,22 @@ class Merged:
 
 
 def merge(out: Path, file: Path) -> Merged:
-    """Verify the extraction ``out`` and write it as one ``file``: the kind is that of its name.
+    """Verify the extraction ``out`` and write it as one ``file``, in the format of its extension.
 
-    A ``.parquet`` has all columns, and the manifest in its metadata. ``FILE.npy`` holds the embeddings [rows, D], NaN
-    where there are none, ``FILE.layer3.npy`` another output; ``.safetensors`` holds all outputs, a tensor each. The
-    other columns stand in a ``.parquet`` of the same name beside. Memory holds one shard at a time.
+    A ``.parquet`` file has all columns, and the manifest in its metadata. ``FILE.npy`` holds the embeddings [rows, D],
+    NaN where there are none, and ``FILE.layer3.npy`` another output; a ``.safetensors`` file holds a tensor for each
+    output. With both the remaining columns go to a ``.parquet`` file of the same name. One shard is in memory at a
+    time.
 
     Raises:
-        UserError: ``out`` is not complete or altered; the file exists or is of no such kind; a full disk.
+        UserError: ``out`` is not complete or was altered; the file exists or has another extension; the disk is full.
     """
     if file.suffix not in KINDS:
         raise UserError(f"{file}: give a name that ends in {', '.join(KINDS)}")
     table = file.with_suffix(".parquet")
     _require_new({file, table})
     whole = verify(out)
-    shapes = shapes_of(whole.manifest)
+    shapes = whole.fingerprint.shapes
     beside = columns.file_names(file.stem, file.suffix[1:], list(shapes))
     holding = {file.with_name(name): outputs for name, outputs in beside.items()}
     _require_new({*holding, table})
@@ -72,8 +78,8 @@ def merge(out: Path, file: Path) -> Merged:
             remove(path)
         raise
     others = {name: shape for name, shape in shapes.items() if name != EMBEDDING}
-    m = whole.manifest
-    return Merged((*holding, table), m["images"], m["dim"], m["dtype"], others)
+    fingerprint = whole.fingerprint
+    return Merged((*holding, table), whole.manifest["images"], fingerprint.dim, fingerprint.dtype, others)
 
 
 def _require_new(paths: set[Path]) -> None:
@@ -84,9 +90,9 @@ def _require_new(paths: set[Path]) -> None:
             raise UserError(f"{path} would be taken for a shard: choose another name")
 
 
-def _shards(whole: Verified) -> Iterator[tuple[pa.Table, dict[str, NDArray[Any]]]]:
-    """Table without the columns of outputs, and these, shard after shard."""
-    shapes, format = shapes_of(whole.manifest), whole.manifest["format"]
+def _shards(whole: Verified) -> Iterator[tuple[pa.Table, dict[str, Vectors]]]:
+    """Yield for each shard its table without the columns of outputs, and the outputs."""
+    shapes, format = whole.fingerprint.shapes, whole.fingerprint.format
     for names in whole.parts:
         table = read_table(whole.folder.root / names[0]).replace_schema_metadata(None).combine_chunks()
         vectors = {n: columns.array(table[n], shape) for n, shape in shapes.items() if n in table.schema.names}
@@ -97,10 +103,10 @@ def _shards(whole: Verified) -> Iterator[tuple[pa.Table, dict[str, NDArray[Any]]
 
 
 def _same_table(whole: Verified, path: Path, outputs: list[str]) -> bool:
-    """Write the merged table with these outputs, read them back, and say whether they are the same."""
+    """Write the merged table with these outputs, read them back, and return whether they are the same."""
     digest = hashlib.sha256()
     atomic_write(path, lambda opened: _write_table(whole, opened, digest, outputs))
-    found, shapes = hashlib.sha256(), shapes_of(whole.manifest)
+    found, shapes = hashlib.sha256(), whole.fingerprint.shapes
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for group in range(file.num_row_groups if outputs else 0):
             table = file.read_row_group(group, columns=outputs)
@@ -109,24 +115,30 @@ def _same_table(whole: Verified, path: Path, outputs: list[str]) -> bool:
 
 
 def _same_arrays(whole: Verified, path: Path, outputs: list[str]) -> bool:
-    """As ``_same_table``, of a file of arrays."""
+    """Write a file of arrays, read it back, and return whether it is the same."""
     digest = hashlib.sha256()
     atomic_write(path, lambda opened: _write_arrays(whole, path.suffix, opened, digest, outputs))
     return _digest_of_end(path, sum(_sizes(whole, outputs).values())) == digest.hexdigest()
 
 
-def _update(digest: Any, vectors: Arrays) -> None:
+class _Hash(Protocol):
+    """A hash of hashlib."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+
+def _update(digest: _Hash, vectors: Arrays) -> None:
     for values in vectors.values():
         digest.update(values.tobytes())
 
 
 def _sizes(whole: Verified, outputs: list[str]) -> dict[str, int]:
-    """Bytes of each output."""
-    shapes, item = shapes_of(whole.manifest), np.dtype(whole.manifest["dtype"]).itemsize
+    """Return the bytes of each output."""
+    shapes, item = whole.fingerprint.shapes, np.dtype(whole.fingerprint.dtype).itemsize
     return {name: whole.manifest["images"] * math.prod(shapes[name]) * item for name in outputs}
 
 
-def _write_table(whole: Verified, file: BinaryIO, digest: Any, outputs: list[str]) -> None:
+def _write_table(whole: Verified, file: BinaryIO, digest: _Hash, outputs: list[str]) -> None:
     writer = None
     metadata = {_MANIFEST: json.dumps(whole.manifest)}
     for table, vectors in _shards(whole):
@@ -147,23 +159,23 @@ def _write_table(whole: Verified, file: BinaryIO, digest: Any, outputs: list[str
     writer.close()
 
 
-def _write_arrays(whole: Verified, suffix: str, file: BinaryIO, digest: Any, outputs: list[str]) -> None:
-    dtype, rows, shapes = np.dtype(whole.manifest["dtype"]), whole.manifest["images"], shapes_of(whole.manifest)
+def _write_arrays(whole: Verified, suffix: str, file: BinaryIO, digest: _Hash, outputs: list[str]) -> None:
+    dtype, rows, shapes = np.dtype(whole.fingerprint.dtype), whole.manifest["images"], whole.fingerprint.shapes
     if suffix == ".npy":
         (output,) = outputs
         shape = (rows, *shapes[output])
         descr = np.lib.format.dtype_to_descr(dtype)
         np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
     else:
-        header: dict[str, Any] = {"__metadata__": {"plan": whole.manifest["plan"]}}
+        header: dict[str, JSON] = {"__metadata__": {"plan": whole.manifest["plan"]}}
         kind, end = {"float32": "F32", "float16": "F16"}[dtype.name], 0
         for name, size in _sizes(whole, outputs).items():
-            header[name] = {"dtype": kind, "shape": (rows, *shapes[name]), "data_offsets": [end, end + size]}
+            header[name] = {"dtype": kind, "shape": [rows, *shapes[name]], "data_offsets": [end, end + size]}
             end += size
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         file.write(len(text).to_bytes(8, "little") + text)
-    for name in outputs:  # one after the other, so that no more than a shard is in memory
+    for name in outputs:  # one after the other, so that one shard is in memory at a time
         for _, vectors in _shards(whole):
             data = vectors[name].tobytes()
             digest.update(data)
@@ -171,7 +183,7 @@ def _write_arrays(whole: Verified, suffix: str, file: BinaryIO, digest: Any, out
 
 
 def _digest_of_end(path: Path, size: int) -> str:
-    """Of the last ``size`` bytes of a file, read in blocks."""
+    """Hash the last ``size`` bytes of a file, read in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         file.seek(path.stat().st_size - size)

@@ -1,28 +1,33 @@
 """The result of an extraction, cut into shards of a fixed number of rows.
 
-A shard is ``embeddings-00000.parquet``; with format npy or safetensors it is that table without the columns of its
-outputs, which stand beside it (``zoo.embeddings.columns.file_names``). The table's rename commits the shard: those
-files are
-written before, and the table holds their hashes. The bytes depend on the plan and the photographs alone.
+A shard is ``embeddings-00000.parquet``. With format npy or safetensors the table has no columns of outputs; the files
+beside it hold them (``zoo.embeddings.columns.file_names``) and the table holds the hashes of these files. They are
+written first, so that the table's rename commits the shard. The bytes depend on the plan and the images alone.
+
+The table also holds its own hash: the sha256 of the file with the 64 digits of the hash set to zero, in the footer
+under ``zoo.sha256``. A shard is unaltered if the hash agrees, whatever version of pyarrow reads it. The hash is in the
+file and not beside it so that one rename commits both: there is no moment between two files at which a kill, or a
+second process that writes the same shard, could leave a table with another table's hash. It also goes wherever the
+file goes: into place at the end of an update, to another machine, back from a copy.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from zoo.embeddings import columns
-from zoo.embeddings.columns import OK
+from zoo.embeddings.columns import OK, Vectors
 from zoo.embeddings.plan import Plan
 from zoo.inference.outputs import EMBEDDING
 from zoo.sources.base import IN_CONTAINER
@@ -47,13 +52,19 @@ _COLUMNS = pa.schema(
     ]
 )
 RESERVED = frozenset((*_COLUMNS.names, EMBEDDING, *IN_CONTAINER.names))
-"""Names of columns that a source's column cannot be kept under."""
+"""Names that a kept column cannot have: the result has columns of these names."""
 PLAN, SHARD, _VECTORS = b"zoo.plan", b"zoo.shard", "zoo.vectors_sha256"
+OWN_SHA256 = b"zoo.sha256"
+_NO_DIGITS = b"0" * 64
 _FACTS = ("sha256", "width", "height", "status", "error")
 
 
 class DamagedShard(Exception):
-    """A shard file that is not what a run of this plan wrote; the text says why."""
+    """A shard file is not what a run of this plan wrote; the text says why."""
+
+
+class OutputReplaced(Exception):
+    """Another run has put a new result into the output folder: look again at what is left to do."""
 
 
 @dataclass
@@ -62,12 +73,12 @@ class Rows:
 
     Attributes:
         paths: raw bytes.
-        vectors: float32 or float16 [rows, ...] by output, NaN where there is none; always an ``embedding``.
-        sha256, width, height, status, error: the columns of the table, ``None`` where not known.
+        vectors: float32 or float16 [rows, ...] by output, NaN where there is none; ``embedding`` is always there.
+        sha256, width, height, status, error: columns of the table, ``None`` where not known.
     """
 
     paths: list[bytes]
-    vectors: dict[str, NDArray[Any]]
+    vectors: dict[str, Vectors]
     sha256: list[str | None]
     width: list[int | None]
     height: list[int | None]
@@ -76,35 +87,43 @@ class Rows:
 
     @classmethod
     def empty(cls, plan: Plan, shard: int) -> Rows:
-        """One empty slot per row of the plan's shard; those of copies are filled in."""
+        """Return the rows of a shard: duplicates are filled in, all other slots are empty."""
         planned = plan.rows(shard)
         n = len(planned)
         paths = plan.files["path"].slice(planned.start, n).to_pylist()
-        dtype = plan.identity.get("dtype", "float32")
-        vectors = {name: np.full((n, *shape), np.nan, dtype) for name, shape in plan.shapes.items()}
+        dtype = plan.fingerprint.dtype
+        vectors = {name: np.full((n, *shape), np.nan, dtype) for name, shape in plan.fingerprint.shapes.items()}
         rows = cls(paths, vectors, [None] * n, [None] * n, [None] * n, [None] * n, [None] * n)
-        for copy in plan.copies_in(shard):
-            slot = copy.row - planned.start
-            rows.status[slot], rows.sha256[slot] = DUPLICATE, copy.sha256
-            rows.width[slot], rows.height[slot] = copy.width, copy.height
-            rows.error[slot] = f"the same bytes as {copy.first.decode(errors='backslashreplace')}"
+        for duplicate in plan.duplicates_in(shard):
+            slot = duplicate.row - planned.start
+            rows.status[slot], rows.sha256[slot] = DUPLICATE, duplicate.sha256
+            rows.width[slot], rows.height[slot] = duplicate.width, duplicate.height
+            rows.error[slot] = f"the same bytes as {duplicate.first.decode(errors='backslashreplace')}"
         return rows
 
     @property
     def failed(self) -> int:
-        """How many rows have no vector of their own and are no copies."""
+        """Number of rows that are no duplicates and have no vector."""
         return sum(status not in (OK, DUPLICATE) for status in self.status)
 
-    def take(self, slot: int, other: Rows, index: int) -> None:
-        """Fill a slot with the row of another shard, all but its path."""
+    def copy_row(self, slot: int, other: Rows, index: int) -> None:
+        """Fill a slot with a row of another shard, except for the path."""
         for name, values in self.vectors.items():
             values[slot] = other.vectors[name][index]
         for name in _FACTS:
             getattr(self, name)[slot] = getattr(other, name)[index]
 
 
-class Folder:
-    """A folder of shards made by one plan, with the state of the run in ``.zoo``."""
+class OutputFolder:
+    """A folder of shards made by one plan, with the state of the run in ``.zoo``.
+
+    Attributes:
+        root: the folder.
+        state: ``.zoo`` in it.
+        scratch: for temporary files.
+        plan: path of the plan.
+        manifest: path of the manifest; a folder that has one is complete.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -113,27 +132,33 @@ class Folder:
         self.plan = self.state / "plan.parquet"
         self.manifest = root / "manifest.json"
 
+    @property
+    def staged(self) -> OutputFolder:
+        """The folder in which an update makes its result; with a manifest in it the result is complete."""
+        return OutputFolder(self.state / "next")
+
     def create(self) -> None:
-        """Make the folders. UserError where that is refused."""
+        """Make the folders. Raises UserError where that is refused."""
         atomic_files.make_folder(self.scratch)
 
     def shard_files(self) -> set[str]:
-        """Names of the shard files present, of whatever plan."""
+        """Return the names of the shard files present, of whatever plan."""
         if not self.root.is_dir():
             return set()
         return {path.name for path in self.root.iterdir() if _SHARD_FILE.fullmatch(path.name)}
 
     def commit(self, name: str, write: Callable[[BinaryIO], object]) -> None:
-        """Put a result file in place. Another run of the same plan may do so at the same time: same bytes."""
+        """Put a result file in place. Another run of the same plan may do so at the same time, with the same bytes."""
         try:
             atomic_files.atomic_write(self.root / name, write, scratch=self.scratch)
         except FileNotFoundError:
-            # A run that had finished before this one has swept the temporary files, so all results stand.
+            # A run that finished before this one has removed the temporary files; then all results are in place.
             if not (self.root / name).exists():
                 raise
 
     def write(self, plan: Plan, shard: int, rows: Rows) -> None:
         """Commit a shard."""
+        # The files beside the table are written first: the table commits the shard.
         metadata: dict[bytes | str, str] = {PLAN: plan.key, SHARD: str(shard)}
         for name, outputs in vector_files(plan, shard).items():
             data = columns.encode(name, {output: rows.vectors[output] for output in outputs})
@@ -141,37 +166,64 @@ class Folder:
             metadata[hash_key(name)] = hashlib.sha256(data).hexdigest()
         planned = plan.rows(shard)
         kept = plan.kept.slice(planned.start, len(planned))
-        inside = rows.vectors if plan.identity["format"] == "parquet" else {}
+        inside = rows.vectors if plan.fingerprint.format == "parquet" else {}
         table = _table(rows, kept, inside).replace_schema_metadata(metadata)
-        self._commit_bytes(table_name(shard), _encode(table))
+        self._commit_bytes(table_name(shard), _with_own_sha256(_encode(table, {OWN_SHA256: _NO_DIGITS})))
 
     def read(self, plan: Plan, shard: int) -> Rows | None:
-        """A committed shard, every byte of it checked; None if it is not there. Raises DamagedShard."""
+        """Read a committed shard and check every byte of it; return ``None`` if it is not there.
+
+        Raises:
+            DamagedShard: a file of the shard is altered, missing, or of another run.
+        """
         try:
             data = (self.root / table_name(shard)).read_bytes()
-            table = read_table(data, checked=True).combine_chunks()
         except FileNotFoundError:
             return None
+        try:
+            digits = (pq.read_metadata(io.BytesIO(data)).metadata or {}).get(OWN_SHA256)
+            if digits is not None and digits != _own_sha256(data, digits):
+                raise DamagedShard("was altered")
+            table = read_table(data, checked=digits is None).combine_chunks()
+        except DamagedShard:
+            raise
         except Exception as error:  # what Arrow raises for damaged bytes is not a closed set
             raise DamagedShard("cannot be read") from error
         metadata = table.schema.metadata or {}
         if (metadata.get(PLAN), metadata.get(SHARD)) != (plan.key.encode(), b"%d" % shard):
             raise DamagedShard("belongs to another run")
-        # The pages have checksums, the rest of the file has none; but a table has only this one encoding.
-        if _encode(table) != data:
+        if digits is None and not self._is_unaltered_without_hash(plan, table_name(shard), data, table):
             raise DamagedShard("was altered")
+
         beside = vector_files(plan, shard)
-        vectors = {} if beside else {name: columns.array(table[name], shape) for name, shape in plan.shapes.items()}
+        shapes = plan.fingerprint.shapes
+        vectors = {} if beside else {name: columns.array(table[name], shape) for name, shape in shapes.items()}
         for name, outputs in beside.items():
             vectors |= self._read_vectors(name, metadata[hash_key(name).encode()].decode(), outputs)
         planned = plan.rows(shard)
         paths = plan.files["path"].slice(planned.start, len(planned)).to_pylist()
         return Rows(paths, vectors, *(table[name].to_pylist() for name in _FACTS))
 
+    def _is_unaltered_without_hash(self, plan: Plan, name: str, data: bytes, table: pa.Table) -> bool:
+        """Check a shard of an earlier version (0.2 and before), which has no hash of its own.
+
+        If the run was finished, its manifest has the hash. Otherwise the pages have checksums, and the rest of the file
+        is compared with the only encoding of the table that this pyarrow writes. With another pyarrow that encoding
+        can differ, and the shard is made again, which costs time and loses nothing.
+        """
+        try:
+            manifest = json.loads(self.manifest.read_bytes())
+            recorded = {part["file"]: part["sha256"] for part in manifest["shards"]}
+            if manifest["plan"] == plan.key and recorded.get(name) == hashlib.sha256(data).hexdigest():
+                return True
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return _encode(table) == data
+
     def _commit_bytes(self, name: str, data: bytes) -> None:
         self.commit(name, lambda file: file.write(data))
 
-    def _read_vectors(self, name: str, sha256: str, outputs: list[str]) -> dict[str, NDArray[Any]]:
+    def _read_vectors(self, name: str, sha256: str, outputs: list[str]) -> dict[str, Vectors]:
         try:
             data = (self.root / name).read_bytes()
         except FileNotFoundError:
@@ -182,28 +234,29 @@ class Folder:
 
 
 def table_name(shard: int) -> str:
-    """The file name of a shard's table."""
+    """Return the file name of a shard's table."""
     return f"embeddings-{shard:05d}.parquet"
 
 
 def vector_files(plan: Plan, shard: int) -> dict[str, list[str]]:
-    """The files beside a shard's table, and which outputs each holds."""
-    return columns.file_names(f"embeddings-{shard:05d}", plan.identity["format"], list(plan.shapes))
+    """Return the files beside a shard's table, and the outputs that each holds."""
+    fingerprint = plan.fingerprint
+    return columns.file_names(f"embeddings-{shard:05d}", fingerprint.format, list(fingerprint.shapes))
 
 
 def names(plan: Plan, shard: int) -> list[str]:
-    """The file names of a shard: its table, and those beside it."""
+    """Return the file names of a shard: its table, and the files beside it."""
     return [table_name(shard), *vector_files(plan, shard)]
 
 
 def hash_key(name: str) -> str:
-    """Under which key a table's metadata have the sha256 of a file beside it."""
-    output = name.split(".")[1:-1]  # none in that of the embedding
+    """Return the metadata key under which a table stores the sha256 of the companion file ``name``."""
+    output = name.split(".")[1:-1]  # empty for the embedding
     return ".".join([_VECTORS, *output])
 
 
 def is_shard_file(name: object) -> bool:
-    """Whether this is a name that a part of a shard can have."""
+    """Return whether a part of a shard can have this name."""
     return isinstance(name, str) and _SHARD_FILE.fullmatch(name) is not None
 
 
@@ -219,15 +272,34 @@ def _table(rows: Rows, kept: pa.Table, vectors: columns.Arrays) -> pa.Table:
     return table
 
 
-def _encode(table: pa.Table) -> bytes:
+def _encode(table: pa.Table, footer: dict[bytes, bytes] | None = None) -> bytes:
+    """Return a Parquet file; the entries of ``footer`` stand once in it, and not in Arrow's copy of the schema."""
     buffer = io.BytesIO()
-    pq.write_table(
-        table,
+    with pq.ParquetWriter(
         buffer,
-        row_group_size=len(table),
+        table.schema,
         compression={"path": "zstd", "sha256": "zstd"},  # vectors do not compress
         use_dictionary=["status", "error"],
         write_statistics=["path"],
         write_page_checksum=True,
-    )
+    ) as writer:
+        writer.write_table(table, row_group_size=len(table))
+        if footer:
+            writer.add_key_value_metadata(footer)
     return buffer.getvalue()
+
+
+def _with_own_sha256(data: bytes) -> bytes:
+    """Replace the zeros of ``zoo.sha256`` by the hash of a Parquet file."""
+    at = data.rindex(_NO_DIGITS)  # the last ones: a file name of 64 zeros stands before, in the statistics of path
+    digits = hashlib.sha256(data).hexdigest().encode()
+    return data[:at] + digits + data[at + len(digits) :]
+
+
+def _own_sha256(data: bytes, digits: bytes) -> bytes:
+    """Return the hash of a Parquet file whose ``zoo.sha256`` has these digits, as it was when they were zeros."""
+    at = data.rfind(digits)
+    digest = hashlib.sha256(memoryview(data)[:at])
+    digest.update(_NO_DIGITS)
+    digest.update(memoryview(data)[at + len(digits) :])
+    return digest.hexdigest().encode()

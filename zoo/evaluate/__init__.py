@@ -1,1 +1,1 @@
-"""Protocols that judge a representation; each a file."""
+"""Protocols that score a representation on labelled images; may use models and data sets, never the command line."""

@@ -1,4 +1,4 @@
-"""What ``--model`` may say in an evaluation: all that ``zoo.load`` takes, and the two baselines."""
+"""The models that ``zoo evaluate --model`` takes: everything that ``zoo.load`` takes, and two baselines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ TORCHVISION = "https://download.pytorch.org/models/resnet50-0676ba61.pth"  # Res
 
 
 def open_model(model: str, device: str | None = None) -> Embedder:
-    """``zoo.load``; ``random`` is the default model's architecture without weights.
+    """Load a model by ``zoo.load``, or one of the two baselines.
 
-    ``supervised`` is what the user put into ``supervised`` in the cache folder: the zoo publishes no such weights.
+    ``random`` is the architecture of the default model with random weights. ``supervised`` is the model in the folder
+    ``supervised`` of the cache, where the user puts it: the zoo publishes no supervised weights.
 
     Raises:
-        UserError: the model cannot be opened; without supervised weights, how to get torchvision's, which the papers
-            compare with.
+        UserError: the model cannot be opened. Without supervised weights the message says how to get torchvision's,
+            the baseline of the papers.
     """
     if model == RANDOM:
         return load(f"{DEFAULT_MODEL}.{RANDOM}", device=device)

@@ -1,4 +1,4 @@
-"""What a protocol is given: the model, the data, the options, and a folder where it may leave finished parts."""
+"""The input of a protocol: model, data and options of one evaluation, and a cache for its finished parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from zoo.errors import UserError
 from zoo.evaluate.baselines import open_model
@@ -17,20 +17,26 @@ from zoo.inference.embedder import Embedder
 from zoo.system.atomic_files import atomic_write_text, make_folder
 from zoo.system.cache_dir import cache_folder
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
 class Context:
-    """One evaluation about to run.
+    """One evaluation that is about to run.
 
     Attributes:
         protocol: key of ``zoo.evaluate.protocols.PROTOCOLS``.
-        model: what ``--model`` said; ``embedder`` opens it.
-        data: what ``--data`` said: a folder, a parquet file, or a name that the protocol knows.
-        settings: ``--set`` as written, text by name; ``options`` gives them their types.
-        root: folder with data sets that are known by name.
-        schedule: key of the protocol's table of schedules, ``None`` is the published one.
+        model: value of ``--model``; ``embedder`` opens it.
+        data: value of ``--data``: a folder, a file, or the name of a data set that the protocol knows.
+        device: torch device; ``None`` is the first GPU, else the CPU.
+        seed: for splits, crops, heads and the order of images.
+        settings: the ``--set`` options as text by name; ``options`` converts them.
+        root: folder that holds the data sets known by name.
+        subset_files: folder with lists of labelled images for ``semi-supervised``.
+        schedule: key of the protocol's table of schedules; ``None`` is the published one.
     """
 
     protocol: str
@@ -45,67 +51,68 @@ class Context:
 
     @cached_property
     def embedder(self) -> Embedder:
-        """The model, opened once. UserError: it cannot be used."""
+        """The model, opened once. Raises UserError where it cannot be used."""
         return open_model(self.model, self.device)
 
-    def options(self, defaults: T) -> T:
-        """``defaults``, a frozen dataclass, with what ``--set`` changes.
+    def options(self, defaults: Options) -> Options:
+        """Return ``defaults``, a frozen dataclass, with the changes of ``--set``.
 
-        Values are numbers, texts, ``true``/``false``, or comma-separated numbers for a tuple.
+        A value is a number, a text, ``true`` or ``false``, or for a tuple comma-separated numbers.
 
         Raises:
-            UserError: a name that the dataclass lacks (the nearest is given), or a value of another type.
+            UserError: the dataclass has no such name (the message names the closest one), or the value has another
+                type.
         """
-        types = get_type_hints(type(defaults))
-        changes = {}
+        names = get_type_hints(type(defaults))
+        changes: dict[str, object] = {}
         for name, text in self.settings.items():
-            if name not in types:
-                near = get_close_matches(name, types, n=1, cutoff=0.0)
+            if name not in names:
+                closest = get_close_matches(name, names, n=1, cutoff=0.0)
                 raise UserError(
-                    f"--set {name}: {self.protocol} has no such option; the nearest is {near[0]!r} "
-                    f"(of {', '.join(sorted(f.name for f in fields(defaults)))})"  # type: ignore[arg-type]
+                    f"--set {name}: {self.protocol} has no such option; the nearest is {closest[0]!r} "
+                    f"(of {', '.join(sorted(f.name for f in fields(defaults)))})"
                 )
             changes[name] = _parse(name, text, getattr(defaults, name))
-        return replace(defaults, **changes)  # type: ignore[type-var]
+        return replace(defaults, **changes)
 
-    def cell(self, *key: object) -> Cell:
-        """A place for one finished part of this evaluation, named by everything that decides its content."""
-        return Cell(self.protocol, (self.embedder.identity(), self.seed, *key))
+    def cached_part(self, *key: object) -> CachedPart:
+        """Return the cache file of one finished part; ``key`` holds everything that decides its content."""
+        return CachedPart(self.protocol, (self.embedder.identity(), self.seed, *key))
 
 
-class Cell:
-    """A JSON file in the cache: a killed run finds there what it had finished. Written whole or not at all."""
+class CachedPart:
+    """A JSON file in the cache that holds one finished part: a run that was killed continues from these files."""
 
     def __init__(self, protocol: str, key: object) -> None:
         text = json.dumps([protocol, key], sort_keys=True, default=str)
         self._path = cache_folder() / "evaluations" / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
 
-    def read(self) -> dict[str, Any] | None:
-        """What an earlier run left, or ``None``; a file that is not JSON counts as none."""
+    def read(self) -> Any:
+        """Return what ``write`` stored, or ``None`` where there is no file or no JSON in it."""
         try:
-            value: dict[str, Any] = json.loads(self._path.read_text())
-            return value
+            return json.loads(self._path.read_text())
         except (OSError, ValueError):
             return None
 
-    def write(self, value: Mapping[str, Any]) -> None:
-        """Keeps ``value``, JSON-able."""
+    def write(self, value: Mapping[str, object]) -> None:
+        """Store a JSON-able mapping; the file appears whole or not at all."""
         make_folder(self._path.parent)
         atomic_write_text(self._path, json.dumps(value))
 
 
-def _parse(name: str, text: str, default: object) -> Any:
+def _parse(name: str, text: str, default: object) -> object:
+    """Convert the text of ``--set name=text`` to the type of the default."""
     if isinstance(default, bool):
         if text not in ("true", "false"):
             raise UserError(f"--set {name}: {text!r} is neither true nor false")
         return text == "true"
     if isinstance(default, tuple):
         kind = type(default[0]) if default else float
-        return tuple(_number(name, part, kind) for part in text.split(",") if part)
-    return _number(name, text, type(default)) if default is not None else text
+        return tuple(_convert(name, part, kind) for part in text.split(",") if part)
+    return _convert(name, text, type(default)) if default is not None else text
 
 
-def _number(name: str, text: str, kind: type) -> Any:
+def _convert(name: str, text: str, kind: type) -> object:
     try:
         return kind(text)
     except ValueError:

@@ -1,12 +1,13 @@
-"""Frozen features of a labelled data set, in the order of its rows, computed once and kept in the cache folder."""
+"""Frozen features of a data set, one row per image, computed once and kept in the cache folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,11 @@ from PIL import Image
 
 from zoo.datasets.labelled import open_splits
 from zoo.errors import UserError
-from zoo.evaluate.result import describe_data
+from zoo.evaluate.result import data_summary
 from zoo.inference.embedder import Embedder
 from zoo.system.atomic_files import atomic_write, make_folder
 from zoo.system.cache_dir import cache_folder
+from zoo.system.prefetch import prefetch
 from zoo.system.progress import Progress
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 _BATCH = 128
 
 
-class Images(Protocol):
-    """What features are computed of: ``zoo.datasets.dataset.Dataset``, or a data set of torchvision."""
+class ImageDataset(Protocol):
+    """Numbered images, e.g. ``zoo.datasets.dataset.Dataset`` or ``zoo.datasets.labelled.LabelledImages``."""
 
     @property
     def name(self) -> str: ...
@@ -35,86 +37,105 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, index: int, /) -> Image.Image:
-        """The upright RGB image of a row."""
+        """Return the upright RGB image of a row."""
 
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Frozen features of a data set's two splits.
+    """Frozen features and labels of the two splits of a data set.
 
     Attributes:
-        train, test: float32 [N, D] and [M, D], not normalised; ``train`` may be mapped from the disk.
-        labels, truth: int64 [N] and [M], the classes of both.
+        train, test: float32 [N, D] and [M, D], not normalised; they may be mapped from files.
+        train_labels, test_labels: int64 [N] and [M].
         classes: names.
         data: for ``Result.data``.
     """
 
     train: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    train_labels: NDArray[np.int64]
     test: NDArray[np.float32]
-    truth: NDArray[np.int64]
+    test_labels: NDArray[np.int64]
     classes: list[str]
-    data: dict[str, Any]
+    data: dict[str, object]
 
 
 def labelled_features(context: Context) -> LabelledFeatures:
-    """Features of both splits of ``context.data``. UserError: data or images cannot be read."""
+    """Return the features of both splits of ``context.data``.
+
+    Raises:
+        UserError: the data or an image cannot be read.
+    """
     splits = open_splits(context.data, context.seed)
     train, test = splits.train, splits.test
     sizes = {"train": (len(train), train.sha256), "test": (len(test), test.sha256)}
     return LabelledFeatures(
-        features(context.embedder, train, train.sha256),
+        cached_features(context.embedder, train, train.sha256),
         train.labels,
-        features(context.embedder, test, test.sha256),
+        cached_features(context.embedder, test, test.sha256),
         test.labels,
         train.classes,
-        describe_data(context.data, len(train.classes), **sizes) | {"split": splits.rule},
+        data_summary(context.data, len(train.classes), **sizes) | {"split": splits.rule},
     )
 
 
-def features(embedder: Embedder, dataset: Images, sha256: str) -> NDArray[np.float32]:
-    """float32 [N, D], not normalised, from the cache where the same network has seen the same images.
+def cached_features(embedder: Embedder, dataset: ImageDataset, sha256: str) -> NDArray[np.float32]:
+    """Return features float32 [N, D], not normalised, from the cache if the same network has seen the same images.
 
-    ``sha256`` is that of ``dataset``. The array is mapped from the cached file, so that a large bank need not fit.
+    The array is mapped from the cached file, so it need not fit into memory.
+
+    Args:
+        sha256: of the images and labels of ``dataset``.
 
     Raises:
-        UserError: an image cannot be read, or the network gives a feature that is not finite.
+        UserError: an image cannot be read, or a feature is not finite.
     """
     key = hashlib.sha256(json.dumps([embedder.identity(), sha256], sort_keys=True).encode()).hexdigest()
     path = cache_folder() / "features" / f"{key}.npy"
     if not path.exists():
-        computed = compute(embedder, dataset)
+        computed = compute_features(embedder, dataset)
         make_folder(path.parent)
         atomic_write(path, lambda file: np.save(file, computed))
         del computed
-    found: NDArray[np.float32] = np.load(path, allow_pickle=False, mmap_mode="c")  # as "r", which torch warns of
-    return found
+    mapped: NDArray[np.float32] = np.load(path, allow_pickle=False, mmap_mode="c")  # torch warns of mode "r"
+    return mapped
 
 
-def compute(embedder: Embedder, dataset: Images, chosen: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-    """As ``features``, of the rows ``chosen`` or all, and not kept."""
-    every = np.arange(len(dataset)) if chosen is None else chosen
-    out = np.empty((len(every), embedder.dim), np.float32)
-    chunks = [range(start, min(start + _BATCH, len(every))) for start in range(0, len(every), _BATCH)]
+def compute_features(
+    embedder: Embedder, dataset: ImageDataset, rows: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
+    """Return features float32 [N, D] of ``rows``, by default of every row, without the cache.
 
-    def decode(rows: range) -> NDArray[np.uint8]:
-        return np.stack([embedder.preprocessing.pixels(dataset.image(int(every[i]))) for i in rows])
+    Raises:
+        UserError: an image cannot be read, or a feature is not finite.
+    """
+    rows = np.arange(len(dataset)) if rows is None else rows
+    batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+    features = np.empty((len(rows), embedder.dim), np.float32)
 
-    with Progress("images") as progress, ThreadPoolExecutor(1) as pool:
-        progress.start(len(every))
-        upcoming = pool.submit(decode, chunks[0])
-        for n, rows in enumerate(chunks):
-            pixels = upcoming.result()
-            if n + 1 < len(chunks):
-                upcoming = pool.submit(decode, chunks[n + 1])
-            out[rows.start : rows.stop] = embedder.engine(pixels)
-            require_finite(out[rows.start : rows.stop], dataset.name, rows.start)
-            progress.advance(len(rows))
-    return out
+    def decode(batch: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return np.stack([embedder.preprocessing.pixels(dataset.image(int(row))) for row in batch])
+
+    # one thread decodes the next batch while the network runs
+    calls = (partial(decode, batch) for batch in batches)
+    with Progress("images") as progress, closing(prefetch(calls, ahead=1)) as decoded:
+        progress.start(len(rows))
+        start = 0
+        for pixels in decoded:
+            batch = slice(start, start + len(pixels))
+            features[batch] = embedder.engine(pixels)
+            require_finite(features[batch], dataset.name, start)
+            progress.advance(len(pixels))
+            start = batch.stop
+    return features
 
 
 def require_finite(features: NDArray[np.float32], name: str, first: int = 0) -> None:
-    """UserError where a feature [N, D] is NaN or infinite; ``first`` is the row that ``features`` begins with."""
+    """Raise UserError if a feature of ``features`` [N, D] is NaN or infinite.
+
+    Args:
+        name: of the data set, for the message.
+        first: number of the first row.
+    """
     if not np.isfinite(features).all():
         row = first + int(np.flatnonzero(~np.isfinite(features).all(1))[0])
         raise UserError(

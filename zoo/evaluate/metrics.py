@@ -1,4 +1,4 @@
-"""Scores of a classifier over a test split, in percent: what the transfer tables report."""
+"""Scores of a classifier on a test split, in percent: the metrics of the transfer tables ([B] app. D.1)."""
 
 from __future__ import annotations
 
@@ -7,57 +7,71 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.evaluate.result import bootstrap, proportion
+from zoo.evaluate.result import bootstrap_interval, wilson_interval
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+Scores = NDArray[np.float32]
+Labels = NDArray[np.int64]
 
-
-def top_1(scores: Floats, truth: Ints) -> float:
-    """Scores [M, C] against labels [M]: percent of images whose highest score is right."""
-    return 100 * float((scores.argmax(1) == truth).mean())
+_ROUNDS = 200  # of the bootstrap
 
 
-def mean_per_class(scores: Floats, truth: Ints) -> float:
-    """Scores [M, C] against labels [M]: the mean over classes of the percent right; absent classes do not count."""
-    right = scores.argmax(1) == truth
-    counts = np.bincount(truth, minlength=scores.shape[1])
-    return 100 * float((np.bincount(truth, right, scores.shape[1])[counts > 0] / counts[counts > 0]).mean())
+def top_1(scores: Scores, labels: Labels) -> float:
+    """Return the percentage of images whose highest score is right, of scores [M, C] and labels [M]."""
+    return 100 * float((scores.argmax(1) == labels).mean())
 
 
-def eleven_point_map(scores: Floats, truth: Ints) -> float:
-    """VOC2007's mean AP of scores [M, C] against 1, 0 or -1 (not judged) [M, C]; classes without an image do not count.
+def top_k(scores: Scores, labels: Labels, k: int = 5) -> dict[str, float]:
+    """Return ``{"top-5": percent}`` of scores [M, C] and labels [M], or nothing where C is at most ``k``."""
+    if scores.shape[1] <= k:
+        return {}
+    best = np.argpartition(-scores, k, axis=1)[:, :k]
+    return {f"top-{k}": 100 * float((best == labels[:, None]).any(1).mean())}
 
-    Of each class, the mean over recalls 0, .1 ... 1 of the best precision at that recall or above (VOC devkit, VOCap of
-    2007). Images of equal score count in the order of the rows.
+
+def mean_per_class(scores: Scores, labels: Labels) -> float:
+    """Return the mean over classes of their accuracy, of scores [M, C] and labels [M]; absent classes do not count."""
+    right = scores.argmax(1) == labels
+    counts = np.bincount(labels, minlength=scores.shape[1])
+    return 100 * float((np.bincount(labels, right, scores.shape[1])[counts > 0] / counts[counts > 0]).mean())
+
+
+def eleven_point_map(scores: Scores, labels: Labels) -> float:
+    """Return VOC2007's mean average precision of scores [M, C] and labels [M, C]: 1, 0, or -1 for not judged.
+
+    The average precision of a class is the mean over the recalls 0, .1 ... 1 of the best precision at that recall or
+    above (VOCap.m of the VOC2007 devkit). Images with equal scores are ranked in the order of the rows. A class without
+    a positive image does not count.
     """
-    return 100 * float(np.nanmean([_eleven_points(scores[:, c], truth[:, c]) for c in range(scores.shape[1])]))
+    return 100 * float(np.nanmean([_eleven_points(scores[:, c], labels[:, c]) for c in range(scores.shape[1])]))
 
 
-def _eleven_points(scores: Floats, truth: Ints) -> float:
-    judged = truth >= 0
-    positive = truth[judged][np.argsort(-scores[judged], kind="stable")] == 1
+def _eleven_points(scores: Scores, labels: Labels) -> float:
+    judged = labels >= 0
+    positive = labels[judged][np.argsort(-scores[judged], kind="stable")] == 1
     if not positive.any():
         return float("nan")
     hits = positive.cumsum()
     precision, recall = hits / np.arange(1, len(hits) + 1), hits / hits[-1]
     best = np.maximum.accumulate(precision[::-1])[::-1]  # at this recall or above
-    places = np.searchsorted(recall, np.linspace(0, 1, 11) - 1e-12)
-    return float(best[np.minimum(places, len(best) - 1)].mean())
+    at = np.searchsorted(recall, np.linspace(0, 1, 11) - 1e-12)
+    return float(best[np.minimum(at, len(best) - 1)].mean())
 
 
-METRICS: Mapping[str, Callable[[Floats, Ints], float]] = {
+METRICS: Mapping[str, Callable[[Scores, Labels], float]] = {
     "top-1": top_1,
     "mean per class": mean_per_class,
     "11-point mAP": eleven_point_map,
 }
 
 
-def with_interval(metric: str, scores: Floats, truth: Ints) -> tuple[float, tuple[float, float], str]:
-    """Score, its 95 % interval, and how the interval was found: Wilson for top-1, else a bootstrap of the images."""
-    if metric == "top-1":
-        score, interval = proportion(scores.argmax(1) == truth)
-        return score, interval, "Wilson"
-    of = METRICS[metric]
-    interval = bootstrap(np.arange(len(truth)), lambda rows: of(scores[rows], truth[rows]), rounds=200)
-    return of(scores, truth), interval, "bootstrap, 200 rounds"
+def score_with_interval(name: str, scores: Scores, labels: Labels) -> tuple[float, tuple[float, float], str]:
+    """Return the score, its 95 % interval, and the method of the interval.
+
+    The method is Wilson's for top-1, and a bootstrap over the images for the other metrics.
+    """
+    if name == "top-1":
+        return *wilson_interval(scores.argmax(1) == labels), "Wilson"
+    metric = METRICS[name]
+    rows = np.arange(len(labels))
+    interval = bootstrap_interval(rows, lambda drawn: metric(scores[drawn], labels[drawn]), rounds=_ROUNDS)
+    return metric(scores, labels), interval, f"bootstrap, {_ROUNDS} rounds"

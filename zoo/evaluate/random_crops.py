@@ -1,59 +1,64 @@
-"""Training crops for evaluation: random resized crop and flip, a pure function of (seed, epoch, index).
+"""Random resized crops and flips of training images for evaluation, a pure function of (seed, epoch, row).
 
-They are resized as the weights' own preprocessing does it, so that training and test images differ in the crop alone.
+Crops are resized as the preprocessing of the weights does it, so training and test images differ in the crop alone.
 """
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from zoo.evaluate.features import Images
+from zoo.evaluate.features import ImageDataset
 from zoo.numerics.counter_rng import permutation, uniforms
+from zoo.system.hardware import usable_cores
+from zoo.system.prefetch import prefetch
 from zoo.transforms.preprocess import Preprocessing
 from zoo.transforms.random_crop import TRIES, central_offset, clamped_size, retried_size
 
-_STREAM = 101  # apart from the views of training, which count from 1
+_STREAM = 101  # of zoo.numerics.counter_rng; the views of pretraining count from 1
 _CHUNK = 64  # images decoded together: bounds the memory of large photographs
+_MAX_AHEAD = 8  # batches in memory
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Crops:
-    """Makes crops of ``images``.
+class RandomCrops:
+    """Draws one crop per image and epoch.
 
     Attributes:
-        preprocessing: size and way of resizing; of the weights.
-        min_area: smallest part of the image that a crop covers; .08 in both codes.
-        clamped: BYOL's rule for the size of a crop, else torchvision's.
+        preprocessing: of the weights: size of the crop and how it is resized.
+        seed: of the draws.
+        min_area: smallest share of the image that a crop covers; .08 in the codes of BYOL and SimSiam.
+        clamped: the size of a crop is clamped to the image (BYOL's rule), not drawn again (torchvision's).
     """
 
-    images: Images
+    images: ImageDataset
     preprocessing: Preprocessing
     seed: int
     min_area: float = 0.08
     clamped: bool = True
 
     def pixels(self, rows: Ints, epoch: int) -> NDArray[np.uint8]:
-        """uint8 [len(rows), S, S, 3]; a row's crop depends on (seed, epoch, row) alone."""
+        """Return uint8 [len(rows), S, S, 3]; the crop of a row depends on (seed, epoch, row) alone."""
         size = self.preprocessing.input_size
         out = np.empty((len(rows), size, size, 3), np.uint8)
         for start in range(0, len(rows), _CHUNK):
-            part = rows[start : start + _CHUNK]
-            images = [self.images.image(int(i)) for i in part]
-            for n, (image, box, flip) in enumerate(zip(images, *self._draw(images, part, epoch), strict=True)):
-                out[start + n] = self._crop(image, box, bool(flip))
+            chunk = rows[start : start + _CHUNK]
+            images = [self.images.image(int(row)) for row in chunk]
+            boxes, flips = self._draw(images, chunk, epoch)
+            for n, (image, box, flip) in enumerate(zip(images, boxes.tolist(), flips, strict=True)):
+                crop = self.preprocessing.resized(image, tuple(box))
+                out[start + n] = crop[:, ::-1] if flip else crop
         return out
 
     def _draw(self, images: list[Image], rows: Ints, epoch: int) -> tuple[Ints, NDArray[np.bool_]]:
+        """Return the boxes [N, 4] (left, top, right, bottom) and the flips [N] of images."""
         widths, heights = np.array([i.size for i in images], np.int64).T
         u = uniforms(self.seed, _STREAM, epoch, rows, 2 * TRIES + 3)
         areas, aspects = u[:, :TRIES], u[:, TRIES : 2 * TRIES]
@@ -68,36 +73,21 @@ class Crops:
         left = np.where(fell_back, central_offset(widths, width), left)
         return np.stack([left, top, left + width, top + height], 1), u[:, -1] < 0.5
 
-    def _crop(self, image: Image, box: Ints, flip: bool) -> NDArray[np.uint8]:
-        left, top, right, bottom = (int(v) for v in box)
-        crop = self.preprocessing.resized(image, (left, top, right, bottom))
-        return crop[:, ::-1] if flip else crop
 
+def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[Ints]:
+    """Return the rows 0..count-1 in the order of (seed, epoch), cut into batches.
 
-def batches(count: int, batch: int, seed: int, epoch: int) -> list[Ints]:
-    """All of range(count) once, in the order of (seed, epoch), in batches; a last one of one image joins the one
-    before, as BN cannot train on it."""
+    A last batch of a single image is joined to the one before, because BN cannot train on one image.
+    """
     order = permutation(seed, epoch, count)
-    parts = [order[start : start + batch] for start in range(0, count, batch)]
-    if len(parts) > 1 and len(parts[-1]) == 1:
-        parts[-2:] = [np.concatenate(parts[-2:])]
-    return parts
+    batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [np.concatenate(batches[-2:])]
+    return batches
 
 
-def ahead(rows: Iterable[Ints], make: Callable[[Ints], NDArray[np.uint8]]) -> Iterator[tuple[Ints, NDArray[np.uint8]]]:
-    """``(rows, make(rows))`` in order, made by threads a few steps ahead of the reader."""
-    workers = max(1, min(8, os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1))
-    waiting: deque[tuple[Ints, Future[NDArray[np.uint8]]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for part in rows:
-                waiting.append((part, pool.submit(make, part)))
-                if len(waiting) > workers:
-                    first, made = waiting.popleft()
-                    yield first, made.result()
-            while waiting:
-                first, made = waiting.popleft()
-                yield first, made.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+def prefetch_pixels(
+    batches: Sequence[Ints], pixels: Callable[[Ints], NDArray[np.uint8]]
+) -> Generator[NDArray[np.uint8], None, None]:
+    """Yield ``pixels(rows)`` of each batch of rows, decoded in threads ahead of the reader; close it at the end."""
+    return prefetch((partial(pixels, rows) for rows in batches), min(_MAX_AHEAD, usable_cores()))

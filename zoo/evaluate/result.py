@@ -1,48 +1,120 @@
-"""What every protocol returns, and the one JSON it becomes.
+"""The result of an evaluation, the JSON it becomes, and the 95 % intervals of scores.
 
-Top level of the JSON: ``protocol``, ``metric``, ``score`` (percent), ``interval_95``, ``parameters`` (what was chosen,
-and how), ``metrics`` (the other numbers of the protocol), ``details`` (what the report draws from), ``data`` and
-``model`` with their hashes, ``options``, ``command``, ``versions``, ``seconds``.
+``EvaluationJson`` describes the JSON that ``zoo evaluate`` writes and ``zoo report`` reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+class SplitJson(TypedDict):
+    """Size of a split, and a sha256 over its images and labels."""
+
+    images: int
+    sha256: str
+
+
+class DataJson(TypedDict):
+    """The data set of an evaluation; ``split`` is the rule by which it was split, in words."""
+
+    name: str
+    classes: int
+    train: NotRequired[SplitJson]
+    val: NotRequired[SplitJson]
+    test: NotRequired[SplitJson]
+    split: NotRequired[str]
+
+
+class FractionJson(TypedDict):
+    """The fine-tunings of ``semi-supervised`` with one fraction of the labels; scores and spread in percent."""
+
+    percent: float
+    images: int
+    chosen: dict[str, object]
+    mean: float
+    spread: float
+    interval_95: list[float]
+    top1: list[float]
+    top5: list[float]
+
+
+class DetailsJson(TypedDict, total=False):
+    """The part of ``details`` that figures are drawn from."""
+
+    fractions: list[FractionJson]
+
+
+class ModelJson(TypedDict):
+    """Name of the model; in the file the other keys of ``Embedder.identity`` stand beside these."""
+
+    name: str
+    dim: NotRequired[int]
+
+
+class EvaluationJson(TypedDict):
+    """The JSON of one evaluation: what ``Result.to_json`` gives, and what ``zoo.evaluate.run`` adds.
+
+    Attributes:
+        options: seed, schedule and the ``--set`` options as text.
+        command: the command line that runs the evaluation again.
+        versions: of every package that can change a score.
+        file: name of the file, added by ``zoo report``.
+    """
+
+    protocol: str
+    metric: str
+    score: float
+    interval_95: tuple[float, float]
+    interval: NotRequired[str]
+    parameters: Mapping[str, object]
+    metrics: NotRequired[Mapping[str, float]]
+    details: NotRequired[DetailsJson]
+    data: DataJson
+    model: ModelJson
+    options: NotRequired[Mapping[str, object]]
+    command: NotRequired[str]
+    versions: NotRequired[Mapping[str, str]]
+    seconds: NotRequired[float]
+    file: NotRequired[str]
 
 
 @dataclass(frozen=True)
 class Result:
-    """One number and what is needed to believe it.
+    """One score and what is needed to believe it.
 
     Attributes:
         metric: name of ``score``, e.g. ``top-1``, ``mean per class``, ``mIoU``, ``AP50``.
         score: percent, 0 to 100.
-        interval_95: bounds in percent; how they were found is in ``interval`` .
-        interval: ``Wilson`` (a proportion), ``bootstrap`` (over test images) or ``t over N seeds``.
-        parameters: hyper-parameters that were chosen and how; JSON-able.
-        data: ``name``, ``classes`` and for each split ``images`` and ``sha256``; see ``describe_split``.
+        interval_95: lower and upper bound in percent.
+        parameters: chosen hyper-parameters and how they were chosen; JSON-able.
+        data: see ``data_summary``.
+        interval: how ``interval_95`` was computed: ``Wilson`` (a proportion), ``bootstrap`` (over test images) or
+            ``t over N seeds``.
         metrics: other numbers of the protocol by name.
-        details: rows that pictures and tables are drawn from; JSON-able.
+        details: what tables and figures are drawn from; JSON-able.
     """
 
     metric: str
     score: float
     interval_95: tuple[float, float]
-    parameters: Mapping[str, Any]
-    data: Mapping[str, Any]
+    parameters: Mapping[str, object]
+    data: Mapping[str, object]
     interval: str = "Wilson"
     metrics: Mapping[str, float] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """The part of the JSON that the protocol answers for; ``zoo.evaluate.run`` adds the rest."""
+    def to_json(self) -> dict[str, object]:
+        """Return the protocol's part of ``EvaluationJson``, scores rounded to two decimals."""
         low, high = self.interval_95
         return {
             "metric": self.metric,
@@ -56,18 +128,14 @@ class Result:
         }
 
 
-def describe_split(images: int, sha256: str) -> dict[str, Any]:
-    """``data.train`` or ``data.test`` of the JSON."""
-    return {"images": images, "sha256": sha256}
+def data_summary(path: Path, classes: int, **splits: tuple[int, str]) -> dict[str, object]:
+    """Return ``DataJson`` of a data set at ``path``; each split is (number of images, sha256)."""
+    sizes = {name: SplitJson(images=images, sha256=sha256) for name, (images, sha256) in splits.items()}
+    return {"name": path.stem, **sizes, "classes": classes}
 
 
-def describe_data(path: Path, classes: int, **splits: tuple[int, str]) -> dict[str, Any]:
-    """``data`` of the JSON: name, then each split's number of images and content hash, then the classes."""
-    return {"name": path.stem, **{k: describe_split(n, h) for k, (n, h) in splits.items()}, "classes": classes}
-
-
-def proportion(correct: NDArray[np.bool_]) -> tuple[float, tuple[float, float]]:
-    """Percent true, and its 95 % interval in percent (Wilson 1927)."""
+def wilson_interval(correct: NDArray[np.bool_]) -> tuple[float, tuple[float, float]]:
+    """Return the percentage of true values, and its 95 % interval in percent (Wilson 1927)."""
     total, right = len(correct), int(correct.sum())
     z, p = 1.96, right / total
     centre, half = p + z * z / (2 * total), z * sqrt(p * (1 - p) / total + z * z / (4 * total**2))
@@ -75,28 +143,21 @@ def proportion(correct: NDArray[np.bool_]) -> tuple[float, tuple[float, float]]:
     return 100 * p, (low, high)
 
 
-def top_k(scores: NDArray[np.float32], truth: NDArray[np.int64], k: int = 5) -> dict[str, float]:
-    """``{"top-5": percent}`` of ``scores`` [M, C], empty where there are no more than ``k`` classes."""
-    if scores.shape[1] <= k:
-        return {}
-    best = np.argpartition(-scores, k, axis=1)[:, :k]
-    return {f"top-{k}": 100 * float((best == truth[:, None]).any(1).mean())}
-
-
 _T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # two-sided
 
 
-def over_seeds(scores: Sequence[float]) -> tuple[float, tuple[float, float]]:
-    """Mean and its 95 % interval (Student's t) of at least two scores in percent, clipped to 0..100."""
+def mean_over_seeds(scores: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Return the mean of two or more scores in percent, and its 95 % interval (Student's t), clipped to 0..100."""
     n, mean = len(scores), float(np.mean(scores))
     half = _T_95.get(n - 1, 1.96) * float(np.std(scores, ddof=1)) / sqrt(n)
     return mean, (max(0.0, mean - half), min(100.0, mean + half))
 
 
-def bootstrap(samples: ArrayLike, statistic: Any, *, seed: int = 0, rounds: int = 1000) -> tuple[float, float]:
-    """95 % percentile interval of ``statistic(rows)`` over resampled rows; a row is a test image."""
-    rows = np.asarray(samples)
+def bootstrap_interval(
+    samples: NDArray[Scalar], statistic: Callable[[NDArray[Scalar]], float], *, seed: int = 0, rounds: int = 1000
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of ``statistic(rows)`` over rows of ``samples`` drawn with replacement."""
     rng = np.random.Generator(np.random.Philox(key=seed))
-    values = [statistic(rows[rng.integers(0, len(rows), len(rows))]) for _ in range(rounds)]
+    values = [statistic(samples[rng.integers(0, len(samples), len(samples))]) for _ in range(rounds)]
     low, high = np.nanpercentile(values, (2.5, 97.5))
     return float(low), float(high)

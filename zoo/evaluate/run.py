@@ -1,4 +1,4 @@
-"""One evaluation: model, data, protocol -> one JSON."""
+"""Run one protocol for a model on a data set, and write the result as one JSON file."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from zoo.errors import UserError
 from zoo.evaluate.context import Context
 from zoo.evaluate.protocols import PROTOCOLS, WITH_SCHEDULE
-from zoo.evaluate.result import Result
+from zoo.evaluate.result import EvaluationJson, Result
 from zoo.system.atomic_files import atomic_write_text, make_folder
 from zoo.version import __version__
 
@@ -34,19 +33,20 @@ def evaluate(
     root: Path | None = None,
     subset_files: Path | None = None,
     schedule: str | None = None,
-) -> dict[str, Any]:
-    """Scores ``model`` by ``protocol`` on ``data``; returns the JSON of ``zoo.evaluate.result``.
+) -> EvaluationJson:
+    """Score ``model`` by ``protocol`` on ``data``, and return the JSON.
 
     Args:
         protocol: key of ``zoo.evaluate.protocols.PROTOCOLS``.
         model: see ``zoo.evaluate.baselines.open_model``; ``NAME.random`` is that architecture with random weights.
-        data: see ``zoo.datasets.dataset.evaluation_splits``; detection, segmentation and depth have layouts of their
-        own.
-        out: the JSON is written there too, atomically, and only when the evaluation is complete.
-        settings: options of the protocol by name, as text.
-        root: folder of data sets that are known by name.
+        data: see ``zoo.datasets.labelled.open_splits``; detection, segmentation and depth have layouts of their own.
+        out: file for the JSON; it is written atomically, when the evaluation is complete.
+        device: torch device; ``None`` is the first GPU, else the CPU.
+        seed: for splits, crops, heads and the order of images.
+        settings: options of the protocol as text by name.
+        root: folder that holds the data sets known by name.
         subset_files: folder with lists of labelled images for ``semi-supervised``.
-        schedule: of ``detect``, ``segment`` and ``depth``; see ``zoo.evaluate.dense.schedules``.
+        schedule: for ``detect``, ``segment`` and ``depth``; see ``zoo.evaluate.dense.schedules``.
 
     Raises:
         UserError: protocol, model, data or an option cannot be used.
@@ -55,32 +55,32 @@ def evaluate(
         raise UserError(f"unknown protocol {protocol!r}: one of {', '.join(PROTOCOLS)}")
     if schedule is not None and protocol not in WITH_SCHEDULE:
         raise UserError(f"{protocol} has no schedules: --schedule is for detect, segment and depth")
-    if out is not None:  # before hours of work
+    if out is not None:  # fail now, not after hours of work
         make_folder(out.parent)
         if out.is_dir():
             raise UserError(f"--out {out} is a folder: give a file in it")
     context = Context(protocol, model, data, device, seed, dict(settings or {}), root, subset_files, schedule)
     embedder = context.embedder
     started = time.perf_counter()
-    found: Result = importlib.import_module(PROTOCOLS[protocol]).evaluate(context)
-    result = {
+    result: Result = importlib.import_module(PROTOCOLS[protocol]).evaluate(context)
+    content = {
         "protocol": protocol,
-        **found.to_json(),
+        **result.to_json(),
         "model": {"name": embedder.about["model"], **embedder.identity()},
         "options": {"seed": seed, **({"schedule": schedule} if schedule else {}), **context.settings},
         "command": command_line(context),
         "versions": versions(),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    text = json.dumps(result, indent=1) + "\n"
+    text = json.dumps(content, indent=1) + "\n"
     if out is not None:
         atomic_write_text(out, text)
-    as_read: dict[str, Any] = json.loads(text)
+    as_read: EvaluationJson = json.loads(text)
     return as_read
 
 
 def command_line(context: Context) -> str:
-    """The ``zoo evaluate`` that does this again; folders by their last name, as places differ between machines."""
+    """Return the command that runs the evaluation again; paths are cut to their last name, as machines differ."""
     model = Path(context.model).name if "/" in context.model and ":" not in context.model else context.model
     words = ["zoo", "evaluate", context.protocol, "--model", model, "--data", context.data.name]
     words += ["--schedule", context.schedule] if context.schedule else []
@@ -91,7 +91,7 @@ def command_line(context: Context) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that can move a score; what is not installed is left out."""
+    """Return the versions of the packages that can change a score; those that are not installed are left out."""
     found = {"siamese-zoo": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Which files have the bytes of an earlier one: the first pass of ``--dedupe``, a pure function of the files."""
+"""Find files with the same bytes: the first pass of ``--dedupe``, a pure function of the files."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zoo.extraction.pipeline import look_ahead, room_for
-from zoo.sources import Source
+from zoo.sources.base import ImageRow, Source, one_large_file, rows_of
+from zoo.system.prefetch import prefetch
 from zoo.system.progress import Progress
 from zoo.transforms.decode import UnreadableImage, decoded
 
-_ROWS_AT_ONCE = 4096
-_NO_SIZE = (0, 0)
-
 R = TypeVar("R")
+
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownFiles:
     """What an earlier result says of the files of a listing, so that they need not be read again.
 
     Attributes:
@@ -37,85 +36,117 @@ class Known:
     sizes: NDArray[np.int32]
 
     @classmethod
-    def nothing(cls, rows: int) -> Known:
-        """Of so many files."""
+    def nothing(cls, rows: int) -> KnownFiles:
+        """Return an object that knows nothing of ``rows`` files."""
         return cls(np.zeros(rows, "S64"), np.zeros((rows, 2), np.int32))
 
 
-def find_copies(
-    source: Source, files: pa.Table, known: Known, max_pixels: int, workers: int, progress: Progress | None
-) -> pa.Table:
-    """For each file of a listing the first one with the same bytes.
+@dataclass(frozen=True)
+class FileReader:
+    """Read the files of a source in threads, with progress.
 
-    Only files that share their size with another one are read, and of those that have copies one is decoded for its
-    width and height: a copy's row cannot wait for that of the first, which may be in another process's shard. Memory
-    holds 72 bytes for each file that is read.
-
-    Returns:
-        A row per file: ``zoo.copy_of`` int64, the row of the first one, -1 where there is no earlier one or the file
-        cannot be read; of a copy ``zoo.sha256`` and, where it can be decoded, int32 ``zoo.width`` and ``zoo.height``.
+    Attributes:
+        workers: number of threads.
+        max_pixels: limit of pixels of one image; larger ones are not decoded.
     """
 
-    def in_order(function: Callable[[Source, dict[str, Any]], R], rows: NDArray[np.int64]) -> Iterator[R]:
-        if progress is not None:
-            progress.start(len(rows))
-        with closing(look_ahead(partial(function, source), _rows(files, rows), workers, 4 * workers)) as found:
-            for result in found:
+    source: Source
+    workers: int
+    max_pixels: int
+    progress: Progress | None = None
+
+    def sha256(self, files: pa.Table, wanted: Rows) -> Iterator[str]:
+        """Yield the sha256 of files by their row numbers; empty where a file cannot be read."""
+        return self._each(_sha256_of, files, wanted)
+
+    def sizes(self, files: pa.Table, wanted: Rows) -> Iterator[tuple[int, int]]:
+        """Yield width and height of images by their row numbers; zeros where one cannot be decoded."""
+        return self._each(partial(_size_of, self.max_pixels), files, wanted)
+
+    def _each(self, function: Callable[[Source, ImageRow], R], files: pa.Table, wanted: Rows) -> Iterator[R]:
+        if self.progress is not None:
+            self.progress.start(len(wanted))
+        calls = (partial(function, self.source, row) for row in rows_of(files, wanted))
+        with closing(prefetch(calls, 4 * self.workers, threads=self.workers)) as results:
+            for result in results:
                 yield result
-                if progress is not None:
-                    progress.advance(1)
+                if self.progress is not None:
+                    self.progress.advance(1)
 
-    sizes = files["size"].to_numpy()
-    _, kind, counts = np.unique(sizes, return_inverse=True, return_counts=True)
-    wanted = np.flatnonzero(counts[kind] > 1)
-    digests = known.sha256[wanted]
+
+def find_exact_duplicates(files: pa.Table, known: KnownFiles, reader: FileReader) -> pa.Table:
+    """Find for each file of a listing the first file with the same bytes.
+
+    Only files that share their size with another one are read. One file of each group of duplicates is decoded for
+    its width and height: the row of a duplicate cannot wait for the row of the first, which may be in the shard of
+    another process. 72 bytes are in memory for each file that is read.
+
+    Returns:
+        A row per file. ``zoo.copy_of``: int64, the row of the first file with its bytes, -1 where there is no earlier
+        one or the file cannot be read. For duplicates ``zoo.sha256`` and, where they can be decoded, int32
+        ``zoo.width`` and ``zoo.height``; null for other files.
+    """
+    candidates = _sharing_their_size(files)
+    if reader.progress is not None:
+        reader.progress.say(
+            f"looking for duplicates among the {len(candidates)} of {len(files)} files that share a size"
+        )
+
+    # Hash the candidates whose hash no earlier result knows.
+    digests = known.sha256[candidates]
     unread = np.flatnonzero(digests == b"")
-    if progress is not None:
-        progress.say(f"looking for copies among the {len(wanted)} of {len(files)} files that share their size")
-    for at, digest in zip(unread, in_order(_digest, wanted[unread]), strict=True):
+    for at, digest in zip(unread, reader.sha256(files, candidates[unread]), strict=True):
         digests[at] = digest
-    _, first, of = np.unique(digests, return_index=True, return_inverse=True)
-    copies = np.flatnonzero((first[of] != np.arange(len(wanted))) & (digests != b""))
 
-    shapes = np.zeros((len(first), 2), np.int32)  # by content
-    np.maximum.at(shapes, of, known.sizes[wanted])  # the same in every row that knows it
-    shapeless = np.unique(of[copies][shapes[of[copies], 0] == 0])
-    for content, shape in zip(shapeless, in_order(partial(_size, max_pixels), wanted[first[shapeless]]), strict=True):
-        shapes[content] = shape
+    # Group them by their bytes. ``first`` has the first candidate of each group, ``group`` the group of each candidate.
+    _, first, group = np.unique(digests, return_index=True, return_inverse=True)
+    duplicates = np.flatnonzero((first[group] != np.arange(len(candidates))) & (digests != b""))
 
-    rows, found = wanted[copies], shapes[of[copies]]
-    copy_of = np.full(len(files), -1, np.int64)
-    copy_of[rows] = wanted[first[of[copies]]]
-    place = np.full(len(files), -1, np.int64)
+    # Measure the image of each group that has duplicates.
+    sizes = np.zeros((len(first), 2), np.int32)
+    np.maximum.at(sizes, group, known.sizes[candidates])  # the same in every row that knows it
+    unmeasured = np.unique(group[duplicates][sizes[group[duplicates], 0] == 0])
+    for at, size in zip(unmeasured, reader.sizes(files, candidates[first[unmeasured]]), strict=True):
+        sizes[at] = size
+
+    originals = candidates[first[group[duplicates]]]
+    return _as_table(len(files), candidates[duplicates], originals, digests[duplicates], sizes[group[duplicates]])
+
+
+def _sharing_their_size(files: pa.Table) -> Rows:
+    _, size, counts = np.unique(files["size"].to_numpy(), return_inverse=True, return_counts=True)
+    return np.flatnonzero(counts[size] > 1)
+
+
+def _as_table(
+    length: int, rows: Rows, originals: Rows, digests: NDArray[np.bytes_], sizes: NDArray[np.int32]
+) -> pa.Table:
+    """Return the table of all ``length`` files from what is known of the duplicates among them."""
+    first = np.full(length, -1, np.int64)
+    first[rows] = originals
+    place = np.full(length, -1, np.int64)
     place[rows] = np.arange(len(rows))
     facts = pa.table(
         {
-            "zoo.sha256": pa.array(digests[copies].astype(object), pa.binary()).cast(pa.string()),
-            "zoo.width": pa.array(found[:, 0], mask=found[:, 0] == 0),
-            "zoo.height": pa.array(found[:, 1], mask=found[:, 1] == 0),
+            "zoo.sha256": pa.array(digests.astype(object), pa.binary()).cast(pa.string()),
+            "zoo.width": pa.array(sizes[:, 0], mask=sizes[:, 0] == 0),
+            "zoo.height": pa.array(sizes[:, 1], mask=sizes[:, 1] == 0),
         }
     ).take(pa.array(place, mask=place < 0))
-    return facts.add_column(0, "zoo.copy_of", pa.chunked_array([copy_of]))
+    return facts.add_column(0, "zoo.copy_of", pa.chunked_array([first]))
 
 
-def _digest(source: Source, row: dict[str, Any]) -> str:
-    """Empty where the file cannot be read."""
+def _sha256_of(source: Source, row: ImageRow) -> str:
     try:
-        with room_for(row):
+        with one_large_file(row):
             return hashlib.sha256(source.read(row)).hexdigest()
     except (UnreadableImage, MemoryError):
         return ""
 
 
-def _size(max_pixels: int, source: Source, row: dict[str, Any]) -> tuple[int, int]:
-    """Width and height as in the row of the first; zeros where it cannot be decoded."""
+def _size_of(max_pixels: int, source: Source, row: ImageRow) -> tuple[int, int]:
     try:
-        with room_for(row), decoded(source.read(row), max_pixels) as image:
+        with one_large_file(row), decoded(source.read(row), max_pixels) as image:
             return image.size
     except (UnreadableImage, MemoryError):
-        return _NO_SIZE
-
-
-def _rows(files: pa.Table, wanted: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
-    for first in range(0, len(wanted), _ROWS_AT_ONCE):
-        yield from files.take(wanted[first : first + _ROWS_AT_ONCE]).to_pylist()
+        return 0, 0

@@ -1,76 +1,95 @@
-"""Who makes the shards of a plan: this process, or workers elsewhere (``cluster.py``)."""
+"""The executor of an extraction makes the shards of a plan: in this process, or elsewhere (``ray_executor``)."""
 
 from __future__ import annotations
 
-import os
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from zoo.embeddings.plan import Plan
-from zoo.embeddings.shards import Folder
-from zoo.errors import UserError
-from zoo.extraction.incremental import Previous
-from zoo.extraction.pipeline import Embedder, compute_shards
+from zoo.embeddings.row_reader import RowReader
+from zoo.embeddings.shards import OutputFolder
+from zoo.extraction.pipeline import FeatureExtractor, make_shards
+from zoo.inference.embedder import Embedder
+from zoo.inference.outputs import Outputs
+from zoo.loading import load
 from zoo.sources import Source
 from zoo.system.progress import Progress
 
 
 @dataclass(frozen=True)
-class Work:
-    """Shards that are to be made.
+class LoadArguments:
+    """How a model is opened, here or on a worker: the keywords of ``zoo.load``."""
 
-    Attributes:
-        images: their source, a URL or an absolute path, for ``zoo.sources.open_source`` with the plan's ``keep``.
-        folder: the result's, where ``plan`` is frozen.
-        shards: their numbers.
-        previous: what an update takes rows from.
-        progress: where to show it; ``None`` is silent.
-    """
+    device: str | None
+    backend: str
+    precision: str
+    normalize: bool
+    outputs: Outputs
 
-    images: str
-    folder: Folder
-    plan: Plan
-    shards: list[int]
-    previous: Previous | None = None
-    progress: Progress | None = None
-
-
-class Crew(Protocol):
-    """Who makes shards."""
-
-    def make(self, work: Work) -> None:
-        """Have ``make_shards`` done for each of the work's shards."""
+    def load(self, model: str | Path | None) -> Embedder:
+        """Open a model by name or path in this process; see ``zoo.load``."""
+        return load(
+            model,
+            device=self.device,
+            backend=self.backend,
+            precision=self.precision,
+            normalize=self.normalize,
+            outputs=self.outputs,
+        )
 
 
 @dataclass(frozen=True)
-class Here:
-    """This process, as a crew; ``workers`` threads decode."""
+class ShardJob:
+    """Shards that are to be made.
+
+    Attributes:
+        images: the source, a URL or an absolute path, for ``zoo.sources.open_source`` with the plan's ``keep``.
+        folder: the output folder, in which ``plan`` is frozen.
+        shards: their numbers.
+        previous: the result from which an update copies rows.
+        progress: where to show progress; ``None`` is silent.
+    """
+
+    images: str
+    folder: OutputFolder
+    plan: Plan
+    shards: Sequence[int]
+    previous: RowReader | None = None
+    progress: Progress | None = None
+
+
+class Executor(Protocol):
+    """Makes shards."""
+
+    def run(self, job: ShardJob) -> None:
+        """Make all shards of a job. Raises as ``zoo.extraction.pipeline.make_shards``."""
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """Makes shards in this process.
+
+    Attributes:
+        source: the images.
+        model: the network.
+        workers: threads that read and decode.
+    """
 
     source: Source
-    embedder: Embedder
+    model: FeatureExtractor
     workers: int
 
-    def make(self, work: Work) -> None:
-        """See ``Crew``."""
-        make_shards(work, self.source, self.embedder, self.workers)
-
-
-def make_shards(work: Work, source: Source, embedder: Embedder, workers: int) -> int:
-    """Compute and commit shards, in this process; how many of their images failed.
-
-    Raises:
-        UserError: another run has put a new plan into the folder meanwhile.
-        zoo.extraction.incremental.Overtaken: what is to be taken over is not there any more.
-    """
-    frozen = os.stat(work.folder.plan)
-    failed = 0
-    with closing(compute_shards(work.plan, work.shards, source, embedder, workers, work.progress)) as computed:
-        for shard, rows in computed:
-            if work.previous is not None:
-                work.previous.take_over(work.plan, shard, rows)
-            if not os.path.samestat(frozen, os.stat(work.folder.plan)):
-                raise UserError(f"{work.folder.root} was updated by another run: run the same command again")
-            work.folder.write(work.plan, shard, rows)
-            failed += rows.failed
-    return failed
+    def run(self, job: ShardJob) -> None:
+        """Make all shards of a job."""
+        make_shards(
+            job.plan,
+            job.shards,
+            job.folder,
+            self.source,
+            self.model,
+            workers=self.workers,
+            previous=job.previous,
+            progress=job.progress,
+        )

@@ -1,9 +1,9 @@
-"""A folder of images to a folder of embeddings, killed and repeated as often as need be.
+"""Extract the embeddings of all images of a source into a folder, killed and repeated as often as need be.
 
-listing -> plan -> pipeline -> shards -> manifest. The plan is frozen first, every shard is a pure function of
-it, and a shard appears whole or not at all: so a run goes on where another stopped, and two at once do no
-harm. No lock is taken, so none can be left behind. Of several processes that share a plan (``share.py``) the one
-that finds all shards there writes the manifest.
+source -> plan -> shards -> manifest. The plan is frozen first, every shard is a pure function of it, and a shard
+appears whole or not at all: so a run continues where another one stopped, and two at once do no harm. No lock is taken,
+so none can be left behind. If several processes divide the shards of a plan (``partition``), the one that finds all
+shards in place writes the manifest.
 """
 
 from __future__ import annotations
@@ -16,57 +16,48 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from zoo.embeddings import manifest
-from zoo.embeddings.plan import Plan, differences
-from zoo.embeddings.shards import DamagedShard, Folder, names
+from zoo.embeddings.fingerprint import Fingerprint
+from zoo.embeddings.plan import Plan
+from zoo.embeddings.row_reader import RowReader
+from zoo.embeddings.shards import DamagedShard, OutputFolder, OutputReplaced, names
 from zoo.errors import UserError
-from zoo.extraction import near_duplicates
-from zoo.extraction.exact_duplicates import Known, find_copies
-from zoo.extraction.executor import Crew, Here, Work
-from zoo.extraction.fingerprint import make_identity
-from zoo.extraction.incremental import (
-    Overtaken,
-    Previous,
-    changes_since,
-    describe,
-    discard,
-    plan_update,
-    promote,
-    stage,
-)
-from zoo.extraction.partition import EVERYTHING, Share
-from zoo.extraction.pipeline import Described, Embedder
-from zoo.sources import Source, absolute, open_source
+from zoo.extraction import incremental, near_duplicates
+from zoo.extraction.changes import describe_changes, find_changes
+from zoo.extraction.exact_duplicates import FileReader, KnownFiles, find_exact_duplicates
+from zoo.extraction.executor import Executor, LocalExecutor, ShardJob
+from zoo.extraction.fingerprint import ExtractionConfig, ModelInfo, make_fingerprint
+from zoo.extraction.partition import ALL_SHARDS, Partition
+from zoo.extraction.pipeline import FeatureExtractor
+from zoo.sources import absolute, open_source
 from zoo.sources.file_listing import Listing
 from zoo.system.atomic_files import append_line, remove_temporaries
 from zoo.system.hardware import usable_cores
 from zoo.system.progress import Progress
-from zoo.transforms.decode import MAX_PIXELS
 
 LOG = "run.log.jsonl"
-_ATTEMPTS = 5  # at an update, while other runs move theirs into place
+_ATTEMPTS = 5  # of a run while other runs move updates into place
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """What stands in OUT after a run.
+    """The state of the output folder after a run.
 
     Attributes:
         total, ok: numbers of images.
-        duplicates: how many images have the bytes of an earlier one, with ``dedupe``; they have no embedding and have
+        duplicates: number of images with the bytes of an earlier one, with ``dedupe``; they have no embedding and have
             not failed.
-        near_duplicates: how many pairs of embeddings are as near as asked for.
+        near_duplicates: number of pairs of embeddings whose cosine reaches the threshold.
         failed: number of images by reason.
         failures: the first 20 of them as (path, reason, error).
-        reused: how many rows this run did not have to embed.
-        shards: how many.
-        seconds: of this run.
+        reused: number of rows that this run did not have to embed.
+        shards: number of shards.
+        seconds: duration of this run.
         notes: a line for each shard that had to be made again.
         other_files, links_to_folders: how much of the folder of images was left out.
-        missing: how many shards other processes have yet to make, by process. While there are any, there is no
-            manifest, and ``total``, ``ok`` and ``failed`` are those of this process's share.
+        missing: number of shards that other processes have yet to make, by process. While there are any, there is no
+            manifest, and ``total``, ``ok`` and ``failed`` count the partition of this process.
     """
 
     total: int
@@ -84,160 +75,151 @@ class Extraction:
     missing: dict[str, int]
 
 
-def extract(
+def run_extraction(
     images: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    embedder: Described,
-    keep: Sequence[str] = (),
-    format: str = "parquet",
-    dtype: str = "float32",
-    batch_size: int | None = None,
-    shard_size: int | None = None,
+    model: ModelInfo,
+    config: ExtractionConfig,
     update: bool = False,
     workers: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    dedupe: bool = False,
-    near: float | None = None,
+    partition: Partition = ALL_SHARDS,
+    executor: Executor | None = None,
     progress: Progress | None = None,
-    share: Share = EVERYTHING,
-    crew: Crew | None = None,
 ) -> Extraction:
-    """Embeds every image of the source ``images`` into the folder ``out``, or goes on where a run stopped.
+    """Embed every image of the source ``images`` into the folder ``out``, or continue where a run stopped.
+
+    ``zoo.extract`` opens the model and calls this function; it describes the arguments that are not described here.
 
     Args:
-        images: a folder or any other of the table in ``zoo.sources``.
-        keep: columns of the source to carry into the result.
-        format: ``parquet``; or ``npy`` or ``safetensors``: the vectors as [rows, D] beside each table.
-        dtype: of the vectors written: ``float32`` or ``float16``.
-        batch_size: crops in a forward pass; ``None`` is ``zoo.extraction.fingerprint.default_batch_size``.
-        shard_size: in images, held in memory; ``None`` is ``zoo.extraction.fingerprint.default_shard_size``.
-        update: take in added, changed and removed files instead of refusing them, and try again what could not
-            be read. The result is what a new run over the files as they are now gives, copies and near ones too; only
-            a vector's last digits can differ, where the network gives others in another batch.
-        workers: threads that decode; ``None`` is one per core.
-        max_pixels: of one image; those with more are refused, a row of their own says so.
-        dedupe: look for files with the same bytes first, and embed one of them; the later ones keep their rows, with
-            status ``duplicate``. In the end pairs of embeddings that are near each other are written to
-            ``near_duplicates.parquet``. Without it no shard depends on anything outside of itself.
-        near: the cosine from which on they are; ``None`` is .99. How near two images are depends on the model.
-        progress: where to show it; ``None`` is silent.
-        share: which shards this process makes.
-        crew: who makes them in its place; ``embedder`` then only says what they use. Without one it embeds, too.
+        model: an open model. It runs here unless there is an ``executor``.
+        partition: the shards that this process makes.
+        executor: makes the shards instead of this process; ``model`` then only describes what it uses.
 
     Raises:
-        TypeError: there is no crew, and ``embedder`` cannot embed.
-        UserError: the input, a parameter or ``out`` must change first.
-        KeyboardInterrupt: passes through and leaves ``out`` ready to be gone on with.
+        TypeError: there is no executor, and ``model`` cannot embed.
+        UserError: the images, a choice or ``out`` must change first.
+        KeyboardInterrupt: passes through, and ``out`` is ready to be continued.
     """
     if workers is not None and workers < 1:
         raise UserError(f"workers {workers}: give a number above zero")
-    identity = make_identity(
-        embedder,
-        format=format,
-        dtype=dtype,
-        batch_size=batch_size,
-        shard_size=shard_size,
-        max_pixels=max_pixels,
-        keep=keep,
-        dedupe=dedupe,
-        near=near,
-    )
+    fingerprint = make_fingerprint(model, config)
     if Path(out).is_file():
         raise UserError(f"{out} is a file: choose another --out")
-    source, where = open_source(images, keep), absolute(images)
-    if crew is None:
-        if not isinstance(embedder, Embedder):
-            raise TypeError(f"{type(embedder).__name__} embeds elsewhere: give the crew that does")
-        crew = Here(source, embedder, workers or usable_cores())
-    run = _Run(where, source, Folder(Path(out)), workers or usable_cores(), progress, share, crew)
+    source, threads = open_source(images, config.keep), workers or usable_cores()
+    if executor is None:
+        if not isinstance(model, FeatureExtractor):
+            raise TypeError(f"{type(model).__name__} cannot embed in this process: give the executor that opened it")
+        executor = LocalExecutor(source, model, threads)
+    reader = FileReader(source, threads, config.max_pixels, progress)
+    run = _Run(absolute(images), OutputFolder(Path(out)), fingerprint, reader, partition, executor)
     for _ in range(_ATTEMPTS):
         try:
-            return run.to_the_end(identity, update=update)
-        except Overtaken:
+            return run.finish(update=update)
+        except OutputReplaced:
             run.say("another run has updated the same folder: looking again at what is left")
-        except OSError as error:  # what is wrong with an image is a row: this is the output folder
+        except OSError as error:  # a failure at an image is a row, so this one is of the output folder
             raise UserError(f"{error.filename}: {error.strerror}: put it right, or choose another --out") from error
     raise UserError(f"other runs keep updating {out}: wait for them and run the same command again")
 
 
 @dataclass
 class _Run:
+    """One call of ``run_extraction``, from the listing to the manifest."""
+
     images: str
-    source: Source
-    folder: Folder
-    workers: int
-    progress: Progress | None
-    share: Share
-    crew: Crew
+    folder: OutputFolder
+    fingerprint: Fingerprint
+    reader: FileReader
+    partition: Partition
+    executor: Executor
     notes: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
-    def to_the_end(self, identity: dict[str, Any], *, update: bool) -> Extraction:
-        promote(self.folder)
-        listing = self.source.listing(without=(self.folder.root, self.folder.state))
-        plan = self._plan(identity, listing)
-        changes = changes_since(self.folder, plan, self.source, listing.files, self.workers)
+    def finish(self, *, update: bool) -> Extraction:
+        # An update that was killed while its files moved into place comes first: any command finishes it.
+        if self.folder.staged.manifest.exists():
+            incremental.install_staged(self.folder)
+
+        # List the images, and freeze the plan or agree with the one that is there.
+        listing = self.reader.source.listing(without=(self.folder.root, self.folder.state))
+        plan = self._frozen_plan(listing)
+
+        # The images must be those of the plan, or be taken in.
         if update:
-            facts = (self.folder, plan, self.source, listing.files, changes)
-            wanted = plan_update(*facts, self.workers, self.progress)
-            if wanted is not None:
-                return self._update(plan, wanted, listing)
-            discard(self.folder)
-        elif changed := describe(changes, plan, listing.files):
-            raise UserError(f"{changed} since {self.folder.root} was started: add --update, or choose another --out")
+            previous = RowReader(self.folder, plan)
+            changes = find_changes(previous, self.reader.source, listing.files, self.reader.workers)
+            updated = incremental.plan_update(previous, listing.files, changes, self.reader)
+            if updated is not None:
+                return self._update(previous, updated, listing)
+            incremental.discard_staged(self.folder)
+        elif not plan.same_files(listing.files):
+            self._require_unchanged(plan, listing)
+
+        # Make the shards that are missing.
         summary = manifest.completed(self.folder, plan)
         if summary is not None:
-            remove_temporaries(self.folder.scratch)  # of a run that was killed behind its manifest
+            remove_temporaries(self.folder.scratch)  # of a run that was killed after its manifest
             self.say(f"nothing left to do in {self.folder.root}")
             return self._result(summary, len(plan.files), plan, listing)
         return self._make(self.folder, plan, None, listing)
 
-    def _plan(self, identity: dict[str, Any], listing: Listing) -> Plan:
+    def _frozen_plan(self, listing: Listing) -> Plan:
         plan = Plan.load(self.folder.plan)
         if plan is None:
             if self.folder.shard_files():
                 raise UserError(f"{self.folder.root} holds other embeddings: choose another --out")
             self.folder.create()
-            copies = None
-            if "dedupe" in identity:
-                known, max_pixels = Known.nothing(len(listing.files)), identity["decoder"]["max_pixels"]
-                copies = find_copies(self.source, listing.files, known, max_pixels, self.workers, self.progress)
-            Plan.new(identity, listing.files, copies).save(self.folder.plan, self.folder.scratch)
+            duplicates = None
+            if self.fingerprint.dedupe:
+                known = KnownFiles.nothing(len(listing.files))
+                duplicates = find_exact_duplicates(listing.files, known, self.reader)
+            Plan.new(self.fingerprint, listing.files, duplicates).save(self.folder.plan, self.folder.scratch)
             plan = Plan.load(self.folder.plan)  # another run may have been first
             if plan is None:
-                raise Overtaken
-        if found := differences(plan.identity, identity):
+                raise OutputReplaced
+        if found := plan.fingerprint.differences(self.fingerprint):
             others = f" (and in {', '.join(text.split()[0] for text in found[1:])})" if found[1:] else ""
-            # what `auto` takes changes with what is installed
-            same = f"add --backend {plan.identity['backend']}, or " if found[0].startswith("backend ") else ""
+            # `--backend auto` chooses by what is installed, so the choice can change between two runs
+            same = (
+                f"add --backend {plan.fingerprint.network['backend']}, or " if found[0].startswith("backend ") else ""
+            )
             raise UserError(f"{self.folder.root} differs in {found[0]}{others}: {same}choose another --out")
-        return Plan.new(plan.identity, plan.files, plan.copies)  # what an update took over stands in the shards by now
+        return Plan.new(plan.fingerprint, plan.files, plan.duplicates)  # rows that an update reused are in the shards
 
-    def _update(self, plan: Plan, wanted: Plan, listing: Listing) -> Extraction:
+    def _require_unchanged(self, plan: Plan, listing: Listing) -> None:
+        previous = RowReader(self.folder, plan)
+        changes = find_changes(previous, self.reader.source, listing.files, self.reader.workers)
+        if changed := describe_changes(changes, plan, listing.files):
+            raise UserError(f"{changed} since {self.folder.root} was started: add --update, or choose another --out")
+
+    def _update(self, previous: RowReader, updated: Plan, listing: Listing) -> Extraction:
         try:
-            staged, frozen = stage(self.folder, wanted)
-            result = self._make(staged, frozen, Previous(self.folder, plan), listing)
-            promote(self.folder)
-        except FileNotFoundError as error:  # the run of the same update moved the files on that are missing here
-            raise Overtaken from error
+            staged, frozen = incremental.open_staged(self.folder, updated)
+            result = self._make(staged, frozen, previous, listing)
+            incremental.install_staged(self.folder)
+        except FileNotFoundError as error:  # another run of the same update has moved the files into place
+            raise OutputReplaced from error
         return result
 
-    def _make(self, folder: Folder, plan: Plan, previous: Previous | None, listing: Listing) -> Extraction:
-        own = [shard for shard in range(plan.shards) if shard in self.share]
-        missing = [shard for shard in own if not self._stands(folder, plan, shard)]
+    def _make(self, folder: OutputFolder, plan: Plan, previous: RowReader | None, listing: Listing) -> Extraction:
+        # What is left to do: the shards of this partition that are not in place, unaltered.
+        own = [shard for shard in range(plan.shards) if shard in self.partition]
+        missing = [shard for shard in own if not self._is_in_place(folder, plan, shard)]
         remove_temporaries(folder.scratch, _file_names(plan, set(own) - set(missing)))
         images = sum(len(plan.rows(shard)) for shard in own)
         to_embed = sum(len(plan.to_compute(shard)) for shard in missing)
-        self._log("start", images=images, to_embed=to_embed, **self._share_for_log())
+        self._log("start", images=images, to_embed=to_embed, **self._partition_for_log())
         if not own:
-            self.say(f"{plan.shards} shards in all, none for {self.share}: a smaller --shard-size makes more of them")
-        if self.progress is not None:
-            self.progress.start(images, images - to_embed)
+            self.say(f"{plan.shards} shards in all, none for {self.partition}: a smaller --shard-size makes more")
+        if self.reader.progress is not None:
+            self.reader.progress.start(images, images - to_embed)
+
+        # Make them. Whoever finds all shards in place writes the manifest.
         try:
-            self.crew.make(Work(self.images, folder, plan, missing, previous, self.progress))
+            self.executor.run(ShardJob(self.images, folder, plan, missing, previous, self.reader.progress))
             elsewhere = self._missing_elsewhere(folder, plan)
-            if "dedupe" in plan.identity and not elsewhere:
+            if plan.fingerprint.dedupe and not elsewhere:
                 near_duplicates.write(folder, plan)
             summary = manifest.summarise(folder, plan, own if elsewhere else None)
             if not elsewhere:
@@ -250,21 +232,22 @@ class _Run:
         result = self._result(summary, summary.manifest["images"] - to_embed, plan, listing, elsewhere)
         rate = round(to_embed / result.seconds, 3)
         counts = {"ok": result.ok, "failed": result.failed, "seconds": result.seconds, "images_per_second": rate}
-        self._log("end", **counts, **self._share_for_log())
+        self._log("end", **counts, **self._partition_for_log())
         return result
 
-    def _missing_elsewhere(self, folder: Folder, plan: Plan) -> list[int]:
-        """Shards of other processes' shares that do not stand; they are read only once all are there."""
-        others = [shard for shard in range(plan.shards) if shard not in self.share]
+    def _missing_elsewhere(self, folder: OutputFolder, plan: Plan) -> list[int]:
+        """Return the missing shards of other partitions; shards are only read once all files are there."""
+        others = [shard for shard in range(plan.shards) if shard not in self.partition]
         there = folder.shard_files() if others else set()
         absent = [shard for shard in others if not there.issuperset(names(plan, shard))]
-        return absent or [shard for shard in others if not self._stands(folder, plan, shard)]
+        return absent or [shard for shard in others if not self._is_in_place(folder, plan, shard)]
 
-    def _stands(self, folder: Folder, plan: Plan, shard: int) -> bool:
+    def _is_in_place(self, folder: OutputFolder, plan: Plan, shard: int) -> bool:
         try:
             return folder.read(plan, shard) is not None
         except DamagedShard as error:
-            again = "making it again" if shard in self.share else f"run {next(iter(self.share.makers([shard])))} again"
+            maker = next(iter(self.partition.makers([shard])))
+            again = "making it again" if shard in self.partition else f"run {maker} again"
             self.notes.append(f"{names(plan, shard)[0]} {error}: {again}")
             self.say(self.notes[-1])
             return False
@@ -285,17 +268,17 @@ class _Run:
             notes=tuple(self.notes),
             other_files=listing.other_files,
             links_to_folders=listing.links_to_folders,
-            missing=self.share.makers(elsewhere),
+            missing=self.partition.makers(elsewhere),
         )
 
     def say(self, line: str) -> None:
-        if self.progress is not None:
-            self.progress.say(line)
+        if self.reader.progress is not None:
+            self.reader.progress.say(line)
 
-    def _share_for_log(self) -> dict[str, str]:
-        return {} if self.share == EVERYTHING else {"share": str(self.share)}
+    def _partition_for_log(self) -> dict[str, str]:
+        return {} if self.partition == ALL_SHARDS else {"share": str(self.partition)}
 
-    def _log(self, event: str, **facts: Any) -> None:
+    def _log(self, event: str, **facts: object) -> None:
         line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
         append_line(self.folder.root / LOG, json.dumps(line))
 

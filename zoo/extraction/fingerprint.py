@@ -1,97 +1,130 @@
-"""What decides the bytes of an extraction, checked: the identity that its plan is frozen with."""
+"""Check what a user asks for, and make the fingerprint of an extraction from it and from the model."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import pyarrow as pa
 
+from zoo.embeddings.fingerprint import Fingerprint
 from zoo.embeddings.shards import DTYPES, FORMATS, RESERVED
 from zoo.errors import UserError
-from zoo.extraction.near_duplicates import NEAR
-from zoo.extraction.pipeline import Described
-from zoo.inference.outputs import EMBEDDING
+from zoo.inference.outputs import EMBEDDING, Outputs
 from zoo.transforms.decode import DECODER, PILLOW_MAX_PIXELS
+from zoo.transforms.limits import MAX_PIXELS
+from zoo.transforms.preprocess import Preprocessing
+
+DEFAULT_NEAR = 0.99
+"""Cosine from which on two images are near duplicates. In examples/photos no two different photographs are nearer than
+0.982 with the bundled network."""
 
 
-def make_identity(
-    embedder: Described,
-    *,
-    format: str,
-    dtype: str,
-    batch_size: int | None,
-    shard_size: int | None,
-    max_pixels: int,
-    keep: Sequence[str],
-    dedupe: bool,
-    near: float | None,
-) -> dict[str, Any]:
-    """As JSON holds it. The arguments are those of ``zoo.extraction.extract.extract``; those that are ``None`` get a
-    default.
+class ModelInfo(Protocol):
+    """What a fingerprint says of a model; ``zoo.Embedder`` has it, and so has a model that a cluster opened."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The transform from an image to the input of the network."""
+
+    @property
+    def wants(self) -> Outputs:
+        """The outputs that are computed."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of the outputs of an image, by name; ``embedding`` is always there."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that decides the vectors, as JSON: name, weights, preprocessing, precision, versions."""
+
+
+@dataclass(frozen=True)
+class ExtractionConfig:
+    """What a user chooses that decides the bytes of a result; ``zoo.extract`` describes each of them."""
+
+    keep: Sequence[str] = ()
+    format: str = "parquet"
+    dtype: str = "float32"
+    batch_size: int | None = None
+    shard_size: int | None = None
+    max_pixels: int = MAX_PIXELS
+    dedupe: bool = False
+    near: float | None = None
+
+
+def make_fingerprint(model: ModelInfo, config: ExtractionConfig) -> Fingerprint:
+    """Check the choices and return the fingerprint; choices that are ``None`` get their default.
 
     Raises:
-        UserError: one of them makes no sense, or clashes with what ``embedder`` gives.
+        UserError: a choice makes no sense, or does not fit the outputs of the model.
     """
-    of_embedder, shapes = embedder.identity(), dict(embedder.shapes)
+    network, shapes = model.identity(), dict(model.shapes)
+    batch_size, shard_size, keep = config.batch_size, config.shard_size, list(config.keep)
     if batch_size is None:
-        batch_size = default_batch_size(of_embedder.get("device", "cpu"), embedder.preprocessing.input_size)
+        batch_size = default_batch_size(network.get("device", "cpu"), model.preprocessing.input_size)
     if shard_size is None:
         shard_size = default_shard_size(sum(math.prod(shape) for shape in shapes.values()))
-    if format not in FORMATS:
-        raise UserError(f"unknown format {format!r}: choose one of {', '.join(FORMATS)}")
-    if dtype not in DTYPES:
-        raise UserError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    if config.format not in FORMATS:
+        raise UserError(f"unknown format {config.format!r}: choose one of {', '.join(FORMATS)}")
+    if config.dtype not in DTYPES:
+        raise UserError(f"unknown dtype {config.dtype!r}: choose one of {', '.join(DTYPES)}")
     for name, value in (("batch size", batch_size), ("shard size", shard_size)):
         if value < 1:
             raise UserError(f"{name} {value}: give a number above zero")
-    if not 1 <= max_pixels <= PILLOW_MAX_PIXELS:
-        raise UserError(f"max pixels {max_pixels}: give a number from 1 to {PILLOW_MAX_PIXELS}")
+    if not 1 <= config.max_pixels <= PILLOW_MAX_PIXELS:
+        raise UserError(f"max pixels {config.max_pixels}: give a number from 1 to {PILLOW_MAX_PIXELS}")
     if len(set(keep)) < len(keep):
         raise UserError(f"a column is kept twice: {', '.join(keep)}")
     if taken := sorted((RESERVED | set(shapes)) & set(keep)):
         raise UserError(f"column {taken[0]} cannot be kept, the result has one of its own: rename it in the source")
-    identity = {
-        **of_embedder,
-        "dim": shapes.pop(EMBEDDING)[0],
+    near = _near_duplicates(config.dedupe, config.near)
+    dim = shapes.pop(EMBEDDING)[0]
+    found = {
+        **network,
+        "dim": dim,
+        "versions": {**network.get("versions", {}), "pyarrow": pa.__version__},
         **({"outputs": shapes} if shapes else {}),
-        "decoder": {**DECODER, "max_pixels": max_pixels},
-        "format": format,
-        "dtype": dtype,
+        "decoder": {**DECODER, "max_pixels": config.max_pixels},
+        "format": config.format,
+        "dtype": config.dtype,
         "batch_size": batch_size,
         "shard_size": shard_size,
-        **({"keep": list(keep)} if keep else {}),
-        "versions": {**of_embedder.get("versions", {}), "pyarrow": pa.__version__},
-        **_dedupe(dedupe, near),
+        **({"keep": keep} if keep else {}),
+        **({"dedupe": {"near": near}} if near is not None else {}),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(identity))
-    return plain
+    return Fingerprint.from_json(json.loads(json.dumps(found)))  # as a plan gives it back: lists, no tuples
 
 
 def default_batch_size(device: str, side: int) -> int:
-    """A power of two, by a rule and not by a clock, because it can change an embedding's last digit.
+    """Return a power of two, by a rule and not by a clock, because it can change the last digit of an embedding.
 
-    As many images as have the pixels of 16 at 224 x 224, at most 64, on a CPU, where the activations of more leave the
-    caches; of 256, at most 1024, on a GPU, which fewer do not fill.
+    On a CPU, where larger batches leave the caches: as many images of ``side`` pixels as have the pixels of 16 at
+    224 x 224, at most 64. On a GPU, which smaller batches do not fill: the pixels of 256, at most 1024.
     """
     at_224, most = (16, 64) if device == "cpu" else (256, 1024)
     return int(max(1, min(most, 2 ** math.floor(math.log2(at_224 * 224**2 / side**2)))))
 
 
 def default_shard_size(numbers: int) -> int:
-    """1024 images, or a power of two of them that have at most 2**26 numbers, where each has so many."""
+    """Return 1024 images, or the power of two of them that has at most 2**26 numbers.
+
+    Args:
+        numbers: how many numbers the outputs of one image have.
+    """
     return int(max(1, min(1024, 2 ** math.floor(math.log2(2**26 / numbers)))))
 
 
-def _dedupe(dedupe: bool, near: float | None) -> dict[str, Any]:
-    """Nothing where no copies are looked for."""
+def _near_duplicates(dedupe: bool, near: float | None) -> float | None:
+    """Return the threshold; ``None`` where no duplicates are looked for."""
     if not dedupe and near is None:
-        return {}
+        return None
     if not dedupe:
         raise UserError("--near needs --dedupe")
-    least = NEAR if near is None else near
-    if not 0 < least <= 1:
-        raise UserError(f"--near {least}: give a cosine above 0 and at most 1")
-    return {"dedupe": {"near": least}}
+    threshold = DEFAULT_NEAR if near is None else near
+    if not 0 < threshold <= 1:
+        raise UserError(f"--near {threshold}: give a cosine above 0 and at most 1")
+    return threshold

@@ -1,7 +1,8 @@
-"""Which shards of a plan this process makes: all, or every n-th, so that n processes share one extraction.
+"""Divide the shards of a plan among processes: this process makes all of them, or every n-th.
 
 ``--shard i/n`` says so on the command line (job arrays), torchrun in the environment. The shards are dealt out by
-number alone: nobody asks anybody, a share can be made twice, late or on another machine, and the bytes are the same.
+number alone and no process asks another: a partition can be made twice, late or on another machine, with the same
+bytes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,14 @@ from zoo.system.hardware import gpu_in_sight
 
 
 @dataclass(frozen=True)
-class Share:
-    """Shards ``index``, ``index + of``, ``index + 2 of``, ... of a plan; ``ranks`` if torchrun deals them out."""
+class Partition:
+    """The shards ``index``, ``index + of``, ``index + 2 of``, ... of a plan.
+
+    Attributes:
+        index: number of this process, from 0.
+        of: number of processes.
+        ranks: the processes are ranks of torchrun.
+    """
 
     index: int = 0
     of: int = 1
@@ -31,7 +38,7 @@ class Share:
         return self._name(self.index)
 
     def makers(self, shards: Iterable[int]) -> dict[str, int]:
-        """Which processes make these shards, and how many each, such as ``{"--shard 1/3": 4}``."""
+        """Return how many of these shards each process makes, such as ``{"--shard 1/3": 4}``."""
         counts = Counter(shard % self.of for shard in shards)
         return {self._name(index): counts[index] for index in sorted(counts)}
 
@@ -39,34 +46,34 @@ class Share:
         return f"rank {index} of {self.of}" if self.ranks else f"--shard {index}/{self.of}"
 
 
-EVERYTHING = Share()
+ALL_SHARDS = Partition()
 
 
-def own_share(text: str | None) -> Share:
-    """The share that ``--shard`` (``"i/n"``, i from 0) or torchrun's environment gives this process; else all.
+def own_partition(text: str | None) -> Partition:
+    """Return the partition of this process by ``--shard`` (``"i/n"``, i from 0) or torchrun's environment.
 
     Raises:
-        UserError: the text is no share, or both are given.
+        UserError: the text is no partition, or both are given.
     """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if text is None:
-        return Share(int(os.environ["RANK"]), ranks, ranks=True) if ranks > 1 else EVERYTHING
+        return Partition(int(os.environ["RANK"]), ranks, ranks=True) if ranks > 1 else ALL_SHARDS
     if ranks > 1:
-        raise UserError("torchrun deals the shards out to its ranks: leave --shard away")
+        raise UserError("torchrun divides the shards among its ranks: leave --shard away")
     numbers = re.fullmatch(r"([0-9]{1,9})/([1-9][0-9]{0,8})", text)
     if numbers is None:
         raise UserError(f"--shard takes I/N, such as 0/8 to 7/8, not {text!r}")
     index, of = int(numbers[1]), int(numbers[2])
     if index >= of:
-        raise UserError(f"--shard {text}: shares count from 0, so {of - 1}/{of} is the last")
-    return Share(index, of)
+        raise UserError(f"--shard {text}: I counts from 0, so {of - 1}/{of} is the last")
+    return Partition(index, of)
 
 
 def own_device(device: str | None, *, backend: str, precision: str) -> str | None:
-    """The GPU of torchrun's local rank where this run wants a GPU and there is one; else ``device`` as it is.
+    """Return the GPU of torchrun's local rank if this run wants a GPU and there is one, else ``device`` unchanged.
 
     Raises:
-        UserError: more ranks than GPUs on this machine.
+        UserError: there are more ranks than GPUs on this machine.
     """
     wants_gpu = device == "cuda" or (device is None and backend != "onnx" and precision != "int8" and gpu_in_sight())
     if "LOCAL_RANK" not in os.environ or not wants_gpu:
@@ -74,7 +81,7 @@ def own_device(device: str | None, *, backend: str, precision: str) -> str | Non
     import torch
 
     local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if gpus == 0:  # opening the model says so, or runs on the CPU
+    if gpus == 0:  # opening the model then refuses, or runs on the CPU
         return device
     if local >= gpus:
         ranks = os.environ.get("LOCAL_WORLD_SIZE", str(local + 1))

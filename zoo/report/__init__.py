@@ -1,1 +1,1 @@
-"""Result files -> the seed's tables with measured rows beside the published ones, and pictures."""
+"""The papers' tables with measured rows, and figures, from result files; writes Markdown, HTML and PNG only."""

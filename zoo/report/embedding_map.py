@@ -1,4 +1,4 @@
-"""A 2-D map of embeddings with thumbnails, as one HTML file that needs no network."""
+"""A two-dimensional map of embeddings with thumbnails, as one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from zoo.errors import UserError
-from zoo.evaluate.features import Images
+from zoo.evaluate.features import ImageDataset
 from zoo.system.atomic_files import atomic_write_text
 
 IMAGES = 600  # at most; a thumbnail is about 1 kB of the file
-_SIDE = 40
+_SIDE = 40  # of a thumbnail, pixels
 
 
 def write_map(
     features: NDArray[np.float32],
     truth: NDArray[np.int64],
     answers: NDArray[np.int64],
-    images: Images,
+    images: ImageDataset,
     classes: list[str],
     path: Path,
     *,
     title: str,
 ) -> None:
-    """Writes the page: drag to move, wheel to zoom, hover for the image with its class and kNN answer.
+    """Write the page: drag to move, wheel to zoom, hover for the image with its class and kNN answer.
 
     Args:
         features: [M, D] of ``images``; at most ``IMAGES`` of them are drawn, chosen at random.
-        truth, answers: classes [M].
+        truth, answers: classes int64 [M], right and given by kNN.
+        classes: names.
 
     Raises:
         UserError: scikit-learn is not installed.
     """
     chosen = np.sort(np.random.Generator(np.random.Philox(key=0)).permutation(len(features))[:IMAGES])
-    places = flat(np.asarray(features[chosen]))
+    positions = tsne(np.asarray(features[chosen]))
     points = [
         {
             "x": round(float(x), 4),
@@ -49,14 +50,18 @@ def write_map(
             "a": int(answers[row]),
             "t": _thumbnail(images.image(int(row))),
         }
-        for row, (x, y) in zip(chosen, places, strict=True)
+        for row, (x, y) in zip(chosen, positions, strict=True)
     ]
     data = json.dumps({"points": points, "classes": classes, "side": _SIDE}).replace("<", "\\u003c")
     atomic_write_text(path, _PAGE.replace("TITLE", escape(title)).replace("DATA", data))
 
 
-def flat(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[M, D] -> [M, 2] in 0..1: l2-normalised, PCA to 50, t-SNE started from the first two components."""
+def tsne(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return positions [M, 2] in 0..1 of features [M, D]: l2 norm, PCA to 50, t-SNE from the first two components.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+    """
     try:
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
@@ -65,12 +70,12 @@ def flat(features: NDArray[np.float32]) -> NDArray[np.float64]:
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     count = len(unit)
     if count < 5:
-        places = np.zeros((count, 2)) + np.arange(count)[:, None]
+        positions = np.zeros((count, 2)) + np.arange(count)[:, None]
     else:
         reduced = PCA(min(50, count - 1, unit.shape[1]), random_state=0).fit_transform(unit.astype(np.float64))
-        places = TSNE(2, perplexity=min(30, (count - 1) / 3), init="pca", random_state=0).fit_transform(reduced)
-    low, high = places.min(0), places.max(0)
-    scaled: NDArray[np.float64] = (places - low) / np.maximum(high - low, 1e-12)
+        positions = TSNE(2, perplexity=min(30, (count - 1) / 3), init="pca", random_state=0).fit_transform(reduced)
+    low, high = positions.min(0), positions.max(0)
+    scaled: NDArray[np.float64] = (positions - low) / np.maximum(high - low, 1e-12)
     return scaled
 
 

@@ -1,4 +1,4 @@
-"""Tables as Markdown, one HTML file, and PNG; measured rows are marked by a word, and by colour where there is one."""
+"""Tables as Markdown, as one HTML file and as PNG; a word marks the measured rows, and colour where there is any."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CJK = """
 Noto Sans CJK SC, Noto Sans CJK JP, Noto Sans CJK TC, Noto Sans CJK KR, Noto Sans SC, Noto Sans JP, Noto Sans TC,
 Noto Sans KR, Microsoft YaHei, Yu Gothic, Malgun Gothic, PingFang SC, Hiragino Sans, Hiragino Sans GB,
 Apple SD Gothic Neo, Arial Unicode MS, WenQuanYi Zen Hei, WenQuanYi Micro Hei, IPAexGothic, NanumGothic
-"""  # fonts with the glyphs that matplotlib's own lacks, as Linux, Windows and macOS call them
+"""  # fonts with the glyphs that matplotlib's font lacks, under their names in Linux, Windows and macOS
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
 table { border-collapse: collapse; margin: .6rem 0; display: block; overflow-x: auto;
@@ -32,8 +32,8 @@ tr.measured td { background: #fff2c2; font-weight: 600 }
 """
 
 
-def markdown(tables: list[Table], pictures: list[str]) -> str:
-    """All tables with a column that says which rows are which."""
+def to_markdown(tables: list[Table], figures: list[str]) -> str:
+    """Return all tables, with a first column that marks the measured rows, and links to the figures."""
     parts = ["# Evaluation report", "", f"Rows are marked: {_LEGEND}.", ""]
     section = ""
     for table in tables:
@@ -47,14 +47,14 @@ def markdown(tables: list[Table], pictures: list[str]) -> str:
             mark = f"**{row.kind}**" if row.kind == "measured" else row.kind
             parts.append(f"| {mark} | " + " | ".join(c.replace("|", "\\|") for c in row.cells) + f" | {row.source} |")
         parts += ["", *([table.note, ""] if table.note else [])]
-    if pictures:
+    if figures:
         parts += ["## Pictures", ""]
-        parts += [f"![{p}]({p})" if p.endswith(".png") else f"[{p}]({p})" for p in pictures]
+        parts += [f"![{p}]({p})" if p.endswith(".png") else f"[{p}]({p})" for p in figures]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def html(tables: list[Table], pictures: list[str]) -> str:
-    """The same as one page; pictures lie beside it."""
+def to_html(tables: list[Table], figures: list[str]) -> str:
+    """Return the same as one page; the figures lie beside it."""
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Evaluation report</title><style>{_STYLE}</style>"
     ]
@@ -70,19 +70,23 @@ def html(tables: list[Table], pictures: list[str]) -> str:
             cells = "".join(f"<td>{escape(c)}</td>" for c in (row.kind, *row.cells))
             parts.append(f"<tr class={row.kind}>{cells}<td class=source>{escape(row.source)}</td></tr>")
         parts.append("</tbody></table>" + (f"<p class=note>{escape(table.note)}</p>" if table.note else ""))
-    for picture in pictures:
-        name = escape(picture)
-        shown = f'<img src="{name}" alt="{name}">' if picture.endswith(".png") else f'<a href="{name}">{name}</a>'
+    for figure in figures:
+        name = escape(figure)
+        shown = f'<img src="{name}" alt="{name}">' if figure.endswith(".png") else f'<a href="{name}">{name}</a>'
         parts.append(f"<p>{shown}</p>")
     return "\n".join(parts) + "</html>\n"
 
 
-def png(table: Table, path: Path) -> None:
-    """One table as a picture. UserError: matplotlib is not installed."""
+def write_png(table: Table, path: Path) -> None:
+    """Draw one table.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
     columns = ["", *table.columns]
     cells = [[row.kind, *row.cells] for row in table.rows]
     widths = [max(len(line[i]) for line in [columns, *cells]) + 2 for i in range(len(columns))]
-    with picture(path, max(6.0, 0.085 * sum(widths)), 0.8 + 0.27 * (len(cells) + 1)) as figure:
+    with png_figure(path, max(6.0, 0.085 * sum(widths)), 0.8 + 0.27 * (len(cells) + 1)) as figure:
         axes = figure.subplots()
         axes.axis("off")
         drawn = axes.table(
@@ -91,7 +95,7 @@ def png(table: Table, path: Path) -> None:
             colWidths=[w / sum(widths) for w in widths],
             cellColours=[[_COLOUR[row.kind]] * len(columns) for row in table.rows],
             cellLoc="left",
-            bbox=[0, 0, 1, 1],  # type: ignore[arg-type]  # its stubs know one of the two forms
+            bbox=[0, 0, 1, 1],  # type: ignore[arg-type]  # the stubs know one of the two forms
         )
         drawn.auto_set_font_size(False)
         drawn.set_fontsize(9)
@@ -103,8 +107,11 @@ def png(table: Table, path: Path) -> None:
 
 
 @contextmanager
-def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure in inches that no window belongs to; what is on it at the end is written as PNG, atomically.
+def png_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty matplotlib figure without a window; at the end it is written as PNG, atomically.
+
+    Args:
+        width, height: in inches.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -115,7 +122,7 @@ def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
         from matplotlib.font_manager import fontManager
     except ImportError:
         raise UserError("drawing needs matplotlib: pip install 'siamese-zoo[eval]'") from None
-    installed = {font.name for font in fontManager.ttflist}  # of one that is not, matplotlib warns
+    installed = {font.name for font in fontManager.ttflist}  # matplotlib warns of others
     fallbacks = [name for name in map(str.strip, _CJK.split(",")) if name in installed]
     with rc_context({"font.family": ["DejaVu Sans", *fallbacks]}):
         figure = Figure(figsize=(width, height), layout="constrained")

@@ -1,30 +1,53 @@
 """Tables as data: published rows from ``zoo/evaluate/published.json``, measured rows from result files.
 
-A measured number stands in a published table only where data set and metric are the same; all measured numbers stand,
-beside random init, in a table of their own under it.
+A measured number is shown in a published table only if data set, metric and protocol are the same. A table of its own
+under it shows every measured number beside random init.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
-from zoo.datasets.transfer_sets import SETS
+from zoo.datasets.transfer_sets import TRANSFER_SETS
 from zoo.errors import UserError
+from zoo.evaluate.result import EvaluationJson
 
-PUBLISHED = Path(__file__).parents[1] / "evaluate" / "published.json"
+_PUBLISHED = Path(__file__).parents[1] / "evaluate" / "published.json"
 _KEYS = {"protocol", "metric", "score", "interval_95", "data", "model"}
 _IMAGENET = {"imagenet", "imagenet-1k", "imagenet1k", "imagenet2012", "in1k", "ilsvrc2012"}  # not ImageNette
-_SAME_PROTOCOL = {"seed", "schedule", "mode", "percent", "seeds"}  # options that leave a protocol what it is
-_DETECTION = {"VOC07+12": "voc07+12", "VOC07": "voc07", "COCO": "coco 2017"}  # as zoo.evaluate.dense names them
+_SAME_PROTOCOL = {"seed", "schedule", "mode", "percent", "seeds"}  # options that do not change the protocol
+_DETECTION = {"VOC07+12": "voc07+12", "VOC07": "voc07", "COCO": "coco 2017"}  # column -> name of the data in lower case
+
+
+class PublishedRow(TypedDict):
+    """One row of a published table; settings such as ``architecture`` or ``batch`` may stand beside these keys.
+
+    ``values`` has a float per column, or ``None`` where the paper gives none; ``spread`` has the +- of each.
+    """
+
+    method: str
+    values: list[Any]
+    source: str
+    spread: NotRequired[list[float | None]]
+
+
+class PublishedTable(TypedDict):
+    """One table of ``published.json``."""
+
+    id: str
+    title: str
+    columns: list[str]
+    rows: list[PublishedRow]
+    note: NotRequired[str]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line; ``kind`` is ``published`` or ``measured``; ``source`` a paper's table, or the result's file."""
+    """One row; ``kind`` is ``published`` or ``measured``, ``source`` a paper's table or the name of a result file."""
 
     kind: str
     cells: tuple[str, ...]
@@ -33,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its section's heading."""
+    """A table and the heading of its section."""
 
     section: str
     title: str
@@ -44,7 +67,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """Protocols that belong together, and the published tables of them by id."""
+    """Protocols that belong together, and the ids of their published tables."""
 
     title: str
     protocols: tuple[str, ...]
@@ -78,99 +101,99 @@ SECTIONS = (
 )
 
 
-def published() -> list[dict[str, Any]]:
-    """The published tables, as in the file."""
-    tables: list[dict[str, Any]] = json.loads(PUBLISHED.read_text())["tables"]
+def published() -> list[PublishedTable]:
+    """Return the tables of ``published.json``."""
+    tables: list[PublishedTable] = json.loads(_PUBLISHED.read_text())["tables"]
     return tables
 
 
-def load_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """All result files below ``folders``, each with its ``file``; other JSON files are passed over.
+def load_results(folders: Iterable[Path]) -> list[EvaluationJson]:
+    """Return all result files below ``folders``, each with its ``file``; other JSON files are ignored.
 
     Raises:
         UserError: a folder is missing or holds no result.
     """
-    results: dict[Path, dict[str, Any]] = {}  # by file: a folder may be given beside one that is in it
+    results: dict[Path, EvaluationJson] = {}  # by path: a folder may be given beside one that contains it
     for folder in folders:
         if not folder.exists():
             raise UserError(f"no folder {folder}: give one that `zoo evaluate --out` wrote to")
-        found = {}
+        found: dict[Path, EvaluationJson] = {}
         for path in sorted(folder.rglob("*.json")) if folder.is_dir() else [folder]:
             try:
                 value = json.loads(path.read_text())
             except (OSError, ValueError):
                 continue
             if isinstance(value, dict) and value.keys() >= _KEYS:
-                found[path.resolve()] = value | {"file": path.name}
+                found[path.resolve()] = cast(EvaluationJson, value | {"file": path.name})
         if not found:
             raise UserError(f"{folder} holds no result of `zoo evaluate`")
         results |= found
     return list(results.values())
 
 
-def build(results: list[dict[str, Any]]) -> list[Table]:
-    """Every published table and every result, in the order of ``SECTIONS``."""
+def build(results: Sequence[EvaluationJson]) -> list[Table]:
+    """Return every published table and every result, in the order of ``SECTIONS``."""
     known = {t["id"]: t for t in published()}
     tables = []
     for section in SECTIONS:
-        mine = [r for r in results if r["protocol"] in section.protocols]
-        tables += [_published(section, known[i], mine) for i in section.published]
-        if mine:
-            tables.append(_measured(section, mine))
+        measured = [r for r in results if r["protocol"] in section.protocols]
+        tables += [_published_table(section, known[i], measured) for i in section.published]
+        if measured:
+            tables.append(_measured_table(section, measured))
     return tables
 
 
-def _published(section: Section, table: Mapping[str, Any], results: list[dict[str, Any]]) -> Table:
+def _published_table(section: Section, table: PublishedTable, results: Sequence[EvaluationJson]) -> Table:
+    """Return a published table, with a row for each model that has a number of the same data, metric and protocol."""
     extra = [k for k in ("architecture", "parameters", "batch", "predictor", "target_network") if k in table["rows"][0]]
     rows = []
     for row in table["rows"]:
         spread = row.get("spread") or [None] * len(row["values"])
-        values = [_number(v) + (f" ± {s:g}" if s else "") for v, s in zip(row["values"], spread, strict=True)]
+        values = [_format(v) + (f" ± {s:g}" if s else "") for v, s in zip(row["values"], spread, strict=True)]
         cells = [row["method"], *(str(row.get(k, "")) for k in extra), *values]
         rows.append(Row("published", tuple(cells), row["source"]))
+
     for model in dict.fromkeys(model_name(r) for r in results):
         of_model = [r for r in results if model_name(r) == model]
-        values = [
-            next((v for r in of_model if (v := _same(table["id"], c, r)) is not None), "") for c in table["columns"]
-        ]
-        if any(values):
-            files = ", ".join(r["file"] for r in of_model if any(_same(table["id"], c, r) for c in table["columns"]))
-            rows.append(Row("measured", (model, *("" for _ in extra), *values), files))
+        numbers = [[_comparable(table["id"], column, r) for column in table["columns"]] for r in of_model]
+        files = [r["file"] for r, row in zip(of_model, numbers, strict=True) if any(v is not None for v in row)]
+        if files:  # each column takes the first result that has a number for it
+            values = [next((_format(v) for v in column if v is not None), "") for column in zip(*numbers, strict=True)]
+            rows.append(Row("measured", (model, *("" for _ in extra), *values), ", ".join(files)))
     columns = ("method", *(e.replace("_", " ") for e in extra), *table["columns"])
     return Table(section.title, table["title"], columns, tuple(rows), table.get("note", ""))
 
 
-def _same(table: str, column: str, result: Mapping[str, Any]) -> str | None:
-    """The result's number for a column of a published table; ``None`` where data set or metric is another."""
-    name, metrics = str(result["data"]["name"]).lower(), result.get("metrics", {})
-    imagenet = name in _IMAGENET
-    value: float | None = None
-    reduced = str(result["parameters"].get("schedule", "")).startswith("small")
-    if reduced or set(result.get("options", {})) - _SAME_PROTOCOL:
-        return None  # another protocol than the paper's, whatever the data
-    if table == "linear-r50" and imagenet:
-        value = result["score"] if column == "top-1" else metrics.get(column)
-    elif table == "semi-supervised-r50" and imagenet:
-        value = metrics.get(column)
-    elif table.startswith("transfer-") and name in SETS and SETS[name].title == column:
+def _comparable(table: str, column: str, result: EvaluationJson) -> float | None:
+    """Return the result's number for a column of a published table, ``None`` where data, metric or protocol differ."""
+    name, metrics = result["data"]["name"].lower(), result.get("metrics", {})
+    small = str(result["parameters"].get("schedule", "")).startswith("small")
+    if small or set(result.get("options", {})) - _SAME_PROTOCOL:
+        return None  # not the paper's protocol, whatever the data
+    if table == "linear-r50" and name in _IMAGENET:
+        return result["score"] if column == "top-1" else metrics.get(column)
+    if table == "semi-supervised-r50" and name in _IMAGENET:
+        return metrics.get(column)
+    if table.startswith("transfer-") and name in TRANSFER_SETS and TRANSFER_SETS[name].title == column:
         fine_tuned = result["parameters"].get("mode") == "fine-tuned"
-        value = result["score"] if fine_tuned == (table == "transfer-finetuned") else None
-    elif table == "voc" and name.startswith("voc"):
-        value = result["score"] if column == "mIoU" == result["metric"] else None
-    elif table == "nyu-depth" and name.startswith("nyu"):
-        value = metrics.get(column)
-    elif table == "simsiam-detection" and result["protocol"] == "detect":
+        return result["score"] if fine_tuned == (table == "transfer-finetuned") else None
+    if table == "voc" and name.startswith("voc"):
+        return result["score"] if column == "mIoU" == result["metric"] else None
+    if table == "nyu-depth" and name.startswith("nyu"):
+        return metrics.get(column)
+    if table == "simsiam-detection" and result["protocol"] == "detect":
         data, _, metric = column.partition(" ")
-        prefix = next((k for k, data_name in _DETECTION.items() if name == data_name), None)
-        value = metrics.get(metric if metric.startswith("mask") else f"box {metric}") if prefix == data else None
-    return None if value is None else _number(value)
+        known = next((k for k, data_name in _DETECTION.items() if name == data_name), None)
+        return metrics.get(metric if metric.startswith("mask") else f"box {metric}") if known == data else None
+    return None
 
 
-def _measured(section: Section, results: list[dict[str, Any]]) -> Table:
+def _measured_table(section: Section, results: Sequence[EvaluationJson]) -> Table:
+    """Return a table of all results, with their gain over random init of the same task."""
     rows = []
     for r in sorted(results, key=lambda r: (r["protocol"], _mode(r), r["data"]["name"], is_random(r), model_name(r))):
         low, high = r["interval_95"]
-        baseline = next((b for b in results if is_random(b) and _task(b) == _task(r) and _fits(b, r)), None)
+        baseline = next((b for b in results if is_random(b) and _task(b) == _task(r)), None)
         gain = "" if baseline is None or is_random(r) else f"{r['score'] - baseline['score']:+.1f}"
         cells = (
             model_name(r),
@@ -187,34 +210,39 @@ def _measured(section: Section, results: list[dict[str, Any]]) -> Table:
     return Table(section.title, f"{section.title}: measured with this project", columns, tuple(rows), note)
 
 
-def _task(result: Mapping[str, Any]) -> tuple[Any, ...]:
-    splits = tuple(result["data"].get(s, {}).get("sha256") for s in ("train", "test"))
-    return (result["protocol"], _mode(result), result["metric"], result["data"]["name"], splits)
+def _task(result: EvaluationJson) -> tuple[object, ...]:
+    """Return everything that two results must share to be compared: protocol, data, options and network size."""
+    data = result["data"]
+    return (
+        result["protocol"],
+        _mode(result),
+        result["metric"],
+        data["name"],
+        data.get("train", {}).get("sha256"),
+        data.get("test", {}).get("sha256"),
+        result.get("options", {}),
+        result["model"].get("dim"),
+    )
 
 
-def _fits(baseline: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
-    """Whether both were run with the same options and the same network size."""
-    same_options = baseline.get("options", {}) == result.get("options", {})
-    return bool(same_options and baseline["model"].get("dim") == result["model"].get("dim"))
-
-
-def _mode(result: Mapping[str, Any]) -> str:
+def _mode(result: EvaluationJson) -> str:
     mode = result["parameters"].get("mode")
     return f", {mode}" if mode else ""
 
 
-def model_name(result: Mapping[str, Any]) -> str:
-    """As tables name it."""
-    name = str(result["model"]["name"])
+def model_name(result: EvaluationJson) -> str:
+    """Return the model's name in tables."""
+    name = result["model"]["name"]
     return f"{name.removesuffix('.random')}, random init" if is_random(result) else name
 
 
-def is_random(result: Mapping[str, Any]) -> bool:
-    """Whether the network had no weights."""
-    return str(result["model"]["name"]).endswith(".random")
+def is_random(result: EvaluationJson) -> bool:
+    """Return whether the network had random weights."""
+    return result["model"]["name"].endswith(".random")
 
 
-def _number(value: float | None) -> str:
+def _format(value: float | None) -> str:
+    """Return a number with one or two decimals, with three below 1, and - for none."""
     if value is None:
         return "-"
     text = f"{value:.2f}" if 0 <= value < 1 or round(value, 1) != value else f"{value:.1f}"

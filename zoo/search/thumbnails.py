@@ -73,10 +73,10 @@ def _image_reader(collection: Collection, images: str) -> Callable[[Item], bytes
     if os.path.isdir(images) and not is_inside_files:
         return _folder_reader(images)
     from zoo.sources import open_source
-    from zoo.sources.image_files import Folder
+    from zoo.sources.image_files import ImageFolder
 
     source = open_source(images)
-    if isinstance(source, Folder) and not is_inside_files:
+    if isinstance(source, ImageFolder) and not is_inside_files:
         raise UserError(f"no folder {images}: give --images what {collection.root} was extracted from")
     if plan is None or len(plan.files) != len(collection):
         raise UserError(

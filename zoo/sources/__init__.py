@@ -1,4 +1,4 @@
-"""Where images may lie, behind one interface: ``Source``.
+"""Find images and read their bytes, wherever they lie, behind one interface: ``Source``; nothing is decoded here.
 
 | ``--images`` | rows | names |
 |---|---|---|
@@ -22,36 +22,29 @@ from pathlib import Path
 from zoo.errors import UserError
 from zoo.sources.base import Source
 from zoo.sources.file_listing import has_image
-from zoo.sources.image_files import Folder, List, Matches
-from zoo.sources.parquet import Tables
+from zoo.sources.image_files import FileList, GlobFiles, ImageFolder
+from zoo.sources.parquet import TableFiles
 from zoo.sources.storage import Local, Remote, Storage, is_url, open_storage
-from zoo.sources.tar import Tars
-from zoo.sources.tar_shards import expand
+from zoo.sources.tar import TarFiles, expand
 from zoo.transforms.decode import EXTENSIONS
 
 __all__ = ["Source", "absolute", "open_source"]
 
 _LISTS = (".txt", ".lst", ".csv", ".tsv")
-_TARS = (
-    ".tar",
-    ".tgz",
-    ".tar.gz",
-    ".tar.bz2",
-    ".tar.xz",
-    ".tar.zst",
-)  # the compressed ones are refused in a clear line
+_TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # compressed ones are refused by a message
 _TABLES = (".parquet", ".arrow")
 _WILDCARD = re.compile(r"[*?\[{]")
 
 
 def open_source(images: str | os.PathLike[str], keep: Sequence[str] = ()) -> Source:
-    """The source that ``--images`` names; nothing is read from it yet but what tells its kind.
+    """Open the source that ``--images`` names; only what tells its kind is read.
 
     Args:
-        keep: columns of it to carry along.
+        images: one of the forms in the table above.
+        keep: columns of the source to carry into the result.
 
     Raises:
-        UserError: nothing there, or of no such kind.
+        UserError: nothing is there, or it is none of these forms.
     """
     text = os.fspath(images)
     if not text:
@@ -59,49 +52,49 @@ def open_source(images: str | os.PathLike[str], keep: Sequence[str] = ()) -> Sou
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if is_url(os.fsencode(text)):
-        return _behind_url(text, keep)
+        return _open_url(text, keep)
     path = Path(text)
     if path.is_dir():
-        return _of_folder(path, keep)
-    root, name = _split(text)
+        return _open_folder(path, keep)
+    root, name = _split_at_wildcard(text)
     if path.exists():
-        return _of_file(root, name, keep) if path.is_file() else Folder(text, keep)
+        return _open_file(root, name, keep) if path.is_file() else ImageFolder(text, keep)
     if not _WILDCARD.search(name):
-        return Folder(text, keep)  # which says that there is none
-    return _of_pattern(Local(root), name, keep)
+        return ImageFolder(text, keep)  # its listing says that nothing is there
+    return _open_pattern(Local(root), name, keep)
 
 
 def absolute(images: str | os.PathLike[str]) -> str:
-    """The same source by a name that holds in every working folder."""
+    """Return a name of the same source that holds in every working folder."""
     text = os.fspath(images).removeprefix("file://")
     return text if is_url(os.fsencode(text)) else os.path.abspath(text)
 
 
-def _behind_url(url: str, keep: Sequence[str]) -> Source:
-    root, name = _split(url)
+def _open_url(url: str, keep: Sequence[str]) -> Source:
+    root, name = _split_at_wildcard(url)
     if _WILDCARD.search(name):
-        return _of_pattern(Remote(root), name, keep)
+        return _open_pattern(Remote(root), name, keep)
     if name.lower().endswith((*_LISTS, *_TARS, *_TABLES, *EXTENSIONS)):
-        return _of_file(root, name, keep)
-    return Matches(url, "", keep)
+        return _open_file(root, name, keep)
+    return GlobFiles(url, "", keep)
 
 
-def _of_file(root: str, name: str, keep: Sequence[str]) -> Source:
+def _open_file(root: str, name: str, keep: Sequence[str]) -> Source:
     lower = name.lower()
     if lower.endswith(_LISTS):
-        return List(root, name, keep)
+        return FileList(root, name, keep)
     if lower.endswith(_TARS):
-        return Tars(open_storage(root), [os.fsencode(name)], keep)
+        return TarFiles(open_storage(root), [os.fsencode(name)], keep)
     if lower.endswith(_TABLES):
-        return Tables(open_storage(root), [os.fsencode(name)], keep)
+        return TableFiles(open_storage(root), [os.fsencode(name)], keep)
     if lower.endswith(tuple(EXTENSIONS)):
-        return Matches(root, _escaped(name), keep)
+        return GlobFiles(root, _escaped(name), keep)
     raise UserError(
         f"{root}{name} is no source of images: give a folder, a glob, {', '.join((*_LISTS, *_TABLES))}, .tar"
     )
 
 
-def _of_pattern(where: Storage, name: str, keep: Sequence[str]) -> Source:
+def _open_pattern(where: Storage, name: str, keep: Sequence[str]) -> Source:
     patterns = [str(path) for path in expand(name)]
     lower = name.lower()
     if lower.endswith((*_TARS, *_TABLES)):
@@ -113,24 +106,24 @@ def _of_pattern(where: Storage, name: str, keep: Sequence[str]) -> Source:
                 raise UserError(f"cannot list {where.root}{pattern} ({error.strerror}): put that right") from None
         if not found:
             raise UserError(f"no file matches {where.root}{name}")
-        return Tars(where, found, keep) if lower.endswith(_TARS) else Tables(where, found, keep)
+        return TarFiles(where, found, keep) if lower.endswith(_TARS) else TableFiles(where, found, keep)
     if len(patterns) > 1:
         raise UserError(f"{where.root}{name}: {{a..b}} is for .tar and .parquet files")
-    return Matches(where.root, name, keep)
+    return GlobFiles(where.root, name, keep)
 
 
-def _of_folder(path: Path, keep: Sequence[str]) -> Source:
+def _open_folder(path: Path, keep: Sequence[str]) -> Source:
     where = Local(os.path.join(path, ""))
-    if saved := _saved_by_datasets(path):
-        return Tables(where, saved, keep)
+    if saved := _saved_dataset(path):
+        return TableFiles(where, saved, keep)
     tables, tars = _containers(path, ".parquet"), sorted(_containers(path, ".tar"))
     if (tables or tars) and not has_image(path):
-        return Tables(where, sorted(tables), keep) if tables else Tars(where, tars, keep)
-    return Folder(str(path), keep)
+        return TableFiles(where, sorted(tables), keep) if tables else TarFiles(where, tars, keep)
+    return ImageFolder(str(path), keep)
 
 
 def _containers(path: Path, extension: str) -> list[bytes]:
-    """Files of a kind in a folder and in its ``data``, where the Hugging Face Hub has them."""
+    """Return the files of a kind in a folder and in its ``data``, where the Hugging Face Hub has them."""
     return [
         os.fsencode(os.path.relpath(file, path))
         for folder in (path, path / "data")
@@ -140,16 +133,16 @@ def _containers(path: Path, extension: str) -> list[bytes]:
     ]
 
 
-def _saved_by_datasets(path: Path) -> list[bytes]:
-    """The Arrow files of ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk``, in their order."""
+def _saved_dataset(path: Path) -> list[bytes]:
+    """Return the Arrow files of ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk``, in their order."""
     if (path / "dataset_dict.json").is_file():
         splits = _json(path / "dataset_dict.json").get("splits", [])
         names = splits if isinstance(splits, list) else []
-        return [file for split in names if _is_plain(split) for file in _of_split(path, f"{split}/")]
-    return list(_of_split(path, "")) if (path / "state.json").is_file() else []
+        return [file for split in names if _is_plain(split) for file in _split_files(path, f"{split}/")]
+    return list(_split_files(path, "")) if (path / "state.json").is_file() else []
 
 
-def _of_split(path: Path, below: str) -> Iterator[bytes]:
+def _split_files(path: Path, below: str) -> Iterator[bytes]:
     entries = _json(path / below / "state.json").get("_data_files")
     for entry in entries if isinstance(entries, list) else []:
         name = entry.get("filename") if isinstance(entry, dict) else None
@@ -172,8 +165,8 @@ def _json(path: Path) -> dict[str, object]:
     return loaded
 
 
-def _split(text: str) -> tuple[str, str]:
-    """At the last '/' before the first wildcard."""
+def _split_at_wildcard(text: str) -> tuple[str, str]:
+    """Split at the last '/' before the first wildcard."""
     first = _WILDCARD.search(text)
     cut = text.rfind("/", 0, first.start() if first else len(text)) + 1
     return text[:cut], text[cut:]

@@ -1,57 +1,81 @@
-"""What extraction needs of a place that holds images: a table of rows, the same for the same place, and the bytes."""
+"""The interface of a source of images: a table of rows, the same for the same place, and the bytes of each row."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Mapping
-from itertools import islice
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NotRequired, Protocol, TypedDict
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from zoo.errors import UserError
-from zoo.sources.file_listing import FILES, Listing
+from zoo.sources.file_listing import FILES, ROWS_AT_ONCE, Listing
 
 IN_CONTAINER = pa.schema([*FILES, ("inside", pa.int32()), ("offset", pa.int64())])
-"""``FILES`` for images inside other files: ``inside`` is how many bytes of ``path`` name the container, and
-``offset`` where in it the image is: a byte of a tar file, a row of a table. ``mtime_ns`` is the container's."""
+"""``FILES`` for images inside other files. ``inside`` is the number of bytes of ``path`` that name the container;
+``offset`` is the place of the image in it: a byte of a tar file, a row of a table. ``mtime_ns`` is the container's."""
 
-_ROWS_AT_ONCE = 4096  # rows are far smaller in Arrow than as Python objects, so few exist as such at a time
 _WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"
 _DECIMAL = r"^-?(0|[1-9][0-9]{0,8})\.([0-9]{0,5}[1-9]|0)$"  # at most 15 digits: exact in float64
+
+_LARGE_FILE = 32 * 1024 * 1024  # bytes
+_one_large_file = threading.Lock()
+
+
+class ImageRow(TypedDict):
+    """A row of ``Source.listing`` as Python objects, without the columns that are kept."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    inside: NotRequired[int]
+    offset: NotRequired[int]
 
 
 class Source(Protocol):
     """Images in some order, each with a name that is unique and kept byte for byte."""
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
-        """One row per image, schema ``FILES`` or ``IN_CONTAINER``, then a column for each that is kept.
+        """List the images: schema ``FILES`` or ``IN_CONTAINER``, then a column for each that is kept.
 
         Args:
             without: folders that hold no input (the output).
 
         Raises:
-            UserError: nothing there, not readable, no image, or no such column.
+            UserError: nothing is there, it cannot be read, it has no image, or it has no such column.
         """
 
-    def read(self, row: Mapping[str, Any]) -> bytes:
-        """The bytes of the image in a row of ``listing``; from any thread. Raises UnreadableImage."""
+    def read(self, row: ImageRow) -> bytes:
+        """Return the bytes of the image in a row of ``listing``. Threads may call it at the same time.
+
+        Raises:
+            UnreadableImage: the bytes cannot be read, or are not those that were listed.
+        """
 
 
-def collect(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    """Rows that come one by one as a table; few of them are Python objects at a time."""
-    rows, batches = iter(rows), []
-    while batch := list(islice(rows, _ROWS_AT_ONCE)):
-        batches.append(pa.record_batch([list(column) for column in zip(*batch, strict=True)], schema=schema))
-    return pa.Table.from_batches(batches, schema=schema)
+def rows_of(files: pa.Table, wanted: NDArray[np.int64]) -> Iterator[ImageRow]:
+    """Yield rows of a listing by their numbers."""
+    for first in range(0, len(wanted), ROWS_AT_ONCE):
+        yield from files.take(wanted[first : first + ROWS_AT_ONCE]).to_pylist()
+
+
+def one_large_file(row: ImageRow) -> AbstractContextManager[object]:
+    """A lock that lets one large file be in memory at a time; small files pass freely.
+
+    Without it each of the threads that decode could hold a large file.
+    """
+    return _one_large_file if row["size"] > _LARGE_FILE else nullcontext()
 
 
 def narrowed(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text as int64 or float64 where every value is one and is written just as that number prints, else as it is.
+    """Cast a text column to int64 or float64 if every value is written exactly as that number prints.
 
-    So ``007`` and ``0.50`` stay what they are. Nulls count as either; nothing but nulls stays text.
+    ``007`` and ``0.50`` therefore stay text. Nulls fit either type; a column of nulls only stays text.
     """
     if column.null_count == len(column):
         return column
@@ -63,7 +87,7 @@ def narrowed(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def texts(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Bytes as text. UserError if they are not UTF-8."""
+    """Cast a column of bytes to text. Raises UserError for bytes that are not UTF-8."""
     try:
         return column.cast(pa.string())
     except pa.ArrowInvalid:
@@ -71,7 +95,7 @@ def texts(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 
 def require_unique(table: pa.Table, where: str) -> pa.Table:
-    """The table, if no two rows have one path. UserError else."""
+    """Return the table. Raises UserError if two rows have the same path."""
     counts = pc.value_counts(table["path"].combine_chunks())
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(twice):
@@ -80,8 +104,6 @@ def require_unique(table: pa.Table, where: str) -> pa.Table:
     return table
 
 
-def one_line(error: BaseException) -> str:
-    """The first line of what an exception says, without addresses in memory or on the web."""
-    text = (str(error).strip().splitlines() or [""])[0]
-    text = re.sub(r"0x[0-9a-fA-F]{6,}|\w+://[^\s'\"]+", "...", text)
-    return "".join(c if c.isprintable() else " " for c in text)[:200] or type(error).__name__
+def container_of(row: ImageRow) -> bytes:
+    """Return the path of the file that holds the image of a row with the schema ``IN_CONTAINER``."""
+    return row["path"][: row["inside"]]

@@ -1,8 +1,8 @@
-"""Which images a folder holds: a table that is the same for the same folder, names kept byte for byte.
+"""List the images below a folder: a table that is the same for the same folder, with names kept byte for byte.
 
-- Recursive, in the order of the raw bytes of the path relative to the folder, '/' between its parts.
-- Whatever has an image's extension (``images.EXTENSIONS``, any case) is one row: files, links to files,
-  broken links, FIFOs, and folders, which are also descended into. A folder that may not be listed is a row.
+- The walk is recursive. Rows are sorted by the raw bytes of the path relative to the folder, '/' between its parts.
+- Everything with the extension of an image (``zoo.transforms.decode.EXTENSIONS``, any case) is one row: files, links
+  to files, broken links, FIFOs, and folders, which are also descended into. A folder that cannot be listed is a row.
 - Files with other extensions are counted, not listed. Links to folders are counted, not followed.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,50 +21,65 @@ from zoo.errors import UserError
 from zoo.transforms.decode import EXTENSIONS
 
 FILES = pa.schema([("path", pa.binary()), ("size", pa.int64()), ("mtime_ns", pa.int64())])
-"""One row per image to be: relative path in raw bytes, and what tells a changed file: size in bytes and
-modification time in ns of the file (of what a link points to), both -1 where it is not a regular file."""
+"""One row per image: the relative path in raw bytes, and the size in bytes and modification time in ns by which a
+changed file is recognised (those of a link's target). Both are -1 where the path is not a regular file."""
+ROWS_AT_ONCE = 4096
+"""Rows that exist as Python objects at a time: rows are far smaller in Arrow."""
 
 _EXTENSIONS = frozenset(os.fsencode(extension) for extension in EXTENSIONS)
-_ROWS_AT_ONCE = 4096  # rows are far smaller in Arrow than as Python objects, so few exist as such at a time
 
 _Row = tuple[bytes, int, int]
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The images (schema ``FILES``, sorted by path), and how much of the folder was left out."""
+    """The images of a source, and how much of it was left out.
+
+    Attributes:
+        files: the schema ``FILES``, perhaps with more columns; see ``zoo.sources.base.Source.listing``.
+        other_files: number of files without the extension of an image.
+        links_to_folders: number of links to folders.
+    """
 
     files: pa.Table
     other_files: int
     links_to_folders: int
 
 
+def collect(rows: Iterable[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
+    """Return an Arrow table of rows that come one by one."""
+    rows, batches = iter(rows), []
+    while batch := list(islice(rows, ROWS_AT_ONCE)):
+        batches.append(pa.record_batch([list(column) for column in zip(*batch, strict=True)], schema=schema))
+    return pa.Table.from_batches(batches, schema=schema)
+
+
 def list_images(folder: Path, *, without: Collection[Path] = ()) -> Listing:
-    """The images below ``folder``; the folders ``without`` (the output) are not descended into.
+    """List the images below ``folder``.
+
+    Args:
+        without: folders that are not descended into (the output).
 
     Raises:
-        UserError: ``folder`` is missing, is not a folder, may not be listed, or holds no image.
+        UserError: ``folder`` is missing, is not a folder, cannot be listed, or holds no image.
     """
     if not folder.is_dir():
         known = "is not a folder" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {known}: give the folder that holds the images")
-    walk = _Walk(os.fsencode(folder), {_identity(path) for path in without if path.exists()})
-    rows = walk.rows()
-    batches = []
+    walk = _Walk(os.fsencode(folder), {_device_and_inode(path) for path in without if path.exists()})
     try:
-        while batch := list(islice(rows, _ROWS_AT_ONCE)):
-            batches.append(pa.record_batch(list(zip(*batch, strict=True)), schema=FILES))
+        files = collect(walk.rows(), FILES)
     except OSError as error:
         raise UserError(f"cannot list {folder} ({error.strerror}): allow reading it") from error
-    if not batches:
+    if not len(files):
         raise UserError(
             f"no image in {folder} ({walk.other_files} other files): images end in {' '.join(sorted(EXTENSIONS))}"
         )
-    return Listing(pa.Table.from_batches(batches).sort_by("path"), walk.other_files, walk.links_to_folders)
+    return Listing(files.sort_by("path"), walk.other_files, walk.links_to_folders)
 
 
 def has_image(folder: Path) -> bool:
-    """Whether ``list_images`` would find one; stops at the first."""
+    """Return whether ``list_images`` would find an image; the walk stops at the first."""
     try:
         return next(_Walk(os.fsencode(folder), set()).rows(), None) is not None
     except OSError:
@@ -87,7 +102,7 @@ class _Walk:
             except OSError:
                 if not folder:
                     raise
-                if not _is_image_name(folder.rstrip(b"/")):  # otherwise it has its row already
+                if not _is_image_name(folder.rstrip(b"/")):  # otherwise it already has its row
                     yield folder.rstrip(b"/"), -1, -1
                 continue
             with items:
@@ -96,7 +111,7 @@ class _Walk:
                     if _is_image_name(item.name):
                         yield _row(path, item)
                     if item.is_dir(follow_symlinks=False):
-                        if _identity(item.path) not in self._without:
+                        if _device_and_inode(item.path) not in self._without:
                             folders.append(path + b"/")
                     elif not _is_image_name(item.name):
                         self._count(item)
@@ -122,6 +137,6 @@ def _is_image_name(name: bytes) -> bool:
     return os.path.splitext(name)[1].lower() in _EXTENSIONS
 
 
-def _identity(path: Path | bytes) -> tuple[int, int]:
+def _device_and_inode(path: Path | bytes) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_dev, status.st_ino

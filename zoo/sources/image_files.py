@@ -1,27 +1,28 @@
-"""Images that are files of their own: below a folder or URL, those a glob names, or those a list names."""
+"""Images that are files of their own: below a folder or URL, matched by a glob, or named by a list."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv
 
-from zoo.errors import UserError
-from zoo.sources.base import collect, narrowed, one_line, texts
-from zoo.sources.file_listing import FILES, Listing, list_images
+from zoo.errors import UserError, reason_of
+from zoo.sources.base import ImageRow, narrowed, texts
+from zoo.sources.file_listing import FILES, Listing, collect, list_images
 from zoo.sources.storage import Local, Remote, Storage, is_url, open_storage
 from zoo.transforms.decode import EXTENSIONS
 
 _EXTENSIONS = frozenset(os.fsencode(extension) for extension in EXTENSIONS)
 _BLOCK = 1 << 20
-_MOST_BYTES_OF_A_PATH = 1 << 16
+_MAX_PATH_BYTES = 1 << 16
+_MAX_STORAGES = 1000  # kept open by a list of URLs
 
 
-class Folder:
+class ImageFolder:
     """All images below a local folder, by the rules of ``zoo.sources.file_listing``."""
 
     def __init__(self, root: str, keep: Sequence[str] = ()) -> None:
@@ -29,17 +30,17 @@ class Folder:
         self._keep = _only_folder(keep, root)
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
-        """See Source; sorted by path."""
+        """List the images, sorted by path; see ``Source``."""
         found = list_images(Path(self._storage.root), without=without)
         return Listing(_with_folder(found.files, self._keep), found.other_files, found.links_to_folders)
 
-    def read(self, row: Mapping[str, Any]) -> bytes:
-        """See Source."""
+    def read(self, row: ImageRow) -> bytes:
+        """Return the bytes of an image; see ``Source``."""
         return self._storage.read(row["path"], row["size"], row["mtime_ns"])
 
 
-class Matches:
-    """The images that a glob names, or all below a URL; names begin behind the last '/' before the first wildcard."""
+class GlobFiles:
+    """The images that a glob matches, or all below a URL. Names begin behind the last '/' before the first wildcard."""
 
     def __init__(self, root: str, pattern: str, keep: Sequence[str] = ()) -> None:
         self._storage = open_storage(root)
@@ -47,15 +48,15 @@ class Matches:
         self._keep = _only_folder(keep, root + pattern)
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
-        """See Source; sorted by path."""
+        """List the images, sorted by path; see ``Source``."""
         others = 0
         shown = self._storage.root + self._pattern
 
         def rows() -> Iterator[tuple[bytes, int, int]]:
             nonlocal others
-            for path, facts in self._found():
+            for path, size_and_time in self._found():
                 if os.path.splitext(path)[1].lower() in _EXTENSIONS:
-                    yield path, *(self._storage.facts(path) if facts is None else facts)
+                    yield path, *(size_and_time or self._storage.size_and_time(path))
                 else:
                     others += 1
 
@@ -67,8 +68,8 @@ class Matches:
             raise UserError(f"no image in {shown} ({others} other files): images end in {' '.join(sorted(EXTENSIONS))}")
         return Listing(_with_folder(files.sort_by("path"), self._keep), others, 0)
 
-    def read(self, row: Mapping[str, Any]) -> bytes:
-        """See Source."""
+    def read(self, row: ImageRow) -> bytes:
+        """Return the bytes of an image; see ``Source``."""
         return self._storage.read(row["path"], row["size"], row["mtime_ns"])
 
     def _found(self) -> Iterator[tuple[bytes, tuple[int, int] | None]]:
@@ -78,11 +79,12 @@ class Matches:
             yield from ((path, None) for path in self._storage.matches(self._pattern))
 
 
-class List:
-    """The files that a list names, in its order, each of its lines one row whatever it is.
+class FileList:
+    """The files that a list names, in its order; each line is one row, whatever it names.
 
-    A text has a path on each line, or between NUL bytes, as ``find -print0`` writes. A ``.csv`` or ``.tsv`` has a
-    header with ``path``, and columns that can be kept. Paths are relative to the list; they may be URLs.
+    A text file has one path per line, or paths between NUL bytes as ``find -print0`` writes them. A ``.csv`` or
+    ``.tsv`` file has a header with ``path``, and columns that can be kept. Paths are relative to the list; they may be
+    URLs.
     """
 
     def __init__(self, root: str, name: str, keep: Sequence[str] = ()) -> None:
@@ -92,7 +94,7 @@ class List:
         self._others: dict[bytes, Storage] = {}
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
-        """See Source; in the list's order. A path may stand there twice and is two rows then."""
+        """List the files in the order of the list; see ``Source``. A path that stands there twice is two rows."""
         shown = self._storage.root + self._name
         try:
             with self._storage.open(os.fsencode(self._name)) as file:
@@ -103,32 +105,32 @@ class List:
                 else:
                     files = collect(map(self._row, _lines(file, shown)), FILES)
         except OSError as error:
-            raise UserError(f"cannot read {shown} ({error.strerror or one_line(error)})") from error
+            raise UserError(f"cannot read {shown} ({error.strerror or reason_of(error)})") from error
         if not len(files):
             raise UserError(f"{shown} names no file: write a path on each line")
         return Listing(files, 0, 0)
 
-    def read(self, row: Mapping[str, Any]) -> bytes:
-        """See Source."""
+    def read(self, row: ImageRow) -> bytes:
+        """Return the bytes of an image; see ``Source``."""
         path = row["path"]
         if not is_url(path):
             return self._storage.read(path, row["size"], row["mtime_ns"])
         parent, _, name = path.rpartition(b"/")
-        if parent not in self._others and len(self._others) > 1000:
+        if parent not in self._others and len(self._others) > _MAX_STORAGES:
             self._others.clear()
         there = self._others.setdefault(parent, open_storage(os.fsdecode(parent)))
         return there.read(name, row["size"], row["mtime_ns"])
 
     def _row(self, path: bytes) -> tuple[bytes, int, int]:
-        # A request for each URL would take longer than all the rest: what they are is seen when they are read.
+        # A request for each URL would take longer than all the rest, so the size of a URL is not asked for.
         unknown = is_url(path) or isinstance(self._storage, Remote)
-        return (path, -1, -1) if unknown else (path, *self._storage.facts(path))
+        return (path, -1, -1) if unknown else (path, *self._storage.size_and_time(path))
 
     def _of_csv(self, file: BinaryIO, shown: str) -> pa.Table:
         delimiter = "\t" if shown.lower().endswith(".tsv") else ","
         wanted = ["path", *self._keep]
         try:
-            # As bytes: a path need not be UTF-8, and a label "007" or "NA" must stay what it is.
+            # Columns are read as bytes: a path need not be UTF-8, and a label "007" or "NA" must stay what it is.
             table = pyarrow.csv.read_csv(
                 file,
                 parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
@@ -140,9 +142,9 @@ class List:
                 ),
             )
         except KeyError as error:
-            raise UserError(f"{shown}: {one_line(error).strip(chr(39))}: its first line must name them") from None
+            raise UserError(f"{shown}: {reason_of(error).strip(chr(39))}: its first line must name them") from None
         except (pa.ArrowException, ValueError) as error:
-            raise UserError(f"{shown} is no readable table ({one_line(error)})") from None
+            raise UserError(f"{shown} is no readable table ({reason_of(error)})") from None
         paths = (value.as_py() for value in table["path"])
         files = collect(map(self._row, paths), FILES)
         for name in self._keep:
@@ -157,10 +159,10 @@ def _lines(file: BinaryIO, shown: str) -> Iterator[bytes]:
         if separator is None:
             separator = b"\0" if b"\0" in rest else b"\n"
             windows = separator == b"\n" and rest.partition(b"\n")[0].endswith(b"\r")
-            rest = rest.removeprefix(b"\xef\xbb\xbf")
+            rest = rest.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that Windows writes
         *lines, rest = rest.split(separator)
-        if len(rest) > _MOST_BYTES_OF_A_PATH:
-            raise UserError(f"{shown} is no list of paths: a line has more than {_MOST_BYTES_OF_A_PATH} bytes")
+        if len(rest) > _MAX_PATH_BYTES:
+            raise UserError(f"{shown} is no list of paths: a line has more than {_MAX_PATH_BYTES} bytes")
         yield from filter(None, (line.removesuffix(b"\r") if windows else line for line in lines))
     if rest:
         yield rest.removesuffix(b"\r") if windows else rest

@@ -7,34 +7,35 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from zoo.errors import UserError
-from zoo.sources.base import IN_CONTAINER, one_line
+from zoo.errors import UserError, reason_of
+from zoo.sources.base import IN_CONTAINER, ImageRow, container_of
 from zoo.sources.file_listing import Listing
 from zoo.sources.storage import Local, Storage
-from zoo.transforms.decode import MAX_BYTES, UnreadableImage
+from zoo.transforms.decode import UnreadableImage
+from zoo.transforms.limits import MAX_BYTES
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
-_ROWS = 16  # read at once; with those kept behind they are more than the threads have in hand
+_ROWS = 16  # read at once; with the batches kept they are more than the threads work on
 _BATCHES_KEPT = 16
 _KEPT_ROWS_AT_ONCE = 65536
 
 
-class Tables:
-    """The rows of tables, in their order. A name is that of the file, '/', and the number of the row from 0.
+class TableFiles:
+    """The rows of tables, in their order. The name of an image is that of the file, '/', and its row number from 0.
 
     The image column is ``image``, ``img``, ``jpg``, ``bytes`` and the like, or else the only one with bytes; Hugging
-    Face's ``{bytes, path}`` counts as one. Every other column of numbers, texts or truth values can be kept, parts of a
-    structure by ``image.path``.
+    Face's ``{bytes, path}`` is such a column. Every other column of numbers, texts or booleans can be kept, and a field
+    of a struct as ``image.path``.
     """
 
     def __init__(self, where: Storage, files: Sequence[bytes], keep: Sequence[str] = ()) -> None:
@@ -44,7 +45,7 @@ class Tables:
         self._cursor = _Cursor(where)
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
-        """See Source."""
+        """List the images; see ``Source``."""
         tables = [table for file in self._files if len(table := self._of_file(file))]
         if not tables:
             raise UserError(f"no row in {self._storage.root}{os.fsdecode(self._files[0])}")
@@ -53,14 +54,14 @@ class Tables:
         except pa.ArrowInvalid:
             raise UserError(f"the files of {self._storage.root} have kept columns of different types") from None
 
-    def read(self, row: Mapping[str, Any]) -> bytes:
-        """See Source."""
-        return self._cursor.read(row["path"][: row["inside"]], row["offset"], row["mtime_ns"])
+    def read(self, row: ImageRow) -> bytes:
+        """Return the bytes of an image; see ``Source``."""
+        return self._cursor.read(container_of(row), row["offset"], row["mtime_ns"])
 
     def _of_file(self, name: bytes) -> pa.Table:
         shown = self._storage.root + os.fsdecode(name)
         try:
-            mtime_ns = self._storage.facts(name)[1]
+            mtime_ns = self._storage.size_and_time(name)[1]
             with ExitStack() as stack:
                 file = _open(self._storage, name, stack)
                 _image_column(file.schema, shown)
@@ -71,9 +72,9 @@ class Tables:
         except FileNotFoundError:
             raise UserError(f"no table at {shown}") from None
         except OSError as error:
-            raise UserError(f"{shown} cannot be read: {error.strerror or one_line(error)}") from None
+            raise UserError(f"{shown} cannot be read: {error.strerror or reason_of(error)}") from None
         except Exception as error:  # what Arrow raises for damaged bytes is not a closed set
-            raise UserError(f"{shown} is no readable table ({one_line(error)}): write or download it again") from None
+            raise UserError(f"{shown} is no readable table ({reason_of(error)}): write or download it again") from None
         numbers = pa.array(range(n), pa.int64())
         paths = pc.binary_join_element_wise(pa.scalar(name + b"/"), numbers.cast(pa.string()).cast(pa.binary()), b"")
         same = [pa.repeat(pa.scalar(value, type), n) for value, type in ((-1, pa.int64()), (mtime_ns, pa.int64()))]
@@ -85,8 +86,8 @@ class Tables:
 
 
 class _Parquet:
-    def __init__(self, file: Any) -> None:
-        # Buffered: of a row group of any size a few pages are in memory at a time.
+    def __init__(self, file: BinaryIO) -> None:
+        # Buffered: a few pages of a row group of any size are in memory at a time.
         self._file = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
         self.schema: pa.Schema = self._file.schema_arrow
         sizes = [self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups)]
@@ -94,7 +95,7 @@ class _Parquet:
         self.groups = list(accumulate(sizes, initial=0))[:-1]
 
     def batches(self, group: int, columns: list[str], n: int) -> Iterator[pa.RecordBatch]:
-        """Batches of ``n`` rows of some columns of a row group."""
+        """Yield batches of ``n`` rows of some columns of a row group."""
         found: Iterator[pa.RecordBatch] = self._file.iter_batches(
             n, row_groups=[group], columns=columns, use_threads=False
         )
@@ -102,7 +103,7 @@ class _Parquet:
 
 
 class _Arrow:
-    """A stream: one group, for a batch that is passed over is not touched."""
+    """An Arrow stream: one group, because a batch that is skipped is not read from the disk."""
 
     def __init__(self, file: pa.NativeFile) -> None:
         self._file = file
@@ -112,14 +113,14 @@ class _Arrow:
         self.groups = [0]
 
     def batches(self, group: int, columns: list[str], n: int) -> Iterator[pa.RecordBatch]:
-        """As of Parquet."""
+        """Yield batches of at most ``n`` rows of some columns."""
         with self._stream() as stream:
             for batch in stream:
                 picked = batch.select([name.partition(".")[0] for name in columns])
-                picked.validate(full=True)  # offsets that lead elsewhere must not be followed
+                picked.validate(full=True)  # offsets may lead outside of the file
                 yield from (picked.slice(at, n) for at in range(0, picked.num_rows, n))
 
-    def _stream(self) -> Any:
+    def _stream(self) -> pa.RecordBatchReader:
         self._file.seek(0)
         return pa.ipc.open_stream(self._file)
 
@@ -134,7 +135,7 @@ def _open(where: Storage, name: bytes, stack: ExitStack) -> _Parquet | _Arrow:
 
 
 def _image_column(schema: pa.Schema, shown: str) -> str:
-    """``image``, or ``image.bytes`` in a structure."""
+    """Return the name of the image column: ``image``, or ``image.bytes`` in a struct."""
     holding = {name: found for name in schema.names if (found := _bytes_of(name, schema.field(name).type)) is not None}
     for name in _IMAGE_COLUMNS:
         if name in holding:
@@ -191,13 +192,13 @@ def _plain(column: pa.Array, name: str, shown: str) -> pa.Array:
         return column
     if types.is_floating(column.type):
         return column.cast(pa.float32()) if types.is_float16(column.type) else column
-    raise UserError(f"{shown}: column {name} is {column.type}; numbers, texts and truth values can be kept")
+    raise UserError(f"{shown}: column {name} is {column.type}; only numbers, texts and booleans can be kept")
 
 
 class _Cursor:
-    """Rows of tables asked for by several threads in nearly rising order, with a few batches in memory.
+    """Read rows for several threads, in nearly ascending order, with a few batches in memory.
 
-    Batches begin anew with each row group, so what a damaged one loses does not depend on where reading began.
+    Each row group starts a new batch, so the rows lost to a damaged row group do not depend on where reading began.
     """
 
     def __init__(self, where: Storage) -> None:
@@ -215,7 +216,7 @@ class _Cursor:
         self._broken: dict[tuple[bytes, int], tuple[int, str]] = {}
 
     def read(self, container: bytes, row: int, mtime_ns: int) -> bytes:
-        """The bytes in a row. Raises UnreadableImage."""
+        """Return the bytes in a row. Raises UnreadableImage."""
         with self._lock:
             value = self._value(container, row, mtime_ns)
         if value is None:
@@ -237,7 +238,7 @@ class _Cursor:
         except StopIteration:
             raise UnreadableImage("changed", "fewer rows than when the run began") from None
         except Exception as error:  # what Arrow raises for damaged bytes is not a closed set
-            detail = f"the table cannot be read from row {self._next} on ({one_line(error)})"
+            detail = f"the table cannot be read from row {self._next} on ({reason_of(error)})"
             self._broken[container, group] = self._next, detail
             self._group = -1
             raise UnreadableImage("corrupt", detail) from error
@@ -246,7 +247,7 @@ class _Cursor:
         self._opened, self._group = None, -1
         self._stack.close()
         self._kept.clear()
-        size, now = self._storage.facts(container)
+        size, now = self._storage.size_and_time(container)
         if (size, now) == (-1, -1):
             raise UnreadableImage("missing", "no such file")
         if now != mtime_ns:
@@ -254,13 +255,13 @@ class _Cursor:
         try:
             self._file = _open(self._storage, container, self._stack)
             self._column = _image_column(self._file.schema, "")
-        except Exception as error:  # as above
-            raise UnreadableImage("corrupt", f"the table cannot be opened ({one_line(error)})") from error
+        except Exception as error:  # not a closed set either
+            raise UnreadableImage("corrupt", f"the table cannot be opened ({reason_of(error)})") from error
         self._opened = container, mtime_ns
 
     def _found(self, file: _Parquet | _Arrow, group: int, row: int) -> bytes | None:
         if group != self._group or row < (self._kept[0][0] if self._kept else self._next):
-            if kept := self._of_kept(row):  # of the group before
+            if kept := self._in_kept(row):  # a row of the previous group
                 return kept[0]
             if group != self._group + 1:
                 self._kept.clear()
@@ -271,7 +272,7 @@ class _Cursor:
             if row < self._next + batch.num_rows + _ROWS * _BATCHES_KEPT:
                 self._kept.append((self._next, _column(batch, self._column)))
             self._next += batch.num_rows
-        return self._of_kept(row)[0]
+        return self._in_kept(row)[0]
 
-    def _of_kept(self, row: int) -> list[bytes | None]:
+    def _in_kept(self, row: int) -> list[bytes | None]:
         return [column[row - first].as_py() for first, column in self._kept if first <= row < first + len(column)][:1]

@@ -1,4 +1,4 @@
-"""Where files lie: in a folder of this machine, or below an fsspec URL. Paths are raw bytes, relative to a root."""
+"""Storage of files: a folder of this machine, or below an fsspec URL. Paths are raw bytes, relative to a root."""
 
 from __future__ import annotations
 
@@ -9,55 +9,58 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar, cast
+from typing import BinaryIO, Protocol, SupportsInt, TypeVar
 
-from zoo.errors import UserError
-from zoo.sources.base import one_line
-from zoo.transforms.decode import MAX_BYTES, UnreadableImage, read_bytes, read_part
+from zoo.errors import UserError, reason_of
+from zoo.transforms.decode import UnreadableImage, read_bytes, read_part
+from zoo.transforms.limits import MAX_BYTES
 
 _URL = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://")
 _WILDCARD = re.compile(r"[*?\[]")
-_ATTEMPTS, _SECONDS = 3, 0.2  # at a read over the network; the pause doubles
+_ATTEMPTS, _SECONDS = 3, 0.2  # of a read over the network; the pause doubles
 
 T = TypeVar("T")
 
-Facts = tuple[int, int]
-"""Size in bytes and modification time in ns, each -1 where there is none. Of a URL without a time the second is a
+SizeAndTime = tuple[int, int]
+"""Size in bytes and modification time in ns, each -1 where there is none. For a URL without a time the second is a
 number made of its ETag."""
 
 
 class Storage(Protocol):
     """Files below one root."""
 
-    root: str
+    @property
+    def root(self) -> str:
+        """The folder or URL."""
 
-    def facts(self, path: bytes) -> Facts:
-        """Of one file; (-1, -1) where there is none."""
+    def size_and_time(self, path: bytes) -> SizeAndTime:
+        """Return size and time of one file; (-1, -1) where there is none."""
 
     def read(self, path: bytes, size: int, mtime_ns: int) -> bytes:
-        """A whole file, which must have these facts. Raises UnreadableImage."""
+        """Return a whole file, which must have this size and time. Raises UnreadableImage."""
 
     def read_part(self, path: bytes, offset: int, length: int, mtime_ns: int) -> bytes:
-        """Some bytes of a file, which must have this time. Raises UnreadableImage."""
+        """Return some bytes of a file, which must have this time. Raises UnreadableImage."""
 
     def open(self, path: bytes) -> BinaryIO:
-        """For reading, seekable. Raises OSError."""
+        """Open a file for reading; it can be sought in. Raises OSError."""
 
     def matches(self, pattern: str) -> Iterator[bytes]:
-        """The files that a glob names, in no order."""
+        """Yield the files that a glob matches, in no order."""
 
 
 class Local:
-    """A folder; an absolute path stays what it is."""
+    """A folder of this machine; absolute paths are not joined to it. See ``Storage``."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.fspath(root)
         self._root = os.fsencode(root)
 
-    def facts(self, path: bytes) -> Facts:
-        """See Storage."""
+    def size_and_time(self, path: bytes) -> SizeAndTime:
+        """Return size and time of one file; (-1, -1) where there is none."""
         try:
             status = os.stat(os.path.join(self._root, path))
         except (OSError, ValueError):
@@ -65,30 +68,33 @@ class Local:
         return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else (-1, -1)
 
     def read(self, path: bytes, size: int, mtime_ns: int) -> bytes:
-        """See Storage."""
+        """Return a whole file, which must have this size and time. Raises UnreadableImage."""
         return read_bytes(os.path.join(self._root, path), size=size, mtime_ns=mtime_ns)
 
     def read_part(self, path: bytes, offset: int, length: int, mtime_ns: int) -> bytes:
-        """See Storage."""
+        """Return some bytes of a file, which must have this time. Raises UnreadableImage."""
         return read_part(os.path.join(self._root, path), offset, length, mtime_ns=mtime_ns)
 
     def open(self, path: bytes) -> BinaryIO:
-        """See Storage."""
+        """Open a file for reading. Raises OSError."""
         whole = Path(os.fsdecode(os.path.join(self._root, path)))
         if whole.exists() and not whole.is_file():
             raise OSError(0, "it is not a file")
         return whole.open("rb")
 
     def matches(self, pattern: str) -> Iterator[bytes]:
-        """See Storage."""
+        """Yield the files that a glob matches, in no order."""
         return glob.iglob(os.fsencode(pattern), root_dir=self._root or b".", recursive=True)
 
 
 class Remote:
-    """What lies below a URL, by the library fsspec: ``s3://bucket/folder``, ``https://host/folder``.
+    """Files below a URL, read by the library fsspec: ``s3://bucket/folder``, ``https://host/folder``. See ``Storage``.
 
-    A file's facts are asked for when it is listed. What is read must have the size that was listed; its time is looked
-    at when a run lists again.
+    Size and time are asked for when a file is listed. A read checks the size; a new time is noticed when the next run
+    lists again.
+
+    Raises:
+        UserError: fsspec or its package for this kind of URL is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -100,43 +106,43 @@ class Remote:
         try:
             self._fs, self._root = fsspec.url_to_fs(url)
         except (ImportError, ValueError) as error:
-            raise UserError(f'{url}: {one_line(error)} (pip install "siamese-zoo[remote]")') from None
+            raise UserError(f'{url}: {reason_of(error)} (pip install "siamese-zoo[remote]")') from None
         self._is_web = "http" in self._fs.protocol
 
-    def facts(self, path: bytes) -> Facts:
-        """See Storage."""
-        info = self._answer(lambda: self._fs.info(self._path(path)))
-        return _facts(info) if info else (-1, -1)
+    def size_and_time(self, path: bytes) -> SizeAndTime:
+        """Return size and time of one file; (-1, -1) where there is none. Raises OSError if the server fails."""
+        info = self._none_if_missing(lambda: self._fs.info(self._path(path)))
+        return _size_and_time(info) if info else (-1, -1)
 
     def read(self, path: bytes, size: int, mtime_ns: int) -> bytes:
-        """See Storage."""
-        return self._image(lambda: self._whole(self._path(path), size))
+        """Return a whole file, which must have this size. Raises UnreadableImage."""
+        return self._named(lambda: self._whole(self._path(path), size))
 
     def read_part(self, path: bytes, offset: int, length: int, mtime_ns: int) -> bytes:
-        """See Storage."""
-        return self._image(lambda: self._range(self._path(path), offset, length))
+        """Return some bytes of a file. Raises UnreadableImage."""
+        return self._named(lambda: self._range(self._path(path), offset, length))
 
     def open(self, path: bytes) -> BinaryIO:
-        """See Storage."""
+        """Open a file for reading. Raises OSError."""
         return io.BufferedReader(self._retry(lambda: self._fs.open(self._path(path), "rb")), 1 << 16)
 
     def matches(self, pattern: str) -> Iterator[bytes]:
-        """See Storage. Raises OSError."""
+        """Yield the files that a glob matches, in no order. Raises OSError."""
         path = self._path(pattern.encode())
-        if not _WILDCARD.search(pattern):  # to glob, a server that does not answer has no such file
-            return iter([pattern.encode()] if self._answer(lambda: self._fs.info(path)) else [])
+        if not _WILDCARD.search(pattern):  # fsspec's glob takes a server that does not answer for a missing file
+            return iter([pattern.encode()] if self._none_if_missing(lambda: self._fs.info(path)) else [])
         found = self._retry(lambda: self._fs.glob(path, detail=False))
         return (self._below(name) for name in found)
 
-    def files(self) -> Iterator[tuple[bytes, Facts]]:
-        """All files below the root, in no order. Raises OSError."""
+    def files(self) -> Iterator[tuple[bytes, SizeAndTime]]:
+        """Yield all files below the root, in no order. Raises OSError."""
         found = self._retry(lambda: self._fs.find(self._root, detail=True))
-        if not found:  # to find, a server that does not answer is an empty folder
-            self._answer(lambda: self._fs.ls(self._root))
-        return ((self._below(name), _facts(info)) for name, info in found.items())
+        if not found:  # fsspec's find takes a server that does not answer for an empty folder
+            self._none_if_missing(lambda: self._fs.ls(self._root))
+        return ((self._below(name), _size_and_time(info)) for name, info in found.items())
 
-    def _answer(self, ask: Callable[[], T]) -> T | None:
-        """``None`` where nothing is there. Raises OSError where nothing can be known."""
+    def _none_if_missing(self, ask: Callable[[], T]) -> T | None:
+        """Return an answer, ``None`` where nothing is there. Raises OSError where that cannot be known."""
         try:
             return self._retry(ask)
         except FileNotFoundError:
@@ -151,7 +157,7 @@ class Remote:
 
     def _whole(self, path: str, size: int) -> bytes:
         if size < 0 and not self._is_web:
-            size = _facts(self._fs.info(path))[0]
+            size = _size_and_time(self._fs.info(path))[0]
         if size > MAX_BYTES:
             raise UnreadableImage("too-large", f"{size} bytes, more than {MAX_BYTES}")
         data = self._streamed(path, MAX_BYTES if size < 0 else size) if self._is_web else self._fs.cat_file(path)
@@ -162,9 +168,9 @@ class Remote:
         return data
 
     def _streamed(self, path: str, most: int) -> bytes:
-        """At most one byte more than ``most``: a server may send without end, whatever it said of the size."""
+        """Read at most one byte more than ``most``: a server may send without end, whatever size it announced."""
         data = bytearray()
-        with self._fs.open(path, "rb", block_size=0, size=1) as file:  # a stream; with a size it is not asked for first
+        with self._fs.open(path, "rb", block_size=0, size=1) as file:  # with a size fsspec does not ask for it first
             while len(data) <= most and (piece := file.read(min(1 << 20, most + 1 - len(data)))):
                 data += piece
         return bytes(data)
@@ -177,7 +183,8 @@ class Remote:
             raise UnreadableImage("changed", "another size than when the run began")
         return data
 
-    def _image(self, read: Callable[[], bytes]) -> bytes:
+    def _named(self, read: Callable[[], bytes]) -> bytes:
+        """Call ``read``; its failures become an UnreadableImage."""
         try:
             return self._retry(read)
         except FileNotFoundError:
@@ -194,40 +201,43 @@ class Remote:
             except (PermissionError, UnreadableImage):
                 raise
             except Exception as error:  # each kind of storage raises its client's own errors
-                disguised = self._is_disguised(error)
-                if isinstance(error, FileNotFoundError) and not disguised:
+                no_answer = self._is_no_answer(error)
+                if isinstance(error, FileNotFoundError) and not no_answer:
                     raise
                 if attempt + 1 == _ATTEMPTS:
-                    raise OSError(0, one_line((disguised and error.__cause__) or error)) from error
+                    raise OSError(0, reason_of((no_answer and error.__cause__) or error)) from error
                 time.sleep(_SECONDS * 2**attempt)
         raise AssertionError
 
-    def _is_disguised(self, error: Exception) -> bool:
-        """Whether fsspec calls missing what a web server failed to answer."""
+    def _is_no_answer(self, error: Exception) -> bool:
+        """Return whether fsspec reports a web server that failed to answer as a missing file."""
         missing = self._is_web and isinstance(error, FileNotFoundError)
         return missing and not isinstance(error.__cause__, FileNotFoundError | None)
 
 
 def is_url(text: bytes) -> bool:
-    """Whether this is ``SCHEME://...``."""
+    """Return whether the text has the form ``SCHEME://...``."""
     return _URL.match(text) is not None
 
 
 def open_storage(root: str) -> Storage:
-    """For a folder or a URL."""
-    return cast(Storage, Remote(root) if is_url(os.fsencode(root)) else Local(root))
+    """Open a folder or a URL."""
+    if is_url(os.fsencode(root)):
+        return Remote(root)
+    return Local(root)
 
 
-def _facts(info: dict[str, Any]) -> Facts:
+def _size_and_time(info: Mapping[str, object]) -> SizeAndTime:
+    """Read what fsspec says of a file; the keys differ from one kind of storage to the next."""
     if info.get("type") == "directory":
         return -1, -1
     size = info.get("size")
-    time_of: Any = next((info[key] for key in ("LastModified", "mtime", "last_modified") if info.get(key)), None)
+    modified = next((info[key] for key in ("LastModified", "mtime", "last_modified") if info.get(key)), None)
     tag = next((info[key] for key in ("ETag", "etag", "md5") if info.get(key)), None)
-    if hasattr(time_of, "timestamp"):
-        version = int(time_of.timestamp()) * 10**9
-    elif isinstance(time_of, int | float):
-        version = int(time_of * 10**9)
+    if isinstance(modified, datetime):
+        version = int(modified.timestamp()) * 10**9
+    elif isinstance(modified, int | float):
+        version = int(modified * 10**9)
     else:
         version = int.from_bytes(hashlib.sha256(str(tag).encode()).digest()[:7]) if tag else -1
-    return (-1 if size is None else int(size)), version
+    return (int(size) if isinstance(size, SupportsInt | str) else -1), version

@@ -1,33 +1,45 @@
-"""Images in tar files, webdataset's among them: read in place, nothing is ever unpacked."""
+"""Images in tar files, webdataset's among them: read in place, nothing is ever unpacked.
+
+``TarFiles`` is a source for an extraction; ``samples`` lists labelled images for training and evaluation. Both read
+the headers with ``members``. A member's name is only a name; links and devices are skipped.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from tarfile import TarInfo
-from typing import Any, BinaryIO
+from tarfile import ReadError, TarInfo
+from tarfile import open as open_tar
+from typing import BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
-from zoo.errors import UserError
-from zoo.sources.base import IN_CONTAINER, collect, narrowed, one_line, require_unique
-from zoo.sources.file_listing import Listing
-from zoo.sources.storage import Storage
-from zoo.sources.tar_shards import walk
-from zoo.transforms.decode import EXTENSIONS
+from zoo.errors import UserError, reason_of
+from zoo.sources.base import IN_CONTAINER, ImageRow, container_of, narrowed, require_unique
+from zoo.sources.file_listing import Listing, collect
+from zoo.sources.storage import Local, Storage
+from zoo.transforms.decode import EXTENSIONS, UnreadableImage, read_part
 
-_MOST_BYTES_OF_A_VALUE = 1 << 20
+_LABEL_KEYS = ("label", "cls")  # of KEY.json
+_MAX_VALUE_BYTES = 1 << 20  # of a label or a kept value
+_MAX_HEADER_BYTES = 1 << 24  # of a long name or a pax header; tarfile would read any size into memory
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MAX_SHARDS = 1_000_000
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 
 
-class Tars:
+class TarFiles:
     """The images of tar files, in the order of the files and of their members.
 
-    A name is that of the tar file, '/', and the member's. Columns to keep are members beside an image, as webdataset
-    has them: of ``a/1.jpg`` the column ``cls`` is the text of ``a/1.cls`` (its members stand one behind the other), and
-    any other the field of that name in ``a/1.json``; ``key`` is ``a/1``.
+    The name of an image is that of the tar file, '/', and the member's. Columns to keep are members beside an image,
+    as webdataset has them: for ``a/1.jpg`` the column ``cls`` is the text of ``a/1.cls`` (the members of a key stand
+    one behind the other), any other column the field of that name in ``a/1.json``; ``key`` is ``a/1``.
     """
 
     def __init__(self, where: Storage, files: Sequence[bytes], keep: Sequence[str] = ()) -> None:
@@ -36,11 +48,11 @@ class Tars:
         self._keep = list(keep)
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
-        """See Source."""
+        """List the images; see ``Source``."""
         schema = pa.schema([*IN_CONTAINER, *((name, pa.string()) for name in self._keep)])
         others = 0
 
-        def rows() -> Iterator[tuple[Any, ...]]:
+        def rows() -> Iterator[tuple[object, ...]]:
             nonlocal others
             for file in self._files:
                 for row in self._of_file(file):
@@ -59,48 +71,47 @@ class Tars:
             found = found.set_column(found.schema.get_field_index(name), name, narrowed(found[name]))
         return Listing(require_unique(found, shown), others, 0)
 
-    def read(self, row: Mapping[str, Any]) -> bytes:
-        """See Source."""
-        container = row["path"][: row["inside"]]
-        return self._storage.read_part(container, row["offset"], row["size"], row["mtime_ns"])
+    def read(self, row: ImageRow) -> bytes:
+        """Return the bytes of an image; see ``Source``."""
+        return self._storage.read_part(container_of(row), row["offset"], row["size"], row["mtime_ns"])
 
-    def _of_file(self, name: bytes) -> Iterator[tuple[Any, ...] | None]:
+    def _of_file(self, name: bytes) -> Iterator[tuple[object, ...] | None]:
         shown = self._storage.root + os.fsdecode(name)
         try:
-            size, mtime_ns = self._storage.facts(name)
+            size, mtime_ns = self._storage.size_and_time(name)
             if size < 0:
                 raise UserError(f"no tar file at {shown}")
             with self._storage.open(name) as file:
                 # Groups and not a table of all keys: a tar file may have any number of members.
-                for _, group in groupby(walk(file, size, shown), key=lambda member: _key(member.name)):
+                for _, group in groupby(members(file, size, shown), key=lambda member: _key(member.name)):
                     yield from self._of_group(file, list(group), name, mtime_ns)
         except OSError as error:
-            raise UserError(f"{shown} cannot be read: {error.strerror or one_line(error)}") from None
+            raise UserError(f"{shown} cannot be read: {error.strerror or reason_of(error)}") from None
 
     def _of_group(
-        self, file: BinaryIO, members: list[TarInfo], container: bytes, mtime_ns: int
-    ) -> Iterator[tuple[Any, ...] | None]:
-        images = [m for m in members if os.path.splitext(m.name)[1].lower() in EXTENSIONS]
-        kept = self._kept(file, members) if self._keep and images else []
+        self, file: BinaryIO, group: list[TarInfo], container: bytes, mtime_ns: int
+    ) -> Iterator[tuple[object, ...] | None]:
+        images = [m for m in group if os.path.splitext(m.name)[1].lower() in EXTENSIONS]
+        kept = self._kept(file, group) if self._keep and images else []
         for member in images:
             path = container + b"/" + os.fsencode(member.name)
             yield path, member.size, mtime_ns, len(container), member.offset_data, *kept
         if not images:
-            yield from (None for _ in members)
+            yield from (None for _ in group)
 
-    def _kept(self, file: BinaryIO, members: list[TarInfo]) -> list[str | None]:
-        beside = {member.name[len(_key(member.name)) + 1 :].lower(): member for member in members}
-        fields: dict[str, Any] = {}
+    def _kept(self, file: BinaryIO, group: list[TarInfo]) -> list[str | None]:
+        beside = {_extension(member.name): member for member in group}
+        fields: Mapping[str, object] = {}
         if "json" in beside and not all(name in beside or name == "key" for name in self._keep):
             try:
                 loaded = json.loads(_text(file, beside["json"]))
             except (ValueError, RecursionError):
                 raise UserError(f"{beside['json'].name[:200]} in a tar file is no readable JSON") from None
             fields = loaded if isinstance(loaded, dict) else {}
-        return [self._value(name, file, beside, fields, members[0]) for name in self._keep]
+        return [self._value(name, file, beside, fields, group[0]) for name in self._keep]
 
     def _value(
-        self, name: str, file: BinaryIO, beside: dict[str, TarInfo], fields: dict[str, Any], first: TarInfo
+        self, name: str, file: BinaryIO, beside: Mapping[str, TarInfo], fields: Mapping[str, object], first: TarInfo
     ) -> str | None:
         if name == "key":
             return os.fsencode(_key(first.name)).decode(errors="backslashreplace")
@@ -110,13 +121,129 @@ class Tars:
         return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
+@dataclass(frozen=True)
+class TarFile:
+    """A tar file as it was when its headers were read."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class TarSample:
+    """A labelled image in a tar file.
+
+    Attributes:
+        shard: the tar file.
+        name: the member's name.
+        offset, size: the bytes ``offset .. offset + size`` of the tar file are the image.
+        label: ``None`` where the image has none.
+    """
+
+    shard: TarFile
+    name: str
+    offset: int
+    size: int
+    label: int | str | None
+
+    def read(self) -> bytes:
+        """Return the bytes of the image.
+
+        Raises:
+            UnreadableImage: the tar file is gone, cannot be read, or is not the one whose headers were read.
+        """
+        path = os.fsencode(self.shard.path)
+        data = read_part(path, self.offset, self.size, mtime_ns=self.shard.mtime_ns)
+        # Two files written within one tick of the clock have the same time.
+        if Local("").size_and_time(path)[0] != self.shard.size:
+            raise UnreadableImage("changed", "the tar file is not the one whose headers were read")
+        return data
+
+
+def samples(shards: list[Path]) -> list[TarSample]:
+    """List the images of tar files, in their order, with the labels of ``KEY.cls`` or ``KEY.json``.
+
+    Raises:
+        UserError: a tar file is missing, compressed or damaged, or holds two images of one key.
+    """
+    found: list[TarSample] = []
+    for path in shards:
+        found += _samples_of(path)
+    if not found:
+        raise UserError(f"no image in {shards[0]}: members must be called KEY.jpg, with KEY.cls or KEY.json beside")
+    return found
+
+
+def expand(pattern: str) -> list[Path]:
+    """Expand ``shard-{000000..000009}.tar`` to ten paths; numbers keep the width of the first one.
+
+    Raises:
+        UserError: the range is empty or has more than a million numbers.
+    """
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [Path(pattern)]
+    first, last = match.groups()
+    if not int(first) <= int(last) < int(first) + _MAX_SHARDS:
+        raise UserError(f"{pattern}: {{{first}..{last}}} is no range of shards")
+    numbers = (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
+    return [p for n in numbers for p in expand(pattern[: match.start()] + n + pattern[match.end() :])]
+
+
+def members(file: BinaryIO, length: int, shown: Path | str) -> Iterator[TarInfo]:
+    """Yield the regular files in a tar of ``length`` bytes, each within it and after the one before.
+
+    Args:
+        shown: the name of the tar file in messages.
+
+    Raises:
+        UserError: the file is compressed, damaged or hostile.
+    """
+    if file.read(6).startswith(_COMPRESSED):
+        raise UserError(f"{shown} is compressed, so images in it cannot be read one by one: unpack it to a plain .tar")
+    file.seek(0)
+    end = 0
+    try:
+        with open_tar(fileobj=cast(BinaryIO, _HeaderReader(file)), mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # it would keep all
+                if member.size < 0 or member.offset_data <= end or member.offset_data + member.size > length:
+                    raise ReadError(f"member {member.name[:80]!r} lies outside the file")
+                end = member.offset_data
+                if member.isreg() and member.sparse is None:
+                    yield member
+    except Exception as error:  # a mutated archive can make tarfile raise nearly anything
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{shown} is no readable tar file ({reason_of(error)}): write or download it again") from None
+
+
+class _HeaderReader:
+    """A file that refuses to read more than a header's worth at once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MAX_HEADER_BYTES:
+            raise ReadError("a header larger than 16 MB")
+        return self._file.read(size)
+
+
 def _key(name: str) -> str:
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.partition(".")[0]  # webdataset: the extension begins at the first dot
 
 
+def _extension(name: str) -> str:
+    return name[len(_key(name)) + 1 :].lower()
+
+
 def _text(file: BinaryIO, member: TarInfo) -> str:
-    if member.size > _MOST_BYTES_OF_A_VALUE:
+    """Read a member as text; the position in ``file`` stays."""
+    if member.size > _MAX_VALUE_BYTES:
         raise UserError(f"{member.name[:200]} in a tar file has {member.size} bytes: too many to keep")
     here = file.tell()
     file.seek(member.offset_data)
@@ -126,3 +253,69 @@ def _text(file: BinaryIO, member: TarInfo) -> str:
         return data.decode()
     except UnicodeDecodeError:
         raise UserError(f"{member.name[:200]} in a tar file is not UTF-8 text: it cannot be kept") from None
+
+
+class _Place(NamedTuple):
+    """A member of a tar file; a TarInfo takes several times its memory."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def _samples_of(path: Path) -> Iterator[TarSample]:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path} is not a file")
+        with path.open("rb") as file:
+            images, labels = _by_key(file, status.st_size, path)
+            shard = TarFile(path, status.st_size, status.st_mtime_ns)
+            for key, image in images.items():
+                label = _label(file, labels.get(key, {}), f"{path}: {key}")
+                yield TarSample(shard, *image, label)
+    except FileNotFoundError:
+        raise UserError(f"no tar file at {path}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _by_key(file: BinaryIO, length: int, path: Path) -> tuple[dict[str, _Place], dict[str, dict[str, _Place]]]:
+    """Return images by key, and label members by key and extension."""
+    images: dict[str, _Place] = {}
+    labels: dict[str, dict[str, _Place]] = {}
+    for member in members(file, length, path):
+        key, extension = _key(member.name), _extension(member.name)
+        place = _Place(member.name, member.offset_data, member.size)
+        if f".{extension}" in EXTENSIONS:
+            if key in images:
+                raise UserError(f"{path} holds two images called {key!r}: give each a key of its own")
+            images[key] = place
+        elif extension in ("cls", "json"):
+            labels.setdefault(key, {})[extension] = place
+    return images, labels
+
+
+def _label(file: BinaryIO, beside: Mapping[str, _Place], shown: str) -> int | str | None:
+    member = beside.get("cls") or beside.get("json")
+    if member is None:
+        return None
+    if member.size > _MAX_VALUE_BYTES:
+        raise UserError(f"{shown}: a label of {member.size} bytes")
+    file.seek(member.offset)
+    try:
+        text = file.read(member.size).decode()
+        value: object = text.strip() if "cls" in beside else _label_in_json(json.loads(text))
+    except (ValueError, RecursionError):
+        raise UserError(f"{shown}: {member.name} is not readable as a label") from None
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else value
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise UserError(f"{shown}: the label in {member.name} is neither a number nor a name")
+
+
+def _label_in_json(content: object) -> object:
+    if not isinstance(content, dict):
+        return content
+    return next((content[key] for key in _LABEL_KEYS if key in content), None)

@@ -1,7 +1,7 @@
-"""Writing files so that a reader, a kill or a full disk never meets half of one.
+"""Write files so that a reader never sees half of one, whatever kill or full disk comes between.
 
-The only module that makes temporary files, renames and calls fsync. A write that the machine refuses (full
-disk, no permission) is a ``UserError`` of one line; the previous good file is then still in place.
+No other module makes temporary files, renames or calls fsync. A write that the machine refuses (full disk, no
+permission) is a ``UserError`` of one line; the previous file is then still in place.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _TEMPORARY = ".tmp"
 def atomic_write(path: Path, write: Callable[[BinaryIO], object], *, scratch: Path | None = None) -> None:
     """Replace ``path`` by what ``write`` puts into the open binary file it is given, or leave it untouched.
 
-    The bytes go to a temporary file, are flushed and fsynced, renamed over ``path``, and the folder is fsynced.
-    On any exception, KeyboardInterrupt too, the temporary file is removed; what a writer of ``path`` that was killed
-    left in its folder goes with the next write.
+    The bytes go to a temporary file, which is flushed, fsynced and renamed over ``path``; then the folder is fsynced.
+    On any exception, KeyboardInterrupt too, the temporary file is removed. The temporary file of a killed writer is
+    removed by the next write to ``path``.
 
     Args:
-        scratch: folder for the temporary file, on the same file system, swept by its owner; ``None`` is the folder of
-            ``path``.
+        scratch: folder for the temporary file, on the same file system; its owner removes what killed writers leave
+            there. ``None`` is the folder of ``path``.
 
     Raises:
-        UserError: a full disk or a refused write.
-        FileNotFoundError: a folder, or the temporary file itself, was removed meanwhile by somebody else.
+        UserError: the disk is full or the write is refused.
+        FileNotFoundError: another process removed the folder or the temporary file meanwhile.
     """
-    with _one_line(path):
+    with _user_errors(path):
         temporary = _write_temporary(path, write, scratch)
         try:
             os.replace(temporary, path)
@@ -54,7 +54,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object], *, scratch: Pa
 
 
 def atomic_write_bytes(path: Path, data: bytes, *, scratch: Path | None = None) -> None:
-    """``atomic_write`` of these bytes."""
+    """Replace ``path`` by these bytes; see ``atomic_write``."""
 
     def write(file: BinaryIO) -> None:
         file.write(data)
@@ -63,31 +63,31 @@ def atomic_write_bytes(path: Path, data: bytes, *, scratch: Path | None = None) 
 
 
 def atomic_write_text(path: Path, text: str, *, scratch: Path | None = None) -> None:
-    """``atomic_write`` of this text in UTF-8, its newlines as they are."""
+    """Replace ``path`` by this text in UTF-8, with its newlines unchanged; see ``atomic_write``."""
     atomic_write_bytes(path, text.encode(), scratch=scratch)
 
 
 def create_exclusively(path: Path, data: bytes, *, scratch: Path | None = None) -> bool:
-    """Create ``path`` with these bytes unless it exists: of several writers at once, one gets True.
+    """Create ``path`` with these bytes unless it exists; one of several writers at once gets True.
 
-    The file appears whole (a hard link to a finished temporary file). Where hard links are refused (FAT, some
-    network mounts) the file is opened with O_EXCL instead: still one winner, but it can be seen half written.
+    The file appears whole, as a hard link to a finished temporary file. Where hard links are refused (FAT, some network
+    mounts) it is opened with O_EXCL instead: there is still one winner, but the file can be seen half written.
 
     Raises:
-        UserError: a full disk or a refused write.
+        UserError: the disk is full or the write is refused.
     """
 
     def write(file: BinaryIO) -> None:
         file.write(data)
 
-    with _one_line(path):
+    with _user_errors(path):
         temporary = _write_temporary(path, write, scratch)
         try:
             os.link(temporary, path)
         except FileExistsError:
             return False
         except FileNotFoundError:
-            if path.exists():  # and whoever created it has swept the temporary files since
+            if path.exists():  # its creator has removed the temporary files since
                 return False
             raise
         except OSError as error:
@@ -102,15 +102,15 @@ def create_exclusively(path: Path, data: bytes, *, scratch: Path | None = None) 
 
 
 def create_folder_exclusively(path: Path, fill: Callable[[Path], None]) -> bool:
-    """Create the folder ``path`` with what ``fill`` puts into the folder it is given: of several writers one gets True.
+    """Create the folder ``path`` with what ``fill`` puts into the folder it is given; one of several writers gets True.
 
     The folder appears whole, with its files fsynced, or not at all; an empty folder of that name is replaced. On any
-    exception the temporary folder is removed; one that a kill left is removed by the next writer of ``path``.
+    exception the temporary folder is removed; that of a killed writer is removed by the next writer of ``path``.
 
     Raises:
         UserError: a full disk or a refused write.
     """
-    with _one_line(path):
+    with _user_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         temporary = path.with_name(_temporary_name(path))
@@ -136,20 +136,20 @@ def create_folder_exclusively(path: Path, fill: Callable[[Path], None]) -> bool:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Append one line (newline added) in a single write, so that lines of several processes never mix."""
-    with _one_line(path):
+    """Append one line, with a newline, in a single write: the lines of several processes never mix."""
+    with _user_errors(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             line = text.encode() + b"\n"
-            while line:  # a disk that fills up takes a part of it, and refuses the rest
+            while line:  # a disk that fills up takes a part of the line and refuses the rest
                 line = line[os.write(descriptor, line) :]
         finally:
             os.close(descriptor)
 
 
 def make_folder(path: Path) -> None:
-    """Create ``path`` and its parents where they are missing. UserError if that is refused."""
-    with _one_line(path):
+    """Create ``path`` and its missing parents. Raises UserError if that is refused."""
+    with _user_errors(path):
         try:
             path.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
@@ -160,12 +160,12 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Holds the file ``path`` for the time of the context; yields False, and holds nothing, where another has it.
+    """Lock the file ``path`` for the time of the context; yield False, without a lock, if another process has it.
 
-    The file is made and stays; the system lets go of it when the process ends, however that comes. Where the system
-    or the file system knows no such locks, everybody gets it.
+    The file is created and stays. The lock ends with the process, however that ends. If the operating system or the
+    file system has no such locks, every process gets True.
     """
-    with _one_line(path):
+    with _user_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         yield _lock(descriptor)
@@ -174,8 +174,8 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def move(source: Path, target: Path) -> bool:
-    """Rename ``source`` over ``target``; False, and nothing done, if ``source`` is no longer there."""
-    with _one_line(target):
+    """Rename ``source`` over ``target``; return False and do nothing if ``source`` is not there any more."""
+    with _user_errors(target):
         try:
             os.replace(source, target)
         except FileNotFoundError:
@@ -185,21 +185,21 @@ def move(source: Path, target: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it is there."""
-    with _one_line(path):
+    """Remove a file, if it is there."""
+    with _user_errors(path):
         path.unlink(missing_ok=True)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder with all it holds, if it is there: at once, so that nobody meets half of it."""
-    with _one_line(path), suppress(FileNotFoundError):
+    """Remove a folder with everything in it, if it is there; no process can see half of it removed."""
+    with _user_errors(path), suppress(FileNotFoundError):
         os.replace(path, path.with_name(f"{path.name}.{secrets.token_hex(8)}{_TEMPORARY}"))
-    for unnamed in path.parent.glob(f"{path.name}.*{_TEMPORARY}"):  # a killed remove_tree may have left one
+    for unnamed in path.parent.glob(f"{path.name}.*{_TEMPORARY}"):  # a remove_tree that was killed leaves one
         shutil.rmtree(unnamed, ignore_errors=True)
 
 
 def remove_temporaries(folder: Path, names: set[str] | None = None) -> None:
-    """Remove temporary files that killed writers left in ``folder``: all, or those meant for ``names``."""
+    """Remove the temporary files of killed writers in ``folder``: all of them, or those meant for ``names``."""
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(_TEMPORARY) and (names is None or _meant_for(entry.name) in names):
@@ -208,7 +208,7 @@ def remove_temporaries(folder: Path, names: set[str] | None = None) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` durable; a no-op where folders cannot be synced (Windows)."""
+    """Make renames in ``folder`` durable; do nothing where folders cannot be synced (Windows)."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -222,7 +222,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """The sha256 of a file's bytes as 64 hex digits, read in blocks."""
+    """Return the sha256 of a file as 64 hex digits; the file is read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -232,7 +232,7 @@ def _write_temporary(path: Path, write: Callable[[BinaryIO], object], scratch: P
     temporary = (scratch or path.parent) / _temporary_name(path)
     if scratch is None:
         _remove_abandoned(path)
-    # Opened by name, so that a library that only writes to a path can be given the file's.
+    # Opened by name: a library that only writes to a path can be given the name of the file.
     file = temporary.open("xb")
     try:
         with file:
@@ -251,12 +251,12 @@ def _temporary_name(path: Path) -> str:
 
 
 def _abandonable(path: Path) -> str:
-    """How names of temporary files and folders for ``path`` begin when a process of this machine made them."""
+    """Return how the temporary names for ``path`` begin that a process of this machine makes."""
     return f"{path.name[:120]}.{(platform.node() or 'here').replace('.', '_')}"
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove temporary files and folders for ``path`` of processes of this machine that are gone."""
+    """Remove the temporary files and folders for ``path`` of processes of this machine that have ended."""
     begin = _abandonable(path)
     for found in path.parent.glob(f"{glob_escape(begin)}-*{_TEMPORARY}"):
         process = found.name.removeprefix(f"{begin}-").partition("-")[0]
@@ -269,7 +269,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process of this machine still runs; True where that cannot be known."""
+    """Return whether a process of this machine still runs; True where that cannot be known."""
     if os.name == "nt":  # os.kill would end it there
         return True
     try:
@@ -313,7 +313,7 @@ def _create_in_place(path: Path, data: bytes) -> bool:
 
 
 @contextmanager
-def _one_line(path: Path) -> Iterator[None]:
+def _user_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

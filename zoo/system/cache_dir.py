@@ -1,4 +1,4 @@
-"""Where this package keeps what it can make again."""
+"""The folder of files that this package can make again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """``$SIAMESE_ZOO_CACHE``, else ``siamese-zoo`` in the user's cache folder."""
+    """Return ``$SIAMESE_ZOO_CACHE``, or else ``siamese-zoo`` in the user's cache folder."""
     if own := os.environ.get("SIAMESE_ZOO_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "siamese-zoo"

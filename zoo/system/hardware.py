@@ -1,4 +1,4 @@
-"""What this machine has, as far as it can be seen without importing torch."""
+"""Cores and GPUs of this machine, as far as they can be seen without importing torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and Wind
 
 
 def usable_cores() -> int:
-    """Cores for this process: those it may run on, divided among torchrun's ranks here; or ``SIAMESE_ZOO_CORES``."""
+    """Return the number of cores for this process: ``SIAMESE_ZOO_CORES``, or those it may run on.
+
+    The ranks of torchrun on this machine divide them among themselves.
+    """
     if given := os.environ.get(CORES):
         return int(given)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -19,9 +22,9 @@ def usable_cores() -> int:
 
 
 def gpu_in_sight() -> bool:
-    """Whether torch may find a GPU here: a driver's file, an Apple chip, or Windows with NVIDIA's driver.
+    """Return whether torch may find a GPU: a driver's file, an Apple chip, or NVIDIA's driver on Windows is there.
 
-    ``CUDA_VISIBLE_DEVICES`` empty or -1 hides NVIDIA's.
+    False if ``CUDA_VISIBLE_DEVICES`` is empty or -1.
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False

@@ -1,4 +1,4 @@
-"""How the C library keeps the memory of this process."""
+"""Set how the C library keeps the memory of this process."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _NEVER = -1
 
 
 def keep_freed_memory() -> bool:
-    """From now on freed memory stays with the process, for the next block of its size; whether that could be set.
+    """Make freed memory stay with the process, for the next block of its size; return whether that could be set.
 
-    glibc maps a block of 32 MiB or more when it is asked for and unmaps it when it is freed, so the kernel hands out
-    zeroed pages for the same activations in every training step on a CPU anew. The price is that the process stays as
-    large as it ever was. Only glibc has this to be set.
+    glibc maps a block of 32 MiB or more when it is allocated and unmaps it when it is freed. In every training step on
+    a CPU the kernel would therefore zero new pages for the same activations. The price: the process never shrinks.
+    Only glibc has this setting.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,4 +1,4 @@
-"""Parquet files of a result, read whole and on the calling thread."""
+"""Read Parquet files whole, on the calling thread."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import pyarrow.parquet as pq
 
 
 def read_table(source: Path | bytes, columns: list[str] | None = None, *, checked: bool = False) -> pa.Table:
-    """The table in a file or in its bytes, or some ``columns`` of it (those that are not there are left out).
+    """Read the table in a file or in its bytes.
 
-    Nothing is read ahead or decoded on Arrow's threads: one that still holds bytes of Python's when the interpreter
-    ends aborts the process. And a path may be of any bytes, which Arrow's own files refuse.
+    Arrow's threads read nothing ahead and decode nothing: a thread that still holds bytes of Python when the
+    interpreter ends aborts the process. The file is opened here, because Arrow refuses paths that are not UTF-8.
 
     Args:
-        checked: also hold the pages against their checksums.
+        columns: the columns to read; those that are not there are left out. ``None`` is all.
+        checked: check the pages against their checksums.
 
     Raises:
-        OSError, pa.ArrowException, and others of Arrow's for damaged bytes.
+        OSError: the file cannot be read.
+        pa.ArrowException: the bytes are damaged; Arrow also raises other kinds for that.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=checked)

@@ -1,4 +1,4 @@
-"""How far a long run is: a bar on a terminal, a plain line every ten seconds elsewhere. Both on stderr."""
+"""Show the progress of a long run on stderr: a bar on a terminal, a plain line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Progress:
     """Counts units of work; use it as a context manager.
 
     Args:
-        unit: what is counted, in the plural.
-        stream: where to write; ``None`` is stderr.
-        seconds_per_line: how often a line is written where the stream is no terminal.
+        unit: name of the units, in the plural.
+        stream: output; ``None`` is stderr.
+        seconds_per_line: seconds between two lines where the stream is no terminal.
     """
 
     def __init__(self, unit: str, *, stream: TextIO | None = None, seconds_per_line: float = 10.0) -> None:
@@ -28,7 +28,7 @@ class Progress:
         self._total: int | None = None
         self._before = 0
         self._done = 0
-        self._told = 0
+        self._reported = 0
         self._fields = ""
         self._started = self._last_line = time.monotonic()
         self._bar: Bar | None = None
@@ -48,17 +48,17 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._done > self._told:
+        elif self._done > self._reported:
             self._line()
 
     def start(self, total: int, done: int = 0) -> None:
-        """Say how many units there are, and how many of them were done by an earlier run."""
-        self._total, self._before, self._done, self._told, self._started = total, done, 0, 0, time.monotonic()
+        """Set the number of units, and how many of them an earlier run has done."""
+        self._total, self._before, self._done, self._reported, self._started = total, done, 0, 0, time.monotonic()
         if self._bar is not None:
             self._bar.reset(self._task, total=total, completed=done, visible=True)
 
     def advance(self, n: int, **fields: object) -> None:
-        """``n`` more units are done; ``fields`` (a loss, a count of failures) are shown beside the rate."""
+        """Count ``n`` more units; ``fields`` (a loss, a number of failures) are shown beside the rate."""
         self._done += n
         self._fields = "".join(f", {key} {_shown(value)}" for key, value in fields.items())
         if self._bar is not None:
@@ -78,7 +78,7 @@ class Progress:
 
     def _line(self) -> None:
         self._last_line = time.monotonic()
-        self._told = self._done
+        self._reported = self._done
         done = self._before + self._done
         of = "" if self._total is None else f" of {self._total}"
         left = ""

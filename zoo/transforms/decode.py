@@ -29,6 +29,9 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import PIL
 from PIL import Image, features
 
+from zoo.transforms.limits import MAX_BYTES as MAX_BYTES  # re-exported
+from zoo.transforms.limits import MAX_PIXELS as MAX_PIXELS
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -49,8 +52,6 @@ Reason = Literal[
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"))
-MAX_PIXELS = 64_000_000
-MAX_BYTES = 512 * 1024 * 1024
 PILLOW_MAX_PIXELS = 2 * 89_478_485  # Pillow refuses more than this whatever the caller allows
 DECODER = {
     "library": "Pillow",

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, precision_recall_curve, top_k_accuracy_score
 
-from zoo.evaluate.metrics import eleven_point_map, mean_per_class, top_1, with_interval
-from zoo.evaluate.result import bootstrap, over_seeds, proportion, top_k
+from zoo.evaluate.metrics import eleven_point_map, mean_per_class, score_with_interval, top_1, top_k
+from zoo.evaluate.result import bootstrap_interval, mean_over_seeds, wilson_interval
 
 
 @pytest.fixture
@@ -49,20 +49,20 @@ def test_eleven_points_are_those_of_the_precision_recall_curve() -> None:
 
 def test_intervals_are_scipy_s() -> None:
     correct = np.arange(200) < 37
-    score, (low, high) = proportion(correct)
+    score, (low, high) = wilson_interval(correct)
     reference = stats.binomtest(37, 200).proportion_ci(method="wilson")
     assert (score, low, high) == pytest.approx((18.5, 100 * reference.low, 100 * reference.high), abs=1e-2)
     values = [61.0, 64.0, 62.5, 60.2, 63.3]
-    mean, interval = over_seeds(values)
+    mean, interval = mean_over_seeds(values)
     expected = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
     assert (mean, *interval) == pytest.approx((np.mean(values), *expected), abs=1e-2)
 
 
 def test_the_bootstrap_is_about_the_score_and_the_same_again(scored: tuple[np.ndarray, np.ndarray]) -> None:
     scores, truth = scored
-    score, (low, high), how = with_interval("mean per class", scores, truth)
+    score, (low, high), how = score_with_interval("mean per class", scores, truth)
     assert low < score < high
     assert how.startswith("bootstrap")
-    assert with_interval("mean per class", scores, truth)[1] == (low, high)
-    wilson = proportion(np.arange(300) < 150)[1]
-    assert bootstrap(np.arange(300) < 150, lambda rows: 100 * rows.mean()) == pytest.approx(wilson, abs=1)
+    assert score_with_interval("mean per class", scores, truth)[1] == (low, high)
+    wilson = wilson_interval(np.arange(300) < 150)[1]
+    assert bootstrap_interval(np.arange(300) < 150, lambda rows: 100 * rows.mean()) == pytest.approx(wilson, abs=1)

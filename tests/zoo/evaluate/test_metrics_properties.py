@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, recall_score
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from zoo.evaluate.metrics import METRICS, eleven_point_map, mean_per_class, top_1
-from zoo.evaluate.result import top_k
+from zoo.evaluate.metrics import METRICS, eleven_point_map, mean_per_class, top_1, top_k
 
 RANDOM = {"seed": st.integers(0, 100_000), "rows": st.integers(1, 80), "classes": st.integers(2, 9)}
 Case = tuple[NDArray[np.float32], NDArray[np.int64]]

@@ -95,8 +95,8 @@ def test_leave_one_out_is_scikit_learn_s(monkeypatch: pytest.MonkeyPatch) -> Non
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 60)
     bank = rng.normal(size=(60, 5)) + labels[:, None] * np.eye(5)[0]
-    options = knn.Options(k=(9, 3))
-    (k, t), tried = knn.choose(torch.from_numpy(bank), torch.from_numpy(labels), options=options)
+    options = knn.KnnOptions(k=(9, 3))
+    (k, t), tried = knn.choose_by_leave_one_out(torch.from_numpy(bank), torch.from_numpy(labels), options=options)
     assert f"k {k}, t {t:g}" in tried
     unit = bank / np.linalg.norm(bank, axis=1, keepdims=True)
     model = KNeighborsClassifier(3, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1))
@@ -131,7 +131,7 @@ def test_logistic_regression_is_scikit_learn_s_along_the_path(standardise: bool)
     features, labels = clusters(300)
     x = features.astype(np.float64)
     scaled = (x - x.mean(0)) / (x.std(0) + 1e-6) if standardise else x
-    problem = lbfgs.Problem(torch.from_numpy(x), torch.from_numpy(labels), 3, standardise=standardise)
+    problem = lbfgs.LogisticRegression(torch.from_numpy(x), torch.from_numpy(labels), 3, standardise=standardise)
     for fit in problem.path([10.0, 1e-1, 1e-3], iterations=1000, tolerance=1e-9):
         other = LogisticRegression(C=1 / (fit.l2 * 300), solver="newton-cholesky", tol=1e-10, max_iter=1000)
         other.fit(scaled, labels)
@@ -143,7 +143,7 @@ def test_logistic_regression_of_several_labels_is_one_of_each() -> None:
     features, labels = clusters(200)
     x, several = features.astype(np.float64), np.eye(3, dtype=np.int64)[labels]
     several[::7, 0] = 1
-    problem = lbfgs.Problem(torch.from_numpy(x), torch.from_numpy(several), 3, standardise=False)
+    problem = lbfgs.LogisticRegression(torch.from_numpy(x), torch.from_numpy(several), 3, standardise=False)
     (fit,) = problem.path([1e-2], iterations=1000, tolerance=1e-9)
     for label in range(3):
         other = LogisticRegression(C=1 / (1e-2 * 200), solver="newton-cholesky", tol=1e-10, max_iter=1000)
@@ -157,8 +157,8 @@ def test_images_of_weight_zero_do_not_count(monkeypatch: pytest.MonkeyPatch) -> 
     features, labels = clusters(120)
     x, y = torch.from_numpy(features).double(), torch.from_numpy(labels)
     kept = torch.arange(120) % 4 != 0
-    (some,) = lbfgs.Problem(x, y, 3, weights=kept.float()).path([1e-2], tolerance=1e-8)
-    (alone,) = lbfgs.Problem(x[kept], y[kept], 3).path([1e-2], tolerance=1e-8)
+    (some,) = lbfgs.LogisticRegression(x, y, 3, weights=kept.float()).path([1e-2], tolerance=1e-8)
+    (alone,) = lbfgs.LogisticRegression(x[kept], y[kept], 3).path([1e-2], tolerance=1e-8)
     torch.testing.assert_close(some.weight, alone.weight, atol=1e-6, rtol=1e-5)
 
 
@@ -174,13 +174,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("protocol", ["knn", "linear"])
 def test_a_result_says_everything_and_is_the_same_again(
-    protocol: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    protocol: str, folder: Path, tiny_weights: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "results" / "r.json"
-    first = evaluate(protocol, "byol_r18.random", folder, out=out)
+    first = evaluate(protocol, tiny_weights, folder, out=out)
     assert json.loads(out.read_text()) == first
-    again = evaluate(protocol, "byol_r18.random", folder)
+    again = evaluate(protocol, tiny_weights, folder)
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in first.items() if k != "seconds"}
     assert (first["protocol"], first["metric"], first["data"]["classes"]) == (protocol, "top-1", 2)
     low, high = first["interval_95"]
@@ -188,26 +187,23 @@ def test_a_result_says_everything_and_is_the_same_again(
     assert first["data"]["test"]["sha256"] == evaluation_splits(folder)[1].sha256()
 
 
-def test_cached_features_are_of_these_images(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
-    evaluate("knn", "byol_r18.random", folder)
-    before = set((tmp_path / "cache").rglob("*.npy"))
+def test_cached_features_are_of_these_images(folder: Path, tiny_weights: str, cache: Path) -> None:
+    evaluate("knn", tiny_weights, folder)
+    before = set(cache.rglob("*.npy"))
     victim = next((folder / "train").rglob("*.jpg"))
     victim.write_bytes(PHOTOS[-1].read_bytes())
-    evaluate("knn", "byol_r18.random", folder)
-    assert len(set((tmp_path / "cache").rglob("*.npy")) - before) == 1  # the test images are the same
+    evaluate("knn", tiny_weights, folder)
+    assert len(set(cache.rglob("*.npy")) - before) == 1  # the test images are the same
 
 
-def test_an_unreadable_image_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+def test_an_unreadable_image_is_named(folder: Path) -> None:
     victim = next((folder / "test").rglob("*.jpg"))
     victim.write_bytes(b"\xff\xd8 no more")
     with pytest.raises(UserError, match=victim.name):
         evaluate("knn", "byol_r18.random", folder)
 
 
-def test_a_single_parquet_file_is_never_its_own_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+def test_a_single_parquet_file_is_never_its_own_test(tmp_path: Path) -> None:
     images = [encode(picture(seed=n), "PNG") for n in range(12)]
     pq.write_table(pa.table({"image": images, "label": [n % 2 for n in range(11)] + [2]}), tmp_path / "all.parquet")
     result = evaluate("knn", "byol_r18_mini", tmp_path / "all.parquet")
@@ -219,8 +215,7 @@ def test_a_single_parquet_file_is_never_its_own_test(tmp_path: Path, monkeypatch
     assert again["data"]["test"]["sha256"] != result["data"]["test"]["sha256"]
 
 
-def test_a_class_with_one_image_and_a_missing_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+def test_a_class_with_one_image_and_a_missing_label(tmp_path: Path) -> None:
     labels = [0, 0, 0, 0, 1, 1, 1, 1, 2]  # of the last there is one
     for split in ("train", "test"):
         table = pa.table({"image": [encode(picture(seed=n), "PNG") for n in range(9)], "label": labels})
@@ -262,10 +257,7 @@ def test_splits_are_found_in_every_kind_of_file(tmp_path: Path) -> None:
     assert has_split("torchvision:DTD:somewhere", "val")
 
 
-def test_odd_images_and_names_of_classes_are_scored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_weights: str
-) -> None:
-    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+def test_odd_images_and_names_of_classes_are_scored(tmp_path: Path, tiny_weights: str) -> None:
     photos = [Image.open(path).convert("RGB").resize((40, 30)) for path in PHOTOS[:8]]
     odd = {
         "1.JPEG": photos[0],
@@ -309,17 +301,12 @@ def test_an_option_that_makes_no_sense_is_one_line(
     tiles: Path,
     tiny_weights: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match=message):
         evaluate(protocol, tiny_weights, tiles, settings=settings)
 
 
-def test_knn_takes_the_k_it_is_given(
-    tiles: Path, tiny_weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+def test_knn_takes_the_k_it_is_given(tiles: Path, tiny_weights: str, tmp_path: Path) -> None:
     result = evaluate("knn", tiny_weights, tiles, settings={"k": "3", "temperature": "0.5"})
     assert (result["parameters"]["k"], result["parameters"]["temperature"]) == (3, 0.5)
     with pytest.raises(UserError, match=r"--out .* is a folder"):
@@ -347,10 +334,7 @@ def test_a_model_that_is_not_there_is_one_line(model: str, message: str, folder:
     assert "\n" not in str(error.value)
 
 
-def test_the_supervised_baseline_is_torchvision_s_file_converted_as_the_line_says(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+def test_the_supervised_baseline_is_torchvision_s_file_converted_as_the_line_says(folder: Path, tmp_path: Path) -> None:
     assert ResNet50_Weights.IMAGENET1K_V1.url == TORCHVISION
     torch.manual_seed(0)
     torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")

@@ -25,8 +25,8 @@ from zoo.embeddings.merge import merge
 from zoo.embeddings.verify import verify
 from zoo.errors import EXIT_OK, UserError
 from zoo.extraction import near_duplicates
-from zoo.extraction.exact_duplicates import Known, find_copies
-from zoo.extraction.partition import Share
+from zoo.extraction.exact_duplicates import FileReader, KnownFiles, find_exact_duplicates
+from zoo.extraction.partition import Partition
 from zoo.search.collection import Collection
 from zoo.search.index import build
 from zoo.sources import open_source
@@ -120,7 +120,7 @@ def test_copies_are_found_by_bytes_alone(tmp_path: Path) -> None:
     (root / "e.png").symlink_to("nowhere")
     source = open_source(root)
     files = source.listing().files
-    found = find_copies(source, files, Known.nothing(6), 10**6, 2, None)
+    found = find_exact_duplicates(files, KnownFiles.nothing(6), FileReader(source, 2, 10**6))
     named = dict(zip(files["path"].to_pylist(), found["zoo.copy_of"].to_pylist(), strict=True))
     assert named == {b"a.png": -1, b"b.png": -1, b"c.png": 1, b"d.png": -1, b"e.png": -1, b"\xff.png": 1}
     digest = hashlib.sha256(same).hexdigest()
@@ -142,7 +142,8 @@ def test_every_copy_names_the_first_of_its_bytes(
     for number, content in enumerate(contents):
         (root / f"{number:02d}.png").write_bytes(content)
     source = open_source(root)
-    found = find_copies(source, source.listing().files, Known.nothing(len(contents)), 10**6, 2, None)
+    known = KnownFiles.nothing(len(contents))
+    found = find_exact_duplicates(source.listing().files, known, FileReader(source, 2, 10**6))
     assert found["zoo.copy_of"].to_pylist() == [
         first if (first := contents.index(c)) < n else -1 for n, c in enumerate(contents)
     ]
@@ -167,7 +168,7 @@ def test_near_pairs_are_those_of_a_direct_loop(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_list_of_near_pairs_ends_somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(near_duplicates, "MOST_PAIRS", 5)
+    monkeypatch.setattr(near_duplicates, "MAX_PAIRS", 5)
     assert run(fill(tmp_path / "images", 12), tmp_path / "out", dedupe=True, near=1e-6).near_duplicates == 5
     verify(tmp_path / "out")
 
@@ -189,7 +190,7 @@ def test_killed_before_any_step_and_gone_on_with_the_result_is_the_same(images: 
     for n in range(2, 100, 10):
         out = tmp_path / f"out{n}"
         killed = finish(images, out, kill=n, dedupe=True, near=0.9, format="npy") == -signal.SIGKILL
-        assert finish(images, out, dedupe=True, near=0.9, format="npy") == EXIT_OK
+        assert not run(images, out, dedupe=True, near=0.9, format="npy").missing
         assert results(out) == results(tmp_path / "whole")
         assert_tidy(out)
         if not killed:
@@ -279,7 +280,7 @@ def test_an_update_killed_before_any_step_and_gone_on_with_is_the_same(images: P
         out = tmp_path / f"out{n}"
         shutil.copytree(tmp_path / "before", out)
         killed = finish(images, out, kill=n, update=True, **options) == -signal.SIGKILL
-        assert finish(images, out, update=True, **options) == EXIT_OK
+        assert not run(images, out, update=True, **options).missing
         assert results(out) == results(tmp_path / "fresh")
         assert_tidy(out)
         if not killed:
@@ -294,7 +295,7 @@ def test_updates_in_shares_and_races_give_the_bytes_of_a_new_run(images: Path, t
     change(images)
     run(images, tmp_path / "fresh", **options)
     racing = [start(images, tmp_path / "raced", update=True, seconds=0.005 * i, **options) for i in range(3)]
-    shared = [start(images, tmp_path / "shared", update=True, share=Share(i, 2), **options) for i in range(2)]
+    shared = [start(images, tmp_path / "shared", update=True, partition=Partition(i, 2), **options) for i in range(2)]
     for process in (*racing, *shared):
         process.join(60)
         assert process.exitcode == EXIT_OK
@@ -316,7 +317,7 @@ def test_a_copy_whose_first_was_lost_is_embedded_in_an_update(images: Path, tmp_
 def test_shares_and_races_give_the_bytes_of_one_run(images: Path, tmp_path: Path) -> None:
     run(images, tmp_path / "whole", dedupe=True)
     racing = [start(images, tmp_path / "raced", dedupe=True, seconds=0.005 * i) for i in range(3)]
-    shared = [start(images, tmp_path / "shared", dedupe=True, share=Share(i, 2)) for i in range(2)]
+    shared = [start(images, tmp_path / "shared", dedupe=True, partition=Partition(i, 2)) for i in range(2)]
     for process in (*racing, *shared):
         process.join(60)
         assert process.exitcode == EXIT_OK

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from zoo.cli.main import app
 from zoo.embeddings.manifest import summarise_parts
 from zoo.embeddings.merge import merge
-from zoo.embeddings.shards import Folder
+from zoo.embeddings.shards import OutputFolder
 from zoo.embeddings.verify import verify
 from zoo.errors import UserError
 
@@ -225,4 +225,4 @@ def test_summaries_need_only_the_files(images: Path, tmp_path: Path) -> None:
     run(images, tmp_path / "out")
     manifest = verify(tmp_path / "out").manifest
     parts = [[entry["file"]] for entry in manifest["shards"]]
-    assert summarise_parts(Folder(tmp_path / "out"), {}, "k", parts).manifest["images"] == 21
+    assert summarise_parts(OutputFolder(tmp_path / "out"), {}, "k", parts).manifest["images"] == 21

@@ -20,9 +20,9 @@ from PIL import Image
 from zoo.errors import UserError
 from zoo.publish.card.gather import CARDS
 from zoo.report import tables
-from zoo.report.embedding_map import flat, write_map
+from zoo.report.embedding_map import tsne, write_map
 from zoo.report.generate import report
-from zoo.report.render import html, markdown, png
+from zoo.report.render import to_html, to_markdown, write_png
 
 
 def result(**changes: Any) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def test_the_gain_is_over_random_init_of_the_same_task() -> None:
 
 def test_rows_are_marked_and_text_is_escaped() -> None:
     built = tables.build([result(model={"name": "<b>|evil", "dim": 1})])
-    text, page = markdown(built, ["a.png"]), html(built, ["a.png", "map.html"])
+    text, page = to_markdown(built, ["a.png"]), to_html(built, ["a.png", "map.html"])
     assert "| **measured** | <b>\\|evil |" in text
     assert "| published | BYOL | 74.3 | 91.6 | [B] table 1a |" in text
     assert "AP50 / AP / AP75" in text
@@ -198,7 +198,7 @@ def test_names_in_other_scripts_are_drawn_with_a_font_that_is_there(
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             row = tables.Row("measured", (name,), "r.json")
-            png(tables.Table("sets", "Sets", ("data",), (row,)), tmp_path / "a.png")
+            write_png(tables.Table("sets", "Sets", ("data",), (row,)), tmp_path / "a.png")
         return (tmp_path / "a.png").read_bytes(), any("missing from font" in str(w.message) for w in told)
 
     fonts = [entry for entry in fontManager.ttflist if entry.name.startswith("DejaVu")]
@@ -225,10 +225,10 @@ def test_a_folder_given_beside_one_in_it_is_read_once() -> None:
 def test_the_map_is_flat_for_any_number_of_points() -> None:
     rng = np.random.default_rng(0)
     for count in (1, 3, 6, 40):
-        places = flat(rng.normal(size=(count, 12)).astype(np.float32))
-        assert places.shape == (count, 2)
-        assert np.isfinite(places).all()
-        assert 0 <= places.min() <= places.max() <= 1
+        positions = tsne(rng.normal(size=(count, 12)).astype(np.float32))
+        assert positions.shape == (count, 2)
+        assert np.isfinite(positions).all()
+        assert 0 <= positions.min() <= positions.max() <= 1
 
 
 def test_the_map_opens_offline_in_a_browser(tmp_path: Path, photos: Any) -> None:

@@ -5,12 +5,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from extraction_driver import PixelMeans
+from extraction_driver import PixelMeans, run
 from made_collection import clusters, make
 from pictures import fill
 
 from zoo.errors import UserError
-from zoo.extraction.extract import extract
 from zoo.search.collection import Collection
 from zoo.search.thumbnails import Thumbnails
 from zoo.transforms.decode import UnreadableImage
@@ -56,7 +55,7 @@ def test_thumbnails_of_a_tar(tmp_path: Path) -> None:
     images = fill(tmp_path / "images", 4)
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.add(images, ".")
-    extract(tmp_path / "a.tar", tmp_path / "out", embedder=PixelMeans())
+    run(tmp_path / "a.tar", tmp_path / "out", embedder=PixelMeans())
     collection = Collection(tmp_path / "out")
     thumbnails = Thumbnails(collection, str(tmp_path / "a.tar"))
     assert collection.item(0).name.startswith("a.tar/")

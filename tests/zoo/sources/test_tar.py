@@ -17,7 +17,7 @@ from pictures import encode, picture
 
 from zoo.datasets.dataset import open_dataset
 from zoo.errors import UserError
-from zoo.sources.tar_shards import expand, samples
+from zoo.sources.tar import expand, samples
 from zoo.transforms.decode import UnreadableImage
 
 

@@ -23,7 +23,7 @@ import zoo
 from zoo.cli.app import exit_code
 from zoo.cli.main import app
 from zoo.errors import UserError
-from zoo.evaluate.random_crops import Crops
+from zoo.evaluate.random_crops import RandomCrops
 from zoo.export.export import PARITY, export_onnx
 from zoo.hub.weights import locate
 from zoo.inference.embedder import as_rgb
@@ -155,7 +155,7 @@ def test_training_crops_of_an_evaluation_are_resized_the_same_way(code: str) -> 
     """Crops of the whole image, in which only the flip is left to chance."""
     image = picture(50, 50)
     preprocessing = Preprocessing(32, 32, resizing=code)
-    crops = Crops(_One(image), preprocessing, seed=0, min_area=1.0, clamped=False)  # none of ten tries fits: all of it
+    crops = RandomCrops(_One(image), preprocessing, seed=0, min_area=1.0, clamped=False)  # no try fits: all of it
     straight = preprocessing.pixels(image)
     flips = [np.array_equal(crops.pixels(np.array([0]), epoch)[0], straight) for epoch in range(12)]
     assert set(flips) == {True, False}

@@ -1,1 +1,1 @@
-"""Transfer to pixels and boxes: ``detect``, ``segment`` and ``depth``, fine-tuned on a ResNet's stages."""
+"""The shared parts of detection, segmentation and depth: schedules, backbone, annotated images and the SGD loop."""

@@ -1,4 +1,4 @@
-"""Photographs and annotation images of the dense protocols: read, resized, cropped, flipped."""
+"""Images and annotation images of the dense protocols: read, resized, and the draws of their augmentation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,52 +19,62 @@ from zoo.transforms.decode import EXTENSIONS, UnreadableImage, decode, decode_va
 from zoo.transforms.preprocess import Preprocessing
 
 CROP_STREAM, FLIP_STREAM, SIZE_STREAM = 901, 902, 903  # of zoo.numerics.counter_rng
-_MASKS = (".png", ".tif", ".tiff", ".bmp", ".gif")  # a lossy format would change ids
+_LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")  # a lossy format would change label ids
+
+Annotation = NDArray[np.uint8 | np.uint16]
 
 
-def picture(path: Path) -> Image.Image:
-    """The upright RGB image. UserError: it cannot be read; the line names it."""
+def read_image(path: Path) -> Image.Image:
+    """Return the upright RGB image in a file.
+
+    Raises:
+        UserError: it cannot be read; the message names the file.
+    """
     try:
         return decode(read_bytes(path))
     except UnreadableImage as error:
         raise UserError(f"{path} cannot be read ({error}): remove or replace it and its annotation") from None
 
 
-def values(path: Path) -> NDArray[Any]:
-    """The numbers of an annotation image, uint8 or uint16 [H, W]. UserError as ``picture``."""
+def read_annotation(path: Path) -> Annotation:
+    """Return the values of an annotation image, uint8 or uint16 [H, W].
+
+    Raises:
+        UserError: it cannot be read or has several channels; the message names the file.
+    """
     try:
         return decode_values(read_bytes(path))
     except UnreadableImage as error:
         raise UserError(f"{path} cannot be used as an annotation ({error}): replace it") from None
 
 
-def tensor(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    """RGB image -> float32 [3, H, W], normalised as the weights want it."""
+def to_tensor(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """Return an RGB image as float32 [3, H, W], normalised as the weights expect it."""
     return torch.from_numpy(preprocessing.normalise(np.asarray(image)[None])[0])
 
 
-def short_side_to(size: tuple[int, int], side: int, most: int | None = None) -> tuple[int, int]:
-    """(width, height) scaled so that the shorter is ``side``, or the longer ``most`` if that is smaller."""
-    factor = side / min(size)
-    if most is not None:
-        factor = min(factor, most / max(size))
-    return scaled(size, factor)
+def resized_size(size: tuple[int, int], short_side: int, max_size: int | None = None) -> tuple[int, int]:
+    """Return (width, height) scaled to this short side, or to the long side ``max_size`` where that is smaller."""
+    factor = short_side / min(size)
+    if max_size is not None:
+        factor = min(factor, max_size / max(size))
+    return scaled_size(size, factor)
 
 
-def scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
-    """(width, height) times ``factor``, in whole pixels, at least one."""
+def scaled_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    """Return (width, height) times ``factor``, in whole pixels, at least one."""
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def draws(seed: int, stream: int, epoch: int, row: int, count: int) -> list[float]:
-    """``count`` uniforms in [0, 1) of one picture in one epoch."""
-    found: list[float] = uniforms(seed, stream, epoch, np.array([row], np.int64), count)[0].tolist()
-    return found
+def draw_uniforms(seed: int, stream: int, epoch: int, row: int, count: int) -> list[float]:
+    """Return ``count`` uniforms in [0, 1) for one image in one epoch."""
+    drawn: list[float] = uniforms(seed, stream, epoch, np.array([row], np.int64), count)[0].tolist()
+    return drawn
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Pictures, each with an annotation image of the same size.
+class AnnotatedImages:
+    """Images, each with an annotation image of the same size.
 
     Attributes:
         name: for messages.
@@ -76,30 +85,70 @@ class Pairs:
     images: Sequence[Path]
     annotations: Sequence[Path]
 
+    @classmethod
+    def from_files(cls, name: str, files: Sequence[tuple[Path, Path]]) -> AnnotatedImages:
+        """Open (image, annotation) files.
+
+        Raises:
+            UserError: there are none, or files are missing; the message counts them and names the first.
+        """
+        missing = [path for pair in files for path in pair if not path.is_file()]
+        if missing:
+            raise UserError(f"{name}: {len(missing)} files are missing, first {missing[0]}")
+        if not files:
+            raise UserError(f"{name} is empty")
+        return cls(name, [image for image, _ in files], [annotation for _, annotation in files])
+
+    @classmethod
+    def from_folders(cls, name: str, images: Path, annotations: Path) -> AnnotatedImages:
+        """Open the images of a folder with the annotations of the same stem in another, or in the same, folder.
+
+        Raises:
+            UserError: a folder is missing, there are no images, or an image has no annotation.
+        """
+        if not images.is_dir() or not annotations.is_dir():
+            missing = annotations if images.is_dir() else images
+            raise UserError(f"no folder {missing}: give {images} with images and {annotations} with annotations")
+        by_stem = {p.stem: p for p in sorted(annotations.iterdir()) if p.suffix.lower() in _LOSSLESS}
+        found = sorted(
+            p for p in images.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file() and p != by_stem.get(p.stem)
+        )
+        if not found:
+            raise UserError(f"no images in {images}")
+        return cls.from_files(name, [(p, by_stem.get(p.stem, annotations / f"{p.stem}.png")) for p in found])
+
     def __len__(self) -> int:
         return len(self.images)
 
     def sha256(self) -> str:
-        """Of all files in order."""
-        return files_sha256(path for pair in zip(self.images, self.annotations, strict=True) for path in pair)
+        """Return the hash of all files in order."""
+        return hash_files(path for pair in zip(self.images, self.annotations, strict=True) for path in pair)
 
-    def subset(self, rows: Sequence[int]) -> Pairs:
-        """Some of them."""
-        return Pairs(self.name, [self.images[r] for r in rows], [self.annotations[r] for r in rows])
+    def subset(self, rows: Sequence[int]) -> AnnotatedImages:
+        """Return the given rows, under the same name."""
+        return AnnotatedImages(self.name, [self.images[r] for r in rows], [self.annotations[r] for r in rows])
 
-    def read(self, row: int) -> tuple[Image.Image, NDArray[Any]]:
-        """Picture and annotation. UserError: unreadable, or of two sizes."""
-        image, annotation = picture(self.images[row]), values(self.annotations[row])
+    def read(self, row: int) -> tuple[Image.Image, Annotation]:
+        """Return image and annotation of a row.
+
+        Raises:
+            UserError: one cannot be read, or their sizes differ.
+        """
+        image, annotation = read_image(self.images[row]), read_annotation(self.annotations[row])
         if image.size != annotation.shape[::-1]:
             raise UserError(
-                f"{self.annotations[row]} is {annotation.shape[1]} x {annotation.shape[0]} and its picture "
+                f"{self.annotations[row]} is {annotation.shape[1]} x {annotation.shape[0]} and its image "
                 f"{image.width} x {image.height}: both must have one size"
             )
         return image, annotation
 
 
-def files_sha256(paths: Iterable[Path]) -> str:
-    """Of the files' contents in this order. UserError: one cannot be read."""
+def hash_files(paths: Iterable[Path]) -> str:
+    """Return a sha256 over the contents of files in this order.
+
+    Raises:
+        UserError: one cannot be read; the message names it.
+    """
     digest = hashlib.sha256()
     for path in paths:
         try:
@@ -107,31 +156,3 @@ def files_sha256(paths: Iterable[Path]) -> str:
         except UnreadableImage as error:
             raise UserError(f"{path} cannot be read ({error}): remove or replace it and its annotation") from None
     return digest.hexdigest()
-
-
-def pair_folders(pictures: Path, annotations: Path, name: str) -> Pairs:
-    """Pictures of one folder and the annotations of the same stem in another (it may be the same folder).
-
-    Raises:
-        UserError: no pictures, or a picture without an annotation; the first is named.
-    """
-    if not pictures.is_dir() or not annotations.is_dir():
-        missing = annotations if pictures.is_dir() else pictures
-        raise UserError(f"no folder {missing}: give {pictures} with pictures and {annotations} with annotations")
-    by_stem = {p.stem: p for p in sorted(annotations.iterdir()) if p.suffix.lower() in _MASKS}
-    images = sorted(
-        p for p in pictures.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file() and p != by_stem.get(p.stem)
-    )
-    if not images:
-        raise UserError(f"no pictures in {pictures}")
-    return pair([(p, by_stem.get(p.stem, annotations / f"{p.stem}.png")) for p in images], name)
-
-
-def pair(files: Sequence[tuple[Path, Path]], name: str) -> Pairs:
-    """Pairs of files that must exist. UserError: missing ones are counted, the first is named."""
-    missing = [path for both in files for path in both if not path.is_file()]
-    if missing:
-        raise UserError(f"{name}: {len(missing)} files are missing, first {missing[0]}")
-    if not files:
-        raise UserError(f"{name} is empty")
-    return Pairs(name, [image for image, _ in files], [annotation for _, annotation in files])

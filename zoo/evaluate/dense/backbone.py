@@ -1,6 +1,6 @@
-"""An encoder as stem and four stages, for networks that need feature maps; dilation and batch statistics of them.
+"""A ResNet as stem and four stages, for networks that need feature maps; its dilation and its batch norms.
 
-Works from timm's ``feature_info``, so for every ResNet of the registry, wide ones and TF padding included.
+It reads timm's ``feature_info``, so it works for every ResNet of the registry, wide ones and TF padding included.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.errors import UserError
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm  # timm's BatchNormAct2d is one too
 
 
-def stages(encoder: nn.Module) -> tuple[nn.Sequential, list[nn.Module]]:
-    """The parts of a timm ResNet: the stem (with its max-pool) and the four stages, sharing the encoder's parameters.
+def split_stages(encoder: nn.Module) -> tuple[nn.Sequential, list[nn.Module]]:
+    """Return the stem of a timm ResNet (with its max-pool) and the four stages, sharing the encoder's parameters.
 
     ``stage4(...stage1(stem(x)))`` is the encoder's map before pooling, [N, D, H / 32, W / 32].
 
@@ -33,33 +33,37 @@ def stages(encoder: nn.Module) -> tuple[nn.Sequential, list[nn.Module]]:
     return stem, [encoder.get_submodule(name) for name in names]
 
 
-def strides(stem: nn.Module, layers: Iterable[nn.Module]) -> list[int]:
-    """Pixels of the input per cell of each stage's map: 4, 8, 16, 32 for an ImageNet stem. Measured, not assumed."""
+def stage_strides(stem: nn.Module, stages: Iterable[nn.Module]) -> list[int]:
+    """Measure the stride of each stage's map in pixels of the input: 4, 8, 16, 32 for an ImageNet stem."""
     with torch.no_grad():
-        training = [m for m in (stem, *layers) if m.training]
+        training = [m for m in (stem, *stages) if m.training]
         x = torch.zeros(1, 3, 64, 64, device=next(stem.parameters()).device)
-        side, found = x.shape[-1], []
-        for n, module in enumerate((stem, *layers)):
+        side, strides = x.shape[-1], []
+        for n, module in enumerate((stem, *stages)):
             x = module.eval()(x)
             if n:
-                found.append(side // x.shape[-1])
+                strides.append(side // x.shape[-1])
         for module in training:
             module.train()
-    return found
+    return strides
 
 
-def channels(layer: nn.Module) -> int:
-    """Channels of a stage's map."""
-    *_, last = (m for m in layer.modules() if isinstance(m, nn.Conv2d))
+def out_channels(stage: nn.Module) -> int:
+    """Return the number of channels of a stage's map."""
+    *_, last = (m for m in stage.modules() if isinstance(m, nn.Conv2d))
     return last.out_channels
 
 
-def dilate(layer: nn.Module, rate: int = 2) -> None:
-    """Stride 1 everywhere in a stage, its 3x3 convolutions dilated by ``rate``: the weights see the same neighbours.
+def dilate(stage: nn.Module, rate: int = 2) -> None:
+    """Set stride 1 in a stage, and dilate its 3x3 convolutions by ``rate`` so that the weights see the same neighbours.
 
-    MoCo's FCN and [B] D.4: "the 3x3 convolutions in conv5 have dilation 2 and stride 1", the first one too.
+    The appendix of MoCo (FCN) and [B] app. D.4: "the 3x3 convolutions in conv5 have dilation 2 and stride 1", the first
+    one too.
+
+    Raises:
+        UserError: the stage pools.
     """
-    for module in layer.modules():
+    for module in stage.modules():
         if isinstance(module, nn.AvgPool2d | nn.MaxPool2d):
             raise UserError("this network pools inside its last stage: dilation is not defined for it")
         if isinstance(module, nn.Conv2d):
@@ -70,18 +74,20 @@ def dilate(layer: nn.Module, rate: int = 2) -> None:
                     module.padding = (rate, rate)
 
 
-def freeze_statistics(module: nn.Module) -> None:
-    """Batch norms of ``module`` use their stored statistics; call it again after every ``train()``."""
+def freeze_bn_stats(module: nn.Module) -> None:
+    """Make batch norms use their stored statistics; call it again after every ``train()``."""
     for part in module.modules():
         if isinstance(part, _BatchNorm):
             part.eval()
 
 
 @torch.no_grad()
-def precise_statistics(model: nn.Module, run: Callable[[int], Tensor | object], batches: int) -> None:
-    """Running statistics of all batch norms in train mode, averaged over ``batches`` batches with the final weights.
+def update_bn_stats(model: nn.Module, forward: Callable[[int], object], batches: int) -> None:
+    """Recompute the running statistics of all batch norms in train mode as averages over batches (PreciseBN).
 
-    What Detectron2 calls PreciseBN. ``run(n)`` puts batch n through ``model``; its result is not used.
+    Args:
+        forward: puts batch n through ``model``; its result is ignored.
+        batches: number of batches.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     if not norms or batches < 1:
@@ -91,6 +97,6 @@ def precise_statistics(model: nn.Module, run: Callable[[int], Tensor | object], 
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average
     for n in range(batches):
-        run(n)
+        forward(n)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

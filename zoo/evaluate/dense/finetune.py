@@ -1,7 +1,7 @@
-"""Fine-tuning of one network by SGD, from (seed, step) alone; a killed run goes on from its last checkpoint.
+"""Fine-tuning of a network by SGD, a pure function of (seed, step); a run that was killed continues.
 
-The loss of a step may draw from torch's global generator (torchvision samples RoIs so): it is seeded by (seed, step)
-and given back to the caller as it was. A resumed run therefore equals an uninterrupted one.
+The loss of a step may draw from torch's global generators, as torchvision does to sample RoIs: they are seeded by
+(seed, step), and restored for the caller. A resumed run therefore equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -9,33 +9,37 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.evaluate.errors import Diverged
 from zoo.numerics.counter_rng import permutation, uniforms
 from zoo.system.atomic_files import atomic_write, make_folder, remove, remove_temporaries
 from zoo.system.cache_dir import cache_folder
+from zoo.system.hardware import usable_cores
+from zoo.system.prefetch import prefetch
 from zoo.system.progress import Progress
 
 SECONDS_PER_CHECKPOINT = 300.0
 _STEP_STREAM = 900  # of zoo.numerics.counter_rng; data sets use small numbers
 _RECENT = 20
+_MAX_AHEAD = 4  # batches in memory
 
-
-class Diverged(UserError):
-    """The loss is not finite; a smaller learning rate may do."""
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
-class Sgd:
+class SgdConfig:
     """SGD with momentum; the learning rate falls to a tenth at each of ``drops``, in steps.
 
     Attributes:
@@ -50,50 +54,61 @@ class Sgd:
     warmup: int = 0
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step, from 0."""
+        """Return the learning rate of a step, counted from 0."""
         rate = self.lr * 0.1 ** sum(step >= drop for drop in self.drops)
         if step < self.warmup:
             rate *= 1e-3 + (1 - 1e-3) * step / self.warmup
         return rate
 
 
-def tune(
+def run_sgd(
     model: nn.Module,
-    sgd: Sgd,
-    loss: Callable[[int], Tensor],
+    config: SgdConfig,
+    make_batch: Callable[[int], Batch],
+    loss: Callable[[Batch], Tensor],
     *,
     seed: int,
     key: object,
     device: str,
-    name: str = "steps",
 ) -> list[float]:
-    """Trains all parameters of ``model`` that require a gradient, in place; returns the losses, one per step.
+    """Train the parameters of ``model`` that require a gradient, in place; return the loss of each step.
 
     Args:
-        loss: of a step, from 0, a scalar; ``model`` is in train mode.
-        key: JSON-able; all that decides the result besides the code. A checkpoint is used only under the same key.
+        make_batch: a pure function of the step, counted from 0; it runs in threads, ahead of the step.
+        loss: a scalar from a batch; ``model`` is in train mode.
+        key: JSON-able, everything that decides the result besides the code. A checkpoint is used only for the same key.
 
     Raises:
         Diverged: the loss of a step is not finite; nothing of that step was applied.
+        UserError: ``make_batch`` cannot read an image.
     """
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad],
-        lr=sgd.lr,
-        momentum=sgd.momentum,
-        weight_decay=sgd.weight_decay,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
     )
     checkpoint = _Checkpoint(key)
     losses = checkpoint.load(model, optimizer)
     model.train()
+    steps = range(len(losses), config.iterations)
     saved = time.monotonic()
-    with Progress(name) as progress:
-        progress.start(sgd.iterations, len(losses))
-        while len(losses) < sgd.iterations:
-            try:
-                losses.append(_step(model, optimizer, sgd, loss, len(losses), seed, device))
-            except Diverged:
+    with Progress("steps") as progress, closing(prefetch_batches(make_batch, steps)) as batches:
+        progress.start(config.iterations, len(losses))
+        for step, batch in zip(steps, batches, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate(step)
+            with seeded(seed, step, device):
+                value = loss(batch)
+            if not bool(value.isfinite()):
                 checkpoint.remove()
-                raise
+                raise Diverged(
+                    f"the loss is {float(value.detach())} at step {step}: give a smaller learning rate with --set"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(float(value.detach()))
             progress.advance(1, loss=losses[-1])
             if time.monotonic() - saved >= SECONDS_PER_CHECKPOINT:
                 checkpoint.save(model, optimizer, losses)
@@ -102,48 +117,31 @@ def tune(
     return losses
 
 
-def recent(losses: Sequence[float]) -> float:
-    """Mean of the last 20 losses, for results."""
+def recent_loss(losses: Sequence[float]) -> float:
+    """Return the mean of the last 20 losses."""
     return float(np.mean(losses[-_RECENT:]))
 
 
 def batch_rows(seed: int, step: int, batch_size: int, rows: int) -> list[tuple[int, int]]:
-    """(epoch, row) of each place of a batch: epochs are permutations that follow each other without a gap."""
-    first = step * batch_size
-    orders: dict[int, Any] = {}
+    """Return (epoch, row) of each image of a batch; the permutations of the epochs follow each other without a gap."""
+    orders: dict[int, NDArray[np.int64]] = {}
     found = []
-    for place in range(first, first + batch_size):
-        epoch, within = divmod(place, rows)
+    for position in range(step * batch_size, (step + 1) * batch_size):
+        epoch, within = divmod(position, rows)
         if epoch not in orders:
             orders[epoch] = permutation(seed, epoch, rows)
         found.append((epoch, int(orders[epoch][within])))
     return found
 
 
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.SGD,
-    sgd: Sgd,
-    loss: Callable[[int], Tensor],
-    step: int,
-    seed: int,
-    device: str,
-) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = sgd.rate(step)
-    with seeded(seed, step, device):
-        value = loss(step)
-    if not bool(value.isfinite()):
-        raise Diverged(f"the loss is {float(value.detach())} at step {step}: give a smaller learning rate with --set")
-    optimizer.zero_grad(set_to_none=True)
-    value.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return float(value.detach())
+def prefetch_batches(make_batch: Callable[[int], Batch], steps: Iterable[int]) -> Generator[Batch, None, None]:
+    """Yield ``make_batch(step)`` of each step, made in threads ahead of the reader; close it at the end."""
+    return prefetch((partial(make_batch, step) for step in steps), min(_MAX_AHEAD, usable_cores()))
 
 
 @contextmanager
 def seeded(seed: int, step: int, device: str) -> Iterator[None]:
-    """Torch's global generators, of the CPU and of ``device``, seeded by (seed, step) and restored at the end."""
+    """Seed torch's global generators, of the CPU and of ``device``, by (seed, step); restore them at the end."""
     draw = uniforms(seed, _STEP_STREAM, 0, np.array([step], np.int64), 1)[0, 0]
     with torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else []):
         torch.manual_seed(int(draw * 2**53))
@@ -163,9 +161,11 @@ class _Checkpoint:
         atomic_write(self._path, lambda file: torch.save(state, file))
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
+        """Restore model and optimiser, and return the losses so far; without a checkpoint change nothing."""
         try:
             state = torch.load(self._path, map_location="cpu", weights_only=True)
-            model.load_state_dict(state["model"])
+            # checkpoints of version 0.2 call the backbone trunk
+            model.load_state_dict({re.sub(r"^trunk\.", "backbone.", name): v for name, v in state["model"].items()})
             optimizer.load_state_dict(state["optimizer"])
             losses: list[float] = state["losses"]
             return losses

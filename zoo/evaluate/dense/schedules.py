@@ -1,8 +1,8 @@
-"""The protocols as data: a frozen dataclass per task, a literal table of named schedules, a source per number.
+"""The schedules of ``detect``, ``segment`` and ``depth`` as data: a frozen dataclass per task, a source per number.
 
-[B] is the BYOL paper (arXiv 2006.07733), [S] SimSiam (2011.10566), D2 the MoCo repository's Detectron2 configurations
-(facebookresearch/moco, ``detection/configs``) and Detectron2's defaults underneath them. Names that begin with
-``small`` are ours, for a few cores and small images: no published number is comparable with them.
+[B] is the BYOL paper (arXiv 2006.07733), [S] SimSiam (arXiv 2011.10566), D2 the Detectron2 configurations of the MoCo
+repository (facebookresearch/moco, ``detection/configs``) with Detectron2's defaults underneath. Schedules whose name
+begins with ``small`` are ours, for a few cores and small images: no published number is comparable with them.
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ from zoo.errors import UserError
 T = TypeVar("T")
 
 
-def _require_positive(protocol: object, *names: str) -> None:
+def _require_positive(schedule: object, *names: str) -> None:
     for name in names:
-        value = getattr(protocol, name)
+        value = getattr(schedule, name)
         each = value if isinstance(value, tuple) else (value,)
-        if not each or not all(v > 0 for v in each):  # NaN is none
+        if not each or not all(v > 0 for v in each):  # false for NaN too
             raise UserError(f"{name} must be above 0, not {value}")
 
 
-def _require_two(protocol: object, *names: str) -> None:
+def _require_two(schedule: object, *names: str) -> None:
     for name in names:
-        if len(getattr(protocol, name)) != 2:
+        if len(getattr(schedule, name)) != 2:
             raise UserError(f"{name} takes two numbers with a comma between them")
 
 
 @dataclass(frozen=True)
-class Segmentation:
-    """FCN with dilation; [B] D.4 after MoCo (arXiv 1911.05722, appendix).
+class SegmentationSchedule:
+    """FCN with dilation: [B] app. D.4 after MoCo (arXiv 1911.05722, appendix).
 
     Attributes:
-        crop: side of the training crop, pixels; the network sees whole images at the test.
-        short_side: what the short side becomes before anything else, 0 leaves images as they are.
-        scale: the random resizing before the crop.
-        lrs: tried one by one; the best on the validation split is tested.
-        drops: fractions of ``iterations`` after which the learning rate is a tenth.
-        seeds: how many runs are averaged.
-        void: label id that is neither trained nor scored; 255 never is.
-        train: list of a VOC devkit, without meaning for folders.
+        crop: side of the training crop in pixels; whole images are tested.
+        scale: range of the random resizing before the crop.
+        lrs: learning rates; the best on the validation split is tested.
+        drops: fractions of ``iterations`` after which the learning rate falls to a tenth.
+        seeds: number of runs that are averaged.
+        width, dilation: channels and dilation of the head's 3x3 convolutions.
+        short_side: pixels of the short side that images are resized to first; 0 leaves them as they are.
+        void: label id that is neither trained nor scored; 255 never is either.
+        train: training list of a VOC devkit; ignored for folders.
     """
 
-    iterations: int = 30_000  # [B] D.4, as all of the next
+    iterations: int = 30_000  # [B] app. D.4, as the lines below
     batch_size: int = 16
     crop: int = 513
     scale: tuple[float, float] = (0.5, 2.0)
@@ -66,9 +67,9 @@ class Segmentation:
         _require_two(self, "scale")
 
 
-SEGMENTATION: Mapping[str, Segmentation] = {
-    "byol": Segmentation(),
-    "small": Segmentation(
+SEGMENTATION: Mapping[str, SegmentationSchedule] = {
+    "byol": SegmentationSchedule(),
+    "small": SegmentationSchedule(
         iterations=240,
         batch_size=8,
         crop=112,
@@ -84,17 +85,17 @@ SEGMENTATION: Mapping[str, Segmentation] = {
 
 
 @dataclass(frozen=True)
-class Depth:
-    """Up-projection decoder on the last stage, berHu loss ([B] D.6, after Laina et al., arXiv 1606.00373).
+class DepthSchedule:
+    """Up-projection decoder on the last stage, berHu loss: [B] app. D.6 after Laina et al. (arXiv 1606.00373).
 
     Attributes:
-        crop: width and height of the centre crop, pixels.
-        short_side: what the short side becomes before the crop.
-        unit: value of the 16-bit image per metre.
+        crop: width and height of the centre crop in pixels.
         decoder: channels of the up-projection blocks.
+        short_side: pixels of the short side that images are resized to before the crop.
+        unit: value of the 16-bit depth image that stands for one metre.
     """
 
-    iterations: int = 7_500  # [B] D.6, as all of the next
+    iterations: int = 7_500  # [B] app. D.6, as the lines below
     batch_size: int = 256
     crop: tuple[int, int] = (304, 228)
     decoder: tuple[int, ...] = (512, 256, 128, 64)
@@ -103,7 +104,7 @@ class Depth:
     short_side: int = 240  # Laina et al. 4.1: 640 x 480 to half its size, then the centre crop
     momentum: float = 0.9  # Laina et al.; [B] does not give it
     drops: tuple[float, ...] = ()  # [B] gives one learning rate
-    flip: float = 0.5  # Laina et al.; of [B]'s colour changes nothing could be verified, and none is made
+    flip: float = 0.5  # Laina et al.; [B]'s colour changes could not be verified and are left out
     unit: float = 1000.0
     seeds: int = 1
 
@@ -112,9 +113,9 @@ class Depth:
         _require_two(self, "crop")
 
 
-DEPTH: Mapping[str, Depth] = {
-    "byol": Depth(),
-    "small": Depth(
+DEPTH: Mapping[str, DepthSchedule] = {
+    "byol": DepthSchedule(),
+    "small": DepthSchedule(
         iterations=120,
         batch_size=4,
         crop=(152, 114),
@@ -127,32 +128,34 @@ DEPTH: Mapping[str, Depth] = {
 
 
 @dataclass(frozen=True)
-class Detection:
+class DetectionSchedule:
     """Faster or Mask R-CNN with the C4 head.
 
-    What torchvision's parts do differently from Detectron2's: smooth l1 with beta 1/9 instead of l1, and anchors
+    torchvision's parts differ from Detectron2's in two points: smooth l1 with beta 1/9 instead of l1, and anchors
     rounded to whole pixels.
 
     Attributes:
-        sizes: short side (``edge`` short) or long side (``edge`` long) in training, one drawn per image.
-        test_size, max_size: short side at the test, and the most the long side may have.
-        drops: iterations after which the learning rate is a tenth.
-        warmup: iterations of linear warm-up, from a thousandth.
-        norm: ``batch``: all batch norms fine-tuned, one more after the last stage (``Res5ROIHeadsExtraNorm``);
-            over one process that sees the whole batch this is SyncBN. ``frozen``: stored statistics, scale and
-            shift fixed.
-        freeze: ``none``; ``trunk``: stem to third stage fixed, the last stage and the heads are trained.
-        precise: batches over which batch statistics are computed again before the test.
-        anchors, pool: sides of the anchors, and of the RoI's map before the last stage.
-        rois: sampled per image in training; ``proposals`` train and test, after non-maximum suppression.
-        years: of a VOC devkit: training years; the test is always 2007's.
-        masks: instance masks too, where the annotations have them.
+        drops: iterations after which the learning rate falls to a tenth.
+        sizes: short side (``edge`` short) or long side (``edge`` long) of a training image, one drawn per image.
+        test_size, max_size: short (or long) side of a test image, and the largest long side.
+        warmup: iterations of linear warm-up from a thousandth of the learning rate.
+        norm: ``batch`` fine-tunes all batch norms and adds one after the last stage (``Res5ROIHeadsExtraNorm``); one
+            process sees the whole batch, so this is SyncBN. ``frozen`` keeps statistics, scale and shift.
+        freeze: ``none``, or ``trunk`` to fix the stem and the first three stages.
+        precise: batches over which the batch statistics are recomputed before the test.
+        anchors: sides of the anchors in pixels.
+        pool: side of an RoI's map before the last stage.
+        rois: RoIs sampled per training image.
+        proposals_before, proposals: proposals in training and at the test, before and after non-maximum suppression.
+        years: training years of a VOC devkit; the test split is always that of 2007.
+        masks: train and score instance masks if the annotations have them.
+        edge: ``short`` or ``long``, the side that ``sizes`` and ``test_size`` give.
     """
 
     iterations: int
     drops: tuple[int, ...]
     sizes: tuple[int, ...]
-    test_size: int = 800  # D2, as all of the next
+    test_size: int = 800  # D2, as the lines below
     max_size: int = 1333
     batch_size: int = 16
     lr: float = 0.02
@@ -185,33 +188,37 @@ class Detection:
 
 _VOC_SIZES = tuple(range(480, 801, 32))
 _COCO_SIZES = tuple(range(640, 801, 32))
-DETECTION: Mapping[str, Detection] = {
+DETECTION: Mapping[str, DetectionSchedule] = {
     # D2: pascal_voc_R_50_C4_24k.yaml
-    "voc0712-24k": Detection(24_000, (18_000, 22_000), _VOC_SIZES, warmup=100, years=(2007, 2012)),
-    # the same iterations on 2007 alone, whose schedule [S] table 5 does not state
-    "voc07-24k": Detection(24_000, (18_000, 22_000), _VOC_SIZES, warmup=100),
+    "voc0712-24k": DetectionSchedule(24_000, (18_000, 22_000), _VOC_SIZES, warmup=100, years=(2007, 2012)),
+    # the same iterations on 2007 alone; [S] table 5 does not state its schedule
+    "voc07-24k": DetectionSchedule(24_000, (18_000, 22_000), _VOC_SIZES, warmup=100),
     # Detectron2's 1x, which [S] table 5 uses; D2: coco_R_50_C4_2x.yaml
-    "coco-1x": Detection(90_000, (60_000, 80_000), _COCO_SIZES),
-    "coco-2x": Detection(180_000, (120_000, 160_000), _COCO_SIZES),
-    # [B] D.5 freezes the representation and trains 1.5 M asynchronous steps, which nobody can repeat: its longest
-    # edges and frozen network on the 24k iterations. 77.5 is not to be expected.
-    "voc07-frozen-24k": Detection(
+    "coco-1x": DetectionSchedule(90_000, (60_000, 80_000), _COCO_SIZES),
+    "coco-2x": DetectionSchedule(180_000, (120_000, 160_000), _COCO_SIZES),
+    # [B] app. D.5 freezes the representation and trains 1.5 M asynchronous steps, which cannot be repeated: this is its
+    # longest edges and frozen network with the 24k iterations, and its AP50 of 77.5 is not to be expected
+    "voc07-frozen-24k": DetectionSchedule(
         24_000, (18_000, 22_000), tuple(range(480, 1025, 32)), 1024, 1024, warmup=100, norm="frozen", freeze="trunk",
         precise=0, edge="long",
     ),
-    "small": Detection(
+    "small": DetectionSchedule(
         240, (170, 215), (144, 160, 176), 160, 320, batch_size=2, lr=0.01, warmup=20, precise=20,
         anchors=(12, 24, 48, 96), pool=8, rois=32, proposals_before=(400, 300), proposals=(150, 60),
     ),
-    "small-frozen": Detection(
+    "small-frozen": DetectionSchedule(
         240, (170, 215), (144, 160, 176), 160, 320, batch_size=2, lr=0.01, warmup=20, norm="frozen", freeze="trunk",
         precise=0, anchors=(12, 24, 48, 96), pool=8, rois=32, proposals_before=(400, 300), proposals=(150, 60),
     ),
 }  # fmt: skip
 
 
-def find(table: Mapping[str, T], name: str | None, default: str) -> T:
-    """The schedule of this name, ``default`` where none was given. UserError: an unknown one; all are named."""
+def find_schedule(table: Mapping[str, T], name: str | None, default: str) -> T:
+    """Return the schedule of this name, or ``default`` where none was given.
+
+    Raises:
+        UserError: an unknown name; the message lists the known ones.
+    """
     if name is not None and name not in table:
         raise UserError(f"no schedule {name!r}: one of {', '.join(table)}")
     return table[name or default]

@@ -1,47 +1,34 @@
-"""A learning rate chosen by score, where one that diverges loses instead of ending the evaluation."""
+"""The choice of a learning rate by score, and the score over seeds or test images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from zoo.errors import UserError
-from zoo.evaluate.dense.finetune import Diverged, Sgd
-from zoo.evaluate.result import over_seeds
+from zoo.evaluate.dense.finetune import SgdConfig
+from zoo.evaluate.errors import Diverged
+from zoo.evaluate.result import mean_over_seeds
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What is kept of one trained network; JSON-able.
+class RunScore:
+    """The score of one trained network; JSON-able.
 
     Attributes:
-        score: percent on what it was tested on.
+        score: percent on the images it was tested on.
         loss: mean of the last training losses.
-        detail: what the result needs of each test image.
+        detail: one nested list of numbers per test image, from which the score is computed again.
     """
 
     score: float
     loss: float
-    detail: list[Any]
+    detail: list[object]
 
 
-def summarise(
-    scores: Sequence[float], pictures: int, resample: Callable[[], tuple[float, float]]
-) -> tuple[float, tuple[float, float], str]:
-    """Score, its 95 % interval, and how that was found: over seeds where there are several, else over test pictures.
-
-    ``resample`` bootstraps over the pictures; with a single one nothing is known, and the interval is 0 to 100.
-    """
-    if len(scores) > 1:
-        return *over_seeds(scores), f"t over {len(scores)} seeds"
-    if pictures < 2:
-        return scores[0], (0.0, 100.0), "none: one test picture"
-    return scores[0], resample(), "bootstrap"
-
-
-class HasSgd(Protocol):
-    """The part of a protocol that decides the optimiser; drops are fractions of the iterations."""
+class FractionalSchedule(Protocol):
+    """The SGD options of a schedule whose drops are fractions of the iterations."""
 
     @property
     def iterations(self) -> int: ...
@@ -53,25 +40,23 @@ class HasSgd(Protocol):
     def drops(self) -> tuple[float, ...]: ...
 
 
-def sgd_of(protocol: HasSgd, lr: float) -> Sgd:
-    """The optimiser of a protocol."""
-    drops = tuple(round(fraction * protocol.iterations) for fraction in protocol.drops)
-    return Sgd(protocol.iterations, lr, protocol.momentum, protocol.weight_decay, drops)
+def sgd_config(schedule: FractionalSchedule, lr: float) -> SgdConfig:
+    """Return the optimiser's settings of a schedule, with drops in steps."""
+    drops = tuple(round(fraction * schedule.iterations) for fraction in schedule.drops)
+    return SgdConfig(schedule.iterations, lr, schedule.momentum, schedule.weight_decay, drops)
 
 
-def best(
-    lrs: Sequence[float], score: Callable[[float], float], where: Callable[[], str]
-) -> tuple[float, dict[str, Any], str]:
-    """The value of ``lrs`` with the highest ``score``, all scores by value, and where they were measured.
+def choose_learning_rate(lrs: Sequence[float], score: Callable[[float], float]) -> tuple[float, dict[str, object]]:
+    """Return the learning rate with the highest ``score``, and all scores by learning rate.
 
-    A single value is not tried. The first of equals wins.
+    A single learning rate is not tried. One that diverges cannot win. The first wins a tie.
 
     Raises:
         UserError: all of them diverged.
     """
     if len(lrs) == 1:
-        return lrs[0], {}, "not chosen: the protocol has one"
-    tried: dict[str, Any] = {}
+        return lrs[0], {}
+    tried: dict[str, object] = {}
     found: list[tuple[float, float]] = []
     for lr in lrs:
         try:
@@ -82,4 +67,19 @@ def best(
             tried[f"{lr:.3g}"] = "diverged"
     if not found:
         raise UserError(f"no learning rate of {', '.join(tried)} converged: give smaller ones with --set lrs=...")
-    return max(found, key=lambda pair: pair[0])[1], tried, where()
+    return max(found, key=lambda pair: pair[0])[1], tried
+
+
+def score_over_runs(
+    scores: Sequence[float], images: int, bootstrap: Callable[[], tuple[float, float]]
+) -> tuple[float, tuple[float, float], str]:
+    """Return the mean score, its 95 % interval, and the method of the interval.
+
+    The interval is over seeds if there are several, else over test images by ``bootstrap``. A single score on a single
+    image tells nothing: its interval is 0 to 100.
+    """
+    if len(scores) > 1:
+        return *mean_over_seeds(scores), f"t over {len(scores)} seeds"
+    if images < 2:
+        return scores[0], (0.0, 100.0), "none: one test picture"
+    return scores[0], bootstrap(), "bootstrap"

@@ -1,1 +1,1 @@
-"""zoo/evaluate/depth."""
+"""The ``depth`` protocol: depth images, an up-projection decoder, depth errors; uses ``dense`` only."""

@@ -1,15 +1,19 @@
 """``detect``: Faster or Mask R-CNN on the encoder, scored by average precision of boxes and masks.
 
-MoCo's protocol, which SimSiam's table 5 uses, or BYOL's frozen network: see ``zoo.evaluate.dense.schedules``.
+It is MoCo's protocol, which [S] table 5 uses (SimSiam, arXiv 2011.10566), or [B] app. D.5's frozen network (BYOL, arXiv
+2006.07733). The constants are those of facebookresearch/moco ``detection/configs`` over Detectron2's defaults; see
+``zoo.evaluate.dense.schedules``.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
@@ -18,32 +22,47 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from zoo.errors import UserError
-from zoo.evaluate.dense.augment import FLIP_STREAM, SIZE_STREAM, draws, picture, scaled, short_side_to, tensor
-from zoo.evaluate.dense.backbone import precise_statistics
-from zoo.evaluate.dense.finetune import Sgd, batch_rows, recent, seeded, tune
-from zoo.evaluate.dense.prefetch import Upcoming
-from zoo.evaluate.dense.schedules import DETECTION, Detection, find
-from zoo.evaluate.dense.sweep import summarise
-from zoo.evaluate.detection.annotations import Scene, Scenes, devkit, splits, trainable
+from zoo.evaluate.dense.augment import (
+    FLIP_STREAM,
+    SIZE_STREAM,
+    draw_uniforms,
+    read_image,
+    resized_size,
+    scaled_size,
+    to_tensor,
+)
+from zoo.evaluate.dense.backbone import update_bn_stats
+from zoo.evaluate.dense.finetune import SgdConfig, batch_rows, prefetch_batches, recent_loss, run_sgd, seeded
+from zoo.evaluate.dense.schedules import DETECTION, DetectionSchedule, find_schedule
+from zoo.evaluate.dense.sweep import score_over_runs
+from zoo.evaluate.detection.annotations import (
+    DetectionDataset,
+    DetectionImage,
+    RunLengths,
+    find_voc_devkit,
+    open_detection_data,
+)
 from zoo.evaluate.detection.average_precision import (
-    Found,
+    Detections,
     average_precisions,
     coco_scores,
-    interval,
-    matches,
-    summary,
+    match_detections,
+    precision_interval,
+    summarize,
 )
 from zoo.evaluate.detection.rcnn import RCNN
-from zoo.evaluate.result import Result, describe_data
+from zoo.evaluate.result import Result, data_summary
 from zoo.system.progress import Progress
 from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from zoo.evaluate.context import Context
 
+Sample = tuple[Tensor, dict[str, Tensor]]  # a training image and its targets
+
 
 def evaluate(context: Context) -> Result:
-    """Trains on the training split and scores the test split.
+    """Train on the training split, and score boxes and masks on the test split.
 
     The default schedule is ``voc0712-24k`` for a VOC devkit and ``coco-1x`` for COCO json.
 
@@ -51,186 +70,53 @@ def evaluate(context: Context) -> Result:
         UserError: data or options cannot be used, a metric's library is missing, or the training diverged.
     """
     _require_metric()
-    default = "coco-1x" if devkit(context.data) is None else "voc0712-24k"
+    default = "coco-1x" if find_voc_devkit(context.data) is None else "voc0712-24k"
     name = context.schedule or default
-    protocol = context.options(find(DETECTION, name, default))
-    train, test = splits(context.data, protocol.years)
-    masks = protocol.masks and train.has_masks and test.has_masks
-    learned = trainable(train, masks=masks)
-    hashes = {"train": learned.digest, "test": test.digest}
-    cell = context.cell(asdict(protocol), hashes, masks)
-    state = cell.read()
-    if state is None:
-        state = _train_and_detect(context, protocol, learned, test, masks, hashes)
-        cell.write(state)
-    found = [_from_json(one) for one in state["found"]]
-    losses = {"loss of the first steps": state["first_loss"], "loss": state["loss"]}
-    return _result(context, name, protocol, learned, test, masks, hashes, found, losses)
+    schedule = context.options(find_schedule(DETECTION, name, default))
+    train, test = open_detection_data(context.data, schedule.years)
+    masks = schedule.masks and train.has_masks and test.has_masks
+    train = train.for_training(masks=masks)
+    hashes = {"train": train.sha256, "test": test.sha256}
 
+    # train and detect, or take over what an earlier run finished
+    cached = context.cached_part(asdict(schedule), hashes, masks)
+    if (state := cached.read()) is None:
+        preprocessing, device = context.embedder.preprocessing, context.embedder.engine.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            encoder = copy.deepcopy(context.embedder.model)
+            network = RCNN(encoder, len(train.classes), schedule, masks=masks).to(device)
+        key = [context.embedder.identity(), asdict(schedule), hashes, masks, context.seed]
+        losses = train_network(network, train, schedule, preprocessing, seed=context.seed, key=key, device=device)
+        found = detect_all(network, test, schedule, preprocessing, device)
+        state = {
+            "loss": recent_loss(losses),
+            "first_loss": recent_loss(losses[:20]),
+            "found": [_to_json(one) for one in found],
+        }
+        cached.write(state)
+    detections = [_from_json(one) for one in state["found"]]
 
-def train_network(
-    network: RCNN,
-    split: Scenes,
-    protocol: Detection,
-    preprocessing: Preprocessing,
-    *,
-    seed: int,
-    key: object,
-    device: str,
-) -> list[float]:
-    """Trains in place, then computes batch statistics again where the protocol wants it; the losses."""
-    sgd = Sgd(
-        protocol.iterations, protocol.lr, protocol.momentum, protocol.weight_decay, protocol.drops, protocol.warmup
-    )
-    masks = network.heads.has_mask()
-
-    def make(step: int) -> list[tuple[Tensor, dict[str, Tensor]]]:
-        rows = batch_rows(seed, step, protocol.batch_size, len(split))
-        return [sample(split.scenes[row], protocol, preprocessing, seed, epoch, row, masks) for epoch, row in rows]
-
-    with Upcoming(make) as batches:
-
-        def losses(step: int) -> dict[str, Tensor]:
-            batch = batches(step)
-            targets = [{k: v.to(device) for k, v in target.items()} for _, target in batch]
-            found: dict[str, Tensor] = network([image.to(device) for image, _ in batch], targets)[1]
-            return found
-
-        done = tune(network, sgd, lambda step: sum_of(losses(step)), seed=seed, key=key, device=device)
-
-        def run(n: int) -> None:
-            with seeded(seed, protocol.iterations + n, device):
-                losses(protocol.iterations + n)
-
-        precise_statistics(network, run, protocol.precise)
-    return done
-
-
-def sum_of(losses: dict[str, Tensor]) -> Tensor:
-    """The scalar that is minimised."""
-    return torch.stack(list(losses.values())).sum()
-
-
-def sample(
-    scene: Scene, protocol: Detection, preprocessing: Preprocessing, seed: int, epoch: int, row: int, masks: bool
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """A training picture, resized and flipped by its draws, and its targets in the picture's new pixels."""
-    sizes = protocol.sizes
-    side = sizes[int(draws(seed, SIZE_STREAM, epoch, row, 1)[0] * len(sizes))]
-    image = _read(scene)
-    size = resized(image.size, side, protocol)
-    scale = np.array([size[0] / scene.width, size[1] / scene.height] * 2)
-    boxes = np.array([i.box for i in scene.instances], np.float64).reshape(-1, 4) * scale
-    planes = scene.masks(scene.instances) if masks else None
-    image = image.resize(size, Image.Resampling.BILINEAR)
-    if planes is not None:
-        planes = np.stack([np.array(Image.fromarray(p).resize(size, Image.Resampling.NEAREST)) for p in planes])
-    if draws(seed, FLIP_STREAM, epoch, row, 1)[0] < protocol.flip:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        boxes = np.stack([size[0] - boxes[:, 2], boxes[:, 1], size[0] - boxes[:, 0], boxes[:, 3]], axis=1)
-        planes = None if planes is None else np.ascontiguousarray(planes[:, :, ::-1])
-    target = {
-        "boxes": torch.from_numpy(boxes.astype(np.float32)),
-        "labels": torch.tensor([i.label + 1 for i in scene.instances], dtype=torch.int64),
-    }
-    if planes is not None:
-        target["masks"] = torch.from_numpy(planes)
-    return tensor(image, preprocessing), target
-
-
-def resized(size: tuple[int, int], side: int, protocol: Detection) -> tuple[int, int]:
-    """(width, height) by the protocol's edge and ceiling."""
-    if protocol.edge == "long":
-        return scaled(size, side / max(size))
-    return short_side_to(size, side, protocol.max_size)
-
-
-@torch.no_grad()
-def detect_all(
-    network: RCNN, split: Scenes, protocol: Detection, preprocessing: Preprocessing, device: str
-) -> list[Found]:
-    """Detections in each picture, in its own pixels; sets ``network`` to eval mode."""
-    network.eval()
-    found = []
-    with Progress("test images") as progress:
-        progress.start(len(split))
-        for scene in split.scenes:
-            image = _read(scene)
-            size = resized(image.size, protocol.test_size, protocol)
-            pixels = tensor(image.resize(size, Image.Resampling.BILINEAR), preprocessing)
-            found.append(_in_own_pixels(network([pixels.to(device)])[0][0], size, scene))
-            progress.advance(1)
-    return found
-
-
-def _in_own_pixels(one: dict[str, Tensor], size: tuple[int, int], scene: Scene) -> Found:
-    from faster_coco_eval.core import mask as rle
-
-    scale = torch.tensor([scene.width / size[0], scene.height / size[1]] * 2, device=one["boxes"].device)
-    boxes = one["boxes"] * scale
-    masks = None
-    if "masks" in one:
-        planes = paste_masks_in_image(one["masks"], boxes, (scene.height, scene.width))[:, 0] > 0.5
-        masks = [rle.encode(np.asfortranarray(p)) for p in planes.cpu().numpy().astype(np.uint8)]
-    return Found(
-        boxes.cpu().numpy().astype(np.float64),
-        one["scores"].cpu().numpy().astype(np.float64),
-        one["labels"].cpu().numpy() - 1,
-        masks,
-    )
-
-
-def _train_and_detect(
-    context: Context, protocol: Detection, train: Scenes, test: Scenes, masks: bool, hashes: dict[str, str]
-) -> dict[str, Any]:
-    preprocessing, device = context.embedder.preprocessing, context.embedder.engine.device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(context.seed)
-        encoder = copy.deepcopy(context.embedder.model)
-        network = RCNN(encoder, len(train.classes), protocol, masks=masks).to(device)
-    key = [context.embedder.identity(), asdict(protocol), hashes, masks, context.seed]
-    losses = train_network(network, train, protocol, preprocessing, seed=context.seed, key=key, device=device)
-    found = detect_all(network, test, protocol, preprocessing, device)
-    return {"loss": recent(losses), "first_loss": recent(losses[:20]), "found": [_to_json(one) for one in found]}
-
-
-def _result(
-    context: Context,
-    name: str,
-    protocol: Detection,
-    train: Scenes,
-    test: Scenes,
-    masks: bool,
-    hashes: dict[str, str],
-    found: Sequence[Found],
-    losses: dict[str, float],
-) -> Result:
+    # score boxes, and masks where there are any
     headline = "AP50" if test.metric.startswith("voc") else "AP"
+    box_matches = match_detections(test, detections, "bbox")
+    by_class = average_precisions(box_matches, test.metric)
     metrics: dict[str, float] = {}
-    of_boxes = matches(test, found, "bbox")
-    for kind in ("bbox", "segm") if masks else ("bbox",):
-        if test.metric == "coco":
-            numbers = coco_scores(test, found, kind)
-        else:
-            numbers = summary(average_precisions(of_boxes, test.metric))
-        metrics |= {f"{'box' if kind == 'bbox' else 'mask'} {k}": v for k, v in numbers.items()}
-    score, bounds, how = summarise(
-        [metrics[f"box {headline}"]], len(test), lambda: interval(of_boxes, test.metric, headline)
+    for kind, iou_type in (("box", "bbox"), ("mask", "segm")) if masks else (("box", "bbox"),):
+        scores = coco_scores(test, detections, iou_type) if test.metric == "coco" else summarize(by_class)
+        metrics |= {f"{kind} {k}": v for k, v in scores.items()}
+    score, interval, method = score_over_runs(
+        [metrics[f"box {headline}"]], len(test), lambda: precision_interval(box_matches, test.metric, headline)
     )
-    by_class = average_precisions(of_boxes, test.metric)
+    sizes = {"train": (len(train), hashes["train"]), "test": (len(test), hashes["test"])}
     return Result(
         metric=f"box {headline}",
         score=score,
-        interval_95=bounds,
-        interval=how,
-        parameters={"schedule": name, **asdict(protocol), "masks": masks, "rule": test.metric},
-        data={
-            **describe_data(
-                context.data, len(test.classes), train=(len(train), hashes["train"]), test=(len(test), hashes["test"])
-            ),
-            "name": data_name(context.data, train),
-        },
-        metrics={**metrics, **losses},
+        interval_95=interval,
+        interval=method,
+        parameters={"schedule": name, **asdict(schedule), "masks": masks, "rule": test.metric},
+        data=data_summary(context.data, len(test.classes), **sizes) | {"name": _published_name(context.data, train)},
+        metrics={**metrics, "loss of the first steps": state["first_loss"], "loss": state["loss"]},
         details={
             "skipped": {"train": dict(train.skipped), "test": dict(test.skipped)},
             "AP50_by_class": {
@@ -241,45 +127,173 @@ def _result(
     )
 
 
-def data_name(data: Path, train: Scenes) -> str:
-    """What published tables call it, or the folder's name."""
+def train_network(
+    network: RCNN,
+    dataset: DetectionDataset,
+    schedule: DetectionSchedule,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    key: object,
+    device: str,
+) -> list[float]:
+    """Train in place, recompute the batch statistics if the schedule asks for it, and return the losses.
+
+    Raises:
+        Diverged: a loss is not finite.
+    """
+    masks = network.heads.has_mask()
+
+    def make_batch(step: int) -> list[Sample]:
+        rows = batch_rows(seed, step, schedule.batch_size, len(dataset))
+        return [
+            load_sample(dataset.images[row], schedule, preprocessing, seed, epoch, row, masks) for epoch, row in rows
+        ]
+
+    def loss(batch: list[Sample]) -> Tensor:
+        targets = [{k: v.to(device) for k, v in target.items()} for _, target in batch]
+        _, losses = network([image.to(device) for image, _ in batch], targets)
+        return torch.stack(list(losses.values())).sum()
+
+    config = SgdConfig(
+        schedule.iterations, schedule.lr, schedule.momentum, schedule.weight_decay, schedule.drops, schedule.warmup
+    )
+    losses = run_sgd(network, config, make_batch, loss, seed=seed, key=key, device=device)
+
+    # batch statistics of the final weights, over the batches that follow
+    steps = range(schedule.iterations, schedule.iterations + schedule.precise)
+    with closing(prefetch_batches(make_batch, steps)) as batches:
+
+        def forward(n: int) -> None:
+            with seeded(seed, steps[n], device):
+                loss(next(batches))
+
+        update_bn_stats(network, forward, schedule.precise)
+    return losses
+
+
+def load_sample(
+    image: DetectionImage,
+    schedule: DetectionSchedule,
+    preprocessing: Preprocessing,
+    seed: int,
+    epoch: int,
+    row: int,
+    masks: bool,
+) -> Sample:
+    """Return a training image, randomly resized and flipped, and its targets in the pixels of the resized image."""
+    draw = partial(draw_uniforms, seed, epoch=epoch, row=row, count=1)
+    side = schedule.sizes[int(draw(SIZE_STREAM)[0] * len(schedule.sizes))]
+    pixels = _read(image)
+    size = training_size(pixels.size, side, schedule)
+    scale = np.array([size[0] / image.width, size[1] / image.height] * 2)
+    boxes = np.array([i.box for i in image.instances], np.float64).reshape(-1, 4) * scale
+    planes = image.masks() if masks else None
+    pixels = pixels.resize(size, Image.Resampling.BILINEAR)
+    if planes is not None:
+        planes = np.stack([np.array(Image.fromarray(p).resize(size, Image.Resampling.NEAREST)) for p in planes])
+    if draw(FLIP_STREAM)[0] < schedule.flip:
+        pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        boxes = np.stack([size[0] - boxes[:, 2], boxes[:, 1], size[0] - boxes[:, 0], boxes[:, 3]], axis=1)
+        planes = None if planes is None else np.ascontiguousarray(planes[:, :, ::-1])
+    target = {
+        "boxes": torch.from_numpy(boxes.astype(np.float32)),
+        "labels": torch.tensor([i.label + 1 for i in image.instances], dtype=torch.int64),
+    }
+    if planes is not None:
+        target["masks"] = torch.from_numpy(planes)
+    return to_tensor(pixels, preprocessing), target
+
+
+def training_size(size: tuple[int, int], side: int, schedule: DetectionSchedule) -> tuple[int, int]:
+    """Return (width, height) with ``side`` as the edge that the schedule names, within its ``max_size``."""
+    if schedule.edge == "long":
+        return scaled_size(size, side / max(size))
+    return resized_size(size, side, schedule.max_size)
+
+
+@torch.no_grad()
+def detect_all(
+    network: RCNN, dataset: DetectionDataset, schedule: DetectionSchedule, preprocessing: Preprocessing, device: str
+) -> list[Detections]:
+    """Return the detections in each image, in its own pixels; sets eval mode."""
+    network.eval()
+    found = []
+    with Progress("test images") as progress:
+        progress.start(len(dataset))
+        for image in dataset.images:
+            pixels = _read(image)
+            size = training_size(pixels.size, schedule.test_size, schedule)
+            x = to_tensor(pixels.resize(size, Image.Resampling.BILINEAR), preprocessing)
+            found.append(_in_own_pixels(network([x.to(device)])[0][0], size, image))
+            progress.advance(1)
+    return found
+
+
+def _in_own_pixels(output: dict[str, Tensor], size: tuple[int, int], image: DetectionImage) -> Detections:
+    """Return the network's output for an image of ``size`` (width, height) in the pixels of the original."""
+    from faster_coco_eval.core import mask as rle
+
+    scale = torch.tensor([image.width / size[0], image.height / size[1]] * 2, device=output["boxes"].device)
+    boxes = output["boxes"] * scale
+    masks = None
+    if "masks" in output:
+        planes = paste_masks_in_image(output["masks"], boxes, (image.height, image.width))[:, 0] > 0.5
+        masks = [rle.encode(np.asfortranarray(p)) for p in planes.cpu().numpy().astype(np.uint8)]
+    return Detections(
+        boxes.cpu().numpy().astype(np.float64),
+        output["scores"].cpu().numpy().astype(np.float64),
+        output["labels"].cpu().numpy() - 1,
+        masks,
+    )
+
+
+def _read(image: DetectionImage) -> Image.Image:
+    pixels = read_image(image.path)
+    if pixels.size != (image.width, image.height):
+        raise UserError(
+            f"{image.path} is {pixels.width} x {pixels.height}, its annotation says {image.width} x {image.height}: "
+            "correct the annotation"
+        )
+    return pixels
+
+
+def _published_name(data: Path, train: DetectionDataset) -> str:
+    """Return the name of the data set in published tables, else the name of the folder."""
     if train.metric == "coco":
         return "COCO 2017" if train.name.endswith("/instances_train2017") else data.name
     return "VOC07+12" if "VOC2012" in train.name else "VOC07"
 
 
-def _read(scene: Scene) -> Image.Image:
-    image = picture(scene.path)
-    if image.size != (scene.width, scene.height):
-        raise UserError(
-            f"{scene.path} is {image.width} x {image.height}, its annotation says {scene.width} x {scene.height}: "
-            "correct the annotation"
-        )
-    return image
+class _DetectionsJson(TypedDict):
+    boxes: list[list[float]]
+    scores: list[float]
+    labels: list[int]
+    masks: Sequence[RunLengths] | None
 
 
-def _to_json(found: Found) -> dict[str, Any]:
+def _to_json(detections: Detections) -> _DetectionsJson:
     masks = None
-    if found.masks is not None:
-        masks = [{"size": list(m["size"]), "counts": _text(m["counts"])} for m in found.masks]
+    if detections.masks is not None:
+        masks = [RunLengths(size=list(m["size"]), counts=_as_text(m["counts"])) for m in detections.masks]
     return {
-        "boxes": found.boxes.tolist(),
-        "scores": found.scores.tolist(),
-        "labels": found.labels.tolist(),
+        "boxes": detections.boxes.tolist(),
+        "scores": detections.scores.tolist(),
+        "labels": detections.labels.tolist(),
         "masks": masks,
     }
 
 
-def _from_json(one: dict[str, Any]) -> Found:
-    return Found(
-        np.array(one["boxes"], np.float64).reshape(-1, 4),
-        np.array(one["scores"], np.float64),
-        np.array(one["labels"], np.int64),
-        one["masks"],
+def _from_json(value: _DetectionsJson) -> Detections:
+    return Detections(
+        np.array(value["boxes"], np.float64).reshape(-1, 4),
+        np.array(value["scores"], np.float64),
+        np.array(value["labels"], np.int64),
+        value["masks"],
     )
 
 
-def _text(counts: str | bytes) -> str:
+def _as_text(counts: str | bytes | list[int]) -> str | list[int]:
     return counts.decode() if isinstance(counts, bytes) else counts
 
 

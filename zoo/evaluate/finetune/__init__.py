@@ -1,1 +1,1 @@
-"""zoo/evaluate/finetune."""
+"""Protocols that fine-tune all layers with a linear classifier: semi-supervised and transfer evaluation."""

@@ -1,10 +1,12 @@
-"""Fine-tuning with 1 % and 10 % of the labels ([B] section 4 and app. C.1).
+"""``semi-supervised``: fine-tuning with 1 % and 10 % of the labels ([B] section 4 and app. C.1; arXiv 2006.07733).
 
-All layers train, BN too: SGD Nesterov, no weight decay, B = 1024, learning rate and epochs of a grid. They are chosen
-on a fifth of the labelled images; the network is then fine-tuned on all of those, five times from different seeds.
+All layers train, BN too: SGD Nesterov, no weight decay, B = 1024, learning rate and epochs from the grid of [B] app.
+C.1. They are chosen on a fifth of the labelled images; the network is then fine-tuned on all of those, five times from
+different seeds.
 
-Which images have labels: SimCLR's lists ``1percent.txt`` and ``10percent.txt`` (a file name a line, as
-n01440764_10026.JPEG) where ``--subset-files`` gives their folder; else a part of each class, drawn anew for each seed.
+The labelled images are those of the lists ``1percent.txt`` and ``10percent.txt`` of google-research/simclr
+(``imagenet_subsets``; a file name per line, as n01440764_10026.JPEG) if ``--subset-files`` gives their folder, else a
+part of each class, drawn anew for each seed.
 """
 
 from __future__ import annotations
@@ -12,15 +14,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.datasets.labelled import Labelled, Splits, hold_out, open_splits, stratified
+from zoo.datasets.labelled import LabelledImages, LabelledSplits, hold_out, open_splits, stratified_split
 from zoo.errors import UserError
-from zoo.evaluate.finetune.finetune import Diverged, Recipe, finetune, scores
-from zoo.evaluate.result import Result, describe_data, over_seeds, proportion, top_k
+from zoo.evaluate.errors import Diverged
+from zoo.evaluate.finetune.finetune import FinetuneRecipe, finetune, predict_logits
+from zoo.evaluate.metrics import top_k
+from zoo.evaluate.result import FractionJson, Result, data_summary, mean_over_seeds, wilson_interval
 
 if TYPE_CHECKING:
     from zoo.evaluate.context import Context
@@ -29,14 +33,15 @@ LARGE = 100_000  # training images from which "auto" takes the published grid
 
 
 @dataclass(frozen=True)
-class Options:
-    """``--set`` of ``semi-supervised``.
+class SemiSupervisedOptions:
+    """The ``--set`` options of ``semi-supervised``.
 
     Attributes:
-        percent: of the labels; the first is the score, all are in ``metrics``.
+        percent: fractions of the labels; the first gives the score, all are in ``metrics``.
         grid: ``published``, ``small``, or ``auto``: published from ``LARGE`` training images on.
-        lr, epochs, batch: of the grid where they are empty or 0.
-        seeds: fine-tunings for the mean.
+        lr, epochs, batch: values of the grid where they are empty or 0.
+        seeds: number of fine-tunings that are averaged.
+        min_area: see ``zoo.evaluate.random_crops.RandomCrops``.
     """
 
     percent: tuple[float, ...] = (1.0, 10.0)
@@ -48,87 +53,110 @@ class Options:
     min_area: float = 0.08
 
 
+@dataclass(frozen=True)
+class SemiSupervisedGrid:
+    """Learning rates and epochs to choose from, and the batch size."""
+
+    lr: tuple[float, ...]
+    epochs: tuple[int, ...]
+    batch: int
+
+
 GRIDS = {
-    "published": {"lr": (0.01, 0.02, 0.05, 0.1, 0.005), "epochs": (30, 50), "batch": 1024},  # [B] app. C.1
-    "small": {"lr": (0.02, 0.1), "epochs": (30,), "batch": 64},  # for data sets of a few thousand images; no paper's
+    "published": SemiSupervisedGrid((0.01, 0.02, 0.05, 0.1, 0.005), (30, 50), 1024),  # [B] app. C.1
+    "small": SemiSupervisedGrid((0.02, 0.1), (30,), 64),  # ours, for data sets of a few thousand images
 }
 
 
+class Accuracies(TypedDict):
+    """Accuracy of one fine-tuning in percent; ``top5`` is ``None`` with five classes or fewer."""
+
+    top1: float
+    top5: float | None
+
+
 def evaluate(context: Context) -> Result:
-    """Mean top-1 over the seeds at the first fraction; see the module."""
-    options = context.options(Options())
+    """Return the mean top-1 over the seeds at the first fraction of the labels."""
+    options = context.options(SemiSupervisedOptions())
     splits = open_splits(context.data, context.seed)
-    options = _filled(options, len(splits.train))
-    found = [_fraction(context, splits, options, percent) for percent in options.percent]
-    first, test = found[0], splits.test
-    interval, how = first["interval_95"], f"t over {options.seeds} seeds"
+    options = _with_grid(options, len(splits.train))
+    fractions = [_evaluate_fraction(context, splits, options, percent) for percent in options.percent]
+
+    first, train, test = fractions[0], splits.train, splits.test
+    low, high = first["interval_95"]
+    interval, method = (low, high), f"t over {options.seeds} seeds"
     if options.seeds == 1:
         right = round(first["top1"][0] / 100 * len(test))
-        interval, how = proportion(np.arange(len(test)) < right)[1], "Wilson"
+        interval, method = wilson_interval(np.arange(len(test)) < right)[1], "Wilson"
     metrics: dict[str, float] = {}
-    for fraction in found:
+    for fraction in fractions:
         percent = f"{fraction['percent']:g} %"
         metrics |= {f"top-1 at {percent}": fraction["mean"], f"spread at {percent}": fraction["spread"]}
         metrics |= {f"top-5 at {percent}": float(np.mean(fraction["top5"]))} if fraction["top5"] else {}
-    parameters: dict[str, Any] = {f"{f['percent']:g} %": f["chosen"] for f in found}
-    parameters |= {
-        "chosen_by": "a fifth of the labelled images, held out; then all of them, once a seed",
-        "grid": {"name": options.grid, "lr": options.lr, "epochs": options.epochs, "batch": options.batch},
-        "labels": "published lists" if context.subset_files else "stratified, drawn for each seed",
-    }
     return Result(
         f"top-1 at {options.percent[0]:g} % of the labels",
         first["mean"],
-        tuple(interval),
-        parameters,
-        describe_data(
-            context.data,
-            len(splits.train.classes),
-            train=(len(splits.train), splits.train.sha256),
-            test=(len(test), test.sha256),
-        )
+        interval,
+        {
+            **{f"{f['percent']:g} %": f["chosen"] for f in fractions},
+            "chosen_by": "a fifth of the labelled images, held out; then all of them, once a seed",
+            "grid": {"name": options.grid, "lr": options.lr, "epochs": options.epochs, "batch": options.batch},
+            "labels": "published lists" if context.subset_files else "stratified, drawn for each seed",
+        },
+        data_summary(context.data, len(train.classes), train=(len(train), train.sha256), test=(len(test), test.sha256))
         | {"split": splits.rule},
-        interval=how,
+        interval=method,
         metrics=metrics,
-        details={"fractions": found},
+        details={"fractions": fractions},
     )
 
 
-def _filled(options: Options, images: int) -> Options:
+def _with_grid(options: SemiSupervisedOptions, images: int) -> SemiSupervisedOptions:
+    """Fill the options that were not given with the values of the grid."""
     name = ("published" if images >= LARGE else "small") if options.grid == "auto" else options.grid
     if name not in GRIDS:
         raise UserError(f"--set grid: {name!r} is none of auto, {', '.join(GRIDS)}")
     if not options.percent or not all(0 < p <= 100 for p in options.percent) or options.seeds < 1:
         raise UserError("--set percent takes values above 0 and up to 100, --set seeds at least 1")
-    grid: dict[str, Any] = dict(GRIDS[name])
-    given: dict[str, Any] = {"lr": options.lr, "epochs": options.epochs, "batch": options.batch}
-    return replace(options, grid=name, **{k: v if v not in ((0,), (0.0,), 0) else grid[k] for k, v in given.items()})
+    grid = GRIDS[name]
+    return replace(
+        options,
+        grid=name,
+        lr=grid.lr if options.lr == (0.0,) else options.lr,
+        epochs=grid.epochs if options.epochs == (0,) else options.epochs,
+        batch=options.batch or grid.batch,
+    )
 
 
-def _fraction(context: Context, splits: Splits, options: Options, percent: float) -> dict[str, Any]:
-    """One fraction of the labels: the choice, then the seeds. Finished parts are found again after a kill."""
-    cells = list(product(options.lr, options.epochs))
+def _evaluate_fraction(
+    context: Context, splits: LabelledSplits, options: SemiSupervisedOptions, percent: float
+) -> FractionJson:
+    """Choose learning rate and epochs for one fraction of the labels, then fine-tune from each seed."""
+    grid = list(product(options.lr, options.epochs))
     tried: dict[str, float | None] = {}
-    chosen = cells[0]
-    if len(cells) > 1:
-        labelled = labelled_part(splits.train, percent, context.seed, context.subset_files)
+    chosen = grid[0]
+    if len(grid) > 1:
+        labelled = labelled_subset(splits.train, percent, context.seed, context.subset_files)
         kept, held = hold_out(labelled.labels, 0.2, context.seed)
-        judge = labelled.part(held, f"{labelled.name}, held out")
-        for lr, epochs in cells:
-            scored = _score(context, labelled.part(kept, labelled.name), judge, options, lr, epochs, context.seed)
+        train, val = labelled.subset(kept, labelled.name), labelled.subset(held, f"{labelled.name}, held out")
+        for lr, epochs in grid:
+            scored = _finetune_and_score(context, train, val, options, lr, epochs, context.seed)
             tried[f"lr {lr:g}, {epochs} epochs"] = None if scored is None else scored["top1"]
         best = max(tried, key=lambda cell: -1.0 if tried[cell] is None else float(tried[cell] or 0))
-        chosen = cells[list(tried).index(best)]
-    top1, top5, images = [], [], 0
+        chosen = grid[list(tried).index(best)]
+
+    top1: list[float] = []
+    top5: list[float] = []
+    images = 0
     for seed in range(context.seed, context.seed + options.seeds):
-        labelled = labelled_part(splits.train, percent, seed, context.subset_files)
-        scored = _score(context, labelled, splits.test, options, *chosen, seed)
+        labelled = labelled_subset(splits.train, percent, seed, context.subset_files)
+        scored = _finetune_and_score(context, labelled, splits.test, options, *chosen, seed)
         if scored is None:
             raise UserError(f"the loss is not finite at lr {chosen[0]:g}: take smaller ones with --set lr=...")
         images = len(labelled)
         top1.append(scored["top1"])
         top5 += [scored["top5"]] if scored["top5"] is not None else []
-    mean, interval = over_seeds(top1) if len(top1) > 1 else (top1[0], (0.0, 100.0))
+    mean, interval = mean_over_seeds(top1) if len(top1) > 1 else (top1[0], (0.0, 100.0))
     return {
         "percent": percent,
         "images": images,
@@ -141,38 +169,45 @@ def _fraction(context: Context, splits: Splits, options: Options, percent: float
     }
 
 
-def _score(
-    context: Context, train: Labelled, test: Labelled, options: Options, lr: float, epochs: int, seed: int
-) -> dict[str, Any] | None:
-    """Percent top-1 and top-5 of one fine-tuning, ``None`` where it diverged."""
+def _finetune_and_score(
+    context: Context,
+    train: LabelledImages,
+    test: LabelledImages,
+    options: SemiSupervisedOptions,
+    lr: float,
+    epochs: int,
+    seed: int,
+) -> Accuracies | None:
+    """Return the scores of one fine-tuning, from the cache if it was done before; ``None`` if it diverged."""
     batch = min(options.batch, len(train))
-    recipe = Recipe(epochs * max(1, round(len(train) / batch)), batch, lr, min_area=options.min_area)
-    cell = context.cell(train.sha256, test.sha256, recipe.to_json(), seed)
-    if (kept := cell.read()) is not None:
-        return kept or None
+    recipe = FinetuneRecipe(epochs * max(1, round(len(train) / batch)), batch, lr, min_area=options.min_area)
+    cached = context.cached_part(train.sha256, test.sha256, recipe.to_json(), seed)
+    if (stored := cached.read()) is not None:
+        scores: Accuracies | None = stored or None  # an empty dict: it diverged
+        return scores
     try:
         model = finetune(context.embedder, train, recipe, seed=seed)
-        logits = scores(model, test, context.embedder.preprocessing, context.embedder.engine.device)
+        logits = predict_logits(model, test, context.embedder.preprocessing, context.embedder.engine.device)
     except Diverged:
-        cell.write({})
+        cached.write({})
         return None
     right: NDArray[np.bool_] = logits.argmax(1) == test.labels
     five = top_k(logits, test.labels).get("top-5")
-    value = {"top1": round(100 * float(right.mean()), 4), "top5": None if five is None else round(five, 4)}
-    cell.write(value)
-    return value
+    scores = Accuracies(top1=round(100 * float(right.mean()), 4), top5=None if five is None else round(five, 4))
+    cached.write(scores)
+    return scores
 
 
-def labelled_part(train: Labelled, percent: float, seed: int, subset_files: Path | None) -> Labelled:
-    """The images whose labels may be used.
+def labelled_subset(train: LabelledImages, percent: float, seed: int, subset_files: Path | None) -> LabelledImages:
+    """Return the images whose labels may be used, from a list in ``subset_files`` or drawn from ``seed``.
 
     Raises:
-        UserError: no list for this fraction, or it names a file that the training images lack.
+        UserError: there is no list for this fraction, or it names a file that the training images lack.
     """
     name = f"{percent:g} % of {train.name}"
     if subset_files is None:
-        rows = np.arange(len(train)) if percent == 100 else stratified(train.labels, percent / 100, seed)[0]
-        return train.part(rows, name)
+        rows = np.arange(len(train)) if percent == 100 else stratified_split(train.labels, percent / 100, seed)[0]
+        return train.subset(rows, name)
     path = subset_files / f"{percent:g}percent.txt"
     try:
         wanted = [line.strip() for line in path.read_text().splitlines() if line.strip()]
@@ -181,8 +216,8 @@ def labelled_part(train: Labelled, percent: float, seed: int, subset_files: Path
             f"cannot read {path} ({error.strerror}): SimCLR's lists are imagenet_subsets/1percent.txt and "
             "10percent.txt of github.com/google-research/simclr"
         ) from None
-    number = {Path(train.row_name(row)).name: row for row in range(len(train))}
-    missing = [file for file in wanted if file not in number]
+    row_of = {Path(train.row_name(row)).name: row for row in range(len(train))}
+    missing = [file for file in wanted if file not in row_of]
     if missing:
         raise UserError(f"{train.name} lacks {len(missing)} of the {len(wanted)} files of {path.name}: {missing[0]}")
-    return train.part(np.array([number[file] for file in wanted], np.int64), name)
+    return train.subset(np.array([row_of[file] for file in wanted], np.int64), name)

@@ -1,1 +1,1 @@
-"""zoo/evaluate/segmentation."""
+"""The ``segment`` protocol: label images, a dilated FCN, mean IoU; uses ``dense`` only."""

@@ -1,4 +1,4 @@
-"""Pictures with label images: VOC 2012's devkit, or ``DIR/train`` with ``DIR/train-labels`` and so on."""
+"""Images with label images: VOC 2012's devkit, or ``DIR/train`` with ``DIR/train-labels`` and so on."""
 
 from __future__ import annotations
 
@@ -12,124 +12,133 @@ from zoo.errors import UserError
 from zoo.evaluate.dense.augment import (
     CROP_STREAM,
     FLIP_STREAM,
-    Pairs,
-    draws,
-    pair,
-    pair_folders,
-    scaled,
-    short_side_to,
+    AnnotatedImages,
+    draw_uniforms,
+    resized_size,
+    scaled_size,
 )
-from zoo.evaluate.dense.schedules import Segmentation
+from zoo.evaluate.dense.schedules import SegmentationSchedule
 
 _VOC = "VOC2012"
-_HELD_OUT = 10  # one in ten of the training pictures, where there is no validation split to choose on
-NEVER = 255  # marks what is neither trained nor scored; VOC's borders
+_HELD_OUT = 10  # one training image in ten chooses the learning rate, where there is no validation split
+IGNORE_INDEX = 255  # label that is neither trained nor scored; VOC's borders
 
 
-def splits(data: Path, protocol: Segmentation) -> dict[str, Pairs]:
-    """``train``, ``test`` and, where there is one beside them, ``val``.
+def open_segmentation_data(data: Path, schedule: SegmentationSchedule) -> dict[str, AnnotatedImages]:
+    """Open the splits ``train``, ``test`` and, where there is one beside them, ``val``.
 
     Raises:
-        UserError: nothing of the two layouts there; the line says which files are needed.
+        UserError: the folder has neither layout, or files are missing; the message says which.
     """
     for root in (data, data / _VOC, data / "VOCdevkit" / _VOC):
         if (root / "ImageSets" / "Segmentation").is_dir():
-            return {"train": _voc(root, protocol.train), "test": _voc(root, "val")}
+            return {"train": _open_voc(root, schedule.train), "test": _open_voc(root, "val")}
     if not (data / "train").is_dir():
         raise UserError(
-            f"{data} has neither train/ and train-labels/ (pictures and label images of the same names) nor a VOC "
+            f"{data} has neither train/ and train-labels/ (images and label images of the same names) nor a VOC "
             f"devkit ({_VOC}/ImageSets/Segmentation)"
         )
     test = "test" if (data / "test").is_dir() else "val"
-    found = {"train": _folder(data, "train"), "test": _folder(data, test)}
+    splits = {"train": _open_folder(data, "train"), "test": _open_folder(data, test)}
     if test == "test" and (data / "val").is_dir():
-        found["val"] = _folder(data, "val")
-    return found
+        splits["val"] = _open_folder(data, "val")
+    return splits
 
 
-def choosing(found: dict[str, Pairs], seed: int) -> tuple[Pairs, Pairs, str]:
-    """What to train and to score on while the learning rate is chosen, and a word for the result."""
-    if "val" in found:
-        return found["train"], found["val"], "the validation split"
-    order = np.random.Generator(np.random.Philox(key=[seed, 1])).permutation(len(found["train"]))
+def learning_rate_splits(splits: dict[str, AnnotatedImages], seed: int) -> tuple[AnnotatedImages, AnnotatedImages, str]:
+    """Return the images that choose the learning rate: to train on, to score on, and the latter's name in words.
+
+    Raises:
+        UserError: there is no validation split, and a single training image.
+    """
+    train = splits["train"]
+    if "val" in splits:
+        return train, splits["val"], "the validation split"
+    order = np.random.Generator(np.random.Philox(key=[seed, 1])).permutation(len(train))
     held = max(1, len(order) // _HELD_OUT)
     if held == len(order):
-        raise UserError(f"{found['train'].name}: one picture cannot be split to choose a learning rate: give one lr")
-    train = found["train"]
+        raise UserError(f"{train.name}: one image cannot be split to choose a learning rate: give one lr")
     return train.subset(sorted(order[held:])), train.subset(sorted(order[:held])), "a tenth of the training split"
 
 
-def count_classes(found: dict[str, Pairs], void: int) -> int:
-    """One more than the largest label of the training split.
+def count_classes(splits: dict[str, AnnotatedImages], void: int) -> int:
+    """Return one more than the largest label of the training split.
 
     Raises:
-        UserError: a label that only other splits have, a picture of another size, or nothing but void.
+        UserError: a label that only other splits have, an image of another size, or less than two labels beside void.
     """
-    largest = {name: [_largest(pairs, row, void) for row in range(len(pairs))] for name, pairs in found.items()}
+    largest = {
+        name: [_largest_label(images, row, void) for row in range(len(images))] for name, images in splits.items()
+    }
     classes = max(largest["train"]) + 1
     if classes < 2:
-        raise UserError(f"{found['train'].name} has fewer than two labels beside void ({void})")
-    for name, values in largest.items():
-        for row, value in enumerate(values):
-            if value >= classes:
+        raise UserError(f"{splits['train'].name} has fewer than two labels beside void ({void})")
+    for name, labels in largest.items():
+        for row, label in enumerate(labels):
+            if label >= classes:
                 raise UserError(
-                    f"{found[name].annotations[row]} has label {value}, the training split none above {classes - 1}: "
-                    f"if it means void, add --set void={value}"
+                    f"{splits[name].annotations[row]} has label {label}, the training split none above {classes - 1}: "
+                    f"if it means void, add --set void={label}"
                 )
     return classes
 
 
-def sample(pairs: Pairs, row: int, protocol: Segmentation) -> tuple[Image.Image, NDArray[np.int64]]:
-    """Picture at the protocol's short side, and its labels at the ORIGINAL size, void as ``NEVER``."""
-    image, raw = pairs.read(row)
-    labels = raw.astype(np.int64)
-    labels[labels == protocol.void] = NEVER
-    if protocol.short_side:
-        size = short_side_to(image.size, protocol.short_side)
+def load_sample(
+    images: AnnotatedImages, row: int, schedule: SegmentationSchedule
+) -> tuple[Image.Image, NDArray[np.int64]]:
+    """Return an image at the schedule's short side, and its labels at the ORIGINAL size, void as ``IGNORE_INDEX``."""
+    image, annotation = images.read(row)
+    labels = annotation.astype(np.int64)
+    labels[labels == schedule.void] = IGNORE_INDEX
+    if schedule.short_side:
+        size = resized_size(image.size, schedule.short_side)
         image = image.resize(size, Image.Resampling.BILINEAR)
     return image, labels
 
 
-def crop(
-    image: Image.Image, labels: NDArray[np.int64], protocol: Segmentation, seed: int, epoch: int, row: int
+def random_crop(
+    image: Image.Image, labels: NDArray[np.int64], schedule: SegmentationSchedule, seed: int, epoch: int, row: int
 ) -> tuple[Image.Image, NDArray[np.int64], tuple[int, int]]:
-    """Randomly resized, cropped and flipped: a square picture, its labels, and how much of it is picture (w, h).
+    """Resize, crop and flip at random.
 
-    What lies outside of the picture is void; the caller zeroes it after normalising.
+    Returns:
+        A square image, its labels, and the (width, height) of it that lies within the image. What lies outside has the
+        label ``IGNORE_INDEX``; the caller sets it to zero after normalising.
     """
-    scale, left, top = draws(seed, CROP_STREAM, epoch, row, 3)
-    low, high = protocol.scale
-    factor = low + (high - low) * scale
-    size = scaled(image.size, factor)
+    scale, left, top = draw_uniforms(seed, CROP_STREAM, epoch, row, 3)
+    low, high = schedule.scale
+    size = scaled_size(image.size, low + (high - low) * scale)
     image = image.resize(size, Image.Resampling.BILINEAR)
     plane = Image.fromarray(labels.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
-    side = protocol.crop
-    x, y = (int(draw * (max(0, have - side) + 1)) for draw, have in zip((left, top), size, strict=True))
+
+    side = schedule.crop
+    x, y = (int(draw * (max(0, length - side) + 1)) for draw, length in zip((left, top), size, strict=True))
     inside = min(side, size[0] - x), min(side, size[1] - y)
-    image = image.crop((x, y, x + inside[0], y + inside[1]))
-    plane = plane.crop((x, y, x + inside[0], y + inside[1]))
-    if draws(seed, FLIP_STREAM, epoch, row, 1)[0] < protocol.flip:
+    box = (x, y, x + inside[0], y + inside[1])
+    image, plane = image.crop(box), plane.crop(box)
+    if draw_uniforms(seed, FLIP_STREAM, epoch, row, 1)[0] < schedule.flip:
         image, plane = (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for part in (image, plane))
-    padded = np.full((side, side), NEVER, np.int64)
+
+    padded = np.full((side, side), IGNORE_INDEX, np.int64)
     padded[: inside[1], : inside[0]] = np.asarray(plane)
     canvas = Image.new("RGB", (side, side))
     canvas.paste(image)
     return canvas, padded, inside
 
 
-def _largest(pairs: Pairs, row: int, void: int) -> int:
-    labels = pairs.read(row)[1]
+def _largest_label(images: AnnotatedImages, row: int, void: int) -> int:
+    labels = images.read(row)[1]
     if labels.dtype != np.uint8:
-        raise UserError(f"{pairs.annotations[row]} has 16 bits a pixel: label images have 8")
-    kept = labels[(labels != void) & (labels != NEVER)]
+        raise UserError(f"{images.annotations[row]} has 16 bits a pixel: label images have 8")
+    kept = labels[(labels != void) & (labels != IGNORE_INDEX)]
     return int(kept.max()) if kept.size else -1
 
 
-def _folder(data: Path, split: str) -> Pairs:
-    return pair_folders(data / split, data / f"{split}-labels", f"{data.name}/{split}")
+def _open_folder(data: Path, split: str) -> AnnotatedImages:
+    return AnnotatedImages.from_folders(f"{data.name}/{split}", data / split, data / f"{split}-labels")
 
 
-def _voc(root: Path, split: str) -> Pairs:
+def _open_voc(root: Path, split: str) -> AnnotatedImages:
     names = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not names.is_file():
         hint = " (SBD's list with its label images in SegmentationClassAug)" if split == "train_aug" else ""
@@ -137,4 +146,4 @@ def _voc(root: Path, split: str) -> Pairs:
     labels = root / ("SegmentationClassAug" if split == "train_aug" else "SegmentationClass")
     stems = names.read_text().split()
     files = [(root / "JPEGImages" / f"{s}.jpg", labels / f"{s}.png") for s in stems]
-    return pair(files, f"{_VOC}/{split}")
+    return AnnotatedImages.from_files(f"{_VOC}/{split}", files)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zoo.errors import UserError
-from zoo.evaluate.dense.backbone import channels, dilate, precise_statistics, stages, strides
+from zoo.evaluate.dense.backbone import dilate, out_channels, split_stages, stage_strides, update_bn_stats
 from zoo.evaluate.dense.schedules import DETECTION
 from zoo.evaluate.depth.depth import DepthNet
 from zoo.evaluate.detection.rcnn import RCNN
@@ -37,14 +37,14 @@ def encoder(request: pytest.FixtureRequest) -> nn.Module:
 
 @torch.no_grad()
 def test_the_stages_are_the_encoder(encoder: nn.Module) -> None:
-    stem, layers = stages(encoder)
+    stem, layers = split_stages(encoder)
     x = torch.randn(1, 3, 65, 96)
     y = stem(x)
     for layer in layers:
         y = layer(y)
     assert torch.equal(y, encoder.forward_features(x))  # type: ignore[operator]
-    assert strides(stem, layers) == [4, 8, 16, 32]
-    assert channels(layers[-1]) == encoder.num_features == y.shape[1]
+    assert stage_strides(stem, layers) == [4, 8, 16, 32]
+    assert out_channels(layers[-1]) == encoder.num_features == y.shape[1]
     assert not any(p.grad is not None for p in encoder.parameters())
 
 
@@ -53,7 +53,7 @@ def test_the_stages_are_the_encoder(encoder: nn.Module) -> None:
 def test_every_network_stands_on_it(encoder: nn.Module) -> None:
     x = torch.randn(2, 3, 64, 48)
     fcn = FCN(copy.deepcopy(encoder), 5, width=8, dilation=2).eval()
-    assert fcn.trunk(x).shape[2:] == (4, 3)  # the last stage keeps stride 16
+    assert fcn.backbone(x).shape[2:] == (4, 3)  # the last stage keeps stride 16
     assert fcn(x).shape == (2, 5, 64, 48)
     assert DepthNet(copy.deepcopy(encoder), (8, 8, 4, 4)).eval()(x).shape == (2, 64, 48)
     network = RCNN(copy.deepcopy(encoder), 3, replace(DETECTION["small"], proposals=(8, 4)), masks=True).eval()
@@ -88,9 +88,9 @@ def test_another_network_is_refused() -> None:
     import timm
 
     with pytest.raises(UserError, match="need a ResNet"):
-        stages(timm.create_model("resnetv2_50", layers=(1, 1, 1, 1)))  # pre-activation: its last norm comes later
+        split_stages(timm.create_model("resnetv2_50", layers=(1, 1, 1, 1)))  # pre-activation: its last norm comes later
     with pytest.raises(UserError, match="need a ResNet"):
-        stages(nn.Linear(2, 2))
+        split_stages(nn.Linear(2, 2))
 
 
 def test_precise_statistics_are_the_mean_over_batches() -> None:
@@ -99,18 +99,18 @@ def test_precise_statistics_are_the_mean_over_batches() -> None:
     batches = torch.randn(5, 8, 3, 4, 4)
     with torch.no_grad():
         mean = torch.stack([model[0](b).mean((0, 2, 3)) for b in batches]).mean(0)
-    precise_statistics(model, lambda n: model(batches[n]), 5)
+    update_bn_stats(model, lambda n: model(batches[n]), 5)
     torch.testing.assert_close(model[1].running_mean, mean)
     assert model[1].momentum == 0.1
     before = model[1].running_mean.clone()
-    precise_statistics(model.eval(), lambda n: model(batches[n]), 5)  # a frozen norm stays as it is
+    update_bn_stats(model.eval(), lambda n: model(batches[n]), 5)  # a frozen norm stays as it is
     assert torch.equal(model[1].running_mean, before)
 
 
 def test_frozen_parts_stay_frozen_after_train() -> None:
     network = RCNN(build_encoder(ARCHITECTURES["r18"]), 2, DETECTION["small-frozen"], masks=False).train()
-    assert not any(m.training for m in network.trunk.modules() if isinstance(m, nn.BatchNorm2d))
-    assert not any(p.requires_grad for p in network.trunk.parameters())
+    assert not any(m.training for m in network.backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    assert not any(p.requires_grad for p in network.backbone.parameters())
     assert any(p.requires_grad for p in network.heads.last.parameters())
     tuned = RCNN(build_encoder(ARCHITECTURES["r18"]), 2, DETECTION["small"], masks=False).train()
     assert all(m.training for m in tuned.modules() if isinstance(m, nn.BatchNorm2d))

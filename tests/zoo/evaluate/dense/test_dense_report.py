@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoo.report.tables import _same
+from zoo.report.tables import _comparable
 
 
 def result(name: str, schedule: str, protocol: str = "detect") -> dict[str, Any]:
@@ -17,11 +17,11 @@ def result(name: str, schedule: str, protocol: str = "detect") -> dict[str, Any]
 
 def test_a_published_column_takes_only_the_published_protocol_and_data() -> None:
     table = "simsiam-detection"
-    assert _same(table, "VOC07+12 AP50", result("VOC07+12", "voc0712-24k")) == "82.0"
-    assert _same(table, "VOC07 AP50", result("VOC07+12", "voc0712-24k")) is None
-    assert _same(table, "COCO mask AP", result("COCO 2017", "coco-1x")) == "33.0"
-    assert _same(table, "COCO mask AP", result("coco-mini", "coco-1x")) is None
-    assert _same(table, "VOC07+12 AP50", result("VOC07+12", "small")) is None
-    assert _same("voc", "mIoU", result("VOC2012", "byol", "segment")) == "76.0"
-    assert _same("voc", "mIoU", result("VOC2012", "small", "segment")) is None
-    assert _same("nyu-depth", "pct<1.25", result("NYUv2", "byol", "depth")) == "80.0"
+    assert _comparable(table, "VOC07+12 AP50", result("VOC07+12", "voc0712-24k")) == 82.0
+    assert _comparable(table, "VOC07 AP50", result("VOC07+12", "voc0712-24k")) is None
+    assert _comparable(table, "COCO mask AP", result("COCO 2017", "coco-1x")) == 33.0
+    assert _comparable(table, "COCO mask AP", result("coco-mini", "coco-1x")) is None
+    assert _comparable(table, "VOC07+12 AP50", result("VOC07+12", "small")) is None
+    assert _comparable("voc", "mIoU", result("VOC2012", "byol", "segment")) == 76.0
+    assert _comparable("voc", "mIoU", result("VOC2012", "small", "segment")) is None
+    assert _comparable("nyu-depth", "pct<1.25", result("NYUv2", "byol", "depth")) == 80.0

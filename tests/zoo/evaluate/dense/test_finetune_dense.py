@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.evaluate.dense import finetune
-from zoo.evaluate.dense.finetune import Diverged, Sgd, batch_rows, tune
-from zoo.evaluate.dense.prefetch import Upcoming
-from zoo.evaluate.dense.sweep import best
+from zoo.evaluate.dense.finetune import SgdConfig, batch_rows, run_sgd
+from zoo.evaluate.dense.sweep import choose_learning_rate
+from zoo.evaluate.errors import Diverged
 
-SGD = Sgd(12, 0.05, 0.9, 1e-3, drops=(8, 10), warmup=3)
+SGD = SgdConfig(12, 0.05, 0.9, 1e-3, drops=(8, 10), warmup=3)
 
 
 @pytest.fixture
@@ -39,6 +40,11 @@ def loss_of(model: nn.Module, stop_at: int = 99) -> Callable[[int], Tensor]:
     return loss
 
 
+def number(step: int) -> int:
+    """A batch that is the number of its step."""
+    return step
+
+
 def test_the_learning_rate_warms_up_and_drops() -> None:
     rates = [SGD.rate(s) for s in range(12)]
     assert rates[0] == pytest.approx(0.05e-3)
@@ -50,21 +56,39 @@ def test_the_learning_rate_warms_up_and_drops() -> None:
 
 def test_it_goes_on_after_a_kill_as_if_nothing_had_been(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = network()
-    expected = tune(whole, SGD, loss_of(whole), seed=0, key="a", device="cpu")
+    expected = run_sgd(whole, SGD, number, loss_of(whole), seed=0, key="a", device="cpu")
     monkeypatch.setattr(finetune, "SECONDS_PER_CHECKPOINT", 0.0)
     killed = network()
     with pytest.raises(RuntimeError, match="killed"):
-        tune(killed, SGD, loss_of(killed, stop_at=7), seed=0, key="b", device="cpu")
+        run_sgd(killed, SGD, number, loss_of(killed, stop_at=7), seed=0, key="b", device="cpu")
     assert len(list(checkpoints.glob("*.pt"))) == 1
     again = network()
     steps: list[int] = []
     inner = loss_of(again)
-    losses = tune(again, SGD, lambda s: (steps.append(s), inner(s))[1], seed=0, key="b", device="cpu")
+    losses = run_sgd(again, SGD, number, lambda s: (steps.append(s), inner(s))[1], seed=0, key="b", device="cpu")
     assert steps == list(range(7, 12))
     assert losses == expected
     for a, b in zip(again.state_dict().values(), whole.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert not list(checkpoints.iterdir())  # nothing is left behind
+
+
+def test_a_checkpoint_of_version_0_2_is_continued(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It calls the backbone trunk."""
+
+    def wrapped() -> nn.Module:
+        return nn.Sequential(OrderedDict(backbone=network()))
+
+    whole, killed, again = wrapped(), wrapped(), wrapped()
+    expected = run_sgd(whole, SGD, number, loss_of(whole), seed=0, key="a", device="cpu")
+    monkeypatch.setattr(finetune, "SECONDS_PER_CHECKPOINT", 0.0)
+    with pytest.raises(RuntimeError, match="killed"):
+        run_sgd(killed, SGD, number, loss_of(killed, stop_at=7), seed=0, key="b", device="cpu")
+    (file,) = checkpoints.glob("*.pt")
+    state = torch.load(file, weights_only=True)
+    state["model"] = {name.replace("backbone", "trunk"): value for name, value in state["model"].items()}
+    torch.save(state, file)
+    assert run_sgd(again, SGD, number, loss_of(again, stop_at=6), seed=0, key="b", device="cpu") == expected
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
@@ -74,12 +98,12 @@ def test_a_damaged_checkpoint_starts_over(
     monkeypatch.setattr(finetune, "SECONDS_PER_CHECKPOINT", 0.0)
     killed = network()
     with pytest.raises(RuntimeError):
-        tune(killed, SGD, loss_of(killed, stop_at=5), seed=0, key="c", device="cpu")
+        run_sgd(killed, SGD, number, loss_of(killed, stop_at=5), seed=0, key="c", device="cpu")
     (file,) = checkpoints.glob("*.pt")
     file.write_bytes(file.read_bytes()[:-200] if damage is None else damage)
     again, whole = network(), network()
-    expected = tune(whole, SGD, loss_of(whole), seed=0, key="d", device="cpu")
-    assert tune(again, SGD, loss_of(again), seed=0, key="c", device="cpu") == expected
+    expected = run_sgd(whole, SGD, number, loss_of(whole), seed=0, key="d", device="cpu")
+    assert run_sgd(again, SGD, number, loss_of(again), seed=0, key="c", device="cpu") == expected
 
 
 def test_the_caller_s_generator_is_left_alone() -> None:
@@ -87,7 +111,7 @@ def test_the_caller_s_generator_is_left_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    tune(model, SGD, loss_of(model), seed=0, key="e", device="cpu")
+    run_sgd(model, SGD, number, loss_of(model), seed=0, key="e", device="cpu")
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -95,7 +119,7 @@ def test_a_loss_that_is_not_finite_ends_it_before_the_update() -> None:
     model = network()
     inner = loss_of(model)
     with pytest.raises(Diverged, match="step 2: give a smaller learning rate"):
-        tune(model, SGD, lambda s: inner(s) * (float("nan") if s == 2 else 1), seed=0, key="f", device="cpu")
+        run_sgd(model, SGD, number, lambda s: inner(s) * (float("nan") if s == 2 else 1), seed=0, key="f", device="cpu")
     assert all(bool(p.isfinite().all()) for p in model.parameters())
 
 
@@ -114,25 +138,25 @@ def test_a_learning_rate_that_diverges_loses() -> None:
             raise Diverged("no")
         return 50 - lr
 
-    lr, tried, where = best((0.1, 0.5, 2.0), score, lambda: "val")
-    assert (lr, where) == (0.1, "val")
+    lr, tried = choose_learning_rate((0.1, 0.5, 2.0), score)
+    assert lr == 0.1
     assert tried == {"0.1": 49.9, "0.5": 49.5, "2": "diverged"}
     with pytest.raises(UserError, match="no learning rate of 2, 3 converged"):
-        best((2.0, 3.0), score, lambda: "val")
-    assert best((7.0,), score, lambda: "val")[0] == 7.0  # one is not tried
+        choose_learning_rate((2.0, 3.0), score)
+    assert choose_learning_rate((7.0,), score) == (7.0, {})  # one is not tried
 
 
-def test_batches_are_made_ahead_and_in_the_order_asked_for() -> None:
-    made: list[int] = []
+def test_each_batch_is_made_once_and_an_unreadable_image_ends_the_run_at_its_step() -> None:
+    model, made, seen = network(), [], []
+    inner = loss_of(model)
 
-    def make(step: int) -> int:
+    def make_batch(step: int) -> int:
         made.append(step)
         if step == 6:
-            raise UserError("a picture cannot be read")
-        return step * step
+            raise UserError("an image cannot be read")
+        return step
 
-    with Upcoming(make) as batches:
-        assert [batches(step) for step in range(3, 6)] == [9, 16, 25]
-        with pytest.raises(UserError, match="cannot be read"):
-            batches(6)
-    assert sorted(made) == sorted(set(made))  # none twice
+    with pytest.raises(UserError, match="cannot be read"):
+        run_sgd(model, SGD, make_batch, lambda s: (seen.append(s), inner(s))[1], seed=0, key="g", device="cpu")
+    assert seen == list(range(6))
+    assert sorted(made) == sorted(set(made))

@@ -16,8 +16,12 @@ from typing import Any
 import pytest
 from annotated import coco, depth_images, label_images
 
+from zoo.evaluate.protocols import PROTOCOLS
+
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["zoo.cli.main", "zoo.api", "zoo.evaluate.run", "zoo.evaluate.detection.detection"])
+_processes.set_forkserver_preload(  # imported once, not in every life
+    ["zoo.cli.main", "zoo.api", "zoo.models.resnet", "timm.models", "faster_coco_eval", *PROTOCOLS.values()]
+)
 _SMALL = {"batch_size": "2", "iterations": "2"}
 SETTINGS: dict[str, dict[str, str]] = {
     "segment": _SMALL | {"crop": "32", "short_side": "32", "lrs": "0.01,0.1", "width": "8", "void": "9"},

@@ -9,15 +9,15 @@ import pytest
 
 from zoo.errors import UserError
 from zoo.evaluate.context import Context
-from zoo.evaluate.dense.schedules import DEPTH, DETECTION, SEGMENTATION, find
-from zoo.evaluate.dense.sweep import sgd_of
+from zoo.evaluate.dense.schedules import DEPTH, DETECTION, SEGMENTATION, find_schedule
+from zoo.evaluate.dense.sweep import sgd_config
 from zoo.evaluate.run import evaluate
 
 
 def test_the_published_constants() -> None:
     """[B] D.4 and D.6, and the configurations of the MoCo repository."""
     byol = SEGMENTATION["byol"]
-    assert sgd_of(byol, 0.1).drops == (21_000, 27_000)
+    assert sgd_config(byol, 0.1).drops == (21_000, 27_000)
     assert byol.lrs == pytest.approx((0.001, 0.00316, 0.01, 0.0316, 0.1), rel=1e-2)
     assert (byol.crop, byol.batch_size, byol.weight_decay, byol.seeds) == (513, 16, 1e-4, 5)
     depth = DEPTH["byol"]
@@ -36,7 +36,7 @@ def test_the_published_constants() -> None:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "change"),
+    ("schedule", "change"),
     [
         (SEGMENTATION["small"], {"iterations": 0}),
         (SEGMENTATION["small"], {"lrs": ()}),
@@ -48,17 +48,17 @@ def test_the_published_constants() -> None:
         (DETECTION["small"], {"freeze": "some"}),
     ],
 )
-def test_settings_without_a_meaning_are_refused(protocol: object, change: dict[str, object]) -> None:
+def test_settings_without_a_meaning_are_refused(schedule: object, change: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(change))):
-        replace(protocol, **change)  # type: ignore[type-var]
+        replace(schedule, **change)  # type: ignore[type-var]
 
 
 def test_the_command_s_settings_reach_the_schedule() -> None:
     context = Context("segment", "random", Path("x"), settings={"lrs": "0.1,0.2", "void": "11", "train": "train"})
-    protocol = context.options(find(SEGMENTATION, "small", "byol"))
-    assert (protocol.lrs, protocol.void, protocol.train) == ((0.1, 0.2), 11, "train")
+    schedule = context.options(find_schedule(SEGMENTATION, "small", "byol"))
+    assert (schedule.lrs, schedule.void, schedule.train) == ((0.1, 0.2), 11, "train")
     context = Context("depth", "random", Path("x"), settings={"drops": "0.5"})
-    assert context.options(find(DEPTH, None, "byol")).drops == (0.5,)
+    assert context.options(find_schedule(DEPTH, None, "byol")).drops == (0.5,)
 
 
 def test_other_protocols_have_no_schedules(tmp_path: Path) -> None:

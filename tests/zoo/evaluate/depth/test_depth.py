@@ -23,7 +23,15 @@ from zoo.api import load
 from zoo.errors import UserError
 from zoo.evaluate.dense.schedules import DEPTH
 from zoo.evaluate.depth import data as source
-from zoo.evaluate.depth.depth import DepthNet, UpProjection, berhu, predict_all, scores, sums, train_network
+from zoo.evaluate.depth.depth import (
+    DepthNet,
+    UpProjection,
+    berhu,
+    depth_metrics,
+    error_sums,
+    predict_all,
+    train_network,
+)
 from zoo.evaluate.run import evaluate
 
 SMALL = replace(DEPTH["small"], crop=(64, 48), short_side=48, decoder=(32, 16, 8, 8), flip=0.0)
@@ -67,7 +75,7 @@ def test_metrics_are_scikit_learn_s_over_all_known_pixels(seed: int) -> None:
     truth = rng.uniform(0.5, 9, (3, 5, 6)).astype(np.float32)
     truth[rng.random(truth.shape) < 0.3] = 0
     prediction = rng.uniform(0.2, 9, truth.shape).astype(np.float32)
-    found = scores(np.stack([sums(p, t) for p, t in zip(prediction, truth, strict=True)]))
+    found = depth_metrics(np.stack([error_sums(p, t) for p, t in zip(prediction, truth, strict=True)]))
     known = truth > 0
     t, p = truth[known].astype(np.float64), prediction[known].astype(np.float64)
     assert found["rms"] == pytest.approx(root_mean_squared_error(t, p), abs=1e-9)
@@ -86,13 +94,13 @@ def folder(tmp_path: Path) -> Path:
 
 def test_it_can_learn_real_photographs_by_heart(folder: Path) -> None:
     embedder = load("byol_r18_mini", device="cpu")
-    protocol = replace(SMALL, iterations=30, lrs=(0.05,))
-    frames, _ = source.splits(folder, protocol)
+    schedule = replace(SMALL, iterations=30, lrs=(0.05,))
+    frames, _ = source.open_depth_data(folder, schedule)
     torch.manual_seed(0)
-    network = DepthNet(embedder.model, protocol.decoder)
-    losses = train_network(network, frames, protocol, embedder.preprocessing, seed=0, key="o", device="cpu")
+    network = DepthNet(embedder.model, schedule.decoder)
+    losses = train_network(network, frames, schedule, embedder.preprocessing, seed=0, key="o", device="cpu")
     assert np.mean(losses[-4:]) < 0.3 * np.mean(losses[:2])
-    found = scores(predict_all(network, frames, protocol, embedder.preprocessing, "cpu"))
+    found = depth_metrics(predict_all(network, frames, schedule, embedder.preprocessing, "cpu"))
     assert found["pct<1.25"] > 90
     assert found["rel"] < 0.15
 
@@ -125,15 +133,15 @@ def test_a_crop_takes_the_middle_and_a_flip_both() -> None:
             ramp = np.tile(np.arange(80, dtype=np.float32), (60, 1))
             return Image.fromarray(np.stack([ramp.astype(np.uint8)] * 3, axis=2)), ramp
 
-    protocol = replace(SMALL, crop=(40, 30), short_side=60, flip=1.0)
-    image, metres = source.prepare(Ramp(), 0, protocol)
+    schedule = replace(SMALL, crop=(40, 30), short_side=60, flip=1.0)
+    image, metres = source.center_crop(Ramp(), 0, schedule)
     np.testing.assert_array_equal(metres[0], np.arange(20, 60))
     np.testing.assert_array_equal(np.asarray(image)[0, :, 0], np.arange(20, 60))
-    image, metres = source.augmented(Ramp(), 0, protocol, 0, 0)
+    image, metres = source.training_crop(Ramp(), 0, schedule, 0, 0)
     np.testing.assert_array_equal(metres[0], np.arange(20, 60)[::-1])
     np.testing.assert_array_equal(np.asarray(image)[0, :, 0], np.arange(20, 60)[::-1])
     with pytest.raises(UserError, match="less than the crop of 40 x 30"):
-        source.prepare(Ramp(), 0, replace(protocol, short_side=20))
+        source.center_crop(Ramp(), 0, replace(schedule, short_side=20))
 
 
 def test_folders_with_splits_are_read(folder: Path) -> None:
@@ -142,13 +150,13 @@ def test_folders_with_splits_are_read(folder: Path) -> None:
         for n in names:
             for suffix in ("jpg", "png"):
                 (folder / f"{n}.{suffix}").rename(folder / split / f"{n}.{suffix}")
-    train, test = source.splits(folder, SMALL)
+    train, test = source.open_depth_data(folder, SMALL)
     assert (len(train), len(test)) == (3, 2)
     together = train.sha256()
     (folder / "train-depth").mkdir()
     for path in (folder / "train").glob("*.png"):
         path.rename(folder / "train-depth" / path.name)
-    assert source.splits(folder, SMALL)[0].sha256() == together
+    assert source.open_depth_data(folder, SMALL)[0].sha256() == together
 
 
 def test_nyu_s_two_files_are_read(tmp_path: Path) -> None:
@@ -158,7 +166,7 @@ def test_nyu_s_two_files_are_read(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "w") as file:
         file["images"], file["depths"] = images.transpose(0, 3, 2, 1), depths.transpose(0, 2, 1)
     savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[3], [1]]), "testNdxs": np.array([[2]])})
-    train, test = source.splits(tmp_path, SMALL)
+    train, test = source.open_depth_data(tmp_path, SMALL)
     assert (len(train), len(test)) == (2, 1)
     for frames, row, n in ((train, 0, 2), (train, 1, 0), (test, 0, 1)):
         image, metres = frames.frame(row)
@@ -167,21 +175,21 @@ def test_nyu_s_two_files_are_read(tmp_path: Path) -> None:
     assert train.sha256() != test.sha256()
     (tmp_path / "splits.mat").write_bytes(b"no")
     with pytest.raises(UserError, match=r"splits\.mat is not NYU v2's list"):
-        source.splits(tmp_path, SMALL)
+        source.open_depth_data(tmp_path, SMALL)
     (tmp_path / "nyu_depth_v2_labeled.mat").write_bytes(b"no")
     savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[1]]), "testNdxs": np.array([[2]])})
     with pytest.raises(UserError, match=r"labeled\.mat cannot be read"):
-        source.splits(tmp_path, SMALL)
+        source.open_depth_data(tmp_path, SMALL)
 
 
 def test_what_is_wrong_with_depth_is_one_line(folder: Path) -> None:
-    train, _ = source.splits(folder, SMALL)
+    train, _ = source.open_depth_data(folder, SMALL)
     label = folder / "0.png"
     good = label.read_bytes()
     for wrong, message in (
         (Image.new("L", (64, 48)), "8 bits a pixel: depth images have 16"),
         (Image.fromarray(np.zeros((48, 64), np.uint16)), "knows no depth at all"),
-        (Image.fromarray(np.ones((9, 9), np.uint16)), "is 9 x 9 and its picture 64 x 48"),
+        (Image.fromarray(np.ones((9, 9), np.uint16)), "is 9 x 9 and its image 64 x 48"),
         (Image.new("RGB", (64, 48)), "pixels of mode RGB"),
     ):
         wrong.save(label)
@@ -189,9 +197,9 @@ def test_what_is_wrong_with_depth_is_one_line(folder: Path) -> None:
             train.frame(0)
     label.unlink()
     with pytest.raises(UserError, match=r"1 files are missing, first .*0\.png"):
-        source.splits(folder, SMALL)
+        source.open_depth_data(folder, SMALL)
     label.write_bytes(good)
     with pytest.raises(UserError, match="no folder"):
-        source.splits(folder / "nowhere", SMALL)
+        source.open_depth_data(folder / "nowhere", SMALL)
     with pytest.raises(UserError, match="one learning rate"):
         evaluate("depth", "random", folder, device="cpu", settings={"lrs": "1,2"}, schedule="small")

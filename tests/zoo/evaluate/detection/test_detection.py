@@ -18,7 +18,7 @@ from zoo.errors import UserError
 from zoo.evaluate.dense.schedules import DETECTION
 from zoo.evaluate.detection import annotations as source
 from zoo.evaluate.detection.average_precision import coco_scores
-from zoo.evaluate.detection.detection import detect_all, resized, sample, train_network
+from zoo.evaluate.detection.detection import detect_all, load_sample, train_network, training_size
 from zoo.evaluate.detection.rcnn import RCNN
 from zoo.evaluate.run import evaluate
 
@@ -42,13 +42,13 @@ def folder(tmp_path: Path) -> Path:
 
 def test_it_can_learn_real_photographs_by_heart(folder: Path) -> None:
     embedder = load("byol_r18_mini", device="cpu")
-    train, _ = source.splits(folder, (2007,))
-    protocol = replace(TINY, iterations=45, drops=(36,), lr=0.02, warmup=5, flip=0.0)
+    train, _ = source.open_detection_data(folder, (2007,))
+    schedule = replace(TINY, iterations=40, drops=(33,), lr=0.03, warmup=5, flip=0.0, pool=4, rois=12)
     torch.manual_seed(0)
-    network = RCNN(embedder.model, 2, protocol, masks=True)
-    losses = train_network(network, train, protocol, embedder.preprocessing, seed=0, key="o", device="cpu")
+    network = RCNN(embedder.model, 2, schedule, masks=True)
+    losses = train_network(network, train, schedule, embedder.preprocessing, seed=0, key="o", device="cpu")
     assert np.mean(losses[-4:]) < 0.4 * np.mean(losses[:2])
-    found = detect_all(network, train, protocol, embedder.preprocessing, "cpu")
+    found = detect_all(network, train, schedule, embedder.preprocessing, "cpu")
     assert coco_scores(train, found, "bbox")["AP50"] > 95
     assert coco_scores(train, found, "segm")["AP50"] > 95
 
@@ -90,9 +90,9 @@ def test_the_command_on_a_voc_devkit(tmp_path: Path) -> None:
     voc(devkit, 2007, "trainval", range(2))
     voc(devkit, 2007, "test", range(2, 4))
     voc(devkit, 2012, "trainval", range(4, 5))
-    train, test = source.splits(tmp_path, (2007, 2012))
+    train, test = source.open_detection_data(tmp_path, (2007, 2012))
     assert (len(train), len(test), train.name) == (3, 2, "VOC2007/trainval+VOC2012/trainval")
-    cat, dog = test.scenes[0].instances
+    cat, dog = test.images[0].instances
     x, y = corners(brightness(photo(2, 64, 64)), True)
     assert cat.box == (x, y, x + SIDE, y + SIDE)  # counted from 0, the end not included
     assert (dog.ignored, cat.ignored) == (True, False)
@@ -105,17 +105,17 @@ def test_the_command_on_a_voc_devkit(tmp_path: Path) -> None:
     assert (result["data"]["name"], result["data"]["train"]["images"]) == ("VOC07", 2)  # small trains on 2007 alone
     (devkit / "VOC2012" / "ImageSets" / "Main" / "trainval.txt").unlink()
     with pytest.raises(UserError, match=r"no .*trainval\.txt: unpack VOC 2012"):
-        source.splits(tmp_path, (2007, 2012))
+        source.open_detection_data(tmp_path, (2007, 2012))
     (devkit / "VOC2007" / "Annotations" / "000000.xml").write_text("<annotation>")
     with pytest.raises(UserError, match=r"000000\.xml is no VOC annotation"):
-        source.splits(tmp_path, (2007,))
+        source.open_detection_data(tmp_path, (2007,))
 
 
-def test_a_flip_moves_picture_boxes_and_masks_alike(folder: Path) -> None:
+def test_a_flip_moves_image_boxes_and_masks_alike(folder: Path) -> None:
     embedder = load("byol_r18_mini", device="cpu")
-    scene = source.splits(folder, (2007,))[0].scenes[0]
-    plain, target = sample(scene, replace(TINY, flip=0.0), embedder.preprocessing, 0, 0, 0, True)
-    flipped, mirrored = sample(scene, replace(TINY, flip=1.0), embedder.preprocessing, 0, 0, 0, True)
+    image = source.open_detection_data(folder, (2007,))[0].images[0]
+    plain, target = load_sample(image, replace(TINY, flip=0.0), embedder.preprocessing, 0, 0, 0, True)
+    flipped, mirrored = load_sample(image, replace(TINY, flip=1.0), embedder.preprocessing, 0, 0, 0, True)
     assert torch.equal(flipped, plain.flip(2))
     assert torch.equal(mirrored["masks"], target["masks"].flip(2))
     boxes = target["boxes"]
@@ -125,15 +125,15 @@ def test_a_flip_moves_picture_boxes_and_masks_alike(folder: Path) -> None:
         assert bool(mask[box[1] : box[3], box[0] : box[2]].all())
     assert target["labels"].tolist() == [1, 2]
     twice = replace(TINY, flip=0.0, sizes=(128,), max_size=999)
-    _, larger = sample(scene, twice, embedder.preprocessing, 0, 0, 0, True)
+    _, larger = load_sample(image, twice, embedder.preprocessing, 0, 0, 0, True)
     assert torch.equal(larger["boxes"], 2 * boxes)
 
 
-def test_pictures_keep_their_shape_and_the_ceiling() -> None:
-    assert resized((640, 480), 800, DETECTION["coco-1x"]) == (1067, 800)
-    assert resized((1000, 200), 800, DETECTION["coco-1x"]) == (1333, 267)
-    assert resized((640, 480), 1024, DETECTION["voc07-frozen-24k"]) == (1024, 768)
-    assert resized((480, 640), 480, DETECTION["voc07-frozen-24k"]) == (360, 480)
+def test_images_keep_their_shape_and_the_largest_side() -> None:
+    assert training_size((640, 480), 800, DETECTION["coco-1x"]) == (1067, 800)
+    assert training_size((1000, 200), 800, DETECTION["coco-1x"]) == (1333, 267)
+    assert training_size((640, 480), 1024, DETECTION["voc07-frozen-24k"]) == (1024, 768)
+    assert training_size((480, 640), 480, DETECTION["voc07-frozen-24k"]) == (360, 480)
 
 
 BAD: dict[str, tuple[dict[str, Any], str | None]] = {
@@ -158,53 +158,54 @@ def test_a_bad_annotation_is_skipped_and_counted(name: str, folder: Path) -> Non
     change, reason = BAD[name]
     content["annotations"][0] |= change
     (folder / "train.json").write_text(json.dumps(content))
-    train, _ = source.splits(folder, (2007,))
+    train, _ = source.open_detection_data(folder, (2007,))
     skipped = {k: n for k, n in train.skipped.items() if n}
     if reason is None:
         assert not skipped
-        instance = train.scenes[0].instances[0]
+        instance = train.images[0].instances[0]
         x0, y0, x1, y1 = instance.box
         assert 0 <= x0 < x1 <= 64 and 0 <= y0 < y1 <= 64  # noqa: PT018
-        assert train.scenes[0].masks([instance]).shape == (1, 64, 64)
-        assert train.scenes[0].masks([instance]).any()
+        masks = train.images[0].masks()
+        assert masks.shape == (2, 64, 64)
+        assert masks[0].any()
     else:
         (found,) = skipped
         assert found.startswith(reason)
-        assert len(train.scenes[0].instances) == 1
+        assert len(train.images[0].instances) == 1
 
 
-def test_pictures_without_objects_are_not_trained_but_tested(folder: Path) -> None:
+def test_images_without_objects_are_not_trained_but_tested(folder: Path) -> None:
     content = json.loads((folder / "train.json").read_text())
     content["annotations"] = [a | {"iscrowd": int(a["image_id"] == 0)} for a in content["annotations"]]
     (folder / "train.json").write_text(json.dumps(content))
-    train, _ = source.splits(folder, (2007,))
-    kept = source.trainable(train, masks=True)
+    train, _ = source.open_detection_data(folder, (2007,))
+    kept = train.for_training(masks=True)
     assert (len(train), len(kept), kept.skipped["pictures without objects"]) == (2, 1, 1)
     content["annotations"] = []
     (folder / "train.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="no picture with an object"):
-        source.trainable(source.splits(folder, (2007,))[0], masks=True)
+    with pytest.raises(UserError, match="no image with an object"):
+        source.open_detection_data(folder, (2007,))[0].for_training(masks=True)
 
 
 def test_what_is_wrong_with_a_data_set_is_one_line(folder: Path) -> None:
     with pytest.raises(UserError, match="neither VOC2007/Annotations nor train"):
-        source.splits(folder / "train", (2007,))
+        source.open_detection_data(folder / "train", (2007,))
     good = (folder / "train.json").read_text()
     for wrong in ("", "[]", '{"images": []}', '{"images": [{}], "annotations": [], "categories": []}'):
         (folder / "train.json").write_text(wrong)
         with pytest.raises(UserError, match=r"train\.json is not a COCO json"):
-            source.splits(folder, (2007,))
+            source.open_detection_data(folder, (2007,))
     (folder / "train.json").write_text(good.replace("bright", "bold"))
     with pytest.raises(UserError, match="list different categories"):
-        source.splits(folder, (2007,))
+        source.open_detection_data(folder, (2007,))
     (folder / "train.json").write_text(good)
-    train, _ = source.splits(folder, (2007,))
+    train, _ = source.open_detection_data(folder, (2007,))
     Image.new("RGB", (50, 64)).save(folder / "train" / "0.jpg")
     with pytest.raises(UserError, match=r"0\.jpg is 50 x 64, its annotation says 64 x 64"):
-        sample(train.scenes[0], TINY, load("byol_r18_mini", device="cpu").preprocessing, 0, 0, 0, False)
+        load_sample(train.images[0], TINY, load("byol_r18_mini", device="cpu").preprocessing, 0, 0, 0, False)
     (folder / "train" / "0.jpg").unlink()
-    with pytest.raises(UserError, match=r"names 1 pictures that are not in .*first train/0\.jpg"):
-        source.splits(folder, (2007,))
+    with pytest.raises(UserError, match=r"names 1 images that are not in .*first train/0\.jpg"):
+        source.open_detection_data(folder, (2007,))
     coco(folder, "train", range(2))
     with pytest.raises(UserError, match=r"norm: 'none' is none of batch, frozen"):
         evaluate("detect", "random", folder, device="cpu", settings={"norm": "none"}, schedule="small")

@@ -13,7 +13,7 @@ from scipy.io import savemat
 
 from zoo.datasets import voc_classes
 from zoo.datasets.labelled import open_splits
-from zoo.datasets.transfer_sets import SETS, open_named
+from zoo.datasets.transfer_sets import TRANSFER_SETS, open_transfer_set
 from zoo.errors import UserError
 from zoo.evaluate.finetune.transfer import GRIDS
 from zoo.evaluate.run import evaluate
@@ -126,7 +126,7 @@ LAYOUTS = {f.__name__: f for f in (food101, dtd, aircraft, pets, cars, sun397, v
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_data_set_is_read_with_its_split_rule(name: str, tmp_path: Path) -> None:
     LAYOUTS[name](tmp_path)
-    splits = open_named(name, tmp_path, seed=0)
+    splits = open_transfer_set(name, tmp_path, seed=0)
     assert splits.val is not None
     assert min(len(splits.train), len(splits.val), len(splits.test)) > 0
     assert splits.train.classes == splits.val.classes == splits.test.classes
@@ -145,25 +145,25 @@ def test_a_data_set_is_read_with_its_split_rule(name: str, tmp_path: Path) -> No
 
 def test_the_table_is_the_seeds() -> None:
     table = next(t for t in published() if t["id"] == "transfer-linear")
-    assert [s.title for s in SETS.values()] == table["columns"]
-    metrics = {s.title: s.metric for s in SETS.values()}
+    assert [s.title for s in TRANSFER_SETS.values()] == table["columns"]
+    metrics = {s.title: s.metric for s in TRANSFER_SETS.values()}
     assert [t for t, m in metrics.items() if m == "mean per class"] == ["Aircraft", "Pets", "Caltech-101", "Flowers"]
     assert [t for t, m in metrics.items() if m == "11-point mAP"] == ["VOC2007"]
     grid = GRIDS["published"]
-    assert (grid["steps"], grid["batch"], len(grid["lr"]), len(grid["weight_decay"])) == (20_000, 256, 7, 8)
-    assert (grid["lr"][0], grid["lr"][-1], grid["weight_decay"][:2]) == (1e-4, 0.1, (0.0, 1e-6))
+    assert (grid.steps, grid.batch, len(grid.lr), len(grid.weight_decay)) == (20_000, 256, 7, 8)
+    assert (grid.lr[0], grid.lr[-1], grid.weight_decay[:2]) == (1e-4, 0.1, (0.0, 1e-6))
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", TRANSFER_SETS)
 def test_a_data_set_that_is_not_there_says_which_files_belong_where(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        open_named(name, tmp_path / "data", seed=0)
+        open_transfer_set(name, tmp_path / "data", seed=0)
     message = str(error.value)
     assert "\n" not in message
     assert str(tmp_path / "data") in message
     assert "by hand" in message or "download=True" in message
     with pytest.raises(UserError, match="needs --root"):
-        open_named(name, None, seed=0)
+        open_transfer_set(name, None, seed=0)
 
 
 def test_linear_and_fine_tuned_on_a_folder(tiles: Path, tiny_weights: str, cache: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_linear_and_fine_tuned_on_a_folder(tiles: Path, tiny_weights: str, cache
     assert (linear["metric"], linear["parameters"]["mode"]) == ("top-1", "linear")
     assert set(linear["parameters"]["validation_score_by_l2"]) == {"0.0001", "0.01", "1"}
     assert linear["score"] > 25
-    settings = {"mode": "fine-tuned", "metric": "mean per class", "steps": "6", "batch": "16", "lr": "0.02,0.05"}
+    settings = {"mode": "fine-tuned", "metric": "mean per class", "steps": "3", "batch": "16", "lr": "0.02,0.05"}
     tuned = evaluate("transfer", tiny_weights, tiles, settings=settings)
     assert tuned["metric"] == "mean per class"
     assert len(tuned["parameters"]["validation_score"]) == 2

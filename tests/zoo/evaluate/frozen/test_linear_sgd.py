@@ -1,4 +1,4 @@
-"""Heads that learn side by side learn what they would alone."""
+"""ParallelHeads that learn side by side learn what they would alone."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import nn
 
 from zoo.datasets.labelled import open_splits
 from zoo.errors import UserError
-from zoo.evaluate.frozen.linear_sgd import PUBLISHED, Heads
-from zoo.evaluate.random_crops import Crops, batches
+from zoo.evaluate.frozen.linear_sgd import PUBLISHED, ParallelHeads
+from zoo.evaluate.random_crops import RandomCrops, epoch_batches
 from zoo.evaluate.run import evaluate
 from zoo.numerics.lars import LARS
 from zoo.transforms.preprocess import Preprocessing
@@ -25,7 +25,7 @@ from zoo.transforms.preprocess import Preprocessing
 def test_a_head_among_others_is_the_head_alone(protocol: str) -> None:
     options = PUBLISHED[protocol]
     torch.manual_seed(0)
-    heads = Heads([0.5, 0.1, 0.1], 4, 6, options, seed=3, device="cpu")
+    heads = ParallelHeads([0.5, 0.1, 0.1], 4, 6, options, seed=3, device="cpu")
     counts = torch.ones(20, 3)
     counts[::4, 2] = 0  # the third leaves some images out
     alone = [nn.Linear(6, 4) for _ in range(3)]
@@ -69,12 +69,12 @@ def test_the_sweep_learns_and_is_the_same_again(
 
 
 def test_a_crop_depends_on_its_row_and_epoch_alone(tiles: Path) -> None:
-    crops = Crops(open_splits(tiles).train, Preprocessing(32, 32), seed=1)
+    crops = RandomCrops(open_splits(tiles).train, Preprocessing(32, 32), seed=1)
     together = crops.pixels(np.arange(10), 4)
     assert together.shape == (10, 32, 32, 3)
     np.testing.assert_array_equal(crops.pixels(np.array([7, 2]), 4), together[[7, 2]])
     assert (crops.pixels(np.arange(10), 5) != together).any()
-    whole = Crops(crops.images, Preprocessing(32, 32), seed=1, min_area=1.0, clamped=False)
+    whole = RandomCrops(crops.images, Preprocessing(32, 32), seed=1, min_area=1.0, clamped=False)
     assert whole.pixels(np.arange(3), 0).shape == (3, 32, 32, 3)
 
 
@@ -89,6 +89,6 @@ def test_a_strip_is_cropped_in_its_middle(tiles: Path, size: tuple[int, int], bo
 
 def test_batches_hold_every_row_once_and_none_is_a_single_image() -> None:
     for count, size in ((65, 16), (64, 16), (5, 100), (2, 1)):
-        parts = batches(count, size, 0, 3)
+        parts = epoch_batches(count, size, 0, 3)
         assert sorted(np.concatenate(parts)) == list(range(count))
         assert count == 2 or min(map(len, parts)) > 1

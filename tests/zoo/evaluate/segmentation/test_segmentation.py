@@ -21,10 +21,11 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from zoo.api import load
 from zoo.errors import UserError
 from zoo.evaluate.dense import finetune
+from zoo.evaluate.dense.augment import AnnotatedImages
 from zoo.evaluate.dense.schedules import SEGMENTATION
 from zoo.evaluate.run import evaluate
 from zoo.evaluate.segmentation import data as source
-from zoo.evaluate.segmentation.iou import confusion, ious, mean_iou
+from zoo.evaluate.segmentation.iou import confusion, iou_by_class, mean_iou
 from zoo.evaluate.segmentation.segmentation import FCN, predict_all, train_network
 
 SMALL = replace(SEGMENTATION["small"], short_side=0, crop=64, batch_size=4, width=32, scale=(1.0, 1.0))
@@ -47,7 +48,7 @@ def test_mean_iou_is_torchmetrics_and_scikit_learn(seed: int, classes: int) -> N
 
 def test_a_class_that_is_nowhere_does_not_count() -> None:
     matrix = confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 3, 255)
-    assert np.isnan(ious(matrix)[2])
+    assert np.isnan(iou_by_class(matrix)[2])
     assert mean_iou(matrix[None]) == pytest.approx(50)
 
 
@@ -62,30 +63,30 @@ def folder(tmp_path: Path) -> Path:
 
 def test_it_can_learn_real_photographs_by_heart(folder: Path) -> None:
     embedder = load("byol_r18_mini", device="cpu")
-    protocol = replace(SMALL, iterations=24, void=9)
-    pairs = source.splits(folder, protocol)["train"]
+    schedule = replace(SMALL, iterations=24, void=9)
+    images = source.open_segmentation_data(folder, schedule)["train"]
     torch.manual_seed(0)
     network = FCN(embedder.model, 3, width=32, dilation=1)
-    losses = train_network(network, pairs, protocol, embedder.preprocessing, lr=0.05, seed=0, key="o", device="cpu")
+    losses = train_network(network, images, schedule, embedder.preprocessing, lr=0.05, seed=0, key="o", device="cpu")
     assert np.mean(losses[-4:]) < 0.2 * np.mean(losses[:2])
-    assert mean_iou(predict_all(network, pairs, protocol, embedder.preprocessing, 3, "cpu")) > 85
+    assert mean_iou(predict_all(network, images, schedule, embedder.preprocessing, 3, "cpu")) > 85
 
 
 def test_the_command_chooses_a_learning_rate_and_a_kill_changes_nothing(
     folder: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"iterations": "3", "batch_size": "2", "crop": "32", "void": "9", "short_side": "32", "lrs": "0.01,0.1"}
+    settings = {"iterations": "2", "batch_size": "2", "crop": "32", "void": "9", "short_side": "32", "lrs": "0.01,0.1"}
     settings |= {"width": "8", "seeds": "2"}
-    out, step, calls = tmp_path / "r.json", finetune._step, []
+    out, seeded, calls = tmp_path / "r.json", finetune.seeded, []
 
-    def killed(*args: Any) -> float:
+    def killed(*args: Any) -> Any:
         calls.append(args)
-        if len(calls) == 5:  # in the second learning rate
+        if len(calls) == 4:  # in the second learning rate
             raise KeyboardInterrupt
-        return step(*args)
+        return seeded(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "_step", killed)
+        patch.setattr(finetune, "seeded", killed)
         patch.setattr(finetune, "SECONDS_PER_CHECKPOINT", 0.0)
         with pytest.raises(KeyboardInterrupt):
             evaluate("segment", "random", folder, out=out, device="cpu", settings=settings, schedule="small")
@@ -106,36 +107,37 @@ def test_the_command_chooses_a_learning_rate_and_a_kill_changes_nothing(
 
 
 def test_without_a_validation_split_a_tenth_of_training_chooses(folder: Path) -> None:
-    found = source.splits(folder, SMALL)
+    found = source.open_segmentation_data(folder, SMALL)
     del found["val"]
-    train, held, where = source.choosing(found, 0)
+    train, held, where = source.learning_rate_splits(found, 0)
     assert (len(train), len(held), where) == (3, 1, "a tenth of the training split")
     assert not set(train.images) & set(held.images)
 
 
-def test_a_crop_moves_picture_and_labels_alike() -> None:
-    """Labels that are the picture's own red channel stay it, wherever the crop lies."""
+def test_a_crop_moves_image_and_labels_alike() -> None:
+    """Labels that are the image's own red channel stay so, wherever the crop lies."""
     values = np.arange(40 * 30, dtype=np.uint8).reshape(30, 40) % 200
     image = Image.fromarray(np.stack([values] * 3, axis=2))
     for row in range(20):
         for side in (24, 50):
-            protocol = replace(SMALL, crop=side)
-            picture, labels, (width, height) = source.crop(image, values.astype(np.int64), protocol, 1, 0, row)
-            red = np.asarray(picture)[:, :, 0]
+            schedule = replace(SMALL, crop=side)
+            cropped, labels, (width, height) = source.random_crop(image, values.astype(np.int64), schedule, 1, 0, row)
+            red = np.asarray(cropped)[:, :, 0]
             assert (width, height) == (min(side, 40), min(side, 30))
             np.testing.assert_array_equal(red[:height, :width], labels[:height, :width])
-            assert (labels[height:] == source.NEVER).all()
-            assert (labels[:, width:] == source.NEVER).all()
+            assert (labels[height:] == source.IGNORE_INDEX).all()
+            assert (labels[:, width:] == source.IGNORE_INDEX).all()
     crops = {
-        source.crop(image, values.astype(np.int64), replace(SMALL, crop=16), 1, e, 0)[1].tobytes() for e in range(9)
+        source.random_crop(image, values.astype(np.int64), replace(SMALL, crop=16), 1, e, 0)[1].tobytes()
+        for e in range(9)
     }
     assert len(crops) > 5  # every epoch another one
 
 
 def test_the_scale_stays_in_its_range() -> None:
-    protocol = replace(SMALL, crop=400, scale=(0.5, 2.0))
+    schedule = replace(SMALL, crop=400, scale=(0.5, 2.0))
     image, labels = Image.new("RGB", (100, 100)), np.zeros((100, 100), np.int64)
-    widths = [source.crop(image, labels, protocol, 0, 0, row)[2][0] for row in range(60)]
+    widths = [source.random_crop(image, labels, schedule, 0, 0, row)[2][0] for row in range(60)]
     assert 50 <= min(widths) < 70
     assert 180 < max(widths) <= 200
 
@@ -152,15 +154,15 @@ def test_a_voc_devkit_is_read(tmp_path: Path) -> None:
         image.save(path)
     (root / "ImageSets" / "Segmentation" / "train.txt").write_text("0\n1\n")
     (root / "ImageSets" / "Segmentation" / "val.txt").write_text("2\n")
-    found = source.splits(tmp_path, replace(SMALL, train="train"))
+    found = source.open_segmentation_data(tmp_path, replace(SMALL, train="train"))
     assert (len(found["train"]), len(found["test"])) == (2, 1)
     assert source.count_classes(found, 255) == 3
     with pytest.raises(UserError, match="SegmentationClassAug"):
-        source.splits(tmp_path, SEGMENTATION["byol"])
+        source.open_segmentation_data(tmp_path, SEGMENTATION["byol"])
 
 
 def test_what_is_wrong_with_labels_is_one_line(folder: Path) -> None:
-    found = source.splits(folder, SMALL)
+    found = source.open_segmentation_data(folder, SMALL)
     with pytest.raises(UserError, match=r"label 9, the training split none above 2: .* --set void=9"):
         source.count_classes({"train": _without_void(folder), "test": found["test"]}, 255)
     with pytest.raises(UserError, match="fewer than two labels"):
@@ -169,7 +171,7 @@ def test_what_is_wrong_with_labels_is_one_line(folder: Path) -> None:
     label = folder / "train-labels" / "2.png"
     good = label.read_bytes()
     Image.new("L", (10, 10)).save(label)
-    with pytest.raises(UserError, match=r"2\.png is 10 x 10 and its picture 64 x 48"):
+    with pytest.raises(UserError, match=r"2\.png is 10 x 10 and its image 64 x 48"):
         source.count_classes(found, 9)
     Image.new("RGB", (64, 48)).save(label)
     with pytest.raises(UserError, match=r"2\.png cannot be used as an annotation \(unsupported: pixels of mode RGB"):
@@ -182,13 +184,13 @@ def test_what_is_wrong_with_labels_is_one_line(folder: Path) -> None:
         source.count_classes(found, 9)
     label.unlink()
     with pytest.raises(UserError, match=r"1 files are missing, first .*2\.png"):
-        source.splits(folder, SMALL)
+        source.open_segmentation_data(folder, SMALL)
     label.write_bytes(good)
     (folder / "train" / "1.jpg").write_bytes(b"\xff\xd8 no more")
     with pytest.raises(UserError, match=r"1\.jpg cannot be read"):
-        source.count_classes(source.splits(folder, SMALL), 9)
+        source.count_classes(source.open_segmentation_data(folder, SMALL), 9)
     with pytest.raises(UserError, match=r"neither train/ and train-labels/"):
-        source.splits(folder / "test", SMALL)
+        source.open_segmentation_data(folder / "test", SMALL)
     with pytest.raises(UserError, match="no schedule 'tiny': one of byol, small"):
         evaluate("segment", "random", folder, device="cpu", schedule="tiny")
 
@@ -196,20 +198,20 @@ def test_what_is_wrong_with_labels_is_one_line(folder: Path) -> None:
 def test_label_images_of_one_bit_are_two_classes(folder: Path) -> None:
     _with_labels(folder, lambda labels: labels == 2)
     (folder / "train-labels" / "0.png").rename(folder / "train-labels" / "0.PNG")
-    pairs = source.splits(folder, SMALL)["train"]
-    assert source.count_classes({"train": pairs}, 255) == 2
-    assert {pairs.read(row)[1].dtype for row in range(4)} == {np.dtype(np.uint8)}
+    images = source.open_segmentation_data(folder, SMALL)["train"]
+    assert source.count_classes({"train": images}, 255) == 2
+    assert {images.read(row)[1].dtype for row in range(4)} == {np.dtype(np.uint8)}
 
 
-def _without_void(folder: Path) -> source.Pairs:
+def _without_void(folder: Path) -> AnnotatedImages:
     return _with_labels(folder, lambda labels: np.where(labels == 9, 0, labels))
 
 
-def _of_one_label(folder: Path) -> source.Pairs:
+def _of_one_label(folder: Path) -> AnnotatedImages:
     return _with_labels(folder, np.zeros_like)
 
 
-def _with_labels(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> source.Pairs:
+def _with_labels(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> AnnotatedImages:
     for path in (folder / "train-labels").glob("*.png"):
         Image.fromarray(change(np.array(Image.open(path)))).save(path)
-    return source.splits(folder, SMALL)["train"]
+    return source.open_segmentation_data(folder, SMALL)["train"]

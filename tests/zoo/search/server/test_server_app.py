@@ -21,13 +21,12 @@ import numpy as np
 import pytest
 import uvicorn
 from browsers import CHROMIUM, PLAYWRIGHT, installed
-from extraction_driver import PixelMeans
+from extraction_driver import PixelMeans, run
 from made_collection import clusters, make
 from pictures import encode, fill, picture
 from PIL import Image
 
 from zoo.errors import UserError
-from zoo.extraction.extract import extract
 from zoo.search.collection import Collection
 from zoo.search.index import build, open_index
 from zoo.search.pca_map import pca_points
@@ -91,7 +90,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ServedColl
     root = tmp_path_factory.mktemp("served")
     images = fill(root / "images")
     (images / "zz.jpg").write_bytes(b"no picture")
-    extract(images, root / "out", embedder=Means(), shard_size=6)
+    run(images, root / "out", embedder=Means(), shard_size=6)
     collection = Collection(root / "out")
     build(collection)
 

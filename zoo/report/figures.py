@@ -1,47 +1,48 @@
-"""Pictures of results: accuracy by label fraction; nearest neighbours, confusion and a map of a model's features."""
+"""Figures: accuracy by label fraction from results; neighbours, confusion and a map from the features of a model."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
-from zoo.datasets.labelled import Labelled, open_splits
+from zoo.datasets.labelled import LabelledImages, open_splits
 from zoo.evaluate.baselines import open_model
-from zoo.evaluate.features import features
+from zoo.evaluate.features import cached_features
 from zoo.evaluate.frozen import knn
+from zoo.evaluate.result import EvaluationJson
 from zoo.report.embedding_map import write_map
-from zoo.report.render import picture
+from zoo.report.render import png_figure
 from zoo.report.tables import is_random, model_name, published
 from zoo.system.atomic_files import atomic_write
 
-QUERIES, NEIGHBOURS = 10, 8
-CLASSES = 12  # of the confusion picture
-_SIDE, _FRAME, _GAP = 96, 4, 6
+QUERIES, NEIGHBOURS = 10, 8  # rows and columns of the neighbour grid
+CLASSES = 12  # of the confusion figure
+_SIDE, _FRAME, _GAP = 96, 4, 6  # pixels
 _RIGHT, _WRONG = "#1a7f37", "#cf222e"
 _BASELINES = ("Supervised", "SimCLR", "BYOL")
 
 Ints = NDArray[np.int64]
 
 
-def of_results(results: list[dict[str, Any]], out: Path) -> list[Path]:
-    """A picture of accuracy by label fraction for each data set with semi-supervised results."""
-    semi = [r for r in results if r["protocol"] == "semi-supervised"]
+def draw_results(results: Sequence[EvaluationJson], out: Path) -> list[Path]:
+    """Draw accuracy by label fraction for each data set with semi-supervised results; return the files."""
+    semi_supervised = [r for r in results if r["protocol"] == "semi-supervised"]
     paths = []
-    for data in dict.fromkeys(r["data"]["name"] for r in semi):
-        path = out / f"label-fraction-{_slug(data)}.png"
-        _label_fraction([r for r in semi if r["data"]["name"] == data], data, path)
+    for data in dict.fromkeys(r["data"]["name"] for r in semi_supervised):
+        path = out / f"label-fraction-{_file_stem(data)}.png"
+        _draw_label_fractions([r for r in semi_supervised if r["data"]["name"] == data], data, path)
         paths.append(path)
     return paths
 
 
-def of_features(model: str, data: Path, out: Path, *, device: str | None = None) -> list[Path]:
-    """Neighbour grid, confusion of the worst classes and map of the test images of ``data``, by kNN.
+def draw_features(model: str, data: Path, out: Path, *, device: str | None = None) -> list[Path]:
+    """Classify the test images of ``data`` by kNN; draw neighbours, confusion and a map, and return the files.
 
     Raises:
         UserError: model or data cannot be used.
@@ -49,32 +50,33 @@ def of_features(model: str, data: Path, out: Path, *, device: str | None = None)
     embedder = open_model(model, device)
     splits = open_splits(data)
     train, test = splits.train, splits.test
-    bank, queries = (features(embedder, s, s.sha256) for s in (train, test))
-    labels, truth = train.labels, test.labels
-    near, rows = knn.neighbours(bank, queries, min(knn.K, len(bank)))
-    answers = knn.vote(near, torch.from_numpy(labels)[rows], len(train.classes), knn.TEMPERATURE).numpy()
-    slug = _slug(f"{embedder.about['model']}-{data.stem}")
-    grid, confusion, page = (out / f"{what}-{slug}.{end}" for what, end in _FILES)
-    _neighbour_grid(train, test, rows.numpy(), near.numpy(), answers, grid)
-    _confusion(answers, truth, train.classes, f"{embedder.about['model']} on {data.stem}, kNN", confusion)
-    write_map(queries, truth, answers, test, train.classes, page, title=f"{embedder.about['model']} on {data.stem}")
+    bank, queries = (cached_features(embedder, s, s.sha256) for s in (train, test))
+    similarity, rows = knn.neighbours(bank, queries, min(knn.K, len(bank)))
+    labels = torch.from_numpy(train.labels)[rows]
+    answers = knn.vote(similarity, labels, len(train.classes), knn.TEMPERATURE).numpy()
+
+    name = f"{embedder.about['model']} on {data.stem}"
+    stem = _file_stem(f"{embedder.about['model']}-{data.stem}")
+    grid, confusion, page = out / f"neighbours-{stem}.png", out / f"confusion-{stem}.png", out / f"map-{stem}.html"
+    _draw_neighbours(train, test, rows.numpy(), similarity.numpy(), answers, grid)
+    _draw_confusion(answers, test.labels, train.classes, f"{name}, kNN", confusion)
+    write_map(queries, test.labels, answers, test, train.classes, page, title=name)
     return [grid, confusion, page]
 
 
-_FILES = (("neighbours", "png"), ("confusion", "png"), ("map", "html"))
-
-
-def _label_fraction(results: list[dict[str, Any]], data: str, path: Path) -> None:
-    with picture(path, 6.4, 4.4) as figure:
+def _draw_label_fractions(results: list[EvaluationJson], data: str, path: Path) -> None:
+    with png_figure(path, 6.4, 4.4) as figure:
         axes = figure.subplots()
+        # measured curves
         for result in sorted(results, key=is_random):
-            fractions = sorted(result["details"]["fractions"], key=lambda f: float(f["percent"]))
+            fractions = sorted(result["details"]["fractions"], key=lambda f: f["percent"])
             x = [f["percent"] for f in fractions]
             means, spreads = [f["mean"] for f in fractions], [f["spread"] for f in fractions]
             style = "--" if is_random(result) else "-"
             axes.errorbar(
                 x, means, spreads, fmt=f"o{style}", capsize=3, label=f"measured: {model_name(result)}, {data}"
             )
+        # published ones
         table = next(t for t in published() if t["id"] == "semi-supervised-r50")
         for row in table["rows"]:
             if row["method"] in _BASELINES:
@@ -90,10 +92,15 @@ def _label_fraction(results: list[dict[str, Any]], data: str, path: Path) -> Non
         figure.legend(fontsize=8, loc="outside lower center")
 
 
-def _neighbour_grid(
-    train: Labelled, test: Labelled, rows: Ints, near: NDArray[np.float32], answers: Ints, path: Path
+def _draw_neighbours(
+    train: LabelledImages,
+    test: LabelledImages,
+    rows: Ints,
+    similarity: NDArray[np.float32],
+    answers: Ints,
+    path: Path,
 ) -> None:
-    """A row a query: the test image with its kNN answer, then its neighbours, framed by whether the class is right."""
+    """Draw a row per query: the test image with its kNN answer, then its neighbours; frames show the right class."""
     chosen = np.sort(np.random.Generator(np.random.Philox(key=0)).permutation(len(test))[:QUERIES])
     count = min(NEIGHBOURS, rows.shape[1])
     step, line = _SIDE + 2 * _FRAME + _GAP, _SIDE + 2 * _FRAME + 18
@@ -106,33 +113,35 @@ def _neighbour_grid(
         top = 24 + y * line
         right = bool(answers[query] == truth[query])
         answer = f"{test.classes[truth[query]]}: {'right' if right else 'taken for ' + train.classes[answers[query]]}"
-        _tile(sheet, pen, test.image(int(query)), 4, top, right, answer)
+        _draw_tile(sheet, pen, test.image(int(query)), 4, top, right, answer)
         for x in range(count):
             row = int(rows[query, x])
-            caption = f"{near[query, x]:.2f} {train.classes[labels[row]]}"
-            place = (x + 1) * step + 3 * _GAP
-            _tile(sheet, pen, train.image(row), place, top, bool(labels[row] == truth[query]), caption)
+            caption = f"{similarity[query, x]:.2f} {train.classes[labels[row]]}"
+            left = (x + 1) * step + 3 * _GAP
+            _draw_tile(sheet, pen, train.image(row), left, top, bool(labels[row] == truth[query]), caption)
     atomic_write(path, lambda file: sheet.save(file, "PNG"))
 
 
-def _tile(
+def _draw_tile(
     sheet: Image.Image, pen: ImageDraw.ImageDraw, image: Image.Image, left: int, top: int, right: bool, text: str
 ) -> None:
     pen.rectangle(
         (left, top, left + _SIDE + 2 * _FRAME - 1, top + _SIDE + 2 * _FRAME - 1), fill=_RIGHT if right else _WRONG
     )
     sheet.paste(ImageOps.fit(image, (_SIDE, _SIDE), Image.Resampling.LANCZOS), (left + _FRAME, top + _FRAME))
-    pen.text((left + 1, top + _SIDE + 2 * _FRAME + 1), _shortened(pen, text), fill=_RIGHT if right else _WRONG)
+    pen.text((left + 1, top + _SIDE + 2 * _FRAME + 1), _shorten(pen, text), fill=_RIGHT if right else _WRONG)
 
 
-def _shortened(pen: ImageDraw.ImageDraw, text: str) -> str:
+def _shorten(pen: ImageDraw.ImageDraw, text: str) -> str:
+    """Cut a text to the width of a tile."""
     while text and pen.textlength(text) > _SIDE + 2 * _FRAME + _GAP - 2:
         text = text[:-1]
     return text
 
 
-def _confusion(answers: Ints, truth: Ints, classes: list[str], title: str, path: Path) -> None:
-    """Rows: the classes with the lowest accuracy; columns: those and what they are most often taken for."""
+def _draw_confusion(answers: Ints, truth: Ints, classes: list[str], title: str, path: Path) -> None:
+    """Draw a row per class with the lowest accuracy, a column per row and per class they are most often taken for."""
+    # rows and columns
     labels = np.unique(truth)
     accuracy = np.array([(answers[truth == label] == label).mean() for label in labels])
     worst = labels[np.argsort(accuracy, kind="stable")[:CLASSES]]
@@ -142,7 +151,7 @@ def _confusion(answers: Ints, truth: Ints, classes: list[str], title: str, path:
     others = [c for c in np.argsort(-taken.sum(0), kind="stable") if c not in worst and taken[:, c].any()]
     columns = [*worst, *others[: max(0, CLASSES + 4 - len(worst))]]
     share = 100 * counts[:, columns] / counts.sum(1, keepdims=True)
-    with picture(path, 2.5 + 0.55 * len(columns), 2.2 + 0.42 * len(worst)) as figure:
+    with png_figure(path, 2.5 + 0.55 * len(columns), 2.2 + 0.42 * len(worst)) as figure:
         axes = figure.subplots()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto")
         axes.set_xticks(range(len(columns)), [classes[c][:22] for c in columns], rotation=45, ha="right", fontsize=8)
@@ -155,5 +164,5 @@ def _confusion(answers: Ints, truth: Ints, classes: list[str], title: str, path:
         figure.colorbar(image, shrink=0.8)
 
 
-def _slug(text: str) -> str:
+def _file_stem(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
-from extraction_driver import assert_tidy, finish, results, run, start
+from extraction_driver import assert_tidy, finish, results, run, start, start_command
 from pictures import encode, fill, picture
 
-from zoo.errors import EXIT_OK, EXIT_USER_ERROR, UserError
-from zoo.extraction.partition import Share
+from zoo.errors import EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR, UserError
+from zoo.extraction.partition import Partition
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,40 +33,40 @@ def expected(images: Path, tmp_path: Path) -> dict[str, str]:
     return results(tmp_path / "undisturbed")
 
 
-def test_one_share_after_the_other(images: Path, tmp_path: Path, expected: dict[str, str]) -> None:
+def test_one_partition_after_the_other(images: Path, tmp_path: Path, expected: dict[str, str]) -> None:
     out = tmp_path / "out"
-    first = run(images, out, format="npy", share=Share(0, 3))
+    first = run(images, out, format="npy", partition=Partition(0, 3))
     assert (first.total, first.ok, first.shards, first.reused) == (8, 8, 2, 0)
     assert first.missing == {"--shard 1/3": 1, "--shard 2/3": 1}
     assert not (out / "manifest.json").exists()
     assert os.listdir(out / ".zoo" / "tmp") == []
-    last = run(images, out, format="npy", share=Share(2, 3))
+    last = run(images, out, format="npy", partition=Partition(2, 3))
     assert last.missing == {"--shard 1/3": 1}
-    again = run(images, out, format="npy", share=Share(0, 3))
+    again = run(images, out, format="npy", partition=Partition(0, 3))
     assert (again.reused, again.missing) == (8, {"--shard 1/3": 1})
-    end = run(images, out, format="npy", share=Share(1, 3))
+    end = run(images, out, format="npy", partition=Partition(1, 3))
     assert (end.total, end.shards, end.reused, end.missing) == (20, 4, 14, {})
     assert results(out) == expected
     assert_tidy(out)
-    assert run(images, out, format="npy", share=Share(0, 3)).reused == 20
+    assert run(images, out, format="npy", partition=Partition(0, 3)).reused == 20
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.02])
 def test_three_processes_at_once(images: Path, tmp_path: Path, expected: dict[str, str], seconds: float) -> None:
     out = tmp_path / "out"
-    shares = [start(images, out, seconds=seconds, format="npy", share=Share(i, 3)) for i in range(3)]
-    for process in shares:
+    processes = [start(images, out, seconds=seconds, format="npy", partition=Partition(i, 3)) for i in range(3)]
+    for process in processes:
         process.join(60)
-    assert [process.exitcode for process in shares] == [EXIT_OK] * 3
+    assert [process.exitcode for process in processes] == [EXIT_OK] * 3
     assert results(out) == expected, "the last of them has written the manifest"
     assert_tidy(out)
 
 
-def test_two_runs_of_all_and_a_share_race_for_one_folder(
+def test_two_runs_of_all_and_a_partition_race_for_one_folder(
     images: Path, tmp_path: Path, expected: dict[str, str]
 ) -> None:
     out = tmp_path / "out"
-    racing = [start(images, out, format="npy"), start(images, out, format="npy", share=Share(1, 2))]
+    racing = [start(images, out, format="npy"), start(images, out, format="npy", partition=Partition(1, 2))]
     for process in racing:
         process.join(60)
     assert [process.exitcode for process in racing] == [EXIT_OK] * 2
@@ -74,14 +74,14 @@ def test_two_runs_of_all_and_a_share_race_for_one_folder(
     assert results(out) == expected
 
 
-def test_a_share_that_is_killed_before_any_step_is_run_again(
+def test_a_partition_that_is_killed_before_any_step_is_run_again(
     images: Path, tmp_path: Path, expected: dict[str, str]
 ) -> None:
     for n in range(1, 60, 3):
         out = tmp_path / f"out{n}"
-        run(images, out, format="npy", share=Share(1, 2))
-        killed = finish(images, out, kill=n, format="npy", share=Share(0, 2)) == -signal.SIGKILL
-        assert finish(images, out, format="npy", share=Share(0, 2)) == EXIT_OK
+        run(images, out, format="npy", partition=Partition(1, 2))
+        killed = finish(images, out, kill=n, format="npy", partition=Partition(0, 2)) == -signal.SIGKILL
+        assert not run(images, out, format="npy", partition=Partition(0, 2)).missing
         assert results(out) == expected
         assert_tidy(out)
         if not killed:
@@ -93,48 +93,48 @@ def test_one_of_three_is_killed_in_the_middle_of_a_shard(
     images: Path, tmp_path: Path, expected: dict[str, str]
 ) -> None:
     out = tmp_path / "out"
-    slow = start(images, out, seconds=5, format="npy", share=Share(0, 3))
+    slow = start(images, out, seconds=5, format="npy", partition=Partition(0, 3))
     for i in (1, 2):
-        assert finish(images, out, format="npy", share=Share(i, 3)) == EXIT_OK
+        assert finish(images, out, format="npy", partition=Partition(i, 3)) == EXIT_OK
     slow.kill()
     slow.join()
     assert not (out / "manifest.json").exists()
-    assert "embeddings-00003.parquet" not in results(out), "killed before the end of its share"
-    assert finish(images, out, format="npy", share=Share(0, 3)) == EXIT_OK
+    assert "embeddings-00003.parquet" not in results(out), "killed before the end of its partition"
+    assert finish(images, out, format="npy", partition=Partition(0, 3)) == EXIT_OK
     assert results(out) == expected
     assert_tidy(out)
 
 
-def test_a_damaged_shard_of_another_share_holds_the_manifest_back(
+def test_a_damaged_shard_of_another_partition_holds_the_manifest_back(
     images: Path, tmp_path: Path, expected: dict[str, str]
 ) -> None:
     out = tmp_path / "out"
-    run(images, out, format="npy", share=Share(1, 2))
+    run(images, out, format="npy", partition=Partition(1, 2))
     (out / "embeddings-00001.npy").write_bytes(b"other")
-    result = run(images, out, format="npy", share=Share(0, 2))
+    result = run(images, out, format="npy", partition=Partition(0, 2))
     assert result.missing == {"--shard 1/2": 1}
     assert result.notes == ("embeddings-00001.parquet does not go with embeddings-00001.npy: run --shard 1/2 again",)
     assert not (out / "manifest.json").exists()
-    run(images, out, format="npy", share=Share(1, 2))
+    run(images, out, format="npy", partition=Partition(1, 2))
     assert results(out) == expected
 
 
 def test_more_processes_than_shards(images: Path, tmp_path: Path, expected: dict[str, str]) -> None:
     out = tmp_path / "out"
-    idle = run(images, out, format="npy", share=Share(7, 8))
+    idle = run(images, out, format="npy", partition=Partition(7, 8))
     assert (idle.total, idle.shards, sum(idle.missing.values())) == (0, 0, 4)
     for i in range(8):
-        run(images, out, format="npy", share=Share(i, 8))
+        run(images, out, format="npy", partition=Partition(i, 8))
     assert results(out) == expected
 
 
 def test_another_shard_size_is_another_plan(images: Path, tmp_path: Path) -> None:
-    run(images, tmp_path / "out", share=Share(0, 2))
+    run(images, tmp_path / "out", partition=Partition(0, 2))
     with pytest.raises(UserError, match=r"differs in shard_size 6 there, 5 now"):
-        run(images, tmp_path / "out", share=Share(1, 2), shard_size=5)
+        run(images, tmp_path / "out", partition=Partition(1, 2), shard_size=5)
 
 
-def test_an_update_is_shared_too(images: Path, tmp_path: Path) -> None:
+def test_an_update_is_divided_too(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(images, out)
     (images / "03_new.png").write_bytes(encode(picture(seed=50), "PNG"))
@@ -142,9 +142,9 @@ def test_an_update_is_shared_too(images: Path, tmp_path: Path) -> None:
     shutil.copytree(out, tmp_path / "undisturbed")
     run(images, tmp_path / "undisturbed", update=True)
     before = results(out)
-    assert run(images, out, update=True, share=Share(1, 2)).missing == {"--shard 0/2": 2}
+    assert run(images, out, update=True, partition=Partition(1, 2)).missing == {"--shard 0/2": 2}
     assert results(out) == before, "the old result stands until the new one is whole"
-    processes = [start(images, out, update=True, share=Share(i, 2)) for i in (0, 1, 0)]
+    processes = [start(images, out, update=True, partition=Partition(i, 2)) for i in (0, 1, 0)]
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [EXIT_OK] * 3
@@ -173,11 +173,13 @@ def test_torchrun_and_the_command(images: Path, tmp_path: Path, random_weights: 
     assert "bad.jpg: " in ranks.stderr
     log = [json.loads(line) for line in (tmp_path / "ranks" / "run.log.jsonl").read_text().splitlines()]
     assert {line["share"] for line in log} == {"rank 0 of 2", "rank 1 of 2"}
-    refused = of_zoo(*command(images, tmp_path / "ranks", random_weights, "--shard", "2/2"))
-    assert (refused.returncode, refused.stderr.count("\n")) == (EXIT_USER_ERROR, 1)
+    refused = start_command(tmp_path / "log", *command(images, tmp_path / "ranks", random_weights, "--shard", "2/2"))
+    refused.join(60)
+    assert (refused.exitcode, (tmp_path / "log").read_text().count("\n")) == (EXIT_USER_ERROR, 1)
 
-    one = of_zoo(*command(images, tmp_path / "one", random_weights, "--shard", "0/1"))
-    assert one.returncode == 3, one.stderr
+    one = start_command(tmp_path / "log", *command(images, tmp_path / "one", random_weights, "--shard", "0/1"))
+    one.join(60)
+    assert one.exitcode == EXIT_SOME_FAILED, (tmp_path / "log").read_text()
     assert results(tmp_path / "ranks") == results(tmp_path / "one")
     assert_tidy(tmp_path / "ranks")
 

@@ -1,0 +1,178 @@
+"""The fingerprint of an extraction: everything besides the images that decides the bytes of its result.
+
+It is frozen in the plan and repeated in the manifest, as the same JSON. It stands in this folder and not in
+``zoo.extraction``, because plan, shards and manifest read it; ``zoo.extraction.fingerprint`` makes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from zoo.inference.outputs import EMBEDDING
+from zoo.system.json_types import JSON
+
+_OWN = frozenset(
+    ("dim", "versions", "outputs", "decoder", "format", "dtype", "batch_size", "shard_size", "keep", "dedupe")
+)
+_SHOWN_DIGITS = 16  # of a hash, enough to tell two apart
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything besides the images that decides the bytes of a result.
+
+    Attributes:
+        network: what the model says of itself: name, hash of the weights, preprocessing, backend, device, precision.
+            Keys that this version does not know are kept here.
+        dim: length of an embedding.
+        outputs: shapes of the other outputs of an image, by name.
+        decoder: rules and versions of image decoding, with ``max_pixels``.
+        format: ``parquet``, ``npy`` or ``safetensors``.
+        stored_dtype: type of the vectors; ``None`` in a plan that does not say it, see ``dtype``.
+        batch_size: crops in a forward pass.
+        shard_size: images in a shard.
+        keep: columns of the source that the result carries.
+        versions: of the libraries that decide the bytes.
+        near_threshold: cosine from which on two images are near duplicates; ``None`` where no duplicates are looked
+            for.
+    """
+
+    network: Mapping[str, JSON]
+    dim: int
+    format: str
+    batch_size: int
+    shard_size: int
+    stored_dtype: str | None = None
+    outputs: Mapping[str, tuple[int, ...]] | None = None
+    decoder: Mapping[str, JSON] | None = None
+    keep: tuple[str, ...] | None = None
+    versions: Mapping[str, JSON] | None = None
+    near_threshold: float | None = None
+
+    @property
+    def dtype(self) -> str:
+        """Type of the vectors: ``float32`` or ``float16``."""
+        return self.stored_dtype or "float32"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all outputs of an image in the order they are written, ``embedding`` first."""
+        others = self.outputs or {}
+        return {EMBEDDING: (self.dim,), **{name: others[name] for name in sorted(others)}}
+
+    @property
+    def dedupe(self) -> bool:
+        """Whether duplicates are looked for."""
+        return self.near_threshold is not None
+
+    @property
+    def max_pixels(self) -> int:
+        """Limit of pixels of one image; larger ones are refused."""
+        return _whole((self.decoder or {})["max_pixels"])
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the network runs on the CPU."""
+        return self.network.get("device") == "cpu"
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the JSON object of a plan and a manifest; ``from_json`` reads it."""
+        own: dict[str, JSON] = {
+            "dim": self.dim,
+            "versions": None if self.versions is None else dict(self.versions),
+            "outputs": None if self.outputs is None else {name: list(shape) for name, shape in self.outputs.items()},
+            "decoder": None if self.decoder is None else dict(self.decoder),
+            "format": self.format,
+            "dtype": self.stored_dtype,
+            "batch_size": self.batch_size,
+            "shard_size": self.shard_size,
+            "keep": None if self.keep is None else list(self.keep),
+            "dedupe": None if self.near_threshold is None else {"near": self.near_threshold},
+        }
+        return {**self.network, **{name: value for name, value in own.items() if value is not None}}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, JSON]) -> Fingerprint:
+        """Read ``to_json``'s object; a key that is not there stays away when it is written again.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not the object of a fingerprint.
+        """
+        dedupe, outputs, keep = value.get("dedupe"), value.get("outputs"), value.get("keep")
+        return cls(
+            network={key: item for key, item in value.items() if key not in _OWN},
+            dim=_whole(value["dim"]),
+            format=_text(value["format"]),
+            batch_size=_whole(value["batch_size"]),
+            shard_size=_whole(value["shard_size"]),
+            stored_dtype=None if value.get("dtype") is None else _text(value["dtype"]),
+            outputs=None if outputs is None else {k: tuple(map(_whole, _list(v))) for k, v in _object(outputs).items()},
+            decoder=None if value.get("decoder") is None else _object(value["decoder"]),
+            keep=None if keep is None else tuple(map(_text, _list(keep))),
+            versions=None if value.get("versions") is None else _object(value["versions"]),
+            near_threshold=None if dedupe is None else _number(_object(dedupe)["near"]),
+        )
+
+    def canonical(self) -> bytes:
+        """Return the JSON with sorted keys and without spaces: the same bytes for equal fingerprints."""
+        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":")).encode()
+
+    def differences(self, wanted: Fingerprint) -> list[str]:
+        """Name what differs in another fingerprint; see ``differences``."""
+        return differences(self.to_json(), wanted.to_json())
+
+
+def differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
+    """List what differs between two JSON objects, as "key old there, new now"; dots join the keys of nested objects."""
+    old, new = dict(_flattened(found)), dict(_flattened(wanted))
+    return [
+        f"{key} {_shown(old.get(key))} there, {_shown(new.get(key))} now"
+        for key in [*new, *(key for key in old if key not in new)]
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flattened(value: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _flattened(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
+
+
+def _shown(value: object) -> str:
+    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+    is_hash = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
+    return text[:_SHOWN_DIGITS] + "..." if is_hash else text
+
+
+def _whole(value: JSON) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _number(value: JSON) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
+def _text(value: JSON) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _list(value: JSON) -> list[JSON]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return value
+
+
+def _object(value: JSON) -> dict[str, JSON]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r} is no object")
+    return value
