@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 FORMAT = "siamese-zoo encoder 1"
+FORMAT_2 = "siamese-zoo encoder 2"  # names a padding or project_first, which versions before 0.3 would ignore
 RANDOM = "random"  # as a tag: a network without weights, for baselines and tests
 
 
@@ -197,7 +198,8 @@ def save_encoder(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str,
     """Writes an encoder as safetensors that ``locate`` reads back, atomically; returns its sha256.
 
     Args:
-        metadata: ``architecture`` (a key of the registry, or a dict of that ``name`` and a ``stem``), ``method``,
+        metadata: ``architecture`` (a key of the registry, or a dict of that ``name`` and a ``stem``; also a
+            ``padding`` and ``project_first`` in a file of ``FORMAT_2``), ``method``,
             ``preprocessing``, ``licence`` and what else should travel with it.
         half: convolutions in float16; BN stays float32, whose running variances would lose their small values.
     """
@@ -237,7 +239,7 @@ def _folder(described: checkpoint_dir.Description, folder: Path) -> WeightFile:
 def _local(path: Path) -> WeightFile:
     sha256 = _hash(path)
     metadata = read_metadata(path)
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in (FORMAT, FORMAT_2):
         raise UserError(f"{path} was not written by `zoo-train export`: it does not say its architecture")
     try:
         architecture = _architecture(metadata["architecture"])
@@ -249,13 +251,23 @@ def _local(path: Path) -> WeightFile:
 
 
 def _architecture(text: str) -> Architecture:
-    """A name of the registry, or JSON of ``{"name": ..., "stem": "cifar"}``; nothing else, files are not trusted."""
+    """Parse a name of the registry, or JSON of ``save_encoder``'s dict; the file is not trusted."""
     if not text.startswith("{"):
         return ARCHITECTURES[text]
-    name, stem = (json.loads(text)[key] for key in ("name", "stem"))
+    values = json.loads(text)
+    stem, padding, project_first = (
+        values["stem"],
+        values.get("padding", "symmetric"),
+        values.get("project_first", False),
+    )
     if stem not in ("imagenet", "cifar"):
         raise ValueError(f"unknown stem {stem!r}")
-    return replace(ARCHITECTURES[name], stem=stem)
+    if padding not in ("symmetric", "same", "same-pool"):
+        raise ValueError(f"unknown padding {padding!r}")
+    known = ARCHITECTURES[values["name"]]
+    if project_first is not False and (project_first is not True or known.timm_name != "resnet18"):
+        raise ValueError(f"project_first={project_first!r} of {values['name']}")
+    return replace(known, stem=stem, padding=padding, project_first=project_first)
 
 
 def _hash(path: Path) -> str:
