@@ -81,7 +81,7 @@ def test_a_crop_depends_on_its_row_and_epoch_alone(tiles: Path) -> None:
 @pytest.mark.parametrize(("size", "box"), [((900, 40), (423, 0, 476, 40)), ((40, 900), (0, 423, 40, 476))])
 def test_a_strip_is_cropped_in_its_middle(tiles: Path, size: tuple[int, int], box: tuple[int, ...]) -> None:
     """torchvision's fallback, where no draw fits; BYOL's rule clamps the crop and draws its place."""
-    crops = Crops(open_splits(tiles).train, Preprocessing(32, 32), seed=1, clamped=False)
+    crops = RandomCrops(open_splits(tiles).train, Preprocessing(32, 32), seed=1, clamped=False)
     strips, rows = [Image.new("RGB", size)] * 20, np.arange(20)
     np.testing.assert_array_equal(crops._draw(strips, rows, 0)[0], [box] * 20)
     assert len(np.unique(replace(crops, clamped=True)._draw(strips, rows, 0)[0], axis=0)) > 10
