@@ -2,8 +2,8 @@
 
     torch.hub.load("PATH/TO/siamese-zoo", "NAME", source="local")
 
-gives the bare module: normalised float [N, 3, H, W] -> [N, D]. Nothing is asked on the terminal. Imports stay inside,
-so that listing is instant.
+gives the bare module: normalised float [N, 3, H, W] -> [N, D], and never prompts on the terminal. The imports are
+inside the functions, so that listing the entries takes no time.
 """
 
 dependencies = ["torch", "torchvision", "timm", "safetensors"]
@@ -37,13 +37,13 @@ def _entry(name):
             random ones.
         weights (str, optional): a tag of this name ({tags}), hf-hub:ORG/NAME@REVISION, or the path of a safetensors
             file or of a folder of `zoo convert`.
-        progress (bool): say on stderr how far a download is.
-        num_classes (int): above 0, a fresh linear layer follows the encoder: [N, num_classes].
+        progress (bool): print the progress of a download to stderr.
+        num_classes (int): above 0, a new linear layer follows the encoder: [N, num_classes].
         features_only (bool): timm's feature pyramid: a list of five maps, at stride 2 to 32.
 
     Returns:
         torch.nn.Module in eval mode, {architecture.parameters:,} parameters without a classifier;
-        ``module.preprocessing`` says which pixels it expects.
+        ``module.preprocessing`` is the transform that it expects.
     """
     return load
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from zoo.api import load
 from zoo.inference.embedder import Embedder, as_rgb
 from zoo.transforms.preprocess import PILLOW, Preprocessing
-from zoo.transforms.tf_bicubic import CROP_FIRST
+from zoo.transforms.tf_bicubic import TF_BICUBIC
 
 
 def measure(embedder: Embedder, photos: list[Path]) -> dict[str, object]:
@@ -30,10 +30,10 @@ def measure(embedder: Embedder, photos: list[Path]) -> dict[str, object]:
     pillow = replace(base, resizing=PILLOW)
     by_pillow = embedder.embed_pixels(np.stack([pillow.pixels(i) for i in images]))
     found: dict[str, object] = {}
-    for code in CROP_FIRST:
+    for code in TF_BICUBIC:
         way = replace(base, resizing=code)
         rounded = embedder.embed_pixels(np.stack([way.pixels(i) for i in images]))
-        fractions = _of_levels(embedder, way, np.stack([way.levels(i) for i in images]))
+        fractions = _of_levels(embedder, way, np.stack([way.float_pixels(i) for i in images]))
         found[code] = {"pillow": _difference(by_pillow, rounded), "rounding": _difference(rounded, fractions)}
     return found
 
@@ -60,7 +60,8 @@ def main() -> None:
     args = parser.parse_args()
     photos = sorted(p for p in args.photos.iterdir() if p.suffix in (".jpg", ".png"))
     embedder = load(args.model, device="cpu", backend="torch")
-    found = {"model": embedder.about["model"], "photographs": len(photos), "differences": measure(embedder, photos)}
+    differences = measure(embedder, photos)
+    found = {"model": embedder.weights_info["model"], "photographs": len(photos), "differences": differences}
     args.json.write_text(json.dumps(found, indent=1) + "\n")
     print(args.json.read_text(), end="")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +16,10 @@ from hub_server import WRITE_TOKEN, HubServer
 
 if TYPE_CHECKING:
     from zoo.hub.hf_upload import Uploaded
+
+# Before torch is imported, here and in child processes: by default OpenMP's idle threads spin, which costs the tests of
+# small networks three times their CPU time where other processes use the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SHIPPED_GOLDENS = Path(__file__).parent / "goldens"
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"

@@ -51,7 +51,7 @@ class PixelMeans:
     ) -> None:
         self.preprocessing = Preprocessing(input_size=32, resize=36)
         self.dim = 24
-        self.wants = Outputs(layers=("layer1",), maps=("layer1",)) if stages else Outputs()
+        self.requested = Outputs(layers=("layer1",), maps=("layer1",)) if stages else Outputs()
         self.shapes = {"embedding": (self.dim,)} | ({"layer1": (3,), "layer1_map": (3, 4, 4)} if stages else {})
         self._seconds = seconds
         self._name = name
@@ -69,7 +69,7 @@ class PixelMeans:
     def outputs_of(self, views: Sequence[Sequence[NDArray[np.uint8]]], at_once: int = 32) -> dict[str, Any]:
         pixels = np.stack([of_image[0] for of_image in views])
         found = {"embedding": self.embed_pixels(pixels)}
-        if self.wants.maps:
+        if self.requested.maps:
             cells = pixels.reshape(len(pixels), 4, 8, 4, 8, 3).mean(axis=(2, 4), dtype=np.float32).transpose(0, 3, 1, 2)
             found |= {"layer1": cells.mean((2, 3)), "layer1_map": np.ascontiguousarray(cells)}
         return found

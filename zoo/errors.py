@@ -1,31 +1,45 @@
-"""The one kind of failure a user can act on, and the exit codes the commands promise."""
+"""``UserError``, the one exception whose message is written for the user, and the exit codes of the commands."""
+
+from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2  # the command, its input or the machine (a full disk) must change first
-EXIT_SOME_FAILED = 3  # the run is complete, some images could not be read
-EXIT_INTERRUPTED = 130  # Ctrl-C or SIGTERM; run the same command again to go on
+EXIT_SOME_FAILED = 3  # the run is complete, but some images could not be read
+EXIT_INTERRUPTED = 130  # Ctrl-C or SIGTERM; the same command resumes the run
 
-_VARYING = re.compile(r"0x[0-9a-fA-F]{6,}|\w+://[^\s'\"]+")
+_VARYING = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>|0x[0-9a-fA-F]{6,}|\w+://[^\s'\"]+")
 
 
 class UserError(Exception):
-    """Something the user can put right; the message is one line that says what to do.
+    """A problem that the user can solve; the message is one line that says what to do.
 
-    Commands print it after ``error:`` and leave with ``EXIT_USER_ERROR``; nothing already written is lost.
+    Commands print the message after ``error:`` and exit with ``EXIT_USER_ERROR``. Finished output stays on disk.
     """
 
 
 def reason_of(error: BaseException, most: int = 200) -> str:
     """Return the first line of another library's message, or the class name of an error without a message.
 
-    Memory addresses and URLs are replaced by dots and control characters by spaces, so that the same failure gives
-    the same text in every run and on every machine.
+    Memory addresses, objects with an address and URLs are replaced by dots and control characters by spaces, so that
+    the same failure gives the same text in every run and on every machine.
 
     Args:
         most: maximum number of characters.
     """
-    line = (str(error).strip().splitlines() or [""])[0]
-    line = _VARYING.sub("...", line)
-    return ("".join(c if c.isprintable() else " " for c in line) or type(error).__name__)[:most]
+    line = _VARYING.sub("...", (str(error).strip().splitlines() or [""])[0])
+    line = "".join(c if c.isprintable() else " " for c in line)
+    return (line.strip() or type(error).__name__)[:most].strip()
+
+
+def closest_name(name: str, known: Iterable[str], cutoff: float = 0.0) -> str | None:
+    """Return the known name that is most similar to a misspelt one, for error messages.
+
+    Args:
+        cutoff: least similarity in 0..1, as ``difflib`` measures it; ``None`` is returned where no name reaches it.
+    """
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, known, n=1, cutoff=cutoff)), None)

@@ -1,20 +1,21 @@
-"""timm names for encoders that timm alone cannot build; ``import zoo.timm_models`` teaches them to timm.
+"""timm names for encoders that timm alone cannot build; ``import zoo.timm_models`` registers them.
 
-timm's ResNets take TF's 'SAME' padding only as a Python class (``conv_layer``), which a config.json cannot hold, and no
-other architecture of timm or of transformers computes the same function at every input size. So the config.json of such
-weights names ``siamese_zoo_resnetv2_50`` or the like: without this import timm and transformers stop with an unknown
-model, with it they load the file and give the zoo's embeddings.
+timm's ResNets take TensorFlow's 'SAME' padding only as a Python class (``conv_layer``), which no config.json can hold,
+and no other architecture of timm or transformers computes the same function at every input size. So the config.json of
+such weights names ``siamese_zoo_resnetv2_50`` or the like. Without this import timm and transformers stop with an
+unknown model; with it they load the file and give the zoo's embeddings.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Unpack
 
 from timm.models import FeatureListNet, load_pretrained, register_model, resolve_pretrained_cfg
 from torch import nn
 
-from zoo.models.checkpoint_dir import OURS, TIMM_NAMES
-from zoo.models.registry import Architecture
+from zoo.models.model_config import TIMM_NAMES, TIMM_PREFIX
+from zoo.models.registry import Architecture, ModelArgs
 from zoo.models.resnet import build_encoder
 
 
@@ -22,7 +23,8 @@ def _register(timm_name: str) -> None:
     def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return _create(timm_name, pretrained, **kwargs)
 
-    entry.__name__ = OURS + timm_name
+    # timm takes the model's name from the function's, and looks it up in this module
+    entry.__name__ = TIMM_PREFIX + timm_name
     entry.__module__ = __name__
     globals()[entry.__name__] = register_model(entry)
 
@@ -37,19 +39,20 @@ def _create(
     num_classes: int = 0,
     in_chans: int = 3,
     features_only: bool = False,
-    out_indices: Any = (0, 1, 2, 3, 4),
-    pretrained_cfg: Any = None,
-    pretrained_cfg_overlay: Any = None,
-    pretrained_model_args: Any = None,
-    cache_dir: Any = None,
-    **model_args: Any,
+    out_indices: tuple[int, ...] = (0, 1, 2, 3, 4),
+    pretrained_cfg: str | dict[str, object] | None = None,
+    pretrained_cfg_overlay: dict[str, object] | None = None,
+    pretrained_model_args: object = None,
+    cache_dir: str | Path | None = None,
+    **model_args: Unpack[ModelArgs],
 ) -> nn.Module:
-    """What ``timm.create_model`` calls, with the ``model_args`` of config.json and the caller's own.
+    """Build a network for ``timm.create_model``, from the ``model_args`` of config.json and the caller's own.
 
     Raises:
-        RuntimeError: ``pretrained`` without a published config (the name has no weights of its own), or not RGB.
+        RuntimeError: ``pretrained`` is set without a published config (the name has no weights of its own), or the
+            input is not RGB.
     """
-    name = OURS + timm_name
+    name = TIMM_PREFIX + timm_name
     if pretrained and not pretrained_cfg:
         raise RuntimeError(f"{name} has no weights of its own: load it from a folder or a hub repository")
     if in_chans != 3:

@@ -1,3 +1,3 @@
-"""The version of siamese-zoo, which manifests and cards record."""
+"""The version of siamese-zoo, as manifests and cards record it."""
 
 __version__ = "0.2.0"

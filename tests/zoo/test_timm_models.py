@@ -14,7 +14,7 @@ import zoo.timm_models  # noqa: F401
 from zoo.convert import byol
 from zoo.errors import UserError
 from zoo.models import checkpoint_dir
-from zoo.models.checkpoint_dir import Description
+from zoo.models.model_config import ModelConfig, read_config
 from zoo.models.registry import Architecture
 from zoo.models.resnet import build_encoder, encoder_state
 from zoo.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parents[1] / "goldens" / "byol_r14_free"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("golden") / "model"
     official = byol.read(GOLDEN.with_suffix(".final.pkl"))
-    description = Description("r14", None, "byol", official.architecture, Preprocessing(64, 73), "Apache-2.0", "golden")
+    description = ModelConfig("r14", None, "byol", official.architecture, Preprocessing(64, 73), "Apache-2.0", "golden")
     checkpoint_dir.write(path, description, official.online["encoder"])
     return path
 
@@ -68,7 +68,7 @@ def test_what_timm_offers_besides(folder: Path) -> None:
 def test_every_difference_from_timm_travels(tmp_path: Path, architecture: Architecture) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(architecture).eval()
-    description = Description("x", None, "byol", architecture, Preprocessing(33, 33), "Apache-2.0", "a test")
+    description = ModelConfig("x", None, "byol", architecture, Preprocessing(33, 33), "Apache-2.0", "a test")
     checkpoint_dir.write(tmp_path / "model", description, encoder_state(encoder))
     assert json.loads((tmp_path / "model" / "config.json").read_text())["architecture"].startswith("siamese_zoo_")
     x = torch.randn(2, 3, 33, 35)
@@ -84,4 +84,4 @@ def test_a_config_that_hides_the_padding_from_timm_is_refused(folder: Path, tmp_
     config["architecture"] = "resnetv2_50"
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="contradict the section"):
-        checkpoint_dir.read_config(tmp_path / "config.json")
+        read_config(tmp_path / "config.json")

@@ -8,11 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from math import inf
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from zoo.errors import UserError
+from zoo.errors import UserError, closest_name
 from zoo.system.json_types import JSON
 
 T = TypeVar("T")
@@ -246,7 +245,7 @@ def _with_field(config: T, path: list[str], text: str, option: str) -> T:
     types = _field_types(type(config))
     name, *rest = path
     if name not in types:
-        nearest = get_close_matches(name, types, n=1, cutoff=0.0)[0]
+        nearest = closest_name(name, types)
         raise UserError(
             f"--set {option}: no field {name!r}; the nearest is {nearest!r} (of {', '.join(sorted(types))})"
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import partial
 
 from training.recipes.config import MethodName, Recipe
@@ -38,7 +37,7 @@ from training.recipes.small import (
     simsiam_r18_tin32,
     small_budget,
 )
-from zoo.errors import UserError
+from zoo.errors import UserError, closest_name
 
 
 @dataclass(frozen=True)
@@ -259,6 +258,7 @@ def find(name: str) -> Recipe:
     if name in ALIASES:
         return replace(RECIPES[ALIASES[name]].make(), name=name)
     if name not in RECIPES:
-        nearest = get_close_matches(name, RECIPES, n=1, cutoff=0.0)[0]
-        raise UserError(f"unknown recipe {name!r}: did you mean {nearest}? `zoo-train recipes` lists all")
+        raise UserError(
+            f"unknown recipe {name!r}: did you mean {closest_name(name, RECIPES)}? `zoo-train recipes` lists all"
+        )
     return RECIPES[name].make()

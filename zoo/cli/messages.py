@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.cli.model_info import commercial_use
 from zoo.inference.outputs import EMBEDDING, NEAR_DUPLICATES
 from zoo.models import checkpoint_dir
+from zoo.models.model_config import MODEL
 from zoo.system.hardware import gpu_in_sight
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from zoo.extraction.extract import Extraction
     from zoo.extraction.ray_executor import RemoteModel
     from zoo.inference.embedder import Embedder
-    from zoo.publish.publish import Result
+    from zoo.publish.publish import PublishResult
 
 _MAX_PROCESSES = 8  # named in a line
 
@@ -30,7 +31,7 @@ _MAX_PROCESSES = 8  # named in a line
 def print_opened(embedder: Embedder | RemoteModel) -> None:
     """Print which model runs, on what, and what it returns; a GPU that is not used is a note on stderr."""
     identity = embedder.identity()
-    backend = f"{identity['backend']} on {identity['device']}, {identity['precision']}: {embedder.chosen}"
+    backend = f"{identity['backend']} on {identity['device']}, {identity['precision']}: {embedder.backend_reason}"
     shapes = {name: shape for name, shape in embedder.shapes.items() if name != EMBEDDING}
     others = "".join(f", {name} {list(shape)}" for name, shape in shapes.items())
     print(f"{identity['model']} ({backend}): {embedder.dim} numbers an image{others}", flush=True)
@@ -105,7 +106,7 @@ def print_exported(file: Exported) -> None:
     )
 
 
-def print_published(result: Result) -> None:
+def print_published(result: PublishResult) -> None:
     """Print where the repository is, and how far the loaders differ from torch."""
     size, a = f"{_count(len(result.files), 'file')}, {sum(result.files.values()) / 1e6:.1f} MB", result.agreement
     state = f"live as {result.commit}, downloaded again and equal" if result.commit else "nothing was sent"
@@ -142,12 +143,12 @@ def print_fetched(folder: Path) -> None:
     licence = f"{config.licence}{commercial_use(config.licence)}"
     print(f"{folder}: {config.full_name}, licence {licence}, source: {config.source}")
     official = config.extra.get("official_sha256")
-    print(f"sha256 of the official file {official}, of model.safetensors {config.sha256[checkpoint_dir.MODEL]}")
+    print(f"sha256 of the official file {official}, of model.safetensors {config.sha256[MODEL]}")
 
 
 def print_converted(converted: Converted) -> None:
     """Print what the new folder holds, its licence, and how many tensors of the file were left out."""
-    config, architecture = converted.description, converted.description.architecture
+    config, architecture = converted.config, converted.config.architecture
     heads = f", {' and '.join(config.heads)}" if config.heads else ""
     args = f" {dict(architecture.model_args)}" if architecture.model_args else ""
     print(

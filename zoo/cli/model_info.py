@@ -62,7 +62,7 @@ def print_info(name: str) -> None:
         print(f"    sha256    {_sha256(weights)}")
         print(f"    here      {_local_path(spec, tag)}")
         print(f"    licence   {weights.licence}{commercial_use(weights.licence)}; source: {weights.source}")
-        print(f"    pixels    {transform.says}, mean {transform.mean}, std {transform.std}")
+        print(f"    pixels    {transform.summary}, mean {transform.mean}, std {transform.std}")
         print(f"    padding   {weights.padding}")
         for score in weights.scores:
             print(f"    published {_published(score)}")

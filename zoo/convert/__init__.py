@@ -1,1 +1,1 @@
-"""Readers of official checkpoint files; the only package that touches pickle, through an allow-list."""
+"""Official checkpoint files to converted models: key names, layouts and paddings; reads local files, no network."""

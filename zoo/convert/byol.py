@@ -1,35 +1,40 @@
-"""DeepMind's BYOL checkpoints (haiku parameters in a pickle) to timm's names and PyTorch's layouts.
+"""DeepMind's BYOL checkpoints: haiku parameters in a pickle, renamed to timm's names and PyTorch's layouts.
 
-Depth, width and kind of block are read off the file; the padding is TF's.
+The file determines depth, width and kind of block; the padding is TensorFlow's.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.convert.common import Official, recognise, sequential
+from zoo.convert.common import OfficialCheckpoint, recognise, sequential
 from zoo.convert.readers.safe_pickle import read_pickle
 from zoo.errors import UserError
 from zoo.models.registry import BYOL_224, Architecture
 
 _BLOCK = re.compile(r"block_group_(\d+)/~/block_(\d+)/~/(?:shortcut_)?(conv|batchnorm)(?:_(\d))?$")
-_HEAD_LAYERS = {"linear": "0", "batch_norm": "1", "linear_1": "3"}  # places in ``zoo.models.heads.byol_mlp``
+_HEAD_LAYERS = {"linear": "0", "batch_norm": "1", "linear_1": "3"}  # positions in ``zoo.models.heads.byol_mlp``
+
+Params = Mapping[str, Mapping[str, NDArray[np.float32]]]
+"""haiku's parameters or state: module path -> name -> array."""
 
 
 @dataclass(frozen=True)
 class ByolCheckpoint:
-    """An official BYOL file.
+    """The content of an official BYOL file.
 
     Attributes:
-        architecture: with TF padding.
+        architecture: with TensorFlow's padding.
         online, target: state dicts by part: ``encoder`` in the names of ``architecture``, ``projector`` and
-            ``predictor`` in those of ``zoo.models.heads``, ``classifier``.
+            ``predictor`` in those of ``zoo.models.heads``, and ``classifier``.
     """
 
     architecture: Architecture
@@ -38,10 +43,10 @@ class ByolCheckpoint:
 
 
 def read(path: Path) -> ByolCheckpoint:
-    """Reads a ``.pkl`` of the official code, without jax, haiku or dill, running nothing in it.
+    """Read a ``.pkl`` of the official code without jax, haiku or dill; nothing in it is executed.
 
     Raises:
-        UserError: unreadable, refused, or not a BYOL checkpoint.
+        UserError: the file cannot be read, holds objects other than arrays, or is no BYOL checkpoint.
     """
     try:
         with path.open("rb") as file:
@@ -57,29 +62,30 @@ def read(path: Path) -> ByolCheckpoint:
         if other != architecture:
             raise ValueError("online and target network differ")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path.name} is no BYOL checkpoint of the official code ({error!r})") from None
+        raise UserError(f"{path.name} is not a BYOL checkpoint of the official code ({error!r})") from None
     return ByolCheckpoint(architecture, online, target)
 
 
-def official(path: Path, which: str) -> Official:
-    """The file for ``zoo convert``; ``which`` is ``online`` or ``target``.
+def read_official(path: Path, which: str) -> OfficialCheckpoint:
+    """Read one network of the file for ``zoo convert``; ``which`` is ``online`` or ``target``.
 
     Raises:
-        UserError: see ``read``.
+        UserError: as ``read``.
     """
     file = read(path)
     parts = {"online": file.online, "target": file.target}[which]
     heads = {part: sequential(parts[part]) for part in ("projector", "predictor", "classifier") if parts[part]}
-    return Official("byol", file.architecture, parts["encoder"], heads, BYOL_224)
+    return OfficialCheckpoint("byol", file.architecture, parts["encoder"], heads, BYOL_224)
 
 
-def _parts(params: Any, moving: Any) -> dict[str, dict[str, Tensor]]:
+def _parts(params: Params, state: Params) -> dict[str, dict[str, Tensor]]:
     parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "projector": {}, "predictor": {}, "classifier": {}}
     for module, values in params.items():
         part, key = _locate(module)
         for name, array in values.items():
             parts[part][key + _leaf(name)] = _layout(array, name)
-    for module, values in moving.items():
+    # BN's moving averages
+    for module, values in state.items():
         if not module.endswith("_ema"):
             continue
         owner, _, statistic = module.rpartition("/~/")
@@ -90,7 +96,7 @@ def _parts(params: Any, moving: Any) -> dict[str, dict[str, Tensor]]:
 
 
 def _locate(module: str) -> tuple[str, str]:
-    """haiku's module path -> (part, key prefix in it)."""
+    """Translate haiku's module path to (part, prefix of the keys in it)."""
     head, _, rest = module.partition("/")
     if head == "classifier":
         return "classifier", ""
@@ -105,8 +111,8 @@ def _locate(module: str) -> tuple[str, str]:
     if match is None:
         raise ValueError(f"unknown module {module}")
     group, block, kind, number = match.groups()
-    place, name = {"conv": (0, "conv"), "batchnorm": (1, "bn")}[kind]
-    layer = f"downsample.{place}" if number is None else f"{name}{int(number) + 1}"
+    position, name = {"conv": (0, "conv"), "batchnorm": (1, "bn")}[kind]
+    layer = f"downsample.{position}" if number is None else f"{name}{int(number) + 1}"
     return "encoder", f"layer{int(group) + 1}.{block}.{layer}."
 
 
@@ -114,8 +120,8 @@ def _leaf(name: str) -> str:
     return {"w": "weight", "scale": "weight", "b": "bias", "offset": "bias"}[name]
 
 
-def _layout(array: Any, name: str) -> Tensor:
+def _layout(array: NDArray[np.float32], name: str) -> Tensor:
     tensor = torch.tensor(array)  # a copy: the pickle's arrays may be read-only
-    if name == "w":
+    if name == "w":  # HWIO -> OIHW, and [in, out] -> [out, in]
         return tensor.permute(3, 2, 0, 1).contiguous() if tensor.ndim == 4 else tensor.t().contiguous()
     return tensor.flatten()  # BN values are stored (1, 1, 1, C) or (1, C)

@@ -1,17 +1,17 @@
-"""What every reader gives: an encoder in timm's names and the heads beside it; depth, width and stem found here."""
+"""The common result of all converters, and the detection of an encoder's depth, width and stem from its tensors."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
 from zoo.errors import UserError
 from zoo.models.key_mapping import torchvision_to_resnetv2
-from zoo.models.registry import IMAGENET_224, Architecture
+from zoo.models.registry import IMAGENET_224, Architecture, ModelArgs
+from zoo.models.state_dict import without_counters
 from zoo.transforms.preprocess import Preprocessing
 
 _BASIC: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
@@ -25,13 +25,15 @@ _BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.")
 
 
 @dataclass(frozen=True)
-class Official:
-    """An official file, read.
+class OfficialCheckpoint:
+    """One network of an official file.
 
     Attributes:
+        method: ``byol``, ``simsiam``, ``simclr``, ``moco``, ``swav`` or ``unknown``.
         encoder: state dict in the names of ``architecture``, float32 as in the file.
         heads: state dicts of ``nn.Sequential`` by part, see ``zoo.models.head_spec``.
-        left_out: keys of the file that are neither.
+        preprocessing: transform that the official code evaluates with.
+        left_out: keys of the file that belong to neither.
     """
 
     method: str
@@ -43,30 +45,35 @@ class Official:
 
 
 def recognise(state: Mapping[str, Tensor], *, padding: str = "symmetric") -> tuple[Architecture, dict[str, Tensor]]:
-    """The architecture of a state dict in torchvision's names, and the state in that architecture's names.
+    """Detect the architecture of a state dict with torchvision's names.
 
-    A network of width 1 and a usual depth is timm's ``resnet18`` ... ``resnet200``, which have torchvision's names;
-    every other one is timm's ``resnetv2_50(preact=False)`` with its layers and width. ``num_batches_tracked`` goes.
+    A network of width 1 and a usual depth becomes timm's ``resnet18`` ... ``resnet200``, which use torchvision's names.
+    Every other network becomes timm's ``resnetv2_50(preact=False)`` with layers and a width.
+
+    Returns:
+        The architecture, and the state dict in its names without ``num_batches_tracked``.
 
     Raises:
-        KeyError, ValueError: no ResNet of this family.
+        KeyError, ValueError: the state dict is no ResNet of this family.
     """
-    encoder = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    encoder = without_counters(state)
+    # depth: the blocks of each stage
     blocks = {(int(m[1]), int(m[2])) for m in map(_BLOCK.match, encoder) if m}
     layers = tuple(sum(1 for g, _ in blocks if g == stage) for stage in range(1, 5))
-    stem = encoder["conv1.weight"]
-    channels, _, kernel, _ = stem.shape
+    # width and kind of block
+    channels, _, kernel, _ = encoder["conv1.weight"].shape
     parameters = sum(v.numel() for k, v in encoder.items() if "running" not in k)
     last = "bn2" if (is_basic := "layer1.0.conv3.weight" not in encoder) else "bn3"
     features = encoder[f"layer4.{layers[3] - 1}.{last}.weight"].shape[0]
+    # timm's name, and its arguments where the name alone does not say it
     timm_name = (_BASIC if is_basic else _BOTTLENECK).get(layers) if channels == 64 else None
     if is_basic and timm_name is None:
         raise ValueError(f"basic blocks {layers} with a stem of {channels}: only ResNet-18 and -34 have them")
-    args: dict[str, Any] = {}
+    args: ModelArgs = {}
     if timm_name is None:
-        width = channels / 64  # the stem of the 1x network is 64 wide
+        width = channels / 64  # the stem of the 1x network has 64 channels
         args = {"preact": False, "width_factor": int(width) if width == int(width) else width}
-        if layers != (3, 4, 6, 3):  # timm's own for this name
+        if layers != (3, 4, 6, 3):  # timm's default for this name
             args["layers"] = list(layers)
         encoder = torchvision_to_resnetv2(encoder)
     architecture = Architecture(
@@ -82,17 +89,16 @@ def recognise(state: Mapping[str, Tensor], *, padding: str = "symmetric") -> tup
 
 
 def sequential(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A head's state dict as of an ``nn.Sequential``, without counters: a lone layer becomes layer 0."""
-    kept = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    return {f"0.{k}" if k in ("weight", "bias") else k: v for k, v in kept.items()}
+    """Return a head's state dict as one of an ``nn.Sequential``, without counters: a lone layer becomes layer 0."""
+    return {f"0.{k}" if k in ("weight", "bias") else k: v for k, v in without_counters(state).items()}
 
 
 def starting_with(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The part of a state dict under a prefix, the prefix removed."""
+    """Return the entries of a state dict under a prefix, without the prefix."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def online_only(which: str, kind: str) -> None:
-    """Refuses the target network of a method that has none."""
+def require_online(which: str, kind: str) -> None:
+    """Raise UserError where the target network of a method is asked for that has none."""
     if which != "online":
         raise UserError(f"{kind} has no {which} network: leave --which out")

@@ -1,4 +1,4 @@
-"""``zoo convert --from``: an official file to the folder that ``zoo.load`` reads."""
+"""``zoo convert --from``: convert an official file to the folder that ``zoo.load`` reads."""
 
 from __future__ import annotations
 
@@ -11,20 +11,26 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.models import checkpoint_dir
-from zoo.models.checkpoint_dir import Description
+from zoo.models.model_config import ModelConfig
 from zoo.models.registry import Architecture
 from zoo.system.atomic_files import sha256_file
 from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
-    from zoo.convert.common import Official
+    from zoo.convert.common import OfficialCheckpoint
 
 WHICH = ("online", "target")
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A source of checkpoints: the module that reads them, and what holds for the files it published."""
+class CheckpointKind:
+    """One kind of official file.
+
+    Attributes:
+        module: the module of ``zoo.convert`` that reads it.
+        licence: SPDX name of the published weights' licence.
+        source: project that published them.
+    """
 
     module: str
     licence: str
@@ -32,21 +38,21 @@ class Kind:
 
 
 KINDS = {
-    "deepmind-byol": Kind("byol", "CC-BY-NC-4.0", "google-deepmind/deepmind-research, byol"),
-    "simsiam": Kind("simsiam", "CC-BY-NC-4.0", "facebookresearch/simsiam"),
-    "moco": Kind("moco", "MIT", "facebookresearch/moco"),
-    "swav": Kind("swav", "CC-BY-NC-4.0", "facebookresearch/swav"),
-    "simclr": Kind("simclr", "Apache-2.0", "google-research/simclr"),
-    "torch": Kind("torchvision", "unknown", "unknown"),
+    "deepmind-byol": CheckpointKind("byol", "CC-BY-NC-4.0", "google-deepmind/deepmind-research, byol"),
+    "simsiam": CheckpointKind("simsiam", "CC-BY-NC-4.0", "facebookresearch/simsiam"),
+    "moco": CheckpointKind("moco", "MIT", "facebookresearch/moco"),
+    "swav": CheckpointKind("swav", "CC-BY-NC-4.0", "facebookresearch/swav"),
+    "simclr": CheckpointKind("simclr", "Apache-2.0", "google-research/simclr"),
+    "torch": CheckpointKind("torchvision", "unknown", "unknown"),
 }
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What stands in the new folder, and which keys of the file do not."""
+    """A converted model: its folder, its config, and the keys of the official file that it does not hold."""
 
     folder: Path
-    description: Description
+    config: ModelConfig
     left_out: tuple[str, ...]
 
 
@@ -65,19 +71,21 @@ def convert(
     half: bool = False,
     check: Callable[[Architecture], None] | None = None,
 ) -> Converted:
-    """Reads an official file and writes ``out``, see ``zoo.models.checkpoint_dir``.
+    """Read an official file and write the folder ``out``, see ``zoo.models.checkpoint_dir``.
 
     Args:
         kind: a key of ``KINDS``.
         which: ``online`` or ``target`` network, where the file has both.
-        name: what the model is called from now on; default: the file's name.
-        prefix: for ``torch``: what stands before ``conv1.weight``; default: found, if only one fits.
-        licence, source: default: those of the files that this source published.
-        preprocessing: default: what the source evaluates with.
-        check: called with the architecture that was found, to refuse it before anything is written.
+        name: name of the model; default: the file's name.
+        tag: tag of the registry, if the model is one of its weights.
+        prefix: for ``torch``: text before ``conv1.weight`` in the keys; default: the only one that fits.
+        licence, source: default: those of the files that this project published.
+        preprocessing: default: the transform that the project evaluates with.
+        half: store convolutions in float16.
+        check: is called with the detected architecture and may refuse it before anything is written.
 
     Raises:
-        UserError: an unknown kind, a file that is refused, or a folder in use.
+        UserError: the kind is unknown, the file is refused, or the folder is in use.
     """
     if kind not in KINDS or which not in WHICH:
         raise UserError(f"--from {kind} --which {which}: one of {', '.join(KINDS)}, and of {', '.join(WHICH)}")
@@ -86,7 +94,7 @@ def convert(
     official = read(file, kind, which=which, prefix=prefix)
     if check:
         check(official.architecture)
-    described = Description(
+    config = ModelConfig(
         name=name or re.sub(r"[^A-Za-z0-9_-]+", "_", file.name.partition(".")[0])[:100] or "model",
         tag=tag,
         method=official.method,
@@ -96,21 +104,25 @@ def convert(
         source=source or KINDS[kind].source,
         extra={"network": which, "converted_from": kind} | _hash(file),
     )
-    written = checkpoint_dir.write(out, described, official.encoder, official.heads, half=half)
+    written = checkpoint_dir.write(out, config, official.encoder, official.heads, half=half)
     return Converted(out, written, official.left_out)
 
 
-def read(file: Path, kind: str, *, which: str = "online", prefix: str | None = None) -> Official:
-    """The tensors of an official file, see ``zoo.convert.common``; nothing is written."""
+def read(file: Path, kind: str, *, which: str = "online", prefix: str | None = None) -> OfficialCheckpoint:
+    """Read the tensors of an official file; nothing is written.
+
+    Raises:
+        UserError: the file is refused, or it has no such network.
+    """
     reader = import_module(f"zoo.convert.{KINDS[kind].module}")
     if kind == "torch":
         if which != "online":
             raise UserError("--from torch has no target network: choose one with --prefix")
-        result: Official = reader.official(file, prefix)
+        result: OfficialCheckpoint = reader.read_official(file, prefix)
     else:
-        result = reader.official(file, which)
+        result = reader.read_official(file, which)
     return result
 
 
 def _hash(file: Path) -> dict[str, str]:
-    return {"official_sha256": sha256_file(file)} if file.is_file() else {}  # a bundle may be a folder
+    return {"official_sha256": sha256_file(file)} if file.is_file() else {}  # a TensorFlow checkpoint may be a folder

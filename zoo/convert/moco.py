@@ -1,10 +1,10 @@
-"""facebookresearch/moco's checkpoints (``moco/builder.py``): ``encoder_q`` learns, ``encoder_k`` is its average."""
+"""facebookresearch/moco's checkpoints (``moco/builder.py``): ``encoder_q`` is trained, ``encoder_k`` is its average."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.convert.common import Official, recognise, sequential, starting_with
+from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with
 from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.errors import UserError
 from zoo.models.registry import FAIR_224
@@ -12,13 +12,14 @@ from zoo.models.registry import FAIR_224
 _NETWORKS = {"online": "encoder_q.", "target": "encoder_k."}
 
 
-def official(path: Path, which: str) -> Official:
-    """MoCo v1 (``fc`` one Linear) and v2 (two, with a ReLU between); ``which``: ``online`` (query) or ``target`` (key).
+def read_official(path: Path, which: str) -> OfficialCheckpoint:
+    """Read MoCo v1 (``fc`` is one Linear) or v2 (two with a ReLU between them); the queue is left out.
 
-    The published files hold the query encoder only. The queue is left out.
+    Args:
+        which: ``online`` is the query encoder. ``target`` is the key encoder, which the published files lack.
 
     Raises:
-        UserError: unreadable, holds more than tensors, is no MoCo checkpoint, or has no key encoder.
+        UserError: the file cannot be read, holds more than tensors, is no MoCo checkpoint, or has no key encoder.
     """
     loaded = read_torch(path)
     try:
@@ -29,5 +30,5 @@ def official(path: Path, which: str) -> Official:
         architecture, encoder = recognise({k: v for k, v in network.items() if not k.startswith("fc.")})
         projector = sequential(starting_with(network, "fc."))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path.name} is no MoCo checkpoint of the official code ({error!r})") from None
-    return Official("moco", architecture, encoder, {"projector": projector} if projector else {}, FAIR_224)
+        raise UserError(f"{path.name} is not a MoCo checkpoint of the official code ({error!r})") from None
+    return OfficialCheckpoint("moco", architecture, encoder, {"projector": projector} if projector else {}, FAIR_224)

@@ -1,8 +1,8 @@
-"""google-research/simclr's v1 checkpoints (``resnet.py``, ``model_util.py``), a TensorFlow bundle.
+"""google-research/simclr's v1 checkpoints (``resnet.py``, ``model_util.py``), TensorFlow's format.
 
-Layers carry numbers in the order of their creation (``conv2d``, ``conv2d_1``, ...), in which a block's projection
-comes first. Convolutions pad symmetrically (``fixed_padding``), the max-pool as TF does; pixels are in [0, 1] as they
-are. The supervised linear head has a bias, which converters elsewhere forget.
+Layers are numbered in the order of their creation (``conv2d``, ``conv2d_1``, ...); a block creates its projection
+first. Convolutions pad symmetrically (``fixed_padding``), the max-pool as TensorFlow does. Pixels are in [0, 1] without
+mean and std. The supervised linear head has a bias, which other converters forget.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.convert.common import Official, online_only, recognise
+from zoo.convert.common import OfficialCheckpoint, recognise, require_online
 from zoo.convert.readers.tf_checkpoint import read_bundle
 from zoo.errors import UserError
 from zoo.models.registry import SIMCLR_224
@@ -27,16 +27,16 @@ _Layer = tuple[Tensor, dict[str, Tensor]]
 _KINDS = ("conv2d", "batch_normalization")
 _LAYER = re.compile(r"^(conv2d|batch_normalization)(?:_(\d+))?$")
 _BN = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-_KEPT = {*_BN, "kernel", "bias"}  # not the optimiser's: Momentum, ExponentialMovingAverage
+_KEPT = {*_BN, "kernel", "bias"}  # not the optimiser's variables: Momentum, ExponentialMovingAverage
 
 
-def official(path: Path, which: str) -> Official:
-    """``ResNet50_1x.zip``, its unpacked folder, or the checkpoint in it; any depth and width of bottleneck ResNets.
+def read_official(path: Path, which: str) -> OfficialCheckpoint:
+    """Read ``ResNet50_1x.zip``, its unpacked folder or the checkpoint in it; bottleneck ResNets of any depth and width.
 
     Raises:
-        UserError: no TensorFlow checkpoint, or not SimCLR's; or ``which`` is ``target``.
+        UserError: this is no TensorFlow checkpoint, or not one of SimCLR's, or ``which`` is ``target``.
     """
-    online_only(which, "simclr")
+    require_online(which, "simclr")
     scopes: dict[str, Arrays] = defaultdict(dict)
     for name, array in read_bundle(path).items():
         scope, _, leaf = name.partition("/")
@@ -46,14 +46,14 @@ def official(path: Path, which: str) -> Official:
         architecture, encoder = recognise(_encoder(scopes["base_model"]), padding="same-pool")
         heads = {"projector": _projector(scopes["head_contrastive"]), "classifier": _linear(scopes["head_supervised"])}
     except (KeyError, ValueError, IndexError, StopIteration) as error:
-        raise UserError(f"{path.name} is no SimCLR checkpoint of the official code ({error!r})") from None
-    return Official("simclr", architecture, encoder, {k: v for k, v in heads.items() if v}, SIMCLR_224)
+        raise UserError(f"{path.name} is not a SimCLR checkpoint of the official code ({error!r})") from None
+    return OfficialCheckpoint("simclr", architecture, encoder, {k: v for k, v in heads.items() if v}, SIMCLR_224)
 
 
 def _encoder(variables: Arrays) -> dict[str, Tensor]:
-    """A bottleneck ResNet in torchvision's names.
+    """Return a bottleneck ResNet in torchvision's names.
 
-    A block's first convolution narrows; one that widens is the projection that opens a stage.
+    A block's first convolution reduces the channels, so one that adds channels is the projection that begins a stage.
     """
     queue = _in_order(variables)
     state: dict[str, Tensor] = {}
@@ -67,7 +67,7 @@ def _encoder(variables: Arrays) -> dict[str, Tensor]:
     put("", "conv1", "bn1", stem)
     channels, stage, block = stem[0].shape[0], 0, 0
     for first in queue:
-        if first[0].shape[0] > channels:
+        if first[0].shape[0] > channels:  # a new stage: its projection comes first
             stage, block, channels = stage + 1, 0, first[0].shape[0]
             put(f"layer{stage}.0.", "downsample.0", "downsample.1", first)
             first = next(queue)
@@ -78,7 +78,7 @@ def _encoder(variables: Arrays) -> dict[str, Tensor]:
 
 
 def _in_order(variables: Arrays) -> Iterator[_Layer]:
-    """Convolutions, each with the normalisation that follows it, in the order of their creation."""
+    """Yield the convolutions in the order of their creation, each with the normalisation that follows it."""
     layers: dict[str, dict[int, dict[str, Tensor]]] = {kind: defaultdict(dict) for kind in _KINDS}
     for name, array in variables.items():
         layer, _, leaf = name.rpartition("/")
@@ -92,20 +92,20 @@ def _in_order(variables: Arrays) -> Iterator[_Layer]:
 
 
 def _projector(variables: Arrays) -> dict[str, Tensor]:
-    """Linear without bias, BN, ReLU for each layer; after the last Linear a BN that has no offset, and no ReLU."""
+    """Return the layers: Linear without bias, BN, ReLU each; the last has a BN without offset and no ReLU."""
     names = sorted({n.partition("/")[0] for n in variables}, key=lambda n: int(n.rpartition("_")[2]))
     state: dict[str, Tensor] = {}
-    for place, name in enumerate(names):
+    for number, name in enumerate(names):
         for path, array in variables.items():
             scope, _, rest = path.partition("/")
             if scope != name:
                 continue
             layer, _, leaf = rest.rpartition("/")
             if layer.startswith("dense"):
-                state[f"{3 * place}.{'weight' if leaf == 'kernel' else 'bias'}"] = _layout(array)
+                state[f"{3 * number}.{'weight' if leaf == 'kernel' else 'bias'}"] = _layout(array)
             else:
-                state[f"{3 * place + 1}.{_BN[leaf]}"] = _layout(array)
-        norm = f"{3 * place + 1}"
+                state[f"{3 * number + 1}.{_BN[leaf]}"] = _layout(array)
+        norm = f"{3 * number + 1}"
         if f"{norm}.weight" in state:
             state.setdefault(f"{norm}.bias", torch.zeros_like(state[f"{norm}.weight"]))
     return state

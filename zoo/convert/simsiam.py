@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from zoo.convert.common import Official, online_only, recognise, sequential, starting_with
+from zoo.convert.common import OfficialCheckpoint, recognise, require_online, sequential, starting_with
 from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.errors import UserError
 from zoo.models.registry import FAIR_224, Architecture
@@ -24,10 +24,10 @@ class SimSiamCheckpoint:
 
 
 def read(path: Path) -> SimSiamCheckpoint:
-    """Reads a ``.pth.tar`` of the official code, of any depth and width.
+    """Read a ``.pth.tar`` of the official code, of any depth and width.
 
     Raises:
-        UserError: unreadable, holds more than tensors, or is no SimSiam checkpoint.
+        UserError: the file cannot be read, holds more than tensors, or is no SimSiam checkpoint.
     """
     loaded = read_torch(path)
     try:
@@ -36,17 +36,17 @@ def read(path: Path) -> SimSiamCheckpoint:
         projector, predictor = starting_with(encoder, "fc."), starting_with(state, "predictor.")
         architecture, encoder = recognise({k: v for k, v in encoder.items() if not k.startswith("fc.")})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path.name} is no SimSiam checkpoint of the official code ({error!r})") from None
+        raise UserError(f"{path.name} is not a SimSiam checkpoint of the official code ({error!r})") from None
     return SimSiamCheckpoint(architecture, encoder, projector, predictor)
 
 
-def official(path: Path, which: str) -> Official:
-    """The file for ``zoo convert``; SimSiam has one network.
+def read_official(path: Path, which: str) -> OfficialCheckpoint:
+    """Read the file for ``zoo convert``; SimSiam has one network.
 
     Raises:
-        UserError: see ``read``; or ``which`` is ``target``.
+        UserError: as ``read``, or ``which`` is ``target``.
     """
-    online_only(which, "simsiam")
+    require_online(which, "simsiam")
     file = read(path)
     heads = {"projector": sequential(file.projector), "predictor": sequential(file.predictor)}
-    return Official("simsiam", file.architecture, file.encoder, heads, FAIR_224)
+    return OfficialCheckpoint("simsiam", file.architecture, file.encoder, heads, FAIR_224)

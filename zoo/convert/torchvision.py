@@ -1,4 +1,4 @@
-"""Any state dict with torchvision's, timm's or detectron2's names, under a prefix or without."""
+"""State dicts with torchvision's, timm's or detectron2's key names, with or without a prefix."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 
 from torch import Tensor
 
-from zoo.convert.common import Official, recognise, sequential, starting_with
+from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with
 from zoo.convert.readers.torch_checkpoint import read_torch, state_dict_of
 from zoo.errors import UserError
 from zoo.models.key_mapping import to_torchvision
 
 
-def official(path: Path, prefix: str | None) -> Official:
-    """A ResNet from any torch or safetensors file; ``fc``, if there is one, becomes the classifier.
+def read_official(path: Path, prefix: str | None) -> OfficialCheckpoint:
+    """Read a ResNet from a torch or safetensors file; ``fc``, where the file has one, becomes the classifier.
 
     Args:
-        prefix: what stands before ``conv1.weight`` (``module.pre.``); ``None`` finds it, if only one fits.
+        prefix: text before ``conv1.weight`` in the keys (``module.pre.``); ``None`` takes the only one that fits.
 
     Raises:
-        UserError: unreadable, holds more than tensors, nothing under the prefix, or no ResNet there.
+        UserError: the file cannot be read, holds more than tensors, or has no ResNet under the prefix.
     """
     state = state_dict_of(read_torch(path))
     if prefix is None:
@@ -37,10 +37,11 @@ def official(path: Path, prefix: str | None) -> Official:
     outside = (k for k in state if not k.startswith(prefix))
     left_out = (*outside, *(prefix + k for k in named if k not in body and not k.startswith("fc.")))
     heads = {"classifier": sequential(classifier)} if classifier else {}
-    return Official("unknown", architecture, encoder, heads, left_out=left_out)
+    return OfficialCheckpoint("unknown", architecture, encoder, heads, left_out=left_out)
 
 
-_MARKS = (  # stem, and first convolution of the first block: blocks alone have a conv1 too
+# Key of the stem, and of the first block's convolution: a block has a conv1 too, so the stem alone is not enough.
+_MARKS = (
     ("conv1.weight", "layer1.0.conv1.weight"),
     ("stem.conv.weight", "stages.0.blocks.0.conv1.weight"),
     ("stem.conv1.weight", "res2.0.conv1.weight"),
@@ -48,7 +49,7 @@ _MARKS = (  # stem, and first convolution of the first block: blocks alone have 
 
 
 def _prefixes(state: dict[str, Tensor]) -> list[str]:
-    """Where networks stand in a state dict."""
+    """Return the prefixes under which a state dict holds ResNets."""
     found = ((key.removesuffix(stem), block) for key in state for stem, block in _MARKS if key.endswith(stem))
     return sorted({prefix for prefix, block in found if prefix + block in state})
 

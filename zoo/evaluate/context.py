@@ -6,12 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
-from zoo.errors import UserError
+from zoo.errors import UserError, closest_name
 from zoo.evaluate.baselines import open_model
 from zoo.inference.embedder import Embedder
 from zoo.system.atomic_files import atomic_write_text, make_folder
@@ -67,9 +66,8 @@ class Context:
         changes: dict[str, object] = {}
         for name, text in self.settings.items():
             if name not in names:
-                closest = get_close_matches(name, names, n=1, cutoff=0.0)
                 raise UserError(
-                    f"--set {name}: {self.protocol} has no such option; the nearest is {closest[0]!r} "
+                    f"--set {name}: {self.protocol} has no such option; the nearest is {closest_name(name, names)!r} "
                     f"(of {', '.join(sorted(f.name for f in fields(defaults)))})"
                 )
             changes[name] = _parse(name, text, getattr(defaults, name))

@@ -66,7 +66,7 @@ def evaluate(
     content = {
         "protocol": protocol,
         **result.to_json(),
-        "model": {"name": embedder.about["model"], **embedder.identity()},
+        "model": {"name": embedder.weights_info["model"], **embedder.identity()},
         "options": {"seed": seed, **({"schedule": schedule} if schedule else {}), **context.settings},
         "command": command_line(context),
         "versions": versions(),

@@ -1,8 +1,7 @@
-"""``zoo convert --to``: an encoder in the key names of torchvision, timm or detectron2, as one file.
+"""``zoo convert --to``: write an encoder with the key names of torchvision, timm or detectron2, as one file.
 
-The tensors keep their bytes; only keys change (``zoo.models.key_mapping``), and reading the file back with ``--from
-torch``
-gives the same encoder.
+The tensors keep their bytes, only the keys change (``zoo.models.key_mapping``). Converting the file back with
+``--from torch`` gives the same encoder.
 """
 
 from __future__ import annotations
@@ -23,12 +22,17 @@ if TYPE_CHECKING:
     from zoo.hub.weights import WeightFile
 
 SAFETENSORS = ".safetensors"
-OWN_ENDING = {"torchvision": ".pth", "timm": ".pth", "detectron2": ".pkl"}  # the file that each library reads
+OWN_ENDING = {"torchvision": ".pth", "timm": ".pth", "detectron2": ".pkl"}  # the format that each library reads
 
 
 @dataclass(frozen=True)
 class Renamed:
-    """A written file, and what its reader must know that keys cannot say."""
+    """A written file.
+
+    Attributes:
+        tensors: number of tensors.
+        notes: facts that the keys cannot express, such as padding and pixel order, one line each.
+    """
 
     path: Path
     sha256: str
@@ -37,15 +41,15 @@ class Renamed:
 
 
 def rename(model: str | Path, to: str, out: Path) -> Renamed:
-    """Writes the encoder of ``model`` to ``out``: ``.safetensors``, or the kind of file that the other library reads.
+    """Write the encoder of ``model`` to ``out``: a ``.safetensors`` file, or the format that the other library reads.
 
     Args:
         model: NAME, NAME.tag, a folder of ``zoo convert``, or a file of ``zoo-train export``.
-        to: a key of ``OWN_ENDING``. A ``.pth`` holds nothing but tensors; a ``.pkl`` what detectron2's
-            ``DetectionCheckpointer`` takes: arrays under ``model``, and the request to match names by their ends.
+        to: a key of ``OWN_ENDING``. A ``.pth`` holds nothing but tensors. A ``.pkl`` is made for detectron2's
+            ``DetectionCheckpointer``: arrays under ``model``, and ``matching_heuristics``.
 
     Raises:
-        UserError: no such model, or another ending.
+        UserError: there is no such model, or ``out`` has another ending.
     """
     from safetensors.torch import save
 
@@ -83,11 +87,11 @@ def _saved(state: Mapping[str, Tensor]) -> bytes:
 
 
 def _pickled(state: Mapping[str, Tensor]) -> bytes:
-    """As MoCo's ``detection/convert-pretrain-to-detectron2.py`` writes it, for any NumPy."""
+    """Pickle as MoCo's ``detection/convert-pretrain-to-detectron2.py`` does, readable with any NumPy."""
     arrays = {name: tensor.numpy() for name, tensor in state.items()}
     content = {"model": arrays, "__author__": "siamese-zoo", "matching_heuristics": True}
-    # NumPy 2 names its constructor by a module that NumPy before 1.26 lacks; both have the old name. It stands in the
-    # file once, before the first array's bytes, and as text in this protocol.
+    # NumPy 2 writes the new name of its constructor's module, which NumPy before 1.26 lacks; both know the old name. In
+    # this protocol it is text, and occurs once, before the first array's bytes.
     data = pickle.dumps(content, protocol=3)
     return data.replace(b"cnumpy._core.multiarray\n_reconstruct\n", b"cnumpy.core.multiarray\n_reconstruct\n", 1)
 

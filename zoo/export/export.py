@@ -1,7 +1,7 @@
-"""ONNX export behind a parity gate: a file that differs from the torch module never gets its name.
+"""ONNX export with a parity check: a file whose embeddings differ from torch's is never written.
 
-trace -> precision -> preprocessing in front, l2 norm behind, opset -> metadata -> gate -> one self-contained file.
-The graph's parts are in ``onnx_graph.py``, int8 in ``quantize.py``.
+Steps: trace the network, convert its precision, add preprocessing and l2 norm, convert to the opset, add metadata,
+compare with torch, write one self-contained file. ``onnx_graph.py`` builds the graph, ``quantize.py`` converts to int8.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,32 +25,33 @@ from zoo.models import registry
 from zoo.system.atomic_files import atomic_write_bytes, make_folder, sha256_file
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from PIL.Image import Image
 
 PRECISIONS = ("fp32", "fp16", "int8")
-# Allowed differences from torch, max|difference| / max|reference|. Where the graph resizes, about one pixel in ten
-# thousand differs by 1/255 from Pillow's, and one value in two hundred from TensorFlow's at the worst sizes.
+# Allowed max|difference| / max|reference| from torch. Where the graph resizes, about one pixel in ten thousand differs
+# by 1/255 from Pillow's, and one value in two hundred from TensorFlow's at the worst sizes.
 PARITY = {("fp32", "any"): 2e-3, ("fp32", "crop"): 1e-4, ("fp32", "normalised"): 1e-4}
 PARITY |= {("fp16", pixels): 5e-3 for pixels in PIXELS}
-INT8_COSINE = 0.995  # least, between int8 and torch, on photographs that int8 was not calibrated on
+INT8_COSINE = 0.995  # lower limit between int8 and torch, on photographs that int8 was not calibrated on
 
 _PARITY_PHOTOS = Path(__file__).parents[1] / "bundled" / "parity"
-_MAX_BYTES = 2**31 - 1  # of one protobuf message
-_MAX_CALIBRATION = 512  # photographs; the ranges have settled long before
+_MAX_BYTES = 2**31 - 1  # size limit of a protobuf message
+_MAX_CALIBRATION = 512  # photographs; the ranges settle long before
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Which file of a model.
+    """The kind of ONNX file.
 
     Attributes:
-        pixels: what goes in: ``any`` (uint8 [batch, height, width, 3] of any size, the graph resizes and crops),
+        pixels: input of the graph: ``any`` (uint8 [batch, height, width, 3] of any size, the graph resizes and crops),
             ``crop`` (uint8 [batch, S, S, 3], resized and cropped already) or ``normalised`` (float32 [batch, 3, S, S]).
-        precision: of the network: ``fp32``, ``fp16``, or ``int8`` (static, per channel).
-        opset: of ONNX, in ``OPSETS``.
+        precision: precision of the network: ``fp32``, ``fp16``, or ``int8`` (static, per channel).
+        opset: ONNX opset, in ``OPSETS``.
 
     Raises:
-        UserError: a value outside of these.
+        UserError: a value is not one of these.
     """
 
     pixels: str = "any"
@@ -71,9 +72,10 @@ class Exported:
     """A finished file.
 
     Attributes:
-        parity: largest relative error against torch on the parity photographs.
-        cosine: least cosine between an embedding and torch's, on the same.
-        photographs: how many there were.
+        bytes: size of the file.
+        parity: largest relative error against torch on the photographs of the parity check.
+        cosine: smallest cosine between an embedding and torch's, on the same photographs.
+        photographs: number of these photographs.
     """
 
     path: Path
@@ -92,43 +94,46 @@ def export_onnx(
     *,
     photographs: Sequence[Path] = (),
     calibrate: Path | None = None,
-    core: Any = None,
+    core: ModelProto | None = None,
 ) -> Exported:
-    """Writes ``out``: one self-contained file, pixels in, ``embedding`` float32 [batch, D] out.
+    """Write one self-contained ONNX file: pixels in, ``embedding`` float32 [batch, D] out.
 
-    It ends in an l2 norm where ``embedder.normalize``. Model, licence, source, preprocessing and the weights' sha256
-    stand in its metadata.
+    The graph ends in an l2 norm if ``embedder.normalize``. Its metadata holds model, licence, source, preprocessing and
+    the weights' sha256.
 
     Args:
         variant: default: uint8 pixels of any size, fp32.
-        photographs: for the parity gate; default: four that ship with the package (with int8 and no ``calibrate``,
-            two of them).
+        photographs: photographs for the parity check; default: four that ship with the package (two of them for int8
+            without ``calibrate``).
         calibrate: folder of photographs that int8 is calibrated on; default: the other two.
-        core: what ``trace_core`` gave for this embedder, where several variants are made of it.
+        core: result of ``trace_core`` for this embedder, to trace it once for several variants.
 
     Raises:
         UserError: onnx is not installed, a photograph cannot be read, or the file differs from torch by more than
-            ``PARITY`` or ``INT8_COSINE`` allow; ``out`` is then as it was.
+            ``PARITY`` or ``INT8_COSINE`` allow. ``out`` then stays unchanged.
     """
     import_onnxruntime()
     variant = variant or Variant()
     if calibrate and variant.precision != "int8":
         raise UserError(f"--calibrate is for --precision int8, not {variant.precision}")
+    # the network, in its precision
     shipped = sorted(_PARITY_PHOTOS.glob("*.jpg"))
     core = core if core is not None else trace_core(embedder)
-    about: dict[str, Any] = {}
+    extra: dict[str, object] = {}
     if variant.precision == "fp16":
         core = half(core)
     elif variant.precision == "int8":
         measured = _photographs_in(calibrate) if calibrate else shipped[::2]
         photographs = photographs or (shipped if calibrate else shipped[1::2])
         core = _int8(core, embedder, measured)
-        about["calibration"] = {"photographs": len(measured), "folder": calibrate.name if calibrate else "shipped"}
+        extra["calibration"] = {"photographs": len(measured), "folder": calibrate.name if calibrate else "shipped"}
+    # the whole graph, with its metadata
     images = [as_rgb(path) for path in photographs or shipped]
     model = assemble(
         core, embedder.preprocessing, pixels=variant.pixels, normalize=embedder.normalize, opset=variant.opset
     )
-    data = _serialised(_with_metadata(model, embedder, variant, about))
+    data = _serialised(_with_metadata(model, embedder, variant, extra))
+    # the parity check, then the file
     with tempfile.TemporaryDirectory() as scratch:
         candidate = Path(scratch) / "candidate.onnx"
         candidate.write_bytes(data)
@@ -139,15 +144,15 @@ def export_onnx(
     return Exported(out, sha256_file(out), len(data), variant, error, cosine, len(images))
 
 
-def trace_core(embedder: Embedder) -> Any:
-    """The network alone as an ``onnx.ModelProto``: normalised float32 [batch, 3, S, S] -> [batch, D]."""
+def trace_core(embedder: Embedder) -> ModelProto:
+    """Trace the network alone: normalised float32 [batch, 3, S, S] -> [batch, D]."""
     import torch
 
     module = copy.deepcopy(embedder.model).cpu().float().to(memory_format=torch.contiguous_format).eval()
     return trace(module, embedder.preprocessing.input_size)
 
 
-def _int8(core: Any, embedder: Embedder, photographs: Sequence[Path]) -> Any:
+def _int8(core: ModelProto, embedder: Embedder, photographs: Sequence[Path]) -> ModelProto:
     from zoo.export.quantize import calibration_pixels, quantize
 
     pixels = calibration_pixels([as_rgb(path) for path in photographs], embedder.preprocessing)
@@ -165,25 +170,25 @@ def _photographs_in(folder: Path) -> list[Path]:
     return found[:: -(-len(found) // _MAX_CALIBRATION)]
 
 
-def _with_metadata(model: Any, embedder: Embedder, variant: Variant, more: dict[str, Any]) -> Any:
-    """A JSON for this package, and what people look for as entries of their own."""
-    about = embedder.about
+def _with_metadata(model: ModelProto, embedder: Embedder, variant: Variant, extra: dict[str, object]) -> ModelProto:
+    """Add one JSON for ``zoo.inference.onnx_backend``, and readable entries for people; in place."""
+    info = embedder.weights_info
     preprocessing = embedder.preprocessing.to_json()
     own = {
         "format": FORMAT,
-        "about": about,
+        "about": info,
         "preprocessing": preprocessing,
         "normalize": embedder.normalize,
         "pixels": variant.pixels,
         "precision": variant.precision,
-        **more,
+        **extra,
     }
     entries = {
         METADATA: json.dumps(own, sort_keys=True),
-        "model": about.get("model", ""),
-        "licence": about.get("licence", ""),
-        "source": about.get("source") or _source(about.get("model", "")),
-        "weights_sha256": about.get("weights_sha256") or "",
+        "model": info.get("model", ""),
+        "licence": info.get("licence", ""),
+        "source": info.get("source") or _source(info.get("model", "")),
+        "weights_sha256": info.get("weights_sha256") or "",
         "preprocessing": json.dumps(preprocessing, sort_keys=True),
     }
     for key, value in entries.items():
@@ -198,7 +203,7 @@ def _source(model: str) -> str:
     return weights.source if weights else "a local file"
 
 
-def _serialised(model: Any) -> bytes:
+def _serialised(model: ModelProto) -> bytes:
     if model.ByteSize() > _MAX_BYTES:
         raise UserError(
             f"the graph has {model.ByteSize() / 1e9:.1f} GB, one ONNX file holds 2.1: try --precision fp16 or int8"
@@ -208,22 +213,25 @@ def _serialised(model: Any) -> bytes:
 
 
 def _differences(engine: OnnxEngine, embedder: Embedder, images: list[Image], pixels: str) -> tuple[float, float]:
-    """Largest relative error and least cosine against torch, all at once and one by one: the batch must be dynamic."""
+    """Return the largest relative error and the smallest cosine against torch.
+
+    The images run one by one and as a batch, which finds a graph whose batch size is fixed.
+    """
     crops = np.stack([embedder.preprocessing.pixels(image) for image in images])
     reference = embedder.embed_pixels(crops)
     if pixels == "any":
         single = np.concatenate([engine.run(np.asarray(image)[None]) for image in images])
-        whole = np.repeat(np.asarray(images[0])[None], 2, axis=0)
-        together, expected = engine.run(whole), reference[[0, 0]]
+        twice = np.repeat(np.asarray(images[0])[None], 2, axis=0)
+        batch, expected = engine.run(twice), reference[[0, 0]]
     else:
         inputs = crops if pixels == "crop" else embedder.preprocessing.normalise(crops)
         single = np.concatenate([engine.run(row[None]) for row in inputs])
-        together, expected = engine.run(inputs), reference
-    ours, theirs = np.concatenate([single, together]), np.concatenate([reference, expected])
-    return float(np.abs(ours - theirs).max() / np.abs(reference).max()), _least_cosine(ours, theirs)
+        batch, expected = engine.run(inputs), reference
+    ours, torchs = np.concatenate([single, batch]), np.concatenate([reference, expected])
+    return float(np.abs(ours - torchs).max() / np.abs(reference).max()), _smallest_cosine(ours, torchs)
 
 
-def _least_cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def _smallest_cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(((a * b).sum(axis=1) / np.maximum(lengths, 1e-12)).min())
 

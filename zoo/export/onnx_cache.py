@@ -1,4 +1,4 @@
-"""The cache of exported ONNX files that ``zoo.load(backend="onnx")`` runs."""
+"""The cache of exported ONNX files for ``zoo.load(backend="onnx")``."""
 
 from __future__ import annotations
 
@@ -18,39 +18,47 @@ if TYPE_CHECKING:
 
 
 def cached_onnx(file: WeightFile, precision: str) -> Path:
-    """The export of these weights in the cache folder; made, behind its parity gate, where it is missing or damaged.
+    """Return the ONNX file of these weights in the cache folder; export it where it is missing or damaged.
 
-    Named after all that decides it: weights, architecture, preprocessing, precision and the version of the export.
+    Its name holds a hash of everything that determines it: weights, architecture, preprocessing, precision and the
+    format version.
+
+    Args:
+        precision: ``fp32`` or ``int8``.
+
+    Raises:
+        UserError: onnxruntime or onnx is not installed, or the export differs from torch.
     """
     from zoo.inference.onnx_backend import FORMAT, import_onnxruntime
     from zoo.system.atomic_files import sha256_file
 
     import_onnxruntime()
-    assert file.sha256 is not None  # ``choose`` refuses random networks
-    decides = [file.sha256, asdict(file.architecture), file.preprocessing.to_json(), precision, FORMAT]
-    digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=dict).encode()).hexdigest()
+    assert file.sha256 is not None  # ``backend_choice.choose`` refuses random networks
+    # A changed key would rename all cached files.
+    key = [file.sha256, asdict(file.architecture), file.preprocessing.to_json(), precision, FORMAT]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=dict).encode()).hexdigest()
     path = cache_folder() / "onnx" / f"{file.name[:80]}-{precision}-{digest[:20]}.onnx"
-    stamp = path.with_suffix(".sha256")
+    hash_file = path.with_suffix(".sha256")
     try:
-        if sha256_file(path) == stamp.read_text():
+        if sha256_file(path) == hash_file.read_text():
             return path
     except OSError:
         pass
     try:
-        _make(file, precision, path, stamp)
-    except UserError as error:  # not silently on another engine: that would be other bytes
+        _make(file, precision, path, hash_file)
+    except UserError as error:  # no silent switch to torch, whose embeddings have other bytes
         raise UserError(f"no ONNX file of {file.name} could be made ({error}): use --backend torch") from error
     return path
 
 
-def _make(file: WeightFile, precision: str, path: Path, stamp: Path) -> None:
+def _make(file: WeightFile, precision: str, path: Path, hash_file: Path) -> None:
     from zoo.export.export import Variant, export_onnx
     from zoo.hub.weights import load_encoder
-    from zoo.inference.embedder import about, open_torch
+    from zoo.inference.embedder import open_torch, weights_info_of
     from zoo.system.atomic_files import atomic_write_text, make_folder
 
     print(f"making the ONNX file of {file.name} ({precision}), once: {path}", file=sys.stderr, flush=True)
     make_folder(path.parent)
-    embedder: Embedder = open_torch(load_encoder(file), file.preprocessing, about(file), device="cpu")
+    embedder: Embedder = open_torch(load_encoder(file), file.preprocessing, weights_info_of(file), device="cpu")
     made = export_onnx(embedder, path, Variant(pixels="crop", precision=precision))
-    atomic_write_text(stamp, made.sha256)
+    atomic_write_text(hash_file, made.sha256)

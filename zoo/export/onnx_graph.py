@@ -1,15 +1,13 @@
-"""The ONNX graph of an encoder, put together from parts: pixels -> network -> embedding.
+"""Build the ONNX graph of an encoder from parts: pixels -> preprocessing -> network -> l2 norm -> embedding.
 
-``trace`` gives the core, normalised float32 [batch, 3, S, S] -> float32 [batch, D]. Passes take a core and return
-one (``half`` here, ``zoo.export.quantize.quantize`` for int8). ``assemble`` puts the preprocessing in front, the l2
-norm
-behind, and converts the whole to an opset. All graphs are ``onnx.ModelProto``.
+The core is the network alone: normalised float32 [batch, 3, S, S] -> float32 [batch, D]. ``trace`` makes it, ``half``
+and ``zoo.export.quantize.quantize`` convert it to float16 and int8, and ``assemble`` adds the other parts.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,19 +15,24 @@ from zoo.errors import UserError
 from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from torch import nn
 
-    from zoo.transforms.tf_bicubic import CropFirst
+    from zoo.transforms.tf_bicubic import TfBicubic
 
 PIXELS = ("any", "crop", "normalised")
 OPSETS = range(18, 24)  # 18 brought the antialiased Resize; 23 is the newest that onnxruntime 1.22 runs
-OPSET = OPSETS[0]  # what most runtimes read; nothing newer is needed
-_IR = 8  # of the parts; the finished file gets what its opset needs
+OPSET = OPSETS[0]  # most runtimes read it, and nothing newer is needed
+_IR = 8  # IR version of the parts; the finished file gets the one that its opset needs
 _MODES = {"bilinear": 'mode = "linear"', "bicubic": 'mode = "cubic", cubic_coeff_a = -0.5'}  # Pillow's a is -0.5
 
 
-def trace(module: nn.Module, side: int) -> Any:
-    """The core: float32 [batch, 3, side, side] -> [batch, D], at ``OPSET``, with batch norms folded by the exporter."""
+def trace(module: nn.Module, side: int) -> ModelProto:
+    """Export the core, float32 [batch, 3, side, side] -> [batch, D], at ``OPSET``; the exporter folds batch norms.
+
+    Raises:
+        UserError: onnx or onnxscript is not installed.
+    """
     import torch
 
     try:
@@ -40,10 +43,10 @@ def trace(module: nn.Module, side: int) -> Any:
 
     symmetric, operators = traceable(module)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
             symmetric,
-            (torch.zeros(2, 3, side, side),),  # a batch of 1 would be taken for a constant
+            (torch.zeros(2, 3, side, side),),  # the exporter takes a batch of 1 for a constant
             input_names=["normalised"],
             output_names=["features"],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
@@ -55,11 +58,11 @@ def trace(module: nn.Module, side: int) -> Any:
     return pad_as_tensorflow(without_traces(program.model_proto), operators)
 
 
-def without_traces(model: Any) -> Any:
-    """In place: no stack traces with paths of this machine, which the exporter leaves."""
+def without_traces(model: ModelProto) -> ModelProto:
+    """Remove the exporter's stack traces, which hold paths of this machine; in place."""
     model.doc_string = ""
-    for place in (model.graph.node, model.graph.input, model.graph.output, model.graph.value_info):
-        for item in place:
+    for items in (model.graph.node, model.graph.input, model.graph.output, model.graph.value_info):
+        for item in items:
             item.doc_string = ""
             del item.metadata_props[:]
     del model.metadata_props[:]
@@ -67,13 +70,18 @@ def without_traces(model: Any) -> Any:
     return model
 
 
-def half(core: Any) -> Any:
-    """The core with weights and arithmetic in float16; input and output stay float32."""
+def half(core: ModelProto) -> ModelProto:
+    """Return the core with weights and arithmetic in float16; input and output stay float32.
+
+    Raises:
+        UserError: a weight exceeds the range of float16.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     core = _copy(core)
     graph = core.graph
+    # weights
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
             values = numpy_helper.to_array(tensor)
@@ -81,6 +89,7 @@ def half(core: Any) -> Any:
                 raise UserError(f"{tensor.name} has values beyond float16: export with --precision fp32")
             tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), tensor.name))
     del graph.value_info[:]
+    # casts at both ends
     source, target = graph.input[0].name, graph.output[0].name
     for node in graph.node:
         node.input[:] = [f"{source}_half" if name == source else name for name in node.input]
@@ -91,8 +100,8 @@ def half(core: Any) -> Any:
     return core
 
 
-def assemble(core: Any, preprocessing: Preprocessing, *, pixels: str, normalize: bool, opset: int) -> Any:
-    """The finished graph: input ``pixels`` (or ``normalised``), output ``embedding`` float32 [batch, D].
+def assemble(core: ModelProto, preprocessing: Preprocessing, *, pixels: str, normalize: bool, opset: int) -> ModelProto:
+    """Return the finished graph: input ``pixels`` (or ``normalised``), output ``embedding`` float32 [batch, D].
 
     Args:
         pixels: ``any``: uint8 [batch, height, width, 3] of any size, resized and cropped by the graph. ``crop``:
@@ -100,14 +109,14 @@ def assemble(core: Any, preprocessing: Preprocessing, *, pixels: str, normalize:
         normalize: end in an l2 norm.
 
     Raises:
-        UserError: the preprocessing has a filter that no ONNX operator has.
+        UserError: ONNX has no operator for the preprocessing's interpolation.
     """
     import onnx
     from onnx import compose, helper, version_converter
 
     dim = int(core.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
-    network = compose.add_prefix(core, "network/")  # the names of the other parts are then free
-    model = _join(_join(_front(preprocessing, pixels), network), _back(dim, normalize))
+    network = compose.add_prefix(core, "network/")  # no name clashes with the other parts
+    model = _join(_join(_preprocessing_graph(preprocessing, pixels), network), _l2_graph(dim, normalize))
     if opset != OPSET:
         model = version_converter.convert_version(model, opset)
     model.ir_version = helper.find_min_ir_version_for(model.opset_import)
@@ -115,8 +124,8 @@ def assemble(core: Any, preprocessing: Preprocessing, *, pixels: str, normalize:
     return model
 
 
-def _front(preprocessing: Preprocessing, pixels: str) -> Any:
-    """The input -> normalised float32 [batch, 3, S, S]; the arithmetic of ``Preprocessing``, in its order."""
+def _preprocessing_graph(preprocessing: Preprocessing, pixels: str) -> ModelProto:
+    """The graph from the input to normalised float32 [batch, 3, S, S], with the arithmetic of ``Preprocessing``."""
     side = preprocessing.input_size
     if pixels == "normalised":
         network_input = f"float[batch, 3, {side}, {side}]"
@@ -126,8 +135,8 @@ def _front(preprocessing: Preprocessing, pixels: str) -> Any:
     mean, std = (", ".join(repr(v * 255) for v in values) for values in (preprocessing.mean, preprocessing.std))
     crop, size = "cropped = Transpose <perm = [0, 3, 1, 2]> (pixels)", f"{side}, {side}"
     constants = f"float[3,1,1] mean = {{{mean}}}, float[3,1,1] std = {{{std}}}"
-    if pixels == "any" and preprocessing.crop_first:
-        crop, size = _crop_and_resize(preprocessing.crop_first), "height, width"
+    if pixels == "any" and preprocessing.tf_bicubic:
+        crop, size = _crop_and_resize(preprocessing.tf_bicubic), "height, width"
         share = np.float32(side / preprocessing.resize)
         constants += f""", float[1] share = {{{share}}}, float low = {{0}}, float high = {{255}},
             int64[2] size = {{{side}, {side}}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[2] axes = {{1, 2}}"""
@@ -146,9 +155,9 @@ def _front(preprocessing: Preprocessing, pixels: str) -> Any:
 
 
 def _resize_and_crop(preprocessing: Preprocessing) -> str:
-    """``Preprocessing.pixels`` as operators: the same whole-number sizes, and round half to even for the corner.
+    """``Preprocessing.pixels`` with Pillow's resize as operators: equal integer sizes, and half-to-even corners.
 
-    On uint8 ONNX Runtime's antialiased Resize rounds to 8 bits after each of its two passes, as Pillow does.
+    For uint8, ONNX Runtime's antialiased Resize rounds to 8 bits after each of its two passes, as Pillow does.
     """
     if preprocessing.interpolation not in _MODES:
         raise UserError(
@@ -174,17 +183,17 @@ def _resize_and_crop(preprocessing: Preprocessing) -> str:
             cropped = Slice (small, corner, end, axes)"""
 
 
-def _crop_and_resize(how: CropFirst) -> str:
-    """``CropFirst.pixels`` as operators, but for the table of cubics: a value in some two hundred is a level off."""
+def _crop_and_resize(tf: TfBicubic) -> str:
+    """``TfBicubic.pixels`` as operators without the table of cubics: about one value in two hundred is off by one."""
     taps = 'exclude_outside = 1, coordinate_transformation_mode = "half_pixel"'
-    if not how.keys:
+    if not tf.keys:
         taps = 'exclude_outside = 0, coordinate_transformation_mode = "asymmetric"'
     return f"""
             sides = Shape <start = 1, end = 3> (pixels)
             short = ReduceMin <keepdims = 1> (sides)
             measured = Cast <to = 1> (short)
             exact = Mul (measured, share)
-            near = {"Round" if how.rounded else "Floor"} (exact)
+            near = {"Round" if tf.rounded else "Floor"} (exact)
             whole = Cast <to = 7> (near)
             side = Max (whole, one)
             spare = Sub (sides, side)
@@ -196,12 +205,12 @@ def _crop_and_resize(how: CropFirst) -> str:
             fine = Cast <to = 1> (planar)
             images = Shape <start = 0, end = 2> (planar)
             target = Concat <axis = 0> (images, size)
-            small = Resize <mode = "cubic", cubic_coeff_a = {how.a}, {taps}> (fine, , , target)
+            small = Resize <mode = "cubic", cubic_coeff_a = {tf.a}, {taps}> (fine, , , target)
             bounded = Clip (small, low, high)
             cropped = Round (bounded)"""
 
 
-def _back(dim: int, normalize: bool) -> Any:
+def _l2_graph(dim: int, normalize: bool) -> ModelProto:
     signature = f"back (float[batch, {dim}] found) => (float[batch, {dim}] embedding)"
     if not normalize:
         return _parsed(signature, "embedding = Identity (found)")
@@ -214,7 +223,7 @@ def _back(dim: int, normalize: bool) -> Any:
     )
 
 
-def _parsed(signature: str, body: str, constants: str = "") -> Any:
+def _parsed(signature: str, body: str, constants: str = "") -> ModelProto:
     import onnx.parser
 
     return onnx.parser.parse_model(
@@ -222,8 +231,8 @@ def _parsed(signature: str, body: str, constants: str = "") -> Any:
     )
 
 
-def _join(first: Any, second: Any) -> Any:
-    """The output of ``first`` becomes the input of ``second``."""
+def _join(first: ModelProto, second: ModelProto) -> ModelProto:
+    """Connect the output of ``first`` to the input of ``second``."""
     from onnx import compose
 
     first.ir_version = second.ir_version = _IR
@@ -231,7 +240,7 @@ def _join(first: Any, second: Any) -> Any:
     return compose.merge_models(first, second, io_map=[joint], name="siamese-zoo", producer_name="siamese-zoo")
 
 
-def _copy(model: Any) -> Any:
+def _copy(model: ModelProto) -> ModelProto:
     twin = type(model)()
     twin.CopyFrom(model)
     return twin

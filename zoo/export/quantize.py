@@ -1,6 +1,6 @@
-"""A float32 ONNX graph to static int8: QDQ, weights per channel in int8, activations in uint8.
+"""Static int8 quantisation of a float32 ONNX graph: QDQ format, int8 weights per channel, uint8 activations.
 
-Static, not dynamic: the ranges of all activations are measured once, on photographs, and stand in the file.
+Static means that the ranges of all activations are measured once, on photographs, and stored in the file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,37 +17,40 @@ from PIL import Image
 
 from zoo.transforms.preprocess import Preprocessing
 
-_LEAST_CALIBRATION = 64  # network inputs; fewer photographs than that are cut and mirrored into more
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_MIN_INPUTS = 64  # fewer photographs than this are cropped and mirrored into more inputs
 _BATCH = 8
 
 
 def calibration_pixels(
-    photographs: Sequence[Image.Image], preprocessing: Preprocessing, least: int = _LEAST_CALIBRATION
+    photographs: Sequence[Image.Image], preprocessing: Preprocessing, least: int = _MIN_INPUTS
 ) -> NDArray[np.uint8]:
-    """Network inputs to measure ranges on: uint8 [N, S, S, 3] with N >= ``least``, the same for the same photographs.
+    """Return network inputs to measure ranges on: uint8 [N, S, S, 3] with N >= ``least``; deterministic.
 
-    First each photograph as it is, then mirrored, then squares of it, larger and smaller, at places that follow
-    a low-discrepancy sequence.
+    They are the photographs, then their mirror images, then squares of them whose sizes and positions follow a
+    low-discrepancy sequence.
     """
     rows = [preprocessing.pixels(image) for image in photographs]
     rows += [row[:, ::-1] for row in rows[: max(0, least - len(rows))]]
     number = 0
     while len(rows) < least:
         image = photographs[number % len(photographs)]
-        share, x, y = (number * step % 1.0 for step in (0.8191725, 0.6710436, 0.5497005))  # R3 of M. Roberts, 2018
-        side = round(min(image.size) * (0.4 + 0.6 * share))
+        scale, x, y = (number * step % 1.0 for step in (0.8191725, 0.6710436, 0.5497005))  # R3 of M. Roberts, 2018
+        side = round(min(image.size) * (0.4 + 0.6 * scale))
         left, top = round(x * (image.width - side)), round(y * (image.height - side))
         rows.append(preprocessing.pixels(image.crop((left, top, left + side, top + side))))
         number += 1
     return np.ascontiguousarray(np.stack(rows))
 
 
-def quantize(core: Any, inputs: NDArray[np.float32]) -> Any:
-    """The graph with its convolutions, sums and pools in int8.
+def quantize(core: ModelProto, inputs: NDArray[np.float32]) -> ModelProto:
+    """Return the graph with its convolutions, sums and pools in int8.
 
     Args:
-        core: ``onnx.ModelProto`` with one input, normalised float32 [batch, 3, S, S]; not changed.
-        inputs: what its ranges are measured on, of that shape.
+        core: graph with one input, normalised float32 [batch, 3, S, S]; it is not changed.
+        inputs: inputs of that shape, on which the ranges are measured.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -70,7 +73,7 @@ def quantize(core: Any, inputs: NDArray[np.float32]) -> Any:
         onnx.save(core, whole)
         root = logging.getLogger()
         level = root.level
-        root.setLevel(logging.ERROR)  # it advises on the root logger to run a pass that is not needed here
+        root.setLevel(logging.ERROR)  # it logs advice about a pass that is not needed here
         try:
             quantize_static(
                 whole,

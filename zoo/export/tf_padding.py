@@ -1,22 +1,25 @@
-"""TensorFlow's padding in an ONNX graph without a padding node.
+"""TensorFlow's asymmetric padding in an ONNX graph without Pad nodes.
 
-A network that pads as TF does is traced with symmetric padding, whose outputs have the same sizes (ceil of half, for
-odd kernels at stride 2), and the strided nodes are then told ``auto_pad = SAME_UPPER``, which is what TF computes: at
-even, odd and mixed sizes alike, and at the symmetric network's speed.
+A network with TensorFlow's padding is traced with symmetric padding, whose outputs have the same sizes (odd kernels at
+stride 2 give ceil(size / 2)). The strided nodes then get ``auto_pad = SAME_UPPER``, which is TensorFlow's padding at
+even, odd and mixed sizes. The graph runs as fast as one with symmetric padding.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 
 def traceable(module: nn.Module) -> tuple[nn.Module, frozenset[str]]:
-    """The module with symmetric padding everywhere, and which ONNX operators ``pad_as_tensorflow`` must tell.
+    """Return a copy with symmetric padding, and the ONNX operators that ``pad_as_tensorflow`` must change.
 
-    A module that pads symmetrically anyway is returned as it is, with no operators.
+    A module that pads symmetrically already is returned itself, with no operators.
     """
     from timm.layers.conv2d_same import Conv2dSame
     from timm.layers.pool2d_same import MaxPool2dSame
@@ -30,12 +33,13 @@ def traceable(module: nn.Module) -> tuple[nn.Module, frozenset[str]]:
             if isinstance(layer, Conv2dSame):
                 setattr(parent, name, _symmetric_convolution(layer))
             elif isinstance(layer, MaxPool2dSame):
-                setattr(parent, name, nn.MaxPool2d(layer.kernel_size, layer.stride, _half(layer.kernel_size)))
+                padding = _symmetric_padding(layer.kernel_size)
+                setattr(parent, name, nn.MaxPool2d(layer.kernel_size, layer.stride, padding))
     return twin, frozenset({Conv2dSame: "Conv", MaxPool2dSame: "MaxPool"}[kind] for kind in kinds)
 
 
-def pad_as_tensorflow(model: Any, operators: frozenset[str]) -> Any:
-    """In place: every strided node of these operators, 1x1 kernels aside, pads with ``SAME_UPPER``."""
+def pad_as_tensorflow(model: ModelProto, operators: frozenset[str]) -> ModelProto:
+    """Set ``SAME_UPPER`` padding on every strided node of these operators, except 1x1 kernels; in place."""
     from onnx import helper
 
     for node in model.graph.node:
@@ -55,7 +59,7 @@ def _symmetric_convolution(layer: nn.Conv2d) -> nn.Conv2d:
         layer.out_channels,
         (layer.kernel_size[0], layer.kernel_size[1]),
         (layer.stride[0], layer.stride[1]),
-        _half(layer.kernel_size),
+        _symmetric_padding(layer.kernel_size),
         bias=layer.bias is not None,
         device="meta",
     )
@@ -63,6 +67,6 @@ def _symmetric_convolution(layer: nn.Conv2d) -> nn.Conv2d:
     return convolution
 
 
-def _half(kernel_size: Any) -> tuple[int, int]:
+def _symmetric_padding(kernel_size: int | tuple[int, ...]) -> tuple[int, int]:
     height, width = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
     return height // 2, width // 2

@@ -31,7 +31,7 @@ class ModelInfo(Protocol):
         """The transform from an image to the input of the network."""
 
     @property
-    def wants(self) -> Outputs:
+    def requested(self) -> Outputs:
         """The outputs that are computed."""
 
     @property

@@ -40,7 +40,7 @@ class FeatureExtractor(ModelInfo, Protocol):
     """A model that runs in this process; ``zoo.Embedder`` is one."""
 
     def views(self, image: Image) -> list[NDArray[np.uint8]]:
-        """Return the crops and tiles of an RGB image: ``wants.views`` arrays uint8 [H, W, 3].
+        """Return the crops and tiles of an RGB image: ``requested.views`` arrays uint8 [H, W, 3].
 
         Raises:
             UnreadableImage: the image would be too large.
@@ -91,7 +91,7 @@ def make_shards(
     """
     frozen = os.stat(folder.plan)
     at_once, on_cpu = plan.fingerprint.batch_size, plan.fingerprint.on_cpu
-    batch_size = max(1, at_once // model.wants.views)
+    batch_size = max(1, at_once // model.requested.views)
     failed = failed_now = 0
 
     # Reader. Beside a network on a GPU the threads decode the next images, of the next shard too. A network on the CPU
@@ -171,7 +171,7 @@ def _vectors_of(
     """
     if all(image.views is None for image in images):
         return {}
-    blank = [np.zeros((model.preprocessing.input_size,) * 2 + (3,), np.uint8)] * model.wants.views
+    blank = [np.zeros((model.preprocessing.input_size,) * 2 + (3,), np.uint8)] * model.requested.views
     views = [blank if image.views is None else image.views for image in images]
     with np.errstate(over="ignore"):  # float16 cannot hold every float32: such rows are not finite
         return {

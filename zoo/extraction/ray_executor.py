@@ -81,9 +81,9 @@ class RemoteModel:
 
     preprocessing: Preprocessing
     dim: int
-    wants: Outputs
+    requested: Outputs
     shapes: Mapping[str, tuple[int, ...]]
-    chosen: str
+    backend_reason: str
     network: dict[str, Any]
     facts: Mapping[str, object]
 
@@ -237,7 +237,7 @@ def _describe_model(wanted: WorkerModel) -> RemoteModel:
     model = _opened(wanted)
     shapes = dict(model.shapes)
     return RemoteModel(
-        model.preprocessing, model.dim, model.wants, shapes, model.chosen, model.identity(), _facts(model)
+        model.preprocessing, model.dim, model.requested, shapes, model.backend_reason, model.identity(), _facts(model)
     )
 
 

@@ -1,9 +1,9 @@
-"""The model hub: its references, downloads of one revision of a repository, and what its errors mean to a user.
+"""The Hugging Face hub: references, downloads of one revision of a repository, and its errors as messages for users.
 
-``hf_upload.py`` uploads; no other module talks to huggingface_hub.
+Only this module and ``hf_upload.py`` use huggingface_hub's network functions.
 
-The hub's ordinary cache and its variables are honoured: ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_CACHE``,
-``HF_HUB_OFFLINE``, ``HF_TOKEN``, and the token of ``hf auth login``. No token is ever printed or written.
+The hub's ordinary cache and variables apply: ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_CACHE``, ``HF_HUB_OFFLINE``,
+``HF_TOKEN``, and the token of ``hf auth login``. No token is ever printed or written.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.system.atomic_files import remove, sha256_file
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 PREFIX = "hf-hub:"
 _REFERENCE = re.compile(r"hf-hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -27,16 +30,16 @@ _REFERENCE = re.compile(r"hf-hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./
 
 @dataclass(frozen=True)
 class Reference:
-    """``hf-hub:ORG/NAME@REVISION``; the revision is a branch, a tag or a commit, ``None`` the main branch."""
+    """``hf-hub:ORG/NAME@REVISION``; the revision is a branch, a tag or a commit, and ``None`` is the main branch."""
 
     repo: str
     revision: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """UserError where ``text`` has another form."""
+        """Parse such a reference. Raises UserError where ``text`` has another form."""
         if not (match := _REFERENCE.fullmatch(text)):
-            raise UserError(f"{text!r} is no hub reference: hf-hub:ORG/NAME or hf-hub:ORG/NAME@REVISION")
+            raise UserError(f"{text!r} is not a hub reference: hf-hub:ORG/NAME or hf-hub:ORG/NAME@REVISION")
         return cls(match["repo"], match["revision"])
 
     def __str__(self) -> str:
@@ -45,7 +48,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Files of one commit in the hub's cache; ``folder`` holds them under their names."""
+    """Files of one commit in the hub's cache; ``folder`` holds them under their names in the repository."""
 
     repo: str
     commit: str
@@ -53,28 +56,28 @@ class Snapshot:
 
 
 def download(reference: Reference, first: str, then: Callable[[Path], Mapping[str, str]]) -> Snapshot:
-    """Fetches ``first``, and then the files that it asks for, all of one commit, each hashed before it is used.
+    """Download a file of a repository, then the files that it lists, all of one commit, and verify their hashes.
 
     Args:
-        first: a small file of the repository.
-        then: given its path, the other files' names with the sha256 that they must have.
+        first: name of the first file.
+        then: maps the path of the first file to the names and sha256 hashes of the others.
 
     Raises:
-        UserError: no such repository, revision or file, no right to see it, no network and not in the cache, a full
-            disk, or bytes with another sha256 (twice; the cache then holds none of them).
+        UserError: the repository, revision or file does not exist or may not be read, there is no network and the cache
+            lacks a file, the disk is full, or a file has another hash twice (it is then removed from the cache).
     """
     from huggingface_hub import hf_hub_download
 
-    with one_line(reference.repo, reference.revision), quiet():
+    with user_errors(reference.repo, reference.revision), quiet():
         path = Path(hf_hub_download(reference.repo, first, revision=reference.revision))
         snapshot = Snapshot(reference.repo, path.parent.name, path.parent)
         for name, sha256 in then(path).items():
             file = Path(hf_hub_download(reference.repo, name, revision=snapshot.commit))
-            if sha256_file(file) != sha256:  # a damaged cache, or a damaged answer: a new one may be right
-                _forget(file)
+            if sha256_file(file) != sha256:  # the cache or the answer is damaged: download once more
+                _remove_from_cache(file)
                 file = Path(hf_hub_download(reference.repo, name, revision=snapshot.commit))
                 if (found := sha256_file(file)) != sha256:
-                    _forget(file)
+                    _remove_from_cache(file)
                     raise UserError(
                         f"{name} of {reference} has sha256 {found[:12]}..., its {first} says {sha256[:12]}...: "
                         "not used, and removed from the cache; tell the owner of the repository"
@@ -82,15 +85,15 @@ def download(reference: Reference, first: str, then: Callable[[Path], Mapping[st
     return snapshot
 
 
-def _forget(file: Path) -> None:
-    """Out of the cache: the content and the link to it."""
+def _remove_from_cache(file: Path) -> None:
+    """Remove the content and the link to it."""
     remove(file.resolve())
     remove(file)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No log lines of the library, and progress bars on a terminal only: an error is one line, ours."""
+    """Silence the library's log, and show its progress bars on a terminal only; errors are printed by the caller."""
     from huggingface_hub.utils.logging import get_verbosity, set_verbosity
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
@@ -107,25 +110,25 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def one_line(repo: str, revision: str | None) -> Iterator[None]:
-    """What can go wrong out there as a UserError that says what to do."""
+def user_errors(repo: str, revision: str | None) -> Iterator[None]:
+    """Turn the hub's, the network's and the disk's failures inside the block into UserErrors."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # the library's exceptions, its HTTP client's and the system's share no base class
-        if (line := advice(error, repo, revision)) is None:
+        if (message := user_message(error, repo, revision)) is None:
             raise
-        raise UserError(line) from None
+        raise UserError(message) from None
 
 
-def advice(error: BaseException, repo: str, revision: str | None) -> str | None:
-    """The line for the user; ``None`` for an error that nobody foresaw."""
+def user_message(error: BaseException, repo: str, revision: str | None) -> str | None:
+    """Return the message for the user; ``None`` for an unexpected error."""
     from huggingface_hub import constants, errors
 
-    chain = _chain(error)
+    causes = _causes(error)
     where = constants.ENDPOINT
-    for cause in chain:
+    for cause in causes:
         if isinstance(cause, errors.OfflineModeIsEnabled):
             return f"{repo} is not complete in the cache and HF_HUB_OFFLINE is set: unset it, or load it once without"
         if isinstance(cause, errors.GatedRepoError):
@@ -133,23 +136,23 @@ def advice(error: BaseException, repo: str, revision: str | None) -> str | None:
         if isinstance(cause, errors.RevisionNotFoundError):
             return f"{repo} has no revision {revision!r}: a branch, a tag or a commit of {where}/{repo}"
         if isinstance(cause, errors.RemoteEntryNotFoundError):
-            return f"{where}/{repo} is no model of this zoo: it has no {str(cause.response.url).rsplit('/', 1)[-1]}"
+            return f"{where}/{repo} is not a model of this zoo: it has no {str(cause.response.url).rsplit('/', 1)[-1]}"
         if isinstance(cause, errors.HFValidationError):
-            return f"{repo!r} is no repository name: ORG/NAME, of letters, digits, '-', '_' and '.'"
+            return f"{repo!r} is not a repository name: ORG/NAME, of letters, digits, '-', '_' and '.'"
         if isinstance(cause, errors.HfHubHTTPError):
-            return _by_status(cause, repo, where)
+            return _message_for_status(cause, repo, where)
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return f"disk full while downloading {repo}: free space in {constants.HF_HUB_CACHE} and run it again"
         if isinstance(cause, PermissionError):
             return f"cannot write {cause.filename}: allow it, or set HF_HOME to another folder"
-    if any(isinstance(cause, errors.LocalEntryNotFoundError) or _is_network(cause) for cause in chain):
+    if any(isinstance(cause, errors.LocalEntryNotFoundError) or _is_network(cause) for cause in causes):
         return f"no connection to {where}, and {repo} is not complete in the cache: check the network and run it again"
-    if any(isinstance(cause, OSError) and "Consistency check failed" in str(cause) for cause in chain):
-        return f"{where} sent a part of a file of {repo} only: nothing of it was kept, run it again"
+    if any(isinstance(cause, OSError) and "Consistency check failed" in str(cause) for cause in causes):
+        return f"{where} sent only a part of a file of {repo}: nothing was kept, run it again"
     return None
 
 
-def _by_status(error: Any, repo: str, where: str) -> str:
+def _message_for_status(error: HfHubHTTPError, repo: str, where: str) -> str:
     status = error.response.status_code
     if status == 401 and "Invalid credentials" in error.response.headers.get("X-Error-Message", ""):
         return f"{where} does not know this token: set HF_TOKEN to a valid one, or run `hf auth login`"
@@ -163,21 +166,21 @@ def _by_status(error: Any, repo: str, where: str) -> str:
         wait = error.response.headers.get("Retry-After")
         return f"{where} limits your rate: run it again in {f'{wait} s' if wait else 'a few minutes'}, or set HF_TOKEN"
     if status >= 500:
-        return f"{where} fails with status {status}: what was live there stays live, run it again later"
+        return f"{where} fails with status {status}: the live revision stays live, run it again later"
     return f"{where} refuses the request for {repo} with status {status}"
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """The exception and what caused it."""
-    chain: list[BaseException] = []
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return the exception followed by its causes."""
+    causes: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
+    while cause is not None and cause not in causes:
+        causes.append(cause)
         cause = cause.__cause__ or cause.__context__
-    return chain
+    return causes
 
 
 def _is_network(error: BaseException) -> bool:
-    """An error of the HTTP client that huggingface_hub uses (httpx, its successor, or requests), or of the socket."""
+    """True for an error of huggingface_hub's HTTP client (httpx, its successor, or requests) or of the socket."""
     client = type(error).__module__.partition(".")[0]
     return isinstance(error, ConnectionError | TimeoutError) or client in ("httpx", "httpx2", "httpcore", "requests")

@@ -1,4 +1,4 @@
-"""Uploads a folder to the model hub as one commit, compares what comes back, and takes back what differs."""
+"""Upload a folder to the model hub as one commit, download it again, and revert the commit if a file differs."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
-from zoo.hub.hf_download import PREFIX, Reference, advice, one_line, quiet
+from zoo.hub.hf_download import PREFIX, Reference, quiet, user_errors, user_message
 from zoo.system.atomic_files import sha256_file
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    """The revision that is live now."""
+    """The live revision after an upload."""
 
     repo: str
     commit: str
@@ -28,7 +28,7 @@ class Uploaded:
 
 @dataclass(frozen=True)
 class _Commit:
-    """One that this run made, and what it replaced: the commit before it, and that one's files."""
+    """The commit of this run, and the commit before it with its files."""
 
     repo: str
     revision: str | None
@@ -41,23 +41,22 @@ class _Commit:
 def upload(
     folder: Path, repo: str, *, message: str, private: bool = False, revision: str | None = None, owned: Sequence[str]
 ) -> Uploaded:
-    """Makes the files of ``folder`` the newest revision of ``repo``: one commit, then downloaded again and hashed.
+    """Upload the files of ``folder`` to ``repo`` in one commit, then download and hash them.
 
-    Until the commit is made, whatever was live stays live; the commit is refused if somebody else's came in between.
-    If the hub gives back other bytes, a second commit restores the files that were live before, unless somebody else
-    has committed by then.
+    The old revision stays live until the commit is made, and the commit is refused if somebody else's came in between.
+    If the hub returns other bytes, a second commit restores the old files, unless somebody else has committed by then.
 
     Args:
         repo: ``ORG/NAME``, created if it does not exist.
-        message: of the commit.
-        private: of a new repository.
+        message: commit message.
+        private: create a new repository as private.
         revision: a branch, created if it does not exist; ``None`` is the main branch.
-        owned: files that are deleted from the repository where ``folder`` does not have them.
+        owned: files that are deleted from the repository if ``folder`` lacks them.
 
     Raises:
-        UserError: see ``zoo.hub.hf_download.download``; no write permission; a repository that is public where
-        ``private`` was
-            asked for; the hub does not give back what was sent: the message says which revision is live then.
+        UserError: as ``zoo.hub.hf_download.download``; or the token has no write permission; or ``private`` is set and
+            the repository is public; or the hub does not return the bytes that were sent (the message says which
+            revision is live then).
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -65,7 +64,8 @@ def upload(
     api = HfApi()
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     names = [p.relative_to(folder).as_posix() for p in paths]
-    with one_line(repo, revision), quiet():
+    with user_errors(repo, revision), quiet():
+        # the repository, and its state before the commit
         api.create_repo(repo, private=private, exist_ok=True)
         if revision:
             api.create_branch(repo, branch=revision, exist_ok=True)
@@ -73,20 +73,28 @@ def upload(
         if private and not before.private:
             raise UserError(f"{repo} exists and is public: publish without --private, or make it private on the hub")
         there = {s.rfilename for s in before.siblings or []}
-        operations: list[Any] = [CommitOperationAdd(n, str(p)) for n, p in zip(names, paths, strict=True)]
         gone = [n for n in owned if n in there and n not in names]
-        operations += [CommitOperationDelete(n) for n in gone]
+        # one commit that adds and deletes
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            *(CommitOperationAdd(n, str(p)) for n, p in zip(names, paths, strict=True)),
+            *(CommitOperationDelete(n) for n in gone),
+        ]
         done = api.create_commit(repo, operations, commit_message=message, revision=revision, parent_commit=before.sha)
+        # the comparison
         commit = _Commit(repo, revision, done.oid, before.sha or "", frozenset(there), (*names, *gone))
         _compare(api, commit, folder, names)
     return Uploaded(repo, done.oid, str(done.repo_url), len(names))
 
 
 def _compare(api: HfApi, commit: _Commit, folder: Path, names: Sequence[str]) -> None:
-    """Downloads the commit; UserError where it cannot be, or is not what was sent: that is taken back first."""
+    """Download the commit and compare it with ``folder``; a commit with other bytes is reverted.
+
+    Raises:
+        UserError: the comparison failed or found another file.
+    """
     try:
-        different = _different(commit, folder, names)
-    except Exception as error:  # as many kinds as in ``one_line``; the commit is live, which its lines do not say
+        different = _first_difference(commit, folder, names)
+    except Exception as error:  # see ``user_errors``, whose messages do not say that the commit is live
         if (reason := _reason(error, commit)) is None:
             raise
         raise UserError(
@@ -98,11 +106,11 @@ def _compare(api: HfApi, commit: _Commit, folder: Path, names: Sequence[str]) ->
     damaged = f"{commit.repo} does not give back the {different} that was sent (commit {commit.sha[:12]})"
     if commit.sha == commit.before:
         raise UserError(f"{damaged}, and it was live already, unchanged by this run: delete it there, publish again")
-    raise UserError(f"{damaged}{_taken_back(api, commit)}")
+    raise UserError(f"{damaged}{_revert(api, commit)}")
 
 
-def _different(commit: _Commit, folder: Path, names: Sequence[str]) -> str | None:
-    """The first file that comes back with other bytes."""
+def _first_difference(commit: _Commit, folder: Path, names: Sequence[str]) -> str | None:
+    """Return the first file that the hub returns with other bytes."""
     from huggingface_hub import hf_hub_download
 
     with tempfile.TemporaryDirectory() as fresh:
@@ -110,15 +118,15 @@ def _different(commit: _Commit, folder: Path, names: Sequence[str]) -> str | Non
             file = Path(hf_hub_download(commit.repo, name, revision=commit.sha, cache_dir=fresh))
             if sha256_file(file) != sha256_file(folder / name):
                 return name
-            file.resolve().unlink()  # no second copy of everything at once
+            file.resolve().unlink()  # needs the disk for one file at a time
     return None
 
 
-def _taken_back(api: HfApi, commit: _Commit) -> str:
-    """Restores the files from before in one commit on top of ``commit`` alone; how that went, for the user."""
+def _revert(api: HfApi, commit: _Commit) -> str:
+    """Restore the old files with one commit on top of ``commit``; returns the outcome, as the end of a message."""
     from huggingface_hub import CommitOperationCopy, CommitOperationDelete, errors
 
-    operations: list[Any] = [
+    operations: list[CommitOperationCopy | CommitOperationDelete] = [
         CommitOperationCopy(name, name, src_revision=commit.before)
         if name in commit.files_before
         else CommitOperationDelete(name)
@@ -132,7 +140,7 @@ def _taken_back(api: HfApi, commit: _Commit) -> str:
         )
         if _blobs(api, commit.repo, new.oid) != _blobs(api, commit.repo, commit.before):
             return f" and is live; taking it back did not restore what was there before: {by_hand}"
-    except Exception as error:  # as in ``_compare``; whatever it is, the user must hear what is live
+    except Exception as error:  # whatever fails, the message must say what is live
         if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (409, 412):
             return f", and somebody else has committed since, so nothing was taken back: look at it, and {by_hand}"
         reason = _reason(error, commit) or type(error).__name__
@@ -141,13 +149,13 @@ def _taken_back(api: HfApi, commit: _Commit) -> str:
 
 
 def _reason(error: Exception, commit: _Commit) -> str | None:
-    """What went wrong, without the advice: that is for a repository that was not changed yet."""
-    line = advice(error, commit.repo, commit.revision)
-    return line and line.partition(": ")[0]
+    """Return the first half of the user's message; the second gives advice for a repository that is still unchanged."""
+    message = user_message(error, commit.repo, commit.revision)
+    return message and message.partition(": ")[0]
 
 
 def _blobs(api: HfApi, repo: str, revision: str) -> dict[str, str]:
-    """Git's hash of each file of a commit."""
+    """Return git's hash of each file of a commit."""
     from huggingface_hub import RepoFile
 
     tree = api.list_repo_tree(repo, recursive=True, revision=revision)

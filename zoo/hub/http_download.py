@@ -1,7 +1,7 @@
-"""Downloads one large file over HTTPS: resumed, bounded in time and size, and never half of it under its name.
+"""Download one large file over HTTPS to one ``.incomplete`` file; resumed, and bounded in time and size.
 
-The only module that opens a connection of our own (huggingface_hub has its own). A server is not trusted: it may
-drop, stall, lie about lengths, ignore ranges, answer with a page, redirect to plain http, or never end.
+This is the only module that opens a connection of its own (huggingface_hub opens others). The server is not trusted: it
+may drop, stall, lie about lengths, ignore ranges, answer with a page, redirect to plain http, or never end.
 """
 
 from __future__ import annotations
@@ -9,89 +9,128 @@ from __future__ import annotations
 import errno
 import json
 import os
-import platform
-import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import ModuleType
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 from zoo.errors import UserError
-from zoo.system.atomic_files import is_alive, make_folder, move, remove_tree
+from zoo.system.atomic_files import make_folder
 
-MIRROR = "SIAMESE_ZOO_MIRROR"  # https://HOST/PATH: files are then asked for at MIRROR/<host of the URL>/<its path>
+if TYPE_CHECKING:
+    import httpx2
+
+MIRROR = "SIAMESE_ZOO_MIRROR"  # https://HOST/PATH: a file is then requested at MIRROR/<host of the URL>/<its path>
 OFFLINE = "HF_HUB_OFFLINE"
 CONNECT_SECONDS = 15.0
 READ_SECONDS = 30.0
-STALL_SECONDS, STALL_BYTES = 60.0, 1 << 16  # slower than this is a stall, however regularly a byte arrives
+STALL_SECONDS, STALL_BYTES = 60.0, 1 << 16  # fewer bytes in this time are a stall, however regularly they arrive
 ATTEMPTS = 5
-_PROGRESS_BYTES = 16 << 20  # so much gained gives a download its attempts back
-_BACKOFF = 1.0
+_PROGRESS_BYTES = 16 << 20  # an attempt that gains so much restores the number of attempts
+_BACKOFF = 1.0  # seconds before the second attempt; doubled for each further one
 _MAX_REDIRECTS = 5
 _LOCAL = {"127.0.0.1", "localhost", "::1"}
-_BODY, _VALIDATOR = "body", "validator.json"
 
 Progress = Callable[[int, int | None], None]
 
 
 class _Retry(Exception):
-    """Something that may pass; the message says what."""
+    """A failure that may pass; the message describes it."""
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """The bytes so far in ``body``, and the server's validator (an ETag or a date) in a file beside it."""
+
+    body: Path
+
+    @property
+    def _validator(self) -> Path:
+        return self.body.with_suffix(".validator")
+
+    @property
+    def size(self) -> int:
+        try:
+            return self.body.stat().st_size
+        except OSError:
+            return 0
+
+    def resume_point(self) -> tuple[int, str]:
+        """Return the bytes that are here and their validator; (0, "") where they cannot be validated."""
+        try:
+            validator = json.loads(self._validator.read_text())
+        except (OSError, ValueError):
+            return 0, ""
+        return (self.size, validator) if isinstance(validator, str) and validator else (0, "")
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Start anew with the file that these headers describe."""
+        self.remove()
+        etag = headers.get("etag", "")
+        validator = headers.get("last-modified", "") if not etag or etag.startswith("W/") else etag
+        self._validator.write_text(json.dumps(validator))
+
+    def remove(self) -> None:
+        for path in (self._validator, self.body):
+            path.unlink(missing_ok=True)
 
 
 def is_offline() -> bool:
-    """Whether the user forbade the network, by the same variable that huggingface_hub reads."""
+    """True if the user forbids the network, by the variable that huggingface_hub reads too."""
     return os.environ.get(OFFLINE, "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
-def download(url: str, folder: Path, *, max_bytes: int, progress: Progress | None = None) -> Path:
-    """Fetches ``url`` into ``folder``; several processes may do so at once, each gets a file of its own.
+def download(url: str, partial: Path, *, max_bytes: int, progress: Progress | None = None) -> Path:
+    """Download ``url`` to the file ``partial``, and return that path.
 
-    What a killed process of this machine left behind is taken over and continued, if the server says that the file
-    is still the same.
+    Bytes that an earlier call left there are kept if the server confirms that its file is unchanged. The caller holds a
+    lock, so that one process at a time downloads to ``partial``, and calls ``remove_partial`` when it needs it no more.
 
     Args:
-        folder: for files of this URL only.
-        max_bytes: more than this is refused.
-        progress: called with bytes so far and bytes in all, where the server says how many.
-
-    Returns:
-        The finished file, to be moved or removed by the caller together with its folder.
+        max_bytes: size limit.
+        progress: is called with the bytes so far and the total, ``None`` where the server does not state it.
 
     Raises:
-        UserError: offline, refused or not found, a web page instead of a file, too large, a redirect to plain http,
-            a full disk, or still no success after ``ATTEMPTS`` attempts without progress.
+        UserError: offline, refused or not found, a web page instead of a file, too large, a redirect to plain http, or
+            a full disk; ``partial`` is then removed. Or ``ATTEMPTS`` attempts in a row made no progress; it then stays.
     """
     if is_offline():
         raise UserError(f"{OFFLINE} is set and {url} is not in the cache: unset it, or convert a local file")
     address = _mirrored(url)
     _require_safe(address, address)
-    make_folder(folder)
-    place = _take_over(folder) or _new_place(folder)
+    make_folder(partial.parent)
+    here = _Partial(partial)
     attempts, last = ATTEMPTS, "no answer"
     while attempts:
-        before = _size(place)
+        before = here.size
         try:
-            with _open_client() as client:
-                _continue(client, address, place, max_bytes, progress)
-            return place / _BODY
+            _attempt(address, here, max_bytes, progress)
+            return partial
         except _Retry as error:
             last = str(error)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                remove_tree(place)
+                here.remove()
                 raise UserError(f"disk full while downloading {url}: free space and run the same again") from None
             raise
         except UserError:
-            remove_tree(place)
+            here.remove()
             raise
-        attempts = ATTEMPTS if _size(place) - before >= _PROGRESS_BYTES else attempts - 1
+        attempts = ATTEMPTS if here.size - before >= _PROGRESS_BYTES else attempts - 1
         if attempts:
             time.sleep(_BACKOFF * 2 ** (ATTEMPTS - 1 - attempts))
     raise UserError(f"{url} could not be downloaded ({last}): run the same again, it goes on where it stopped")
+
+
+def remove_partial(partial: Path) -> None:
+    """Remove a download, finished or not."""
+    _Partial(partial).remove()
 
 
 def _mirrored(url: str) -> str:
@@ -101,7 +140,7 @@ def _mirrored(url: str) -> str:
 
 
 def _require_safe(address: str, origin: str) -> None:
-    """https, or plain http to this machine if that is where the user asked for the file."""
+    """Accept https, and plain http to this machine if the user's own URL points to this machine."""
     parts, first = urlsplit(address), urlsplit(origin)
     if parts.scheme == "https":
         return
@@ -110,35 +149,35 @@ def _require_safe(address: str, origin: str) -> None:
     raise UserError(f"{address} is not https: refused")
 
 
-def _open_client() -> Any:
-    """An HTTP client of httpx2, or of httpx before huggingface_hub 2; both come with timm."""
+def _http_library() -> ModuleType:
+    """Import httpx2, or httpx where huggingface_hub is older than 2; timm depends on one of them."""
     for name in ("httpx2", "httpx"):
         with suppress(ImportError):
-            library = import_module(name)
-            timeout = library.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
-            return library.Client(timeout=timeout, follow_redirects=False)
+            return import_module(name)
     raise UserError("downloading needs httpx2: pip install httpx2")
 
 
-def _continue(client: Any, address: str, place: Path, max_bytes: int, progress: Progress | None) -> None:
-    """One attempt: the rest of the file, or all of it."""
-    library = import_module(type(client).__module__.partition(".")[0])
-    start, validator = _state(place)
+def _attempt(address: str, partial: _Partial, max_bytes: int, progress: Progress | None) -> None:
+    """Request the rest of the file, or all of it, once."""
+    library = _http_library()
+    start, validator = partial.resume_point()
     headers = {"Accept-Encoding": "identity", "User-Agent": "siamese-zoo"}
     if start:
         headers |= {"Range": f"bytes={start}-", "If-Range": validator}
+    timeout = library.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
     try:
-        response = _follow(client, address, headers)
-        try:
-            _receive(response, place, start, max_bytes, progress)
-        finally:
-            response.close()
+        with library.Client(timeout=timeout, follow_redirects=False) as client:
+            response = _follow(client, address, headers)
+            try:
+                _receive(response, partial, start, max_bytes, progress)
+            finally:
+                response.close()
     except library.HTTPError as error:  # time-outs, dropped connections, wrong lengths
         raise _Retry(f"{type(error).__name__}: {error}".rstrip(": ")) from None
 
 
-def _follow(client: Any, address: str, headers: dict[str, str]) -> Any:
-    """The response at the end of the redirects, its body not read yet."""
+def _follow(client: httpx2.Client, address: str, headers: dict[str, str]) -> httpx2.Response:
+    """Return the response at the end of the redirects; its body is not read yet."""
     origin = address
     for _ in range(_MAX_REDIRECTS + 1):
         response = client.send(client.build_request("GET", address, headers=headers), stream=True)
@@ -151,38 +190,44 @@ def _follow(client: Any, address: str, headers: dict[str, str]) -> Any:
     raise UserError(f"{origin} redirects more than {_MAX_REDIRECTS} times: refused")
 
 
-def _receive(response: Any, place: Path, start: int, max_bytes: int, progress: Progress | None) -> None:
+def _receive(
+    response: httpx2.Response, partial: _Partial, start: int, max_bytes: int, progress: Progress | None
+) -> None:
+    """Check the answer's status and headers, then append its body to ``partial``."""
     status, headers = response.status_code, response.headers
+    # answers that may pass
+    if status == 416:  # the file here is longer than the server's
+        partial.remove()
     if status == 416 or status >= 500 or status in (408, 425, 429):
-        if status == 416:  # what is here is longer than the file there
-            _forget(place)
         raise _Retry(f"the server answers {status}")
+    if status == 206 and _range_start(headers) != start:
+        partial.remove()
+        raise _Retry("the server sent another range than asked for")
+    # answers that do not
     if status not in (200, 206):
         raise UserError(f"{response.url} answers {status}: it may have moved; give a local file to `zoo fetch --file`")
     if headers.get("content-type", "").startswith(("text/html", "application/xhtml")):
         raise UserError(f"{response.url} is a web page, not a file: refused")
     if headers.get("content-encoding", "identity") != "identity":
         raise UserError(f"{response.url} is sent as {headers['content-encoding']}, which was not asked for: refused")
-    if status == 206 and _range_start(headers) != start:
-        _forget(place)
-        raise _Retry("the server sent another range than asked for")
-    if status == 200:  # from the beginning: it ignores ranges, or the file has changed
+    # the file, or its rest
+    if status == 200:  # the whole file: the server ignores ranges, or its file has changed
         start = 0
-        _remember(place, headers)
+        partial.begin(headers)
     length = headers.get("content-length", "")
     total = start + int(length) if length.isdigit() else None
     if total is not None and total > max_bytes:
         raise UserError(f"{response.url} has {total:,} bytes, more than the {max_bytes:,} allowed: refused")
-    if total is not None and shutil.disk_usage(place).free < total - start:
+    if total is not None and shutil.disk_usage(partial.body.parent).free < total - start:
         raise OSError(errno.ENOSPC, "not enough space")
-    with (place / _BODY).open("r+b" if start else "wb") as file:
+    with partial.body.open("r+b" if start else "wb") as file:
         file.truncate(start)
         file.seek(start)
         _copy(response.iter_raw(), file, start, total, max_bytes, progress)
         file.flush()
         os.fsync(file.fileno())
-    if total is not None and _size(place) != total:
-        raise _Retry(f"the server promised {total:,} bytes and sent {_size(place):,}")
+    if total is not None and partial.size != total:
+        raise _Retry(f"the server promised {total:,} bytes and sent {partial.size:,}")
 
 
 def _copy(
@@ -209,67 +254,7 @@ def _copy(
             since, mark = now, done
 
 
-def _range_start(headers: Any) -> int | None:
+def _range_start(headers: Mapping[str, str]) -> int | None:
     unit, _, rest = headers.get("content-range", "").partition(" ")
     first = rest.partition("-")[0]
     return int(first) if unit == "bytes" and first.isdigit() else None
-
-
-# ---------------------------------------------------------------- what stands on disk while a file is on its way
-
-
-def _new_place(folder: Path) -> Path:
-    place = folder / _name()
-    place.mkdir()
-    return place
-
-
-def _take_over(folder: Path) -> Path | None:
-    """Of this machine's ended processes, the place with most in it, renamed to be ours; of several takers one wins."""
-    begin = f"{platform.node() or 'here'}-"
-    left = [p for p in folder.iterdir() if p.name.startswith(begin) and not is_alive(_process(p.name, begin))]
-    for place in sorted(left, key=_size, reverse=True):
-        mine = folder / _name()
-        if move(place, mine):
-            for other in left:
-                if other != place:
-                    remove_tree(other)
-            return mine
-    return None
-
-
-def _name() -> str:
-    return f"{platform.node() or 'here'}-{os.getpid()}-{secrets.token_hex(8)}"
-
-
-def _process(name: str, begin: str) -> int:
-    number = name.removeprefix(begin).partition("-")[0]
-    return int(number) if number.isdigit() else os.getpid()
-
-
-def _size(place: Path) -> int:
-    try:
-        return (place / _BODY).stat().st_size
-    except OSError:
-        return 0
-
-
-def _state(place: Path) -> tuple[int, str]:
-    """How many bytes are here, and by what the server knows whether they are still right; none without that."""
-    try:
-        validator = json.loads((place / _VALIDATOR).read_text())
-    except (OSError, ValueError):
-        return 0, ""
-    return (_size(place), validator) if isinstance(validator, str) and validator else (0, "")
-
-
-def _remember(place: Path, headers: Any) -> None:
-    _forget(place)
-    etag = headers.get("etag", "")
-    validator = headers.get("last-modified", "") if not etag or etag.startswith("W/") else etag
-    (place / _VALIDATOR).write_text(json.dumps(validator))
-
-
-def _forget(place: Path) -> None:
-    for name in (_VALIDATOR, _BODY):
-        (place / name).unlink(missing_ok=True)

@@ -1,10 +1,11 @@
-"""Official weights from where their authors put them, converted once, into the cache folder.
+"""Official weights: downloaded from their authors' servers, converted once, and kept in the cache folder.
 
-    CACHE/models/NAME.TAG/    a converted model, see ``zoo.models.checkpoint_dir``
-    CACHE/hashes/             the sha256 of each official file, where nobody published one: as it was on first use
-    CACHE/downloads/          files on their way; a killed download goes on from here
+    CACHE/models/NAME.TAG/                a converted model, see ``zoo.models.checkpoint_dir``
+    CACHE/hashes/                         sha256 of each official file at its first use, if its authors published none
+    CACHE/downloads/NAME.TAG.incomplete   a download; after a kill the next run resumes it
+    CACHE/downloads/NAME.TAG.lock         held by the process that downloads and converts; the others wait
 
-A hash that is wrong, by the registry or by what was recorded on first use, is refused before the file is parsed.
+A file whose hash differs from the registry's, or from the one of its first use, is refused before it is parsed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from zoo.errors import UserError
-from zoo.hub.http_download import Progress, download, is_offline
+from zoo.hub.http_download import Progress, download, is_offline, remove_partial
 from zoo.models import checkpoint_dir, registry
 from zoo.models.registry import ARCHITECTURES, Architecture, ModelSpec, Weights
 from zoo.system.atomic_files import create_exclusively, make_folder, remove_tree, sha256_file
@@ -24,47 +25,45 @@ from zoo.system.cache_dir import cache_folder
 
 
 def cached(spec: ModelSpec, tag: str) -> Path:
-    """Where the converted model is, or would be."""
+    """Return the folder of the converted model in the cache; it need not exist."""
     return cache_folder() / "models" / f"{spec.name}.{tag}"
 
 
 def fetch(spec: ModelSpec, tag: str, *, file: Path | None = None, progress: Progress | None = None) -> Path:
-    """The folder of these weights in the cache, downloaded and converted where it is missing or damaged.
+    """Return the folder of these weights in the cache; download and convert them where it is missing or damaged.
+
+    Several processes may call this at once: one downloads, the others wait for it.
 
     Args:
-        file: the official file, if it is here already: then nothing is downloaded.
+        file: the official file, if it is on this machine already; nothing is then downloaded.
+        progress: see ``zoo.hub.http_download.download``.
 
     Raises:
-        UserError: offline, not downloadable (see ``zoo.hub.http_download``), a wrong hash, or not what the registry
-        says.
+        UserError: offline, the download fails, the hash is wrong, or the file holds another network than the registry
+            states.
     """
-    weights, folder = spec.weights[tag], cached(spec, tag)
-    if folder.is_dir():
-        try:
-            checkpoint_dir.verify(folder)
-            return folder
-        except UserError:
-            remove_tree(folder)
+    folder = cached(spec, tag)
+    if _is_whole(folder):
+        return folder
     make_folder(folder.parent)
     if file is not None:
         _convert(file, str(file), spec, tag, folder)
         return folder
-    if not is_offline():
-        print(f"{folder.name}: downloading {weights.location}", file=sys.stderr, flush=True)
-    arriving = cache_folder() / "downloads" / folder.name
-    body = download(weights.location, arriving, max_bytes=weights.max_megabytes * 10**6, progress=progress)
-    try:
-        _convert(body, weights.location, spec, tag, folder)
-    finally:
-        remove_tree(body.parent)
+    from filelock import FileLock  # torch and huggingface_hub depend on it
+
+    downloads = cache_folder() / "downloads"
+    make_folder(downloads)
+    with FileLock(downloads / f"{folder.name}.lock"):
+        if not _is_whole(folder):  # otherwise another process made it while this one waited
+            _download_and_convert(spec, tag, folder, downloads / f"{folder.name}.incomplete", progress)
     return folder
 
 
 def fetch_by_name(name: str, *, file: Path | None = None, progress: Progress | None = None) -> Path:
-    """``fetch`` of ``NAME`` or ``NAME.tag``.
+    """``fetch`` the weights of ``NAME`` or ``NAME.tag``.
 
     Raises:
-        UserError: see ``fetch``; unknown name or tag, or weights that ship with the package.
+        UserError: as ``fetch``, or the name or tag is unknown, or the weights ship with the package.
     """
     spec = registry.find(name)
     tag = registry.split_name(name)[1] or spec.default_tag
@@ -76,12 +75,36 @@ def fetch_by_name(name: str, *, file: Path | None = None, progress: Progress | N
 
 
 def recorded_hash(weights: Weights) -> str | None:
-    """The sha256 of an official file as it was on first use on this machine."""
+    """Return the sha256 of an official file at its first use on this machine; ``None`` before that."""
     try:
         recorded = json.loads(_record(weights).read_text())["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return str(recorded)
+
+
+def _is_whole(folder: Path) -> bool:
+    """True if a converted model is there and its hashes agree; a damaged one is removed."""
+    if not folder.is_dir():
+        return False
+    try:
+        checkpoint_dir.verify(folder)
+        return True
+    except UserError:
+        remove_tree(folder)
+        return False
+
+
+def _download_and_convert(spec: ModelSpec, tag: str, folder: Path, partial: Path, progress: Progress | None) -> None:
+    weights = spec.weights[tag]
+    if not is_offline():
+        print(f"{folder.name}: downloading {weights.location}", file=sys.stderr, flush=True)
+    body = download(weights.location, partial, max_bytes=weights.max_megabytes * 10**6, progress=progress)
+    try:
+        _convert(body, weights.location, spec, tag, folder)
+    finally:
+        remove_partial(partial)
+        remove_tree(partial.with_suffix(""))  # downloads that older versions left in a folder
 
 
 def _convert(file: Path, shown: str, spec: ModelSpec, tag: str, folder: Path) -> None:
@@ -93,13 +116,12 @@ def _convert(file: Path, shown: str, spec: ModelSpec, tag: str, folder: Path) ->
 
     def check(found: Architecture) -> None:
         _require_architecture(found, shown, spec, weights)
-        if not weights.sha256:  # it is what it should be: from now on nothing else is
+        if not weights.sha256:  # the file is plausible: from now on only this one is accepted
             record = _record(weights)
             make_folder(record.parent)
             text = json.dumps({"url": weights.location, "sha256": sha256}, indent=2) + "\n"
             create_exclusively(record, text.encode())
 
-    # read as the kind of file it is, whatever it is called on its way
     try:
         convert(
             file,
@@ -115,11 +137,11 @@ def _convert(file: Path, shown: str, spec: ModelSpec, tag: str, folder: Path) ->
     except UserError:
         if not folder.is_dir():
             raise
-        checkpoint_dir.verify(folder)  # another process was first; what it made is as good
+        checkpoint_dir.verify(folder)  # another process was first with the same file
 
 
 def _hash(file: Path, shown: str, weights: Weights, name: str) -> str:
-    """The sha256 of ``file``, held against the registry's, or that of the first use."""
+    """Return the sha256 of ``file`` after comparing it with the registry's, or with that of the first use."""
     try:
         found = sha256_file(file)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What ``hubconf.py`` calls: a bare torch module by name, tag or path."""
+"""The implementation of ``hubconf.py``: a bare torch module by name, tag or path."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ def load_module(
     num_classes: int = 0,
     features_only: bool = False,
 ) -> nn.Module:
-    """The encoder of ``name`` on the CPU, in eval mode, with its ``preprocessing`` as an attribute.
+    """Load the encoder of ``name`` on the CPU, in eval mode, with its ``preprocessing`` as an attribute.
 
     Args:
         pretrained: ``False`` gives random weights.
         weights: a tag of ``name``, ``hf-hub:ORG/NAME@REVISION``, or the path of a safetensors file or of a folder of
-            ``zoo convert``, of the same architecture.
-        progress: say how far a download is.
-        num_classes: above 0, a fresh linear layer [N, D] -> [N, num_classes] follows the encoder.
-        features_only: timm's feature pyramid instead: [N, 3, H, W] -> five maps, at stride 2 to 32.
+            ``zoo convert``, with the same architecture.
+        progress: print the progress of a download to stderr.
+        num_classes: above 0, a new linear layer [N, D] -> [N, num_classes] follows the encoder.
+        features_only: return timm's feature pyramid: [N, 3, H, W] -> five maps, at stride 2 to 32.
 
     Raises:
-        UserError: no such weights, a file of another architecture, or both of the last two.
+        UserError: there are no such weights, a file has another architecture, or both ``num_classes`` and
+            ``features_only`` are given.
     """
     if num_classes and features_only:
         raise UserError("num_classes and features_only contradict each other: a pyramid has no classifier")
@@ -56,11 +57,11 @@ def load_module(
 def _locate(name: str, pretrained: bool, weights: str | Path | None, progress: bool) -> WeightFile:
     spec = registry.find(name)
     if weights is None:
-        return _named(name, pretrained, progress)
+        return _from_registry(name, pretrained, progress)
     if not pretrained:
         raise UserError(f"{name}: weights={str(weights)!r} and pretrained=False contradict each other")
     if str(weights) in spec.weights:
-        return _named(f"{name}.{weights}", True, progress)
+        return _from_registry(f"{name}.{weights}", True, progress)
     if not is_hub_reference(weights) and not Path(weights).exists():
         tags = ", ".join(spec.weights) or "none"
         raise UserError(f"{name} has no weights {str(weights)!r}: give one of its tags ({tags}) or a path")
@@ -71,25 +72,25 @@ def _locate(name: str, pretrained: bool, weights: str | Path | None, progress: b
     return file
 
 
-def _named(name: str, pretrained: bool, progress: bool) -> WeightFile:
-    """Weights of the registry, the official ones downloaded first if they are not here yet."""
+def _from_registry(name: str, pretrained: bool, progress: bool) -> WeightFile:
+    """Locate weights of the registry; ``locate`` would download official ones without showing the progress."""
     spec = registry.find(name)
     tag = registry.split_name(name)[1] or spec.default_tag
     if pretrained and progress and tag is not None and tag in spec.weights and not spec.weights[tag].bundled:
         from zoo.hub.pretrained import fetch
 
-        fetch(spec, tag, progress=_percent(name))
+        fetch(spec, tag, progress=_print_progress(name))
     return locate(name, pretrained=pretrained)
 
 
-def _percent(name: str) -> Callable[[int, int | None], None]:
-    """A line on stderr for every tenth; the package's own bar needs rich, which torch.hub's users may not have."""
-    told = 0
+def _print_progress(name: str) -> Callable[[int, int | None], None]:
+    """Print a line for every tenth; the package's progress bar needs rich, which torch.hub users may not have."""
+    tenths = 0
 
-    def tell(done: int, total: int | None) -> None:
-        nonlocal told
-        if total and 10 * done // total > told:
-            told = 10 * done // total
+    def progress(done: int, total: int | None) -> None:
+        nonlocal tenths
+        if total and 10 * done // total > tenths:
+            tenths = 10 * done // total
             print(f"{name}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", file=sys.stderr, flush=True)
 
-    return tell
+    return progress

@@ -1,6 +1,6 @@
-"""From a name or a path to verified weights: bundled file or local safetensors -> encoder in memory.
+"""Find the weights behind a registry name, a path or a hub reference, verify them, and load them into an encoder.
 
-A file is hashed before it is parsed, and its keys, shapes and values are checked before it is used. Nothing here
+A file is hashed before it is parsed, and its keys, shapes and values are checked before they are used. Nothing here
 falls back to random weights.
 """
 
@@ -10,11 +10,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.models import checkpoint_dir, registry
 from zoo.models.licences import announce
+from zoo.models.model_config import CONFIG, HEADS, MODEL, ModelConfig, read_config
 from zoo.models.registry import ARCHITECTURES, Architecture
 from zoo.models.state_dict import (
     check_state,
@@ -31,12 +32,12 @@ from zoo.transforms.preprocess import Preprocessing
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from zoo.models.head_spec import Heads
+    from zoo.models.head_spec import EncoderHeads
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 FORMAT = "siamese-zoo encoder 1"
 FORMAT_2 = "siamese-zoo encoder 2"  # names a padding or project_first, which versions before 0.3 would ignore
-RANDOM = "random"  # as a tag: a network without weights, for baselines and tests
+RANDOM = "random"  # tag of a randomly initialised network, for baselines and tests
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,13 @@ class WeightFile:
     """Weights on this machine, located and hashed but not yet read.
 
     Attributes:
-        path: ``None`` for ``NAME.random``, which has no file.
+        path: safetensors file of the encoder; ``None`` for ``NAME.random``, which has no file.
         name: ``NAME.tag`` of the registry, or the file's stem.
-        sha256: of the file.
+        sha256: hash of the file; ``None`` without a file.
+        method: ``byol``, ``simsiam``, ``simclr``, ``moco``, ``swav`` or ``unknown``.
+        licence: SPDX name.
+        source: origin of the weights, "" if unknown.
+        folder: the converted model that the file belongs to (``zoo.models.checkpoint_dir``), ``None`` for a lone file.
     """
 
     path: Path | None
@@ -57,61 +62,68 @@ class WeightFile:
     preprocessing: Preprocessing
     licence: str
     source: str = ""
-    folder: Path | None = None  # the converted model that the file is part of, see ``zoo.models.checkpoint_dir``
+    folder: Path | None = None
 
     @property
-    def heads(self) -> Path | None:
-        """The file of projector and predictor, where there is one."""
-        path = self.folder / checkpoint_dir.HEADS if self.folder else None
+    def heads_path(self) -> Path | None:
+        """The safetensors file of projector and predictor; ``None`` where there is none."""
+        path = self.folder / HEADS if self.folder else None
         return path if path and path.is_file() else None
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the heads in it, of ``zoo.models.head_spec.PARTS``; no tensor is read for that."""
-        return tuple(checkpoint_dir.read(self.folder).heads) if self.folder and self.heads else ()
+        """Names of the heads in ``heads_path``, of ``zoo.models.head_spec.PARTS``; read from ``config.json``."""
+        return tuple(checkpoint_dir.read(self.folder).heads) if self.folder and self.heads_path else ()
 
     @property
     def heads_sha256(self) -> str | None:
-        """Of the file of heads."""
-        return checkpoint_dir.read(self.folder).sha256.get(checkpoint_dir.HEADS) if self.folder else None
+        """Hash of ``heads_path``, read from ``config.json``."""
+        return checkpoint_dir.read(self.folder).sha256.get(HEADS) if self.folder else None
 
 
 def is_path(model: str | Path) -> bool:
-    """Whether ``model`` means a file or a folder of ``zoo convert``: by its form, or because one stands here."""
+    """True if ``model`` names a file or a folder of ``zoo convert``, by its form or because such a one exists here."""
     text = str(model)
     if is_hub_reference(model):
         return False
     if isinstance(model, Path) or "/" in text or text.endswith((".safetensors", ".onnx")) or Path(text).is_file():
         return True
-    return registry.split_name(text)[0] not in registry.MODELS and (Path(text) / checkpoint_dir.CONFIG).is_file()
+    return registry.split_name(text)[0] not in registry.MODELS and (Path(text) / CONFIG).is_file()
 
 
 def is_hub_reference(model: str | Path) -> bool:
-    """Whether ``model`` means a repository of a model hub: ``hf-hub:ORG/NAME``, ``hf-hub:ORG/NAME@REVISION``."""
+    """True for ``hf-hub:ORG/NAME`` and ``hf-hub:ORG/NAME@REVISION``, a repository on a model hub."""
     return str(model).startswith("hf-hub:")
 
 
 def locate(model: str | Path, *, pretrained: bool = True) -> WeightFile:
-    """The file behind a registry name (``NAME`` or ``NAME.tag``), a path, or a hub reference, which is downloaded.
+    """Find and hash the weights of a registry name, a path or a hub reference.
 
-    Official weights that are not in the cache folder yet are downloaded and converted (``zoo.hub.pretrained``).
-    ``pretrained=False``, or the tag ``random``, asks for the architecture of a name without weights.
+    Official weights that are not in the cache folder yet are downloaded and converted (``zoo.hub.pretrained``), and a
+    hub reference is downloaded (``zoo.hub.hf_download``).
+
+    Args:
+        model: ``NAME`` or ``NAME.tag`` of the registry, ``hf-hub:ORG/NAME@REVISION``, a folder of ``zoo convert``, or a
+            file of ``zoo-train export``.
+        pretrained: ``False``, like the tag ``random``, gives the architecture of a name without weights.
 
     Raises:
-        UserError: unknown name or tag, no released weights (the message says how to train them), a file that is
-            missing, has another hash than the registry says, or was not written by ``zoo-train export``; or official
-            weights cannot be fetched (``zoo.hub.pretrained``). For a hub reference see
-            ``zoo.hub.hf_download.download``.
+        UserError: the name or tag is unknown, no weights are released (the message says how to train them), a file is
+            missing, has another hash than the registry states or was not written by ``zoo-train export``, or a download
+            fails.
     """
-    if not pretrained and is_hub_reference(model):
-        raise UserError(f"{model} has weights: pretrained=False takes a name of `zoo list`")
-    if is_hub_reference(model):
-        return _from_hub(str(model))
-    if is_path(model):
+    if is_hub_reference(model) or is_path(model):
         if not pretrained:
-            raise UserError(f"{model} is a file of weights: pretrained=False takes a name of `zoo list`")
-        return _folder(checkpoint_dir.verify(Path(model)), Path(model)) if Path(model).is_dir() else _local(Path(model))
-    name = str(model)
+            has = "has weights" if is_hub_reference(model) else "is a file of weights"
+            raise UserError(f"{model} {has}: pretrained=False takes a name of `zoo list`")
+        if is_hub_reference(model):
+            return _from_hub(str(model))
+        path = Path(model)
+        return _from_folder(checkpoint_dir.verify(path), path) if path.is_dir() else _from_file(path)
+    return _from_registry(str(model), pretrained=pretrained)
+
+
+def _from_registry(name: str, *, pretrained: bool) -> WeightFile:
     spec = registry.find(name)
     tag = registry.split_name(name)[1] or spec.default_tag
     if not pretrained or tag == RANDOM:
@@ -131,8 +143,8 @@ def locate(model: str | Path, *, pretrained: bool = True) -> WeightFile:
     if not weights.bundled:
         from zoo.hub.pretrained import fetch
 
-        folder = fetch(spec, tag)
-        return _folder(checkpoint_dir.read(folder), folder)  # its hashes are checked there
+        folder = fetch(spec, tag)  # verifies the hashes
+        return _from_folder(checkpoint_dir.read(folder), folder)
     path = BUNDLED / weights.location.removeprefix("bundled:")
     sha256 = _hash(path)
     if sha256 != weights.sha256:
@@ -144,23 +156,24 @@ def locate(model: str | Path, *, pretrained: bool = True) -> WeightFile:
 
 
 def load_encoder(file: WeightFile) -> nn.Module:
-    """The encoder with these weights, float32, in eval mode; without a file, initialised from seed 0.
+    """Build the encoder and load its weights, float32, in eval mode; without a file, initialise it from seed 0.
 
     Raises:
-        UserError: missing or extra keys, other shapes, or values that are not finite; the keys are named.
+        UserError: keys are missing or unknown, shapes differ, or values are not finite; the message names a key.
     """
     import torch
 
     from zoo.models.resnet import build_encoder
 
     if file.path is None:
-        with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to change
+        with torch.random.fork_rng(devices=[]):  # the caller's random state stays unchanged
             torch.manual_seed(0)
             return build_encoder(file.architecture).eval()
     announce(file.name, file.licence, file.source)
     state, _ = read_tensors(file.path)
     check_state(state, file.architecture, file.path.name)
-    with torch.device("meta"):  # initialising what is about to be overwritten takes seconds on the large ones
+    # No initialisation of weights that are about to be replaced: it takes seconds for the large networks.
+    with torch.device("meta"):
         encoder = build_encoder(file.architecture).eval()
     encoder.to_empty(device="cpu")
     encoder.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
@@ -170,38 +183,38 @@ def load_encoder(file: WeightFile) -> nn.Module:
     return encoder
 
 
-def load_heads(file: WeightFile) -> Heads | None:
-    """Projector, predictor and what else a converted model holds, float32, in eval mode; None where it has none.
+def load_heads(file: WeightFile) -> EncoderHeads | None:
+    """Load projector, predictor and further heads of a converted model, float32, in eval mode; ``None`` without any.
 
     Raises:
         UserError: as ``load_encoder``.
     """
-    from zoo.models.head_spec import PARTS, Heads, build_head
+    from zoo.models.head_spec import PARTS, EncoderHeads, build_head
 
-    if file.folder is None or file.heads is None:
+    if file.folder is None or file.heads_path is None:
         return None
     layouts = checkpoint_dir.read(file.folder).heads
     if unknown := sorted(set(layouts) - set(PARTS)):
         raise UserError(f"{file.folder}: heads {unknown} are not known to this version")
-    state, _ = read_tensors(file.heads)
-    require_finite(state, file.heads.name)
+    state, _ = read_tensors(file.heads_path)
+    require_finite(state, file.heads_path.name)
     modules = {part: build_head(layout) for part, layout in layouts.items()}
     expected = {f"{part}.{k}": v.shape for part, m in modules.items() for k, v in m.state_dict().items()}
-    require_equal({k: v.shape for k, v in state.items()}, without_counters(expected), file.heads.name)
+    require_equal({k: v.shape for k, v in state.items()}, without_counters(expected), file.heads_path.name)
     for part, module in modules.items():
         own = {k.removeprefix(f"{part}."): v.float() for k, v in state.items() if k.startswith(f"{part}.")}
         module.load_state_dict(own, strict=False)
-    return Heads(**modules)
+    return EncoderHeads(**modules)
 
 
-def save_encoder(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any], *, half: bool = False) -> str:
-    """Writes an encoder as safetensors that ``locate`` reads back, atomically; returns its sha256.
+def save_encoder(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, object], *, half: bool = False) -> str:
+    """Write an encoder, atomically, as a safetensors file that ``locate`` reads; returns its sha256.
 
     Args:
-        metadata: ``architecture`` (a key of the registry, or a dict of that ``name`` and a ``stem``; also a
-            ``padding`` and ``project_first`` in a file of ``FORMAT_2``), ``method``,
-            ``preprocessing``, ``licence`` and what else should travel with it.
-        half: convolutions in float16; BN stays float32, whose running variances would lose their small values.
+        metadata: ``architecture`` (a key of the registry, or a dict with such a ``name`` and a ``stem``; in a file of
+            ``FORMAT_2`` also a ``padding`` and ``project_first``), ``method``, ``preprocessing``, ``licence``, and
+            further JSON values that belong to the file.
+        half: store convolutions in float16; BN stays float32.
     """
     from safetensors.torch import save
 
@@ -215,28 +228,26 @@ def _from_hub(text: str) -> WeightFile:
     from zoo.hub import hf_download
 
     reference = hf_download.Reference.parse(text)
-    snapshot = hf_download.download(
-        reference, checkpoint_dir.CONFIG, lambda path: checkpoint_dir.read_config(path).sha256
-    )
-    file = _folder(checkpoint_dir.read(snapshot.folder), snapshot.folder)
+    snapshot = hf_download.download(reference, CONFIG, lambda path: read_config(path).sha256)
+    file = _from_folder(checkpoint_dir.read(snapshot.folder), snapshot.folder)
     return replace(file, source=str(hf_download.Reference(snapshot.repo, snapshot.commit)))
 
 
-def _folder(described: checkpoint_dir.Description, folder: Path) -> WeightFile:
+def _from_folder(config: ModelConfig, folder: Path) -> WeightFile:
     return WeightFile(
-        folder / checkpoint_dir.MODEL,
-        described.full_name,
-        described.sha256[checkpoint_dir.MODEL],
-        described.method,
-        described.architecture,
-        described.preprocessing,
-        described.licence,
-        described.source,
+        folder / MODEL,
+        config.full_name,
+        config.sha256[MODEL],
+        config.method,
+        config.architecture,
+        config.preprocessing,
+        config.licence,
+        config.source,
         folder,
     )
 
 
-def _local(path: Path) -> WeightFile:
+def _from_file(path: Path) -> WeightFile:
     sha256 = _hash(path)
     metadata = read_metadata(path)
     if metadata.get("format") not in (FORMAT, FORMAT_2):

@@ -1,37 +1,43 @@
-"""Runs an exported network on ONNX Runtime; imports no torch."""
+"""Run an exported network on ONNX Runtime, without importing torch."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import UserError, reason_of
-from zoo.inference.embedder import Embedder
+from zoo.inference.embedder import Embedder, WeightsInfo
 from zoo.inference.onnx_checks import require_self_contained
+from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
 from zoo.system.atomic_files import sha256_file
 from zoo.system.hardware import usable_cores
 from zoo.transforms.preprocess import Preprocessing
 
-METADATA = "siamese-zoo"  # key of the ONNX file's metadata under which ``export.py`` leaves a JSON
-FORMAT = 2  # of that JSON and of the graph; a change makes all cached files anew
+if TYPE_CHECKING:
+    from zoo.models.head_spec import EncoderHeads
+
+METADATA = "siamese-zoo"  # metadata key under which ``zoo.export.export`` stores a JSON
+FORMAT = 2  # of that JSON and of the graph; a new number renews all cached files
 _PACKAGES = ("onnxruntime-gpu", "onnxruntime")
 
 
 class OnnxEngine:
-    """A file of ``zoo export`` on ONNX Runtime, on the CPU (all cores this process may use) or a GPU.
+    """A file of ``zoo export`` on ONNX Runtime, on the CPU (all cores that this process may use) or a GPU.
 
     Args:
-        path: the file; one that points to data outside of itself is refused.
-        device: ``cpu``, ``cuda`` or ``cuda:N``. There is no fall-back from one to the other.
+        path: the file; one that refers to data in other files is refused.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; there is no fallback from one to the other.
 
     Raises:
-        UserError: no such device here, or no ONNX file that runs.
+        UserError: there is no such device here, or no ONNX file that runs.
     """
 
     backend = "onnx"
@@ -41,15 +47,15 @@ class OnnxEngine:
         require_self_contained(path)
         provider = _provider(device, ort.get_available_providers())
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # its warnings about missing GPUs are not the user's business
-        options.intra_op_num_threads = usable_cores()  # its own count ignores what the process may use
-        # between two batches the cores decode: its threads must not spin meanwhile
+        options.log_severity_level = 3  # errors only: it warns about GPUs that are not there
+        options.intra_op_num_threads = usable_cores()  # its own count ignores the process's affinity and limits
+        # its threads must not spin between two batches, when the cores decode images
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = ort.InferenceSession(str(path), options, providers=[provider])
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise UserError(f"{path} is no ONNX file that runs here: {reason_of(error)}") from None
-        if provider[0] not in self._session.get_providers():  # it falls back to the CPU with a warning only
+            raise UserError(f"{path} is not an ONNX file that runs here: {reason_of(error)}") from None
+        if provider[0] not in self._session.get_providers():  # ONNX Runtime itself falls back with a warning
             raise UserError(f"ONNX Runtime could not start {provider[0]}{_both_installed()}: use --device cpu")
         self._input: str = self._session.get_inputs()[0].name
         self.device = device
@@ -59,35 +65,56 @@ class OnnxEngine:
         self.file = read_metadata(self.metadata, path)
         self.precision = self.file.precision
 
-    def run(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """What the file takes -> float32 [N, D]."""
+    def run(self, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Run the graph on its own kind of input: float32 [N, D]."""
         result: NDArray[np.float32] = self._session.run(["embedding"], {self._input: inputs})[0]
         return result
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [N, S, S, 3], resized and cropped -> float32 [N, D]."""
+        """uint8 [N, S, S, 3], resized and cropped already -> float32 [N, D]."""
         if self.file.pixels == "normalised":
             return self.run(self.file.preprocessing.normalise(pixels))
         return self.run(pixels)
 
 
 @dataclass(frozen=True)
-class OnnxFile:
-    """What ``export.py`` writes into a file about itself."""
+class OnnxMetadata:
+    """The metadata that ``zoo.export.export`` stores in a file.
 
-    about: dict[str, Any]
+    Attributes:
+        weights_info: facts about the weights.
+        preprocessing: transform that the network expects.
+        normalize: True if the graph ends in an l2 norm.
+        pixels: kind of input, see ``zoo.export.export.Variant``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+    """
+
+    weights_info: WeightsInfo
     preprocessing: Preprocessing
-    normalize: bool  # whether the graph ends in an l2 norm
-    pixels: str  # see ``zoo.export.export.Variant``
+    normalize: bool
+    pixels: str
     precision: str
 
 
-def open_onnx(path: Path, *, device: str | None = None, normalize: bool = False) -> Embedder:
-    """An embedder on a file of ``zoo export``; ``device`` ``None`` means the CPU.
+def open_onnx(
+    path: Path,
+    *,
+    device: str | None = None,
+    normalize: bool = False,
+    requested: Outputs = EMBEDDING_ONLY,
+    heads: EncoderHeads | None = None,
+    heads_sha256: str | None = None,
+    backend_reason: str = "asked for",
+) -> Embedder:
+    """Make an embedder that runs a file of ``zoo export`` on ONNX Runtime; see ``Embedder`` for the arguments.
+
+    Args:
+        device: ``None`` is the CPU.
+        heads_sha256: hash of the heads, if outputs depend on them.
 
     Raises:
-        UserError: no such file, not written by ``zoo export``, the device has no provider, or the graph resizes by
-            itself, so that it would do so to pixels that are resized already.
+        UserError: there is no such file, ``zoo export`` did not write it, the device has no provider, or the graph
+            resizes by itself and so would resize pixels twice.
     """
     if not path.is_file():
         raise UserError(f"no ONNX file at {path}")
@@ -95,15 +122,17 @@ def open_onnx(path: Path, *, device: str | None = None, normalize: bool = False)
     file = engine.file
     if file.pixels == "any" and file.preprocessing.resize != file.preprocessing.input_size:
         raise UserError(f"{path} resizes by itself, for other programs: `zoo export --pixels crop` makes one for zoo")
-    # of a graph that normalises the embeddings have length 1, asked for or not; the manifest must say so
-    return Embedder(engine, file.preprocessing, normalize or file.normalize, file.about)
+    # a graph with an l2 norm gives embeddings of length 1 in any case, and the manifest must say so
+    normalize = normalize or file.normalize
+    info: WeightsInfo = {**file.weights_info, "heads_sha256": heads_sha256} if requested.heads else file.weights_info
+    return Embedder(engine, file.preprocessing, normalize, info, heads, backend_reason, requested)
 
 
-def read_metadata(metadata: dict[str, str], path: Path) -> OnnxFile:
-    """The JSON that ``export.py`` left.
+def read_metadata(metadata: dict[str, str], path: Path) -> OnnxMetadata:
+    """Parse the metadata of ``zoo.export.export``.
 
     Raises:
-        UserError: there is none, or one of another version.
+        UserError: there is none, or another version wrote it.
     """
     try:
         values = json.loads(metadata[METADATA])
@@ -113,7 +142,7 @@ def read_metadata(metadata: dict[str, str], path: Path) -> OnnxFile:
         if values["format"] != FORMAT:
             raise ValueError
         preprocessing = Preprocessing.from_json(values["preprocessing"])
-        return OnnxFile(values["about"], preprocessing, values["normalize"], values["pixels"], values["precision"])
+        return OnnxMetadata(values["about"], preprocessing, values["normalize"], values["pixels"], values["precision"])
     except (KeyError, ValueError, TypeError):
         raise UserError(f"{path} was written by another version of `zoo export`: export it again") from None
 
@@ -131,23 +160,22 @@ def _provider(device: str, available: list[str]) -> tuple[str, dict[str, str]]:
 
 
 def _both_installed() -> str:
-    """The two packages share a folder, and the one that was installed first is broken without a word."""
+    """Return a hint where both packages are installed: they share a folder, and the first one is silently broken."""
     if sum(_installed(name) is not None for name in _PACKAGES) < 2:
         return ""
     return " (onnxruntime and onnxruntime-gpu are both installed and break each other: uninstall both, install one)"
 
 
-def import_onnxruntime() -> Any:
-    """The module, or a UserError that says how to install it."""
+def import_onnxruntime() -> ModuleType:
+    """Import onnxruntime. Raises UserError, which says how to install it."""
     try:
-        import onnxruntime
+        return import_module("onnxruntime")
     except ImportError:
         raise UserError("the ONNX backend needs onnxruntime: pip install 'siamese-zoo[onnx]'") from None
-    return onnxruntime
 
 
 def runtime_version() -> str:
-    """Of whichever of the two packages is installed."""
+    """Return version and name of the installed package."""
     for name in _PACKAGES:
         if found := _installed(name):
             return f"{found} ({name})"

@@ -1,12 +1,12 @@
-"""What comes out of an image besides its embedding, and which parts of the image are looked at.
+"""The outputs that can be requested for an image, and the crops that they are computed from.
 
-| output | shape | what it is |
+| output | shape | meaning |
 |---|---|---|
-| ``embedding`` | [D] | the pooled last features; always there |
+| ``embedding`` | [D] | pooled last features; always present |
 | ``layer1`` ... ``layer4`` | [C] | average-pooled features of a stage |
-| ``layer1_map`` ... ``layer4_map`` | [C, H, W] | its features before they are pooled |
-| ``projection``, ``prediction``, ``logits`` | [P], [P], [K] | the checkpoint's heads on the embedding as it is pooled |
-| ``tiles`` | [R, C, D] | an embedding of each part of the image |
+| ``layer1_map`` ... ``layer4_map`` | [C, H, W] | features of a stage before pooling |
+| ``projection``, ``prediction``, ``logits`` | [P], [P], [K] | the checkpoint's heads, applied before normalisation |
+| ``tiles`` | [R, C, D] | an embedding of each part of a grid |
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from dataclasses import dataclass, replace
 from zoo.errors import UserError
 
 EMBEDDING, TILES = "embedding", "tiles"
-NEAR_DUPLICATES = "near_duplicates.parquet"  # pairs of rows, beside the shards
+NEAR_DUPLICATES = "near_duplicates.parquet"  # file with pairs of rows, beside the shards
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 CROPS = ("center", "ten", "full")
-HEADS = {"projection": ("projector",), "prediction": ("projector", "predictor"), "logits": ("classifier",)}
-"""Which parts of ``zoo.models.head_spec.Heads`` make an output, one after the other."""
-_MOST_TILES = 4096
+HEAD_PARTS = {"projection": ("projector",), "prediction": ("projector", "predictor"), "logits": ("classifier",)}
+"""Parts of ``zoo.models.head_spec.EncoderHeads`` that compute an output, applied one after the other."""
+_MAX_TILES = 4096
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is wanted of each image.
+    """The outputs requested for each image.
 
     Attributes:
-        layers: stages whose average-pooled features are wanted.
-        maps: stages whose features [C, H, W] are wanted.
+        layers: stages whose average-pooled features are returned, of ``layer1`` ... ``layer4``.
+        maps: stages whose features [C, H, W] are returned.
         heads: of ``projection``, ``prediction``, ``logits``. ``zoo.load`` adds ``logits`` where there is a classifier.
-        crops: ``center``; ``ten``: the mean over the four corners, the centre and their mirror images (torchvision's
-            TenCrop); ``full``: the whole resized image, without a crop.
+        crops: ``center``; ``ten`` is the mean over the four corners, the centre and their mirror images (torchvision's
+            TenCrop); ``full`` is the whole resized image, without a crop.
         tiles: rows and columns of a grid of equal parts, each resized to the input size and embedded; or ``None``.
 
     Raises:
-        UserError: unknown or repeated names, or two wishes that do not go together.
+        UserError: a name is unknown or repeated, or two options exclude each other.
     """
 
     layers: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Outputs:
         for option, chosen, known in (
             ("layers", self.layers, STAGES),
             ("maps", self.maps, STAGES),
-            ("heads", self.heads, tuple(HEADS)),
+            ("heads", self.heads, tuple(HEAD_PARTS)),
             ("crops", (self.crops,), CROPS),
         ):
             if unknown := [name for name in chosen if name not in known]:
@@ -63,47 +63,50 @@ class Outputs:
             raise UserError("--maps with --crops ten would be a mean over ten places: leave one of them away")
         if self.maps and self.crops == "full":
             raise UserError("--maps with --crops full would have another shape for each image: leave one of them away")
-        if self.tiles is not None and (min(self.tiles) < 1 or self.tiles[0] * self.tiles[1] > _MOST_TILES):
-            raise UserError(f"--tiles {self.tiles[0]}x{self.tiles[1]}: give from 1x1 to {_MOST_TILES} tiles in all")
+        if self.tiles is not None and (min(self.tiles) < 1 or self.tiles[0] * self.tiles[1] > _MAX_TILES):
+            raise UserError(f"--tiles {self.tiles[0]}x{self.tiles[1]}: give from 1x1 to {_MAX_TILES} tiles in all")
 
     @property
-    def only_torch(self) -> str | None:
-        """The first option among these that only the torch engine can do."""
+    def torch_only(self) -> str | None:
+        """The first of these options that only the torch backend supports; ``None`` if ONNX Runtime supports all."""
         full = self.crops == "full"
         return "--layers" if self.layers else "--maps" if self.maps else "--crops full" if full else None
 
     @property
-    def crop_views(self) -> int:
-        """How many crops make the embedding."""
+    def crop_count(self) -> int:
+        """Number of crops that the embedding is averaged over."""
         return 10 if self.crops == "ten" else 1
 
     @property
     def views(self) -> int:
-        """How many pictures of an image the network sees."""
-        return self.crop_views + (self.tiles[0] * self.tiles[1] if self.tiles else 0)
+        """Number of crops and tiles of an image that pass through the network."""
+        return self.crop_count + (self.tiles[0] * self.tiles[1] if self.tiles else 0)
 
-    def of_checkpoint(self, parts: Collection[str], name: str) -> Outputs:
-        """With ``logits`` where there is a classifier.
+    def for_checkpoint(self, parts: Collection[str], name: str) -> Outputs:
+        """Check the heads against a checkpoint, and add ``logits`` where it has a classifier.
 
         Args:
-            parts: the checkpoint's, as ``zoo.models.head_spec.PARTS``.
-            name: of the model.
+            parts: the checkpoint's heads, of ``zoo.models.head_spec.PARTS``.
+            name: name of the model for messages.
 
         Raises:
-            UserError: a head is wanted that the checkpoint does not have.
+            UserError: the checkpoint lacks a requested head.
         """
-        there = [head for head, needed in HEADS.items() if set(needed) <= set(parts)]
-        if missing := [head for head in self.heads if head not in there]:
-            raise UserError(f"--heads {missing[0]}: {name} has {' and '.join(there) or 'no heads'}")
-        return replace(self, heads=(*self.heads, *({"logits"} & set(there) - set(self.heads))))
+        available = [head for head, needed in HEAD_PARTS.items() if set(needed) <= set(parts)]
+        if missing := [head for head in self.heads if head not in available]:
+            raise UserError(f"--heads {missing[0]}: {name} has {' and '.join(available) or 'no heads'}")
+        return replace(self, heads=(*self.heads, *({"logits"} & set(available) - set(self.heads))))
 
-    def alone(self) -> Outputs:
-        """The embedding and nothing else, of the same crops."""
+    def embedding_only(self) -> Outputs:
+        """Return the same crops without any other output."""
         return Outputs(crops=self.crops)
 
 
+EMBEDDING_ONLY = Outputs()
+
+
 def grid(text: str) -> tuple[int, int]:
-    """``"2x3"`` as two rows of three columns. UserError: not of that form."""
+    """Parse ``"2x3"`` as two rows of three columns. Raises UserError for text of another form."""
     numbers = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})", text)
     if numbers is None:
         raise UserError(f"--tiles takes ROWSxCOLUMNS, such as 2x3, not {text!r}")

@@ -1,11 +1,11 @@
-"""Runs a network on torch, and taps its stages."""
+"""Run a network on torch, and collect the features of its stages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,14 @@ from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
 
 
 class TorchEngine:
-    """The torch module, on CPU or GPU, in fp32 or under bf16 autocast.
+    """A torch module on a CPU or GPU, in fp32 or under bf16 autocast.
 
-    In fp32 on the CPU what runs is a copy with its batch norms folded, where that gives the same features to 1e-5;
-    ``model`` stays as it was.
+    In fp32 on a CPU it runs a copy with folded batch norms, if that copy gives the same features to 1e-5; ``model``
+    itself stays unchanged.
     """
 
     backend = "torch"
@@ -35,7 +36,7 @@ class TorchEngine:
         self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dim = int(model.num_features)  # type: ignore[arg-type]
         self.versions = {p: version(p) for p in ("torch", "timm")}
-        self._runs: nn.Module | None = None
+        self._folded: nn.Module | None = None
         self._mean, self._std = (
             torch.tensor(v, device=device).mul(255)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
         )
@@ -47,18 +48,18 @@ class TorchEngine:
     def stages(
         self, pixels: NDArray[np.uint8], layers: Sequence[str] = (), maps: Sequence[str] = ()
     ) -> dict[str, NDArray[np.float32]]:
-        """``embedding``, and of stages ``layer1`` to ``layer4``, tapped on the way.
+        """Return ``embedding`` [N, D] and the features of stages, of one forward pass.
 
         Args:
             pixels: uint8 [N, H, W, 3], RGB, of any size.
-            layers: as ``layer3``: float32 [N, C], averaged over the map.
-            maps: as ``layer3_map``: float32 [N, C, H, W].
+            layers: stages to return averaged over height and width: ``layer3`` gives float32 [N, C].
+            maps: stages to return in full: ``layer3`` gives ``layer3_map``, float32 [N, C, H, W].
         """
         torch = self._torch
         found: dict[str, Tensor] = {}
 
-        def tap(network: nn.Module, name: str) -> Any:
-            def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        def hook(network: nn.Module, name: str) -> RemovableHandle:
+            def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
                 if name in layers:
                     found[name] = output.float().mean((2, 3))
                 if name in maps:
@@ -73,23 +74,27 @@ class TorchEngine:
         ):
             network = self._network()
             for name in dict.fromkeys((*layers, *maps)):
-                hooks.callback(tap(network, name).remove)
-            # NHWC bytes seen as NCHW are channels_last already: no copy but the conversion to float
+                hooks.callback(hook(network, name).remove)
+            # NHWC bytes viewed as NCHW are channels_last already: the conversion to float is the only copy
             x = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
             found[EMBEDDING] = network(x)
         return {name: values.float().cpu().contiguous().numpy() for name, values in found.items()}
 
     def _network(self) -> nn.Module:
-        if self._runs is None:
-            from zoo.models.fuse_bn import folded
+        if self._folded is None:
+            from zoo.models.fuse_bn import fold_batch_norms
 
-            plain = self.device == "cpu" and self.precision == "fp32"
-            self._runs = (folded(self.model) if plain else None) or self.model
-        return self._runs
+            can_fold = self.device == "cpu" and self.precision == "fp32"
+            self._folded = (fold_batch_norms(self.model) if can_fold else None) or self.model
+        return self._folded
 
 
 def torch_device(device: str | None) -> str:
-    """``None`` is the first GPU (CUDA, else Apple's MPS), else the CPU. UserError: not usable here."""
+    """Return a usable torch device; ``None`` is the first GPU (CUDA, else Apple's MPS), else the CPU.
+
+    Raises:
+        UserError: the device is not usable here.
+    """
     import torch
 
     if device is None:
@@ -102,7 +107,7 @@ def torch_device(device: str | None) -> str:
 
 
 def _stage(network: nn.Module, name: str) -> nn.Module:
-    """By the name torchvision and timm's ``resnet50`` have for it; timm's ``resnetv2_50`` counts ``stages`` from 0."""
+    """Return ``layer1`` ... ``layer4``, which timm's ``resnetv2_50`` calls ``stages.0`` ... ``stages.3``."""
     if hasattr(network, name):
         return network.get_submodule(name)
     return network.get_submodule(f"stages.{int(name.removeprefix('layer')) - 1}")

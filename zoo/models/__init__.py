@@ -1,1 +1,1 @@
-"""zoo/models."""
+"""Networks and their files: the registry, timm's ResNets, heads, checkpoint folders; no network access."""

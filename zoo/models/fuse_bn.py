@@ -1,25 +1,24 @@
-"""Batch norm folded into the convolution before it, for inference: one pass over the activations less per layer."""
+"""Fold batch norms into the convolutions before them, for inference: each saves one pass over the activations."""
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-EXACT = 1e-5  # relative, max|difference| / max|reference|
-_SIDE = 64  # of the image the pairs are found with
+MAX_ERROR = 1e-5  # allowed max|difference| / max|reference| of the folded network's features
+_SIDE = 64  # pixels of the image that the network is traced with
 
 
-def folded(model: nn.Module) -> nn.Module | None:
-    """A copy of an encoder in eval mode, on the CPU, whose batch norms are part of its convolutions.
+def fold_batch_norms(model: nn.Module) -> nn.Module | None:
+    """Return a copy of an encoder, in eval mode on the CPU, with its batch norms folded into its convolutions.
 
-    The pairs are found by running it: a batch norm whose input is the very tensor that a convolution gave. The
-    result counts only if it gives the same features to ``EXACT``.
+    Running the network finds the pairs: a batch norm belongs to the convolution whose output tensor is its input.
 
     Returns:
-        None where it does not, or where there was nothing to fold.
+        ``None`` where there is nothing to fold, or where the folded copy's features differ by more than ``MAX_ERROR``.
     """
     import torch
     from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -36,37 +35,37 @@ def folded(model: nn.Module) -> nn.Module | None:
     for conv, norm in pairs:
         fused = fuse_conv_bn_eval(conv, norm)
         conv.weight, conv.bias = fused.weight, fused.bias
-        _replace(twin, names[norm], _rest_of(norm))
+        _replace(twin, names[norm], _without_norm(norm))
     twin = twin.to(memory_format=torch.channels_last)
     with torch.inference_mode():
         difference = (twin(image) - expected).abs().max() / expected.abs().max()
-    return twin if bool(difference <= EXACT) else None
+    return twin if bool(difference <= MAX_ERROR) else None
 
 
 def _pairs(model: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     import torch
     from torch import nn
 
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is kept, so that no other one gets its id
-    found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors: a freed one's id could be used again
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
-    def see(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
-            made[id(output)] = (module, output)
-        elif isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in made:
-            found.append((made[id(inputs[0])][0], module))
+            outputs[id(output)] = (module, output)
+        elif isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in outputs:
+            pairs.append((outputs[id(inputs[0])][0], module))
 
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
-    hooks = [layer.register_forward_hook(see) for layer in layers]
+    hooks = [layer.register_forward_hook(record) for layer in layers]
     with torch.inference_mode():
         model(image)
     for hook in hooks:
         hook.remove()
-    return found
+    return pairs
 
 
-def _rest_of(norm: nn.BatchNorm2d) -> nn.Module:
-    """What timm's ``BatchNormAct2d`` does besides normalising; nothing for a plain batch norm."""
+def _without_norm(norm: nn.BatchNorm2d) -> nn.Module:
+    """Return the dropout and activation of timm's ``BatchNormAct2d``; the identity for a plain batch norm."""
     from torch import nn
 
     parts = [getattr(norm, part) for part in ("drop", "act") if isinstance(getattr(norm, part, None), nn.Module)]

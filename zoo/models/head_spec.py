@@ -1,14 +1,13 @@
-"""Heads as data: the layers of a projector, predictor or classifier, read off a state dict, and built again.
+"""Heads as data: read the layers of a projector, predictor or classifier off a state dict, and build them again.
 
-A layout is a list, a layer each: ``["linear", inputs, outputs, bias]``, ``["batch_norm", channels, affine]`` or
-``["relu"]``. The state dict is that of an ``nn.Sequential`` of these layers.
+A layout is a list with one entry per layer: ``["linear", inputs, outputs, bias]``, ``["batch_norm", channels, affine]``
+or ``["relu"]``. The state dict is that of an ``nn.Sequential`` of these layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,20 +16,20 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 
-Layout = list[list[Any]]
+Layout = list[list[object]]
 PARTS = ("projector", "predictor", "classifier", "prototypes")
 _MAX_LAYERS = 16
 _MAX_CHANNELS = 1 << 20
 
 
 @dataclass(frozen=True)
-class Heads:
-    """What a method trained on top of the encoder, in eval mode; ``None`` where the method or the file has none.
+class EncoderHeads:
+    """Heads that a method trained on top of the encoder, in eval mode; ``None`` where the file has none.
 
     Attributes:
         projector: embedding [N, D] -> projection [N, P].
         predictor: projection [N, P] -> prediction [N, P] (BYOL, SimSiam).
-        classifier: embedding [N, D] -> logits [N, K], of a linear classifier trained along.
+        classifier: embedding [N, D] -> logits [N, K], a linear classifier trained along.
         prototypes: l2-normalised projection [N, P] -> scores [N, K] (SwAV).
     """
 
@@ -40,7 +39,7 @@ class Heads:
     prototypes: nn.Sequential | None = None
 
     def run(self, parts: Sequence[str], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the last of ``parts`` gives, each of them fed by the one before: float32 [N, D] -> [N, P]."""
+        """Apply ``parts`` one after the other: float32 [N, D] -> [N, P]."""
         values = torch.from_numpy(embeddings)
         with torch.inference_mode():
             for part in parts:
@@ -49,19 +48,19 @@ class Heads:
         found: NDArray[np.float32] = values.cpu().numpy()
         return found
 
-    def to(self, *args: Any, **kwargs: Any) -> Heads:
-        """All parts moved, as ``nn.Module.to`` does; returns itself."""
+    def to(self, device: str | torch.device) -> EncoderHeads:
+        """Move all parts to a device, in place; returns ``self``."""
         for part in PARTS:
             if (module := getattr(self, part)) is not None:
-                module.to(*args, **kwargs)
+                module.to(device)
         return self
 
 
 def read_layout(state: Mapping[str, Tensor]) -> Layout:
-    """The layers that a state dict of ``nn.Sequential`` belongs to; a number without tensors is a ReLU.
+    """Return the layout of an ``nn.Sequential``'s state dict; a position without tensors is a ReLU.
 
     Raises:
-        ValueError: a key or a shape that no such layer has.
+        ValueError: no such layer has this key or shape.
     """
     layers: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
@@ -70,7 +69,7 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
     return [_read_layer(layers.get(n)) for n in range(max(layers) + 1)]
 
 
-def _read_layer(tensors: Mapping[str, Tensor] | None) -> list[Any]:
+def _read_layer(tensors: Mapping[str, Tensor] | None) -> list[object]:
     if tensors is None:
         return ["relu"]
     if "running_mean" in tensors:
@@ -79,8 +78,8 @@ def _read_layer(tensors: Mapping[str, Tensor] | None) -> list[Any]:
     return ["linear", inputs, outputs, "bias" in tensors]
 
 
-def build_head(layout: Sequence[Sequence[Any]]) -> nn.Sequential:
-    """The module of a layout, in eval mode.
+def build_head(layout: Sequence[Sequence[object]]) -> nn.Sequential:
+    """Build the module of a layout, in eval mode; the layout comes from a file and is not trusted.
 
     Raises:
         UserError: the layout holds anything but these layers in sensible sizes.
@@ -93,15 +92,16 @@ def build_head(layout: Sequence[Sequence[Any]]) -> nn.Sequential:
         raise UserError(f"heads: a layout that this version does not understand ({error})") from None
 
 
-def _build_layer(kind: str, *sizes: Any) -> nn.Module:
-    if any(not 0 <= int(size) <= _MAX_CHANNELS for size in sizes):
+def _build_layer(kind: object, *sizes: object) -> nn.Module:
+    numbers = [size for size in sizes if isinstance(size, int) and 0 <= size <= _MAX_CHANNELS]
+    if len(numbers) < len(sizes):
         raise ValueError(f"{kind} of {sizes}")
     if kind == "linear":
-        inputs, outputs, bias = sizes
-        return nn.Linear(int(inputs), int(outputs), bias=bool(bias))
+        inputs, outputs, bias = numbers
+        return nn.Linear(inputs, outputs, bias=bool(bias))
     if kind == "batch_norm":
-        channels, affine = sizes
-        return nn.BatchNorm1d(int(channels), eps=1e-5, affine=bool(affine))  # 1e-5 in every official code
+        channels, affine = numbers
+        return nn.BatchNorm1d(channels, eps=1e-5, affine=bool(affine))  # 1e-5 in every official code
     if kind == "relu" and not sizes:
         return nn.ReLU()
     raise ValueError(f"unknown layer {kind!r}")

@@ -1,4 +1,7 @@
-"""Projectors and predictors, as the official codes build them. All take and give float [N, D]."""
+"""Projectors and predictors as the official codes build them; all map float [N, dim_in] to [N, dim_out].
+
+[B] is the BYOL paper (arXiv 2006.07733), [S] the SimSiam paper (arXiv 2011.10566).
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,11 @@ def byol_mlp(dim_in: int, hidden: int = 4096, dim_out: int = 256) -> nn.Sequenti
 def simsiam_projector(dim_in: int, dim_out: int = 2048, layers: int = 3, hidden: int | None = None) -> nn.Sequential:
     """SimSiam's projector: BN after every Linear, ReLU after all but the last, the last BN without affine.
 
-    ``layers`` is 3 for ImageNet and 2 for CIFAR-10 ([S] app. D); hidden layers keep ``dim_in`` if not told otherwise
-    (official ``builder.py``). The last Linear has a bias that is frozen ("hack: not use bias as it is followed by BN").
+    The last Linear has a frozen bias (official ``builder.py``: "hack: not use bias as it is followed by BN").
+
+    Args:
+        layers: 3 for ImageNet and 2 for CIFAR-10 ([S] app. D).
+        hidden: width of the hidden layers; ``None`` keeps ``dim_in``.
     """
     modules: list[nn.Module] = []
     hidden, width = hidden or dim_in, dim_in
@@ -39,9 +45,9 @@ def simsiam_predictor(dim: int = 2048, hidden: int = 512) -> nn.Sequential:
 
 
 def simclr_projector(dim_in: int, dim_out: int = 128, layers: int = 2) -> nn.Sequential:
-    """SimCLR's head: Linear and BN per layer, ReLU after all but the last, whose BN has no bias.
+    """SimCLR's head (official ``model.py``): Linear and BN per layer, ReLU after all but the last, no last BN bias.
 
-    Official ``model.py``. Hidden layers keep ``dim_in``; weights start from N(0, .01^2).
+    Hidden layers keep ``dim_in``; weights are initialised from N(0, .01^2).
     """
     modules: list[nn.Module] = []
     for layer in range(layers):
@@ -49,7 +55,7 @@ def simclr_projector(dim_in: int, dim_out: int = 128, layers: int = 2) -> nn.Seq
         linear = nn.Linear(dim_in, dim_out if last else dim_in, bias=False)
         nn.init.normal_(linear.weight, std=0.01)
         modules += [linear, nn.BatchNorm1d(linear.out_features)] + ([] if last else [nn.ReLU(inplace=True)])
-    modules[-1].bias.requires_grad = False  # stays 0, as without one
+    modules[-1].bias.requires_grad = False  # it stays 0, which equals no bias
     return nn.Sequential(*modules)
 
 

@@ -1,7 +1,8 @@
-"""One ResNet, three ways to name its tensors: torchvision's (and timm's ``resnet50``), timm's ``resnetv2_50``, and
-detectron2's. Renaming is one to one, both ways, and values pass through untouched.
+"""Rename a ResNet's tensors between torchvision's names (also timm's ``resnet50``), timm's ``resnetv2_50`` names and
+detectron2's.
 
-``fc`` and ``num_batches_tracked`` are renamed too where the other side has a place for them.
+The mapping is one to one in both directions, and values pass through unchanged. ``fc`` and ``num_batches_tracked`` are
+renamed too.
 """
 
 from __future__ import annotations
@@ -26,27 +27,27 @@ _PARTS_OF_A_BLOCK = (
 
 
 def torchvision_to_resnetv2(state: Mapping[str, V]) -> dict[str, V]:
-    """Keys of torchvision's ResNets (and timm's ``resnet50``) to timm's ``resnetv2_50(preact=False)``; values as is."""
+    """Rename from torchvision's ResNets (and timm's ``resnet50``) to timm's ``resnetv2_50(preact=False)``."""
     return _rename(state, _TORCHVISION, _RESNETV2)
 
 
 def resnetv2_to_torchvision(state: Mapping[str, V]) -> dict[str, V]:
-    """The inverse of ``torchvision_to_resnetv2``."""
+    """Invert ``torchvision_to_resnetv2``."""
     return _rename(state, _RESNETV2, _TORCHVISION)
 
 
 def torchvision_to_detectron2(state: Mapping[str, V]) -> dict[str, V]:
-    """To detectron2's ``build_resnet_backbone`` (stem, res2 to res5), as its convert-torchvision tool names them."""
+    """Rename to detectron2's ``build_resnet_backbone`` (stem, res2 to res5), as its convert-torchvision tool does."""
     return _rename(state, _TORCHVISION, _DETECTRON2)
 
 
 def detectron2_to_torchvision(state: Mapping[str, V]) -> dict[str, V]:
-    """The inverse of ``torchvision_to_detectron2``."""
+    """Invert ``torchvision_to_detectron2``."""
     return _rename(state, _DETECTRON2, _TORCHVISION)
 
 
 def to_torchvision(state: Mapping[str, V]) -> dict[str, V] | None:
-    """From whichever of the three namings ``state`` has; ``None`` if it has none of them."""
+    """Rename from whichever of the three conventions ``state`` follows; ``None`` if it follows none of them."""
     if "conv1.weight" in state:
         return dict(state)
     if "stem.conv.weight" in state:
@@ -57,7 +58,7 @@ def to_torchvision(state: Mapping[str, V]) -> dict[str, V] | None:
 
 
 def _rename(state: Mapping[str, V], source: int, target: int) -> dict[str, V]:
-    # the longest first: detectron2's stem.conv1.norm. is no stem.conv1.
+    # longest first: detectron2's stem.conv1.norm. also begins with stem.conv1.
     beginnings = sorted(_BEGINNINGS, key=lambda row: -len(row[source]))
     parts = sorted(_PARTS_OF_A_BLOCK, key=lambda row: -len(row[source]))
 

@@ -1,56 +1,66 @@
-"""The table of models: name -> architecture, method, weights. Literal data; importing it imports no torch."""
+"""The table of models: name -> architecture, method, weights. It is literal data, and importing it imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypedDict
 
-from zoo.errors import UserError
+from zoo.errors import UserError, closest_name
 from zoo.transforms.preprocess import Preprocessing
+
+
+class ModelArgs(TypedDict, total=False):
+    """Arguments of ``timm.create_model`` that an architecture may set."""
+
+    preact: bool
+    layers: list[int]
+    channels: list[int]
+    width_factor: float
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A ResNet in timm's words.
+    """A ResNet as timm builds it.
 
     Attributes:
-        timm_name, model_args: for ``timm.create_model``.
+        timm_name, model_args: arguments of ``timm.create_model``.
         num_features: length of an embedding.
         parameters: number of trainable scalars of the encoder without a classifier.
-        padding: ``symmetric`` (PyTorch), ``same`` (TF, DeepMind's weights) or ``same-pool`` (SimCLR's: TF's in the
-            max-pool only).
+        padding: ``symmetric`` (PyTorch), ``same`` (TensorFlow; DeepMind's weights) or ``same-pool`` (TensorFlow's, in
+            the max-pool only; SimCLR's weights).
         stem: ``imagenet`` (7x7 convolution of stride 2, max-pool) or ``cifar`` (3x3 of stride 1, no pool: for images
             of about 32 pixels; SimCLR app. B.9, SimSiam app. D).
-        project_first: the first block's shortcut has a projection although no width changes there (DeepMind's
-            R18 and R34); of timm's ``resnet18`` and ``resnet34`` only.
+        project_first: the first block's shortcut has a projection although no width changes there, as in DeepMind's
+            R18 and R34; only for timm's ``resnet18`` and ``resnet34``.
     """
 
     timm_name: str
     num_features: int
     parameters: int
-    model_args: Mapping[str, Any] = field(default_factory=dict)
+    model_args: ModelArgs = field(default_factory=ModelArgs)
     padding: str = "symmetric"
     stem: str = "imagenet"
     project_first: bool = False
 
 
-_WIDE = {"preact": False}
 ARCHITECTURES: Mapping[str, Architecture] = {
-    # narrow and shallow, for ablations and tests on a CPU; no published network
+    # narrow and shallow, for ablations and tests on a CPU; not a published network
     "r10": Architecture("resnet18", 256, 1_246_336, {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]}),
     "r18": Architecture("resnet18", 512, 11_176_512),
     "r50": Architecture("resnet50", 2048, 23_508_032),
-    "r50x2": Architecture("resnetv2_50", 4096, 93_907_072, _WIDE | {"width_factor": 2}),
-    "r50x4": Architecture("resnetv2_50", 8192, 375_378_176, _WIDE | {"width_factor": 4}),
-    "r50x5": Architecture("resnetv2_50", 10240, 586_450_240, _WIDE | {"width_factor": 5}),
+    "r50x2": Architecture("resnetv2_50", 4096, 93_907_072, {"preact": False, "width_factor": 2}),
+    "r50x4": Architecture("resnetv2_50", 8192, 375_378_176, {"preact": False, "width_factor": 4}),
+    "r50x5": Architecture("resnetv2_50", 10240, 586_450_240, {"preact": False, "width_factor": 5}),
     "r200": Architecture("resnet200", 2048, 62_624_832),
-    "r200x2": Architecture("resnetv2_50", 4096, 250_128_512, _WIDE | {"layers": [3, 24, 36, 3], "width_factor": 2}),
+    "r200x2": Architecture(
+        "resnetv2_50", 4096, 250_128_512, {"preact": False, "layers": [3, 24, 36, 3], "width_factor": 2}
+    ),
 }
 
 IMAGENET_224 = Preprocessing(input_size=224, resize=256)
 BYOL_224 = replace(IMAGENET_224, resizing="byol")  # deepmind-research byol/utils/dataset.py: 224 / (224 + 32)
-# torchvision's Resize(256) as it comes, and it comes bilinear: simsiam and moco main_lincls.py, swav eval_linear.py
+# torchvision's default Resize(256) is bilinear: simsiam and moco main_lincls.py, swav eval_linear.py
 FAIR_224 = replace(IMAGENET_224, interpolation="bilinear")
 SWAV_224 = replace(FAIR_224, std=(0.228, 0.224, 0.225))
 # simclr data_util.py: CROP_PROPORTION .875 is 224 / 256; [0, 1] as it is
@@ -59,13 +69,13 @@ SIMCLR_224 = replace(IMAGENET_224, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), re
 
 @dataclass(frozen=True)
 class Score:
-    """A published number.
+    """A published score.
 
     Attributes:
         value: percent.
-        protocol: what was measured.
-        where: who published it.
-        verified: whether it was read there, or only remembered.
+        protocol: name of the measurement.
+        where: publication.
+        verified: True if the number was looked up there, False if it was only remembered.
     """
 
     value: float
@@ -80,13 +90,14 @@ class Weights:
 
     Attributes:
         location: ``bundled:FILE`` for a file of ``zoo/bundled``, or the URL of an official file.
-        sha256: of that file; ``None`` where nobody could verify it yet: it is then recorded on first use.
-        licence, source: SPDX name and where it stands.
-        kind: whose file it is, for ``zoo.convert``; ``None`` of a bundled one.
-        max_megabytes: a download that is larger is refused.
-        scores: published of these weights.
-        preprocessing: what the weights were evaluated with.
+        sha256: hash of that file; ``None`` where nobody could verify it yet: the first use then records it.
+        licence: SPDX name.
+        source: project that published the weights.
+        preprocessing: transform that the weights were evaluated with.
         padding: see ``Architecture``.
+        kind: format of the official file, a key of ``zoo.convert.convert.KINDS``; ``None`` for a bundled file.
+        max_megabytes: size limit of the download in 10**6 bytes.
+        scores: published scores of these weights.
         selection: how the recipe was chosen and on which images, for the card.
     """
 
@@ -103,20 +114,20 @@ class Weights:
 
     @property
     def bundled(self) -> bool:
-        """Whether the file ships with the package."""
+        """True if the file ships with the package."""
         return self.location.startswith("bundled:")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A name of the zoo.
+    """One name of the zoo.
 
     Attributes:
         method: ``byol``, ``simsiam``, ``simclr``, ``moco`` or ``swav``.
         architecture: key of ``ARCHITECTURES``.
-        recipe: the ``zoo-train`` recipe that produces weights as the first tag; empty where there is none.
-        weights: by tag, the first is the default; empty where none were released.
-        scores: published of this architecture and method, whatever weights.
+        recipe: ``zoo-train`` recipe that produces such weights; empty where there is none.
+        weights: released weights by tag; the first tag is the default.
+        scores: published scores of this architecture and method that belong to none of these weights.
     """
 
     name: str
@@ -128,7 +139,7 @@ class ModelSpec:
 
     @property
     def default_tag(self) -> str | None:
-        """The tag that the bare name means, ``None`` without released weights."""
+        """The tag that the bare name stands for; ``None`` without released weights."""
         return next(iter(self.weights), None)
 
 
@@ -151,7 +162,7 @@ def _deepmind(file: str, megabytes: int, *scores: Score, part: str = "") -> Weig
 
 
 def _deepmind_ablations() -> dict[str, Weights]:
-    """The twelve files of figure 3 of the paper: 300 epochs, without their scores, which stand there as a curve."""
+    """The twelve files of the paper's figure 3 (300 epochs); it shows their scores as a curve, hence none here."""
     names = ["baseline", *(f"batchsize_{n}" for n in (2048, 1024, 512, 256, 128, 64))]
     names += ["no_grayscale", "no_color", "crop_and_blur_only", "crop_only", "crop_and_color_only"]
     part = ", ablations of the paper's figure 3: 300 epochs"
@@ -348,22 +359,20 @@ MODELS: Mapping[str, ModelSpec] = {
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """``byol_r50.deepmind_in1k`` -> (``byol_r50``, ``deepmind_in1k``); the tag is ``None`` where none is given."""
+    """Split ``byol_r50.deepmind_in1k`` into (``byol_r50``, ``deepmind_in1k``); without a tag it is ``None``."""
     base, _, tag = name.partition(".")
     return base, tag or None
 
 
 def find(name: str) -> ModelSpec:
-    """The entry of ``NAME`` or ``NAME.tag``.
+    """Return the entry of ``NAME`` or ``NAME.tag``.
 
     Raises:
-        UserError: unknown name; the message gives the nearest one.
+        UserError: the name is unknown; the message gives the closest one.
     """
-    from difflib import get_close_matches
-
     base, _ = split_name(name)
     if base in MODELS:
         return MODELS[base]
-    near = get_close_matches(base, MODELS, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}? " if near else ""
+    closest = closest_name(base, MODELS, cutoff=0.4)
+    hint = f"did you mean {closest}? " if closest else ""
     raise UserError(f"unknown model {name!r}: {hint}`zoo list` shows all names")

@@ -1,11 +1,9 @@
-"""Builds the encoders: timm's ResNets for a depth, a width, a stem and a padding.
+"""Build the encoders: timm's ResNets for a depth, a width, a stem and a padding.
 
-No ResNet of our own: what timm builds is what torch.hub, timm's and transformers' hub loaders and ONNX share.
+The networks are timm's, so that torch.hub, timm's and transformers' hub loaders and ONNX share one implementation.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -13,10 +11,12 @@ from zoo.models.registry import Architecture
 
 
 def build_encoder(architecture: Architecture, *, zero_init_residual: bool = False) -> nn.Module:
-    """A randomly initialised encoder: float [N, 3, H, W], normalised -> [N, D], the pooled last features.
+    """Build a randomly initialised encoder: normalised float [N, 3, H, W] -> pooled features [N, D].
 
-    ``zero_init_residual`` sets the last BN gamma of each block to 0 (SimSiam's official code; BYOL's paper used 1).
-    Draws from torch's global generator: seed it first for a reproducible network.
+    The weights come from torch's global generator: seed it first for a reproducible network.
+
+    Args:
+        zero_init_residual: set the last BN gamma of each block to 0 (SimSiam's official code; BYOL's paper used 1).
     """
     import timm
 
@@ -37,12 +37,12 @@ def build_encoder(architecture: Architecture, *, zero_init_residual: bool = Fals
 
 
 def _shrink_stem(encoder: nn.Module) -> None:
-    """Puts a 3x3 convolution of stride 1 in the place of the 7x7 one and its pool, initialised as timm does."""
+    """Replace the 7x7 convolution and its pool by a 3x3 convolution of stride 1, initialised as timm does."""
     parent, convolution, pool = (
         (encoder.stem, "conv", "pool") if hasattr(encoder, "stem") else (encoder, "conv1", "maxpool")
     )
     width = getattr(parent, convolution).out_channels
-    # padding 1 is also what TF's 'SAME' gives a stride of 1
+    # at stride 1 TensorFlow's 'SAME' padding is 1 too
     small = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
     setattr(parent, convolution, small)
@@ -50,9 +50,9 @@ def _shrink_stem(encoder: nn.Module) -> None:
 
 
 def _pad_as_tensorflow(encoder: nn.Module, *, convolutions: bool) -> None:
-    """Strided layers become timm's same-padded ones: TF pads by what the input size needs, more at the bottom right.
+    """Replace strided layers by timm's same-padded ones: TensorFlow pads as the input size needs, more at the end.
 
-    1x1 kernels need no padding, and at stride 1 both paddings are the same: those layers stay as they are.
+    Layers with 1x1 kernels need no padding, and at stride 1 both paddings are equal: they stay as they are.
     """
     from timm.layers.conv2d_same import Conv2dSame
     from timm.layers.pool2d_same import MaxPool2dSame
@@ -70,6 +70,7 @@ def _pad_as_tensorflow(encoder: nn.Module, *, convolutions: bool) -> None:
 
 
 def _project_first(encoder: nn.Module) -> None:
+    """Add a projection to the shortcut of the first block."""
     from timm.models.resnet import downsample_conv
 
     block = encoder.get_submodule("layer1.0")
@@ -78,19 +79,11 @@ def _project_first(encoder: nn.Module) -> None:
     block.downsample = downsample_conv(channels, channels, kernel_size=1)
 
 
-def preactivation_family(architecture: Architecture) -> Architecture:
-    """The same network spelt as timm's ``resnetv2_50(preact=False)``, the family that takes a width and TF padding."""
-    if architecture.timm_name == "resnetv2_50":
-        return architecture
-    layers = {"resnet50": [3, 4, 6, 3], "resnet200": [3, 24, 36, 3]}[architecture.timm_name]
-    return replace(architecture, timm_name="resnetv2_50", model_args={"preact": False, "layers": layers})
-
-
 def count_parameters(module: nn.Module) -> int:
-    """Number of trainable scalars."""
+    """Return the number of scalars in the parameters."""
     return sum(p.numel() for p in module.parameters())
 
 
 def encoder_state(module: nn.Module) -> dict[str, Tensor]:
-    """State without ``num_batches_tracked``: inference does not read it, and the official files lack it."""
+    """Return the state dict without BN's ``num_batches_tracked``, which inference does not read."""
     return {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from zoo.errors import UserError, reason_of
 from zoo.models.registry import Architecture
@@ -12,13 +13,18 @@ from zoo.models.registry import Architecture
 if TYPE_CHECKING:
     from torch import Tensor
 
+V = TypeVar("V")
+
 
 def check_state(state: Mapping[str, Tensor], architecture: Architecture, what: str) -> None:
-    """Refuses tensors that are not exactly an encoder's; the network is not allocated for that.
+    """Compare a state dict with the encoder of an architecture; the network's memory is not allocated for that.
+
+    Args:
+        what: name of the weights for messages.
 
     Raises:
-        UserError: missing or extra keys, other shapes, values that are not finite, or an architecture that states
-            another length of embedding than it has.
+        UserError: keys are missing or unknown, shapes differ, values are not finite, or the architecture states
+            another number of features than its network has.
     """
     import torch
 
@@ -33,25 +39,28 @@ def check_state(state: Mapping[str, Tensor], architecture: Architecture, what: s
     require_finite(state, what)
 
 
-def without_counters(shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """BN's ``num_batches_tracked`` aside: inference does not read it, and the official files lack it."""
+def without_counters(shapes: Mapping[str, V]) -> dict[str, V]:
+    """Drop BN's ``num_batches_tracked``: inference does not read it, and the official files lack it."""
     return {k: v for k, v in shapes.items() if not k.endswith("num_batches_tracked")}
 
 
-def require_equal(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
-    if found != expected:
-        wrong = sorted(set(found.items()) ^ set(expected.items()))
-        keys = list(dict.fromkeys(k for k, _ in wrong))
+def require_equal(found: Mapping[str, object], expected: Mapping[str, object], what: str) -> None:
+    """Raise UserError where two mappings of keys to shapes differ; the message names the first such key."""
+    if keys := sorted({key for key, _ in found.items() ^ expected.items()}):
         raise UserError(f"{what} does not fit its architecture: {len(keys)} keys differ, first {keys[0]}")
 
 
 def require_finite(state: Mapping[str, Tensor], what: str) -> None:
+    """Raise UserError where a tensor holds a NaN or an infinity."""
     if bad := [k for k, v in state.items() if not bool(v.isfinite().all())]:
         raise UserError(f"{what} holds values that are not finite, first in {bad[0]}")
 
 
 def half_of(state: Mapping[str, Tensor], *, half: bool) -> dict[str, Tensor]:
-    """Contiguous float32; with ``half`` in float16 all but BN, whose running variances would lose small values."""
+    """Return contiguous float32 tensors; with ``half``, all but one-dimensional ones (BN, biases) in float16.
+
+    BN stays float32 because its running variances would lose their small values.
+    """
     import torch
 
     def converted(tensor: Tensor) -> Tensor:
@@ -63,34 +72,36 @@ def half_of(state: Mapping[str, Tensor], *, half: bool) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
+    """Read the tensors and the metadata of a safetensors file.
 
     Raises:
-        UserError: missing, truncated, or no safetensors.
+        UserError: the file is missing, truncated, or no safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except FileNotFoundError:
-        raise UserError(f"no weights at {path}") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path.name} is no safetensors file: {reason_of(error)}") from None
+    with _readable(path), safe_open(path, framework="pt") as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Of a safetensors file; imports no torch.
+    """Read the metadata of a safetensors file without importing torch.
 
     Raises:
-        UserError: missing, truncated, or no safetensors.
+        UserError: the file is missing, truncated, or no safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
+
+    with _readable(path), safe_open(path, framework="np") as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="np") as file:
-            return file.metadata() or {}
+        yield
     except FileNotFoundError:
         raise UserError(f"no weights at {path}") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path.name} is no safetensors file: {reason_of(error)}") from None
+        raise UserError(f"{path.name} is not a safetensors file: {reason_of(error)}") from None

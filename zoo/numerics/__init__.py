@@ -1,1 +1,1 @@
-"""zoo/numerics."""
+"""Arithmetic on arrays and tensors: random numbers, an optimiser, cosine search; touches no files."""

@@ -1,7 +1,7 @@
 """Random numbers as a pure function of (seed, stream, epoch, index): the same on any rank, worker count or resume.
 
-A counter-based generator: SplitMix64's finaliser (Steele et al. 2014, the constants are theirs) chained over the
-coordinates. Computed in numpy on the host, so CPU and GPU runs see the same draws.
+This is a counter-based generator: SplitMix64's finaliser (Steele et al. 2014, with their constants) chained over the
+coordinates. It runs in numpy on the host, so that CPU and GPU runs see the same draws.
 """
 
 from __future__ import annotations
@@ -21,11 +21,18 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def uniforms(
     seed: int, stream: int, epoch: int | NDArray[np.int64], indices: NDArray[np.int64], count: int
 ) -> NDArray[np.float64]:
-    """[len(indices), count] independent uniforms in [0, 1); row i depends on ``indices[i]`` and not on its place.
+    """Draw independent uniforms in [0, 1); row i depends on ``indices[i]``, not on its position.
 
-    ``stream`` separates the users of one seed (view 1, view 2, ...). ``epoch`` is that of all rows, or of each.
+    Args:
+        stream: separates the users of one seed (view 1, view 2, ...).
+        epoch: one number for all rows, or one for each row, [N].
+        indices: identifies each row, for example the image's number in the data set, [N].
+        count: draws per row.
+
+    Returns:
+        float64 [N, count].
     """
-    with np.errstate(over="ignore"):  # wrapping is the arithmetic meant
+    with np.errstate(over="ignore"):  # the arithmetic is modulo 2**64
         key = _mix(np.array([seed], np.uint64) + _GOLDEN_GAMMA)
         for coordinate in (stream, epoch):
             key = _mix(key ^ _mix(np.atleast_1d(coordinate).astype(np.uint64) + _GOLDEN_GAMMA))
@@ -35,5 +42,5 @@ def uniforms(
 
 
 def permutation(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
-    """The order of one epoch: a permutation of range(length)."""
+    """Return the order of one epoch: a permutation of ``range(length)``, int64 [length]."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(length)

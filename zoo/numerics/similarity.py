@@ -1,4 +1,4 @@
-"""Cosine similarity of embeddings: l2 normalisation and exact nearest-neighbour search, block by block."""
+"""Cosine similarity of embeddings: l2 normalisation and exact search in blocks of bounded memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 _BLOCK_BYTES = 32 * 1024 * 1024
 
 TopK = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Row numbers and their cosines, nearest first."""
+"""Row numbers int64 [k] and their cosines float32 [k], most similar first."""
 
 
 def l2_normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[N, D] -> [N, D] of length 1; NaN where a vector is not finite or has no direction."""
-    wide = vectors.astype(np.float64)  # squares of large float32 overflow
+    """Scale vectors float32 [N, D] to length 1; a vector that is zero or not finite becomes NaN."""
+    wide = vectors.astype(np.float64)  # the squares of large float32 overflow
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled = wide / np.linalg.norm(wide, axis=1, keepdims=True)
     scaled[~np.isfinite(scaled).all(axis=1)] = np.nan
@@ -24,40 +24,53 @@ def l2_normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class ExactSearch:
-    """Exact search over unit vectors float32 [rows, D], NaN where there is none."""
+    """Exact cosine search over unit vectors.
+
+    Args:
+        vectors: float32 [rows, D] of length 1, an array or a memory map; rows of NaN are never found.
+    """
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         self._vectors = vectors
 
     def search(self, queries: NDArray[np.float32], k: int) -> list[TopK]:
+        """Return the ``k`` most similar rows for each query, fewer where there are fewer; ties go to the first row.
+
+        Args:
+            queries: unit vectors float32 [Q, D].
+        """
         rows = np.empty((len(queries), 0), np.int64)
         scores = np.empty((len(queries), 0), np.float32)
-        # a block of vectors, or of its scores, which are sorted together with their rows
+        # the larger of a block's vectors and its scores, which are sorted together with their row numbers
         height = max(1, _BLOCK_BYTES // max(4 * self._vectors.shape[1], 32 * len(queries)))
         for start in range(0, len(self._vectors), height):
             block = queries @ self._vectors[start : start + height].T
             block[np.isnan(block)] = -np.inf
             scores = np.concatenate([scores, block], axis=1)
-            here = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
-            rows = np.concatenate([rows, here], axis=1)
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # of equal ones the first row
+            numbers = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
+            rows = np.concatenate([rows, numbers], axis=1)
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # stable: ties keep the order of the rows
             rows, scores = np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
         return [(r[s > -np.inf], s[s > -np.inf]) for r, s in zip(rows, scores, strict=True)]
 
     def at_least(
         self, queries: NDArray[np.float32], least: float
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
-        """Every pair of a query and a row with a cosine of at least ``least``, block by block of rows.
+        """Find every pair of a query and a row whose cosine is at least ``least``, one block of rows at a time.
+
+        Args:
+            queries: unit vectors float32 [Q, D].
 
         Yields:
-            Numbers of queries, rows and cosines, as many of each.
+            For each block: query numbers, row numbers and cosines, [P] each.
         """
         height = max(1, _BLOCK_BYTES // (4 * max(1, len(queries))))
         for start in range(0, len(self._vectors), height):
             block = queries @ self._vectors[start : start + height].T
-            found, rows = np.nonzero(block >= least)  # NaN is not
+            found, rows = np.nonzero(block >= least)  # False for NaN
             yield found, rows + start, block[found, rows]
 
     def vector(self, row: int) -> NDArray[np.float32] | None:
+        """Return a copy of one row, [D]; ``None`` where it is NaN."""
         found = np.array(self._vectors[row])
         return None if np.isnan(found).any() else found

@@ -1,8 +1,7 @@
-"""Makes the repository of a model that five loaders read, and puts it on a model hub as one commit.
+"""Build a model repository that five loaders read, and upload it to a model hub as one commit.
 
-The folder is that of ``zoo convert`` (``zoo.models.checkpoint_dir``) with an ONNX file, a card and scores beside it.
-It leaves
-this machine only after every loader that can be checked here gives the same embedding from it.
+The repository is the folder of ``zoo convert`` (``zoo.models.checkpoint_dir``) plus an ONNX file, a card and scores. It
+is uploaded only after every loader that can be checked here gives the same embedding.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from zoo.errors import UserError
 from zoo.hub import hf_download, hf_upload, weights
 from zoo.hub.weights import WeightFile
 from zoo.models import checkpoint_dir, registry
-from zoo.models.checkpoint_dir import Description
+from zoo.models.model_config import CONFIG, MODEL, ModelConfig, needs_import
 from zoo.publish.card.facts import SAME, SAME_PHOTOGRAPH, Agreement, Facts, Int8
 from zoo.publish.card.gather import hub_name, read_results, registry_facts, training_of
 from zoo.publish.card.render import render
@@ -31,6 +30,9 @@ from zoo.transforms.preprocess import PILLOW
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from onnx import ModelProto
+    from PIL.Image import Image
+    from torch import Tensor
 
     from zoo.inference.embedder import Embedder
 
@@ -39,13 +41,14 @@ _PHOTOGRAPHS = Path(__file__).parents[1] / "bundled" / "parity"
 
 
 @dataclass(frozen=True)
-class Result:
-    """A repository that was made.
+class PublishResult:
+    """A repository that was built.
 
     Attributes:
-        where: folder of a dry run, or the repository.
-        commit: the live revision, ``None`` for a dry run.
-        files: name -> bytes.
+        where: folder of a dry run, or URL of the repository.
+        commit: the live revision; ``None`` for a dry run.
+        files: sizes in bytes by name.
+        agreement: measured differences between the loaders.
     """
 
     where: str
@@ -63,22 +66,21 @@ def publish(
     revision: str | None = None,
     results: Path | None = None,
     int8: bool = True,
-) -> Result:
-    """Publishes a model as ``repository``, or writes what would be published into ``dry_run``.
+) -> PublishResult:
+    """Publish a model as ``repository``, or write the repository into the folder ``dry_run``.
 
     Args:
-        model: as ``zoo.load``'s ``name_or_path``: a name, a folder of ``zoo convert``, a file of ``zoo-train export``.
+        model: a name, a folder of ``zoo convert``, or a file of ``zoo-train export``, as for ``zoo.load``.
         repository: ``ORG/NAME``.
-        dry_run: a folder that does not exist or is empty; nothing is sent anywhere.
-        private: of a new repository.
+        dry_run: a folder that does not exist or is empty; nothing is uploaded.
+        private: create a new repository as private.
         revision: branch; default: the main one.
         results: folder with JSON of ``zoo evaluate`` for the card; a model of the registry has its own.
-        int8: also an int8 ONNX file, if its embeddings pass the gate of ``zoo.export.export``; the card says how it
-        went.
+        int8: add an int8 ONNX file if it passes its parity check; the card states the outcome.
 
     Raises:
-        UserError: no such weights, or they do not load strictly or are not finite; a loader gives another embedding;
-            and what ``zoo.hub.hf_upload.upload`` raises. What was live stays live, or is live again
+        UserError: there are no such weights, they do not load strictly or are not finite, a loader gives another
+            embedding, or the upload fails (``zoo.hub.hf_upload.upload``). The old revision stays live, or is live again
             unless the message says otherwise.
     """
     hf_download.Reference.parse(hf_download.PREFIX + repository)
@@ -91,24 +93,25 @@ def publish(
         files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
         if dry_run is not None:
             create_folder_exclusively(dry_run, partial(_fill_from, folder))
-            return Result(str(dry_run), None, files, agreement)
+            return PublishResult(str(dry_run), None, files, agreement)
         owned = [*checkpoint_dir.FILES, ONNX, ONNX_INT8, *(f"{SCORES}/{d}.yaml" for d in DATA_SETS)]
         message = f"{file.name}, by siamese-zoo"
         done = hf_upload.upload(folder, repository, message=message, private=private, revision=revision, owned=owned)
-        return Result(done.url, done.commit, files, agreement)
+        return PublishResult(done.url, done.commit, files, agreement)
 
 
 def build(
     file: WeightFile, folder: Path, repository: str, *, results: Path | None = None, int8: bool = True
 ) -> Agreement:
-    """Writes all files of the repository into ``folder`` and checks every loader on them.
+    """Write all files of the repository into ``folder``, and compare the loaders on them.
 
     Raises:
-        UserError: see ``publish``.
+        UserError: as ``publish``.
     """
-    from zoo.api import load
     from zoo.export.export import Variant, export_onnx, trace_core
+    from zoo.loading import load
 
+    # weights and config
     if file.folder is not None:
         checkpoint_dir.verify(file.folder)
         make_folder(folder)
@@ -116,14 +119,16 @@ def build(
             if (file.folder / name).exists():
                 shutil.copyfile(file.folder / name, folder / name)
     else:
-        checkpoint_dir.write(folder, _describe(file, repository), weights.load_encoder(file).state_dict())
-    embedder = load(folder, device="cpu")  # hashes, keys, shapes and finite values are checked here
-    agreement = check(file, folder, embedder)
+        checkpoint_dir.write(folder, _config(file, repository), weights.load_encoder(file).state_dict())
+    # the loaders, ONNX Runtime among them
+    embedder = load(folder, device="cpu")  # checks hashes, keys, shapes and finite values
+    agreement = compare_loaders(file, folder, embedder)
     core = trace_core(embedder)
     exported = export_onnx(embedder, folder / ONNX, Variant("crop"), photographs=photographs(), core=core)
     if not exported.parity <= SAME:
         raise UserError(f"model.onnx differs from torch by {exported.parity:.1e} (allowed {SAME:.0e}): not published")
     agreement = replace(agreement, onnx=exported.parity, int8=_int8(embedder, folder, core) if int8 else None)
+    # the card and the scores
     facts = replace(_facts(file, folder, repository, results), agreement=agreement)
     atomic_write_text(folder / CARD, render(facts))
     for name, text in evaluation_yaml(facts).items():
@@ -132,8 +137,8 @@ def build(
     return agreement
 
 
-def _int8(embedder: Embedder, folder: Path, core: Any) -> Int8:
-    """Writes the int8 file where it passes its gate; what became of it."""
+def _int8(embedder: Embedder, folder: Path, core: ModelProto) -> Int8:
+    """Write the int8 file if it passes its parity check; returns the outcome."""
     from zoo.export.export import INT8_COSINE, Variant, export_onnx
 
     try:
@@ -143,14 +148,14 @@ def _int8(embedder: Embedder, folder: Path, core: Any) -> Int8:
     return Int8(INT8_COSINE, exported.cosine, exported.photographs)
 
 
-def check(file: WeightFile, folder: Path, embedder: Embedder) -> Agreement:
-    """Compares the folder with its source, and timm's loader with ours; ONNX is not looked at.
+def compare_loaders(file: WeightFile, folder: Path, embedder: Embedder) -> Agreement:
+    """Compare the folder with its source, and timm's loader with ours; ONNX Runtime is compared elsewhere.
 
-    timm resizes photographs with Pillow. Of weights whose official code crops first, what that costs is measured, and
-    the gate holds timm's transform against Pillow's way.
+    timm resizes photographs with Pillow. For weights with TensorFlow's resize, the difference is measured for the card,
+    and timm's transform is checked against Pillow's resize.
 
     Raises:
-        UserError: a difference above ``SAME`` or, from the photograph, ``SAME_PHOTOGRAPH``.
+        UserError: a difference exceeds ``SAME``, or from the photograph ``SAME_PHOTOGRAPH``.
     """
     import timm
     import torch
@@ -159,26 +164,28 @@ def check(file: WeightFile, folder: Path, embedder: Embedder) -> Agreement:
 
     from zoo.inference.embedder import as_rgb
 
-    if checkpoint_dir.needs_import(checkpoint_dir.read(folder).architecture):
+    if needs_import(checkpoint_dir.read(folder).architecture):
         import zoo.timm_models  # noqa: F401
 
     images = [as_rgb(p) for p in photographs()]
     ours = embedder.embed_pixels(np.stack([embedder.preprocessing.pixels(i) for i in images]))
     x = torch.stack([embedder.transform(i) for i in images])
     with torch.inference_mode():
+        # the same pixels through the source's weights and through timm
         source = weights.load_encoder(file)(x).numpy()
         loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        same_pixels = loaded(x).numpy()
+        # the photographs through timm's transform, and resized in floating point
         transform = create_transform(**resolve_model_data_config(loaded))  # type: ignore[no-untyped-call]
-        same = loaded(x).numpy()
-        own = loaded(torch.stack([transform(i) for i in images])).numpy()
+        timm_transform = loaded(torch.stack([transform(i) for i in images])).numpy()
         floats = embedder.model(torch.stack([_resized_in_floats(embedder, i) for i in images])).numpy()
-    agreement = Agreement(len(images), _error(same, ours), _error(own, ours), _error(floats, ours))
+    agreement = Agreement(len(images), _error(same_pixels, ours), _error(timm_transform, ours), _error(floats, ours))
     pillow = replace(embedder.preprocessing, resizing=PILLOW)
     by_pillow = embedder.embed_pixels(np.stack([pillow.pixels(i) for i in images]))
     for what, error, allowed in (
         ("the folder", _error(ours, source), SAME),
         ("timm", agreement.timm, SAME),
-        ("timm with its own transform", _error(own, by_pillow), SAME_PHOTOGRAPH),
+        ("timm with its own transform", _error(timm_transform, by_pillow), SAME_PHOTOGRAPH),
     ):
         if not error <= allowed:
             raise UserError(f"{what} gives another embedding, by {error:.1e} (allowed {allowed:.0e}): not published")
@@ -186,16 +193,16 @@ def check(file: WeightFile, folder: Path, embedder: Embedder) -> Agreement:
 
 
 def photographs() -> list[Path]:
-    """The photographs that every check runs on; they ship with the package."""
+    """Return the photographs of the comparisons; they ship with the package."""
     return sorted(_PHOTOGRAPHS.glob("*.jpg"))
 
 
 def _locate(model: str | Path) -> WeightFile:
     path = Path(model)
-    if path.suffix in (".pt", ".pth") or (path.is_dir() and not (path / checkpoint_dir.CONFIG).exists()):
+    if path.suffix in (".pt", ".pth") or (path.is_dir() and not (path / CONFIG).exists()):
         raise UserError(
-            f"{model} is no model of the zoo yet: `zoo-train export {model} --out encoder.safetensors` for a training "
-            "run, `zoo convert` for an official file, then publish what they write"
+            f"{model} is not a model of the zoo yet: `zoo-train export {model} --out encoder.safetensors` for a "
+            "training run, `zoo convert` for an official file, then publish what they write"
         )
     file = weights.locate(path if path.is_dir() else model)
     if file.path is None:
@@ -203,11 +210,11 @@ def _locate(model: str | Path) -> WeightFile:
     return file
 
 
-def _describe(file: WeightFile, repository: str) -> Description:
-    """Of a file without a folder: one that ships, by its name, or one of ``zoo-train export``, by the repository's."""
+def _config(file: WeightFile, repository: str) -> ModelConfig:
+    """Return the config for a lone file: bundled ones keep their name, a user's own takes the repository's."""
     base, tag = registry.split_name(file.name)
     known = base in registry.MODELS and tag is not None
-    return Description(
+    return ModelConfig(
         base if known else repository.partition("/")[2],
         tag if known else None,
         file.method,
@@ -219,27 +226,30 @@ def _describe(file: WeightFile, repository: str) -> Description:
 
 
 def _facts(file: WeightFile, folder: Path, repository: str, results: Path | None) -> Facts:
-    described = checkpoint_dir.read(folder)
-    base, tag = described.name, described.tag
-    common: dict[str, Any] = {
-        "repository": repository,
-        "sha256": described.sha256[checkpoint_dir.MODEL],
-        "hub_name": base if base in registry.MODELS else hub_name(described.method, described.architecture),
-        "heads": sorted(described.heads),
-        "architecture": described.architecture,
-    }
-    if results is not None:
-        common["results"] = read_results(results)
-    if base in registry.MODELS and tag in registry.MODELS[base].weights:
-        return replace(registry_facts(f"{base}.{tag}"), **common)
-    return Facts(
-        described.full_name,
-        described.method,
-        preprocessing=described.preprocessing,
-        licence=described.licence,
-        source=described.source,
-        training=training_of(file),
-        **common,
+    config = checkpoint_dir.read(folder)
+    base, tag = config.name, config.tag
+    registered = base in registry.MODELS
+    if registered and tag in registry.MODELS[base].weights:
+        facts = registry_facts(f"{base}.{tag}")
+    else:
+        facts = Facts(
+            config.full_name,
+            config.method,
+            config.architecture,
+            config.preprocessing,
+            config.licence,
+            config.source,
+            config.sha256[MODEL],
+            training=training_of(file),
+        )
+    return replace(
+        facts,
+        architecture=config.architecture,
+        sha256=config.sha256[MODEL],
+        repository=repository,
+        hub_name=base if registered else hub_name(config.method, config.architecture),
+        heads=sorted(config.heads),
+        results=facts.results if results is None else read_results(results),
     )
 
 
@@ -247,15 +257,15 @@ def _fill_from(folder: Path, to: Path) -> None:
     shutil.copytree(folder, to, dirs_exist_ok=True)
 
 
-def _resized_in_floats(embedder: Embedder, image: Any) -> Any:
-    """As ``Embedder.transform``, resized in floating point: by torch for Pillow, or as the official code does."""
+def _resized_in_floats(embedder: Embedder, image: Image) -> Tensor:
+    """Transform as ``Embedder.transform`` without rounding to bytes: with torch's resize, or with TensorFlow's."""
     import torch
     import torch.nn.functional as F
 
     preprocessing = embedder.preprocessing
     mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
-    if preprocessing.crop_first:
-        return (torch.from_numpy(preprocessing.levels(image)).permute(2, 0, 1) / 255 - mean) / std
+    if preprocessing.tf_bicubic:
+        return (torch.from_numpy(preprocessing.float_pixels(image)).permute(2, 0, 1) / 255 - mean) / std
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
     scale = preprocessing.resize / min(x.shape[-2:])
     size = [max(preprocessing.resize, int(side * scale)) for side in x.shape[-2:]]

@@ -55,8 +55,8 @@ def draw_features(model: str, data: Path, out: Path, *, device: str | None = Non
     labels = torch.from_numpy(train.labels)[rows]
     answers = knn.vote(similarity, labels, len(train.classes), knn.TEMPERATURE).numpy()
 
-    name = f"{embedder.about['model']} on {data.stem}"
-    stem = _file_stem(f"{embedder.about['model']}-{data.stem}")
+    name = f"{embedder.weights_info['model']} on {data.stem}"
+    stem = _file_stem(f"{embedder.weights_info['model']}-{data.stem}")
     grid, confusion, page = out / f"neighbours-{stem}.png", out / f"confusion-{stem}.png", out / f"map-{stem}.html"
     _draw_neighbours(train, test, rows.numpy(), similarity.numpy(), answers, grid)
     _draw_confusion(answers, test.labels, train.classes, f"{name}, kNN", confusion)

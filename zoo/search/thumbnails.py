@@ -20,7 +20,8 @@ from PIL import Image
 from zoo.embeddings.plan import Plan
 from zoo.errors import UserError
 from zoo.search.collection import Collection, Item
-from zoo.transforms.decode import MAX_PIXELS, UnreadableImage, decoded, read_bytes
+from zoo.transforms.decode import UnreadableImage, decoded, read_bytes
+from zoo.transforms.limits import MAX_PIXELS
 
 SMALL, LARGE = 240, 960  # longest side, pixels
 _CACHED = 2000  # small thumbnails in memory, about 10 kB each

@@ -1,1 +1,1 @@
-"""zoo/transforms."""
+"""Pixels only: decoding, resizing, cropping and normalising images; reads image bytes, no result files."""

@@ -1,14 +1,16 @@
-"""From a file to RGB pixels, or to a named reason why not: the only place where images are decoded.
+"""Decode image files to RGB pixels. zoo decodes images in this module and nowhere else.
 
-Rules, all recorded in every manifest (``DECODER``):
+Every manifest records these rules (``DECODER``):
 
-- JPEG (also MPO, which phones write), PNG, GIF, WebP, BMP and TIFF, recognised by content, not by name.
-- The EXIF orientation is applied. A broken EXIF block does not fail a good picture.
-- Transparency is laid over white. Of an animation the first frame is taken.
-- 16-bit gray is scaled by 1/257. 32-bit integers are read as 16-bit gray where all lie in 0..65535 and are
-  ``unsupported`` otherwise; so is floating point: such files do not say which value is white.
-- Colour profiles are not applied.
-- More pixels than ``max_pixels`` are refused before any is decoded, and truncated files are never completed.
+- JPEG (also MPO, which phones write), PNG, GIF, WebP, BMP and TIFF, recognised by content, not by file name.
+- The EXIF orientation is applied. An image with a broken EXIF block is still decoded.
+- Transparent pixels are composited over white. The first frame of an animation is used.
+- 16-bit gray is scaled by 1/257. 32-bit integers are read as 16-bit gray if all values lie in 0..65535, and are
+  ``unsupported`` otherwise. Floating-point pixels are ``unsupported``: the file does not say which value is white.
+- Colour profiles are ignored.
+- An image with more than ``max_pixels`` pixels is refused before it is decoded. A truncated file is never completed.
+
+A file that cannot be decoded raises ``UnreadableImage`` with a reason from a closed set.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import ctypes
 import io
 import logging
 import os
-import re
 import stat
 import threading
 import warnings
@@ -29,30 +30,30 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import PIL
 from PIL import Image, features
 
-from zoo.transforms.limits import MAX_BYTES as MAX_BYTES  # re-exported
-from zoo.transforms.limits import MAX_PIXELS as MAX_PIXELS
+from zoo.errors import reason_of
+from zoo.transforms.limits import MAX_BYTES, MAX_PIXELS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 Reason = Literal[
-    "missing",  # no such file (any more), or a link that leads nowhere
-    "no-permission",  # the file, or a folder, may not be read
+    "missing",  # no such file (any more), or a broken link
+    "no-permission",  # the file or its folder may not be read
     "not-a-file",  # a folder, FIFO, socket or device
     "io-error",  # the operating system failed to read it
-    "changed",  # not the file the plan saw: other size or modification time
+    "changed",  # size or modification time differ from the plan's
     "empty",  # no bytes
-    "too-large",  # more bytes or pixels than the ceiling
-    "not-an-image",  # none of the formats above
-    "unsupported",  # one of them, in a variant that cannot be shown as RGB
+    "too-large",  # more bytes or pixels than the limit
+    "not-an-image",  # none of the supported formats
+    "unsupported",  # a supported format, in a variant that has no RGB form
     "truncated",  # the end is missing
-    "corrupt",  # one of the formats, and its decoder refuses it
+    "corrupt",  # a supported format that its decoder refuses
 ]
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"))
-PILLOW_MAX_PIXELS = 2 * 89_478_485  # Pillow refuses more than this whatever the caller allows
+PILLOW_MAX_PIXELS = 2 * 89_478_485  # Pillow refuses more than this, whatever the caller allows
 DECODER = {
     "library": "Pillow",
     "version": PIL.__version__,
@@ -70,7 +71,7 @@ _SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II
 _WHITE = (255, 255, 255)
 _GRAY16 = [(value + 128) // 257 for value in range(65536)]
 _ORIENTATION_TAG = 0x0112
-_ORIENTATION_IN = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for it
+_ORIENTATION_KEYS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for it
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -81,23 +82,24 @@ _TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 _LARGE_PIXELS = 12_000_000
-_one_large_image = threading.Lock()
+_large_image_lock = threading.Lock()
 
-# What is wrong with a file is told by its reason, and nothing else about it is printed: without a handler
-# Python prints Pillow's errors about odd TIFF tags to stderr, and Pillow's libtiff prints there by itself.
+# A damaged file is reported by its reason alone. Without a log handler Python prints Pillow's errors about odd TIFF
+# tags to stderr, and libtiff inside Pillow prints there too.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 with suppress(OSError, AttributeError):  # a Pillow built with libtiff inside has no such symbol
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)  # type: ignore[attr-defined]
-# glibc hands blocks above 32 MiB back to the system as soon as they are freed. Of smaller ones, and Pillow's are 16,
-# every thread that ever held a large image would keep a heap full.
+# glibc returns blocks above 32 MiB to the system as soon as they are freed. Pillow's default blocks have 16 MiB: every
+# thread that ever held a large image would keep a heap full of them.
 Image.core.set_block_size(64 * 1024 * 1024)  # type: ignore[attr-defined]
 
 
 class UnreadableImage(Exception):
-    """A file that gives no pixels.
+    """A file that cannot be decoded to pixels.
 
-    ``reason`` is from the closed set ``Reason``; ``detail`` is one line of text that is the same for the same
-    bytes: no addresses, no absolute paths.
+    Attributes:
+        reason: one of ``Reason``.
+        detail: one line of text, the same for the same bytes: it holds no memory addresses and no absolute paths.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -107,15 +109,13 @@ class UnreadableImage(Exception):
 
 
 def read_bytes(path: bytes | str | os.PathLike[str], *, size: int | None = None, mtime_ns: int | None = None) -> bytes:
-    """All bytes of a regular file of at most ``MAX_BYTES``.
-
-    Never hangs on a FIFO, and opens no device.
+    """Return all bytes of a regular file of at most ``MAX_BYTES``; FIFOs and devices are refused unopened.
 
     Args:
-        size, mtime_ns: bytes and nanoseconds; where given, the file must be the one that had them.
+        size, mtime_ns: expected size in bytes and modification time in nanoseconds; ``None`` accepts any file.
 
     Raises:
-        UnreadableImage: every way in which it cannot be read.
+        UnreadableImage: the file cannot be read, or it is not the expected one.
     """
     with _opened(path) as (file, before):
         if (size, mtime_ns) != (None, None) and (before.st_size, before.st_mtime_ns) != (size, mtime_ns):
@@ -130,10 +130,13 @@ def read_bytes(path: bytes | str | os.PathLike[str], *, size: int | None = None,
 
 
 def read_part(path: bytes | str | os.PathLike[str], offset: int, length: int, *, mtime_ns: int) -> bytes:
-    """``length`` bytes, at most ``MAX_BYTES``, from ``offset`` on, of a regular file that has this time in ns.
+    """Return ``length`` bytes (at most ``MAX_BYTES``) of a regular file, beginning at byte ``offset``.
+
+    Args:
+        mtime_ns: expected modification time in nanoseconds.
 
     Raises:
-        UnreadableImage: every way in which they cannot be read.
+        UnreadableImage: the bytes cannot be read, or the file has another modification time.
     """
     if length > MAX_BYTES:
         raise UnreadableImage("too-large", f"{length} bytes, more than {MAX_BYTES}")
@@ -146,25 +149,30 @@ def read_part(path: bytes | str | os.PathLike[str], offset: int, length: int, *,
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The image in these bytes: a PIL image of mode RGB, upright, opaque. Raises UnreadableImage."""
+    """Decode a file's bytes to an upright, opaque PIL image of mode RGB.
+
+    Raises:
+        UnreadableImage: the bytes are not a supported image, or have more than ``max_pixels`` pixels.
+    """
     return to_rgb(_open(data, max_pixels))
 
 
 def decode_values(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8 | np.uint16]:
-    """The numbers of a one-channel image, as stored: label ids or indices into a palette (uint8), depth (uint16).
+    """Decode an annotation: the stored numbers of a one-channel image, neither scaled, rotated nor converted.
 
-    For annotations, not for pictures: nothing is scaled, rotated or converted. Returns [H, W]; of 1-bit images 0 and 1.
+    Returns:
+        [H, W]: label ids or palette indices as uint8 (0 and 1 for 1-bit images), or depth as uint16.
 
     Raises:
-        UnreadableImage: as ``decode``; ``unsupported``: more than one channel, or values that fit neither type.
+        UnreadableImage: as ``decode``; ``unsupported`` for more than one channel or values outside of uint16.
     """
     import numpy as np
 
     image = _open(data, max_pixels)
     try:
         image.load()
-    except Exception as error:  # as above
-        raise _refused(error) from error
+    except Exception as error:  # a damaged file can make Pillow raise nearly anything
+        raise _decoder_error(error) from error
     if image.mode in ("1", "L", "P"):
         return np.array(image, np.uint8)
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
@@ -176,14 +184,14 @@ def decode_values(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
 
 @contextmanager
 def decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """``decode`` for the length of a ``with`` block; the pixels are freed at its end.
+    """Context manager form of ``decode`` that frees the pixels at the end of the ``with`` block.
 
-    Large images pass one at a time through all blocks of the process: many threads then need no more memory
-    than one image of ``max_pixels``, 8 bytes a pixel at the worst.
+    A process decodes one large image at a time: many threads then need no more memory than one image of
+    ``max_pixels``, at most 8 bytes a pixel.
     """
     image = _open(data, max_pixels)
-    with _one_large_image if image.width * image.height > _LARGE_PIXELS else nullcontext():
-        image = to_rgb(image)  # the name is bound anew so that the pixels as they were are freed
+    with _large_image_lock if image.width * image.height > _LARGE_PIXELS else nullcontext():
+        image = to_rgb(image)  # rebinding the name frees the original pixels
         try:
             yield image
         finally:
@@ -191,21 +199,28 @@ def decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode -> mode RGB, upright, opaque, by the rules above. Raises UnreadableImage."""
+    """Convert a PIL image of any mode to an upright, opaque one of mode RGB, by the rules of this module.
+
+    Raises:
+        UnreadableImage: the image cannot be decoded, or its mode has no RGB form.
+    """
     try:
         image.load()
         upright = _upright(image)
         return upright if upright.mode == "RGB" and "transparency" not in upright.info else _rgb(upright)
     except UnreadableImage:
         raise
-    except Exception as error:  # a mutated file can make Pillow raise nearly anything
-        raise _refused(error) from error
+    except Exception as error:  # a damaged file can make Pillow raise nearly anything
+        raise _decoder_error(error) from error
+
+
+# ---------------------------------------------------------------- reading files
 
 
 @contextmanager
 def _opened(path: bytes | str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     try:
-        # Not opened before it is known to be a file: opening a device can already do something.
+        # Opening a device can already have an effect: check the kind of file first.
         _require_file(os.stat(path), path)
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(descriptor, "rb") as file:
@@ -213,10 +228,31 @@ def _opened(path: bytes | str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, os
             _require_file(before, path)
             yield file, before
     except OSError as error:
-        raise _named(error, path) from error
+        raise _read_error(error, path) from error
+
+
+def _require_file(status: os.stat_result, path: bytes | str | os.PathLike[str]) -> None:
+    if stat.S_ISREG(status.st_mode):
+        return
+    if stat.S_ISDIR(status.st_mode):
+        os.scandir(path).close()  # a folder in a list of images may be there because it could not be listed
+    kind = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+    raise UnreadableImage("not-a-file", f"a {kind.get(stat.S_IFMT(status.st_mode), 'device')}")
+
+
+def _read_error(error: OSError, path: bytes | str | os.PathLike[str]) -> UnreadableImage:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return UnreadableImage("missing", "a broken link" if os.path.islink(path) else "no such file")
+    if isinstance(error, PermissionError):
+        return UnreadableImage("no-permission", "reading it is not allowed")
+    return UnreadableImage("io-error", os.strerror(error.errno) if error.errno else "read failed")
+
+
+# ---------------------------------------------------------------- decoding
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Read the header; no pixel is decoded yet."""
     if not data:
         raise UnreadableImage("empty", "the file has no bytes")
     _silence_pillow()
@@ -226,25 +262,26 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         if data.startswith(_SIGNATURES) or data[8:12] == b"WEBP":
             raise UnreadableImage("corrupt", "the header cannot be read") from error
         raise UnreadableImage("not-an-image", f"none of {', '.join(FORMATS)}") from error
-    except Exception as error:  # as above
-        raise _refused(error) from error
-    _require_at_most(image, max_pixels)
+    except Exception as error:  # a damaged file can make Pillow raise nearly anything
+        raise _decoder_error(error) from error
+    if image.width * image.height > max_pixels:
+        raise UnreadableImage("too-large", f"{image.width} x {image.height} pixels, more than {max_pixels}")
     return image
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Of a TIFF the orientation is an ordinary tag, and Pillow has applied it while loading.
+    # Pillow applies a TIFF's orientation, which is an ordinary tag there, while loading.
     if image.format == "TIFF":
         return image
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # whatever is wrong with the EXIF block, the pixels are there
+    except Exception:  # a broken EXIF block does not damage the pixels
         return image
     method = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
     if method is None:
         return image
     upright = image.transpose(method)
-    for key in _ORIENTATION_IN:  # or whoever is given this image would turn it again
+    for key in _ORIENTATION_KEYS:  # the next reader of this image must not rotate it again
         upright.info.pop(key, None)
     return upright
 
@@ -253,7 +290,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise UnreadableImage("unsupported", "floating-point pixels: the file does not say which is white")
     if image.mode.startswith("I"):
-        return _rgb_of_gray16(image)
+        return _gray16_to_rgb(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image if image.mode == "RGBA" else image.convert("RGBA")
@@ -262,7 +299,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return opaque
 
 
-def _rgb_of_gray16(image: Image.Image) -> Image.Image:
+def _gray16_to_rgb(image: Image.Image) -> Image.Image:
     gray = image.convert("I")
     low, high = gray.getextrema()
     if low < 0 or high > 65535:  # type: ignore[operator]
@@ -275,38 +312,11 @@ def _rgb_of_gray16(image: Image.Image) -> Image.Image:
     return rgb
 
 
-def _require_at_most(image: Image.Image, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        raise UnreadableImage("too-large", f"{image.width} x {image.height} pixels, more than {max_pixels}")
-
-
-def _require_file(status: os.stat_result, path: bytes | str | os.PathLike[str]) -> None:
-    if stat.S_ISREG(status.st_mode):
-        return
-    if stat.S_ISDIR(status.st_mode):
-        os.scandir(path).close()  # a folder in a list of images may be there because it could not be listed
-    kind = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
-    raise UnreadableImage("not-a-file", f"a {kind.get(stat.S_IFMT(status.st_mode), 'device')}")
-
-
-def _named(error: OSError, path: bytes | str | os.PathLike[str]) -> UnreadableImage:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return UnreadableImage("missing", "a broken link" if os.path.islink(path) else "no such file")
-    if isinstance(error, PermissionError):
-        return UnreadableImage("no-permission", "reading it is not allowed")
-    return UnreadableImage("io-error", os.strerror(error.errno) if error.errno else "read failed")
-
-
-def _refused(error: Exception) -> UnreadableImage:
-    detail = _one_line(str(error)) or type(error).__name__
+def _decoder_error(error: Exception) -> UnreadableImage:
+    detail = reason_of(error)
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return UnreadableImage("too-large", detail)
     return UnreadableImage("truncated" if "truncated" in detail.lower() else "corrupt", detail)
-
-
-def _one_line(text: str) -> str:
-    text = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>|0x[0-9a-fA-F]{6,}", "...", text)
-    return "".join(c if c.isprintable() else " " for c in text)[:200].strip()
 
 
 @cache
@@ -316,7 +326,7 @@ def _silence_filter() -> tuple[object, ...]:
 
 
 def _silence_pillow() -> None:
-    # A damaged file is reported by its reason, not by Pillow's warnings. warnings.catch_warnings would do it
-    # for one call, but is not safe in threads; this must hold inside somebody's catch_warnings as well.
+    # warnings.catch_warnings is not thread-safe, so the filter is global. It is put first again wherever a caller's
+    # own catch_warnings has replaced it.
     if not warnings.filters or warnings.filters[0] != _silence_filter():
         warnings.filterwarnings("ignore", module=r"PIL\.")

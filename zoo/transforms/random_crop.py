@@ -1,4 +1,7 @@
-"""The size of a random crop, by the three rules of the papers' codes; training and evaluation share them."""
+"""Sizes of random crops by three published rules; training and evaluation share them.
+
+The rules are BYOL's, torchvision's (MoCo, SimSiam, SwAV) and TensorFlow's (SimCLR).
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,12 @@ Floats = NDArray[np.float64]
 
 
 def clamped_size(area: tuple[float, float], heights: Ints, widths: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints]:
-    """BYOL's code: one draw (``u``, ``v`` uniform [B]), clamped to the image.
+    """Crop heights and widths by BYOL's rule: one draw per image, clamped to the image.
 
-    ``area`` is the least and the largest share of the image; heights and widths are in pixels, [B].
+    Args:
+        area: smallest and largest fraction of the image's area.
+        heights, widths: pixels of the images, [B].
+        u, v: uniform draws in [0, 1), [B].
     """
     height, width = _sizes(area, heights, widths, u, v)
     return np.clip(height, 1, heights), np.clip(width, 1, widths)
@@ -28,10 +34,15 @@ def clamped_size(area: tuple[float, float], heights: Ints, widths: Ints, u: Floa
 def retried_size(
     area: tuple[float, float], heights: Ints, widths: Ints, u: Floats, v: Floats
 ) -> tuple[Ints, Ints, NDArray[np.bool_]]:
-    """Return height, width, and where torchvision's fallback holds: none of ten draws (u, v [B, TRIES]) fits.
+    """Crop heights and widths by torchvision's rule: the first of ten draws that fits into the image.
 
-    The fallback is the largest crop within the aspects, in the middle of the image (``central_offset``), not at a
-    random place.
+    Where none fits, the crop is the whole image, cut to the nearest allowed aspect ratio; the third array says where.
+    Such a crop lies in the middle of the image (``central_offset``), not at a random place.
+
+    Args:
+        area: smallest and largest fraction of the image's area.
+        heights, widths: pixels of the images, [B].
+        u, v: uniform draws in [0, 1), [B, TRIES].
     """
     height, width = (s.T for s in _sizes(area, heights, widths, u.T, v.T))
     fits = (height > 0) & (width > 0) & (height <= heights[:, None]) & (width <= widths[:, None])

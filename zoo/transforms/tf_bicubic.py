@@ -1,11 +1,14 @@
-"""Crop, then TensorFlow's bicubic resize: how BYOL's and SimCLR's official codes look at a test image.
+"""TensorFlow's bicubic resize of a centre crop, as BYOL's and SimCLR's official codes preprocess a test image.
 
-Neither antialiases: each output pixel is a cubic of the four nearest lines and the four nearest columns, whatever the
-scale. The two differ in everything else, because SimCLR calls TensorFlow 1's function. The arithmetic is that of
-TensorFlow's ``resize_bicubic_op.cc``: float32, lines before columns, cubics looked up at 1/1024 of a pixel.
+Neither code antialiases: each output pixel is a cubic of the four nearest rows and the four nearest columns, whatever
+the scale. They differ in everything else, because SimCLR calls TensorFlow 1's function. The arithmetic follows
+TensorFlow's ``resize_bicubic_op.cc``: float32, rows before columns, cubic weights from a table with 1024 steps a pixel.
 
-What still differs from the official codes: they keep fractions of a level, and TensorFlow decodes JPEG with the fast
-integer transform, Pillow with the accurate one.
+Why it is written here: Pillow's resize would change an embedding by 5.8 % (BYOL) and 8.3 % (SimCLR) of its largest
+value (``benchmarks/results/resizing.json``), and TensorFlow's own needs a wheel of 274 MB (tensorflow-cpu 2.21).
+
+Two differences from the official codes remain. They keep fractional pixel values, and TensorFlow decodes JPEG with the
+fast integer transform, Pillow with the accurate one.
 """
 
 from __future__ import annotations
@@ -21,19 +24,20 @@ if TYPE_CHECKING:
 
 Box = tuple[int, int, int, int]
 
-_STEPS = 1024  # kTableSize: the cubic's argument is rounded to this part of a pixel
+_STEPS = 1024  # kTableSize: positions are rounded to this fraction of a pixel
 
 
 @dataclass(frozen=True)
-class CropFirst:
-    """One official code's way.
+class TfBicubic:
+    """The crop and resize of one official code.
 
     Attributes:
-        keys: TensorFlow 2's function (Keys' a = -.5, half-pixel centres, taps outside of the crop left out and the
-            others scaled up), else TensorFlow 1's (a = -.75, corners of pixels, taps outside take the edge).
-        rounded: the side of the crop is rounded, half to even, else its fraction is cut off.
-        function: what TensorFlow calls it.
-        source: the official code.
+        keys: True for TensorFlow 2's function: Keys' cubic with a = -.5, half-pixel centres, taps outside of the crop
+            are left out and the others rescaled. False for TensorFlow 1's: a = -.75, positions from the corners of
+            pixels, taps outside of the crop repeat the edge.
+        rounded: round the side of the crop half to even; otherwise cut its fraction off.
+        function: name of the TensorFlow function.
+        source: the official code that calls it.
     """
 
     keys: bool
@@ -46,54 +50,58 @@ class CropFirst:
         """The cubic's parameter."""
         return -0.5 if self.keys else -0.75
 
-    def box(self, width: int, height: int, share: float) -> Box:
-        """The centre crop of an image: left, top, right, bottom; at least one pixel, where the codes would fail.
+    def box(self, width: int, height: int, fraction: float) -> Box:
+        """Return the centre crop of an image: left, top, right, bottom.
+
+        The crop has at least one pixel, also where the official codes would fail.
 
         Args:
-            width, height: pixels.
-            share: of the short side, in 0..1; .875 in both codes.
+            width, height: size of the image in pixels.
+            fraction: side of the crop as a fraction of the short side, in 0..1; .875 in both codes.
         """
         import numpy as np
 
-        exact = np.float32(share) * np.float32(min(width, height))
+        exact = np.float32(fraction) * np.float32(min(width, height))
         side = max(1, int(np.rint(exact) if self.rounded else exact))
         left, top = (width - side + 1) // 2, (height - side + 1) // 2
         return left, top, left + side, top + side
 
-    def levels(self, image: Image, box: Box, size: int) -> NDArray[np.float32]:
-        """A box of an RGB image, resized to a square: float32 [size, size, 3] in 0..255, overshoots cut off."""
+    def float_pixels(self, image: Image, box: Box, size: int) -> NDArray[np.float32]:
+        """Resize a box of an RGB image to a square, float32 [size, size, 3]; overshoots are clipped to 0..255."""
         import numpy as np
 
         pixels = np.asarray(image.crop(box))
+        # rows first, as TensorFlow does: [size, W, 3]
         index, weight = self._taps(pixels.shape[0], size)
-        lines = np.zeros((size, *pixels.shape[1:]), np.float32)
-        for rows, share in zip(index, weight, strict=True):
-            lines += share[:, None, None] * pixels[rows]
+        rows = np.zeros((size, *pixels.shape[1:]), np.float32)
+        for tap, factor in zip(index, weight, strict=True):
+            rows += factor[:, None, None] * pixels[tap]
+        # then columns
         index, weight = self._taps(pixels.shape[1], size)
-        levels = np.zeros((size, size, 3), np.float32)
-        for columns, share in zip(index, weight, strict=True):
-            levels += share[:, None] * lines[:, columns]
-        return np.clip(levels, 0, 255, out=levels)
+        square = np.zeros((size, size, 3), np.float32)
+        for tap, factor in zip(index, weight, strict=True):
+            square += factor[:, None] * rows[:, tap]
+        return np.clip(square, 0, 255, out=square)
 
     def pixels(self, image: Image, box: Box, size: int) -> NDArray[np.uint8]:
-        """``levels`` in whole numbers, uint8 [size, size, 3].
+        """``float_pixels`` rounded to uint8 [size, size, 3].
 
-        The official codes go on with the fractions, up to half a level away; here pixels are bytes everywhere.
+        The official codes do not round; all other pixels of this package are bytes, so these are too.
         """
         import numpy as np
 
-        return np.rint(self.levels(image, box, size)).astype(np.uint8)
+        return np.rint(self.float_pixels(image, box, size)).astype(np.uint8)
 
     def _taps(self, length: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """Which of ``length`` lines make each of ``size``, and their weights: two arrays [4, size]."""
+        """Return the four source rows of each of ``size`` output rows, and their weights: two arrays [4, size]."""
         import numpy as np
 
         scale, out = np.float32(length / size), np.arange(size, dtype=np.float32)
-        place = (out + np.float32(0.5)) * scale - np.float32(0.5) if self.keys else out * scale
-        first = np.floor(place)
-        after = np.rint((place - first) * _STEPS).astype(np.float64) / _STEPS
+        position = (out + np.float32(0.5)) * scale - np.float32(0.5) if self.keys else out * scale
+        first = np.floor(position)
+        offset = np.rint((position - first) * _STEPS).astype(np.float64) / _STEPS
         index = first.astype(np.intp) + np.array([[-1], [0], [1], [2]])
-        cubics = [self._far(1 + after), self._near(after), self._near(1 - after), self._far(2 - after)]
+        cubics = [self._outer(1 + offset), self._inner(offset), self._inner(1 - offset), self._outer(2 - offset)]
         weight = np.stack(cubics).astype(np.float32)
         inside = np.clip(index, 0, length - 1)
         if self.keys:
@@ -101,23 +109,23 @@ class CropFirst:
             weight *= 1 / weight.sum(0)
         return inside, weight
 
-    def _near(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The cubic in 0..1."""
+    def _inner(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The cubic for distances in 0..1."""
         return ((self.a + 2) * x - (self.a + 3)) * x * x + 1
 
-    def _far(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The cubic in 1..2."""
+    def _outer(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The cubic for distances in 1..2."""
         return ((self.a * x - 5 * self.a) * x + 8 * self.a) * x - 4 * self.a
 
 
-CROP_FIRST: Mapping[str, CropFirst] = {
-    "byol": CropFirst(
+TF_BICUBIC: Mapping[str, TfBicubic] = {
+    "byol": TfBicubic(
         keys=True,
         rounded=False,
         function="tf.image.resize",
         source="google-deepmind/deepmind-research, byol/utils/dataset.py",
     ),
-    "simclr": CropFirst(
+    "simclr": TfBicubic(
         keys=False,
         rounded=True,
         function="tf.compat.v1.image.resize_bicubic",

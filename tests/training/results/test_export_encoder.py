@@ -48,7 +48,7 @@ def test_a_checkpoint_becomes_encoder_heads_draft_and_card(method: str, tmp_path
     network = exported(tiny(method), tmp_path)
     embedder = zoo.load(tmp_path / "e.safetensors")
     assert embedder(PHOTOS).shape == (2, 16)
-    sha256 = embedder.about["weights_sha256"]
+    sha256 = embedder.weights_info["weights_sha256"]
     heads = load_file(tmp_path / "e.heads.safetensors")
     parts = {name.partition(".")[0] for name in heads}
     assert parts

@@ -147,7 +147,7 @@ def test_moco_query_and_key_encoder(tmp_path: Path, version: int) -> None:
         state |= under(key.state | fc, "module.encoder_k.")
     torch.save({"epoch": 200, "arch": "resnet50", "state_dict": state}, tmp_path / "m.tar")
     embedder = converted(tmp_path / "m.tar", "moco")
-    assert embedder.about["licence"] == "MIT"
+    assert embedder.weights_info["licence"] == "MIT"
     assert same(embedder, query.module)
     assert len(embedder.heads.projector) == 2 * version - 1
     if version == 2:
@@ -190,7 +190,7 @@ def test_any_state_dict_under_a_prefix(tmp_path: Path, names: str, prefix: str) 
     torch.save({"model": state | {"module.act.alpha": torch.ones(1)}, "lr": 0.1}, tmp_path / "x.pth")
     result = convert(tmp_path / "x.pth", "torch", tmp_path / "a", prefix=prefix, licence="MIT")
     assert result.left_out == ("module.act.alpha",)
-    assert result.description.licence == "MIT"
+    assert result.config.licence == "MIT"
     embedder = zoo.load(tmp_path / "a", device="cpu")
     assert same(embedder, net.module)
     assert embedder.heads.classifier[0].out_features == 5
@@ -278,7 +278,7 @@ def test_a_damaged_bundle_is_a_users_error(tmp_path_factory: pytest.TempPathFact
     cut = data.draw(st.integers(0, len(index)) | st.just(len(index)))
     (folder / "m.index").write_bytes(index[:cut])
     (folder / "m.data-00000-of-00001").write_bytes(bytes(1000))
-    with pytest.raises(UserError, match="no TensorFlow checkpoint"):
+    with pytest.raises(UserError, match="not a TensorFlow checkpoint"):
         read_bundle(folder)
 
 

@@ -75,7 +75,7 @@ def compare():
         for code in (byol, simclr):
             ours = Preprocessing(224, 256, resizing=code.__name__)
             theirs = code(np.asarray(image), 224, 256) * np.float32(255)
-            exact = np.abs(ours.levels(image) - theirs).max()
+            exact = np.abs(ours.float_pixels(image) - theirs).max()
             pixels = ours.pixels(image)
             rounded, bytes_ = np.abs(pixels - theirs).max(), (pixels != np.rint(theirs)).sum()
             print(f"{path.stem:24}  {code.__name__:6} {exact:.1e}   {rounded:.3f}   {bytes_:6d}       {other}")

@@ -95,7 +95,7 @@ def test_outputs_are_part_of_the_plan(photo_folder: Path, tmp_path: Path) -> Non
     with pytest.raises(UserError, match="crops ten there, none now"):
         run(photo_folder, tmp_path / "out", embedder=plain)
     with pytest.raises(UserError, match=r"outputs\.layer2 none there, \[128\] now"):
-        run(photo_folder, tmp_path / "out", embedder=replace(ten, wants=Outputs(crops="ten", layers=("layer2",))))
+        run(photo_folder, tmp_path / "out", embedder=replace(ten, requested=Outputs(crops="ten", layers=("layer2",))))
     build(Collection(tmp_path / "out"))
     query = open_model(Collection(tmp_path / "out"), device="cpu")
     found = embed_bytes(query, PHOTOS[2].read_bytes(), 10**8)

@@ -3,10 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
 
 from zoo.hub.weights import save_encoder
+from zoo.inference.embedder import Embedder, open_torch
 from zoo.models.registry import ARCHITECTURES
 from zoo.models.resnet import build_encoder, encoder_state
 from zoo.transforms.preprocess import Preprocessing
@@ -27,6 +29,19 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     }
     save_encoder(path, encoder_state(build_encoder(ARCHITECTURES["r18"])), metadata)
     return str(path)
+
+
+@pytest.fixture
+def narrow() -> Embedder:
+    """A ResNet with a block per stage, a quarter of ResNet-18's channels and random weights, on 32-pixel images.
+
+    It learns a few images by heart in a second, and may be changed in place.
+    """
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "resnet18", num_classes=0, channels=(16, 32, 64, 128), layers=(1, 1, 1, 1), zero_init_last=False
+    )
+    return open_torch(model, Preprocessing(32, 32), {"model": "narrow"}, device="cpu")
 
 
 @pytest.fixture(scope="session")

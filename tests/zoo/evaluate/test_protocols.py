@@ -359,4 +359,4 @@ def test_the_command_offers_every_protocol() -> None:
 
 
 def test_random_alone_is_the_default_model_without_weights() -> None:
-    assert open_model("random").about["model"] == f"{DEFAULT_MODEL}.random"
+    assert open_model("random").weights_info["model"] == f"{DEFAULT_MODEL}.random"

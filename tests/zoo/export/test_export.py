@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,8 @@ def test_the_file_is_self_contained_and_says_what_it_is(embedder: zoo.Embedder, 
     shape = [d.dim_value or d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim]
     assert shape == ["batch", "height", "width", 3]
     entries = {p.key: p.value for p in model.metadata_props}
-    assert json.loads(entries[METADATA])["about"]["weights_sha256"] == embedder.about["weights_sha256"]
-    assert entries["weights_sha256"] == embedder.about["weights_sha256"]
+    assert json.loads(entries[METADATA])["about"]["weights_sha256"] == embedder.weights_info["weights_sha256"]
+    assert entries["weights_sha256"] == embedder.weights_info["weights_sha256"]
     assert entries["licence"] == "Apache-2.0"
     assert entries["source"] == "this project, trained on Tiny-ImageNet"
     assert json.loads(entries["preprocessing"]) == embedder.preprocessing.to_json()
@@ -203,7 +204,7 @@ def test_a_foreign_onnx_file_is_refused(tmp_path: Path, exported: export.Exporte
     with pytest.raises(UserError, match="export it again"):
         zoo.load(tmp_path / "old.onnx")
     (tmp_path / "broken.onnx").write_bytes(exported.path.read_bytes()[:1000])
-    with pytest.raises(UserError, match="is no ONNX file"):
+    with pytest.raises(UserError, match="is not an ONNX file"):
         zoo.load(tmp_path / "broken.onnx")
     with pytest.raises(UserError, match="no ONNX file at"):
         zoo.load(tmp_path / "none.onnx")
@@ -255,3 +256,17 @@ def test_a_mutated_file_is_one_line(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(UserError):
             OnnxEngine(path)
+
+
+def test_without_the_onnx_library_doubtful_files_are_refused(
+    tmp_path: Path, exported: export.Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The word ``location`` may be harmless text: only the library can tell."""
+    model = onnx.load(exported.path)
+    model.doc_string = "a location"
+    onnx.save(model, tmp_path / "text.onnx")
+    assert OnnxEngine(tmp_path / "text.onnx").dim == 512
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert OnnxEngine(exported.path).dim == 512
+    with pytest.raises(UserError, match="may refer to data in other files: pip install onnx"):
+        OnnxEngine(tmp_path / "text.onnx")

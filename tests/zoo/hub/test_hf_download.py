@@ -67,14 +67,17 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(
         ({"status": 401}, "no org/model on .*need HF_TOKEN"),
         ({"status": 403, "headers": {"X-Error-Code": "GatedRepo"}}, "request it on .*then set HF_TOKEN"),
         ({"status": 403}, "write permission for org"),
-        ({"status": 404, "headers": {"X-Error-Code": "EntryNotFound"}}, r"is no model of this zoo: it has no config"),
+        (
+            {"status": 404, "headers": {"X-Error-Code": "EntryNotFound"}},
+            r"is not a model of this zoo: it has no config",
+        ),
         ({"status": 404, "headers": {"X-Error-Code": "RepoNotFound"}}, "no org/model on .*check the name"),
         ({"status": 429, "headers": {"Retry-After": "7"}}, "limits your rate: run it again in 7 s"),
         ({"status": 429}, "run it again in a few minutes"),
         ({"status": 500}, "fails with status 500: .*run it again later"),
         ({"status": 503}, "fails with status 503"),
         ({"status": 418}, "status 418"),
-        ({"status": 200}, "no connection to|no model of this zoo"),  # a page of a portal instead of the file
+        ({"status": 200}, "no connection to|not a model of this zoo"),  # a page of a portal instead of the file
     ],
     ids=lambda value: "-".join(map(str, value.values()))[:20] if isinstance(value, dict) else "",
 )
@@ -159,7 +162,7 @@ def test_a_full_disk(hub: HubServer, published: Uploaded) -> None:
 
 @pytest.mark.parametrize("text", ["hf-hub:model", "hf-hub:a/b/c", "hf-hub:../x", "hf-hub:a/b@", "hf-hub:a b/c"])
 def test_what_is_no_reference(text: str) -> None:
-    with pytest.raises(UserError, match=r"hf-hub:ORG/NAME|no repository name"):
+    with pytest.raises(UserError, match=r"hf-hub:ORG/NAME|not a repository name"):
         hf_download.download(Reference.parse(text), "config.json", lambda _: {})
 
 

@@ -38,7 +38,7 @@ URL, PATH = "https://example.org/file", "/example.org/file"
 
 
 def get(folder: Path, max_bytes: int = 10**6) -> bytes:
-    return download(URL, folder, max_bytes=max_bytes).read_bytes()
+    return download(URL, folder / "file.incomplete", max_bytes=max_bytes).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def get(folder: Path, max_bytes: int = 10**6) -> bytes:
 def test_what_may_pass_is_tried_again(server: Server, tmp_path: Path, faults: list[str]) -> None:
     server.faults[PATH] = list(faults)
     told: list[tuple[int, int | None]] = []
-    file = download(URL, tmp_path, max_bytes=10**6, progress=lambda *now: told.append(now))
+    file = download(URL, tmp_path / "file.incomplete", max_bytes=10**6, progress=lambda *now: told.append(now))
     assert file.read_bytes() == DATA
     assert told[-1] == (len(DATA), len(DATA))
 
@@ -77,7 +77,7 @@ def test_a_file_that_changed_meanwhile_is_not_mixed(server: Server, tmp_path: Pa
     def change(done: int, total: int | None) -> None:
         server.files[PATH], server.etag = other, '"two"'
 
-    assert download(URL, tmp_path, max_bytes=10**6, progress=change).read_bytes() == other
+    assert download(URL, tmp_path / "file.incomplete", max_bytes=10**6, progress=change).read_bytes() == other
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_slow_trickle_is_a_stall(server: Server, tmp_path: Path, monkeypatch: 
 
 def test_plain_http_and_offline_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="not https"):
-        download("http://example.org/file", tmp_path, max_bytes=1)
+        download("http://example.org/file", tmp_path / "file.incomplete", max_bytes=1)
     monkeypatch.setenv(module.MIRROR, "http://example.org")
     with pytest.raises(UserError, match="not https"):
         get(tmp_path)
@@ -152,12 +152,19 @@ def test_a_killed_process_s_part_is_continued(server: Server, tmp_path: Path) ->
 import os, sys
 from pathlib import Path
 from zoo.hub.http_download import download
-download({URL!r}, Path({str(tmp_path)!r}), max_bytes=10**6, progress=lambda done, total: os.kill(os.getpid(), 9))
+partial = Path({str(tmp_path)!r}) / "file.incomplete"
+download({URL!r}, partial, max_bytes=10**6, progress=lambda done, total: os.kill(os.getpid(), 9))
 """
     killed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False)
     assert killed.returncode == -9
-    (left,) = tmp_path.iterdir()
-    already = (left / "body").stat().st_size
+    already = (tmp_path / "file.incomplete").stat().st_size
     assert get(tmp_path) == DATA
     assert server.requests[-1] == (PATH, f"bytes={already}-" if already else "")
-    assert len(list(tmp_path.iterdir())) == 1
+    module.remove_partial(tmp_path / "file.incomplete")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_part_without_a_validator_is_not_continued(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.incomplete").write_bytes(b"bytes of an unknown file")
+    assert get(tmp_path) == DATA
+    assert server.requests == [(PATH, "")]

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def use(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
 def test_a_name_is_downloaded_once_and_is_the_official_network(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(licences, "_said", set())
+    monkeypatch.setattr(licences, "_announced", set())
     embedder = zoo.load(NAME, device="cpu")
     told = capsys.readouterr().err
     assert f"{NAME}: downloading {URL}" in told
@@ -129,7 +130,7 @@ def test_a_wrong_hash_is_refused_before_parsing(server: Server, monkeypatch: pyt
     with pytest.raises(UserError, match=f"has sha256 {sha256_file(GOLDEN)}, the registry says 000"):
         zoo.load(NAME)
     cache = pretrained.cached(spec(), "deepmind").parents[1]
-    assert [p for p in cache.rglob("*") if p.is_file()] == []
+    assert [p.name for p in cache.rglob("*") if p.is_file()] == [f"{NAME}.lock"]
 
 
 def test_a_right_hash_of_another_network_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,12 +190,31 @@ def test_eight_processes_at_once_and_some_are_killed(
     assert json.loads(codes)[3:] == [0] * 5, done.stdout + done.stderr
     assert set(folders) == {str(pretrained.cached(spec(), "deepmind"))}
     folder = Path(folders[0])
-    alone = pretrained.model_folder.verify(folder)
+    alone = pretrained.checkpoint_dir.verify(folder)
     monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "other"))
-    assert pretrained.model_folder.verify(pretrained.fetch_by_name(NAME)) == alone
+    assert pretrained.checkpoint_dir.verify(pretrained.fetch_by_name(NAME)) == alone
     monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
     assert zoo.load(NAME, device="cpu").dim == 256
     remove_tree(folder)
-    pretrained.fetch_by_name(NAME)  # and sweeps what the killed ones left
+    downloads = tmp_path / "cache" / "downloads"
+    (downloads / NAME / "host-1-0a").mkdir(parents=True)  # an unfinished download of an older version
+    (downloads / NAME / "host-1-0a" / "body").write_bytes(b"other bytes")
+    pretrained.fetch_by_name(NAME)  # removes the remains of the killed processes too
     assert [p.name for p in folder.parent.iterdir()] == [NAME]
-    assert not list((tmp_path / "cache" / "downloads" / NAME).iterdir())
+    assert [p.name for p in downloads.iterdir()] == [f"{NAME}.lock"]
+
+
+def test_one_of_two_at_once_downloads(server: Server) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        folders = set(pool.map(pretrained.fetch_by_name, [NAME] * 2))
+    assert folders == {pretrained.cached(spec(), "deepmind")}
+    assert server.requests == [(PATH, "")]
+
+
+def test_a_killed_download_is_resumed(server: Server) -> None:
+    server.faults[PATH] = ["drop 500000"] + ["status 503"] * 4
+    with pytest.raises(UserError, match="could not be downloaded"):
+        zoo.load(NAME)
+    server.requests.clear()
+    assert zoo.load(NAME, device="cpu").dim == 256
+    assert server.requests == [(PATH, "bytes=500000-")]

@@ -89,7 +89,7 @@ def test_a_foreign_or_broken_file_is_refused(tmp_path: Path, random_weights: Pat
     for n, cut in enumerate((0, 7, 8, 1000, len(data) - 1)):
         broken = tmp_path / f"broken{n}.safetensors"
         broken.write_bytes(data[:cut])
-        with pytest.raises(UserError, match="is no safetensors file"):
+        with pytest.raises(UserError, match="is not a safetensors file"):
             zoo.load(broken)
     with pytest.raises(UserError, match="no weights at"):
         zoo.load(tmp_path / "none.safetensors")

@@ -20,7 +20,7 @@ from zoo.export.onnx_cache import cached_onnx
 from zoo.extraction.fingerprint import default_batch_size
 from zoo.hub.weights import locate
 from zoo.inference import backend_choice
-from zoo.models.fuse_bn import EXACT, folded
+from zoo.models.fuse_bn import MAX_ERROR, fold_batch_norms
 from zoo.models.registry import Architecture
 from zoo.models.resnet import build_encoder
 
@@ -53,7 +53,7 @@ def cached(traced_once: None) -> Path:
         ({"precision": "bf16"}, "torch", "for bf16"),
         ({"precision": "int8"}, "onnx", "for int8"),
         ({"random": True}, "torch", "random weights"),
-        ({"only_torch": "--layers"}, "torch", "for --layers"),
+        ({"torch_only": "--layers"}, "torch", "for --layers"),
     ],
 )
 def test_the_rule_on_a_cpu(
@@ -61,7 +61,7 @@ def test_the_rule_on_a_cpu(
 ) -> None:
     monkeypatch.setattr(backend_choice, "gpu_in_sight", lambda: False)
     asked = {"device": None, "precision": "fp32"} | wishes
-    assert backend_choice.choose("auto", **asked) == backend_choice.Choice(backend, reason)  # type: ignore[arg-type]
+    assert backend_choice.choose("auto", **asked) == backend_choice.BackendChoice(backend, reason)  # type: ignore[arg-type]
 
 
 def test_the_rule_with_a_gpu_in_sight_and_without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_the_rule_with_a_gpu_in_sight_and_without_onnxruntime(monkeypatch: pytes
         ("onnx", {"precision": "bf16"}, "needs --backend torch"),
         ("torch", {"precision": "int8"}, "needs --backend onnx"),
         ("onnx", {"random": True}, "a random network needs --backend torch"),
-        ("onnx", {"only_torch": "--layers"}, "--layers needs --backend torch"),
+        ("onnx", {"torch_only": "--layers"}, "--layers needs --backend torch"),
         ("auto", {"precision": "int8", "random": True}, "a random network needs --backend torch"),
     ],
 )
@@ -161,18 +161,18 @@ def test_folding_keeps_the_features_and_the_model(architecture: Architecture) ->
             module.running_var.uniform_(0.5, 2)
             module.bias.data.normal_(0, 0.2)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    fast = folded(model)
+    fast = fold_batch_norms(model)
     assert fast is not None
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fast.modules())
     x = torch.randn(2, 3, 50, 70)
     with torch.inference_mode():
         expected, found = model(x), fast(x)
-    assert (found - expected).abs().max() <= EXACT * expected.abs().max()
+    assert (found - expected).abs().max() <= MAX_ERROR * expected.abs().max()
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_nothing_to_fold_gives_none() -> None:
-    assert folded(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())) is None
+    assert fold_batch_norms(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())) is None
 
 
 def test_the_embedder_keeps_its_model_unfolded() -> None:

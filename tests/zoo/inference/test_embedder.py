@@ -99,7 +99,7 @@ def test_random_weights_come_only_when_asked_for() -> None:
         (torch.full((3, 8, 8), float("nan")), r"values in \[0, 1\]"),
         ("no/such/file.jpg", "missing"),
         (Path(__file__), "not-an-image"),
-        (3, "int is no image"),
+        (3, "int is not an image"),
     ],
 )
 def test_what_is_no_image_is_one_line(embedder: zoo.Embedder, images: object, message: str) -> None:

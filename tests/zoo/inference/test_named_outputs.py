@@ -31,6 +31,7 @@ from zoo.inference.embedder import as_rgb
 from zoo.inference.outputs import Outputs, grid
 from zoo.models import checkpoint_dir
 from zoo.models.heads import byol_mlp
+from zoo.models.model_config import ModelConfig
 from zoo.models.resnet import encoder_state
 from zoo.transforms.preprocess import MAX_WHOLE_PIXELS, Preprocessing
 
@@ -147,7 +148,7 @@ def with_heads(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
     states = {part: encoder_state(head) for part, head in heads.items()}
     states["classifier"] = {f"0.{key}": value for key, value in states["classifier"].items()}
     file = locate("simclr_r18_mini")
-    told = checkpoint_dir.Description("mini", None, "byol", file.architecture, file.preprocessing, "Apache-2.0", "test")
+    told = ModelConfig("mini", None, "byol", file.architecture, file.preprocessing, "Apache-2.0", "test")
     folder = tmp_path_factory.mktemp("heads") / "mini"
     checkpoint_dir.write(folder, told, encoder_state(load_encoder(file)), states)
     return folder, dict(heads)
@@ -221,7 +222,7 @@ def test_what_cannot_be_is_one_line(
 
 def test_a_head_that_is_missing_names_those_there_are() -> None:
     with pytest.raises(UserError, match=r"--heads prediction: m has projection and logits"):
-        Outputs(heads=("prediction",)).of_checkpoint(["projector", "classifier"], "m")
+        Outputs(heads=("prediction",)).for_checkpoint(["projector", "classifier"], "m")
     with pytest.raises(UserError, match=r"--crops full: tf\.image\.resize"):
         zoo.load("byol_r50.random", outputs=Outputs(crops="full"))
     assert grid("2x13") == (2, 13)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 import zoo
 from zoo.errors import UserError
 from zoo.models import checkpoint_dir
-from zoo.models.checkpoint_dir import Description
 from zoo.models.heads import byol_mlp
+from zoo.models.model_config import ModelConfig, crop_pct
 from zoo.models.registry import Architecture
 from zoo.models.resnet import build_encoder, encoder_state
 from zoo.system.atomic_files import sha256_file
@@ -26,7 +26,7 @@ NARROW = Architecture(
 )
 
 
-def described(architecture: Architecture = NARROW, **changes: Any) -> Description:
+def described(architecture: Architecture = NARROW, **changes: Any) -> ModelConfig:
     values: dict[str, Any] = {
         "name": "narrow",
         "tag": "test",
@@ -36,7 +36,7 @@ def described(architecture: Architecture = NARROW, **changes: Any) -> Descriptio
         "licence": "CC-BY-NC-4.0",
         "source": "a test",
     }
-    return Description(**values | changes)
+    return ModelConfig(**values | changes)
 
 
 def states(architecture: Architecture = NARROW) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, torch.Tensor]]]:
@@ -84,7 +84,7 @@ def test_a_written_model_comes_back_with_its_heads(tmp_path: Path, padding: str,
     written = checkpoint_dir.write(tmp_path / "m", described(architecture), encoder, heads)
     assert checkpoint_dir.verify(tmp_path / "m") == written
     embedder = zoo.load(tmp_path / "m", device="cpu")
-    assert (embedder.about["model"], embedder.about["licence"]) == ("narrow.test", "CC-BY-NC-4.0")
+    assert (embedder.weights_info["model"], embedder.weights_info["licence"]) == ("narrow.test", "CC-BY-NC-4.0")
     loaded = embedder.model.state_dict()
     assert all(torch.equal(v, loaded[k]) for k, v in encoder.items())
     assert embedder.heads is not None
@@ -112,7 +112,7 @@ def test_timm_reads_the_folder_as_it_is(folder: Path) -> None:
 
 @pytest.mark.parametrize(("size", "resize"), [(224, 256), (64, 73), (48, 48), (97, 111), (1, 3)])
 def test_timm_computes_our_resize_from_crop_pct(size: int, resize: int) -> None:
-    assert int(size / checkpoint_dir.crop_pct(Preprocessing(size, resize))) == resize
+    assert int(size / crop_pct(Preprocessing(size, resize))) == resize
 
 
 def test_a_folder_in_use_is_left_alone(folder: Path) -> None:
@@ -145,8 +145,8 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path) -> None:
         ({"num_features": 64}, "states 64 features, its network has 128"),
         ({"siamese_zoo": None}, "was not written by `zoo convert`"),
         ({"siamese_zoo__format": 2}, "format 2 is not known"),
-        ({"siamese_zoo__name": "../../x"}, "is no name"),
-        ({"siamese_zoo__licence": "a\nb"}, "is no line of text"),
+        ({"siamese_zoo__name": "../../x"}, "is not a valid name"),
+        ({"siamese_zoo__licence": "a\nb"}, "is not a line of text"),
         ({"siamese_zoo__sha256": {"../../etc/passwd": "0"}}, "must be model.safetensors"),
         ({"siamese_zoo__sha256__model.safetensors": "0" * 64}, "does not have the sha256"),
         ({"siamese_zoo__preprocessing": {"input_size": -1, "resize": 5}}, "input_size -1"),
@@ -185,7 +185,7 @@ def test_a_name_of_the_registry_is_not_a_folder_by_chance(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
-    assert zoo.load("model", device="cpu").about["model"] == "narrow.test"
+    assert zoo.load("model", device="cpu").weights_info["model"] == "narrow.test"
     folder.rename(tmp_path / "byol_r18_mini")
-    assert zoo.load("byol_r18_mini", device="cpu").about["model"] == "byol_r18_mini.tin32"
-    assert zoo.load("./byol_r18_mini", device="cpu").about["model"] == "narrow.test"
+    assert zoo.load("byol_r18_mini", device="cpu").weights_info["model"] == "byol_r18_mini.tin32"
+    assert zoo.load("./byol_r18_mini", device="cpu").weights_info["model"] == "narrow.test"

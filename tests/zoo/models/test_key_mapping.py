@@ -21,7 +21,6 @@ from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.errors import UserError
 from zoo.export.checkpoint_formats import OWN_ENDING, SAFETENSORS, rename
 from zoo.models import checkpoint_dir
-from zoo.models.checkpoint_dir import Description
 from zoo.models.key_mapping import (
     detectron2_to_torchvision,
     resnetv2_to_torchvision,
@@ -29,6 +28,7 @@ from zoo.models.key_mapping import (
     torchvision_to_detectron2,
     torchvision_to_resnetv2,
 )
+from zoo.models.model_config import ModelConfig
 from zoo.models.registry import ARCHITECTURES, IMAGENET_224, Architecture
 from zoo.models.resnet import build_encoder, encoder_state
 
@@ -132,7 +132,7 @@ def test_arrays_that_are_no_tensors_are_refused(tmp_path: Path) -> None:
 def test_torchvision_and_timm_load_what_is_written_for_them(tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(ARCHITECTURES["r18"]).eval()
-    described = Description("r18", None, "byol", ARCHITECTURES["r18"], IMAGENET_224, "MIT", "a test")
+    described = ModelConfig("r18", None, "byol", ARCHITECTURES["r18"], IMAGENET_224, "MIT", "a test")
     checkpoint_dir.write(tmp_path / "m", described, encoder_state(encoder))
     rename(tmp_path / "m", "torchvision", tmp_path / "tv.pth")
     theirs = torchvision.models.resnet18().eval()
@@ -146,7 +146,7 @@ def test_torchvision_and_timm_load_what_is_written_for_them(tmp_path: Path) -> N
 
 def test_what_keys_cannot_say_is_said(tmp_path: Path) -> None:
     net = network(Architecture("resnetv2_50", 256, 0, {"preact": False, "width_factor": 0.125}, padding="same"))
-    described = Description(
+    described = ModelConfig(
         "d", None, "byol", narrow([3, 4, 6, 3], padding="same"), IMAGENET_224, "CC-BY-NC-4.0", "a test"
     )
     checkpoint_dir.write(tmp_path / "m", described, encoder_state(net.module))

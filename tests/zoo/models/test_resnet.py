@@ -7,7 +7,7 @@ import torch
 
 from zoo.models.key_mapping import torchvision_to_resnetv2
 from zoo.models.registry import ARCHITECTURES, Architecture
-from zoo.models.resnet import build_encoder, count_parameters, preactivation_family
+from zoo.models.resnet import build_encoder, count_parameters
 
 PAPER_MILLIONS = {"r50": 23.508, "r50x2": 93.907, "r50x4": 375.378, "r200": 62.625, "r200x2": 250.129}
 
@@ -33,7 +33,7 @@ def test_the_width_is_on_every_channel() -> None:
 def test_both_spellings_of_resnet50_are_one_network() -> None:
     torch.manual_seed(0)
     plain = build_encoder(ARCHITECTURES["r50"]).eval()
-    other = build_encoder(preactivation_family(ARCHITECTURES["r50"])).eval()
+    other = build_encoder(Architecture("resnetv2_50", 2048, 0, {"preact": False})).eval()
     other.load_state_dict(torchvision_to_resnetv2(plain.state_dict()))
     x = torch.randn(2, 3, 65, 70)
     with torch.no_grad():

@@ -141,7 +141,7 @@ def test_published_and_loaded_again(hub: HubServer, converted: Path, repository:
     photo = ROOT / "examples" / "photos" / "cat_chelsea.jpg"
     np.testing.assert_array_equal(embedder(photo), zoo.load(converted)(photo))
     assert embedder.heads is not None
-    assert embedder.about["weights_sha256"] == sha256_file(converted / "model.safetensors")
+    assert embedder.weights_info["weights_sha256"] == sha256_file(converted / "model.safetensors")
     assert not any(WRITE_TOKEN.encode() in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert not any(WRITE_TOKEN.encode() in data for data in live.values())
     with pytest.raises(UserError, match="pretrained=False takes a name"):
@@ -167,7 +167,7 @@ def test_a_graph_that_differs_is_not_published(
 ) -> None:
     """Within the gate of `zoo export`, but not within the one of publishing."""
     monkeypatch.setattr(publish, "SAME", 1e-12)
-    monkeypatch.setattr(publish, "check", lambda *_: Agreement(4, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(publish, "compare_loaders", lambda *_: Agreement(4, 0.0, 0.0, 0.0))
     with pytest.raises(UserError, match=r"model\.onnx differs from torch by .* not published"):
         publish.publish(converted, REPO)
     assert not hub.requests
@@ -191,8 +191,8 @@ def test_timm_reading_other_preprocessing_is_not_published(hub: HubServer, conve
         ("run/checkpoint-10.pt", REPO, "zoo-train export run/checkpoint-10.pt"),
         ("examples", REPO, "zoo-train export examples"),
         ("byol_r18", REPO, "no released weights"),
-        ("byol_r18_mini", "just-a-name", "is no hub reference"),
-        ("byol_r18_mini", "a/b/c", "is no hub reference"),
+        ("byol_r18_mini", "just-a-name", "is not a hub reference"),
+        ("byol_r18_mini", "a/b/c", "is not a hub reference"),
         ("nothing.safetensors", REPO, "no weights at"),
     ],
 )

@@ -30,12 +30,12 @@ from zoo.inference.embedder import as_rgb
 from zoo.inference.onnx_backend import OnnxEngine
 from zoo.models import registry
 from zoo.transforms.preprocess import Preprocessing
-from zoo.transforms.tf_bicubic import CROP_FIRST
+from zoo.transforms.tf_bicubic import TF_BICUBIC
 
 GOLDENS = np.load(Path(__file__).parents[1] / "data" / "crop_first.npz")
 CASES = sorted({name.partition("_")[0] for name in GOLDENS.files})
 PHOTOS = sorted((Path(__file__).parents[3] / "examples" / "photos").glob("*.jpg"))
-CODES = sorted(CROP_FIRST)
+CODES = sorted(TF_BICUBIC)
 
 
 def of_case(case: str, code: str) -> tuple[Image.Image, Preprocessing, NDArray[np.intp], NDArray[np.float32]]:
@@ -55,7 +55,7 @@ def of_case(case: str, code: str) -> tuple[Image.Image, Preprocessing, NDArray[n
 def test_the_pixels_are_tensorflows(case: str, code: str) -> None:
     """Even and odd sizes, larger, smaller and equal; rounding costs half a level and no more."""
     image, preprocessing, lines, theirs = of_case(case, code)
-    ours = preprocessing.levels(image)
+    ours = preprocessing.float_pixels(image)
     assert ours.dtype == np.float32
     assert np.abs(ours[lines] - theirs).max() < 1e-4
     pixels = preprocessing.pixels(image)
@@ -80,12 +80,12 @@ def test_every_size_gives_a_crop_inside_of_the_image(
     width: int, height: int, size: int, margin: int, code: str
 ) -> None:
     image, preprocessing = picture(width, height), Preprocessing(size, size + margin, resizing=code)
-    left, top, right, bottom = CROP_FIRST[code].box(width, height, size / (size + margin))
+    left, top, right, bottom = TF_BICUBIC[code].box(width, height, size / (size + margin))
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
     assert right - left == bottom - top
     assert preprocessing.pixels(image).shape == (size, size, 3)
-    flat = Preprocessing(size, size + margin, resizing=code).levels(Image.new("RGB", (width, height), (3, 128, 255)))
+    flat = preprocessing.float_pixels(Image.new("RGB", (width, height), (3, 128, 255)))
     np.testing.assert_allclose(flat, np.broadcast_to([3, 128, 255], flat.shape), atol=1e-4)  # weights sum to 1
 
 

@@ -1,1 +1,1 @@
-"""zoo/convert/readers."""
+"""Readers of untrusted file formats (pickle, torch, TensorFlow); nothing in a file is ever executed."""

@@ -1,8 +1,10 @@
-"""Reads TensorFlow's checkpoints (a "tensor bundle") without TensorFlow: an index and one or more data files.
+"""Read TensorFlow's checkpoints ("tensor bundles"): an index and one or more data files.
 
-The index is a sorted string table as LevelDB writes it, uncompressed (tensorflow ``tensor_bundle.cc`` asks for that):
-blocks of (shared prefix, key, value) entries and a footer that finds them. A value is a ``BundleEntryProto``: dtype,
-shape, shard, offset, size. Plain numbers and lengths, checked as they are read; nothing in a bundle is code.
+Why not TensorFlow's own reader: tensorflow-cpu 2.21 is a wheel of 274 MB, and only SimCLR's files need it.
+
+The index is a sorted string table as LevelDB writes it, uncompressed (as tensorflow ``tensor_bundle.cc`` requests):
+blocks of (shared prefix, key, value) entries, and a footer that points to them. A value is a ``BundleEntryProto``:
+dtype, shape, shard, offset, size. These numbers are checked as they are read. A bundle holds no code.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from zoo.errors import UserError
 _FOOTER = 48
 _MAGIC = 0xDB4775248B80FB57  # leveldb table/format.h
 _BLOCK_TRAILER = 5  # compression type, crc32c
-_DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # tensorflow types.proto; numbers a network is made of
+_DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # tensorflow types.proto, the numeric ones
 _MAX_INDEX_BYTES = 64 << 20
 
 
 class _Files(Protocol):
-    """Where the files of a bundle lie: a folder, or a zip that is never unpacked."""
+    """The files of a bundle: a folder, or a zip archive that is read in place."""
 
     def names(self) -> list[str]: ...
     def size(self, name: str) -> int: ...
@@ -72,13 +74,13 @@ class _Entry:
 
 
 def read_bundle(path: Path) -> dict[str, NDArray[np.float32]]:
-    """All tensors of a checkpoint that hold numbers, by name; others (strings, object graphs) are left out.
+    """Read the numeric tensors of a checkpoint by name, as float32; strings and object graphs are left out.
 
     Args:
-        path: a zip or a folder that holds one bundle, its ``.index`` file, or the name both files start with.
+        path: a zip or a folder that holds one bundle, its ``.index`` file, or the common prefix of its files.
 
     Raises:
-        UserError: no bundle there, several, or a damaged one.
+        UserError: there is no bundle, more than one, or a damaged one.
     """
     try:
         if path.is_file() and zipfile.is_zipfile(path):
@@ -91,30 +93,30 @@ def read_bundle(path: Path) -> dict[str, NDArray[np.float32]]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, IndexError, KeyError, OverflowError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
-        raise UserError(f"{path.name} is no TensorFlow checkpoint, or a damaged one: {error}") from None
+        raise UserError(f"{path.name} is not a TensorFlow checkpoint, or a damaged one: {error}") from None
 
 
 def _read(files: _Files, stem: str | None) -> dict[str, NDArray[np.float32]]:
     names = sorted(files.names())
-    wanted = [n for n in names if n.endswith(".index") and (stem is None or n == f"{stem}.index")]
-    # a SavedModel in the same archive has a bundle of its own, variables/variables.index, with the same numbers
-    wanted = [n for n in wanted if not n.endswith("variables/variables.index")] or wanted
-    if len(wanted) != 1:
-        raise ValueError(f"{len(wanted)} .index files, one is needed")
-    if files.size(wanted[0]) > _MAX_INDEX_BYTES:
+    # the index
+    found = [n for n in names if n.endswith(".index") and (stem is None or n == f"{stem}.index")]
+    # a SavedModel in the same archive has a second bundle, variables/variables.index, with the same numbers
+    found = [n for n in found if not n.endswith("variables/variables.index")] or found
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} .index files, one is needed")
+    if files.size(found[0]) > _MAX_INDEX_BYTES:
         raise ValueError("its index is larger than 64 MB")
-    with files.open(wanted[0]) as opened:
+    with files.open(found[0]) as opened:
         index = opened.read(_MAX_INDEX_BYTES)
     entries = {k: _entry(v) for k, v in _table(index) if k}
-    shards = _shards(names, wanted[0].removesuffix("index"))
+    # the data files, each read once from beginning to end
     tensors: dict[str, NDArray[np.float32]] = {}
-    for shard, name in shards.items():
-        mine = sorted((e.offset, k) for k, e in entries.items() if e.shard == shard and e.dtype in _DTYPES)
+    for shard, name in _shards(names, found[0].removesuffix("index")).items():
+        by_offset = sorted((e.offset, k) for k, e in entries.items() if e.shard == shard and e.dtype in _DTYPES)
         with files.open(name) as opened:
             position = 0
-            for offset, key in mine:
+            for _, key in by_offset:
                 tensors[key], position = _tensor(opened, position, entries[key], files.size(name), key)
-                assert offset <= position
     return tensors
 
 
@@ -127,7 +129,7 @@ def _shards(names: list[str], prefix: str) -> dict[int, str]:
 
 
 def _tensor(file: BinaryIO, position: int, entry: _Entry, limit: int, key: str) -> tuple[NDArray[np.float32], int]:
-    """Reads forward: seeking back in a zip would start over."""
+    """Read one tensor and return the position after it; reading goes forward because a zip cannot seek back cheaply."""
     dtype = np.dtype(_DTYPES[entry.dtype])
     count = 1
     for n in entry.shape:
@@ -146,7 +148,7 @@ def _tensor(file: BinaryIO, position: int, entry: _Entry, limit: int, key: str) 
 
 
 def _table(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Keys and values of a LevelDB table, in order."""
+    """Yield the keys and values of a LevelDB table, in order."""
     if len(data) < _FOOTER or int.from_bytes(data[-8:], "little") != _MAGIC:
         raise ValueError("its index has no footer")
     footer = len(data) - _FOOTER
@@ -172,12 +174,12 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
     key, position = b"", offset
     while position < end:
         shared, position = _varint(data, position)
-        fresh, position = _varint(data, position)
+        unshared, position = _varint(data, position)
         length, position = _varint(data, position)
-        if shared > len(key) or position + fresh + length > end:
+        if shared > len(key) or position + unshared + length > end:
             raise ValueError("an entry of its index lies outside its block")
-        key = key[:shared] + data[position : position + fresh]
-        position += fresh
+        key = key[:shared] + data[position : position + unshared]
+        position += unshared
         yield key, data[position : position + length]
         position += length
 
@@ -211,7 +213,7 @@ def _entry(message: bytes) -> _Entry:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Numbers and values of a protocol buffer message's fields."""
+    """Yield the numbers and values of a protocol buffer message's fields."""
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)

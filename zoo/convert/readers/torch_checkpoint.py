@@ -1,9 +1,10 @@
-"""Reads files of ``torch.save``, safetensors and pickled arrays; tensors and plain values, nothing in them is run."""
+"""Read files of ``torch.save``, safetensors and pickled arrays: tensors and plain values, nothing is executed."""
 
 from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from zoo.errors import UserError, reason_of
 
 
 def read_torch(path: Path) -> dict[str, Any]:
-    """The dict in a ``.pth``, ``.pt``, ``.pth.tar`` (zip or legacy form), ``.safetensors`` or ``.pkl`` file, on CPU.
+    """Read the dict in a ``.pth``, ``.pt``, ``.pth.tar`` (zip or legacy form), ``.safetensors`` or ``.pkl`` file.
 
-    Arrays of a ``.pkl`` (detectron2's files) become tensors.
+    Tensors are on the CPU. The arrays of a ``.pkl`` (detectron2's files) become tensors.
 
     Raises:
-        UserError: unreadable, damaged, no dict, or it holds more than tensors and plain values; that is then not run.
+        UserError: the file cannot be read, is damaged, is no dict, or holds more than tensors and plain values.
     """
     if path.suffix == ".safetensors":
         from zoo.models.state_dict import read_tensors
@@ -45,7 +46,7 @@ def read_torch(path: Path) -> dict[str, Any]:
 
 
 def state_dict_of(loaded: dict[str, Any]) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, wherever the usual codes put it, or the dict itself; other values go."""
+    """Return the state dict under a checkpoint's usual keys, or the dict itself; other values are dropped."""
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded.get(key), dict):
             loaded = loaded[key]
@@ -53,8 +54,8 @@ def state_dict_of(loaded: dict[str, Any]) -> dict[str, Tensor]:
     return {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
 
 
-def _arrays(path: Path) -> dict[str, Any] | None:
-    """The dict of a pickle, ``None`` where torch wrote the file: its legacy form begins with a number."""
+def _arrays(path: Path) -> dict[str, object] | None:
+    """Read the dict of a pickle; ``None`` where torch wrote the file, whose legacy form begins with a number."""
     if zipfile.is_zipfile(path):
         return None
     try:
@@ -64,12 +65,12 @@ def _arrays(path: Path) -> dict[str, Any] | None:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     try:
         return _as_tensors(tree) if isinstance(tree, dict) else None
-    except (TypeError, RecursionError) as error:  # an array of objects or of texts; a dict in itself
+    except (TypeError, RecursionError) as error:  # an array of objects or texts; a dict that holds itself
         raise UserError(f"{path.name} is refused: {reason_of(error)}") from None
 
 
-def _as_tensors(tree: dict[str, Any]) -> dict[str, Any]:
-    def converted(value: Any) -> Any:
+def _as_tensors(tree: Mapping[str, object]) -> dict[str, object]:
+    def converted(value: object) -> object:
         if isinstance(value, dict):
             return _as_tensors(value)
         return torch.from_numpy(value) if isinstance(value, np.ndarray) else value

@@ -1,1 +1,1 @@
-"""Model cards: facts -> sections -> one Markdown text, for the registry, for a model hub and for a user's own file."""
+"""Model cards as Markdown, for the registry, for a model hub and for a user's own file; runs no network."""

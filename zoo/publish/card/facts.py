@@ -1,28 +1,97 @@
-"""All that a card says, as data: of the weights, of their training, of their scores, of how far the loaders agree."""
+"""The data behind a card: weights, training, scores, and how far the loaders agree."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from zoo.models.registry import Architecture, Score
 from zoo.publish.card.wording import DATA_SETS
 from zoo.transforms.preprocess import Preprocessing
 
-SAME = 1e-5  # relative, max|difference| / max|reference|: what a loader may differ on the same normalised pixels
-SAME_PHOTOGRAPH = 1e-4  # and through timm's own transform, which is Pillow's like ours
+# Allowed max|difference| / max|reference| between the embeddings of two loaders,
+SAME = 1e-5  # from the same normalised pixels
+SAME_PHOTOGRAPH = 1e-4  # from the photograph, through timm's own transform, which resizes with Pillow too
+
+
+class DataName(TypedDict):
+    """The data of an evaluation: ``name`` is a key of ``DATA_SETS``, or the user's own."""
+
+    name: str
+
+
+class ModelName(TypedDict):
+    """The model of an evaluation: ``NAME.tag``, or ``NAME.random``."""
+
+    model: str
+
+
+class EvaluationResult(TypedDict):
+    """The entries of a ``zoo evaluate`` JSON that cards use; scores are in percent."""
+
+    protocol: str
+    score: float
+    interval_95: list[float]
+    model: ModelName
+    data: DataName
+
+
+class OptimRecord(TypedDict):
+    """The optimiser of a recipe."""
+
+    name: str
+    lr: float
+    batch_size: int
+    weight_decay: float
+    tau: float
+
+
+class ViewsRecord(TypedDict):
+    """The views of a recipe: side in pixels."""
+
+    size: int
+
+
+class RecipeRecord(TypedDict):
+    """The entries of a ``zoo-train`` recipe that cards use."""
+
+    name: str
+    seed: int
+    precision: NotRequired[str]
+    optim: OptimRecord
+    views: ViewsRecord
+
+
+class TrainingData(TypedDict):
+    """The data of a training run."""
+
+    name: NotRequired[str]
+    images: int
+
+
+class TrainingRecord(TypedDict):
+    """The facts about a training run that ``zoo-train export`` writes."""
+
+    recipe: RecipeRecord
+    data: TrainingData
+    steps: int
+    total_steps: int
+    images_seen: int
+    minutes: float
+    hardware: str
+    versions: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Int8:
-    """What became of the int8 ONNX file.
+    """The outcome of the int8 export.
 
     Attributes:
-        allowed: the least cosine with torch's embedding of a photograph that it was not calibrated on.
-        cosine: the least measured, ``None`` where there is no file.
-        photographs: how many it was measured on.
-        refused: why there is none.
+        allowed: lower limit of the cosine with torch, on photographs that int8 was not calibrated on.
+        cosine: smallest cosine measured; ``None`` without a file.
+        photographs: number of photographs that it was measured on.
+        refused: why there is no file.
     """
 
     allowed: float
@@ -33,16 +102,16 @@ class Int8:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the loaders of a published folder are from torch, largest relative differences; measured, not promised.
+    """Measured differences between the loaders of a published folder and torch, as largest relative differences.
 
     Attributes:
-        photographs: how many.
-        timm: on the same normalised pixels.
-        timm_photograph: from the photograph, through timm's own transform (transformers uses the same).
-        float_resize: from the photograph, resized in floating point (torch, antialiased) instead of Pillow's 8 bits; of
-            weights that are cropped first, with the official code's fractions of a level.
-        onnx: from the same uint8 pixels.
-        int8: ``None`` where none was asked for.
+        photographs: number of photographs that were compared.
+        timm: timm, from the same normalised pixels.
+        timm_photograph: timm, from the photograph through its own transform (transformers uses the same).
+        float_resize: torch, from the photograph resized in floating point instead of Pillow's 8 bits; for weights with
+            TensorFlow's resize, without its rounding to bytes.
+        onnx: ONNX Runtime, from the same uint8 pixels.
+        int8: ``None`` where no int8 file was requested.
     """
 
     photographs: int
@@ -55,24 +124,23 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a card says of one set of weights.
+    """The content of a card for one set of weights.
 
     Attributes:
-        name: of the registry with its tag, or the user's own.
-        location: the file that ships (``bundled:FILE``), a URL, or the user's own file; "" of a folder.
-        half: whether that file holds convolutions in float16.
-        training: of the training run, ``None`` where nobody recorded it: ``recipe``, ``data``, ``steps``,
-            ``total_steps``, ``images_seen``, ``minutes``, ``hardware``, and ``versions`` where they are known.
+        name: ``NAME.tag`` of the registry, or the user's own name.
+        location: the file that ships (``bundled:FILE``), a URL, or the user's own file; "" for a folder.
+        half: True if that file holds convolutions in float16.
+        training: facts about the training run; ``None`` where nobody recorded it.
         results: JSON of ``zoo evaluate``, for these weights and for random ones.
-        published: scores of these weights, measured by others.
+        published: scores of these weights that others measured.
         selection: how settings were chosen and on which images.
-        recipe: of ``zoo-train``, with the constants of the method's authors.
-        like_these: scores of others for the same architecture and method, whatever weights.
+        recipe: name of the ``zoo-train`` recipe with the constants of the method's authors.
+        like_these: published scores of the same architecture and method that belong to no weights of the registry.
         others: other weights of the same name.
-        repository: ``ORG/NAME`` on a model hub, ``None`` for a card of the registry.
-        hub_name: the entry of ``hubconf.py`` with this architecture, ``None`` where there is none.
+        repository: ``ORG/NAME`` on a model hub; ``None`` for a card of the registry.
+        hub_name: the entry of ``hubconf.py`` with this architecture; ``None`` where there is none.
         heads: parts in the file ``heads_file``.
-        agreement: measured when the repository was made.
+        agreement: measured when the repository was built.
     """
 
     name: str
@@ -84,8 +152,8 @@ class Facts:
     sha256: str | None
     location: str = ""
     half: bool = False
-    training: Mapping[str, Any] | None = None
-    results: Sequence[Mapping[str, Any]] = ()
+    training: TrainingRecord | None = None
+    results: Sequence[EvaluationResult] = ()
     published: Sequence[Score] = ()
     selection: str = ""
     recipe: str = ""
@@ -99,17 +167,17 @@ class Facts:
 
     @property
     def bundled(self) -> bool:
-        """Whether the weights ship with the package."""
+        """True if the weights ship with the package."""
         return self.location.startswith("bundled:")
 
     @property
     def official(self) -> bool:
-        """Whether a method's authors made the weights."""
+        """True if a method's authors published the weights."""
         return "://" in self.location
 
     @property
     def reference(self) -> str:
-        """What ``zoo.load`` and ``--model`` take."""
+        """The argument of ``zoo.load`` and ``--model``."""
         if self.repository:
             return f"hf-hub:{self.repository}"
         if self.bundled:
@@ -118,7 +186,7 @@ class Facts:
 
     @property
     def data(self) -> str | None:
-        """The key of the training data in ``DATA_SETS``, ``None`` where it is not there."""
+        """The key of the training data in ``DATA_SETS``; ``None`` where that has no such data."""
         if self.official:
             return "imagenet"
         name = self.training["data"].get("name", "").partition("/")[0] if self.training else ""

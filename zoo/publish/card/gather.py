@@ -1,4 +1,4 @@
-"""Facts for a card, gathered from the registry, from JSON of training and evaluation, or from an exported file."""
+"""Gather the facts for a card from the registry, from JSON of training and evaluation, or from an exported file."""
 
 from __future__ import annotations
 
@@ -7,29 +7,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.hub.weights import WeightFile
 from zoo.models import registry
 from zoo.models.registry import ARCHITECTURES, MODELS, Architecture
 from zoo.models.state_dict import read_metadata
-from zoo.publish.card.facts import Facts
+from zoo.publish.card.facts import EvaluationResult, Facts, TrainingRecord
 
 CARDS = Path(__file__).parents[3] / "model_cards"
 
 
 def results_folder(name: str, tag: str) -> Path:
-    """Where the JSON files behind a card stand."""
+    """Return the folder of the JSON files behind a card."""
     return CARDS / "results" / f"{name}.{tag}"
 
 
 def card_path(name: str) -> Path:
-    """Where ``zoo card`` puts the card of ``NAME`` or ``NAME.tag``: the default tag's has the bare name."""
+    """Return the file to which ``zoo card`` writes ``NAME`` or ``NAME.tag``; the default tag's has the bare name."""
     base, tag = _split(name)
     return CARDS / (f"{base}.md" if tag == MODELS[base].default_tag else f"{base}.{tag}.md")
 
 
 def registry_facts(name: str) -> Facts:
-    """What the registry and the JSON files in ``model_cards/results`` know of ``NAME`` or ``NAME.tag``."""
+    """Gather facts about ``NAME`` or ``NAME.tag`` from the registry and the JSON files in ``model_cards/results``.
+
+    Raises:
+        UserError: there is no such model, it has no weights, or a JSON file cannot be read.
+    """
     base, tag = _split(name)
     spec, chosen = MODELS[base], MODELS[base].weights[tag]
     training = results_folder(base, tag) / "training.json"
@@ -42,7 +46,7 @@ def registry_facts(name: str) -> Facts:
         chosen.source,
         chosen.sha256,
         chosen.location,
-        half=chosen.bundled,  # what ships is small
+        half=chosen.bundled,  # bundled files are small
         training=_read(training) if chosen.bundled else None,
         results=load_results(base, tag),
         published=chosen.scores,
@@ -55,7 +59,7 @@ def registry_facts(name: str) -> Facts:
 
 
 def file_facts(file: WeightFile) -> Facts:
-    """What a file of ``zoo-train export`` says of itself."""
+    """Gather facts about a file of ``zoo-train export`` from its metadata."""
     assert file.path is not None
     return Facts(
         file.name,
@@ -71,17 +75,17 @@ def file_facts(file: WeightFile) -> Facts:
     )
 
 
-def training_of(file: WeightFile) -> dict[str, Any] | None:
-    """The training facts that ``zoo-train export`` wrote into its file; ``None`` of other files."""
+def training_of(file: WeightFile) -> TrainingRecord | None:
+    """Return the training facts in a file of ``zoo-train export``; ``None`` for other files."""
     if file.folder is not None or file.path is None:
         return None
     found = read_metadata(file.path).get("training")
-    training: dict[str, Any] | None = json.loads(found) if found else None
+    training: TrainingRecord | None = json.loads(found) if found else None
     return training
 
 
 def hub_name(method: str, architecture: Architecture) -> str | None:
-    """An entry of ``hubconf.py`` that takes weights of this method and architecture, ``None`` where there is none."""
+    """Return an entry of ``hubconf.py`` with this method and architecture; ``None`` where there is none."""
     for name, spec in MODELS.items():
         same = ARCHITECTURES[spec.architecture]
         if (spec.method, same.num_features, same.parameters) == (
@@ -93,13 +97,17 @@ def hub_name(method: str, architecture: Architecture) -> str | None:
     return None
 
 
-def load_results(name: str, tag: str) -> list[dict[str, Any]]:
-    """All evaluation JSON files behind a card."""
+def load_results(name: str, tag: str) -> list[EvaluationResult]:
+    """Read all evaluation JSON files behind a card."""
     return read_results(results_folder(name, tag))
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
-    """All JSON files of ``zoo evaluate`` in a folder."""
+def read_results(folder: Path) -> list[EvaluationResult]:
+    """Read all JSON files of ``zoo evaluate`` in a folder.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
     return [_read(p) for p in sorted(folder.glob("*.json")) if p.name != "training.json"]
 
 
@@ -111,9 +119,8 @@ def _split(name: str) -> tuple[str, str]:
     return spec.name, tag
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Any:
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
-        return value
+        return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        raise UserError(f"{path} cannot be read: {reason_of(error)}") from None

@@ -1,4 +1,4 @@
-"""Pieces of Markdown."""
+"""Markdown tables and paragraphs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from textwrap import fill
 
 
 def rows(pairs: Sequence[tuple[str, str]]) -> str:
-    """A table of two columns without a head."""
+    """Return a table of two columns without a header."""
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in pairs)])
 
 
 def wrap(text: str) -> str:
-    """A paragraph, in lines of 118 characters."""
+    """Wrap a paragraph at 118 characters."""
     return fill(text, 118, break_long_words=False, break_on_hyphens=False)

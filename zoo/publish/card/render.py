@@ -1,4 +1,4 @@
-"""A card as Markdown, and the file that ``zoo card NAME`` writes of a model of the registry."""
+"""Render a card as Markdown, and write the cards of the registry (``zoo card NAME``)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _TAGS = ["self-supervised", "feature-extraction", "image-embedding", "resnet"]
 
 
 def write(name: str) -> Path:
-    """Writes the card of a model of the registry; returns its path.
+    """Write the card of a model of the registry, and return its path.
 
     Raises:
-        UserError: no such model, it has no weights, or a JSON file behind its card is missing.
+        UserError: there is no such model, it has no weights, or a JSON file behind its card is missing.
     """
     path = card_path(name)
     atomic_write_text(path, render(registry_facts(name)))
@@ -30,7 +30,7 @@ def write(name: str) -> Path:
 
 
 def render(facts: Facts) -> str:
-    """A card as Markdown."""
+    """Return a card as Markdown."""
     sections = (
         _front_matter(facts),
         _head(facts),
@@ -138,7 +138,7 @@ def _network(architecture: Architecture) -> str:
 def _depth(architecture: Architecture) -> str:
     width = architecture.model_args.get("width_factor", 1)
     layers = architecture.model_args.get("layers")
-    convolutions = 2 if architecture.timm_name in ("resnet18", "resnet34") else 3  # of a block
+    convolutions = 2 if architecture.timm_name in ("resnet18", "resnet34") else 3  # in a block
     depth = (
         2 + convolutions * sum(layers)
         if layers
@@ -150,7 +150,7 @@ def _depth(architecture: Architecture) -> str:
 
 
 def _pixels(transform: Preprocessing) -> str:
-    text = f"RGB, {transform.says}"
+    text = f"RGB, {transform.summary}"
     if (transform.mean, transform.std) == (registry.IMAGENET_224.mean, registry.IMAGENET_224.std):
         return f"{text}, ImageNet mean and std"
     return f"{text}, mean {', '.join(map(str, transform.mean))}, std {', '.join(map(str, transform.std))}"

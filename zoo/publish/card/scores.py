@@ -1,13 +1,13 @@
-"""Scores of a model: the table, the section, and the forms in which a model hub reads them."""
+"""The scores of a model: the section and its table, and the forms in which a model hub reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.models.registry import Score
-from zoo.publish.card.facts import Facts
+from zoo.publish.card.facts import EvaluationResult, Facts
 from zoo.publish.card.markdown import wrap
 from zoo.publish.card.wording import DATA_SETS
 
@@ -18,27 +18,36 @@ PROTOCOLS = {"knn": "kNN", "linear": "linear"}
 
 
 def section(facts: Facts) -> str:
-    """Published scores, and measured ones beside those of a random network."""
-    parts = ["## Evaluation"]
-    rows = [f"| {_told(s)} | {s.value:g} | {s.where} |" for s in facts.published]
-    rows += [f"| {_told(s)}, of this architecture and method | {s.value:g} | {s.where} |" for s in facts.like_these]
-    if rows:
-        head = [
-            "Published by others (not measured here), in percent:",
-            "",
-            "| what | score | source |",
-            "|---|---:|---|",
-        ]
-        parts.append("\n".join([*head, *rows]))
-    if not facts.results:
-        ours = facts.bundled or facts.official
-        parts.append("Measured by this project: nothing yet." if ours else _to_measure(facts))
-        return "\n\n".join(parts)
-    parts.append(
+    """Return published scores, and measured ones beside those of a random network."""
+    parts = ["## Evaluation", *_published(facts)]
+    if facts.results:
+        parts += _measured(facts)
+    else:
+        registered = facts.bundled or facts.official
+        parts.append("Measured by this project: nothing yet." if registered else _to_measure(facts))
+    return "\n\n".join(parts)
+
+
+def _published(facts: Facts) -> list[str]:
+    rows = [f"| {_protocol(s)} | {s.value:g} | {s.where} |" for s in facts.published]
+    rows += [f"| {_protocol(s)}, of this architecture and method | {s.value:g} | {s.where} |" for s in facts.like_these]
+    if not rows:
+        return []
+    header = [
+        "Published by others (not measured here), in percent:",
+        "",
+        "| what | score | source |",
+        "|---|---:|---|",
+    ]
+    return ["\n".join([*header, *rows])]
+
+
+def _measured(facts: Facts) -> list[str]:
+    parts = [
         "Measured by this project, top-1 in percent with 95 % intervals, beside the same network with random weights\n"
-        "(Kaiming initialisation, all BN gammas 1)."
-    )
-    parts.append(table(facts.results))
+        "(Kaiming initialisation, all BN gammas 1).",
+        table(facts.results),
+    ]
     parts += [f"{DATA_SETS[d].title} is {DATA_SETS[d].note}." for d in _data_sets(facts.results) if DATA_SETS[d].note]
     if facts.selection:
         parts.append(wrap(facts.selection))
@@ -58,11 +67,15 @@ def section(facts: Facts) -> str:
             f"--out results/{facts.name}/$protocol.$data.$model.json\n"
             "    done; done; done"
         )
-    return "\n\n".join(parts)
+    return parts
 
 
-def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row per data set, trained against random by protocol."""
+def table(results: Sequence[EvaluationResult]) -> str:
+    """Return a Markdown table: a row per data set, trained weights against random ones by protocol.
+
+    Raises:
+        UserError: a result is missing.
+    """
     rows = ["| data | " + " | ".join(f"{p} trained | {p} random | gain" for p in PROTOCOLS.values()) + " |"]
     rows.append("|---|" + "---:|" * 3 * len(PROTOCOLS))
     for data in _data_sets(results):
@@ -76,7 +89,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def eval_results(facts: Facts) -> list[EvalResult]:
-    """For the front matter."""
+    """Return the trained weights' results for the front matter."""
     from huggingface_hub import EvalResult
 
     return [
@@ -95,16 +108,19 @@ def eval_results(facts: Facts) -> list[EvalResult]:
 
 
 def evaluation_yaml(facts: Facts) -> dict[str, str]:
-    """Files of ``.eval_results/`` by name, for the data sets that the hub has: its leaderboards read them."""
+    """Return the files of ``.eval_results/`` by name, which the hub's leaderboards read; only for data sets on the hub."""
     import yaml
 
-    files: dict[str, list[dict[str, Any]]] = {}
+    files: dict[str, list[dict[str, object]]] = {}
     for result in _trained(facts.results):
         data = DATA_SETS.get(result["data"]["name"])
         if data is not None and data.hub:
-            entry = {"dataset": {"id": data.hub, "task_id": f"{result['protocol']}_top1"}, "value": result["score"]}
-            notes = f"{result['protocol']} on frozen features, top-1 in percent; siamese-zoo"
-            files.setdefault(f"{result['data']['name']}.yaml", []).append(entry | {"notes": notes})
+            entry = {
+                "dataset": {"id": data.hub, "task_id": f"{result['protocol']}_top1"},
+                "value": result["score"],
+                "notes": f"{result['protocol']} on frozen features, top-1 in percent; siamese-zoo",
+            }
+            files.setdefault(f"{result['data']['name']}.yaml", []).append(entry)
     return {name: yaml.safe_dump(entries, sort_keys=False) for name, entries in files.items()}
 
 
@@ -113,20 +129,20 @@ def _to_measure(facts: Facts) -> str:
     return f"Not measured yet: `{command}`, or another protocol."
 
 
-def _told(score: Score) -> str:
+def _protocol(score: Score) -> str:
     return score.protocol if score.verified else f"{score.protocol} (remembered, not looked up)"
 
 
-def _trained(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _trained(results: Sequence[EvaluationResult]) -> list[EvaluationResult]:
     return [r for r in results if not r["model"]["model"].endswith(".random")]
 
 
-def _data_sets(results: Sequence[Mapping[str, Any]]) -> list[str]:
+def _data_sets(results: Sequence[EvaluationResult]) -> list[str]:
     found = {r["data"]["name"] for r in results}
     return [name for name in DATA_SETS if name in found]
 
 
-def _find(results: Sequence[Mapping[str, Any]], protocol: str, data: str, is_random: bool) -> Mapping[str, Any]:
+def _find(results: Sequence[EvaluationResult], protocol: str, data: str, is_random: bool) -> EvaluationResult:
     for result in results:
         model = result["model"]["model"]
         if (result["protocol"], result["data"]["name"], model.endswith(".random")) == (protocol, data, is_random):
@@ -135,6 +151,6 @@ def _find(results: Sequence[Mapping[str, Any]], protocol: str, data: str, is_ran
     raise UserError(f"no result of {protocol} on {data} for the {which} network: run `zoo evaluate` first")
 
 
-def _score(result: Mapping[str, Any]) -> str:
+def _score(result: EvaluationResult) -> str:
     low, high = result["interval_95"]
     return f"{result['score']:.1f} ({low:.1f}-{high:.1f})"

@@ -1,34 +1,35 @@
-"""The sections of a card on how the weights came about: data, recipe, length, compute."""
+"""The sections of a card about the training: data, recipe, length, compute."""
 
 from __future__ import annotations
 
-from zoo.publish.card.facts import Facts
+from zoo.publish.card.facts import Facts, TrainingRecord
 from zoo.publish.card.markdown import rows, wrap
 from zoo.publish.card.wording import DATA_SETS, METHODS
 
 
 def section(facts: Facts) -> str:
-    """Data, recipe and length."""
-    if facts.training is None:
-        if not facts.official:
-            return "## Training\n\nHow it was trained is not recorded here."
-        what = (
-            f"Trained by the method's authors on the 1,281,167 training images of ImageNet-1k (ILSVRC 2012), without their "
-            f"labels: {facts.source}."
-        )
-        again = (
-            f" The recipe with their constants, to train it again: `zoo-train run {facts.recipe}`."
-            if facts.recipe
-            else ""
-        )
-        text = f"## Training\n\n{wrap(what + again)}"
-        if facts.others:
-            text += "\n\n" + wrap(f"Other weights of this network: {', '.join(f'`{o}`' for o in facts.others)}.")
-        return text
-    training = facts.training
+    """Return data, recipe and length of the training."""
+    if facts.training is not None:
+        return _recorded(facts, facts.training)
+    if not facts.official:
+        return "## Training\n\nHow it was trained is not recorded here."
+    what = (
+        f"Trained by the method's authors on the 1,281,167 training images of ImageNet-1k (ILSVRC 2012), without their "
+        f"labels: {facts.source}."
+    )
+    again = (
+        f" The recipe with their constants, to train it again: `zoo-train run {facts.recipe}`." if facts.recipe else ""
+    )
+    text = f"## Training\n\n{wrap(what + again)}"
+    if facts.others:
+        text += "\n\n" + wrap(f"Other weights of this network: {', '.join(f'`{o}`' for o in facts.others)}.")
+    return text
+
+
+def _recorded(facts: Facts, training: TrainingRecord) -> str:
     recipe = training["recipe"]
     optim, views, data = recipe["optim"], recipe["views"], training["data"]
-    pairs = [("data", _training_data(facts))]
+    pairs = [("data", _training_data(facts, training))]
     pairs.append(
         (
             "recipe",
@@ -53,7 +54,7 @@ def section(facts: Facts) -> str:
 
 
 def compute(facts: Facts) -> str:
-    """Time and hardware; energy was never measured."""
+    """Return time and hardware; energy was never measured."""
     if facts.training:
         minutes = facts.training["minutes"]
         length = _time(minutes) if minutes < 120 else f"{minutes / 60:.1f} hours"
@@ -68,9 +69,8 @@ def _time(minutes: float) -> str:
     return f"{minutes:.{0 if minutes >= 10 else 1}f} minutes"
 
 
-def _training_data(facts: Facts) -> str:
-    assert facts.training is not None
-    data = facts.training["data"]
+def _training_data(facts: Facts, training: TrainingRecord) -> str:
+    data = training["data"]
     title = DATA_SETS[facts.data or ""].title if facts.data else data.get("name", "not recorded")
     labels = "labelled" if facts.method == "supervised" else "unlabelled"
     images = f", {data['images']:,} {labels} training images"

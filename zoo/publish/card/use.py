@@ -1,15 +1,15 @@
-"""The section of a card that says how to load the model, with each loader that reads it."""
+"""The section of a card about loading the model, with each loader that reads it."""
 
 from __future__ import annotations
 
-from zoo.models.checkpoint_dir import needs_import
+from zoo.models.model_config import needs_import
 from zoo.publish.card.facts import SAME, SAME_PHOTOGRAPH, Agreement, Facts, Int8
 from zoo.publish.card.markdown import wrap
-from zoo.transforms.tf_bicubic import CropFirst
+from zoo.transforms.tf_bicubic import TfBicubic
 
 
 def section(facts: Facts) -> str:
-    """Commands of this project; of a hub's repository also those of the other loaders, and how far they agree."""
+    """Return the commands for this project, and on a hub those for the other loaders with their measured agreement."""
     lines = [
         "## Use",
         "",
@@ -19,16 +19,17 @@ def section(facts: Facts) -> str:
         "",
         "    import zoo",
         f'    zoo.load("{facts.reference}")(["photo.jpg"])                # float32 [1, {facts.architecture.num_features}]',
+        "",
     ]
     if facts.repository:
-        lines += _other_loaders(facts)
+        lines += _other_loaders(facts, facts.repository)
     else:
-        lines += ["", *_other_forms(facts)]
+        lines += _other_forms(facts)
     return "\n".join(lines)
 
 
 def _other_forms(facts: Facts) -> list[str]:
-    """For torch.hub, where it has an entry of this network, and for any program."""
+    """torch.hub, where it has an entry of this network, and ONNX."""
     export = f"    zoo export --model {facts.reference} --out model.onnx"
     if facts.hub_name is None:
         return ["An ONNX file for any program:", "", export]
@@ -41,51 +42,74 @@ def _other_forms(facts: Facts) -> list[str]:
     ]
 
 
-def _other_loaders(facts: Facts) -> list[str]:
-    repository, size = facts.repository, facts.preprocessing.input_size
+def _other_loaders(facts: Facts, repository: str) -> list[str]:
+    own_import = ["    import zoo.timm_models"] if needs_import(facts.architecture) else []
+    return [
+        *_introduction(facts),
+        *_timm(repository, own_import),
+        *_transformers(repository, own_import),
+        *(_torch_hub(repository, facts.hub_name) if facts.hub_name else []),
+        *_onnx_runtime(repository, facts.preprocessing.input_size),
+        *(_measured(facts, facts.agreement) if facts.agreement else []),
+    ]
+
+
+def _introduction(facts: Facts) -> list[str]:
     lines = [
-        "",
         "Add `@REVISION` (a branch, a tag, a commit) to pin it. The other loaders take upright RGB images: apply",
         "`PIL.ImageOps.exif_transpose` to photographs of cameras first, as the zoo does by itself.",
         "",
     ]
-    if own := needs_import(facts.architecture):
+    if needs_import(facts.architecture):
         lines += [
             "This network pads as TensorFlow does, which timm's names cannot say: `import zoo.timm_models` (from",
             "`siamese-zoo`) teaches it to timm and transformers; without it they stop with an unknown model rather than",
             "build a wrong one.",
             "",
         ]
-    if first := facts.preprocessing.crop_first:
-        lines += [wrap(_other_pixels(first, facts.agreement)), ""]
-    extra = ["    import zoo.timm_models"] if own else []
-    lines += [
+    if tf := facts.preprocessing.tf_bicubic:
+        lines += [wrap(_other_pixels(tf, facts.agreement)), ""]
+    return lines
+
+
+def _timm(repository: str, own_import: list[str]) -> list[str]:
+    return [
         "timm:",
         "",
         "    import timm, torch",
-        *extra,
+        *own_import,
         f'    model = timm.create_model("hf-hub:{repository}", pretrained=True).eval()',
         "    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
         "    embedding = model(transform(image)[None])",
         "",
+    ]
+
+
+def _transformers(repository: str, own_import: list[str]) -> list[str]:
+    return [
         "transformers:",
         "",
         "    from transformers import AutoImageProcessor, AutoModel, pipeline",
-        *extra,
+        *own_import,
         f'    processor = AutoImageProcessor.from_pretrained("{repository}")',
         f'    model = AutoModel.from_pretrained("{repository}").eval()',
         "    embedding = model(**processor(image)).pooler_output",
         f'    embedding = pipeline("image-feature-extraction", model="{repository}")(image, pool=True)',
         "",
     ]
-    if facts.hub_name:
-        lines += [
-            "torch.hub, from a clone of siamese-zoo:",
-            "",
-            f'    torch.hub.load("PATH/TO/siamese-zoo", "{facts.hub_name}", source="local", weights="hf-hub:{repository}")',
-            "",
-        ]
-    lines += [
+
+
+def _torch_hub(repository: str, hub_name: str) -> list[str]:
+    return [
+        "torch.hub, from a clone of siamese-zoo:",
+        "",
+        f'    torch.hub.load("PATH/TO/siamese-zoo", "{hub_name}", source="local", weights="hf-hub:{repository}")',
+        "",
+    ]
+
+
+def _onnx_runtime(repository: str, size: int) -> list[str]:
+    return [
         f"ONNX Runtime, without torch; normalisation is in the graph, pixels are uint8 [N, {size}, {size}, 3]:",
         "",
         "    import onnxruntime",
@@ -93,24 +117,24 @@ def _other_loaders(facts: Facts) -> list[str]:
         f'    session = onnxruntime.InferenceSession(hf_hub_download("{repository}", "model.onnx"))',
         '    embedding, = session.run(["embedding"], {"pixels": pixels})',
     ]
-    if facts.agreement:
-        a = facts.agreement
-        first = facts.preprocessing.crop_first
-        eight = "rounded to 8 bits" if first else "Pillow's 8 bits"
-        resized = " resized by Pillow" if first else ""
-        measured = (
-            f"Measured when this was published, on {a.photographs} photographs, largest difference over largest value, "
-            f"against zoo: timm {a.timm:.0e} on the same normalised pixels, {a.timm_photograph:.0e} from the photograph "
-            f"through timm's own transform, which transformers uses too; ONNX Runtime {a.onnx:.0e} on the same pixels; a "
-            f"photograph resized in floating point instead of {eight} {a.float_resize:.0e}. Nothing is published "
-            f"with more than {SAME:.0e} on the same pixels or {SAME_PHOTOGRAPH:.0e} from the photograph{resized}."
-        )
-        lines += ["", wrap(measured), *_int8(a.int8)]
-    return lines
 
 
-def _other_pixels(first: CropFirst, agreement: Agreement | None) -> str:
-    """Of weights that are cropped first: what timm and transformers make of them."""
+def _measured(facts: Facts, a: Agreement) -> list[str]:
+    crops_first = facts.preprocessing.tf_bicubic is not None
+    eight = "rounded to 8 bits" if crops_first else "Pillow's 8 bits"
+    resized = " resized by Pillow" if crops_first else ""
+    measured = (
+        f"Measured when this was published, on {a.photographs} photographs, largest difference over largest value, "
+        f"against zoo: timm {a.timm:.0e} on the same normalised pixels, {a.timm_photograph:.0e} from the photograph "
+        f"through timm's own transform, which transformers uses too; ONNX Runtime {a.onnx:.0e} on the same pixels; a "
+        f"photograph resized in floating point instead of {eight} {a.float_resize:.0e}. Nothing is published "
+        f"with more than {SAME:.0e} on the same pixels or {SAME_PHOTOGRAPH:.0e} from the photograph{resized}."
+    )
+    return ["", wrap(measured), *_int8(a.int8)]
+
+
+def _other_pixels(tf: TfBicubic, agreement: Agreement | None) -> str:
+    """The difference of timm's and transformers' pixels, for weights with TensorFlow's resize."""
     far = ""
     if agreement:
         far = (
@@ -118,7 +142,7 @@ def _other_pixels(first: CropFirst, agreement: Agreement | None) -> str:
             "the check below and by more on larger ones, which Pillow smooths"
         )
     return (
-        f"These weights were evaluated on pixels that {first.function} made ({first.source}): crop first, no antialias. "
+        f"These weights were evaluated on pixels that {tf.function} made ({tf.source}): crop first, no antialias. "
         "timm and transformers have no words for it: `config.json` tells them the closest, Pillow's antialiased bicubic "
         f"before the crop, and their embedding of a photograph differs from the zoo's{far}. For the published scores take "
         "the zoo or an ONNX file that takes photographs of any size (`zoo export --pixels any`)."
@@ -128,8 +152,8 @@ def _other_pixels(first: CropFirst, agreement: Agreement | None) -> str:
 def _int8(int8: Int8 | None) -> list[str]:
     if int8 is None:
         return []
-    gate = f"at least {int8.allowed:g} with torch's on photographs that it was not calibrated on"
+    limit = f"at least {int8.allowed:g} with torch's on photographs that it was not calibrated on"
     if int8.cosine is None:
-        return ["", wrap(f"There is no int8 file: its embeddings did not reach a cosine of {gate} ({int8.refused}).")]
-    text = f"`model_int8.onnx` is the same in int8, for CPUs. Its gate is a cosine of {gate}"
+        return ["", wrap(f"There is no int8 file: its embeddings did not reach a cosine of {limit} ({int8.refused}).")]
+    text = f"`model_int8.onnx` is the same in int8, for CPUs. Its gate is a cosine of {limit}"
     return ["", wrap(f"{text}; measured on {int8.photographs}: {int8.cosine:.4f} or more.")]

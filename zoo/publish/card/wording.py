@@ -1,4 +1,4 @@
-"""What model cards say that no JSON file holds: methods with their papers, data sets, licences."""
+"""Fixed texts of model cards: methods with their papers, data sets, licences, limits."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Method:
-    """A training method.
+class MethodText:
+    """The texts about a training method.
 
     Attributes:
-        title: as the paper writes it.
-        learns: one sentence on what it learns from.
+        title: the name as the paper writes it.
+        learns: one sentence about the training signal.
         bibtex: the paper.
-        compute: what its authors say of the training time of their ResNet-50, with the place; "" where they do not.
+        compute: the training time of the authors' ResNet-50 with its source; "" where they give none.
     """
 
     title: str
@@ -23,8 +23,8 @@ class Method:
     compute: str = ""
 
 
-METHODS: Mapping[str, Method] = {
-    "byol": Method(
+METHODS: Mapping[str, MethodText] = {
+    "byol": MethodText(
         "BYOL",
         "One view of an image predicts what a slowly moving average of the network says of another view; no negative "
         "pairs, no labels",
@@ -40,7 +40,7 @@ METHODS: Mapping[str, Method] = {
 }""",
         "about 8 hours on 512 Cloud TPU v3 cores for ResNet-50 1x at 1000 epochs (paper, implementation details)",
     ),
-    "simsiam": Method(
+    "simsiam": MethodText(
         "SimSiam",
         "One view of an image predicts what the same network says of another view, through which no gradient flows; no "
         "negative pairs, no labels",
@@ -52,7 +52,7 @@ METHODS: Mapping[str, Method] = {
   note      = {arXiv 2011.10566}
 }""",
     ),
-    "simclr": Method(
+    "simclr": MethodText(
         "SimCLR",
         "Two views of an image are told from all other images of the batch; no labels",
         """@inproceedings{chen2020simclr,
@@ -64,7 +64,7 @@ METHODS: Mapping[str, Method] = {
 }""",
         "about 1.5 hours per 100 epochs on 128 TPU v3 cores for ResNet-50 1x at batch 4096 (paper, section 2.2)",
     ),
-    "moco": Method(
+    "moco": MethodText(
         "MoCo v2",
         "Two views of an image are told from a queue of other images, encoded by a slowly moving average of the "
         "network; no labels",
@@ -76,7 +76,7 @@ METHODS: Mapping[str, Method] = {
 }""",
         "53 hours per 200 epochs on 8 V100 GPUs for ResNet-50 at batch 256 (paper, table 3)",
     ),
-    "swav": Method(
+    "swav": MethodText(
         "SwAV",
         "One view of an image predicts the cluster of another view, the clusters being found along; no labels",
         """@inproceedings{caron2020swav,
@@ -88,18 +88,18 @@ METHODS: Mapping[str, Method] = {
   note      = {arXiv 2006.09882}
 }""",
     ),
-    "supervised": Method("supervised learning", "Each image predicts its label", ""),
+    "supervised": MethodText("supervised learning", "Each image predicts its label", ""),
 }
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """A data set that scores or weights come from.
+class DataSetText:
+    """The texts about a data set that scores or weights come from.
 
     Attributes:
-        title: how it is called.
-        hub: its repository on the model hub, "" where there is none that holds the same images.
-        note: what a reader of a score must know.
+        title: its name.
+        hub: its repository on the Hugging Face hub; "" where none holds the same images.
+        note: a remark for readers of a score.
     """
 
     title: str
@@ -107,18 +107,18 @@ class DataSet:
     note: str = ""
 
 
-DATA_SETS: Mapping[str, DataSet] = {
-    "imagenet": DataSet("ImageNet-1k", "ILSVRC/imagenet-1k"),
-    "tiny-imagenet": DataSet("Tiny-ImageNet", "zh-plus/tiny-imagenet"),
-    "cifar10-jpeg": DataSet("CIFAR-10 (JPEG)", note="recompressed: not comparable with CIFAR-10"),
-    "flowers17": DataSet("Flowers-17"),
+DATA_SETS: Mapping[str, DataSetText] = {
+    "imagenet": DataSetText("ImageNet-1k", "ILSVRC/imagenet-1k"),
+    "tiny-imagenet": DataSetText("Tiny-ImageNet", "zh-plus/tiny-imagenet"),
+    "cifar10-jpeg": DataSetText("CIFAR-10 (JPEG)", note="recompressed: not comparable with CIFAR-10"),
+    "flowers17": DataSetText("Flowers-17"),
 }
 
 _SPDX_ON_THE_HUB = {"apache-2.0", "mit", "cc-by-nc-4.0", "cc-by-4.0", "cc0-1.0", "bsd-3-clause"}
 
 
 def hub_licence(licence: str) -> dict[str, str]:
-    """The licence as card metadata: an identifier that the hub knows, else ``other`` and its name."""
+    """Return the licence as card metadata: an identifier that the hub knows, or ``other`` with its name."""
     lower = licence.lower()
     return {"license": lower} if lower in _SPDX_ON_THE_HUB else {"license": "other", "license_name": lower}
 

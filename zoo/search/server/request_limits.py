@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from fastapi import HTTPException, Request
 
-from zoo.transforms.decode import MAX_PIXELS, UnreadableImage
+from zoo.transforms.decode import UnreadableImage
+from zoo.transforms.limits import MAX_PIXELS
 
 T = TypeVar("T")
 

@@ -21,6 +21,7 @@ from zoo.evaluate.detection.average_precision import coco_scores
 from zoo.evaluate.detection.detection import detect_all, load_sample, train_network, training_size
 from zoo.evaluate.detection.rcnn import RCNN
 from zoo.evaluate.run import evaluate
+from zoo.inference.embedder import Embedder
 
 TINY = replace(
     DETECTION["small"], iterations=2, drops=(), sizes=(64,), test_size=64, max_size=128, warmup=0, precise=2,
@@ -40,15 +41,14 @@ def folder(tmp_path: Path) -> Path:
     return data
 
 
-def test_it_can_learn_real_photographs_by_heart(folder: Path) -> None:
-    embedder = load("byol_r18_mini", device="cpu")
+def test_it_can_learn_real_photographs_by_heart(folder: Path, narrow: Embedder) -> None:
     train, _ = source.open_detection_data(folder, (2007,))
-    schedule = replace(TINY, iterations=40, drops=(33,), lr=0.03, warmup=5, flip=0.0, pool=4, rois=12)
+    schedule = replace(TINY, iterations=80, drops=(65,), lr=0.03, warmup=5, flip=0.0, pool=4)
     torch.manual_seed(0)
-    network = RCNN(embedder.model, 2, schedule, masks=True)
-    losses = train_network(network, train, schedule, embedder.preprocessing, seed=0, key="o", device="cpu")
-    assert np.mean(losses[-4:]) < 0.4 * np.mean(losses[:2])
-    found = detect_all(network, train, schedule, embedder.preprocessing, "cpu")
+    network = RCNN(narrow.model, 2, schedule, masks=True)
+    losses = train_network(network, train, schedule, narrow.preprocessing, seed=0, key="o", device="cpu")
+    assert np.mean(losses[-4:]) < 0.2 * np.mean(losses[:2])
+    found = detect_all(network, train, schedule, narrow.preprocessing, "cpu")
     assert coco_scores(train, found, "bbox")["AP50"] > 95
     assert coco_scores(train, found, "segm")["AP50"] > 95
 
