@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
-from training.data.loader import batches
-from training.distributed import collectives
-from training.engine import checkpoint
-from training.engine.build import build_method
-from training.engine.state import Run, assemble
-from training.engine.step import optimiser_step
+from training.data.packed_batch import PackedImages
+from training.engine import checkpoint, loop
+from training.engine.loop import train_steps
+from training.engine.state import Run, new_run
+from training.methods import build_method
 from training.recipes import table
 from training.recipes.config import Heads, Objective, Recipe, View
 from zoo.datasets.dataset import Dataset
@@ -38,9 +40,27 @@ _OBJECTIVES = {
 ROOT = Path(__file__).parents[1]
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch, here and in the processes that are started meanwhile.
+
+    Networks this small gain nothing from a second thread. Beside other work its threads wait for each other at the end
+    of every operation, which makes a test up to fifty times slower.
+    """
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+        yield
+    torch.set_num_threads(before)
+
+
 def add_tiny_architecture() -> None:
-    """``tiny``: a ResNet-18 with a few channels, in this process."""
-    ARCHITECTURES["tiny"] = Architecture("resnet18", 16, 36_896, {"channels": (8, 8, 16, 16)})  # type: ignore[index]
+    """Register ``tiny``, a ResNet-18 with a few channels, and ``tiny10``, a ResNet-10, in this process."""
+    channels = (8, 8, 16, 16)
+    ARCHITECTURES["tiny"] = Architecture("resnet18", 16, 36_896, {"channels": channels})  # type: ignore[index]
+    shallow = {"channels": channels, "layers": (1, 1, 1, 1)}
+    ARCHITECTURES["tiny10"] = Architecture("resnet18", 16, 25_184, shallow)  # type: ignore[index]
 
 
 def tiny(method: str, *, optim: dict[str, Any] | None = None, **changes: Any) -> Recipe:
@@ -72,23 +92,45 @@ def tiny_run(
     dtype: torch.dtype = torch.float32,
     change: Callable[[nn.Module], None] = lambda module: None,
 ) -> Run:
-    """``recipe`` before its first step; its network in ``dtype``, and as ``change`` left it."""
-    method: Any = build_method(recipe)
+    """``recipe`` before its first step, with its network in ``dtype`` and changed by ``change``; no checkpoints."""
+    method = build_method(recipe)
     change(method)
-    return assemble(recipe, dataset, folder, torch.device("cpu"), method.to(dtype))
+    recipe = replace(recipe, checkpoint_steps=1_000_000)
+    return new_run(recipe, dataset, folder, torch.device("cpu"), method.to(dtype))
 
 
-def step_reports(run: Run, count: int, *, start: int = 0) -> list[dict[str, float]]:
-    """What ``count`` steps report, from step ``start``."""
-    work = batches(
-        run.dataset,
-        batch_size=run.recipe.optim.batch_size,
-        steps=range(start, start + count),
-        seed=run.recipe.seed,
-        rank=collectives.rank(),
-        ranks=collectives.world_size(),
-    )
-    return [optimiser_step(run, batch) for batch in work]
+def step_reports(run: Run, count: int) -> list[dict[str, float]]:
+    """The reports of the next ``count`` steps."""
+    with closing(train_steps(run)) as steps:
+        return list(islice(steps, count))
+
+
+def after_step(step: int, action: Callable[[Run], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make runs call ``action`` when they have made ``step`` steps."""
+    original = loop.train_steps
+
+    def steps(run: Run, **options: Any) -> Generator[dict[str, float], None, None]:
+        with closing(original(run, **options)) as reports:
+            for report in reports:
+                if run.step == step:
+                    action(run)
+                yield report
+
+    monkeypatch.setattr(loop, "train_steps", steps)
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing of ours catches it."""
+
+
+def kill(run: Run) -> None:
+    raise Killed
+
+
+def unpacked(packed: PackedImages) -> list[torch.Tensor]:
+    """Each image, uint8 [H_i, W_i, 3]."""
+    sizes = zip(packed.starts, packed.heights, packed.widths, strict=True)
+    return [packed.pixels[start : start + h * w].view(int(h), int(w), 3) for start, h, w in sizes]
 
 
 def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], limit: float) -> None:
@@ -103,13 +145,13 @@ def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def last(folder: Path) -> dict[str, Any]:
+def last(folder: Path) -> checkpoint.CheckpointState:
     state = checkpoint.load_last(folder)
     assert state is not None
     return state
 
 
-def assert_same_state(first: dict[str, Any], second: dict[str, Any]) -> None:
+def assert_same_state(first: Any, second: Any) -> None:
     """Step, network, optimiser and scaler to the last bit."""
     for key in ("step", "scaler", "skipped"):
         assert first[key] == second[key], key

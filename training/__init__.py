@@ -1,0 +1,1 @@
+"""Trains the zoo's methods; imports ``zoo``, which never imports ``training``."""

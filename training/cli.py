@@ -1,4 +1,4 @@
-"""The ``zoo-train`` command: arguments only."""
+"""The arguments of the ``zoo-train`` command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ app = new_app("Train siamese networks and their baselines, resume, and export en
 
 @app.command()
 def recipes() -> None:
-    """All recipes, with what the papers report for them."""
+    """List all recipes, with the papers' results for them."""
     from training.messages import print_recipes
 
     print_recipes()
@@ -32,12 +32,14 @@ def run_recipe(
     ],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and log.jsonl.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="field=value, e.g. optim.lr=0.3; repeatable.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT's last checkpoint.")] = False,
-    in_memory: Annotated[bool, typer.Option("--in-memory", help="Decode all images once, for small ones.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from OUT's last checkpoint.")] = False,
+    in_memory: Annotated[
+        bool, typer.Option("--in-memory", help="Decode all images once and keep them; for small images.")
+    ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
 ) -> None:
-    """Train; killed at any moment, `--resume` goes on from the last checkpoint with the same results."""
+    """Train. If the run is killed, `--resume` continues from the last checkpoint with the same results."""
     from training.launch import launch
     from training.messages import print_trained
 
@@ -49,22 +51,24 @@ def run_recipe(
 def ablate(
     name: Annotated[str, typer.Argument(help="target, beta, batch-size, views or stop-gradient.")],
     data: Annotated[Path, typer.Option(help="Labelled images with the splits train and test (or val).")],
-    out: Annotated[Path, typer.Option(help="Folder for cells, NAME.json, NAME.png; finished cells stay.")],
-    seeds: Annotated[int, typer.Option(help="Runs of each row; intervals need two.")] = 3,
-    full: Annotated[bool, typer.Option("--full", help="As published: R50, batch 4096, 300 epochs.")] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder for cells, NAME.json and NAME.png; finished cells are not run again.")
+    ],
+    seeds: Annotated[int, typer.Option(help="Runs of each row; intervals need two or more.")] = 3,
+    full: Annotated[bool, typer.Option("--full", help="The published setting: R50, batch 4096, 300 epochs.")] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="field=value for all rows, e.g. optim.epochs=8; repeatable.")
     ] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Training images to use; default: 5000.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
 ) -> None:
-    """Run one of the papers' ablations, beside the published table; minutes to an hour on two cores."""
+    """Run one of the papers' ablations and print it beside the published table; minutes to an hour on two cores."""
     from training.launch import launch_ablation
     from training.messages import print_ablation, print_progress
 
     sets = set_ or []
     result = launch_ablation(
-        name, data, out, seeds=seeds, full=full, overrides=sets, images=images, device=device, say=print_progress
+        name, data, out, seeds=seeds, full=full, overrides=sets, images=images, device=device, report=print_progress
     )
     print_ablation(result, out)
 
@@ -73,19 +77,21 @@ def ablate(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint-*.pt, or the folder of a run.")],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    input_size: Annotated[int | None, typer.Option(min=1, help="Crop in pixels; default: the training views'.")] = None,
+    input_size: Annotated[
+        int | None, typer.Option(min=1, help="Crop in pixels; default: size of the training views.")
+    ] = None,
     resize: Annotated[
         int | None, typer.Option(min=1, help="Short side before the crop; default: crop / 0.875.")
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Convolutions in float16, BN in float32.")] = False,
 ) -> None:
-    """Write the encoder as safetensors for `zoo extract --model` and `zoo.load`; card and heads beside it."""
-    from training.results.export import BESIDE
+    """Write the encoder as safetensors for `zoo extract --model` and `zoo.load`, with its card and heads."""
+    from training.results.export import COMPANION_SUFFIXES
     from training.results.export import export as write
 
     sha256 = write(checkpoint, out, input_size=input_size, resize=resize, half=half)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {sha256}")
-    print("beside it: " + ", ".join(out.with_suffix(s).name for s in BESIDE))
+    print("beside it: " + ", ".join(out.with_suffix(s).name for s in COMPANION_SUFFIXES))
 
 
 @app.command()
@@ -93,7 +99,7 @@ def plot(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("curves.png"),
 ) -> None:
-    """Draw what the runs logged: losses, accuracies, spread and rank of the outputs, gradient norm, lr, tau."""
+    """Draw the logs of runs: losses, accuracies, spread and rank of the outputs, gradient norm, lr, tau."""
     from training.results.plot import plot as draw
 
     print(f"{out}: {', '.join(draw(runs, out))}")
@@ -104,7 +110,7 @@ def summary(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     out: Annotated[Path, typer.Option(help="Folder for training.json and curve.png.")],
 ) -> None:
-    """Write what a model card states of a run: recipe, data, hardware, minutes, curves."""
+    """Write the summary of a run for its model card: recipe, data, hardware, minutes, curves."""
     from training.results.summary import summarise
 
     facts = summarise(run_folder, out)
@@ -113,4 +119,4 @@ def summary(
 
 def main() -> None:
     """Entry point of ``zoo-train``."""
-    run(app, "zoo-train", go_on="the same command with --resume goes on from the last checkpoint")
+    run(app, "zoo-train", go_on="the same command with --resume continues from the last checkpoint")

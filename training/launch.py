@@ -1,4 +1,4 @@
-"""From the command's words to a run: recipe, overrides, data, device."""
+"""Starts runs and ablations from the command's arguments: recipe, overrides, data, device."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from training.ablations import run, tables
+from training.ablations.result import AblationResult
 from training.recipes import table
 from training.recipes.config import override
 from zoo.datasets.dataset import decoded_once, open_training_data
@@ -25,27 +25,29 @@ def launch(
     in_memory: bool = False,
     tensorboard: bool = False,
 ) -> Path | None:
-    """Trains and returns the last checkpoint, ``None`` on all ranks but the first.
+    """Train and return the path of the last checkpoint; ``None`` on all ranks but the first.
 
-    Raises what ``training.engine.loop.train`` raises.
+    Under torchrun this process is one rank of the run, and resumes by itself after torchrun restarts it.
 
-    Under torchrun this process is one rank of the run; started again by it, it resumes unasked.
+    Raises:
+        UserError: the recipe, an override or the data is wrong; or as ``training.engine.loop.train``.
     """
     config = override(table.find(recipe), overrides)
     dataset = open_training_data(data)
     if in_memory:
         dataset = decoded_once(dataset)
 
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of an option we mean (distributed.wrap)
-    import torch  # after the cheap errors
+    # DDP warns about find_unused_parameters, which we need (training.distributed.collectives).
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    import torch  # slow: after the checks above
 
     from training.distributed import collectives
     from training.engine import checkpoint
     from training.engine.loop import train
 
-    with collectives.ranks(device or ("cuda" if torch.cuda.is_available() else "cpu")) as own_device:
+    with collectives.process_group(device or ("cuda" if torch.cuda.is_available() else "cpu")) as local_device:
         resume = resume or (collectives.restarted() and checkpoint.load_last(out) is not None)
-        path = train(config, dataset, out, device=own_device, resume=resume, tensorboard=tensorboard)
+        path = train(config, dataset, out, device=local_device, resume=resume, tensorboard=tensorboard)
         return path if collectives.rank() == 0 else None
 
 
@@ -59,9 +61,17 @@ def launch_ablation(
     overrides: list[str],
     images: int | None,
     device: str | None,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """The ablation's result; see ``training.ablations.run.ablate`` for what it holds and raises."""
+    report: Callable[[str], None],
+) -> AblationResult:
+    """Run an ablation in the full or the small setting.
+
+    Args:
+        images: number of training images; ``None`` takes the setting's.
+        report: receives a line for each cell.
+
+    Raises:
+        UserError: an override is wrong; or as ``training.ablations.run.ablate``.
+    """
     setting = tables.full() if full else tables.small()
     byol, simclr, simsiam = (override(r, overrides) for r in (setting.byol, setting.simclr, setting.simsiam))
     setting = replace(setting, byol=byol, simclr=simclr, simsiam=simsiam, images=images or setting.images)
@@ -69,4 +79,4 @@ def launch_ablation(
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return run.ablate(name, data, out, seeds=seeds, setting=setting, device=device, say=say)
+    return run.ablate(name, data, out, seeds=seeds, setting=setting, device=device, report=report)

@@ -1,24 +1,24 @@
-"""What the ``zoo-train`` command prints."""
+"""The output of the ``zoo-train`` command."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
+from training.ablations.result import AblationResult
 from training.recipes.table import RECIPES
 
 
 def print_recipes() -> None:
-    """A row per recipe: what it is, and what is published of it."""
+    """Print one row per recipe, with its published result."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("recipe", "epochs", "batch", "lr", "size", "data", "hardware", "expected", "source"):
         table.add_column(column, no_wrap=column in ("recipe", "lr"), justify="left")
-    for name, published in RECIPES.items():
-        config = published.make()
+    for name, entry in RECIPES.items():
+        config = entry.make()
         optim, views = config.optim, config.views
         small = f" + {views.small_count}x{views.small_size}" if views.small_count else ""
         table.add_row(
@@ -27,34 +27,34 @@ def print_recipes() -> None:
             str(optim.batch_size),
             f"{optim.name} {optim.lr:g}",
             f"{views.size}{small}",
-            published.data,
-            published.hardware,
-            published.score,
-            published.source,
+            entry.data,
+            entry.hardware,
+            entry.score,
+            entry.source,
         )
     console = Console()
-    if not console.is_terminal:  # a pipe has no width: nothing is cut or wrapped
+    if not console.is_terminal:  # do not cut or wrap lines in a pipe
         console.width = 200
     console.print(table)
     console.print(
-        "\nexpected: top-1 of linear evaluation on the data, unless it says otherwise; "
-        "[B] BYOL, [S] SimSiam. lr: optimiser and base rate, for a batch of 256.",
+        "\nexpected: top-1 of linear evaluation on the data, unless it says otherwise. [B]: BYOL, [S]: SimSiam. "
+        "lr: optimiser and base rate for a batch of 256.",
         style="dim",
         markup=False,
     )
 
 
 def print_progress(line: str) -> None:
-    """To stderr: a pipe gets the table alone."""
+    """Print to stderr, so that a pipe receives only the table."""
     print(line, file=sys.stderr, flush=True)
 
 
-def print_ablation(result: dict[str, Any], out: Path) -> None:
-    """The published table beside the measured one, and which rows are apart."""
+def print_ablation(result: AblationResult, out: Path) -> None:
+    """Print the published table beside the measured one, and the rows whose intervals do not overlap."""
     from rich.console import Console
     from rich.table import Table
 
-    from training.monitoring.collapse import COLLAPSED, COLLAPSED_RANK
+    from training.monitoring.collapse import COLLAPSE_RANK, COLLAPSE_SPREAD
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -64,12 +64,12 @@ def print_ablation(result: dict[str, Any], out: Path) -> None:
     for column in ("published", "measured", "95 % interval", "spread", "rank", "collapsed"):
         table.add_column(column, justify="right")
     for row in result["rows"]:
-        low_high = row["interval"]
+        interval = row["interval"]
         table.add_row(
             row["name"],
             f"{row['published']:.1f}",
             f"{row['mean']:.1f}",
-            "" if low_high is None else f"{low_high[0]:.1f} to {low_high[1]:.1f}",
+            "" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}",
             f"{row['spread']:.2f}",
             f"{row['rank']:.1f}",
             f"{row['collapsed']}/{len(row['cells'])}",
@@ -83,7 +83,7 @@ def print_ablation(result: dict[str, Any], out: Path) -> None:
         f"\npublished: linear evaluation, ImageNet, R50 ({result['source']}). measured: {result['score']} on {queries} "
         f"test images, trained on {images} of {train}; the interval is of the mean over seeds. spread: std of z/|z| "
         "times sqrt(d); rank: effective rank of z; collapsed: a spread below "
-        f"{COLLAPSED:g} or a rank below {COLLAPSED_RANK:g}.",
+        f"{COLLAPSE_SPREAD:g} or a rank below {COLLAPSE_RANK:g}.",
         style="dim",
         markup=False,
     )
@@ -91,11 +91,11 @@ def print_ablation(result: dict[str, Any], out: Path) -> None:
         for better, worse in result["apart"]:
             console.print(f"apart: {better} > {worse}", markup=False)
     else:
-        console.print("apart: no two rows; nothing follows about their order", markup=False)
+        console.print("apart: no two rows, so nothing follows about their order", markup=False)
     print(f"{out / result['ablation']}.json, {out / result['ablation']}.png")
 
 
 def print_trained(path: Path | None) -> None:
-    """The last checkpoint and what to do with it; nothing for ``None``."""
+    """Print the last checkpoint and the next command; nothing for ``None``."""
     if path is not None:
         print(f"trained: {path}\nnext: zoo-train export {path.parent} --out ENCODER.safetensors")

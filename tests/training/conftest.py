@@ -1,13 +1,23 @@
-"""A small labelled folder of real photographs."""
+"""A small labelled folder of real photographs, and one thread for all tests of ``training``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from tiny_runs import add_tiny_architecture, one_thread
+
+from zoo.datasets.dataset import Dataset, open_dataset
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+
+
+@pytest.fixture(scope="package", autouse=True)
+def single_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +32,9 @@ def labelled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 crop = image.convert("RGB").crop((corner, corner, corner + 200, corner + 200))
                 crop.resize((40 + number % 3 * 10, 40)).save(label / f"{path.stem}_{corner}.jpg")
     return root
+
+
+@pytest.fixture(scope="session")
+def photos(labelled_folder: Path) -> Dataset:
+    add_tiny_architecture()
+    return open_dataset(labelled_folder)

@@ -1,9 +1,9 @@
-"""The seed's ablations as grids of runs: ``zoo-train ablate NAME`` trains every cell, scores it, prints and draws.
+"""Ablations as grids of runs: ``zoo-train ablate NAME`` trains every cell, scores it, and draws the result.
 
-A cell is a row of a table (``ablation_tables``) with one seed. Its folder holds ``result.json`` once it is done and is
-not run again; one that was interrupted goes on from its checkpoint. The small setting has other images, another network
-and a hundredth of the published steps: it shows what the code does, and an order only where intervals over seeds are
-apart.
+A cell is a row of a table (``training.ablations.tables``) with one seed. A finished cell has a ``result.json`` in its
+folder and is not run again; an interrupted cell resumes from its checkpoint. The small setting has other images,
+another network and a hundredth of the published steps. It shows an order of rows only where their intervals over seeds
+do not overlap.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from dataclasses import replace
 from importlib.metadata import version
 from math import sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from training.ablations.figures import draw
+from training.ablations.result import AblationResult, CellKey, CellResult, CellScores, RowResult
 from training.ablations.tables import ABLATIONS, Row, Setting
+from training.monitoring import metrics_log
 from training.recipes.config import Recipe, to_json
 from zoo.datasets.dataset import Dataset, evaluation_splits
 from zoo.errors import UserError
 from zoo.system.atomic_files import atomic_write, atomic_write_text, make_folder, remove
+from zoo.system.json_types import JSON
 
 
 def ablate(
@@ -34,20 +37,20 @@ def ablate(
     seeds: int,
     setting: Setting,
     device: str,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """Runs what is missing of the ablation ``name`` and writes ``NAME.json`` and ``NAME.png`` into ``out``.
+    report: Callable[[str], None],
+) -> AblationResult:
+    """Run the missing cells of an ablation and write ``NAME.json`` and ``NAME.png`` into ``out``.
 
     Args:
         data: a labelled source with the splits train and test (or val).
-        seeds: how many; each has its own initialisation, order and views. Intervals need two.
-        say: receives a line for each cell.
+        seeds: number of seeds; each has its own initialisation, order and views. Intervals need two or more.
+        report: receives a line for each cell.
 
     Returns:
-        What the JSON holds.
+        The content of ``NAME.json``.
 
     Raises:
-        UserError: unknown name, no labels, or cells in ``out`` of another setting or data.
+        UserError: the name is unknown, labels are missing, or ``out`` has cells of another setting or data.
     """
     if name not in ABLATIONS:
         raise UserError(f"unknown ablation {name!r}: one of {', '.join(ABLATIONS)}")
@@ -55,9 +58,10 @@ def ablate(
         raise UserError(f"--seeds {seeds}: give 1 or more")
     ablation, rows = ABLATIONS[name], ABLATIONS[name].rows(setting)
     train, test = (
-        _some(split, count)
+        _sample(split, count)
         for split, count in zip(evaluation_splits(data), (setting.images, setting.queries), strict=True)
     )
+    # Cells: train and score the missing ones.
     total = len(rows) * seeds
     measured = []
     for number, row in enumerate(rows):
@@ -66,9 +70,10 @@ def ablate(
             folder = out / name / f"{number:02d}.seed{seed}"
             cells.append(_cell(replace(row.recipe, seed=seed), train, test, folder, setting, device))
             done = number * seeds + seed + 1
-            say(f"{done}/{total} {row.name}, seed {seed}: {setting.score} {cells[-1]['score']:.1f} %")
-        measured.append(_summary(row, cells))
-    result = {
+            report(f"{done}/{total} {row.name}, seed {seed}: {setting.score} {cells[-1]['score']:.1f} %")
+        measured.append(_row_result(row, cells))
+    # The table with all that it depends on, and its figure.
+    result: AblationResult = {
         "ablation": name,
         "title": ablation.title,
         "source": ablation.source,
@@ -82,20 +87,18 @@ def ablate(
         "apart": separated(measured),
     }
     atomic_write_text(out / f"{name}.json", json.dumps(result, indent=1) + "\n")
-    from training.ablations.figures import draw
-
     atomic_write(out / f"{name}.png", lambda file: draw(result, file))
     return result
 
 
-def separated(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Pairs [better, worse] of rows' names whose intervals do not overlap; nothing else is an order."""
+def separated(rows: list[RowResult]) -> list[list[str]]:
+    """Return the pairs [better, worse] of rows' names whose intervals do not overlap; other rows have no order."""
     ranges = [(row["name"], row["interval"]) for row in rows if row["interval"] is not None]
     return [[a, b] for a, (low, _) in ranges for b, (_, high) in ranges if low > high]
 
 
 def interval(values: list[float]) -> list[float] | None:
-    """95 % interval [low, high] of the mean over seeds, by Student's t; ``None`` for a single value."""
+    """Return the 95 % interval [low, high] of the mean over seeds by Student's t; ``None`` for a single value."""
     if len(values) < 2:
         return None
     from scipy.stats import t
@@ -105,7 +108,7 @@ def interval(values: list[float]) -> list[float] | None:
     return [round(mean - half, 2), round(mean + half, 2)]
 
 
-def _summary(row: Row, cells: list[dict[str, Any]]) -> dict[str, Any]:
+def _row_result(row: Row, cells: list[CellResult]) -> RowResult:
     scores = [cell["score"] for cell in cells]
     return {
         "name": row.name,
@@ -121,23 +124,27 @@ def _summary(row: Row, cells: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _some(dataset: Dataset, count: int) -> Dataset:
-    """The first ``count`` rows of a fixed permutation; all of them for 0."""
-    dataset.required_labels  # noqa: B018  a UserError without
+def _sample(dataset: Dataset, count: int) -> Dataset:
+    """Return the first ``count`` rows of a fixed permutation; with 0, all rows.
+
+    Raises:
+        UserError: there are no labels.
+    """
+    dataset.required_labels  # noqa: B018
     order = np.random.Generator(np.random.Philox(key=0)).permutation(len(dataset))
     return dataset.subset(order[:count]) if 0 < count < len(dataset) else dataset
 
 
-def _cell(recipe: Recipe, train: Dataset, test: Dataset, folder: Path, setting: Setting, device: str) -> dict[str, Any]:
-    """Trains and scores one cell, or reads what it gave before."""
-    identity = {
+def _cell(recipe: Recipe, train: Dataset, test: Dataset, folder: Path, setting: Setting, device: str) -> CellResult:
+    """Train and score one cell, or read its finished result."""
+    key: CellKey = {
         "recipe": json.loads(json.dumps(to_json(recipe))),
         "data": [train.name, len(train), test.name, len(test)],
         "score_by": setting.score,
     }
     path = folder / "result.json"
     if path.exists():
-        return _done_before(path, identity)
+        return _finished_result(path, key)
     import torch
 
     from training.engine import checkpoint
@@ -148,47 +155,44 @@ def _cell(recipe: Recipe, train: Dataset, test: Dataset, folder: Path, setting: 
     resume = checkpoint.load_last(folder) is not None
     last = run(recipe, train, folder, device=device, resume=resume)
     state = checkpoint.read(last)
-    result = (
-        identity
-        | _measure(last, train, test, recipe, setting, device)
-        | {
-            "minutes": round(state["seconds"] / 60, 2),
-            "hardware": hardware(torch.device(device)),
-            "curves": _curves(folder / "log.jsonl"),
-        }
-    )
+    result: CellResult = {
+        **key,
+        **_scores(last, train, test, recipe, setting, device),
+        "minutes": round(state["seconds"] / 60, 2),
+        "hardware": hardware(torch.device(device)),
+        "curves": _curves(folder),
+    }
     atomic_write_text(path, json.dumps(result, indent=1) + "\n")
-    if setting.name == "small":  # what the result needs is in it; a full run's checkpoints stay
+    if setting.name == "small":  # nothing needs these checkpoints any more; a full run's are kept
         for checkpoint_file in folder.glob("checkpoint-*.pt"):
             remove(checkpoint_file)
         remove(folder / "last.json")
     return result
 
 
-def _done_before(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def _finished_result(path: Path, key: CellKey) -> CellResult:
     try:
-        before: dict[str, Any] = json.loads(path.read_text())
-        same = {k: before[k] for k in identity} == identity
+        finished: CellResult = json.loads(path.read_text())
+        same = all(finished[field] == key[field] for field in ("recipe", "data", "score_by"))
     except (ValueError, TypeError, KeyError):
-        raise UserError(f"{path} is damaged: remove {path.parent}, its cell is then run again") from None
+        raise UserError(f"{path} is damaged: remove {path.parent}, and its cell is run again") from None
     if not same:
         raise UserError(f"{path.parent} holds a cell of another setting or data: choose another --out")
-    return before
+    return finished
 
 
-def _measure(
-    last: Path, train: Dataset, test: Dataset, recipe: Recipe, setting: Setting, device: str
-) -> dict[str, Any]:
-    """Score of the frozen encoder on ``test``; spread and effective rank of the projections there."""
+def _scores(last: Path, train: Dataset, test: Dataset, recipe: Recipe, setting: Setting, device: str) -> CellScores:
+    """Score the encoder of the checkpoint ``last``, frozen, on ``test``."""
     import torch
 
     import zoo
-    from training.engine.build import build_method, load_weights
-    from training.engine.checkpoint import read
+    from training.engine.checkpoint import load_weights, read
+    from training.methods import build_method
     from training.monitoring.collapse import collapsed, effective_rank, output_spread
     from training.results import export
     from zoo.evaluate.frozen import knn, linear
 
+    # The exported encoder, as a user would score it.
     encoder, size = last.parent / "encoder.safetensors", recipe.views.size
     export.export(last, encoder, input_size=size, resize=size)
     embed = zoo.load(encoder, device=device)
@@ -199,6 +203,7 @@ def _measure(
     else:
         predicted = linear.fit_predict(bank, train.required_labels, queries).predictions
         score = float((predicted == test.required_labels).mean()) * 100
+    # The projections of the checkpoint, which show a collapse.
     method = build_method(recipe)
     load_weights(method, read(last), last)
     method.eval()
@@ -213,8 +218,8 @@ def _measure(
     }
 
 
-def _curves(log: Path) -> dict[str, list[list[float]]]:
-    """Loss, spread, rank and kNN by step, as far as the run logged them."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+def _curves(folder: Path) -> dict[str, list[list[JSON]]]:
+    """Return the logged values of loss, spread, rank and kNN as pairs [step, value]."""
+    lines = metrics_log.read(folder)
     keys = ("loss", "spread", "effective_rank", "knn")
     return {key: [[line["step"], line[key]] for line in lines if key in line] for key in keys}

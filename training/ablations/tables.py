@@ -1,7 +1,7 @@
-"""The seed's ablation tables: which recipes are their rows, in two settings, and what the papers measured for each.
+"""The ablation tables: the recipe of each row in two settings, and the papers' result for it.
 
-Published numbers stand in ``zoo/evaluate/published.json``, in the order of the rows here: of R50 on ImageNet, 300
-epochs, linear evaluation ([B] tables 5, 16, 17), those of the stop-gradient of [S] figure 2.
+Published numbers are in ``zoo/evaluate/published.json``, in the order of the rows here. They are linear evaluations of
+R50 on ImageNet after 300 epochs ([B] tables 5, 16, 17); those of the stop-gradient are from [S] figure 2.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _PUBLISHED_SIZES = (4096, 2048, 1024, 512, 256, 128, 64)
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table.
+    """A row of a table.
 
     Attributes:
-        label: what differs.
-        method: the column it stands in, for tables that compare two methods; empty otherwise.
-        published: in percent.
+        label: the setting that differs from the other rows.
+        method: the method's column, in tables that compare two methods; otherwise empty.
+        published: the paper's accuracy in percent.
     """
 
     label: str
@@ -33,18 +33,18 @@ class Row:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The label with the method, for people."""
         return f"{self.method}, {self.label}" if self.method else self.label
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where an ablation is run.
+    """The scale at which an ablation is run.
 
     Attributes:
-        images, queries: how many training and test images are used; 0 for all.
+        images, queries: number of training and test images; 0 for all.
         score: ``knn`` (k = 20, t = .07) or ``linear``.
-        batch_sizes: of the images normalised together, each half of the one before; the first is the optimiser's.
+        batch_sizes: numbers of images normalised together, each half of the one before; the first is the optimiser's.
         byol, simclr, simsiam: the recipes that the rows vary.
     """
 
@@ -60,11 +60,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A table of the seed.
+    """A table of the papers.
 
     Attributes:
-        source: of the published numbers.
-        rows: from a setting.
+        source: paper and table of the published numbers.
+        rows: returns the rows for a setting.
     """
 
     title: str
@@ -81,9 +81,9 @@ def full() -> Setting:
 
 
 def small() -> Setting:
-    """Two CPU cores: a narrow R10 with the 3x3 stem, 20-pixel views of 5 000 images, 4 epochs of batch 64, SGD.
+    """For two CPU cores: a narrow R10 with the 3x3 stem, 20-pixel views of 5 000 images, 4 epochs of batch 64, SGD.
 
-    20 pixels are the fewest at which BYOL's blur has more than one tap.
+    20 pixels is the smallest size at which BYOL's blur has more than one tap.
     """
     view = View(min_area=0.2, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
     views = Views(size=20, first=view, second=replace(view, blur_p=0.1, solarize_p=0.2))
@@ -106,21 +106,20 @@ def small() -> Setting:
         name="simsiam",
         method="simsiam",
         heads=Heads(hidden=64, out=256, projector_layers=2),
-        # a learning rate at which its outputs collapse within these steps where the stop-gradient is missing
+        # at this learning rate the outputs collapse within these steps if the stop-gradient is missing
         optim=replace(optim, lr=2.0, fixed_predictor_lr=True, weight_decay=5e-4),
     )
     return Setting("small", 5000, 1000, "knn", (256, 128, 64, 32, 16), base, simclr, simsiam)
 
 
 def _published(table: str) -> list[list[float]]:
-    """The rows of a table of ``published.json``, the top-1 in percent last."""
+    """Return the rows of a table of ``published.json``; the last value of a row is the top-1 in percent."""
     (found,) = (t for t in published() if t["id"] == table)
     return [row["values"] for row in found["rows"]]
 
 
 def _target(setting: Setting) -> list[Row]:
-    """tau follows the annealing of section 3.3 but in the last row, which stays at 0 ([B] table 5a, its footnote)."""
-
+    """tau follows the annealing of section 3.3, except in the last row, where it stays 0 ([B] table 5a, footnote)."""
     labels = ("constant random network", *["moving average"] * 3, "stop gradient of online")
     rows = []
     for label, (tau, score) in zip(labels, _published("ablation-target"), strict=True):
@@ -130,7 +129,7 @@ def _target(setting: Setting) -> list[Row]:
 
 
 def _beta(setting: Setting) -> list[Row]:
-    """Between BYOL and SimCLR, temperature .1 ([B] table 5b and app. F.4: without a target gradients flow)."""
+    """Steps between BYOL and SimCLR, temperature .1 ([B] table 5b; app. F.4: gradients flow without a target)."""
     table = (
         ("BYOL", True, True),
         ("", True, True),
@@ -151,10 +150,10 @@ def _beta(setting: Setting) -> list[Row]:
 
 
 def _batch_size(setting: Setting) -> list[Row]:
-    """[B] app. F.2: a batch N times smaller, gradients averaged over N of them, one target update in N.
+    """[B] app. F.2: a batch N times smaller, gradients averaged over N batches, one target update in N batches.
 
-    So the optimiser's batch stays, and ``accumulate`` splits it: BN statistics and SimCLR's negatives are those of
-    the small batch. Beside a row stands what was published for the same N.
+    The optimiser's batch is therefore constant, and ``accumulate`` splits it: BN statistics and SimCLR's negatives are
+    those of the small batch. Each row has the published number for the same N.
     """
     scores = _published("ablation-batch-size")  # BYOL, SimCLR; N = 1, 2, 4, ... of 4096
     largest = setting.batch_sizes[0]
@@ -169,7 +168,7 @@ def _batch_size(setting: Setting) -> list[Row]:
 
 
 def _views(setting: Setting) -> list[Row]:
-    """Transformations removed one after the other ([B] figure 3b and table 17)."""
+    """Augmentations removed one after the other ([B] figure 3b and table 17)."""
     none = {"grayscale_p": 0.0, "jitter_p": 0.0, "solarize_p": 0.0, "flip_p": 0.0, "blur_p": 0.0}
     color = {"grayscale_p": 0.0, "jitter_p": 0.0}
     steps: tuple[tuple[str, dict[str, float]], ...] = (
@@ -191,7 +190,7 @@ def _views(setting: Setting) -> list[Row]:
 
 
 def _stop_gradient(setting: Setting) -> list[Row]:
-    """[S] section 4.1, figure 2: with the stop-gradient 67.7 (linear, 100 epochs), without it chance, .1."""
+    """[S] section 4.1, figure 2: 67.7 with the stop-gradient (linear, 100 epochs), .1 (chance) without."""
     base = replace(setting.simsiam, monitor_epochs=1)
     without = replace(base, objective=replace(base.objective, stop_gradient=False))
     (with_it,), (without_it,) = _published("ablation-stop-gradient")

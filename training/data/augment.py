@@ -1,13 +1,12 @@
-"""The views of a batch, made on the training device from parameters drawn for each sample on the host.
+"""The views of a batch, made on the training device from parameters that are drawn per sample on the host.
 
-Host and device meet once per view: all parameters travel in two small copies, and nothing is read back.
+Per view, all parameters reach the device in two small copies; nothing is read back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,36 +15,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data import augment_ops
-from training.data.packed_batch import Packed
+from training.data.packed_batch import PackedImages
 from training.recipes.config import View, Views
 from zoo.numerics.counter_rng import uniforms
 from zoo.transforms.random_crop import TRIES, clamped_size, retried_size
 
-_SIGMA = (0.1, 2.0)  # both codes, in pixels
-_PIXELS_AT_ONCE = {"cpu": 1 << 18}  # about what caches hold; elsewhere, some 1.5 GB of a GPU's memory
-_MOST_PIXELS_AT_ONCE = 1 << 26
-MEAN = (0.485, 0.456, 0.406)  # ImageNet, all codes
+_SIGMA = (0.1, 2.0)  # blur radius in pixels, in both codes
+_CPU_PIXELS = 1 << 18  # pixels processed at once: about what the caches hold
+_GPU_PIXELS = 1 << 26  # some 1.5 GB of the GPU's memory
+MEAN = (0.485, 0.456, 0.406)  # ImageNet, in all codes
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Parameters of one view of B samples; each an array with B rows."""
+class ViewParameters:
+    """Parameters of one view of B samples."""
 
-    box: Ints  # [B, 4] top, left, height, width
-    flip: NDArray[np.bool_]
+    box: Ints  # [B, 4] top, left, height, width in pixels
+    flip: NDArray[np.bool_]  # [B], like all below without a shape
     jitter: NDArray[np.bool_]
     strengths: Floats  # [B, 4] brightness, contrast, saturation, hue; in [-1, 1]
-    order: Ints  # [B, 4] a permutation: which of the four comes first, second, ...
+    order: Ints  # [B, 4] permutation: index of the jitter operation that comes first, second, ...
     grayscale: NDArray[np.bool_]
     blur: NDArray[np.bool_]
-    sigma: Floats
+    sigma: Floats  # blur radius in pixels
     solarize: NDArray[np.bool_]
 
 
-def draw(
+def draw_parameters(
     view: View,
     operations: str,
     heights: Ints,
@@ -55,8 +54,8 @@ def draw(
     seed: int,
     epoch: int | Ints,
     stream: int,
-) -> Draw:
-    """The parameters of samples ``indices`` (with their sizes) in ``epoch``; a pure function of its arguments."""
+) -> ViewParameters:
+    """Draw the parameters of one view for samples ``indices`` of the given sizes; a pure function of its arguments."""
     u = iter(uniforms(seed, stream, epoch, indices, 2 * TRIES + 17).T)
     areas, aspects = (np.stack([next(u) for _ in range(TRIES)], 1) for _ in range(2))
     if operations == "byol":
@@ -66,7 +65,7 @@ def draw(
     height, width = size
     top = np.floor(next(u) * (heights - height + 1)).astype(np.int64)
     left = np.floor(next(u) * (widths - width + 1)).astype(np.int64)
-    return Draw(
+    return ViewParameters(
         box=np.stack([top, left, height, width], 1),
         flip=next(u) < view.flip_p,
         jitter=next(u) < view.jitter_p,
@@ -80,38 +79,39 @@ def draw(
 
 
 def make_views(
-    images: Packed, indices: Ints, views: Views, *, seed: int, epoch: int | Ints, device: torch.device
+    images: PackedImages, indices: Ints, views: Views, *, seed: int, epoch: int | Ints, device: torch.device
 ) -> list[Tensor]:
-    """All views of a batch: first, second, then the small ones.
+    """Return all views of a batch: first, second, then the small ones.
 
-    A view is a pure function of its image and of (seed, epoch, index, its place among the views). On a CPU it has the
-    same bits whatever else is in the batch.
+    A view is a pure function of its image, (seed, epoch, index), and its position among the views. On a CPU its bits do
+    not depend on the rest of the batch.
 
     Args:
         images: B images, on the host or on ``device``.
         indices: [B] rows of the data set, from which the parameters are drawn.
-        epoch: of all, or [B] of each.
+        epoch: one epoch for all samples, or [B].
 
     Returns:
-        float32 [B, 3, size, size] each, normalised with ImageNet's mean and the std of ``views``, channels_last.
+        For each view float32 [B, 3, size, size], normalised with ImageNet's mean and the std of ``views``,
+        channels_last.
     """
     images = images.to(device)
-    wanted = [
+    specified = [
         (views.first, views.size),
         (views.second, views.size),
         *[(views.small, views.small_size)] * views.small_count,
     ]
     made = []
-    for stream, (view, size) in enumerate(wanted, start=1):
+    for stream, (view, size) in enumerate(specified, start=1):
         if view is not None:
             sizes = (images.heights, images.widths)
-            drawn = draw(view, views.operations, *sizes, indices, seed=seed, epoch=epoch, stream=stream)
-            made.append(render(images, drawn, views, view, size))
+            parameters = draw_parameters(view, views.operations, *sizes, indices, seed=seed, epoch=epoch, stream=stream)
+            made.append(apply_parameters(images, parameters, views, view, size))
     return made
 
 
-def render(images: Packed, drawn: Draw, views: Views, view: View, size: int) -> Tensor:
-    """One of ``views`` of ``images``, which lie on the training device.
+def apply_parameters(images: PackedImages, drawn: ViewParameters, views: Views, view: View, size: int) -> Tensor:
+    """Make one view of images that are on the training device.
 
     Returns:
         float32 [B, 3, size, size], normalised, channels_last.
@@ -120,48 +120,61 @@ def render(images: Packed, drawn: Draw, views: Views, view: View, size: int) -> 
     std = np.array(views.std).reshape(3, 1, 1)
     normalise = [(1 / std).astype(np.float32), (-np.array(MEAN).reshape(3, 1, 1) / std).astype(np.float32)]
     out = torch.empty(len(images), 3, size, size, device=device)
-    steps = list(_colour_steps(drawn, operations, view, size))
+    colour = list(_colour_operations(drawn, operations, view, size))
     kernel = "bicubic" if operations == "byol" else "bilinear_antialias"
-    for rows in _parts(drawn, size * size, _PIXELS_AT_ONCE.get(device.type, _MOST_PIXELS_AT_ONCE)):
-        chosen = [np.flatnonzero(step.chosen[rows]) for step in steps]
+    for rows in _groups_of_like_size(drawn, size * size, _CPU_PIXELS if device.type == "cpu" else _GPU_PIXELS):
+        # Parameters: all integers in one copy to the device, all floats in another.
+        selected = [np.flatnonzero(step.selected[rows]) for step in colour]
         corners = images.starts[rows] + drawn.box[rows, 0] * images.widths[rows] + drawn.box[rows, 1]
-        whole = [rows, corners, images.widths[rows], drawn.box[rows, 2:], drawn.flip[rows].astype(np.int64), *chosen]
-        place, corner, width, extent, mirrored, *indices = _send(whole, device)
-        values = [s.parameter[rows][c].astype(np.float32) for s, c in zip(steps, chosen, strict=True)]
-        scale, shift, *parameters = _send([*normalise, *values], device)
-        boxes = _gather(images.pixels, corner, width, extent, *(int(drawn.box[rows, n].max()) for n in (2, 3)))
+        flip = drawn.flip[rows].astype(np.int64)
+        integers = [rows, corners, images.widths[rows], drawn.box[rows, 2:], flip, *selected]
+        row, corner, width, extent, mirrored, *indices = _copy_to_device(integers, device)
+        values = [step.parameter[rows][s].astype(np.float32) for step, s in zip(colour, selected, strict=True)]
+        scale, shift, *parameters = _copy_to_device([*normalise, *values], device)
+        # Crop, resize and flip.
+        boxes = _gather_boxes(images.pixels, corner, width, extent, *(int(drawn.box[rows, n].max()) for n in (2, 3)))
         image = augment_ops.crop_resize(boxes, F.pad(extent, (2, 0)), size, kernel, mirrored.bool())
-        for step, index, parameter in zip(steps, indices, parameters, strict=True):
+        # Colour operations, each on the samples that it was drawn for.
+        for step, index, parameter in zip(colour, indices, parameters, strict=True):
             if len(index) == len(rows):
                 image = step.operation(image, parameter)
-            elif len(index):  # no work is done for the others
+            elif len(index):
                 image.index_copy_(0, index, step.operation(image.index_select(0, index), parameter))
-        out.index_copy_(0, place, torch.addcmul(shift, image.clamp_(0, 1), scale))
+        out.index_copy_(0, row, torch.addcmul(shift, image.clamp_(0, 1), scale))
     return out.contiguous(memory_format=torch.channels_last)
 
 
-def _parts(drawn: Draw, least: int, limit: int) -> Iterator[Ints]:
-    """The rows of a batch, boxes of like size together, in parts of at most ``limit`` pixels (or one image)."""
+def _groups_of_like_size(drawn: ViewParameters, minimum: int, limit: int) -> Iterator[Ints]:
+    """Yield the rows of a batch, sorted by box area, in groups of at most ``limit`` pixels (or of one image).
+
+    All boxes of a group are padded to the largest one; a box counts as ``minimum`` pixels or more.
+    """
     order = np.argsort(drawn.box[:, 2] * drawn.box[:, 3], kind="stable")
     start, height, width = 0, 0, 0
     for end, (h, w) in enumerate(drawn.box[order, 2:].tolist()):
         height, width = max(height, h), max(width, w)
-        if end > start and (end + 1 - start) * max(height * width, least) > limit:
+        if end > start and (end + 1 - start) * max(height * width, minimum) > limit:
             yield order[start:end]
             start, height, width = end, h, w
     yield order[start:]
 
 
-def _send(arrays: list[NDArray[Any]], device: torch.device) -> list[Tensor]:
-    """Arrays of one kind, all in one copy that the host does not wait for."""
+def _copy_to_device(arrays: Sequence[NDArray[np.generic]], device: torch.device) -> list[Tensor]:
+    """Copy arrays of one type to the device, together, without waiting for the copy."""
     flat = torch.from_numpy(np.concatenate([a.ravel() for a in arrays]))
     flat = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
     parts = torch.split(flat, [a.size for a in arrays])
     return [part.view(a.shape) for part, a in zip(parts, arrays, strict=True)]
 
 
-def _gather(pixels: Tensor, corner: Tensor, width: Tensor, extent: Tensor, height: int, breadth: int) -> Tensor:
-    """Boxes [n, 3, height, breadth] in [0, 1] of packed pixels; beyond its ``extent`` [n, 2] a box repeats its edge."""
+def _gather_boxes(pixels: Tensor, corner: Tensor, width: Tensor, extent: Tensor, height: int, breadth: int) -> Tensor:
+    """Gather boxes [n, 3, height, breadth] in [0, 1] from packed pixels.
+
+    Args:
+        corner: [n], index of each box's first pixel.
+        width: [n], width of each box's image.
+        extent: [n, 2], height and width of each box; beyond them its edge is repeated.
+    """
     down = torch.minimum(torch.arange(height, device=pixels.device), extent[:, :1] - 1)
     right = torch.minimum(torch.arange(breadth, device=pixels.device), extent[:, 1:] - 1)
     lines = corner[:, None] + down * width[:, None]
@@ -171,26 +184,27 @@ def _gather(pixels: Tensor, corner: Tensor, width: Tensor, extent: Tensor, heigh
 
 
 @dataclass(frozen=True)
-class _Step:
-    """An operation on the ``chosen`` samples (bool [B]) with a parameter each."""
+class _ColourOperation:
+    """An operation on the ``selected`` samples (bool [B]), with one parameter per sample."""
 
-    chosen: NDArray[np.bool_]
+    selected: NDArray[np.bool_]
     operation: Callable[[Tensor, Tensor], Tensor]
     parameter: Floats
 
 
-def _colour_steps(drawn: Draw, operations: str, view: View, size: int) -> Iterator[_Step]:
+def _colour_operations(drawn: ViewParameters, operations: str, view: View, size: int) -> Iterator[_ColourOperation]:
     jitter = _jitter_operations(operations, view)
-    for place in range(4):
+    for position in range(4):
         for kind, operation in enumerate(jitter):
-            yield _Step(drawn.jitter & (drawn.order[:, place] == kind), operation, drawn.strengths[:, kind])
-    yield _Step(drawn.grayscale, lambda x, _: augment_ops.grayscale(x), drawn.sigma)
-    yield _Step(drawn.blur, _blur(operations, size), drawn.sigma)
-    yield _Step(drawn.solarize, lambda x, _: augment_ops.solarize(x), drawn.sigma)
+            selected = drawn.jitter & (drawn.order[:, position] == kind)
+            yield _ColourOperation(selected, operation, drawn.strengths[:, kind])
+    yield _ColourOperation(drawn.grayscale, lambda x, _: augment_ops.grayscale(x), drawn.sigma)
+    yield _ColourOperation(drawn.blur, _blur(operations, size), drawn.sigma)
+    yield _ColourOperation(drawn.solarize, lambda x, _: augment_ops.solarize(x), drawn.sigma)
 
 
 def _jitter_operations(operations: str, view: View) -> list[Callable[[Tensor, Tensor], Tensor]]:
-    """Brightness, contrast, saturation, hue as functions of (images, strength in [-1, 1])."""
+    """Return brightness, contrast, saturation, hue as functions of (images, strength in [-1, 1])."""
     if operations == "byol":
         return [
             lambda x, s: augment_ops.brightness(x, s * view.brightness),  # added, not multiplied
@@ -210,6 +224,6 @@ def _blur(operations: str, size: int) -> Callable[[Tensor, Tensor], Tensor]:
     if operations == "byol":
         taps = 2 * (size // 10 // 2) + 1  # official ``augmentations.py``
         return lambda x, sigma: augment_ops.blur(x, sigma, taps)
-    # PIL's blur is wide enough for any sigma and extends the edge; +-3 sigma of the largest sigma holds 99.7 %
+    # PIL's blur extends the edge and has taps for any sigma; 3 times the largest sigma holds 99.7 % of the weight
     taps = min(2 * int(3 * _SIGMA[1]) + 1, 2 * ((size - 1) // 2) + 1)
     return lambda x, sigma: augment_ops.blur(x, sigma, taps, padding="edge")

@@ -1,10 +1,11 @@
-"""Image operations on batches with a parameter per sample: float [B, 3, H, W] in [0, 1] -> the same, clipped.
+"""Image operations on batches, with one parameter per sample: float [B, 3, H, W] in [0, 1] -> the same, clipped.
 
-Two sets, as the papers' codes differ: BYOL's (TF-like: additive brightness, contrast about each channel's mean, hue
-and saturation in HSV) and torchvision's (SimSiam, MoCo v2), both here in float without 8-bit rounding in between.
+There are two sets, because the papers' codes differ: BYOL's (as in TF: additive brightness, contrast about each
+channel's mean, hue and saturation in HSV) and torchvision's (SimSiam, MoCo v2). Both work in floating point here,
+without rounding to 8 bits between operations.
 
-All are sums and products element by element in a fixed order, so that on a CPU a sample's result has the same bits
-whatever else is in its batch: resampling and blur add their taps one after the other instead of multiplying matrices.
+On a CPU, a sample's bits do not depend on the rest of its batch: all operations are element-wise sums and products in a
+fixed order. Resampling and blur therefore add their taps one by one instead of multiplying matrices.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from torch import Tensor
 def crop_resize(
     image: Tensor, box: Tensor, size: int, kernel: str = "bicubic", mirrored: Tensor | None = None
 ) -> Tensor:
-    """Resize of a box per sample.
+    """Crop one box per sample and resize it.
 
     Args:
         image: float [B, 3, H, W]; fastest if its memory is channels_last.
         box: int [B, 4]: top, left, height, width in pixels, inside the image.
         size: side of the output.
         kernel: ``bicubic`` is TF's ``resize`` (Keys a = -.5, no antialias), ``bilinear_antialias`` PIL's bilinear.
-        mirrored: bool [B], which results to flip left-right; ``None`` is none.
+        mirrored: bool [B], samples to flip left-right; ``None`` flips none.
 
     Returns:
-        [B, 3, size, size], clipped to [0, 1] (a bicubic overshoots).
+        [B, 3, size, size], clipped to [0, 1], because bicubic interpolation overshoots.
     """
     b, c, h, w = image.shape
     lines = image.permute(0, 2, 3, 1).reshape(b, h, w * c)
@@ -44,16 +45,16 @@ def crop_resize(
 def _resample(
     lines: Tensor, start: Tensor, length: Tensor, size: int, kernel: str, mirrored: Tensor | None = None
 ) -> Tensor:
-    """[B, N, M] -> [B, size, M]: of each sample the lines ``start .. start + length``, resized to ``size`` lines."""
+    """[B, N, M] -> [B, size, M]: resize the lines ``start .. start + length`` of each sample to ``size`` lines."""
     b, full, m = lines.shape
-    reach = 2 if kernel == "bicubic" else ceil(max(1.0, full / size))  # lines on either side that can have weight
+    reach = 2 if kernel == "bicubic" else ceil(max(1.0, full / size))  # lines on either side with non-zero weight
     centre = (torch.arange(size, device=lines.device) + 0.5) * (length / size)[:, None] - 0.5
     if mirrored is not None:
         centre = torch.where(mirrored[:, None], centre.flip(1), centre)
     position = centre.floor()[:, None] + torch.arange(1 - reach, 1 + reach, device=lines.device)[:, None]
     distance = (position - centre[:, None]).abs()  # [B, taps, size]
     weight = _keys(distance) if kernel == "bicubic" else _triangle(distance, length / size)
-    weight = weight * ((position >= 0) & (position < length[:, None, None]))  # those outside the box are dropped
+    weight = weight * ((position >= 0) & (position < length[:, None, None]))  # lines outside the box are dropped
     total = weight[:, 0].clone()
     for tap in range(1, 2 * reach):
         total += weight[:, tap]
@@ -69,13 +70,13 @@ def _resample(
 def _keys(distance: Tensor) -> Tensor:
     """Keys' cubic with a = -.5, as in TF's ``resize``."""
     a = -0.5
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-    return torch.where(distance <= 1, near, torch.where(distance < 2, far, 0.0))
+    inner = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    outer = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return torch.where(distance <= 1, inner, torch.where(distance < 2, outer, 0.0))
 
 
 def _triangle(distance: Tensor, scale: Tensor) -> Tensor:
-    """A triangle as wide as an output pixel, at least one source pixel (PIL's ``Resample.c``); ``scale`` [B]."""
+    """PIL's triangle filter (``Resample.c``), ``scale`` [B] source pixels wide but at least one."""
     return (1 - distance / scale.clamp_min(1)[:, None, None]).clamp_min(0)
 
 
@@ -87,46 +88,46 @@ def _per_sample(parameter: Tensor) -> Tensor:
 
 
 def brightness(image: Tensor, delta: Tensor) -> Tensor:
-    """image + delta, delta [B]."""
+    """Return image + delta; delta [B]."""
     return (image + _per_sample(delta)).clamp_(0, 1)
 
 
 def contrast(image: Tensor, factor: Tensor) -> Tensor:
-    """Scale about each channel's spatial mean, factor [B]."""
+    """Scale about each channel's spatial mean; factor [B]."""
     mean = image.mean((2, 3), keepdim=True)
     return torch.lerp(mean, image, _per_sample(factor.to(image.dtype))).clamp_(0, 1)
 
 
 def saturation(image: Tensor, factor: Tensor) -> Tensor:
     """Scale S in HSV, clipped to [0, 1]; factor [B]."""
-    # With H and V as they are, each channel's distance from V is proportional to S: no hue is needed.
-    value, spread = _value_and_spread(image)
-    scale = torch.minimum(_per_sample(factor), value / spread.clamp_min_(1e-38))  # at the most to S = 1
+    # H and V are constant, so each channel's distance from V is proportional to S, and no hue is needed.
+    value, chroma = _value_and_chroma(image)
+    scale = torch.minimum(_per_sample(factor), value / chroma.clamp_min_(1e-38))  # S stays at or below 1
     return torch.addcmul(value, image - value, scale).clamp_(0, 1)
 
 
 def hue(image: Tensor, delta: Tensor) -> Tensor:
-    """Add to H in HSV, modulo 1; delta [B] in turns."""
+    """Add delta [B] to H in HSV, modulo 1 (a full turn)."""
     r, g, b = _channels(image)
-    value, spread = _value_and_spread(image)
-    of_blue = (r - g).sub_(spread, alpha=2)
-    of_green = (b - r).add_(spread, alpha=2)
-    # which channel is the largest, as 0. or 1.: ``torch.where`` is some forty times slower on a CPU
-    sixths = torch.lerp(torch.lerp(of_blue, of_green, g.clone().eq_(value)), g - b, r.clone().eq_(value))
-    sixths.div_(spread.clamp_min(1e-38)).add_(_per_sample(delta * 6))
+    value, chroma = _value_and_chroma(image)
+    if_blue = (r - g).sub_(chroma, alpha=2)
+    if_green = (b - r).add_(chroma, alpha=2)
+    # lerp with a weight of 0. or 1. selects by the largest channel; torch.where is some forty times slower on a CPU
+    sixths = torch.lerp(torch.lerp(if_blue, if_green, g.clone().eq_(value)), g - b, r.clone().eq_(value))
+    sixths.div_(chroma.clamp_min(1e-38)).add_(_per_sample(delta * 6))
     sixths.sub_((sixths / 6).round_(), alpha=6)  # hue in [-3, 3], 0 is red
-    # each channel is the lowest + the spread * a clipped triangle of the hue (Smith 1978)
+    # each channel is the lowest one + chroma * a clipped triangle of the hue (Smith 1978)
     out = torch.cat([2 - sixths.abs(), (sixths + 1).abs_().sub_(1), (sixths - 1).abs_().sub_(1)], 1)
-    return torch.addcmul(value - spread, spread, out.clamp_(0, 1)).clamp_(0, 1)
+    return torch.addcmul(value - chroma, chroma, out.clamp_(0, 1)).clamp_(0, 1)
 
 
 def grayscale(image: Tensor) -> Tensor:
-    """Luma .2989, .5870, .1140 (ITU-R 601, the four digits of TF and torchvision) on all three channels."""
+    """Put the luma on all channels; weights .2989, .5870, .1140 are ITU-R 601's, with TF's and torchvision's digits."""
     return _luma(image).expand_as(image).contiguous()
 
 
 def blur(image: Tensor, sigma: Tensor, taps: int, *, padding: str = "zeros") -> Tensor:
-    """Separable Gaussian blur, sigma [B] in pixels, ``taps`` odd; BYOL pads with zeros ('SAME'), PIL with the edge."""
+    """Separable Gaussian blur; sigma [B] in pixels, ``taps`` odd. BYOL pads with zeros ('SAME'), PIL with the edge."""
     x = torch.arange(taps, device=image.device, dtype=image.dtype) - taps // 2
     kernel = torch.exp(-(x**2) / (2 * sigma.to(image.dtype)[:, None] ** 2))
     kernel = kernel / kernel.sum(1, keepdim=True)
@@ -141,7 +142,7 @@ def blur(image: Tensor, sigma: Tensor, taps: int, *, padding: str = "zeros") -> 
 
 
 def solarize(image: Tensor) -> Tensor:
-    """1 - x where x >= .5 ([B] app. B), which is the smaller of the two."""
+    """Replace x >= .5 by 1 - x ([B] app. B): the smaller of the two."""
     return torch.minimum(image, 1 - image)
 
 
@@ -149,8 +150,8 @@ def _channels(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return image[:, :1], image[:, 1:2], image[:, 2:]
 
 
-def _value_and_spread(image: Tensor) -> tuple[Tensor, Tensor]:
-    """[B, 3, H, W] -> V of HSV, and how far the lowest channel is below it, each [B, 1, H, W]."""
+def _value_and_chroma(image: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, 3, H, W] -> V of HSV and the chroma, largest minus smallest channel, each [B, 1, H, W]."""
     r, g, b = _channels(image)
     value = torch.maximum(torch.maximum(r, g), b)
     return value, value - torch.minimum(torch.minimum(r, g), b)
@@ -166,16 +167,16 @@ def _luma(image: Tensor) -> Tensor:
 
 
 def tv_brightness(image: Tensor, factor: Tensor) -> Tensor:
-    """image * factor, factor [B] >= 0."""
+    """Return image * factor; factor [B] >= 0."""
     return (image * _per_sample(factor)).clamp_(0, 1)
 
 
 def tv_contrast(image: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean of the grayscale image."""
+    """Blend with the mean of the grayscale image; factor [B] >= 0, 1 changes nothing."""
     mean = _luma(image).mean((2, 3), keepdim=True)
     return torch.lerp(mean, image, _per_sample(factor.to(image.dtype))).clamp_(0, 1)
 
 
 def tv_saturation(image: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the grayscale image."""
+    """Blend with the grayscale image; factor [B] >= 0, 1 changes nothing."""
     return torch.lerp(_luma(image), image, _per_sample(factor.to(image.dtype))).clamp_(0, 1)

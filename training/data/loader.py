@@ -1,56 +1,56 @@
-"""Batches of decoded images, in an order and number that depend on (seed, epoch, data) alone."""
+"""Batches of decoded images; their order and content depend only on (seed, epoch, data)."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.packed_batch import Packed, pack
-from training.data.sampler import Epochs
+from training.data.packed_batch import PackedImages, pack
+from training.data.sampler import EpochSampler
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.numerics.counter_rng import uniforms
 from zoo.system.hardware import usable_cores
+from zoo.system.prefetch import prefetch
 from zoo.transforms.decode import UnreadableImage
 
-_STREAM = 1 << 32  # of the draws that replace unreadable images; those of the views count from 1
-_TRIES = 64  # of a replacement; where one image in a hundred is bad, all fail once in 10^128 times
-_MOST_UNREADABLE = 100  # one image in so many, and never fewer than three
-_MOST_WORKERS = 16
+_STREAM = 1 << 32  # random stream that replaces unreadable images; the streams of the views count from 1
+_TRIES = 64  # attempts to replace an image; where one image in a hundred is bad, all fail once in 10^128 times
+_MAX_UNREADABLE = 100  # one image in so many may be unreadable, and always three
+_MAX_WORKERS = 16
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's images of one step.
+    """The images of one step on one rank.
 
     Attributes:
-        indices: int64 [B], which rows of the data set it was this batch's turn for; parameters of the views are
-            drawn from these.
-        epochs: int64 [B], from 0, whose turn that was; one, or where the data's end is not dropped sometimes two.
-        rows: int64 [B], whose pixels and labels they are: ``indices``, but for those that could not be read.
+        indices: int64 [B], rows of the data set that the sampler chose; view parameters are drawn from these.
+        epochs: int64 [B], epoch of each row; a batch can span two epochs when ``drop_last=False``.
+        rows: int64 [B], rows that were read: ``indices`` with unreadable images replaced.
         images: on the host.
-        labels: int64 [B], of ``rows``; ``None`` where there are none.
-        unreadable: names and reasons of rows found unreadable for the first time.
+        labels: int64 [B] of ``rows``; ``None`` without labels.
+        unreadable: names and reasons of images that were found unreadable for the first time.
     """
 
     step: int
     indices: NDArray[np.int64]
     epochs: NDArray[np.int64]
     rows: NDArray[np.int64]
-    images: Packed
+    images: PackedImages
     labels: Tensor | None
     unreadable: dict[str, str]
 
     def part(self, rows: slice) -> Batch:
-        """Of consecutive samples, a micro-batch."""
+        """Return consecutive samples, as a micro-batch."""
         labels = None if self.labels is None else self.labels[rows]
         return replace(
             self,
@@ -74,67 +74,63 @@ def batches(
     ranks: int = 1,
     pinned: bool = False,
     drop_last: bool = True,
-) -> Iterator[Batch]:
-    """The batches of ``steps``, decoded by threads (Pillow decodes outside the GIL), ``ahead`` of them beforehand.
+) -> Generator[Batch, None, None]:
+    """Yield the batch of each step, decoded by threads (Pillow decodes outside the GIL).
 
-    Threads and not processes: none can be killed alone and leave the others waiting, and nothing is copied.
-    ``batch_size`` is that of all ``ranks`` together; rank r takes the rows [r B / n, (r + 1) B / n) of each batch.
-    An image that cannot be read is replaced by another, drawn from (seed, epoch, its index): the batch keeps its size
-    and is the same however often a run was resumed, and on however many ranks and workers.
+    Threads need no copies between processes, and none can be killed alone and leave the others waiting. An unreadable
+    image is replaced by another one, drawn from (seed, epoch, index): the batch keeps its size, and does not depend on
+    resumes, ranks or workers.
 
     Args:
-        workers: threads; ``None`` is one for each core that this process has for itself, at most 16.
-        pinned: images in page-locked memory, for a GPU.
-        drop_last: see ``Epochs``.
+        batch_size: images of all ``ranks`` together; rank r takes the rows [r B / n, (r + 1) B / n).
+        workers: decoding threads; ``None`` is one per usable core, at most 16.
+        ahead: batches to make beforehand; with 0 a batch is made when it is asked for.
+        pinned: put images into page-locked memory, for a GPU.
+        drop_last: leave out an epoch's last images that fill no batch (``EpochSampler``).
 
     Raises:
         UserError: more than one image in a hundred (and more than three) cannot be read, or a worker fails otherwise.
     """
-    all_epochs, share = Epochs(len(dataset), batch_size, drop_last), batch_size // ranks
-    own = slice(rank * share, (rank + 1) * share)
-    workers = workers or min(_MOST_WORKERS, usable_cores())
+    sampler, rank_size = EpochSampler(len(dataset), batch_size, drop_last), batch_size // ranks
+    own_rows = slice(rank * rank_size, (rank + 1) * rank_size)
+    workers = workers or min(_MAX_WORKERS, usable_cores())
     reader = _Reader(dataset, seed)
-    with ThreadPoolExecutor(workers) as decoders, ThreadPoolExecutor(1) as packer:
-        waiting: deque[Future[Batch]] = deque()
 
-        def submit(step: int) -> None:
-            indices, epochs = (part[own] for part in all_epochs.batch(step, seed))
-            chunks = [
-                decoders.submit(reader.read_all, *chunk)
-                for chunk in zip(*(np.array_split(part, workers) for part in (indices, epochs)), strict=True)
-            ]
-            waiting.append(packer.submit(_assemble, dataset, step, indices, epochs, chunks, pinned))
+    def load(step: int) -> Batch:
+        indices, epochs = (part[own_rows] for part in sampler.batch(step, seed))
+        chunks = (np.array_split(part, workers) for part in (indices, epochs))
+        read = [image for chunk in decoders.map(reader.read_all, *chunks) for image in chunk]
+        return _assemble(dataset, step, indices, epochs, read, pinned)
 
+    # Two batches are loaded at once, so that the decoding threads stay busy while one batch is packed.
+    options = {"ahead": ahead, "threads": 2} if ahead else {"ahead": 1, "threads": 1}
+    calls = (partial(load, step) for step in steps)
+    with ThreadPoolExecutor(workers) as decoders, closing(prefetch(calls, **options, in_bursts=not ahead)) as loaded:
         try:
-            upcoming = iter(steps)
-            for step in islice(upcoming, ahead):
-                submit(step)
-            while (following := next(upcoming, None)) is not None or waiting:
-                if following is not None:
-                    submit(following)
-                yield _result(waiting.popleft())
-        finally:
-            for pool in (decoders, packer):
-                pool.shutdown(wait=False, cancel_futures=True)
+            yield from loaded
+        except MemoryError:
+            raise UserError("a data worker ran out of memory: use a smaller batch or smaller images") from None
+        except OSError as error:
+            raise UserError(f"a data worker failed ({error}): fix the cause and run again with --resume") from error
 
 
-_Read = tuple[int, NDArray[np.uint8], dict[str, str]]
+_Read = tuple[int, NDArray[np.uint8], dict[str, str]]  # row, pixels, and what was newly found unreadable
 
 
 class _Reader:
-    """Reads rows; knows which could not be read so far, only to say each once and to stop where they are many."""
+    """Reads rows and remembers the unreadable ones, to report each once and to stop when they are too many."""
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self._dataset = dataset
         self._seed = seed
         self._unreadable: dict[int, str] = {}
-        self._most = max(3, len(dataset) // _MOST_UNREADABLE)
+        self._max_unreadable = max(3, len(dataset) // _MAX_UNREADABLE)
 
     def read_all(self, indices: NDArray[np.int64], epochs: NDArray[np.int64]) -> list[_Read]:
         return [self._read(int(i), int(epoch)) for i, epoch in zip(indices, epochs, strict=True)]
 
     def _read(self, index: int, epoch: int) -> _Read:
-        """Row ``index`` or its replacement: which it is, its pixels, and what was newly found unreadable."""
+        """Read row ``index``, or its replacement."""
         row = index
         found: dict[str, str] = {}
         for attempt in range(_TRIES):
@@ -145,16 +141,16 @@ class _Reader:
                     return row, self._dataset.pixels(row), found
                 except UnreadableImage as error:
                     self._unreadable[row] = found[self._dataset.row_name(row)] = str(error)
-                    self._check()
-        raise UserError(f"{self._dataset.name}: {_TRIES} images in a row cannot be read")
+                    self._check_number()
+        raise UserError(f"{self._dataset.name}: {_TRIES} images in a row cannot be read: remove or replace them")
 
     def _replacements(self, index: int, epoch: int) -> NDArray[np.int64]:
         u = uniforms(self._seed, _STREAM, epoch, np.array([index], np.int64), _TRIES)[0]
         rows: NDArray[np.int64] = (u * len(self._dataset)).astype(np.int64)
         return rows
 
-    def _check(self) -> None:
-        if len(self._unreadable) > self._most:
+    def _check_number(self) -> None:
+        if len(self._unreadable) > self._max_unreadable:
             shown = [f"{self._dataset.row_name(row)} ({why})" for row, why in list(self._unreadable.items())[:3]]
             raise UserError(
                 f"{self._dataset.name}: {len(self._unreadable)} of {len(self._dataset)} images cannot be read, "
@@ -167,24 +163,11 @@ def _assemble(
     step: int,
     indices: NDArray[np.int64],
     epochs: NDArray[np.int64],
-    chunks: list[Future[list[_Read]]],
+    read: list[_Read],
     pinned: bool,
 ) -> Batch:
-    read = [item for chunk in chunks for item in chunk.result()]
     rows = np.array([row for row, _, _ in read], np.int64)
     images = pack([pixels for _, pixels, _ in read])
     labels = None if dataset.labels is None else torch.from_numpy(dataset.labels[rows])
     unreadable = {name: why for _, _, found in read for name, why in found.items()}
     return Batch(step, indices, epochs, rows, images.pinned() if pinned else images, labels, unreadable)
-
-
-def _result(future: Future[Batch]) -> Batch:
-    """The batch; whatever stopped a worker stops the run, and in one line."""
-    try:
-        return future.result()
-    except (UserError, KeyboardInterrupt):
-        raise
-    except MemoryError:
-        raise UserError("a data worker ran out of memory: use a smaller batch or smaller images") from None
-    except OSError as error:
-        raise UserError(f"a data worker failed: {error}; put it right and go on with --resume") from error

@@ -1,4 +1,4 @@
-"""How the steps of a run lie on its epochs."""
+"""The order in which a run trains on its images."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from zoo.numerics.counter_rng import permutation
 
 
-@lru_cache(maxsize=2)  # a batch touches two at most, and the next the same
+@lru_cache(maxsize=2)  # a batch spans at most two epochs, and the next batch the same ones
 def _order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
     return permutation(seed, epoch, images)
 
 
 @dataclass(frozen=True)
-class Epochs:
-    """Of ``images`` in batches of ``batch_size``, each epoch in an order of its own.
+class EpochSampler:
+    """Batches of ``batch_size`` from ``images`` images; each epoch has its own order.
 
-    With ``drop_last`` the last ``images % batch_size`` of an order are left out, as the official PyTorch loaders do
-    (SimSiam, MoCo v2, SwAV); without, they begin a batch that the next epoch fills, as in the official TensorFlow
-    pipelines, whose data set repeats before it is cut into batches (BYOL, SimCLR).
+    With ``drop_last`` the last ``images % batch_size`` of an epoch are left out, as in the official PyTorch loaders
+    (SimSiam, MoCo v2, SwAV). Without it, a batch may end in the next epoch, as in the official TensorFlow pipelines,
+    which repeat the data before they cut it into batches (BYOL, SimCLR).
     """
 
     images: int
@@ -30,23 +30,23 @@ class Epochs:
     drop_last: bool = True
 
     def steps(self, epochs: float) -> int:
-        """In so many epochs, rounded down once: official byol.py, ``num_epochs * images // batch_size``."""
+        """Return the number of steps, rounded down once: ``num_epochs * images // batch_size`` in official byol.py."""
         if self.drop_last:
             return int(epochs * (self.images // self.batch_size))
         return int(epochs * self.images) // self.batch_size
 
-    def before(self, step: int) -> int:
-        """Epochs that are over after ``step`` steps; counted from 0, the one in which that step begins."""
+    def epoch_at(self, step: int) -> int:
+        """Return the epoch in which ``step`` begins: the number of epochs that are complete before it."""
         if self.drop_last:
             return step // (self.images // self.batch_size)
         return step * self.batch_size // self.images
 
     def batch(self, step: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """int64 [batch_size] each: the rows of ``step``, counted from 0, and the epoch that each belongs to."""
+        """Return rows and epochs of a step, each int64 [batch_size]."""
         length = self.images // self.batch_size * self.batch_size if self.drop_last else self.images
-        epochs, places = np.divmod(step * self.batch_size + np.arange(self.batch_size), length)
-        rows = np.empty_like(places)
+        epochs, positions = np.divmod(step * self.batch_size + np.arange(self.batch_size), length)
+        rows = np.empty_like(positions)
         for epoch in np.unique(epochs):
-            its = epochs == epoch
-            rows[its] = _order(seed, int(epoch), self.images)[places[its]]
+            in_epoch = epochs == epoch
+            rows[in_epoch] = _order(seed, int(epoch), self.images)[positions[in_epoch]]
         return rows, epochs

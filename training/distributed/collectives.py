@@ -1,14 +1,14 @@
-"""The ranks of a run: how they join, and collectives over them, each the identity on one process.
+"""The process group of a run and its collectives; on a single process these do nothing.
 
-``torchrun --nproc-per-node 8 -m training run ...`` starts them: gloo on the CPU, NCCL on GPUs. Every rank takes its
-share of each batch; rank 0 alone writes. With ``--max-restarts`` a group that lost a rank is started again and goes
-on from the last checkpoint.
+``torchrun --nproc-per-node 8 -m training run ...`` starts the ranks, with gloo on the CPU and NCCL on GPUs. Every rank
+trains on its part of each batch; only rank 0 writes files. With ``--max-restarts``, torchrun restarts a group that lost
+a rank, and the run resumes from the last checkpoint.
 
-Why neither FSDP nor ZeRO, on paper: BYOL with r200x2 has 270 M trained parameters, heads included. Online and target
-network, gradients, momentum and DDP's buckets in float32 are 5 x 4 x 270 M = 5.4 GB on every GPU. Activations decide:
-in bf16 the two views of an image keep 490 MiB, 169 MiB with ``checkpoint_activations``
-(``benchmarks/activation_memory.py``), so a batch of 4096 needs 32 GPUs of 80 GB as it is (128 images each, 61 GiB),
-or with checkpointing 16 of them (42 GiB) or 8 of 141 GB (84 GiB). Sharding could save no more than those 5.4 GB.
+Why neither FSDP nor ZeRO (computed, not measured): BYOL with r200x2 has 270 M trained parameters with its heads. Online
+and target network, gradients, momentum and DDP's buckets in float32 take 5 x 4 x 270 M = 5.4 GB on every GPU, and
+sharding could save no more than that. Activations need far more: in bf16 the two views of an image keep 490 MiB, or
+169 MiB with ``checkpoint_activations`` (``benchmarks/activation_memory.py``). A batch of 4096 therefore needs 32 GPUs
+of 80 GB (128 images each, 61 GiB), or with checkpointing 16 of them (42 GiB) or 8 GPUs of 141 GB (84 GiB).
 """
 
 from __future__ import annotations
@@ -23,41 +23,42 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
 from zoo.errors import UserError, reason_of
 
-_TIMEOUT = "ZOO_TRAIN_TIMEOUT"  # seconds that a rank waits for the others; rank 0's monitors must fit in
+_TIMEOUT = "ZOO_TRAIN_TIMEOUT"  # seconds that a rank waits for the others; must be longer than rank 0's monitors
 _DEFAULT_TIMEOUT = 1800.0
-_SIGNS_OF_A_LOST_RANK = ("connection", "timed out", "timeout", "gloo", "nccl", "socket", "peer")
+_LOST_RANK_WORDS = ("connection", "timed out", "timeout", "gloo", "nccl", "socket", "peer")
 
 
 @contextmanager
-def ranks(device: str) -> Iterator[str]:
-    """Joins the ranks that torchrun's environment names, for the time of the context; none there: one process.
+def process_group(device: str) -> Iterator[str]:
+    """Join the process group that torchrun's environment describes; without torchrun, stay a single process.
 
     Yields:
-        The device of this rank: of ``cuda``, the GPU of its number on the node.
+        The device of this rank; ``cuda`` becomes the GPU with its local rank.
 
     Raises:
-        UserError: a GPU too few; or, while they train, another rank that died or kept silent for ZOO_TRAIN_TIMEOUT
-            seconds (1800 if not set).
+        UserError: there are too few GPUs; or, during the run, another rank died or did not answer for
+            ZOO_TRAIN_TIMEOUT seconds (default 1800).
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return
-    device = _own_device(device)
+    device = _local_device(device)
     seconds = _timeout()
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo", timeout=timedelta(seconds=seconds))
         yield device
     except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError, gloo raises plain ones
-        if not any(sign in str(error).lower() for sign in _SIGNS_OF_A_LOST_RANK):
+        if not any(sign in str(error).lower() for sign in _LOST_RANK_WORDS):
             raise
         reason = reason_of(error)
         raise UserError(
-            f"another rank died, or was silent for {seconds:g} s ({reason}): see its own error; "
-            "the same command with --resume goes on from the last checkpoint"
+            f"another rank died, or did not answer for {seconds:g} s ({reason}): see its own error message, "
+            "then run the same command with --resume to continue from the last checkpoint"
         ) from None
     finally:
         if dist.is_initialized():
@@ -65,16 +66,16 @@ def ranks(device: str) -> Iterator[str]:
 
 
 def restarted() -> bool:
-    """Whether torchrun has started this group again after a failure (``--max-restarts``)."""
+    """Return True if torchrun restarted this group after a failure (``--max-restarts``)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def wrap(method: nn.Module, device: torch.device) -> Callable[..., dict[str, Tensor]]:
-    """``method`` with DDP around it, which averages the gradients over the ranks; itself on one process.
+def distributed_data_parallel(method: nn.Module, device: torch.device) -> Callable[..., dict[str, Tensor]]:
+    """Wrap ``method`` in DDP, which averages gradients over the ranks; a single process gets ``method`` itself.
 
-    ``find_unused_parameters`` keeps DDP from regrouping its buckets after the first step: a resumed run would else
-    sum in another order, and with three ranks or more differ in the last bit. Buffers stay as each rank has them:
-    synchronised BN has the same on all ranks, and where BN is per rank (MoCo) rank 0's are the ones that are kept.
+    ``find_unused_parameters`` stops DDP from regrouping its buckets after the first step. Otherwise a resumed run would
+    sum in another order and, with three ranks or more, differ in the last bit. Buffers are not exchanged: synchronised
+    BN has equal ones on all ranks, and where BN is per rank (MoCo), rank 0's are saved.
     """
     if world_size() == 1:
         return method
@@ -84,29 +85,29 @@ def wrap(method: nn.Module, device: torch.device) -> Callable[..., dict[str, Ten
     return DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None, **options)
 
 
-def on_any_rank(flag: bool) -> bool:
-    """Whether ``flag`` is set on some rank."""
+def any_rank(flag: bool) -> bool:
+    """Return True on all ranks if ``flag`` is set on one of them."""
     return bool(all_reduce_sum_(torch.tensor([int(flag)])).item()) if world_size() > 1 else flag
 
 
-def differs(value: int) -> bool:
-    """Whether the ranks have different values."""
+def ranks_differ(value: int) -> bool:
+    """Return True on all ranks if they do not all have the same value."""
     return len(set(gather(torch.tensor([value])).tolist())) > 1
 
 
 def barrier() -> None:
-    """Waits for all ranks."""
+    """Wait for all ranks."""
     all_reduce_sum_(torch.zeros(1))
 
 
-def _own_device(device: str) -> str:
+def _local_device(device: str) -> str:
     if device == "cpu":
         return device
     local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if device != "cuda":
-        raise UserError(f"with torchrun every rank takes the GPU of its number: --device cuda, not {device}")
+        raise UserError(f"with torchrun every rank uses the GPU of its local rank: give --device cuda, not {device}")
     if local >= count:
-        raise UserError(f"rank {local} of this node has no GPU, there are {count}: --nproc-per-node {max(count, 1)}")
+        raise UserError(f"local rank {local} has no GPU, there are {count}: give --nproc-per-node {max(count, 1)}")
     torch.cuda.set_device(local)
     return f"cuda:{local}"
 
@@ -116,22 +117,22 @@ def _timeout() -> float:
     try:
         return float(text)
     except ValueError:
-        raise UserError(f"{_TIMEOUT} is {text!r}: give seconds") from None
+        raise UserError(f"{_TIMEOUT} is {text!r}: give a number of seconds") from None
 
 
 def world_size() -> int:
-    """Number of ranks."""
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Of this process, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 @torch.no_grad()
 def gather(x: Tensor) -> Tensor:
-    """[N, ...], the same N on all ranks -> [ranks * N, ...] in the order of the ranks; without a gradient."""
+    """[N, ...] with equal N on all ranks -> [ranks * N, ...] in the order of the ranks; without a gradient."""
     if world_size() == 1:
         return x.detach()
     parts = [torch.empty_like(x) for _ in range(world_size())]
@@ -140,17 +141,17 @@ def gather(x: Tensor) -> Tensor:
 
 
 def gather_with_gradient(x: Tensor) -> Tensor:
-    """``gather`` through which gradients flow: each rank gets the sum of what all ranks' losses say of its rows.
+    """``gather`` with a gradient: each rank's rows receive the sum of the gradients of all ranks' losses.
 
-    With losses that are means over a rank's rows and gradients averaged over ranks (DDP), that is the gradient of
-    the mean over all rows.
+    If each loss is the mean over a rank's rows and DDP averages the gradients, the result is the gradient of the mean
+    over all rows.
     """
     gathered: Tensor = x if world_size() == 1 else _Gather.apply(x)
     return gathered
 
 
 def all_reduce_sum_(x: Tensor) -> Tensor:
-    """Sum over the ranks, in place."""
+    """Replace ``x`` by its sum over the ranks, and return it."""
     if world_size() > 1:
         dist.all_reduce(x)
     return x
@@ -158,11 +159,10 @@ def all_reduce_sum_(x: Tensor) -> Tensor:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.rows = len(x)
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         return gather(x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
         gradient = all_reduce_sum_(gradients[0].contiguous())
-        return gradient[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+        return gradient.chunk(world_size())[rank()]

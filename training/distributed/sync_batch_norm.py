@@ -1,53 +1,53 @@
 """BN over the batch of all ranks, as the methods' papers use it.
 
-On a GPU these are torch's and timm's SyncBatchNorm. Both refuse the CPU, so there an all-reduce in plain torch takes
-their place: slower, but the same numbers in any precision, which is what makes two ranks testable without a GPU.
+GPUs use torch's and timm's SyncBatchNorm. Both refuse the CPU, so the CPU uses an all-reduce in plain torch. That is
+slower but gives the same numbers in any precision, and makes two ranks testable without a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.distributed.collectives import all_reduce_sum_, world_size
 
 
-def synchronise(module: nn.Module, device: torch.device) -> None:
-    """Replaces every BN inside ``module``; parameters, buffers and their names stay the same objects."""
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
+    """Replace every BN inside ``module``; parameters, buffers and their names stay the same objects."""
     convert: Callable[[_BatchNorm], nn.Module] = convert_sync_batchnorm if device.type == "cuda" else AllReduceBatchNorm
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
             module.add_module(name, convert(child))
         else:
-            synchronise(child, device)
+            synchronise_batch_norm(child, device)
 
 
 class AllReduceBatchNorm(_BatchNorm):
-    """``bn`` (of any kind, timm's with an activation too) with the statistics of all ranks' rows.
+    """``bn`` (of every kind, also timm's with an activation) with the statistics of all ranks' rows.
 
-    Every rank must give the same number of rows. Gradients are those of the sum of all ranks' losses, as in torch's
+    Every rank must have the same number of rows. Gradients are those of the sum of all ranks' losses, as in torch's
     SyncBatchNorm; DDP then averages them.
     """
 
     def __init__(self, bn: _BatchNorm) -> None:
         super().__init__(bn.num_features, bn.eps, bn.momentum, bn.affine, bn.track_running_stats)
         self._parameters, self._buffers, self.training = bn._parameters, bn._buffers, bn.training
-        self.after = nn.Sequential(bn.drop, bn.act) if isinstance(bn, BatchNormAct2d) else nn.Identity()
+        self.activation = nn.Sequential(bn.drop, bn.act) if isinstance(bn, BatchNormAct2d) else nn.Identity()
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions."""
+        """Accept every number of dimensions."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...] -> the same shape."""
-        result: Tensor = self.after(self._normalised(x) if self.training else super().forward(x))
+        result: Tensor = self.activation(self._normalise(x) if self.training else super().forward(x))
         return result
 
-    def _normalised(self, x: Tensor) -> Tensor:
+    def _normalise(self, x: Tensor) -> Tensor:
         dims = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -55,7 +55,7 @@ class AllReduceBatchNorm(_BatchNorm):
         mean = _SumOverRanks.apply(wide.sum(dims)) / count
         centred = wide - mean.view(shape)
         variance = _SumOverRanks.apply(centred.square().sum(dims)) / count
-        self._remember(mean.detach(), variance.detach() * (count / (count - 1)))
+        self._update_running_stats(mean.detach(), variance.detach() * (count / (count - 1)))
         y = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)
@@ -63,7 +63,7 @@ class AllReduceBatchNorm(_BatchNorm):
         return result
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running_stats(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             momentum = self.momentum if self.momentum is not None else 1 / int(self.num_batches_tracked)
@@ -73,19 +73,18 @@ class AllReduceBatchNorm(_BatchNorm):
 
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         return all_reduce_sum_(x.clone())
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
         return all_reduce_sum_(gradients[0].clone())
 
 
-class StatisticsKept:
-    """A context that leaves the running statistics of all BN in ``modules`` as they were.
+class PreservedRunningStats:
+    """A context that restores the running statistics of all BN in ``modules`` when it ends; can be entered repeatedly.
 
-    Around the backward pass of a network whose activations are checkpointed: the recomputation passes through every
-    BN a second time, which must not count.
+    For the backward pass of a network with checkpointed activations: recomputing them updates every BN a second time.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:

@@ -1,1 +1,1 @@
-"""training/engine."""
+"""The training loop and its parts (optimisers, schedules, checkpoints, checks); draws nothing and exports nothing."""

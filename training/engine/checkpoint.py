@@ -1,39 +1,73 @@
-"""Full state of a run, written atomically; ``last.json`` names the last complete checkpoint and its hash."""
+"""Checkpoints, written atomically; ``last.json`` names the complete ones, newest first, with their hashes."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NotRequired, TypedDict
 
 import torch
+from torch import Tensor
 
+from training.methods import Method
+from training.monitoring.online_probe import MonitorState
 from zoo.errors import UserError, reason_of
 from zoo.system import atomic_files
+from zoo.system.json_types import JSON
 
 _POINTER = "last.json"
 
 
+class DataInfo(TypedDict):
+    """Name and number of images of the training data."""
+
+    name: str
+    images: int
+
+
+class CheckpointState(TypedDict):
+    """The full state of a run: tensors, numbers, strings, lists and dicts only, because torch reads it back with
+    ``weights_only``. Fields that are not required came later than the first version."""
+
+    recipe: dict[str, JSON]
+    data: DataInfo
+    step: int
+    total_steps: int
+    seconds: float
+    hardware: list[str]
+    skipped: NotRequired[int]
+    method: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    scaler: NotRequired[dict[str, Any]]
+    monitors: NotRequired[MonitorState]
+
+
+class _Entry(TypedDict):
+    file: str
+    step: NotRequired[int]
+    sha256: str | None
+
+
 def file_name(step: int) -> str:
-    """Of the checkpoint after ``step`` steps."""
+    """Return the name of the checkpoint after ``step`` steps."""
     return f"checkpoint-{step:08d}.pt"
 
 
-def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Path:
-    """Writes ``checkpoint-STEP.pt``, then points at it, then removes all but the last ``keep``.
-
-    ``state`` holds tensors, numbers, strings, lists and dicts only: it is read back with ``weights_only``.
+def save(folder: Path, step: int, state: CheckpointState, *, keep: int = 2) -> Path:
+    """Write ``checkpoint-STEP.pt``, add it to ``last.json``, and remove all but the last ``keep`` checkpoints.
 
     Raises:
-        UserError: the disk is full or refuses; pointer and older checkpoints are then as they were.
+        UserError: the disk is full or refuses the write; ``last.json`` and older checkpoints are then unchanged.
     """
     path, history = folder / file_name(step), _history(folder)
     others = [e for e in history if e["file"] != path.name]
-    if others != history:  # a step made again: until its new file stands, the pointer names those before
-        _point(folder, others)
+    if others != history:  # the step is repeated: until its new file is complete, last.json names only the others
+        _write_pointer(folder, others)
     atomic_files.atomic_write(path, lambda f: _write(state, f))
-    history = [{"file": path.name, "step": step, "sha256": atomic_files.sha256_file(path)}, *others][:keep]
-    _point(folder, history)
+    newest: _Entry = {"file": path.name, "step": step, "sha256": atomic_files.sha256_file(path)}
+    history = [newest, *others][:keep]
+    _write_pointer(folder, history)
     kept = {e["file"] for e in history}
     for old in folder.glob("checkpoint-*.pt"):
         if old.name not in kept:
@@ -42,11 +76,14 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Pa
     return path
 
 
-def load_last(folder: Path, say: Any = print) -> dict[str, Any] | None:
-    """The newest checkpoint whose hash is right, or ``None`` where there is none; says so when it skips one.
+def load_last(folder: Path, warn: Callable[[str], object] = print) -> CheckpointState | None:
+    """Return the newest checkpoint with the right hash, or ``None`` if there is no checkpoint.
+
+    Args:
+        warn: receives a line for each damaged or missing checkpoint.
 
     Raises:
-        UserError: there are some, and all of them are damaged; or the folder cannot be read.
+        UserError: all checkpoints are damaged, or the folder cannot be read.
     """
     history = _history(folder)
     for entry in history:
@@ -56,49 +93,69 @@ def load_last(folder: Path, say: Any = print) -> dict[str, Any] | None:
                 return read(path)
         except (OSError, UserError):
             pass
-        say(f"{path.name} is damaged or gone")
+        warn(f"{path.name} is damaged or missing")
     if history:
-        raise UserError(f"{folder}: every checkpoint is damaged or gone: restore one, or choose another --out")
+        raise UserError(f"{folder}: every checkpoint is damaged or missing: restore one, or choose another --out")
     return None
 
 
-def read(path: Path) -> dict[str, Any]:
-    """One checkpoint file.
+def read(path: Path) -> CheckpointState:
+    """Read one checkpoint file.
 
     Raises:
-        UserError: missing, damaged, or not written by ``save``.
+        UserError: it is missing, damaged, or not written by ``save``.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: CheckpointState = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path}") from None
-    except Exception as error:  # damage comes as anything that unpickling and unzipping can raise
-        reason = reason_of(error)
-        raise UserError(f"{path} is no readable checkpoint: {reason}") from None
+    except Exception as error:  # damage raises whatever unpickling and unzipping can raise
+        raise UserError(f"{path} is not a readable checkpoint: {reason_of(error)}") from None
     if not isinstance(state, dict) or "recipe" not in state:
-        raise UserError(f"{path} was not written by zoo-train")
+        raise UserError(f"{path} was not written by zoo-train: give a checkpoint-*.pt, or the folder of a run")
     return state
 
 
-def _point(folder: Path, history: list[dict[str, Any]]) -> None:
+def load_weights(method: Method, state: CheckpointState, name: object) -> None:
+    """Load the network of a checkpoint into ``method``.
+
+    Args:
+        name: the checkpoint's name, for messages.
+
+    Raises:
+        UserError: the weights do not fit.
+    """
+    try:
+        method.load_state_dict(state["method"])
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()[:160]
+        raise UserError(
+            f"{name} does not fit the network of its recipe ({reason}): use the version of siamese-zoo that wrote it"
+        ) from None
+
+
+def _write_pointer(folder: Path, history: list[_Entry]) -> None:
     atomic_files.atomic_write_text(folder / _POINTER, json.dumps(history, indent=1) + "\n")
 
 
-def _write(state: dict[str, Any], file: BinaryIO) -> None:
+def _write(state: CheckpointState, file: BinaryIO) -> None:
     try:
         torch.save(state, file)
-    except RuntimeError as error:  # how torch's zip writer reports that ``file`` refused a write
+    except RuntimeError as error:  # torch's zip writer raises this when ``file`` refuses a write
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
 
 
-def _history(folder: Path) -> list[dict[str, Any]]:
-    """The pointer's entries, newest first; without a pointer, the files that are there (each was renamed when whole):
-    a run was killed before its first one stood, or somebody removed it."""
+def _history(folder: Path) -> list[_Entry]:
+    """Return the entries of ``last.json``, newest first.
+
+    Without that file (a run was killed before its first checkpoint was complete, or somebody removed it) list the
+    checkpoint files, each of which got its name when it was complete.
+    """
     path = folder / _POINTER
     try:
-        history = json.loads(path.read_text())
+        history: list[_Entry] = json.loads(path.read_text())
         if not isinstance(history, list) or not all(isinstance(e["file"], str) and "sha256" in e for e in history):
             raise TypeError
         return history
@@ -106,6 +163,6 @@ def _history(folder: Path) -> list[dict[str, Any]]:
         names = sorted((p.name for p in folder.glob("checkpoint-*.pt")), reverse=True)
         return [{"file": name, "sha256": None} for name in names]
     except (ValueError, TypeError, KeyError):
-        raise UserError(f"{path} is damaged: remove it, the newest checkpoint that can be read is then taken") from None
+        raise UserError(f"{path} is damaged: remove it, and the newest readable checkpoint is used") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): choose another --out or allow it") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}): choose another --out or allow reading it") from None

@@ -1,114 +1,235 @@
-"""The training loop, top to bottom; no callbacks."""
+"""The training loop, from top to bottom: ``train`` opens a run, and ``train_steps`` makes its steps."""
 
 from __future__ import annotations
 
 import io
+import json
 import time
+from collections.abc import Generator, Mapping
+from contextlib import closing, nullcontext
+from math import isfinite
 from pathlib import Path
-from typing import Any
 
+import torch
+from torch import Tensor
+
+from training.data.augment import make_views
+from training.data.loader import Batch
 from training.distributed import collectives
-from training.engine import checkpoint
-from training.engine.oom import enough_memory
-from training.engine.signals import Stop
-from training.engine.state import Run, prepare, save
-from training.engine.step import optimiser_step
-from training.monitoring import collapse
-from training.monitoring.metrics_log import Journal
+from training.distributed.sync_batch_norm import PreservedRunningStats
+from training.engine import checkpoint, schedules
+from training.engine.oom import explain_out_of_memory
+from training.engine.optim import set_learning_rate
+from training.engine.signals import StopSignal
+from training.engine.state import Run, open_run, save
+from training.methods import StepInfo
+from training.monitoring.collapse import COLLAPSE_WARNING, measure_outputs
+from training.monitoring.metrics_log import MetricsLog
 from training.recipes.config import Recipe
 from zoo.datasets.dataset import Dataset
+from zoo.errors import UserError
+from zoo.system import atomic_files
 from zoo.system.malloc import keep_freed_memory
 from zoo.system.progress import Progress
 
 _LOG_STEPS = 20
+_MAX_SKIPPED = 30  # after so many halvings a scale of 2^16 is below 1e-4: no gradient needs less
+_SHOWN_IMAGES = 4  # in the error message for a loss that is not finite
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def train(
     recipe: Recipe, dataset: Dataset, folder: Path, *, device: str, resume: bool = False, tensorboard: bool = False
 ) -> Path:
-    """Trains ``recipe`` on ``dataset`` and returns the path of the last checkpoint; on every rank of the run.
+    """Train ``recipe`` on ``dataset`` and return the path of the last checkpoint. A collective call.
 
-    ``folder`` receives checkpoints and ``log.jsonl`` (a line for the hardware of each part, every 20 steps, and after
-    every monitor), and with ``tensorboard`` the same numbers for TensorBoard. The same recipe, data, device, ranks
-    and versions give the same bytes, undisturbed or resumed.
+    ``folder`` receives checkpoints and ``log.jsonl``: a line with the hardware of each part of the run, a line every 20
+    steps, and one after every monitor. ``tensorboard`` writes the same numbers for TensorBoard. Equal recipe, data,
+    device, ranks and versions give equal bytes, whether the run was interrupted or not.
 
     Raises:
-        UserError: the folder holds a run already (without ``resume``) or another one; the data are too few or too
-            many of them unreadable; the device is not there; a loss or gradient is not finite (the last checkpoint is
-            then finite).
-        KeyboardInterrupt: SIGTERM or Ctrl-C on some rank; the step in progress is done and saved.
+        UserError: the folder holds another run, or this one without ``resume``; there are too few images or too many
+            unreadable ones; the device does not exist; a loss or gradient is not finite (the last checkpoint is then
+            finite).
+        KeyboardInterrupt: a rank received SIGTERM or Ctrl-C; the step in progress is complete and saved.
     """
-    with enough_memory(), prepare(recipe, dataset, folder, device, resume) as run:
+    with explain_out_of_memory(), open_run(recipe, dataset, folder, device, resume) as run:
         if run.device.type == "cpu":
             keep_freed_memory()
-        return _train(run, tensorboard)
+        with closing(train_steps(run, tensorboard=tensorboard)) as steps:
+            for _ in steps:
+                pass
+        return folder / checkpoint.file_name(run.step)
 
 
-def _train(run: Run, tensorboard: bool) -> Path:
-    recipe = run.recipe
-    size, ranks, leads = recipe.optim.batch_size, collectives.world_size(), collectives.rank() == 0
-    journal = Journal(run.folder if leads else None, step=run.step, tensorboard=tensorboard)
-    with Stop() as stop, journal, Progress("images", stream=None if leads else io.StringIO()) as progress:
-        progress.start(run.total_steps * size, run.step * size)
-        if recipe.optim.schedule in ("step", "swav") and recipe.optim.warmup_epochs >= recipe.optim.epochs:
+def train_steps(run: Run, *, tensorboard: bool = False) -> Generator[dict[str, float], None, None]:
+    """Make the remaining steps of ``run``, one per ``next``, so that tests and benchmarks can drive them singly.
+
+    Yields:
+        After each step its losses (means over the batch of all ranks), ``lr``, ``tau`` and ``grad_norm``; with fp16
+        also ``scale``, and no ``grad_norm`` if the update was skipped.
+
+    Raises:
+        UserError, KeyboardInterrupt: as ``train``.
+    """
+    # ---------------------------------------------------------------- set-up
+    recipe, config, method, optimiser, scaler = run.recipe, run.recipe.optim, run.method, run.optimiser, run.scaler
+    sampler, total_steps = run.sampler, run.total_steps
+    ranks, is_first_rank = collectives.world_size(), collectives.rank() == 0
+    dtype = next(method.encoder.parameters()).dtype
+    micro_batch_size = config.batch_size // ranks // recipe.accumulate
+    backward_context = PreservedRunningStats(method.modules()) if recipe.checkpoint_activations else nullcontext()
+    with (
+        StopSignal() as stop,
+        MetricsLog(run.folder if is_first_rank else None, step=run.step, tensorboard=tensorboard) as metrics_log,
+        Progress("images", stream=None if is_first_rank else io.StringIO()) as progress,
+        closing(run.batches(range(run.step, total_steps))) as batches,
+    ):
+
+        def log(values: Mapping[str, object]) -> None:
+            metrics_log.write(run.step, {"seconds": round(run.seconds, 1), **values})
+
+        progress.start(total_steps * config.batch_size, run.step * config.batch_size)
+        if config.schedule in ("step", "swav") and config.warmup_epochs >= config.epochs:
             progress.say(
-                f"the learning rate only rises: optim.warmup_epochs={recipe.optim.warmup_epochs:g} is all epochs"
+                f"the learning rate only rises: optim.warmup_epochs={config.warmup_epochs:g} covers all epochs"
             )
-        _log(run, journal, {"hardware": run.hardware[-1], "ranks": ranks, "precision": recipe.precision})
-        started, window = time.perf_counter() - run.seconds, (run.step, time.perf_counter())
-        for batch in run.batches(range(run.step, run.total_steps)):
+        log({"hardware": run.hardware[-1], "ranks": ranks, "precision": recipe.precision})
+        started, logged_step, logged_at = time.perf_counter() - run.seconds, run.step, time.perf_counter()
+
+        for batch in batches:
             for name, reason in batch.unreadable.items():
-                progress.say(f"{name} cannot be read ({reason}): another image takes its place")
-                _log(run, journal, {"unreadable": name, "reason": reason})
-            values = optimiser_step(run, batch)
+                progress.say(f"{name} cannot be read ({reason}): another image replaces it")
+                log({"unreadable": name, "reason": reason})
+
+            # -------------------------------------------------------- schedules, which depend on the step alone
+            epoch = sampler.epoch_at(batch.step)
+            info = StepInfo(batch.step, total_steps, epoch, schedules.tau(config, batch.step, total_steps))
+            lr = schedules.learning_rate(config, batch.step, sampler)
+            set_learning_rate(optimiser, config, lr)
+            method.before_step(info)
+
+            # -------------------------------------------------------- forward and backward, by micro-batches
+            # Each has its own BN statistics, SimCLR's negatives and SwAV's assignment (see ``Recipe.accumulate``).
+            optimiser.zero_grad(set_to_none=True)
+            own_losses: dict[str, Tensor] = {}
+            for number in range(recipe.accumulate):
+                part = batch.part(slice(number * micro_batch_size, (number + 1) * micro_batch_size))
+                views = make_views(
+                    part.images, part.indices, recipe.views, seed=recipe.seed, epoch=part.epochs, device=run.device
+                )
+                views = [view.to(dtype) for view in views]
+                labels = None if part.labels is None else part.labels.to(run.device)
+                is_last = number == recipe.accumulate - 1
+                with nullcontext() if is_last else run.no_sync():  # DDP averages the gradients once
+                    with torch.autocast(run.device.type, _AUTOCAST.get(recipe.precision), recipe.precision != "fp32"):
+                        losses = run.forward(views, labels)
+                    loss = torch.stack(list(losses.values())).sum() / recipe.accumulate
+                    with backward_context:
+                        torch.autograd.backward(scaler.scale(loss))
+                for name, value in losses.items():
+                    own_losses[name] = own_losses.get(name, 0) + value.detach() / recipe.accumulate
+                del views, losses, loss  # free their memory before the next ones are made
+
+            # -------------------------------------------------------- refuse what is not finite, before the update
+            mean_losses = {name: collectives.all_reduce_sum_(v.clone()) / ranks for name, v in own_losses.items()}
+            scaler.unscale_(optimiser)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in method.parameters() if p.grad is not None])
+            *values, grad_norm = torch.stack([*mean_losses.values(), norm]).tolist()  # the step's only wait
+            overflow = scaler.is_enabled() and not isfinite(grad_norm)  # the scaler skips this update
+            if not all(map(isfinite, values)) or not (overflow or isfinite(grad_norm)):
+                _raise_not_finite(run, batch, own_losses, grad_norm)
+            run.skipped = run.skipped + 1 if overflow else 0
+            if run.skipped > _MAX_SKIPPED:
+                raise UserError(
+                    f"fp16: {run.skipped} updates in a row up to step {batch.step} overflowed although the loss scale "
+                    f"fell to {scaler.get_scale():.1g}: lower optim.lr, or use precision=bf16"
+                )
+
+            # -------------------------------------------------------- update
+            method.before_update(info)
+            scaler.step(optimiser)  # a plain step without fp16
+            scaler.update()
+            method.after_step(info)  # BYOL's target network, the queues of MoCo v2 and SwAV
             run.step, run.seconds = batch.step + 1, time.perf_counter() - started
-            progress.advance(size, epoch=run.epochs.before(batch.step) + 1, loss=f"{values['loss']:.4f}")
-            if seen := run.watch.after_step(run.step, batch.labels):
-                _log(run, journal, seen)
-                if (complaint := run.watch.complaint()) is not None:
-                    progress.say(f"step {run.step}: {complaint}")
-                    _log(run, journal, {"collapse": complaint})
-            if run.step % _LOG_STEPS == 0 or run.step == run.total_steps:
+
+            # -------------------------------------------------------- log
+            report = dict(zip(mean_losses, values, strict=True)) | {"lr": lr, "tau": info.tau}
+            if not overflow:
+                report["grad_norm"] = grad_norm
+            if scaler.is_enabled():
+                report["scale"] = scaler.get_scale()
+            progress.advance(config.batch_size, epoch=epoch + 1, loss=f"{report['loss']:.4f}")
+            if checked := run.monitor.after_step(run.step, batch.labels):
+                log(checked)
+                if (warning := run.monitor.warning()) is not None:
+                    progress.say(f"step {run.step}: {warning}")
+                    log({"collapse": warning})
+            if run.step % _LOG_STEPS == 0 or run.step == total_steps:
                 now = time.perf_counter()
-                rate = (run.step - window[0]) * size / (now - window[1])
-                window = (run.step, now)
-                if run.watch.probe is not None and (accuracy := run.watch.probe.accuracy()) is not None:
-                    values["probe"] = round(accuracy, 2)
-                _log(run, journal, {**values, "images_per_second": round(rate, 1)})
-            if (over := _epochs_over(run)) is not None:
-                if leads:
-                    _monitor(run, over, journal, progress)
+                rate = (run.step - logged_step) * config.batch_size / (now - logged_at)
+                logged_step, logged_at = run.step, now
+                accuracy = None if run.monitor.probe is None else run.monitor.probe.accuracy()
+                probe = {} if accuracy is None else {"probe": round(accuracy, 2)}
+                log({**report, **probe, "images_per_second": round(rate, 1)})
+
+            # -------------------------------------------------------- monitors, after every so many epochs
+            if (epochs_done := _epochs_to_measure(run)) is not None:
+                if is_first_rank:
+                    measured = measure_outputs(method, run.dataset, views=recipe.views, device=run.device)
+                    log({"epoch": epochs_done, **measured.log_values()})
+                    progress.say(f"epoch {epochs_done}: {measured}")
+                    if measured.collapsed:
+                        progress.say(COLLAPSE_WARNING)
                 collectives.barrier()
-            stopping = stop.asked()
-            if stopping or run.step % recipe.checkpoint_steps == 0 or run.step == run.total_steps:
+
+            # -------------------------------------------------------- checkpoint, and stop if a signal asked for it
+            stopping = stop.received()
+            if stopping or run.step % recipe.checkpoint_steps == 0 or run.step == total_steps:
                 save(run)
-                collectives.barrier()  # nobody leaves, or looks for it, before it is there
-            if stopping and run.step < run.total_steps:
+            yield report
+            if stopping and run.step < total_steps:
                 raise KeyboardInterrupt
-    return run.folder / checkpoint.file_name(run.step)
 
 
-def _epochs_over(run: Run) -> int | None:
-    """How many are over, where the last step makes the monitors due: after every so many of them, and at the end."""
+def _epochs_to_measure(run: Run) -> int | None:
+    """Return the number of completed epochs if the monitors are due: every ``monitor_epochs``, and at the end."""
     every = run.recipe.monitor_epochs
-    if every and run.step == run.total_steps:
+    if not every:
+        return None
+    if run.step == run.total_steps:
         return run.recipe.optim.epochs
-    over = run.epochs.before(run.step)
-    return over if every and over // every > run.epochs.before(run.step - 1) // every else None
+    before, now = run.sampler.epoch_at(run.step - 1), run.sampler.epoch_at(run.step)
+    return now if now // every > before // every else None
 
 
-def _monitor(run: Run, epoch: int, journal: Journal, progress: Progress) -> None:
-    """Logs and says how the network does; a collapse is said in so many words."""
-    health = collapse.examine(run.method, run.dataset, views=run.recipe.views, device=run.device)
-    values = {"epoch": epoch, "spread": round(health.spread, 4), "effective_rank": round(health.effective_rank, 2)}
-    _log(run, journal, values if health.knn is None else {**values, "knn": round(health.knn, 2)})
-    accuracy = "" if health.knn is None else f", kNN {health.knn:.1f} %"
-    progress.say(
-        f"epoch {epoch}: spread of the outputs {health.spread:.2f}, rank {health.effective_rank:.1f}{accuracy}"
+def _raise_not_finite(run: Run, batch: Batch, own_losses: dict[str, Tensor], norm: float) -> None:
+    """Raise a UserError that names step, ranks and images; ``not_finite.json`` lists all images. A collective call."""
+    # The ranks whose loss is not finite, and their images; with a bad gradient, the images of all ranks.
+    own_total = sum(v.double().item() for v in own_losses.values())
+    totals = collectives.gather(torch.tensor([own_total], dtype=torch.float64)).tolist()
+    rows = collectives.gather(torch.from_numpy(batch.rows)).tolist()
+    bad_ranks = [rank for rank, total in enumerate(totals) if not isfinite(total)]
+    size = len(batch.indices)
+    suspects = [row for rank in bad_ranks for row in rows[rank * size : (rank + 1) * size]] or rows
+    names = [run.dataset.row_name(row) for row in suspects]
+
+    epoch = run.sampler.epoch_at(batch.step) + 1
+    report = run.folder / "not_finite.json"
+    if collectives.rank() == 0:
+        facts = {"step": batch.step, "epoch": epoch, "loss_of_rank": [str(total) for total in totals]}
+        facts |= {"grad_norm": str(norm), "rows": suspects, "images": names}
+        atomic_files.atomic_write_text(report, json.dumps(facts, indent=1) + "\n")
+
+    if bad_ranks:
+        problem = f"the loss is {totals[bad_ranks[0]]}"
+    else:
+        gradients = ((name, p.grad) for name, p in run.method.named_parameters() if p.grad is not None)
+        first = next((name for name, grad in gradients if not grad.isfinite().all()), "their sum overflows")
+        problem = f"the gradient's norm is {norm} ({first})"
+    where = f" on rank {', '.join(map(str, bad_ranks))}" if bad_ranks and collectives.world_size() > 1 else ""
+    more = f" and {len(names) - _SHOWN_IMAGES} more" if len(names) > _SHOWN_IMAGES else ""
+    raise UserError(
+        f"{problem} at step {batch.step} (epoch {epoch}){where}, images {', '.join(names[:_SHOWN_IMAGES])}{more}, all "
+        f"in {report}: the last checkpoint is good; lower optim.lr or look at these images"
     )
-    if collapse.collapsed(health.spread, health.effective_rank):
-        progress.say(collapse.COMPLAINT)
-
-
-def _log(run: Run, journal: Journal, values: dict[str, Any]) -> None:
-    journal.write(run.step, {"seconds": round(run.seconds, 1), **values})

@@ -1,4 +1,4 @@
-"""Too little memory, on the device or the host, as a line that says what to do."""
+"""Turns running out of memory, on the device or the host, into one line that says what to do."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import torch
 
 from zoo.errors import UserError
 
-_SIGNS = ("out of memory", "can't allocate memory", "failed to allocate")  # of torch's plain RuntimeErrors
+_MESSAGES = ("out of memory", "can't allocate memory", "failed to allocate")  # in torch's plain RuntimeErrors
 
 
 @contextmanager
-def enough_memory() -> Iterator[None]:
-    """Around the work of a run.
+def explain_out_of_memory() -> Iterator[None]:
+    """A context for the work of a run.
 
     Raises:
-        UserError: in place of what torch raises when memory does not suffice.
+        UserError: instead of what torch raises when it runs out of memory.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        lack = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not lack and not any(sign in str(error).lower() for sign in _SIGNS):
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not out_of_memory and not any(message in str(error).lower() for message in _MESSAGES):
             raise
         raise UserError(
-            "out of memory: --set accumulate=2 halves what a step needs (or a smaller optim.batch_size, "
+            "out of memory: --set accumulate=2 halves what a step needs (or use a smaller optim.batch_size, "
             "precision=bf16, checkpoint_activations=true)"
         ) from None

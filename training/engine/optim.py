@@ -1,52 +1,79 @@
-"""Parameter groups and optimisers of each method."""
+"""Optimisers, with the parameter groups that the methods' official codes use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
+from torch.optim.optimizer import ParamsT
 
 from training.methods import Method
+from training.recipes.config import Optim
 from zoo.numerics.lars import LARS
 
 
-def lars(
-    model: Method, *, momentum: float, weight_decay: float, eta: float = 1e-3, classic_momentum: bool = False
-) -> LARS:
-    """BYOL's and SimCLR's: biases and BN parameters get neither weight decay nor a trust ratio ([B] 3.3; SimCLR's
-    official ``model.py`` excludes the same by name).
+def build_optimiser(method: Method, config: Optim) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser with the method's parameter groups; ``set_learning_rate`` sets the rate."""
+    momentum, weight_decay = config.momentum, config.weight_decay
+    match config.name:
+        case "lars":
+            return lars(method, momentum=momentum, weight_decay=weight_decay)
+        case "lars_classic":
+            return lars(method, momentum=momentum, weight_decay=weight_decay, classic_momentum=True)
+        case "larc":
+            return larc(method, momentum=momentum, weight_decay=weight_decay)
+        case "sgd":
+            return sgd(method, momentum=momentum, weight_decay=weight_decay)
+        case "adamw":
+            return adamw(method, weight_decay=weight_decay)
 
-    Every other parameter of the official networks has two dimensions or more, so the shape tells them apart.
-    ``classic_momentum`` is SimCLR's: the learning rate inside the momentum.
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, config: Optim, lr: float) -> None:
+    """Set the rate of all groups. SimSiam's predictor keeps a constant rate if the recipe says so ([S] section 4.2)."""
+    constant = config.lr * config.batch_size / 256
+    for group in optimiser.param_groups:
+        group["lr"] = constant if config.fixed_predictor_lr and group.get("predictor") else lr
+
+
+def lars(
+    method: Method, *, momentum: float, weight_decay: float, eta: float = 1e-3, classic_momentum: bool = False
+) -> LARS:
+    """BYOL's and SimCLR's optimiser: biases and BN parameters get neither weight decay nor a trust ratio ([B] 3.3).
+
+    SimCLR's official ``model.py`` excludes the same parameters by name. All other parameters of these networks have two
+    dimensions or more, so the shape tells them apart. ``classic_momentum`` is SimCLR's: it multiplies the gradient by
+    the learning rate before the momentum.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
+    trainable = [p for p in method.parameters() if p.requires_grad]
+    groups: list[dict[str, object]] = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay, "adapt": True},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "adapt": False},
     ]
     return LARS(groups, lr=0.0, momentum=momentum, eta=eta, classic_momentum=classic_momentum)
 
 
-def sgd(model: Method, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SimSiam's, MoCo v2's: weight decay on ALL parameters; a predictor is a group of its own, whose lr can stay
-    constant."""
-    return torch.optim.SGD(_with_predictor_apart(model), lr=0.0, momentum=momentum, weight_decay=weight_decay)
+def sgd(method: Method, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """SimSiam's and MoCo v2's optimiser: weight decay on ALL parameters; the predictor is a group of its own."""
+    named = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
+    groups: list[dict[str, object]] = [
+        {"params": [p for name, p in named if not name.startswith("predictor.")]},
+        {"params": [p for name, p in named if name.startswith("predictor.")], "predictor": True},
+    ]
+    return torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, momentum=momentum, weight_decay=weight_decay)
 
 
 class LARC(torch.optim.SGD):
-    """SwAV's: layer-wise rates for ALL parameters, biases and BN too, in the form of NVIDIA's ``LARC.py``
-    (``clip=False``)::
+    """SwAV's optimiser: layer-wise rates for ALL parameters, biases and BN too, as in NVIDIA's ``LARC.py`` (no clip)::
 
-        g <- (g + weight_decay p) eta |p| / (|g| + weight_decay |p| + 1e-8)    (as it is where either norm is 0)
+        g <- (g + weight_decay p) eta |p| / (|g| + weight_decay |p| + 1e-8)    (unchanged if either norm is 0)
         m <- momentum m + g
         p <- p - lr m
 
-    Unlike LARS the denominator adds two norms, and a parameter of norm 0 gets no weight decay.
+    Unlike in LARS the denominator adds two norms, and a parameter of norm 0 gets no weight decay.
     """
 
     def __init__(
-        self, params: Any, lr: float, *, momentum: float = 0.9, weight_decay: float = 0.0, eta: float = 1e-3
+        self, params: ParamsT, lr: float, *, momentum: float = 0.9, weight_decay: float = 0.0, eta: float = 1e-3
     ) -> None:
         super().__init__(params, lr=lr, momentum=momentum)
         for group in self.param_groups:  # not SGD's own weight decay, which would not be scaled
@@ -54,7 +81,7 @@ class LARC(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update from the gradients in ``p.grad``, which it scales in place."""
+        """Update the parameters from ``p.grad``, which it scales in place."""
         if closure is not None:
             raise TypeError("LARC takes no closure")
         for group in self.param_groups:
@@ -64,27 +91,18 @@ class LARC(torch.optim.SGD):
                     continue
                 p_norm, g_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(p.grad)
                 rate = group["eta"] * p_norm / (g_norm + decay * p_norm + 1e-8)
-                # on the device, without a synchronising read of the norms
+                # torch.where stays on the device; an ``if`` would wait for the norms
                 p.grad.copy_(torch.where((p_norm > 0) & (g_norm > 0), (p.grad + decay * p) * rate, p.grad))
         super().step()
 
 
-def larc(model: Method, *, momentum: float, weight_decay: float) -> LARC:
-    """Over all parameters in one group (official ``main_swav.py``)."""
-    return LARC(
-        [p for p in model.parameters() if p.requires_grad], lr=0.0, momentum=momentum, weight_decay=weight_decay
-    )
+def larc(method: Method, *, momentum: float, weight_decay: float) -> LARC:
+    """SwAV's optimiser over all parameters in one group (official ``main_swav.py``)."""
+    trainable = [p for p in method.parameters() if p.requires_grad]
+    return LARC(trainable, lr=0.0, momentum=momentum, weight_decay=weight_decay)
 
 
-def adamw(model: Method, *, weight_decay: float) -> torch.optim.AdamW:
-    """No paper's; for short runs on small machines."""
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0, weight_decay=weight_decay)
-
-
-def _with_predictor_apart(model: Method) -> list[dict[str, Any]]:
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in named if not name.startswith("predictor.")]},
-        {"params": [p for name, p in named if name.startswith("predictor.")], "predictor": True},
-    ]
-    return [g for g in groups if g["params"]]
+def adamw(method: Method, *, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW, which no paper uses; for short runs on small machines."""
+    trainable = [p for p in method.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trainable, lr=0.0, weight_decay=weight_decay)

@@ -1,4 +1,4 @@
-"""Learning rates and tau as functions of the step or epoch, counted from 0; nothing else.
+"""Learning rates and tau, as functions of the step or epoch only; both are counted from 0.
 
 ``base`` rates are for a batch of 256 and scale linearly with it.
 """
@@ -7,9 +7,35 @@ from __future__ import annotations
 
 from math import cos, pi
 
+from training.data.sampler import EpochSampler
+from training.recipes.config import Optim
+
+
+def learning_rate(config: Optim, step: int, sampler: EpochSampler) -> float:
+    """Return the learning rate of ``step`` under the recipe's schedule."""
+    base, batch_size, epoch = config.lr, config.batch_size, sampler.epoch_at(step)
+    total, warmup = sampler.steps(config.epochs), sampler.steps(config.warmup_epochs)
+    match config.schedule:
+        case "step":
+            return warmup_cosine(step, base=base, batch_size=batch_size, total=total, warmup=warmup)
+        case "swav":
+            start, final = config.start_lr, config.final_lr
+            return swav_cosine(
+                step, start=start, base=base, final=final, batch_size=batch_size, total=total, warmup=warmup
+            )
+        case "epoch":
+            return cosine_by_epoch(epoch, base=base, batch_size=batch_size, epochs=config.epochs)
+        case "decay":
+            return step_decay(epoch, base=base, batch_size=batch_size, every=config.decay_epochs)
+
+
+def tau(config: Optim, step: int, total_steps: int) -> float:
+    """Return BYOL's target momentum at ``step``."""
+    return config.tau if config.constant_tau else target_momentum(step, base=config.tau, total=total_steps)
+
 
 def warmup_cosine(step: float, *, base: float, batch_size: int, total: int, warmup: int) -> float:
-    """BYOL's and SimCLR's: base * batch_size / 256, linear from 0 over ``warmup`` steps, then cosine to 0 ([B] 3.3)."""
+    """BYOL's and SimCLR's rate: base * batch_size / 256, linear from 0 over ``warmup`` steps, cosine to 0 ([B] 3.3)."""
     peak = base * batch_size / 256
     if step < warmup:
         return peak * step / warmup
@@ -19,8 +45,10 @@ def warmup_cosine(step: float, *, base: float, batch_size: int, total: int, warm
 def swav_cosine(
     step: int, *, start: float, base: float, final: float, batch_size: int, total: int, warmup: int
 ) -> float:
-    """SwAV's: linear from ``start``, reaching ``base`` in the LAST warm-up step, then cosine to ``final``
-    (official ``main_swav.py``)."""
+    """SwAV's rate: linear from ``start``, reaches ``base`` in the LAST warm-up step, then cosine to ``final``.
+
+    The source is the official ``main_swav.py``.
+    """
     scale = batch_size / 256
     if step < warmup:
         return scale * (start + (base - start) * (step / (warmup - 1) if warmup > 1 else 0.0))
@@ -28,15 +56,15 @@ def swav_cosine(
 
 
 def cosine_by_epoch(epoch: int, *, base: float, batch_size: int, epochs: int) -> float:
-    """SimSiam's and MoCo v2's: base * batch_size / 256, cosine, constant within an epoch (official ``main_*.py``)."""
+    """SimSiam's and MoCo v2's rate: a cosine that is constant within an epoch (official ``main_*.py``)."""
     return base * batch_size / 256 * 0.5 * (1 + cos(pi * epoch / epochs))
 
 
 def step_decay(epoch: int, *, base: float, batch_size: int, every: int) -> float:
-    """Supervised: base * batch_size / 256, a tenth after every ``every`` epochs (torchvision's reference: 30)."""
+    """The supervised rate: divided by ten after every ``every`` epochs (torchvision's reference: 30)."""
     return base * batch_size / 256 * 0.1 ** (epoch // every)
 
 
 def target_momentum(step: int, *, base: float, total: int) -> float:
-    """BYOL's tau: from ``base`` to 1 by a cosine, 1 - (1 - base) (cos(pi k / K) + 1) / 2 ([B] 3.3)."""
+    """BYOL's tau: a cosine from ``base`` to 1, 1 - (1 - base) (cos(pi k / K) + 1) / 2 ([B] 3.3)."""
     return 1 - (1 - base) * (cos(pi * step / total) + 1) / 2

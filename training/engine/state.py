@@ -1,45 +1,50 @@
-"""A run in progress: what it consists of, how it starts or goes on, and what a checkpoint of it holds."""
+"""The state of a run: how it is built, opened in its folder, restored from a checkpoint and saved to one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from training.data.loader import Batch, batches
-from training.data.sampler import Epochs
-from training.distributed import collectives, sync_batch_norm
+from training.data.sampler import EpochSampler
+from training.distributed import collectives
+from training.distributed.sync_batch_norm import synchronise_batch_norm
 from training.engine import checkpoint
-from training.engine.build import build_method, build_optimiser, load_weights
-from training.engine.validate import check
-from training.methods import Method
+from training.engine.checkpoint import CheckpointState, DataInfo
+from training.engine.optim import build_optimiser
+from training.engine.validate import check_run
+from training.methods import Method, build_method
 from training.monitoring import metrics_log
 from training.monitoring.hardware import hardware
-from training.monitoring.online_probe import Watch
-from training.recipes.config import Recipe, from_json, to_json
+from training.monitoring.online_probe import OnlineMonitor
+from training.recipes.config import Recipe, differences, from_json, to_json
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.models.registry import ARCHITECTURES
 from zoo.system import atomic_files
 
-_FREE = {"checkpoint_steps", "keep_checkpoints"}  # fields that decide no result: a resumed run may change them
+_CHANGEABLE = {"checkpoint_steps", "keep_checkpoints"}  # a resumed run may change these: they affect no result
 _LOCK = "run.lock"
 
 
 @dataclass
 class Run:
-    """What a checkpoint holds, and where it goes.
+    """A run in progress.
 
     Attributes:
-        method: the network itself, whose hooks the step calls; ``forward`` is it with DDP around.
-        hardware: of each resumed part, without repetitions.
-        skipped: updates that fp16's scaler skipped in a row, up to now.
+        method: the network, whose hooks the loop calls.
+        forward: ``method``, wrapped in DDP if there are several ranks.
+        hardware: hardware of all parts of a resumed run, without repetitions.
+        step: number of completed steps.
+        seconds: time in the training loop, over all parts of a resumed run.
+        skipped: number of updates in a row that fp16's loss scaler has just skipped.
     """
 
     recipe: Recipe
@@ -50,37 +55,32 @@ class Run:
     forward: Callable[..., dict[str, Tensor]]
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    watch: Watch
+    monitor: OnlineMonitor
     hardware: list[str]
     step: int = 0
     seconds: float = 0.0
     skipped: int = 0
 
     @property
-    def epochs(self) -> Epochs:
-        """How its steps lie on them."""
+    def sampler(self) -> EpochSampler:
+        """The order of the training images."""
         optim = self.recipe.optim
-        return Epochs(len(self.dataset), optim.batch_size, optim.drop_last)
+        return EpochSampler(len(self.dataset), optim.batch_size, optim.drop_last)
 
     @property
     def total_steps(self) -> int:
-        return self.epochs.steps(self.recipe.optim.epochs)
+        """Number of steps of the whole run."""
+        return self.sampler.steps(self.recipe.optim.epochs)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the parameters."""
-        dtype: torch.dtype = next(self.method.encoder.parameters()).dtype
-        return dtype
-
-    def batches(self, steps: range) -> Iterator[Batch]:
-        """This rank's of these steps."""
+    def batches(self, steps: range) -> Generator[Batch, None, None]:
+        """Yield this rank's batches."""
         cuda = self.device.type == "cuda"
         return batches(
             self.dataset,
             batch_size=self.recipe.optim.batch_size,
             steps=steps,
             seed=self.recipe.seed,
-            # On a CPU, a thread that decodes beside a step stops one core of its parallel loops, and the others wait.
+            # On a CPU, a decoding thread would take a core from the step's parallel loops, whose others then wait.
             ahead=3 if cuda else 0,
             rank=collectives.rank(),
             ranks=collectives.world_size(),
@@ -88,139 +88,137 @@ class Run:
             drop_last=self.recipe.optim.drop_last,
         )
 
-    def without_reduction(self) -> AbstractContextManager[None]:
-        """Gradients of a micro-batch that is not the last stay on their rank."""
+    def no_sync(self) -> AbstractContextManager[None]:
+        """A context in which gradients stay on their rank, for all micro-batches but the last."""
         return self.forward.no_sync() if isinstance(self.forward, DistributedDataParallel) else nullcontext()
 
 
 @contextmanager
-def prepare(recipe: Recipe, dataset: Dataset, folder: Path, device: str, resume: bool) -> Iterator[Run]:
-    """A new run, or with ``resume`` the one in ``folder`` at its last good checkpoint. A collective call.
+def open_run(recipe: Recipe, dataset: Dataset, folder: Path, device: str, resume: bool) -> Iterator[Run]:
+    """Start a run, or with ``resume`` restore the one in ``folder`` from its last good checkpoint. A collective call.
 
-    For the time of the context the folder is this run's alone.
+    The folder is locked while the context is open.
 
     Raises:
         UserError: see ``training.engine.loop.train``.
     """
-    check(recipe, dataset, device)
+    check_run(recipe, dataset, device)
     state = checkpoint.load_last(folder)
-    if collectives.differs(-1 if state is None else state["step"]):
-        raise UserError(f"the ranks see different checkpoints in {folder}: it must be one folder that all nodes share")
+    if collectives.ranks_differ(-1 if state is None else state["step"]):
+        raise UserError(f"the ranks see different checkpoints in {folder}: give a folder that all nodes share")
     if state is not None and not resume:
         raise UserError(f"{folder} holds a run (step {state['step']}): add --resume or choose another --out")
     if state is None and resume:
         raise UserError(f"{folder} holds no run to resume: leave --resume out")
-    run = assemble(recipe, dataset, folder, torch.device(device), build_method(recipe))
+    run = new_run(recipe, dataset, folder, torch.device(device), build_method(recipe))
     atomic_files.make_folder(folder)
-    with _alone_in(folder):
+    with _locked(folder):
         if state is not None:
             restore(run, state)
         if collectives.rank() == 0:
-            metrics_log.trim(
-                folder, run.step if run.step else -1
-            )  # of a new run, all that one without a checkpoint left
+            # A new run also drops what an earlier one without a checkpoint has logged at step 0.
+            metrics_log.trim(folder, run.step if run.step else -1)
         yield run
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Two runs would mix their logs and remove each other's checkpoints. A collective call; rank 0 holds the lock."""
-    with atomic_files.locked(folder / _LOCK) if collectives.rank() == 0 else nullcontext(True) as alone:
-        if collectives.on_any_rank(not alone):
-            raise UserError(f"another process is training into {folder}: wait for its end or choose another --out")
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one run use a folder: two would mix their logs and remove each other's checkpoints. A collective call."""
+    with atomic_files.locked(folder / _LOCK) if collectives.rank() == 0 else nullcontext(True) as acquired:
+        if collectives.any_rank(not acquired):
+            raise UserError(f"another process is training into {folder}: wait until it ends or choose another --out")
         try:
             yield
         except FileNotFoundError:
             if folder.is_dir():
                 raise
-            raise UserError(f"{folder} was removed while the run wrote into it: start it again") from None
+            raise UserError(f"{folder} was removed while the run wrote into it: start the run again") from None
 
 
-def assemble(recipe: Recipe, dataset: Dataset, folder: Path, device: torch.device, method: Method) -> Run:
-    """A run at step 0 around ``method``: on the device, its BN synchronised, compiled, with optimiser and scaler."""
-    network = cast(nn.Module, method)  # a Protocol cannot say so
-    network.to(device).to(memory_format=torch.channels_last).train()
+def new_run(recipe: Recipe, dataset: Dataset, folder: Path, device: torch.device, method: Method) -> Run:
+    """Return a run at step 0 that trains ``method`` on ``device``."""
+    # Network: BN synchronised before DDP, hooks of the monitor before torch.compile.
+    method.to(device).to(memory_format=torch.channels_last).train()
     if recipe.checkpoint_activations:
-        cast(Any, method.encoder).set_grad_checkpointing()  # timm's
-    if collectives.world_size() > 1 and method.synchronised_bn:
-        sync_batch_norm.synchronise(network, device)
+        encoder: Any = method.encoder  # a timm network
+        encoder.set_grad_checkpointing()
+    ranks = collectives.world_size()
+    if ranks > 1 and method.synchronised_bn:
+        synchronise_batch_norm(method, device)
     classes = 0 if dataset.labels is None or collectives.rank() else int(dataset.labels.max()) + 1
-    rows = recipe.optim.batch_size // collectives.world_size() // recipe.accumulate
+    rows = recipe.optim.batch_size // ranks // recipe.accumulate
     dim = ARCHITECTURES[recipe.architecture].num_features
-    watch = Watch(method, dim=dim, classes=classes, rows=rows, device=device)
+    monitor = OnlineMonitor(method, dim=dim, classes=classes, rows=rows, device=device)
     if recipe.compile:
-        network.compile()
-    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-    optimiser = build_optimiser(method, recipe.optim)
-    words = hardware(device, collectives.world_size())
+        method.compile()
     return Run(
-        recipe, dataset, folder, device, method, collectives.wrap(network, device), optimiser, scaler, watch, [words]
+        recipe,
+        dataset,
+        folder,
+        device,
+        method,
+        collectives.distributed_data_parallel(method, device),
+        build_optimiser(method, recipe.optim),
+        torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
+        monitor,
+        [hardware(device, ranks)],
     )
 
 
-def restore(run: Run, state: dict[str, Any]) -> None:
-    """Takes over ``state``, everything that decides the steps to come.
+def restore(run: Run, state: CheckpointState) -> None:
+    """Restore everything that the coming steps depend on.
 
     Raises:
-        UserError: it is another run's.
+        UserError: ``state`` belongs to another run.
     """
-    _require_same(run, state)
-    load_weights(run.method, state, run.folder)
+    _require_same_run(run, state)
+    checkpoint.load_weights(run.method, state, run.folder)
     run.optimiser.load_state_dict(state["optimiser"])
     run.scaler.load_state_dict(state.get("scaler", {}))
     run.step, run.seconds, run.skipped = state["step"], state["seconds"], state.get("skipped", 0)
     run.hardware = list(dict.fromkeys([*state["hardware"], *run.hardware]))
     if collectives.rank() == 0:
-        run.watch.load_state_dict(state.get("monitors", {}))
+        run.monitor.load_state_dict(state.get("monitors", {}))
 
 
 def save(run: Run) -> Path:
-    """Writes the checkpoint of this step (rank 0 does; the others get its path only).
+    """Write the checkpoint of this step and return its path; only rank 0 writes. A collective call.
 
     Raises:
-        UserError: the last update made weights that are not finite; on all ranks.
+        UserError: the last update made weights that are not finite; raised on all ranks.
     """
     if not all(p.isfinite().all() for p in run.method.parameters()):
         raise UserError(
-            f"the update of step {run.step - 1} made weights that are not finite, and no checkpoint of them: "
+            f"the update of step {run.step - 1} made weights that are not finite, so no checkpoint of it is written: "
             "lower optim.lr; the last checkpoint is good"
         )
     path = run.folder / checkpoint.file_name(run.step)
-    if collectives.rank() > 0:
-        return path
-    state = {
-        "recipe": to_json(run.recipe),
-        "data": _data(run),
-        "step": run.step,
-        "total_steps": run.total_steps,
-        "seconds": run.seconds,
-        "hardware": run.hardware,
-        "skipped": run.skipped,
-        "method": run.method.state_dict(),
-        "optimiser": run.optimiser.state_dict(),
-        "scaler": run.scaler.state_dict(),
-        "monitors": run.watch.state_dict(),
-    }
-    return checkpoint.save(run.folder, run.step, state, keep=run.recipe.keep_checkpoints)
+    if collectives.rank() == 0:
+        state: CheckpointState = {
+            "recipe": to_json(run.recipe),
+            "data": _data_info(run.dataset),
+            "step": run.step,
+            "total_steps": run.total_steps,
+            "seconds": run.seconds,
+            "hardware": run.hardware,
+            "skipped": run.skipped,
+            "method": run.method.state_dict(),
+            "optimiser": run.optimiser.state_dict(),
+            "scaler": run.scaler.state_dict(),
+            "monitors": run.monitor.state_dict(),
+        }
+        checkpoint.save(run.folder, run.step, state, keep=run.recipe.keep_checkpoints)
+    collectives.barrier()  # nobody leaves, or looks for the checkpoint, before it is complete
+    return path
 
 
-def _require_same(run: Run, state: dict[str, Any]) -> None:
-    theirs = _flat(to_json(from_json(state["recipe"])) | {"data": state["data"]})
-    ours = _flat(to_json(run.recipe) | {"data": _data(run)})
-    for key in ours | theirs:
-        if key not in _FREE and ours.get(key) != theirs.get(key):
-            raise UserError(
-                f"{run.folder} holds another run: its {key} is {theirs.get(key)}, this one's is {ours.get(key)}"
-            )
+def _require_same_run(run: Run, state: CheckpointState) -> None:
+    ours, theirs = _data_info(run.dataset), state["data"]
+    different = [d for d in differences(run.recipe, from_json(state["recipe"])) if d[0] not in _CHANGEABLE]
+    different += [(f"data.{key}", ours[key], theirs[key]) for key in ("name", "images") if ours[key] != theirs[key]]
+    for name, our_value, their_value in different:
+        raise UserError(f"{run.folder} holds another run: its {name} is {their_value}, this one's is {our_value}")
 
 
-def _flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Nested dicts as one, its keys as ``--set`` takes them."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
-    return flat
-
-
-def _data(run: Run) -> dict[str, Any]:
-    return {"name": run.dataset.name, "images": len(run.dataset)}
+def _data_info(dataset: Dataset) -> DataInfo:
+    return {"name": dataset.name, "images": len(dataset)}

@@ -1,4 +1,4 @@
-"""What of a recipe must fit together, and fit data, device and ranks: said before anything is built or written."""
+"""Checks that a recipe's parts fit together, and fit data, device and ranks, before anything is built or written."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 
 
-def check(recipe: Recipe, dataset: Dataset, device: str) -> None:
-    """Of a run about to start or to go on.
+def check_run(recipe: Recipe, dataset: Dataset, device: str) -> None:
+    """Check a run that is about to start or to resume.
 
     Raises:
-        UserError: one line for the first thing that does not fit.
+        UserError: one line about the first thing that does not fit.
     """
     check_ranges(recipe)
     _check_device(device)
@@ -25,7 +25,7 @@ def check(recipe: Recipe, dataset: Dataset, device: str) -> None:
     _check_batch(recipe, dataset)
     _check_labels(recipe, dataset)
     if recipe.compile and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise UserError("compile=true needs a C++ compiler on the CPU: install g++ or leave it out")
+        raise UserError("compile=true needs a C++ compiler on the CPU: install g++, or set compile=false")
 
 
 def _check_device(device: str) -> None:
@@ -39,7 +39,7 @@ def _check_device(device: str) -> None:
     if kind == "cuda" and not count:
         raise UserError("no CUDA device here: use --device cpu")
     if kind == "cuda" and number >= count:
-        raise UserError(f"no {device} here, the last is cuda:{count - 1}")
+        raise UserError(f"no {device} here: the last one is cuda:{count - 1}")
 
 
 def _check_views(recipe: Recipe) -> None:
@@ -48,10 +48,10 @@ def _check_views(recipe: Recipe) -> None:
         if view is not None and view.min_area > view.max_area:
             raise UserError(f"views.{name}.min_area={view.min_area:g} is above its max_area={view.max_area:g}")
     count = 1 + (views.second is not None) + (views.small_count if views.small is not None else 0)
-    least, most = {"supervised": (1, 1), "swav": (2, count)}.get(recipe.method, (2, 2))
-    if not least <= count <= most:
+    minimum, maximum = {"supervised": (1, 1), "swav": (2, count)}.get(recipe.method, (2, 2))
+    if not minimum <= count <= maximum:
         raise UserError(
-            f"{recipe.method} takes {least} views, {recipe.name} makes {count}: use a recipe of that method"
+            f"{recipe.method} takes {minimum} views, but {recipe.name} makes {count}: use a recipe of that method"
         )
 
 
@@ -63,26 +63,31 @@ def _check_batch(recipe: Recipe, dataset: Dataset) -> None:
             "add images or --set optim.batch_size=N"
         )
     if batch % (ranks * parts):
-        raise UserError(f"a batch of {batch} cannot be split evenly over {ranks} ranks x {parts} micro-batches")
+        raise UserError(
+            f"a batch of {batch} cannot be split evenly over {ranks} ranks x {parts} micro-batches: "
+            "change optim.batch_size or accumulate"
+        )
     rows = batch // (ranks * parts)
     if recipe.method != "mocov2":
         if rows < 2:
-            raise UserError("a micro-batch of one image has no BN statistics: 2 or more for each rank and micro-batch")
+            raise UserError(
+                "a micro-batch of one image has no BN statistics: give each rank and micro-batch 2 images or more"
+            )
         return
     objective = recipe.objective
     if rows % objective.bn_parts or rows // objective.bn_parts < 2:
         raise UserError(
-            f"{rows} images of a rank's micro-batch cannot be split into {objective.bn_parts} equal parts of 2 or more "
-            "for BN: change objective.bn_parts, optim.batch_size or accumulate"
+            f"the {rows} images of a rank's micro-batch cannot be split into {objective.bn_parts} equal parts of 2 or "
+            "more for BN: change objective.bn_parts, optim.batch_size or accumulate"
         )
     keys = batch * (2 if objective.symmetric else 1)
     if objective.queue < keys:
-        raise UserError(f"objective.queue={objective.queue} does not hold the {keys} keys of one step: raise it")
+        raise UserError(f"objective.queue={objective.queue} cannot hold the {keys} keys of one step: raise it")
 
 
 def _check_labels(recipe: Recipe, dataset: Dataset) -> None:
     if recipe.method == "supervised" and int(dataset.required_labels.max()) >= recipe.heads.classes:
         raise UserError(
-            f"{dataset.name} has {len(dataset.classes)} classes, {recipe.name} {recipe.heads.classes}: "
+            f"{dataset.name} has {len(dataset.classes)} classes, {recipe.name} has {recipe.heads.classes}: "
             f"add --set heads.classes={len(dataset.classes)}"
         )

@@ -1,45 +1,45 @@
 """BYOL: Bootstrap Your Own Latent (Grill et al. 2020, arXiv 2006.07733), section 3 and the official code.
 
-An online network (encoder f, projector g, predictor q) predicts the projection that a slowly moving average of
-itself, the target, gives of another view. No negatives, unless ``beta`` adds them (section 5, equation 8).
+An online network (encoder f, projector g, predictor q) predicts how the target network, a slowly moving average of the
+online network, projects another view. There are no negatives, unless ``beta`` adds them (section 5, equation 8).
 
-Under gradient accumulation the target moves once per optimiser step. Without BN the micro-batches give the gradient
-of the whole batch; with BN each has its own statistics, and with ``beta`` > 0 its own negatives.
+With gradient accumulation the target moves once per optimiser step. Without BN the micro-batches give the gradient of
+the whole batch. With BN each has its own statistics, and with ``beta`` > 0 its own negatives.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.distributed import collectives
-from training.methods.moment import Moment
+from training.methods.base import Method, StepInfo, recipe_encoder
 from training.methods.similarity import cosine, similarities, unit
+from training.recipes.config import Recipe
 from zoo.models.heads import byol_mlp
 
 
-class BYOL(nn.Module):
+class BYOL(Method):
     """Online and target network around ``encoder`` (float [N, 3, H, W] -> [N, dim]).
 
     Args:
-        encoder: becomes the online encoder; ``target_encoder`` the target's.
-        target_encoder: official code initialises the target from another seed; ``None`` copies the online network.
-        dim: features of the encoder.
+        encoder: the online encoder.
+        dim: size of the encoder's output.
+        target_encoder: the official code initialises the target from another seed; ``None`` copies the online network.
         hidden, out: sizes of projector and predictor; 4096 and 256 in the paper.
-        num_classes: adds the linear classifier that the official code trains along on stopped gradients.
-        predictor: without it the online projections are compared directly; collapses (table 5b).
-        target: without it the online network is its own target, and gradients flow into both sides (table 5b;
-            appendix F.4 calls it theta). A target with tau = 0 is its stop-gradient, sg(theta).
-        beta: weight of the negatives, in [0, 1]; with ``predictor=False, target=False`` 1 is SimCLR's loss times
+        num_classes: adds the linear classifier that the official code trains on stopped gradients.
+        predictor: ``False`` compares the online projections directly, which collapses (table 5b).
+        target: ``False`` makes the online network its own target, with gradients into both sides (table 5b; theta in
+            appendix F.4). A target with tau = 0 is its stop-gradient, sg(theta).
+        beta: weight of the negatives, in [0, 1]; 1 with ``predictor=False, target=False`` is SimCLR's loss times
             2 ``temperature`` (appendix F.5).
-        temperature: of the negatives, alpha in the paper; .1 in table 5b (appendix F.4).
+        temperature: temperature of the negatives, alpha in the paper; .1 in table 5b (appendix F.4).
     """
-
-    synchronised_bn = True
 
     def __init__(
         self,
@@ -72,10 +72,27 @@ class BYOL(nn.Module):
         self.target_encoder.requires_grad_(False)
         self.target_projector.requires_grad_(False)
 
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> Self:
+        heads, objective = recipe.heads, recipe.objective
+        encoder, dim = recipe_encoder(recipe)
+        target_encoder, _ = recipe_encoder(recipe)
+        return cls(
+            encoder,
+            dim,
+            target_encoder=target_encoder,
+            hidden=heads.hidden,
+            out=heads.out,
+            predictor=objective.predictor,
+            target=objective.target,
+            beta=objective.beta,
+            temperature=objective.temperature,
+        )
+
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Two views [N, 3, H, W], normalised, and labels [N] -> ``loss`` (and ``negatives``, ``classifier``).
 
-        The views pass one after the other, so BN statistics are per view. The loss is the SUM of both directions.
+        The views pass one after the other, so that BN statistics are per view. The loss is the SUM of both directions.
         """
         v1, v2 = views
         y1 = self.encoder(v1)
@@ -84,7 +101,7 @@ class BYOL(nn.Module):
         if self.target_encoder is None or self.target_projector is None:
             z1, z2 = o1, o2
         else:
-            with torch.no_grad():  # the target keeps batch statistics: train mode, its own running averages
+            with torch.no_grad():  # in train mode: BN uses batch statistics and the target's own running averages
                 z1 = self.target_projector(self.target_encoder(v1))
                 z2 = self.target_projector(self.target_encoder(v2))
         losses = {"loss": (regression(q1, z2) + regression(q2, z1)).mean()}
@@ -95,15 +112,9 @@ class BYOL(nn.Module):
             losses["classifier"] = F.cross_entropy(self.classifier(y1.detach()), labels)
         return losses
 
-    def before_step(self, moment: Moment) -> None:
-        """Nothing."""
-
-    def before_update(self, moment: Moment) -> None:
-        """Nothing."""
-
     @torch.no_grad()
-    def after_step(self, moment: Moment) -> None:
-        """xi <- tau xi + (1 - tau) theta, parameters only, once per optimiser step, after it."""
+    def after_step(self, info: StepInfo) -> None:
+        """xi <- tau xi + (1 - tau) theta, for parameters only."""
         if self.target_encoder is None or self.target_projector is None:
             return
         for online, target in (
@@ -111,7 +122,7 @@ class BYOL(nn.Module):
             (self.projector, self.target_projector),
         ):
             for p, t in zip(online.parameters(), target.parameters(), strict=True):
-                t.lerp_(p, 1 - moment.tau)
+                t.lerp_(p, 1 - info.tau)
 
 
 def regression(q: Tensor, z: Tensor) -> Tensor:
@@ -123,8 +134,8 @@ def dispersion(q: Tensor, same: Tensor, other: Tensor, temperature: float) -> Te
     """The second term of equation 8, per row: 2 a ln(sum_{j != i} exp(<q_i, same_j>/a) + sum_j exp(<q_i, other_j>/a)).
 
     Args:
-        q: [N, D], of one view.
-        same, other: [N, D], the targets of that view and of the other one; those of all ranks are gathered.
+        q: [N, D], predictions of one view.
+        same, other: [N, D], targets of that view and of the other one; they are gathered from all ranks.
         temperature: a.
     """
     n, start = len(q), collectives.rank() * len(q)

@@ -1,44 +1,47 @@
 """MoCo v2: Momentum Contrast (He et al. 2019, arXiv 1911.05722; Chen et al. 2020, arXiv 2003.04297), algorithm 1.
 
-A query must find its key among a queue of keys that a slowly moving average of the network computed before.
+A query must find its key among a queue of earlier keys; keys are computed by a slowly moving average of the network.
 
-BN is per rank by design, never synchronised: keys are computed in an order shuffled over the ranks, so that BN
-statistics do not give a query's key away (section 3.3, "Shuffling BN"). On one rank there is nothing to shuffle,
-unless ``bn_parts`` splits BN as ranks would.
-Under gradient accumulation the keys of all micro-batches enter the queue together after the step, so every query
-meets the queue that the whole batch would meet; without BN the gradient is that of the whole batch.
+BN is per rank by design, never synchronised. Keys are computed in an order that is shuffled over the ranks, so that BN
+statistics do not give a query's key away (section 3.3, "Shuffling BN"). On one rank nothing is shuffled, unless
+``bn_parts`` splits BN as ranks would.
+
+With gradient accumulation the keys of all micro-batches enter the queue together after the step, so that every query
+meets the same queue as in the whole batch; without BN the gradient is that of the whole batch.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.distributed import collectives
-from training.methods.moment import Moment
+from training.methods.base import Method, StepInfo, recipe_encoder
 from training.methods.similarity import similarities, unit
-from training.methods.split_batch_norm import split
+from training.methods.split_batch_norm import split_batch_norm
+from training.recipes.config import Recipe
 from zoo.models.heads import moco_projector
 from zoo.numerics.counter_rng import permutation
 
 
-class MoCoV2(nn.Module):
+class MoCoV2(Method):
     """Query network and its moving average, the key network, around ``encoder`` (float [N, 3, H, W] -> [N, dim]).
 
     Args:
-        dim: features of the encoder.
-        out: C, length of queries and keys; 128 in the paper.
+        dim: size of the encoder's output.
+        out: C, size of queries and keys; 128 in the paper.
         queue: K, number of negative keys; 65 536 in the paper.
         momentum: m of the key network; .999.
         temperature: T; .2 in v2, .07 in v1.
-        symmetric: each view is query once and key once, the loss is their mean and both keys enter the queue (not in
-            the paper; [S] table 4 and the authors' CIFAR-10 demonstration).
-        bn_parts: BN per part of the batch, 8 in that demonstration; 1 in the official ImageNet code.
-        seed: of the shuffles.
+        symmetric: each view is once the query and once the key; the loss is the mean of both directions, and both keys
+            enter the queue (not in the paper; [S] table 4 and the authors' CIFAR-10 demonstration).
+        bn_parts: parts of the batch that BN normalises separately; 8 in that demonstration, 1 in the official code.
+        seed: seed of the shuffles.
     """
 
     synchronised_bn = False  # shuffled instead: algorithm 1
@@ -63,17 +66,33 @@ class MoCoV2(nn.Module):
         self.m, self.T, self.symmetric, self.seed = momentum, temperature, symmetric, seed
         self.bn_parts = bn_parts
         if bn_parts > 1:
-            split(encoder, bn_parts)
+            split_batch_norm(encoder, bn_parts)
         self.encoder, self.projector = encoder, moco_projector(dim, out)
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self.register_buffer("queue", F.normalize(torch.randn(out, queue), dim=0))  # CxK
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.int64))
         self._step = 0
-        self._keys: list[Tensor] = []  # of this step's micro-batches, all ranks'
+        self._keys: list[Tensor] = []  # from this step's micro-batches and all ranks
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> Self:
+        objective = recipe.objective
+        encoder, dim = recipe_encoder(recipe)
+        return cls(
+            encoder,
+            dim,
+            out=recipe.heads.out,
+            queue=objective.queue,
+            momentum=objective.key_momentum,
+            temperature=objective.temperature,
+            symmetric=objective.symmetric,
+            bn_parts=objective.bn_parts,
+            seed=recipe.seed,
+        )
 
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
-        """Queries' and keys' views [N, 3, H, W], normalised -> ``loss``: InfoNCE (equation 1)."""
+        """Query view and key view [N, 3, H, W], normalised -> ``loss``: InfoNCE (equation 1)."""
         query_view, key_view = views
         loss = self._info_nce(query_view, key_view)
         if self.symmetric:
@@ -92,7 +111,7 @@ class MoCoV2(nn.Module):
 
     @torch.no_grad()
     def _compute_keys(self, view: Tensor) -> Tensor:
-        """Keys NxC of this rank's images, computed wherever the shuffle sends them."""
+        """Return the keys NxC of this rank's images; the shuffle decides which rank computes them."""
         ranks, n = collectives.world_size(), len(view)
         if ranks * self.bn_parts == 1:
             return unit(self.key_projector(self.key_encoder(view)))
@@ -103,23 +122,20 @@ class MoCoV2(nn.Module):
         return collectives.gather(k)[back]
 
     @torch.no_grad()
-    def before_step(self, moment: Moment) -> None:
-        """k <- m k + (1 - m) q, parameters only, with those of the last step, before the keys are computed."""
-        self._step = moment.step
+    def before_step(self, info: StepInfo) -> None:
+        """k <- m k + (1 - m) q for parameters, before the keys are computed, as in the official code."""
+        self._step = info.step
         for query, key in ((self.encoder, self.key_encoder), (self.projector, self.key_projector)):
             for p, k in zip(query.parameters(), key.parameters(), strict=True):
                 k.mul_(self.m).add_(p, alpha=1 - self.m)
 
-    def before_update(self, moment: Moment) -> None:
-        """Nothing."""
-
     @torch.no_grad()
-    def after_step(self, moment: Moment) -> None:
-        """The step's keys take the place of the oldest ones."""
+    def after_step(self, info: StepInfo) -> None:
+        """Replace the oldest keys of the queue by this step's keys."""
         if not self._keys:
             return
         keys = torch.cat(self._keys).t()  # CxN
         self._keys.clear()
-        places = (self.queue_pointer + torch.arange(keys.shape[1], device=keys.device)) % self.queue.shape[1]
-        self.queue[:, places] = keys.to(self.queue.dtype)
+        columns = (self.queue_pointer + torch.arange(keys.shape[1], device=keys.device)) % self.queue.shape[1]
+        self.queue[:, columns] = keys.to(self.queue.dtype)
         self.queue_pointer.copy_((self.queue_pointer + keys.shape[1]) % self.queue.shape[1])

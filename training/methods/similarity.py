@@ -1,4 +1,7 @@
-"""Cosine similarities in float32 at least, also under autocast: a temperature of .1 makes bfloat16's error tenfold."""
+"""Cosine similarities in float32 or wider, also under autocast.
+
+Dividing by a temperature of .1 would make bfloat16's error ten times larger.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,20 @@ from torch import Tensor
 
 
 def unit(x: Tensor) -> Tensor:
-    """[..., D] -> the same over its length, float32 or float64."""
-    return F.normalize(_wide(x), dim=-1)
+    """[..., D] -> vectors of unit length, float32 or float64."""
+    return F.normalize(_at_least_float32(x), dim=-1)
 
 
 def cosine(a: Tensor, b: Tensor, eps: float) -> Tensor:
-    """[N, D] x [N, D] -> [N], row by row, float32 or float64; lengths are ``eps`` at least."""
-    return F.cosine_similarity(_wide(a), _wide(b), dim=-1, eps=eps)
+    """[N, D] x [N, D] -> [N], row by row, float32 or float64; vector lengths are clamped to ``eps`` or more."""
+    return F.cosine_similarity(_at_least_float32(a), _at_least_float32(b), dim=-1, eps=eps)
 
 
 def similarities(a: Tensor, b: Tensor) -> Tensor:
-    """[..., N, D] x [M, D], of unit length -> [..., N, M], of ``a``'s precision."""
+    """[..., N, D] x [M, D], of unit length -> [..., N, M], in the precision of ``a``."""
     with torch.autocast(a.device.type, enabled=False):
         return a @ b.to(a.dtype).t()
 
 
-def _wide(x: Tensor) -> Tensor:
+def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))

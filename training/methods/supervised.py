@@ -1,19 +1,21 @@
 """The supervised baseline: cross-entropy on labels (He et al. 2015, arXiv 1512.03385, section 3.4).
 
-Under gradient accumulation only BN statistics differ.
+With gradient accumulation only the BN statistics differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.methods.moment import Moment
+from training.methods.base import Method, recipe_encoder
+from training.recipes.config import Recipe
 
 
-class Supervised(nn.Module):
+class Supervised(Method):
     """A linear classifier on ``encoder`` (float [N, 3, H, W] -> [N, dim])."""
 
     synchronised_bn = False
@@ -24,18 +26,14 @@ class Supervised(nn.Module):
         self.projector = nn.Identity()
         self.classifier = nn.Linear(dim, num_classes)
 
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> Self:
+        encoder, dim = recipe_encoder(recipe)
+        return cls(encoder, dim, num_classes=recipe.heads.classes)
+
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """One view [N, 3, H, W], normalised, and labels [N] -> ``loss``."""
         (view,) = views
         if labels is None:
             raise TypeError("supervised training needs labels")
         return {"loss": F.cross_entropy(self.classifier(self.encoder(view)), labels)}
-
-    def before_step(self, moment: Moment) -> None:
-        """Nothing."""
-
-    def before_update(self, moment: Moment) -> None:
-        """Nothing."""
-
-    def after_step(self, moment: Moment) -> None:
-        """Nothing."""

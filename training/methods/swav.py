@@ -1,46 +1,46 @@
 """SwAV: Contrasting Cluster Assignments (Caron et al. 2020, arXiv 2006.09882), section 3 and the official code.
 
-Two large crops of an image are assigned to prototypes, evenly over the batch (Sinkhorn-Knopp); every other crop of
-that image must predict the assignment.
+Two large crops of each image are assigned to prototypes, evenly over the batch (Sinkhorn-Knopp). Every other crop of
+the image must predict the assignment.
 
-The assignments are even over the batch of all ranks, with a queue over the last batches too. Gradient accumulation
-CHANGES them: each micro-batch is spread evenly over the prototypes by itself, coarsely where it is smaller than
-their number (a queue helps), and BN statistics are its own.
+The assignment is even over the batch of all ranks, and with a queue over the last batches too. Gradient accumulation
+CHANGES it: each micro-batch is spread evenly over the prototypes by itself, which is coarse if it has fewer images than
+there are prototypes (a queue helps), and has its own BN statistics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.distributed import collectives
-from training.methods.moment import Moment
+from training.methods.base import Method, StepInfo, recipe_encoder
 from training.methods.similarity import similarities, unit
+from training.recipes.config import Recipe
 from zoo.models.heads import swav_projector
 
 _ASSIGNING = 2  # official ``crops_for_assign 0 1``: the two large crops
 
 
-class SwAV(nn.Module):
+class SwAV(Method):
     """Encoder, projector and prototypes around ``encoder`` (float [N, 3, H, W] -> [N, dim]).
 
     Args:
-        dim: features of the encoder.
-        hidden, out: of the projector; 2048 and 128 in the paper.
-        prototypes: their number; 3000.
+        dim: size of the encoder's output.
+        hidden, out: sizes of the projector; 2048 and 128 in the paper.
+        prototypes: K, number of prototypes; 3000.
         temperature: .1.
-        epsilon: of Sinkhorn's entropy; .05.
-        iterations: of Sinkhorn; 3.
-        queue: embeddings kept of earlier batches, over all ranks; 0 for large batches, 3840 for B = 256.
-        queue_from_epoch: counted from 0; 15. The queue is used once it is full.
-        frozen_steps: steps in which the prototypes are not trained; 313, and 5005 for B = 256.
+        epsilon: weight of Sinkhorn's entropy term; .05.
+        iterations: Sinkhorn iterations; 3.
+        queue: number of embeddings of earlier batches, over all ranks; 0 for large batches, 3840 for B = 256.
+        queue_from_epoch: first epoch that fills the queue, counted from 0; 15. The queue is used once it is full.
+        frozen_steps: first steps, in which the prototypes are not trained; 313, and 5005 for B = 256.
     """
-
-    synchronised_bn = True
 
     queue: Tensor
     queue_rows: Tensor
@@ -66,24 +66,42 @@ class SwAV(nn.Module):
         self.encoder = encoder
         self.projector = swav_projector(dim, hidden, out)
         self.prototypes = nn.Linear(out, prototypes, bias=False)
-        # the same on every rank, so that any rank's checkpoint is complete; each uses its share of the rows
+        # The queue is equal on every rank, so that any rank's checkpoint is complete. Each rank uses some of its rows.
         self.register_buffer("queue", torch.zeros(_ASSIGNING, queue, out))
         self.register_buffer("queue_rows", torch.zeros((), dtype=torch.int64))
         self._fill_queue = False
-        self._embeddings: list[Tensor] = []  # [2, N, out] of this step's micro-batches, all ranks'
+        self._embeddings: list[Tensor] = []  # [2, N, out] from this step's micro-batches and all ranks
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> Self:
+        heads, objective = recipe.heads, recipe.objective
+        encoder, dim = recipe_encoder(recipe)
+        return cls(
+            encoder,
+            dim,
+            hidden=heads.hidden,
+            out=heads.out,
+            prototypes=heads.prototypes,
+            temperature=objective.temperature,
+            epsilon=objective.epsilon,
+            iterations=objective.sinkhorn_iterations,
+            queue=objective.queue,
+            queue_from_epoch=objective.queue_from_epoch,
+            frozen_steps=objective.frozen_steps,
+        )
 
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Crops [N, 3, H, W], normalised, the two large ones first -> ``loss``.
 
-        Crops of one size pass the encoder at once and all crops the projector, as in the official code: BN
-        statistics are of all of them.
+        Crops of one size pass the encoder together, and all crops the projector, as in the official code, so that BN
+        uses their common statistics.
         """
         sizes = [list(group) for _, group in groupby(views, key=lambda v: v.shape[-2:])]
         features = torch.cat([self.encoder(torch.cat(group)) for group in sizes])
         return {"loss": self.swapped_prediction(unit(self.projector(features)), len(views))}
 
     def swapped_prediction(self, embeddings: Tensor, crops: int) -> Tensor:
-        """Mean over the two assigning crops, and over the other crops, of the cross-entropy (equations 1 and 2).
+        """Cross-entropy (equations 1 and 2), averaged over the two assigned crops and over all other crops.
 
         Args:
             embeddings: [crops * N, out], normalised, crop after crop.
@@ -104,27 +122,27 @@ class SwAV(nn.Module):
 
     @torch.no_grad()
     def assign(self, scores: Tensor, crop: int) -> Tensor:
-        """Assignments NxK of one crop's scores NxK, made even together with the queue's once that is full."""
+        """Return the assignments NxK for one crop's scores NxK, spread evenly together with a full queue's scores."""
         if self._fill_queue and self.queue_rows >= self.queue.shape[1]:
-            share = self.queue[crop, collectives.rank() :: collectives.world_size()]
-            earlier = similarities(share.to(scores.dtype), self.prototypes.weight)
+            own_rows = self.queue[crop, collectives.rank() :: collectives.world_size()]
+            earlier = similarities(own_rows.to(scores.dtype), self.prototypes.weight)
             return sinkhorn(torch.cat([earlier, scores]), self.epsilon, self.iterations)[len(earlier) :]
         return sinkhorn(scores, self.epsilon, self.iterations)
 
     @torch.no_grad()
-    def before_step(self, moment: Moment) -> None:
-        """Prototypes back to unit length; whether the queue is in use."""
+    def before_step(self, info: StepInfo) -> None:
+        """Normalise the prototypes, and decide if this step fills the queue."""
         self.prototypes.weight.copy_(unit(self.prototypes.weight))
-        self._fill_queue = self.queue.shape[1] > 0 and moment.epoch >= self.queue_from_epoch
+        self._fill_queue = self.queue.shape[1] > 0 and info.epoch >= self.queue_from_epoch
 
-    def before_update(self, moment: Moment) -> None:
-        """No update at all, not even weight decay, for prototypes that are still frozen."""
-        if moment.step < self.frozen_steps:
+    def before_update(self, info: StepInfo) -> None:
+        """Exclude frozen prototypes from the update, weight decay included."""
+        if info.step < self.frozen_steps:
             self.prototypes.weight.grad = None
 
     @torch.no_grad()
-    def after_step(self, moment: Moment) -> None:
-        """The step's embeddings enter the queue at the front, the oldest leave it."""
+    def after_step(self, info: StepInfo) -> None:
+        """Insert the step's embeddings at the front of the queue and drop the oldest."""
         if not self._embeddings:
             return
         new = torch.cat(self._embeddings, 1).to(self.queue.dtype)
@@ -135,10 +153,10 @@ class SwAV(nn.Module):
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """Scores [N, K] of this rank -> assignments [N, K]: rows sum to 1, columns over all ranks are (nearly) equal.
+    """Scores [N, K] of this rank -> assignments [N, K]; rows sum to 1, column sums over all ranks are nearly equal.
 
-    exp(scores / epsilon), then ``iterations`` times columns and rows to equal sums (app. A.1, listing 1); the factors
-    1 / K and 1 / N of the official code cancel. Scores are cosines in float32 at least: exp(1 / .05) is 5e8.
+    Takes exp(scores / epsilon), then normalises columns and rows ``iterations`` times (app. A.1, listing 1). The
+    factors 1 / K and 1 / N of the official code cancel. Scores are cosines in float32 or wider: exp(1 / .05) is 5e8.
     """
     q = torch.exp(scores / epsilon)
     for _ in range(iterations):

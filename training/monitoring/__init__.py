@@ -1,1 +1,1 @@
-"""training/monitoring."""
+"""Measurements and logs of a run in progress; reads networks and data, and changes neither."""

@@ -1,4 +1,4 @@
-"""What a run tells about itself: whether its outputs collapse, and kNN accuracy."""
+"""Detects a collapse of the outputs, and measures kNN accuracy on training images."""
 
 from __future__ import annotations
 
@@ -19,60 +19,77 @@ from zoo.datasets.dataset import Dataset
 from zoo.evaluate.frozen import knn
 from zoo.transforms.decode import UnreadableImage
 
-BANK, QUERIES = 4000, 1000
-COLLAPSED = 0.1  # of output_spread, which is 1 for isotropic outputs and 0 for constant ones
-COLLAPSED_RANK = 2.0  # outputs on a line: 1. SimSiam's last BN keeps the spread up, and this tells its collapse
-COMPLAINT = "the outputs have collapsed to a constant or a line: no image can be told from another, stop the run"
+COLLAPSE_SPREAD = 0.1  # limit of output_spread, which is 1 for isotropic outputs and 0 for constant ones
+COLLAPSE_RANK = 2.0  # limit of effective_rank, which is 1 for outputs on a line. SimSiam's last BN keeps the spread
+# high during a collapse, so that only the rank shows it.
+COLLAPSE_WARNING = "the outputs have collapsed to a constant or a line: images cannot be told apart, stop the run"
+_BANK, _QUERIES = 4000, 1000
 _BATCH = 128
-_RANK_ROWS = 256
+_RANK_ROWS = 256  # the effective rank needs the eigenvalues of a matrix of this size
 
 
 @dataclass(frozen=True)
-class Health:
-    """Of the network at one step.
+class Measurement:
+    """The outputs of a network, measured on training images.
 
     Attributes:
-        spread, effective_rank: of the projections, see the functions.
-        knn: percent; ``None`` without labels.
+        spread, effective_rank: ``output_spread`` and ``effective_rank`` of the projections.
+        knn: kNN accuracy in percent; ``None`` without labels.
     """
 
     spread: float
     effective_rank: float
     knn: float | None
 
+    @property
+    def collapsed(self) -> bool:
+        """True if the outputs are constant or on a line."""
+        return collapsed(self.spread, self.effective_rank)
+
+    def log_values(self) -> dict[str, float]:
+        """Return the values as the log states them."""
+        values = {"spread": round(self.spread, 4), "effective_rank": round(self.effective_rank, 2)}
+        return values if self.knn is None else {**values, "knn": round(self.knn, 2)}
+
+    def __str__(self) -> str:
+        accuracy = "" if self.knn is None else f", kNN {self.knn:.1f} %"
+        return f"spread of the outputs {self.spread:.2f}, rank {self.effective_rank:.1f}{accuracy}"
+
 
 @torch.no_grad()
-def examine(method: Method, dataset: Dataset, *, views: Views, device: torch.device) -> Health:
-    """Looks at up to ``BANK + QUERIES`` training images, resized to the size of the views, squared; a fifth
-    of them are classified by the others.
+def measure_outputs(method: Method, dataset: Dataset, *, views: Views, device: torch.device) -> Measurement:
+    """Measure up to 5000 training images; the last fifth is classified by the others.
 
-    Labels are never trained on, so training images will do for watching a run; a result needs ``zoo evaluate``.
-    Leaves the network in train mode.
+    Images are resized to squares of the views' size. The methods do not train on labels, so training images suffice to
+    watch a run; for a result use ``zoo evaluate``. Leaves the network in train mode.
     """
-    chosen = np.random.Generator(np.random.Philox(key=0)).permutation(len(dataset))[: BANK + QUERIES]
+    rows = np.random.Generator(np.random.Philox(key=0)).permutation(len(dataset))[: _BANK + _QUERIES]
     method.eval()
-    parts, kept = [], []
+    # Features of the readable images.
+    batches, kept = [], []
     dtype = next(method.encoder.parameters()).dtype
-    for start in range(0, len(chosen), _BATCH):
-        pixels, readable = _pixels(dataset, chosen[start : start + _BATCH], views, device)
+    for start in range(0, len(rows), _BATCH):
+        pixels, readable = _normalised_pixels(dataset, rows[start : start + _BATCH], views, device)
         if len(pixels):
-            parts.append(method.encoder(pixels.to(dtype)).float())
+            batches.append(method.encoder(pixels.to(dtype)).float())
             kept.append(readable + start)
-    chosen = chosen[torch.cat(kept).numpy()]
-    features = torch.cat(parts)
+    rows = rows[torch.cat(kept).numpy()]
+    features = torch.cat(batches)
+    # Their projections, which show a collapse.
     outputs = method.projector(features.to(dtype))
     spread, rank = output_spread(outputs), effective_rank(outputs[:_RANK_ROWS])
     method.train()
     if dataset.labels is None:
-        return Health(spread, rank, None)
-    labels = torch.from_numpy(dataset.labels[chosen]).to(device)
-    cut = len(chosen) - len(chosen) // 5
-    return Health(spread, rank, knn.accuracy(features[:cut], labels[:cut], features[cut:], labels[cut:]))
+        return Measurement(spread, rank, None)
+    labels = torch.from_numpy(dataset.labels[rows]).to(device)
+    bank = len(rows) - len(rows) // 5
+    accuracy = knn.accuracy(features[:bank], labels[:bank], features[bank:], labels[bank:])
+    return Measurement(spread, rank, accuracy)
 
 
 def collapsed(spread: float, rank: float) -> bool:
-    """Whether outputs of this ``output_spread`` and ``effective_rank`` are a constant, or on a line."""
-    return spread < COLLAPSED or rank < COLLAPSED_RANK
+    """Return True if outputs with this ``output_spread`` and ``effective_rank`` are constant or on a line."""
+    return spread < COLLAPSE_SPREAD or rank < COLLAPSE_RANK
 
 
 def output_spread(z: Tensor) -> float:
@@ -81,9 +98,11 @@ def output_spread(z: Tensor) -> float:
 
 
 def effective_rank(z: Tensor) -> float:
-    """exp of the entropy of the singular values of the centred, l2-normalised outputs [N, D] (Roy & Vetterli 2007).
+    """Effective rank (Roy & Vetterli 2007) of the centred, l2-normalised outputs [N, D]: exp(entropy) of their
+    singular values.
 
-    Between 1 (all on a line) and min(N - 1, D) (spread evenly over all directions); 1 for constant outputs.
+    It is between 1 (all outputs on a line) and min(N - 1, D) (evenly spread over all directions), and 1 for constant
+    outputs.
     """
     z = F.normalize(z.detach().double().cpu(), dim=1)
     z = z - z.mean(0)
@@ -96,21 +115,23 @@ def effective_rank(z: Tensor) -> float:
     return float(torch.exp(-torch.special.xlogy(p, p).sum()))
 
 
-def _pixels(dataset: Dataset, rows: NDArray[np.int64], views: Views, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Normalised float [n, 3, views.size, views.size] of the rows that can be read, and which of ``rows`` these are."""
+def _normalised_pixels(
+    dataset: Dataset, rows: NDArray[np.int64], views: Views, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return float [n, 3, views.size, views.size] of the n readable images, and their indices in ``rows``."""
     with ThreadPoolExecutor() as pool:
-        read = list(pool.map(lambda row: _square(dataset, int(row), views.size), rows))
-    good = {n: pixels for n, pixels in enumerate(read) if pixels is not None}
-    if not good:
+        read = list(pool.map(lambda row: _resized(dataset, int(row), views.size), rows))
+    readable = {n: pixels for n, pixels in enumerate(read) if pixels is not None}
+    if not readable:
         return torch.empty(0, 3, views.size, views.size, device=device), torch.empty(0, dtype=torch.int64)
-    x = torch.from_numpy(np.stack(list(good.values()))).to(device).permute(0, 3, 1, 2).float().div(255)
+    x = torch.from_numpy(np.stack(list(readable.values()))).to(device).permute(0, 3, 1, 2).float().div(255)
     mean, std = (x.new_tensor(v)[:, None, None] for v in (MEAN, views.std))
-    return x.sub(mean).div(std), torch.tensor(list(good))
+    return x.sub(mean).div(std), torch.tensor(list(readable))
 
 
-def _square(dataset: Dataset, row: int, size: int) -> NDArray[np.uint8] | None:
+def _resized(dataset: Dataset, row: int, size: int) -> NDArray[np.uint8] | None:
     try:
         pixels = dataset.pixels(row)
     except UnreadableImage:
-        return None  # the run itself counts and names it
+        return None  # the data loader counts and reports it
     return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))

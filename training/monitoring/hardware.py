@@ -1,4 +1,4 @@
-"""What a run runs on, in words, for logs and cards."""
+"""The description of a run's hardware, for logs and cards."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 
 
 def hardware(device: torch.device, ranks: int = 1) -> str:
-    """``NVIDIA H200``, or ``2 CPU cores (AMD EPYC)``; of several ranks with ``8 x`` before it."""
+    """Return for example ``NVIDIA H200``, ``2 CPU cores (AMD EPYC)``, or with ranks ``8 x NVIDIA H200``."""
     cores = torch.get_num_threads()
     one = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else f"{cores} CPU core{'s' * (cores > 1)} ({_cpu()})"
+        else f"{cores} CPU core{'s' * (cores > 1)} ({_cpu_model()})"
     )
     return one if ranks == 1 else f"{ranks} x {one}"
 
 
-def _cpu() -> str:
+def _cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux

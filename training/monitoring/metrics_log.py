@@ -1,40 +1,46 @@
-"""What a run writes down while it goes: ``log.jsonl``, and for TensorBoard the same numbers."""
+"""The log of a run: ``log.jsonl``, and the same numbers for TensorBoard."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from zoo.errors import UserError, reason_of
 from zoo.system import atomic_files
+from zoo.system.json_types import JSON
 
-LOG = "log.jsonl"
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+FILE_NAME = "log.jsonl"
+LogLine: TypeAlias = dict[str, JSON]
 
 
-class Journal:
-    """Appends lines to ``folder/log.jsonl`` and, asked for, scalars to ``folder/tensorboard``; a context manager.
+class MetricsLog:
+    """A context manager that appends lines to ``folder/log.jsonl`` and, if asked, scalars to ``folder/tensorboard``.
 
-    Without a folder, as on all ranks but the first, nothing is written. ``step`` is where the run goes on: later
-    scalars of an interrupted part are dropped.
+    With ``folder=None``, as on all ranks but the first, it writes nothing. ``step`` is where the run starts or resumes:
+    TensorBoard drops later scalars of an interrupted part.
 
     Raises:
         UserError: TensorBoard is asked for and not installed.
     """
 
     def __init__(self, folder: Path | None, *, step: int, tensorboard: bool = False) -> None:
-        self._path = None if folder is None else folder / LOG
-        self._board = _writer(folder / "tensorboard", step) if tensorboard and folder is not None else None
+        self._path = None if folder is None else folder / FILE_NAME
+        self._board = _summary_writer(folder / "tensorboard", step) if tensorboard and folder is not None else None
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._board is not None:
             self._board.close()
 
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        """One line; of ``values``, what is a number becomes a scalar."""
+    def write(self, step: int, values: Mapping[str, object]) -> None:
+        """Write one line; numbers in ``values`` become scalars too."""
         if self._path is not None:
             atomic_files.append_line(self._path, json.dumps({"step": step, **values}))
         if self._board is not None:
@@ -43,35 +49,48 @@ class Journal:
                     self._board.add_scalar(name, value, step)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; a last one that a kill or a full disk cut off is left out.
+def read(folder: Path) -> list[LogLine]:
+    """Return the lines of a run's log, without a last line that a kill or a full disk cut off.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is no log, or it is damaged.
     """
-    path = folder / LOG
+    path = folder / FILE_NAME
     try:
-        whole, _, _ = path.read_text().rpartition("\n")
-        lines = [json.loads(line) for line in whole.splitlines()]
+        complete, _, _ = path.read_text().rpartition("\n")
+        lines = [json.loads(line) for line in complete.splitlines()]
         if not all(isinstance(line["step"], int) for line in lines):
-            raise ValueError("a line without a step")
+            raise ValueError("a line has no step")
         return lines
     except FileNotFoundError:
-        raise UserError(f"no run in {folder}: it has no {LOG}") from None
+        raise UserError(f"no run in {folder}: it has no {FILE_NAME}") from None
     except (ValueError, TypeError, KeyError, OSError) as error:
         reason = reason_of(error)
-        raise UserError(f"{path} cannot be read ({reason}): remove the line that is damaged, or the file") from None
+        raise UserError(f"{path} cannot be read ({reason}): remove the damaged line, or the file") from None
+
+
+def curve(lines: list[LogLine], field: str, *, most: int) -> tuple[list[int], list[float]]:
+    """Return steps and values of a logged field as at most ``most`` points, each the mean of neighbouring values.
+
+    If a step has several values, as from a check and a monitor, the last one counts.
+    """
+    values = {line["step"]: line[field] for line in lines if field in line}
+    points = sorted((s, v) for s, v in values.items() if isinstance(s, int) and isinstance(v, int | float))
+    size = max(1, -(-len(points) // most))
+    chunks = [points[n : n + size] for n in range(0, len(points), size)]
+    return [chunk[-1][0] for chunk in chunks], [sum(v for _, v in chunk) / len(chunk) for chunk in chunks]
 
 
 def trim(folder: Path, step: int) -> None:
-    """Drops lines after ``step``: the steps a killed run logged but did not save are made again."""
-    path = folder / LOG
+    """Remove lines after ``step``: a resumed run repeats the steps that were logged but not saved."""
+    path = folder / FILE_NAME
     if path.exists():
-        kept = [json.dumps(line) for line in read(folder) if line["step"] <= step]
-        atomic_files.atomic_write_text(path, "".join(line + "\n" for line in kept))
+        lines = [(line["step"], json.dumps(line)) for line in read(folder)]
+        kept = "".join(text + "\n" for at, text in lines if isinstance(at, int) and at <= step)
+        atomic_files.atomic_write_text(path, kept)
 
 
-def _writer(folder: Path, step: int) -> Any:
+def _summary_writer(folder: Path, step: int) -> SummaryWriter:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -1,29 +1,46 @@
-"""A run watched from within, at nearly no cost: an online linear probe, and whether the outputs collapse.
+"""Monitors that cost almost nothing: a linear probe trained during the run, and a check for a collapse.
 
-Both look at what the encoder and the projector gave for the first view of the batch anyway. Nothing here draws a
-random number or gives the network a gradient: a run has the same weights with it and without.
+Both use the outputs that encoder and projector compute anyway for the first view. They draw no random numbers and give
+the network no gradients, so a run has the same weights with and without them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.methods import Method
-from training.monitoring.collapse import COMPLAINT, collapsed, effective_rank, output_spread
+from training.monitoring.collapse import COLLAPSE_WARNING, collapsed, effective_rank, output_spread
 
-CHECK_STEPS = 25  # a collapse is reported when two checks in a row see it: within 50 steps, or 75 of its onset
-_ROWS = 256  # of a batch that are looked at: the effective rank is an eigenproblem of that size
-_LR = 1e-3  # Adam's default; features are standardised first, so it needs no choosing
+CHECK_STEPS = 25  # two checks in a row must see a collapse: it is reported within 75 steps
+_ROWS = 256  # samples per check: the effective rank needs the eigenvalues of a matrix of this size
+_LR = 1e-3  # Adam's default; it needs no tuning, because features are standardised
 
 
-class Probe:
-    """A linear classifier trained along on standardised, detached features; its accuracy is on batches not yet seen.
+class ProbeState(TypedDict, total=False):
+    """The state of a ``LinearProbe``; empty for a run without labels."""
 
-    Raises nothing and changes nothing but itself; starts from zero.
+    norm: dict[str, Tensor]
+    weight: Tensor
+    bias: Tensor
+    optimiser: dict[str, Any]
+    counts: Tensor
+
+
+class MonitorState(TypedDict, total=False):
+    """The monitor's part of a checkpoint; empty in old checkpoints."""
+
+    probe: ProbeState
+    bad_checks: int
+
+
+class LinearProbe:
+    """A linear classifier, initialised to zero and trained on standardised, detached features.
+
+    Its accuracy is measured on each batch before it trains on it.
     """
 
     def __init__(self, dim: int, classes: int, device: torch.device) -> None:
@@ -31,25 +48,25 @@ class Probe:
         self._weight = torch.zeros(classes, dim, device=device, requires_grad=True)
         self._bias = torch.zeros(classes, device=device, requires_grad=True)
         self._optimiser = torch.optim.Adam([self._weight, self._bias], lr=_LR)
-        self._counts = torch.zeros(2, device=device, dtype=torch.float64)  # right, seen
+        self._counts = torch.zeros(2, device=device, dtype=torch.float64)  # correct, seen
 
     def learn(self, features: Tensor, labels: Tensor) -> None:
-        """One step on [N, dim] and [N], after they were counted."""
+        """Count the correct predictions for features [N, dim] and labels [N], then train one step on them."""
         logits = F.linear(self._norm(features.detach().float()), self._weight, self._bias)
-        right = (logits.argmax(1) == labels).sum()
-        self._counts += torch.stack([right, torch.full_like(right, len(labels))])
+        correct = (logits.argmax(1) == labels).sum()
+        self._counts += torch.stack([correct, torch.full_like(correct, len(labels))])
         self._optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(F.cross_entropy(logits, labels))
         self._optimiser.step()
 
     def accuracy(self) -> float | None:
-        """Percent since it was last asked for; ``None`` where nothing was seen."""
-        right, seen = self._counts.tolist()
+        """Return the accuracy in percent since the last call, ``None`` if nothing was seen."""
+        correct, seen = self._counts.tolist()
         self._counts.zero_()
-        return 100 * right / seen if seen else None
+        return 100 * correct / seen if seen else None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that decides its future."""
+    def state_dict(self) -> ProbeState:
+        """Return the state for a checkpoint."""
         return {
             "norm": self._norm.state_dict(),
             "weight": self._weight.detach(),
@@ -59,8 +76,8 @@ class Probe:
         }
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of ``state_dict``."""
+    def load_state_dict(self, state: ProbeState) -> None:
+        """Restore what ``state_dict`` returned."""
         self._norm.load_state_dict(state["norm"])
         self._weight.copy_(state["weight"])
         self._bias.copy_(state["bias"])
@@ -68,38 +85,40 @@ class Probe:
         self._counts.copy_(state["counts"])
 
 
-class Watch:
-    """Looks over a method's shoulder; only the first rank's is asked.
+class OnlineMonitor:
+    """Watches a method's encoder and projector through forward hooks; only rank 0's monitor is used.
 
     Args:
-        method: hooks are added to its encoder and projector.
-        dim, classes: of the encoder's output and the labels; no classes, no probe.
-        rows: samples of a micro-batch on one rank. Methods that send several views through the encoder at once send
-            the first view first.
+        dim, classes: size of the encoder's output, number of classes; without classes there is no probe.
+        rows: samples of a micro-batch on one rank. A method that passes several views through the encoder at once
+            passes the first view first.
     """
 
     def __init__(self, method: Method, *, dim: int, classes: int, rows: int, device: torch.device) -> None:
-        self.probe = Probe(dim, classes, device) if classes else None
+        self.probe = LinearProbe(dim, classes, device) if classes else None
         self._rows = rows
         self._features: Tensor | None = None
         self._outputs: Tensor | None = None
         self._bad_checks = 0
-        method.encoder.register_forward_hook(self._see_features)
-        method.projector.register_forward_hook(self._see_outputs)
+        method.encoder.register_forward_hook(self._keep_features)
+        method.projector.register_forward_hook(self._keep_outputs)
 
-    def _see_features(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def _keep_features(self, module: nn.Module, inputs: object, output: Tensor) -> None:
         if self._features is None and module.training:
             self._features = output.detach()[: self._rows]
 
-    def _see_outputs(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def _keep_outputs(self, module: nn.Module, inputs: object, output: Tensor) -> None:
         if self._outputs is None and module.training:
             self._outputs = output.detach()[: self._rows]
 
     def after_step(self, step: int, labels: Tensor | None) -> dict[str, float]:
-        """After each optimiser step, of which ``step`` are done: trains the probe; every so many steps, a check.
+        """Train the probe, and check for a collapse every 25 steps; ``step`` counts the completed steps.
 
-        ``labels`` [N] of this rank's batch, of which the first micro-batch is used. Returns ``spread`` and
-        ``effective_rank`` (see ``training.monitoring.collapse``) where it checked.
+        Args:
+            labels: [N] of this rank's batch; the first micro-batch's are used.
+
+        Returns:
+            ``spread`` and ``effective_rank`` (``training.monitoring.collapse``) after a check, otherwise nothing.
         """
         features, self._features = self._features, None
         outputs, self._outputs = self._outputs, None
@@ -112,20 +131,19 @@ class Watch:
         self._bad_checks = self._bad_checks + 1 if collapsed(spread, rank) else 0
         return {"spread": round(spread, 4), "effective_rank": round(rank, 2)}
 
-    def complaint(self) -> str | None:
-        """One line, once, when a collapse has been seen twice in a row."""
+    def warning(self) -> str | None:
+        """Return a warning of one line when a second check in a row sees a collapse, but only once."""
         if self._bad_checks != 2:
             return None
         self._bad_checks += 1
-        return COMPLAINT
+        return COLLAPSE_WARNING
 
-    def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
-        probe = {} if self.probe is None else self.probe.state_dict()
-        return {"probe": probe, "bad_checks": self._bad_checks}
+    def state_dict(self) -> MonitorState:
+        """Return the state for a checkpoint."""
+        return {"probe": {} if self.probe is None else self.probe.state_dict(), "bad_checks": self._bad_checks}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of ``state_dict``; an empty one, of an older checkpoint, leaves all as it is."""
+    def load_state_dict(self, state: MonitorState) -> None:
+        """Restore what ``state_dict`` returned."""
         self._bad_checks = state.get("bad_checks", 0)
-        if self.probe is not None and state.get("probe"):
-            self.probe.load_state_dict(state["probe"])
+        if self.probe is not None and (probe := state.get("probe")):
+            self.probe.load_state_dict(probe)

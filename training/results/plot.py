@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from training.monitoring import metrics_log
+from training.monitoring.metrics_log import LogLine
 from zoo.errors import UserError
 from zoo.system.atomic_files import atomic_write, make_folder
 
-_PANELS = (  # field of the log, what it is called
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PANELS = (  # field of the log, title
     ("loss", "loss"),
     ("knn", "kNN monitor, %"),
     ("probe", "online linear probe, %"),
@@ -21,17 +26,18 @@ _PANELS = (  # field of the log, what it is called
     ("images_per_second", "images/s"),
 )
 _COLUMNS = 3
-_POINTS = 400  # of a curve; each the mean of the logged values around it
+_POINTS = 400  # per curve
 
 
 def plot(folders: list[Path], out: Path) -> list[str]:
-    """Writes a PNG with a panel for each thing that any of the runs logged; returns what these are.
+    """Write a PNG with a panel for each field that one of the runs has logged, and return these fields.
 
     Raises:
         UserError: a folder holds no run, nothing was logged yet, or matplotlib is not installed.
     """
     runs = {str(folder): metrics_log.read(folder) for folder in folders}
-    panels = [(f, title) for f, title in _PANELS if any(_curve(lines, f)[0] for lines in runs.values())]
+    logged = {field for lines in runs.values() for line in lines for field in line}
+    panels = [(field, title) for field, title in _PANELS if field in logged]
     if not panels:
         raise UserError(f"{folders[0]} has logged nothing to draw yet: a line comes every 20 steps")
     make_folder(out.parent)
@@ -39,42 +45,53 @@ def plot(folders: list[Path], out: Path) -> list[str]:
     return [field for field, _ in panels]
 
 
-def _curve(lines: list[dict[str, Any]], field: str) -> tuple[list[float], list[float]]:
-    """Steps and values, thinned; an epoch's monitor and a check at the same step are one point, the later."""
-    values = {line["step"]: line[field] for line in lines if field in line}
-    points = sorted(values.items())
-    size = max(1, -(-len(points) // _POINTS))
-    chunks = [points[n : n + size] for n in range(0, len(points), size)]
-    return [c[-1][0] for c in chunks], [sum(v for _, v in c) / len(c) for c in chunks]
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure; sizes are in inches.
 
-
-def _draw(runs: dict[str, list[dict[str, Any]]], panels: list[tuple[str, str]], file: BinaryIO) -> None:
+    Raises:
+        UserError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
     except ImportError:
         raise UserError("drawing needs matplotlib: pip install 'siamese-zoo[train]'") from None
-    rows = -(-len(panels) // _COLUMNS)
-    figure = Figure(figsize=(4.2 * min(_COLUMNS, len(panels)), 2.6 * rows + 0.4), layout="constrained")
-    grid = figure.subplots(rows, min(_COLUMNS, len(panels)), squeeze=False).ravel()
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_png(figure: Figure, file: BinaryIO) -> None:
+    """Write the figure as PNG without the library's version, so that equal figures give equal files."""
+    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+
+
+def _draw(runs: dict[str, list[LogLine]], panels: list[tuple[str, str]], file: BinaryIO) -> None:
+    rows, columns = -(-len(panels) // _COLUMNS), min(_COLUMNS, len(panels))
+    figure = new_figure(4.2 * columns, 2.6 * rows + 0.4)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (field, title) in zip(grid, panels, strict=False):
-        for number, (name, lines) in enumerate(runs.items()):
-            steps, values = _curve(lines, field)
-            style = "o-" if len(steps) < 30 else "-"
-            axes.plot(steps, values, style, color=f"C{number % 10}", label=name, markersize=3, linewidth=1.2)
-            if field in ("spread", "effective_rank"):
-                for collapse in (line["step"] for line in lines if "collapse" in line):
-                    axes.axvline(collapse, color=f"C{number % 10}", linestyle=":", linewidth=1)
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("step", fontsize=8)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.3)
-        if field == "spread":
-            axes.set_ylim(bottom=0)
+        _draw_panel(axes, runs, field, title)
     for axes in grid[len(panels) :]:
         axes.remove()
     if len(runs) > 1:
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(runs)), fontsize=8)
-    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    save_png(figure, file)
+
+
+def _draw_panel(axes: Axes, runs: dict[str, list[LogLine]], field: str, title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for number, (name, lines) in enumerate(runs.items()):
+        steps, values = metrics_log.curve(lines, field, most=_POINTS)
+        style = "o-" if len(steps) < 30 else "-"
+        axes.plot(steps, values, style, color=f"C{number % 10}", label=name, markersize=3, linewidth=1.2)
+        if field in ("spread", "effective_rank"):
+            for line in lines:
+                if "collapse" in line and isinstance(line["step"], int):
+                    axes.axvline(line["step"], color=f"C{number % 10}", linestyle=":", linewidth=1)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("step", fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    if field == "spread":
+        axes.set_ylim(bottom=0)

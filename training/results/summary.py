@@ -1,4 +1,4 @@
-"""What a run was, for its card: recipe, data, hardware, minutes and curves, read from the run's own log."""
+"""The summary of a run for its model card: recipe, data, hardware, minutes and curves, read from the run's folder."""
 
 from __future__ import annotations
 
@@ -6,52 +6,79 @@ import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, NotRequired, TypedDict
 
-from training.data.sampler import Epochs
+from training.data.sampler import EpochSampler
 from training.engine import checkpoint
+from training.engine.checkpoint import CheckpointState, DataInfo
 from training.monitoring import metrics_log
 from training.recipes.config import from_json
+from training.results.plot import new_figure, save_png
 from zoo import __version__
 from zoo.errors import UserError
 from zoo.system.atomic_files import atomic_write, atomic_write_text, make_folder
+from zoo.system.json_types import JSON
 
-_POINTS = 60  # of the loss curve; each the mean of the logged losses around it
+_POINTS = 60  # number of points of the loss curve
 
 
-def facts(state: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint knows of its run, as ``zoo.publish.card.facts.Facts.training`` takes it."""
+class RunFacts(TypedDict):
+    """The facts about a run in its checkpoint, in the form of ``zoo.publish.card.facts.Facts.training``."""
+
+    recipe: dict[str, JSON]
+    data: DataInfo
+    steps: int
+    total_steps: int
+    images_seen: int
+    minutes: float
+    hardware: str
+    versions: NotRequired[dict[str, str]]
+
+
+class RunSummary(RunFacts):
+    """The content of ``training.json``: the facts, and pairs [step, loss] and [epoch, kNN accuracy in percent]."""
+
+    loss: list[tuple[int, float]]
+    knn_monitor: list[tuple[int, float]]
+
+
+def run_facts(state: CheckpointState) -> RunFacts:
+    """Return the facts about a run in its checkpoint."""
     return {
         "recipe": state["recipe"],
         "data": state["data"],
         "steps": state["step"],
         "total_steps": state["total_steps"],
-        "images_seen": state["step"] * state["recipe"]["optim"]["batch_size"],
+        "images_seen": state["step"] * from_json(state["recipe"]).optim.batch_size,
         "minutes": round(state["seconds"] / 60, 1),
         "hardware": ", then ".join(state["hardware"]),
     }
 
 
-def summarise(folder: Path, out: Path) -> dict[str, Any]:
-    """Writes the summary of the run in ``folder`` into the folder ``out``: ``training.json`` and ``curve.png``.
+def summarise(folder: Path, out: Path) -> RunSummary:
+    """Write the summary of the run in ``folder`` into the folder ``out``: ``training.json`` and ``curve.png``.
 
-    ``minutes`` counts the time in the training loop over all resumed parts; versions are those of this environment.
+    ``minutes`` is the time in the training loop over all parts of a resumed run. Versions are those of this
+    environment.
 
     Raises:
         UserError: ``folder`` holds no run, or matplotlib is not installed.
     """
     state = checkpoint.load_last(folder)
     if state is None:
-        raise UserError(f"{folder} holds no checkpoint")
+        raise UserError(f"{folder} holds no checkpoint: give the folder of a run")
     lines = metrics_log.read(folder)
-    losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-    size = max(1, -(-len(losses) // _POINTS))
-    chunks = [losses[n : n + size] for n in range(0, len(losses), size)]
-    summary = facts(state) | {
-        "versions": {p: version(p) for p in ("torch", "torchvision", "timm")}
-        | {"siamese-zoo": __version__, "python": platform.python_version()},
-        "loss": [[chunk[-1][0], round(sum(v for _, v in chunk) / len(chunk), 4)] for chunk in chunks],
-        "knn_monitor": [[line["epoch"], line["knn"]] for line in lines if "knn" in line],
+    steps, losses = metrics_log.curve(lines, "loss", most=_POINTS)
+    versions = {package: version(package) for package in ("torch", "torchvision", "timm")}
+    summary: RunSummary = {
+        **run_facts(state),
+        "versions": versions | {"siamese-zoo": __version__, "python": platform.python_version()},
+        "loss": [(step, round(value, 4)) for step, value in zip(steps, losses, strict=True)],
+        "knn_monitor": [
+            (epoch, knn)
+            for line in lines
+            if isinstance(knn := line.get("knn"), int | float) and isinstance(epoch := line.get("epoch"), int)
+        ],
     }
     make_folder(out)
     atomic_write_text(out / "training.json", json.dumps(summary, indent=1) + "\n")
@@ -59,22 +86,18 @@ def summarise(folder: Path, out: Path) -> dict[str, Any]:
     return summary
 
 
-def _draw(summary: dict[str, Any], file: BinaryIO) -> None:
-    """Loss by step, and the kNN monitor by step on a second axis."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("drawing needs matplotlib: pip install 'siamese-zoo[train]'") from None
-    figure = Figure(figsize=(7, 3), layout="constrained")
+def _draw(summary: RunSummary, file: BinaryIO) -> None:
+    """Draw the loss by step, and the kNN monitor by step on a second axis."""
+    figure = new_figure(7, 3)
     axes = figure.subplots()
     axes.plot(*zip(*summary["loss"], strict=True), color="tab:blue")
     axes.set_xlabel("step")
     axes.set_ylabel("loss", color="tab:blue")
     if summary["knn_monitor"]:
         optim = from_json(summary["recipe"]).optim
-        epochs = Epochs(summary["data"]["images"], optim.batch_size, optim.drop_last)
-        other = axes.twinx()
-        steps = [epochs.steps(epoch) for epoch, _ in summary["knn_monitor"]]
-        other.plot(steps, [v for _, v in summary["knn_monitor"]], "o-", color="tab:orange", markersize=3)
-        other.set_ylabel("kNN monitor, %", color="tab:orange")
-    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+        sampler = EpochSampler(summary["data"]["images"], optim.batch_size, optim.drop_last)
+        epochs, accuracies = zip(*summary["knn_monitor"], strict=True)
+        knn_axes = axes.twinx()
+        knn_axes.plot([sampler.steps(e) for e in epochs], accuracies, "o-", color="tab:orange", markersize=3)
+        knn_axes.set_ylabel("kNN monitor, %", color="tab:orange")
+    save_png(figure, file)

@@ -67,7 +67,7 @@ def test_the_grids_are_the_papers(setting: Setting) -> None:
 
 def test_an_ablation_runs_once_and_draws(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    options = {"seeds": 2, "setting": tiny_setting(), "device": "cpu", "say": said.append}
+    options = {"seeds": 2, "setting": tiny_setting(), "device": "cpu", "report": said.append}
     first = ablate("stop-gradient", data, tmp_path, **options)
     assert json.loads((tmp_path / "stop-gradient.json").read_text()) == first
     assert (tmp_path / "stop-gradient.png").read_bytes().startswith(b"\x89PNG")
@@ -87,7 +87,7 @@ def test_an_ablation_runs_once_and_draws(data: Path, tmp_path: Path, monkeypatch
     whole = result.read_text()
     for damaged in ("", "[]", whole[:50]):
         result.write_text(damaged)
-        with pytest.raises(UserError, match=r"result.json is damaged: remove .*, its cell is then run again"):
+        with pytest.raises(UserError, match=r"result.json is damaged: remove .*, and its cell is run again"):
             ablate("stop-gradient", data, tmp_path, **options)
     result.write_text(whole)
     options["setting"] = replace(tiny_setting(), images=12)
@@ -96,7 +96,7 @@ def test_an_ablation_runs_once_and_draws(data: Path, tmp_path: Path, monkeypatch
 
 
 def test_an_unknown_ablation_or_no_seed_is_one_line(data: Path, tmp_path: Path) -> None:
-    options = {"setting": tiny_setting(), "device": "cpu", "say": print}
+    options = {"setting": tiny_setting(), "device": "cpu", "report": print}
     with pytest.raises(UserError, match="one of target, beta"):
         ablate("targets", data, tmp_path, seeds=1, **options)
     with pytest.raises(UserError, match="--seeds 0: give 1 or more"):

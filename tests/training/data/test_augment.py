@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny_runs import unpacked
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from training.data import augment_ops
-from training.data.augment import MEAN, draw, make_views, render
+from training.data.augment import MEAN, apply_parameters, draw_parameters, make_views
 from training.data.packed_batch import pack
 from training.recipes import table
 from training.recipes.config import View, Views
@@ -31,8 +32,8 @@ def photographs(count: int, height: int, width: int) -> list[Tensor]:
 
 def make(images: list[Tensor], indices: list[int], views: Views, view: View, *, epoch: int = 0) -> Tensor:
     sizes = [np.array([i.shape[d] for i in images], np.int64) for d in (0, 1)]
-    drawn = draw(view, views.operations, *sizes, np.array(indices, np.int64), seed=0, epoch=epoch, stream=1)
-    return render(pack([i.numpy() for i in images]), drawn, views, view, views.size)
+    drawn = draw_parameters(view, views.operations, *sizes, np.array(indices, np.int64), seed=0, epoch=epoch, stream=1)
+    return apply_parameters(pack([i.numpy() for i in images]), drawn, views, view, views.size)
 
 
 @pytest.mark.parametrize("recipe", ["byol_r50_in1k_300ep", "simsiam_r50_in1k_100ep", "byol_r18_tin32"])
@@ -51,13 +52,13 @@ def test_a_view_depends_on_its_sample_alone(recipe: str) -> None:
 @settings(max_examples=40, deadline=None)
 def test_boxes_lie_in_the_image_and_views_are_finite(height: int, width: int, operations: str) -> None:
     sizes = [np.full(16, s, np.int64) for s in (height, width)]
-    drawn = draw(View(), operations, *sizes, np.arange(16), seed=1, epoch=0, stream=1)
+    drawn = draw_parameters(View(), operations, *sizes, np.arange(16), seed=1, epoch=0, stream=1)
     top, left, h, w = drawn.box.T
     assert (h >= 1).all()
     assert (w >= 1).all()
     assert ((top >= 0) & (top + h <= height)).all()
     assert ((left >= 0) & (left + w <= width)).all()
-    image = render(
+    image = apply_parameters(
         pack([i.numpy() for i in photographs(16, height, width)]), drawn, Views(operations=operations), View(), 12
     )
     assert image.shape == (16, 3, 12, 12)
@@ -67,7 +68,7 @@ def test_boxes_lie_in_the_image_and_views_are_finite(height: int, width: int, op
 def test_probabilities_and_ranges_are_the_recipe_s() -> None:
     n = 20_000
     sizes = [np.full(n, 100, np.int64)] * 2
-    drawn = draw(View(blur_p=0.1, solarize_p=0.2), "byol", *sizes, np.arange(n), seed=0, epoch=0, stream=2)
+    drawn = draw_parameters(View(blur_p=0.1, solarize_p=0.2), "byol", *sizes, np.arange(n), seed=0, epoch=0, stream=2)
     for chosen, p in ((drawn.flip, 0.5), (drawn.jitter, 0.8), (drawn.grayscale, 0.2), (drawn.blur, 0.1)):
         assert abs(chosen.mean() - p) < 0.015
     assert abs(drawn.solarize.mean() - 0.2) < 0.015
@@ -138,7 +139,7 @@ def test_packed_images_come_apart_again() -> None:
     images = photographs(3, 5, 7) + photographs(2, 9, 4)
     packed = pack([i.numpy() for i in images])
     for part in (slice(0, 5), slice(1, 4), slice(2, 2), slice(4, 9)):
-        assert all(map(torch.equal, packed.part(part).unpacked(), images[part]))
+        assert all(map(torch.equal, unpacked(packed.part(part)), images[part]))
         assert len(packed.part(part)) == len(images[part])
 
 

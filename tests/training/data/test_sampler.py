@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.sampler import Epochs
+from training.data.sampler import EpochSampler
 from training.recipes.table import find
 
 IMAGENET = 1_281_167
@@ -14,8 +14,8 @@ IMAGENET = 1_281_167
 @given(images=st.integers(1, 200), batch_size=st.integers(1, 50), count=st.integers(1, 5), drop_last=st.booleans())
 def test_every_image_has_its_turn_once_an_epoch(images: int, batch_size: int, count: int, drop_last: bool) -> None:
     batch_size = min(batch_size, images)
-    epochs = Epochs(images, batch_size, drop_last)
-    drawn = [epochs.batch(step, seed=3) for step in range(epochs.steps(count))]
+    sampler = EpochSampler(images, batch_size, drop_last)
+    drawn = [sampler.batch(step, seed=3) for step in range(sampler.steps(count))]
     rows, of = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
     assert (np.diff(of) >= 0).all()
     counts = np.bincount(of, minlength=count)
@@ -26,7 +26,7 @@ def test_every_image_has_its_turn_once_an_epoch(images: int, batch_size: int, co
     else:
         assert (counts[:-1] == images).all()
         assert images * count - batch_size < counts.sum() <= images * count
-    assert [epochs.before(step) for step in range(len(drawn))] == [of[0] for _, of in drawn]
+    assert [sampler.epoch_at(step) for step in range(len(drawn))] == [of[0] for _, of in drawn]
 
 
 def test_steps_are_those_of_the_official_code() -> None:
@@ -42,13 +42,13 @@ def test_steps_are_those_of_the_official_code() -> None:
         ("mocov2_r50_in1k_200ep", 200 * 5004, 0),
     ):
         optim = find(name).optim
-        epochs = Epochs(IMAGENET, optim.batch_size, optim.drop_last)
-        assert (epochs.steps(optim.epochs), epochs.steps(optim.warmup_epochs)) == (total, warmup), name
+        sampler = EpochSampler(IMAGENET, optim.batch_size, optim.drop_last)
+        assert (sampler.steps(optim.epochs), sampler.steps(optim.warmup_epochs)) == (total, warmup), name
 
 
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_an_epoch_has_its_own_order(drop_last: bool) -> None:
-    epochs = Epochs(64, 16, drop_last)
-    first, second = (np.concatenate([epochs.batch(s, seed=0)[0] for s in range(4 * e, 4 * e + 4)]) for e in (0, 1))
+    sampler = EpochSampler(64, 16, drop_last)
+    first, second = (np.concatenate([sampler.batch(s, seed=0)[0] for s in range(4 * e, 4 * e + 4)]) for e in (0, 1))
     assert sorted(first) == sorted(second) == list(range(64))
     assert (first != second).any()

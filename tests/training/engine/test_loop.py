@@ -9,62 +9,41 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_runs import METHODS, ROOT, add_tiny_architecture, assert_same_state, last, log, tiny
+from tiny_runs import METHODS, ROOT, Killed, after_step, assert_same_state, kill, last, log, tiny
 
 from training.engine import checkpoint, loop
 from training.engine.loop import train
+from training.engine.state import Run
 from training.results import export
 from zoo import load
 from zoo.datasets.dataset import Dataset, open_dataset
 from zoo.errors import UserError
 
-Step = Callable[[Any, Any], dict[str, float]]
-
-
-@pytest.fixture(scope="module")
-def photos(labelled_folder: Path) -> Dataset:
-    add_tiny_architecture()
-    return open_dataset(labelled_folder)
-
-
-def after(step: int, action: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """``action`` when the loop has made ``step`` steps."""
-    original: Step = loop.optimiser_step
-
-    def wrapped(run: Any, batch: Any) -> dict[str, float]:
-        values = original(run, batch)
-        if batch.step + 1 == step:
-            action()
-        return values
-
-    monkeypatch.setattr(loop, "optimiser_step", wrapped)
-
 
 def record(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, float]]:
     """What the steps to come report, by number."""
     reports: dict[int, dict[str, float]] = {}
-    original: Step = loop.optimiser_step
+    original = loop.train_steps
 
-    def wrapped(run: Any, batch: Any) -> dict[str, float]:
-        reports[batch.step] = original(run, batch)
-        return reports[batch.step]
+    def steps(run: Run, **options: Any) -> Generator[dict[str, float], None, None]:
+        with closing(original(run, **options)) as made:
+            for report in made:
+                reports[run.step - 1] = report
+                yield report
 
-    monkeypatch.setattr(loop, "optimiser_step", wrapped)
+    monkeypatch.setattr(loop, "train_steps", steps)
     return reports
 
 
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing of ours catches it."""
-
-
-def killed() -> None:
-    raise Killed
+def stop(run: Run) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(("method", "drop_last"), [*((method, True) for method in METHODS), ("byol", False)])
@@ -77,15 +56,15 @@ def test_a_run_killed_and_stopped_and_resumed_is_the_undisturbed_run(
     reports = record(monkeypatch)
 
     with monkeypatch.context() as killing:
-        after(5, killed, killing)
+        after_step(5, kill, killing)
         with pytest.raises(Killed):
             train(recipe, photos, parts, device="cpu")
     assert last(parts)["step"] == 3  # the last multiple of checkpoint_steps
     with monkeypatch.context() as stopping:
-        after(7, lambda: os.kill(os.getpid(), signal.SIGTERM), stopping)
+        after_step(6, stop, stopping)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, photos, parts, device="cpu", resume=True)
-    assert last(parts)["step"] == 7  # saved where it was told to stop
+    assert last(parts)["step"] == 7  # the step after the signal is made and saved
     train(recipe, photos, parts, device="cpu", resume=True)
 
     assert reports == whole
@@ -105,7 +84,7 @@ def test_twenty_kills_at_random_steps_change_no_bit(
     for _ in range(20):
         reached = last(parts)["step"] if (parts / "last.json").exists() else 0
         with monkeypatch.context() as killing:
-            after(min(reached + draw.randint(1, 4), 39), killed, killing)
+            after_step(min(reached + draw.randint(1, 4), 39), kill, killing)
             with pytest.raises(Killed):
                 train(recipe, photos, parts, device="cpu", resume=reached > 0)
     train(recipe, photos, parts, device="cpu", resume=True)
@@ -151,7 +130,7 @@ def test_sigkill_at_random_moments_ends_with_the_same_weights(
 def test_the_loss_falls_and_the_outputs_do_not_collapse(
     method: str, photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training.monitoring.collapse import COLLAPSED, output_spread
+    from training.monitoring.collapse import COLLAPSE_SPREAD, output_spread
 
     recipe = tiny(method, optim={"epochs": 12, "batch_size": 16}, checkpoint_steps=1000)
     reports = record(monkeypatch)
@@ -160,7 +139,7 @@ def test_the_loss_falls_and_the_outputs_do_not_collapse(
     assert sum(losses[-3:]) < sum(losses[:3])
     export.export(path, tmp_path / "e.safetensors")
     images = sorted((ROOT / "examples" / "photos").glob("*.jpg"))
-    assert output_spread(torch.from_numpy(load(tmp_path / "e.safetensors")(images))) > COLLAPSED
+    assert output_spread(torch.from_numpy(load(tmp_path / "e.safetensors")(images))) > COLLAPSE_SPREAD
 
 
 def test_the_log_has_hardware_monitors_and_steps_and_is_trimmed_on_resume(
@@ -168,7 +147,7 @@ def test_the_log_has_hardware_monitors_and_steps_and_is_trimmed_on_resume(
 ) -> None:
     recipe = tiny("byol", monitor_epochs=1, optim={"epochs": 5})
     with monkeypatch.context() as killing:
-        after(23, killed, killing)
+        after_step(23, kill, killing)
         with pytest.raises(Killed):
             train(recipe, photos, tmp_path, device="cpu")
     lines = log(tmp_path)

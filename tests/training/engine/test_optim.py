@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.data.sampler import Epochs
+from training.data.sampler import EpochSampler
 from training.engine import schedules
-from training.engine.build import build_optimiser, learning_rate, tau_of
-from training.engine.optim import LARC
+from training.engine.optim import LARC, build_optimiser
+from training.engine.schedules import learning_rate, tau
 from training.recipes.config import Optim
 from training.recipes.table import find
 from zoo.numerics.lars import LARS
@@ -81,10 +81,10 @@ def test_every_optimiser_name_is_built() -> None:
         assert held == sum(p.numel() for p in method.parameters() if p.requires_grad), name
 
 
-def rates(name: str, at: Callable[[Epochs], list[int]]) -> list[float]:
+def rates(name: str, at: Callable[[EpochSampler], list[int]]) -> list[float]:
     """Of a published run on ImageNet, at these steps."""
     optim = find(name).optim
-    epochs = Epochs(1_281_167, optim.batch_size, optim.drop_last)
+    epochs = EpochSampler(1_281_167, optim.batch_size, optim.drop_last)
     return [learning_rate(optim, step, epochs) for step in at(epochs)]
 
 
@@ -110,8 +110,8 @@ def test_the_others_rates_are_the_published_ones() -> None:
 
 def test_tau_can_stay() -> None:
     optim = Optim(tau=0.0, constant_tau=True)
-    assert [tau_of(optim, step, 10) for step in (0, 5, 10)] == [0.0, 0.0, 0.0]
-    annealed = [tau_of(replace(optim, constant_tau=False), step, 10) for step in (0, 10)]
+    assert [tau(optim, step, 10) for step in (0, 5, 10)] == [0.0, 0.0, 0.0]
+    annealed = [tau(replace(optim, constant_tau=False), step, 10) for step in (0, 10)]
     assert annealed == pytest.approx([0, 1])
 
 

@@ -13,16 +13,12 @@ from tiny_runs import close, step_reports, tiny, tiny_run
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from training.data.loader import batches
-from training.engine import step
-from training.engine.state import Run, prepare
-from zoo.datasets.dataset import Dataset, open_dataset
+from training.data.augment import make_views
+from training.data.loader import Batch, batches
+from training.engine import loop
+from training.engine.state import Run, open_run
+from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def photos(labelled_folder: Path) -> Dataset:
-    return open_dataset(labelled_folder)
 
 
 def without_bn(module: nn.Module) -> None:
@@ -99,13 +95,13 @@ def test_an_overflow_of_fp16_skips_the_update_and_lowers_the_scale_but_not_forev
     assert run.skipped == 2
     assert all(map(torch.equal, before, run.method.parameters()))
     hook.remove()
-    step_reports(run, 1, start=2)
+    step_reports(run, 1)
     assert run.skipped == 0
     assert not all(map(torch.equal, before, run.method.parameters()))
     run.method.encoder.conv1.weight.register_hook(lambda g: g * torch.inf)
-    monkeypatch.setattr(step, "_MOST_SKIPPED", 2)
+    monkeypatch.setattr(loop, "_MAX_SKIPPED", 2)
     with pytest.raises(UserError, match="3 updates in a row up to step 5 overflowed"):
-        step_reports(run, 3, start=3)
+        step_reports(run, 3)
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -122,7 +118,7 @@ def test_what_is_not_finite_stops_before_the_update_and_names_the_images(
         what = r"the gradient's norm is nan \(encoder.conv1.weight\)"
     before = [p.clone() for p in run.method.parameters()]
     with pytest.raises(UserError, match=f"^{what} at step 1 \\(epoch 1\\), images .*jpg and 4 more, all in") as caught:
-        step_reports(run, 1, start=1)
+        step_reports(run, 1)
     assert all(
         torch.equal(b.nan_to_num(), p.nan_to_num()) for b, p in zip(before, run.method.parameters(), strict=True)
     )
@@ -133,19 +129,23 @@ def test_what_is_not_finite_stops_before_the_update_and_names_the_images(
     assert all(name in str(caught.value) for name in facts["images"][:4])
 
 
-def test_views_of_a_micro_batch_are_those_of_the_batch(photos: Dataset, tmp_path: Path) -> None:
+def test_views_of_a_micro_batch_are_those_of_the_batch(photos: Dataset) -> None:
     """Of one that lies across two epochs."""
-    run = tiny_run(tiny("byol"), photos, tmp_path)
-    across = len(photos) // 8
+    across, recipe = len(photos) // 8, tiny("byol")
     (batch,) = batches(photos, batch_size=8, steps=range(across, across + 1), seed=0, drop_last=False)
     assert set(batch.epochs) == {0, 1}
-    whole, labels = step._inputs(run, batch)
-    assert labels is not None
+
+    def views(part: Batch) -> list[Tensor]:
+        cpu = torch.device("cpu")
+        return make_views(part.images, part.indices, recipe.views, seed=0, epoch=part.epochs, device=cpu)
+
+    whole = views(batch)
+    assert batch.labels is not None
     for rows in (slice(0, 3), slice(3, 8)):
-        part, part_labels = step._inputs(run, batch.part(rows))
-        assert part_labels is not None
-        assert torch.equal(part_labels, labels[rows])
-        for ours, theirs in zip(part, whole, strict=True):
+        part = batch.part(rows)
+        assert part.labels is not None
+        assert torch.equal(part.labels, batch.labels[rows])
+        for ours, theirs in zip(views(part), whole, strict=True):
             assert torch.equal(ours, theirs[rows])
 
 
@@ -162,7 +162,7 @@ def test_two_ranks_share_each_batch_in_order(drop_last: bool, photos: Dataset) -
 def test_compile_needs_a_compiler(photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
-        prepare(tiny("byol", compile=True), photos, tmp_path / "run", "cpu", False).__enter__()
+        open_run(tiny("byol", compile=True), photos, tmp_path / "run", "cpu", False).__enter__()
 
 
 @pytest.mark.slow

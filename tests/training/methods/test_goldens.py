@@ -16,8 +16,7 @@ from torch import Tensor, nn
 import training.engine.optim
 from training.data import augment_ops
 from training.engine import schedules
-from training.engine.build import tau_of
-from training.methods import BYOL, MoCoV2, Moment, SimCLR, SimSiam, SwAV
+from training.methods import BYOL, MoCoV2, SimCLR, SimSiam, StepInfo, SwAV
 from training.recipes import table
 from zoo.convert import byol, simsiam
 from zoo.convert.common import recognise
@@ -85,7 +84,7 @@ def test_byol_schedules(byol_ops: Path, epochs: int) -> None:
     for step, lr, tau_reference in zip(*(data[f"schedule_{epochs}_{k}"] for k in ("step", "lr", "tau")), strict=True):
         ours = schedules.warmup_cosine(int(step), base=optim.lr, batch_size=batch, total=total, warmup=warmup)
         assert ours == pytest.approx(float(lr), abs=1e-6)
-        assert tau_of(optim, int(step), total) == pytest.approx(float(tau_reference), abs=1e-6)
+        assert schedules.tau(optim, int(step), total) == pytest.approx(float(tau_reference), abs=1e-6)
 
 
 def test_byol_lars(byol_ops: Path) -> None:
@@ -178,7 +177,7 @@ def swav_errors(data: np.lib.npyio.NpzFile, name: str, crops: int) -> Errors:
         queue=queue.shape[1],
         queue_from_epoch=0,
     ).double()
-    model.before_step(Moment(0, 1, 0, 0.0))
+    model.before_step(StepInfo(0, 1, 0, 0.0))
     with torch.no_grad():
         model.prototypes.weight.copy_(prototypes)
         model.queue.copy_(torch.tensor(queue))
@@ -245,7 +244,7 @@ def test_byol_trajectory(byol_group: Path) -> None:
         step = hyper["first_global_step"] + i
         tau = schedules.target_momentum(step, base=hyper["base_target_ema"], total=hyper["total_steps"])
         assert tau == pytest.approx(float(data["tau"][i]), abs=1e-12)
-        model.after_step(Moment(step, hyper["total_steps"], 0, tau))
+        model.after_step(StepInfo(step, hyper["total_steps"], 0, tau))
     errors.require(1e-9)
 
 
@@ -313,15 +312,15 @@ def test_mocov2_trajectory(mocov2_group: Path) -> None:
     errors, queue = Errors(), Errors()
     steps = len(data["loss"])
     for i in range(steps):
-        moment = Moment(i, steps, 0, 0.0)
-        model.before_step(moment)
+        info = StepInfo(i, steps, 0, 0.0)
+        model.before_step(info)
         loss = model([images(data["view_query"][i]), images(data["view_key"][i])])["loss"]
         errors.add(f"step {i}", loss.reshape(1), data["loss"][i].reshape(1))
         optimiser.zero_grad()
         loss.backward()
-        model.before_update(moment)
+        model.before_update(info)
         optimiser.step()
-        model.after_step(moment)
+        model.after_step(info)
     errors.require(1e-9)
     queue.add("queue", model.queue, data["queue_after"])
     queue.require(1e-7)

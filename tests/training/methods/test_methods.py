@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from tiny_runs import log, tiny
 from torch import Tensor, nn
 
 from training.engine.loop import train
-from training.methods import BYOL, MoCoV2, Moment, SimCLR, SimSiam, Supervised, SwAV
-from training.methods.split_batch_norm import split
+from training.methods import BYOL, MoCoV2, SimCLR, SimSiam, StepInfo, Supervised, SwAV
+from training.methods.split_batch_norm import split_batch_norm
 from training.methods.swav import sinkhorn
 from training.recipes.config import Heads, Objective
 from zoo.datasets.dataset import open_dataset
@@ -23,8 +24,8 @@ from zoo.models.registry import ARCHITECTURES
 from zoo.models.resnet import build_encoder
 
 
-def moment(step: int, tau: float = 0.9) -> Moment:
-    return Moment(step, 10, step // 5, tau)
+def info(step: int, tau: float = 0.9) -> StepInfo:
+    return StepInfo(step, 10, step // 5, tau)
 
 
 def rows(count: int, dim: int = 6, seed: int = 0) -> Tensor:
@@ -42,16 +43,18 @@ def test_simsiam_collapses_without_the_stop_gradient_and_the_run_says_so(
     side and B - 1 on the other, with a loss of -(B - 2) / B, a spread of 2 / sqrt(B) and an effective rank of 1."""
     recipe = tiny(
         "simsiam",
+        architecture="tiny10",
         objective=Objective(stop_gradient=stop_gradient),
         heads=Heads(hidden=16, out=32, projector_layers=2),
-        optim={"lr": 4.0, "batch_size": 16, "epochs": 100},
+        optim={"lr": 4.0, "batch_size": 16, "epochs": 70},
         checkpoint_steps=1000,
     )
+    recipe = replace(recipe, views=replace(recipe.views, size=24))
     train(recipe, open_dataset(labelled_folder), tmp_path, device="cpu")
     said = "have collapsed to a constant" in capsys.readouterr().err
     lines = log(tmp_path)
     assert said is not stop_gradient
-    # over six seeds: 1.0 to 1.4 without the stop-gradient, 3.6 to 6.1 with it
+    # over four seeds: 1.1 to 1.4 without the stop-gradient, 4.3 to 6.0 with it
     assert (min(line["effective_rank"] for line in lines if "effective_rank" in line) < 2) is not stop_gradient
     if not stop_gradient:
         assert min(line["spread"] for line in lines if "spread" in line) == pytest.approx(2 / 16**0.5, abs=0.1)
@@ -78,10 +81,10 @@ def test_byol_without_a_target_lets_gradients_into_both_sides() -> None:
     torch.manual_seed(0)
     model = BYOL(nn.Linear(6, 6), 6, hidden=8, out=5, target=False).double()
     assert "target_encoder.weight" not in model.state_dict()
-    model.after_step(moment(0))  # nothing to move
+    model.after_step(info(0))  # nothing to move
     with_target = BYOL(nn.Linear(6, 6), 6, hidden=8, out=5).double()
     with_target.load_state_dict(model.state_dict(), strict=False)
-    with_target.after_step(moment(0, tau=0.0))  # the target is the online network
+    with_target.after_step(info(0, tau=0.0))  # the target is the online network
     grads = []
     for m in (model, with_target):
         sum(m([rows(4), rows(4, seed=1)]).values()).backward()
@@ -95,7 +98,7 @@ def test_the_target_moves_by_tau(beta: float) -> None:
     with torch.no_grad():
         model.encoder.weight.fill_(1.0)
         model.target_encoder.weight.fill_(0.0)
-    model.after_step(moment(0, tau=0.75))
+    model.after_step(info(0, tau=0.75))
     assert torch.allclose(model.target_encoder.weight, torch.full((6, 6), 0.25))
 
 
@@ -140,11 +143,11 @@ def test_keys_of_all_micro_batches_enter_the_queue_after_the_step_and_the_pointe
     model = moco()
     before = model.queue.clone()
     for step in range(2):
-        model.before_step(moment(step))
+        model.before_step(info(step))
         for part in (0, 1):
             model([rows(3, seed=part), rows(3, seed=10 * step + part)])
             assert step > 0 or torch.equal(model.queue, before)  # not within the step
-        model.after_step(moment(step))
+        model.after_step(info(step))
         assert int(model.queue_pointer) == 6 * (step + 1) % 10
     views = torch.cat([rows(3, seed=10), rows(3, seed=11)])
     expected = F.normalize(model.key_projector(model.key_encoder(views)), dim=1)
@@ -157,7 +160,7 @@ def test_the_key_network_is_averaged_before_the_step() -> None:
     with torch.no_grad():
         model.encoder.weight.fill_(1.0)
         model.key_encoder.weight.fill_(0.0)
-    model.before_step(moment(0))
+    model.before_step(info(0))
     assert torch.allclose(model.key_encoder.weight, torch.full((6, 6), 0.5).double())
 
 
@@ -165,10 +168,10 @@ def test_micro_batches_without_bn_are_the_large_batch_for_moco() -> None:
     whole, parts = moco(), moco()
     q, k = rows(8), rows(8, seed=1)
     for model, count in ((whole, 1), (parts, 4)):
-        model.before_step(moment(0))
+        model.before_step(info(0))
         for a, b in zip(q.chunk(count), k.chunk(count), strict=True):
             (model([a, b])["loss"] / count).backward()
-        model.after_step(moment(0))
+        model.after_step(info(0))
     assert torch.allclose(whole.encoder.weight.grad, parts.encoder.weight.grad, rtol=1e-12)
     assert torch.allclose(whole.queue, parts.queue)
 
@@ -178,14 +181,14 @@ def test_symmetric_moco_is_the_mean_of_both_directions() -> None:
     both = (moco()([a, b])["loss"] + moco()([b, a])["loss"]) / 2
     model = moco(symmetric=True)
     assert model([a, b])["loss"].item() == pytest.approx(both.item())
-    model.after_step(moment(0))
+    model.after_step(info(0))
     assert int(model.queue_pointer) == 8
 
 
 def test_split_bn_is_bn_of_each_part() -> None:
     x = torch.randn(8, 3, 2, 2)
     bn, reference = nn.Sequential(nn.BatchNorm2d(3)), nn.BatchNorm2d(3)
-    split(bn, 4)
+    split_batch_norm(bn, 4)
     y = bn(x)
     for part in range(4):
         assert torch.allclose(y[part::4], reference(x[part::4]), atol=1e-6)
@@ -196,8 +199,8 @@ def test_split_bn_is_bn_of_each_part() -> None:
 def test_split_bn_refuses_bn_with_an_activation_inside() -> None:
     from timm.layers.norm_act import BatchNormAct2d
 
-    with pytest.raises(UserError, match="bn_parts works with"):
-        split(nn.Sequential(BatchNormAct2d(4)), 2)
+    with pytest.raises(UserError, match="bn_parts works only with"):
+        split_batch_norm(nn.Sequential(BatchNormAct2d(4)), 2)
 
 
 # ---------------------------------------------------------------- SwAV
@@ -220,15 +223,15 @@ def test_prototypes_are_of_unit_length_and_frozen_at_first() -> None:
     model = swav(frozen_steps=1)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
     for step, frozen in ((0, True), (1, False)):
-        model.before_step(moment(step))
+        model.before_step(info(step))
         assert torch.allclose(model.prototypes.weight.norm(dim=1), torch.ones(5).double())
         before = model.prototypes.weight.clone()
         optimiser.zero_grad()
         model([rows(4, seed=n) for n in range(3)])["loss"].backward()
-        model.before_update(moment(step))
+        model.before_update(info(step))
         optimiser.step()
         assert torch.equal(before, model.prototypes.weight) is frozen
-        model.after_step(moment(step))
+        model.after_step(info(step))
 
 
 def test_the_queue_starts_in_its_epoch_and_is_used_once_full() -> None:
@@ -236,10 +239,10 @@ def test_the_queue_starts_in_its_epoch_and_is_used_once_full() -> None:
     used = []
     for step in (4, 5, 6, 7):  # five steps an epoch
         crops = [rows(4, seed=10 * step + n) for n in range(3)]
-        model.before_step(moment(step))
-        plain.before_step(moment(step))
+        model.before_step(info(step))
+        plain.before_step(info(step))
         used.append(not torch.allclose(model(crops)["loss"], plain(crops)["loss"], rtol=1e-9))
-        model.after_step(moment(step))
+        model.after_step(info(step))
     assert used == [False, False, False, True]
     assert int(model.queue_rows) == 12
     newest = F.normalize(model.projector(model.encoder(torch.cat(crops))), dim=1)[:4]
@@ -274,11 +277,9 @@ def test_a_fresh_method_gives_one_finite_loss_and_gradients(kind: type[BYOL | Si
 
 @pytest.mark.parametrize("name", ["r10", "r50", "r50x2"])
 def test_the_small_stem_keeps_four_times_the_resolution(name: str) -> None:
-    from dataclasses import replace
-
     sizes = []
     for stem in ("imagenet", "cifar"):
-        encoder = build_encoder(replace(ARCHITECTURES[name], stem=stem)).eval()
-        with torch.no_grad():
+        with torch.device("meta"):  # shapes only
+            encoder = build_encoder(replace(ARCHITECTURES[name], stem=stem)).eval()
             sizes.append(encoder.forward_features(torch.zeros(1, 3, 32, 32)).shape[-1])
     assert sizes == [1, 4]

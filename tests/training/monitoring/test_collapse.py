@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_runs import tiny
 
-from training.engine.build import build_method
+from training.methods import build_method
 from training.monitoring import collapse
 from training.recipes.config import Views
 from zoo.datasets.dataset import open_dataset
@@ -28,7 +28,7 @@ def test_a_fresh_network_is_healthy_and_stays_in_train_mode(labelled_folder: Pat
     dataset = open_dataset(labelled_folder)
     dataset = dataset if labelled else replace(dataset, labels=None)
     method = build_method(tiny("byol"))
-    health = collapse.examine(method, dataset, views=Views(size=32), device=CPU)
-    assert health.spread > collapse.COLLAPSED
-    assert (health.knn is not None) == labelled
+    measured = collapse.measure_outputs(method, dataset, views=Views(size=32), device=CPU)
+    assert measured.spread > collapse.COLLAPSE_SPREAD
+    assert (measured.knn is not None) == labelled
     assert method.training

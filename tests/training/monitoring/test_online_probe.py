@@ -1,34 +1,24 @@
-"""The run's own watch: it sees a collapse, trains a probe, survives a resume, and changes no bit of the run."""
+"""The run's own monitor: it sees a collapse, trains a probe, survives a resume, and changes no bit of the run."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import tiny
+from tiny_runs import Killed, after_step, kill, log, tiny
 from torch import nn
 
-from training.data.loader import Batch
 from training.engine import checkpoint
 from training.engine.loop import train
+from training.methods import Method
 from training.monitoring import collapse
-from training.monitoring.online_probe import CHECK_STEPS, Probe, Watch
+from training.monitoring.online_probe import CHECK_STEPS, LinearProbe, OnlineMonitor
 from training.recipes.config import Objective
-from zoo.datasets.dataset import Dataset, open_dataset
+from zoo.datasets.dataset import Dataset
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def photos(labelled_folder: Path) -> Dataset:
-    return open_dataset(labelled_folder)
-
-
-def log(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def test_effective_rank_counts_directions() -> None:
@@ -45,7 +35,7 @@ def test_the_probe_learns_what_is_linear_and_resumes_to_the_same_bits() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(600, 16, generator=generator) * 5 + 3
     y = (x[:, 0] + x[:, 1] > 6).long()
-    whole, resumed = Probe(16, 2, CPU), Probe(16, 2, CPU)
+    whole, resumed = LinearProbe(16, 2, CPU), LinearProbe(16, 2, CPU)
     for step in range(400):
         rows = slice(step * 10 % 600, step * 10 % 600 + 10)
         whole.learn(x[rows], y[rows])
@@ -62,7 +52,7 @@ def test_the_probe_learns_what_is_linear_and_resumes_to_the_same_bits() -> None:
     assert torch.equal(whole.state_dict()["weight"], resumed.state_dict()["weight"])
 
 
-def _saved(probe: Probe) -> object:
+def _saved(probe: LinearProbe) -> object:
     import io
 
     buffer = io.BytesIO()
@@ -71,7 +61,7 @@ def _saved(probe: Probe) -> object:
     return buffer
 
 
-class _Fake(nn.Module):
+class _Fake(Method):
     """An encoder and a projector whose outputs the test chooses."""
 
     def __init__(self) -> None:
@@ -82,15 +72,15 @@ class _Fake(nn.Module):
 @pytest.mark.parametrize("kind", ["constant", "line"])
 def test_a_collapse_is_reported_once_and_within_a_hundred_steps(kind: str) -> None:
     method = _Fake()
-    watch = Watch(method, dim=8, classes=0, rows=32, device=CPU)  # type: ignore[arg-type]
+    monitor = OnlineMonitor(method, dim=8, classes=0, rows=32, device=CPU)
     reports = []
     for step in range(1, 401):
         z = torch.randn(32, 8)
         if step > 130:  # between two checks
             z = torch.ones(32, 8) + 1e-3 * z if kind == "constant" else z[:, :1].sign() * torch.ones(8) + 1e-4 * z
         method.projector(method.encoder(z))
-        watch.after_step(step, None)
-        if watch.complaint() is not None:
+        monitor.after_step(step, None)
+        if monitor.warning() is not None:
             reports.append(step)
     assert reports == [175]
     assert 175 - 130 < 100
@@ -102,17 +92,18 @@ def test_byol_without_a_predictor_collapses_and_the_run_says_so(
 ) -> None:
     """[B] table 5b: without the predictor nothing keeps the outputs apart. A fast target makes it quick."""
     optim = {"batch_size": 16, "epochs": 26, "tau": 0.0, "lr": 3.0, "warmup_epochs": 1, "constant_tau": True}
-    recipe = tiny("byol", objective=Objective(predictor=False), optim=optim, checkpoint_steps=200)
+    settings = {"architecture": "tiny10", "optim": optim, "checkpoint_steps": 200}
+    recipe = tiny("byol", objective=Objective(predictor=False), **settings)
     train(recipe, photos, tmp_path, device="cpu")
     assert "have collapsed to a constant" in capsys.readouterr().err
     lines = log(tmp_path)
     reported = next(line["step"] for line in lines if "collapse" in line)
-    first = next(line["step"] for line in lines if line.get("spread", 1) < collapse.COLLAPSED)
+    first = next(line["step"] for line in lines if line.get("spread", 1) < collapse.COLLAPSE_SPREAD)
     assert reported - first <= 100
 
 
 @pytest.mark.parametrize(("method", "accumulate"), [("simsiam", 2), ("simclr", 1), ("swav", 1)])
-def test_a_run_is_the_same_with_the_watch_and_without(
+def test_a_run_is_the_same_with_the_monitor_and_without(
     photos: Dataset, tmp_path: Path, method: str, accumulate: int
 ) -> None:
     recipe = tiny(method, accumulate=accumulate, optim={"epochs": 1})
@@ -129,20 +120,12 @@ def test_a_run_is_the_same_with_the_watch_and_without(
 def test_a_resumed_run_has_the_probe_of_the_undisturbed_one(
     photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import training.engine.loop as loop
-
-    recipe, original = tiny("byol"), loop.optimiser_step
+    recipe = tiny("byol")
     train(recipe, photos, tmp_path / "whole", device="cpu")
-
-    def stop_at_five(run: loop.Run, batch: Batch) -> dict[str, float]:
-        if batch.step == 5:
-            raise KeyboardInterrupt
-        return original(run, batch)
-
-    monkeypatch.setattr(loop, "optimiser_step", stop_at_five)
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe, photos, tmp_path / "parts", device="cpu")
-    monkeypatch.undo()
+    with monkeypatch.context() as killing:
+        after_step(5, kill, killing)
+        with pytest.raises(Killed):
+            train(recipe, photos, tmp_path / "parts", device="cpu")
     train(recipe, photos, tmp_path / "parts", device="cpu", resume=True)
     one, other = (checkpoint.load_last(tmp_path / name) for name in ("whole", "parts"))
     assert one is not None

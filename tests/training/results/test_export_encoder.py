@@ -19,8 +19,8 @@ from tiny_runs import METHODS, tiny
 
 import zoo
 from training.engine import checkpoint
-from training.engine.build import build_method
 from training.engine.loop import train
+from training.methods import build_method
 from training.recipes.config import Recipe, to_json
 from training.results.export import HEADS_FORMAT, export
 from zoo.datasets.dataset import open_dataset

@@ -1,0 +1,81 @@
+"""The base class of all methods, and what their hooks are told of an optimiser step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from torch import Tensor, nn
+
+from training.recipes.config import Recipe
+from zoo.errors import UserError
+from zoo.models.registry import ARCHITECTURES
+from zoo.models.resnet import build_encoder
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """One optimiser step, whatever its number of micro-batches and ranks.
+
+    Attributes:
+        step: counted from 0.
+        total_steps: steps of the whole run.
+        epoch: epoch in which the step begins, counted from 0.
+        tau: BYOL's target momentum at this step.
+    """
+
+    step: int
+    total_steps: int
+    epoch: int
+    tau: float
+
+
+class Method(nn.Module):
+    """A network whose forward pass returns its losses, so that DDP and ``torch.compile`` can wrap it.
+
+    The loop calls the hooks on every rank, equally often. They do nothing unless a method overrides them.
+
+    Attributes:
+        synchronised_bn: BN uses the statistics of all ranks, as in the method's paper.
+        encoder: the network that is exported: float [N, 3, H, W], normalised -> [N, dim].
+        projector: [N, dim] -> [N, D], watched for a collapse; the identity in a method without one.
+    """
+
+    synchronised_bn: ClassVar[bool] = True
+
+    encoder: nn.Module
+    projector: nn.Module
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> Self:
+        """Build the network from torch's global random state; ``build_method`` seeds it."""
+        raise NotImplementedError
+
+    def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Views [N, 3, H, W], normalised, and labels int64 [N] -> named scalars, whose sum is minimised.
+
+        Called once per micro-batch. A loss is the mean over its samples; accumulation averages the micro-batches.
+        """
+        raise NotImplementedError
+
+    def before_step(self, info: StepInfo) -> None:
+        """Called once per optimiser step, before its first micro-batch."""
+
+    def before_update(self, info: StepInfo) -> None:
+        """Called after the last micro-batch's backward pass, before the optimiser's update."""
+
+    def after_step(self, info: StepInfo) -> None:
+        """Called after the optimiser's update."""
+
+
+def recipe_encoder(recipe: Recipe) -> tuple[nn.Module, int]:
+    """Return a randomly initialised encoder and the size of its output.
+
+    Raises:
+        UserError: the architecture is unknown.
+    """
+    if recipe.architecture not in ARCHITECTURES:
+        raise UserError(f"unknown architecture {recipe.architecture!r}: one of {', '.join(ARCHITECTURES)}")
+    architecture = replace(ARCHITECTURES[recipe.architecture], stem=recipe.stem)
+    return build_encoder(architecture, zero_init_residual=recipe.zero_init_residual), architecture.num_features
