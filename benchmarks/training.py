@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from training.data.augment import make_views
 from training.data.loader import batches
-from training.engine.build import build_method
-from training.engine.state import Run, assemble
-from training.engine.step import optimiser_step
-from training.methods import Moment
+from training.engine.loop import train_steps
+from training.engine.state import Run, new_run
+from training.methods import StepInfo, build_method
 from training.recipes import table
 from training.recipes.config import Recipe
 from zoo.datasets.dataset import Dataset, decoded_once, open_training_data
@@ -65,37 +65,31 @@ def our_recipe(method: str, args: argparse.Namespace, compiled: bool) -> Recipe:
         optim=replace(base.optim, batch_size=args.batch, epochs=_FOREVER, warmup_epochs=0),
         precision=args.precision,
         compile=compiled,
+        monitor_epochs=0,
+        checkpoint_steps=_FOREVER,
     )
 
 
 # ---------------------------------------------------------------- ours
 
 
-def new_run(method: str, args: argparse.Namespace, dataset: Dataset, compiled: bool) -> Run:
+def our_run(method: str, args: argparse.Namespace, dataset: Dataset, compiled: bool) -> Run:
     recipe = our_recipe(method, args, compiled)
-    return assemble(recipe, dataset, Path(tempfile.gettempdir()), torch.device(args.device), build_method(recipe))
-
-
-def zoo(run: Run, first: int) -> Iterator[None]:
-    """Our steps, each a ``next``."""
-    for batch in run.batches(range(first, _FOREVER)):
-        optimiser_step(run, batch)
-        run.watch.after_step(batch.step + 1, batch.labels)
-        yield
+    return new_run(recipe, dataset, Path(tempfile.mkdtemp()), torch.device(args.device), build_method(recipe))
 
 
 def bare_step(run: Run, views: list[Tensor]) -> None:
-    """What ``optimiser_step`` does to the network, on views that lie ready."""
-    moment = Moment(0, 100, 0, 0.99)
-    run.method.before_step(moment)
+    """What a step of ``train_steps`` does to the network, on views that lie ready."""
+    info = StepInfo(0, 100, 0, 0.99)
+    run.method.before_step(info)
     run.optimiser.zero_grad(set_to_none=True)
     dtype = AUTOCAST[run.recipe.precision]
     with torch.autocast(run.device.type, dtype, enabled=dtype is not None):
         losses = run.forward(views, None)
     torch.autograd.backward(torch.stack(list(losses.values())).sum())
-    run.method.before_update(moment)
+    run.method.before_update(info)
     run.optimiser.step()
-    run.method.after_step(moment)
+    run.method.after_step(info)
 
 
 def bare(run: Run, views: list[Tensor]) -> Iterator[None]:
@@ -107,7 +101,7 @@ def bare(run: Run, views: list[Tensor]) -> Iterator[None]:
 # ---------------------------------------------------------------- measuring
 
 
-def turn(steps: Iterator[None], args: argparse.Namespace) -> float:
+def turn(steps: Iterator[object], args: argparse.Namespace) -> float:
     """Images per second of ``args.steps`` steps after ``args.warm_up``."""
     wait = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
     for _ in range(args.warm_up):
@@ -138,7 +132,7 @@ def matrix_rate(args: argparse.Namespace) -> float:
     return 2 * n**3 / best
 
 
-Contenders = dict[str, Callable[[], Iterator[None]]]
+Contenders = dict[str, Callable[[], Iterator[object]]]
 _here: Contenders = {}  # of this process
 
 
@@ -172,13 +166,13 @@ def our_side(method: str, args: argparse.Namespace) -> Contenders:
         keep_freed_memory()  # as training.engine.loop.train does
     dataset = opened(args)
     batch, views = views_of(method, dataset, args)
-    runs = {"eager": new_run(method, args, dataset, False)}
+    runs = {"eager": our_run(method, args, dataset, False)}
     if args.compile:
-        runs["compiled"] = new_run(method, args, dataset, True)
+        runs["compiled"] = our_run(method, args, dataset, True)
     contenders: Contenders = {}
     for name, run in runs.items():
-        contenders[f"zoo {name}"] = lambda run=run: zoo(run, 0)  # type: ignore[misc]
-        contenders[f"bare {name}"] = lambda run=run: bare(run, views)  # type: ignore[misc]
+        contenders[f"zoo {name}"] = partial(train_steps, run)
+        contenders[f"bare {name}"] = partial(bare, run, views)
     contenders["views alone"] = lambda: views_alone(runs["eager"], batch, args)
     return contenders
 
@@ -199,7 +193,7 @@ def their_side(method: str, args: argparse.Namespace) -> Contenders:
 
 def measure(method: str, args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
     """Rates of every contender in every round."""
-    run, views = new_run(method, args, dataset, False), views_of(method, dataset, args)[1]
+    run, views = our_run(method, args, dataset, False), views_of(method, dataset, args)[1]
     with FlopCounterMode(display=False) as counter:
         bare_step(run, views)
     del run, views
