@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,12 @@ import torchvision
 from lightly_steps import AUTOCAST, lightly_network, lightly_steps
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from training.engine.build import build_method
-from training.engine.step import optimiser_step
 
 from training.data.augment import make_views
 from training.data.loader import batches
-from training.engine.state import Run, assemble
-from training.methods import Moment
+from training.engine.loop import train_steps
+from training.engine.state import Run, new_run
+from training.methods import StepInfo, build_method
 from training.recipes import table
 from training.recipes.config import Recipe
 from zoo.datasets.dataset import Dataset, decoded_once, open_training_data
@@ -72,37 +72,31 @@ def our_recipe(method: str, args: argparse.Namespace, compiled: bool) -> Recipe:
         optim=replace(base.optim, batch_size=args.batch, epochs=_FOREVER, warmup_epochs=0),
         precision=args.precision,
         compile=compiled,
+        monitor_epochs=0,
+        checkpoint_steps=_FOREVER,
     )
 
 
 # ---------------------------------------------------------------- ours
 
 
-def new_run(method: str, args: argparse.Namespace, dataset: Dataset, compiled: bool) -> Run:
+def our_run(method: str, args: argparse.Namespace, dataset: Dataset, compiled: bool) -> Run:
     recipe = our_recipe(method, args, compiled)
-    return assemble(recipe, dataset, Path(tempfile.gettempdir()), torch.device(args.device), build_method(recipe))
-
-
-def zoo(run: Run, first: int) -> Iterator[None]:
-    """Our training steps, one per ``next``."""
-    for batch in run.batches(range(first, _FOREVER)):
-        optimiser_step(run, batch)
-        run.watch.after_step(batch.step + 1, batch.labels)
-        yield
+    return new_run(recipe, dataset, Path(tempfile.mkdtemp()), torch.device(args.device), build_method(recipe))
 
 
 def bare_step(run: Run, views: list[Tensor]) -> None:
-    """Do what ``optimiser_step`` does to the network, on views that were made before."""
-    moment = Moment(0, 100, 0, 0.99)
-    run.method.before_step(moment)
+    """What a step of ``train_steps`` does to the network, on views that lie ready."""
+    info = StepInfo(0, 100, 0, 0.99)
+    run.method.before_step(info)
     run.optimiser.zero_grad(set_to_none=True)
     dtype = AUTOCAST[run.recipe.precision]
     with torch.autocast(run.device.type, dtype, enabled=dtype is not None):
         losses = run.forward(views, None)
     torch.autograd.backward(torch.stack(list(losses.values())).sum())
-    run.method.before_update(moment)
+    run.method.before_update(info)
     run.optimiser.step()
-    run.method.after_step(moment)
+    run.method.after_step(info)
 
 
 def bare(run: Run, views: list[Tensor]) -> Iterator[None]:
@@ -114,8 +108,8 @@ def bare(run: Run, views: list[Tensor]) -> Iterator[None]:
 # ---------------------------------------------------------------- measuring
 
 
-def turn(steps: Iterator[None], args: argparse.Namespace) -> float:
-    """Return the images per second of ``args.steps`` steps, timed after ``args.warm_up`` steps."""
+def turn(steps: Iterator[object], args: argparse.Namespace) -> float:
+    """Images per second of ``args.steps`` steps after ``args.warm_up``."""
     wait = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
     for _ in range(args.warm_up):
         next(steps)
@@ -145,8 +139,8 @@ def matrix_rate(args: argparse.Namespace) -> float:
     return 2 * n**3 / best
 
 
-Contenders = dict[str, Callable[[], Iterator[None]]]
-_here: Contenders = {}  # the contenders of this process
+Contenders = dict[str, Callable[[], Iterator[object]]]
+_here: Contenders = {}  # of this process
 
 
 def become(kind: Callable[[str, argparse.Namespace], Contenders], method: str, args: argparse.Namespace) -> None:
@@ -179,13 +173,13 @@ def our_side(method: str, args: argparse.Namespace) -> Contenders:
         keep_freed_memory()  # training.engine.loop.train does the same
     dataset = opened(args)
     batch, views = views_of(method, dataset, args)
-    runs = {"eager": new_run(method, args, dataset, False)}
+    runs = {"eager": our_run(method, args, dataset, False)}
     if args.compile:
-        runs["compiled"] = new_run(method, args, dataset, True)
+        runs["compiled"] = our_run(method, args, dataset, True)
     contenders: Contenders = {}
     for name, run in runs.items():
-        contenders[f"zoo {name}"] = lambda run=run: zoo(run, 0)  # type: ignore[misc]
-        contenders[f"bare {name}"] = lambda run=run: bare(run, views)  # type: ignore[misc]
+        contenders[f"zoo {name}"] = partial(train_steps, run)
+        contenders[f"bare {name}"] = partial(bare, run, views)
     contenders["views alone"] = lambda: views_alone(runs["eager"], batch, args)
     return contenders
 
@@ -205,8 +199,8 @@ def their_side(method: str, args: argparse.Namespace) -> Contenders:
 
 
 def measure(method: str, args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
-    """Measure every contender in every round; return the summary."""
-    run, views = new_run(method, args, dataset, False), views_of(method, dataset, args)[1]
+    """Rates of every contender in every round."""
+    run, views = our_run(method, args, dataset, False), views_of(method, dataset, args)[1]
     with FlopCounterMode(display=False) as counter:
         bare_step(run, views)
     del run, views

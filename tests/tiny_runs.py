@@ -56,8 +56,11 @@ def one_thread() -> Iterator[None]:
 
 
 def add_tiny_architecture() -> None:
-    """Register ``tiny``, a ResNet-18 with a few channels, in this process."""
-    ARCHITECTURES["tiny"] = Architecture("resnet18", 16, 36_896, {"channels": (8, 8, 16, 16)})  # type: ignore[index]
+    """Register ``tiny``, a ResNet-18 with a few channels, and ``tiny10``, a ResNet-10, in this process."""
+    channels = (8, 8, 16, 16)
+    ARCHITECTURES["tiny"] = Architecture("resnet18", 16, 36_896, {"channels": channels})  # type: ignore[index]
+    shallow = {"channels": channels, "layers": (1, 1, 1, 1)}
+    ARCHITECTURES["tiny10"] = Architecture("resnet18", 16, 25_184, shallow)  # type: ignore[index]
 
 
 def tiny(method: str, *, optim: dict[str, Any] | None = None, **changes: Any) -> Recipe:

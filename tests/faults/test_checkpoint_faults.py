@@ -9,22 +9,49 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 import torch
-from tiny_runs import add_tiny_architecture, assert_same_state, last, tiny
+from tiny_runs import after_step, assert_same_state, last, one_thread, tiny
 
-from training.engine import checkpoint, loop
+from training.engine import checkpoint
 from training.engine.loop import train
+from training.methods import SimSiam, StepInfo
 from zoo.datasets.dataset import open_dataset
 from zoo.errors import UserError
 from zoo.system import atomic_files
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def single_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+def start(folder: Path, *, resume: bool = False) -> Path:
+    """A run of six steps, with checkpoints after the third and the last."""
+    return train(tiny("simsiam"), open_dataset(PHOTOS), folder, device="cpu", resume=resume)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run; tests take a copy."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    start(folder)
+    return folder
+
+
+@pytest.fixture
+def damaged(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be damaged."""
+    shutil.copytree(finished, tmp_path / "damaged")
+    return tmp_path / "damaged"
 
 
 def limit_file_size(size: int) -> None:
@@ -33,23 +60,14 @@ def limit_file_size(size: int) -> None:
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_tiny_architecture()
-    dataset, recipe, parts = open_dataset(PHOTOS), tiny("simsiam"), tmp_path / "parts"
-    train(recipe, dataset, tmp_path / "whole", device="cpu")
-    original: Callable[[Any, Any], dict[str, float]] = loop.optimiser_step
-
-    def full_after_four(run: Any, batch: Any) -> dict[str, float]:
-        if batch.step == 4:
-            limit_file_size(50_000)  # bytes; a checkpoint has 400 000
-        return original(run, batch)
-
+    parts = tmp_path / "parts"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "optimiser_step", full_after_four)
+        after_step(4, lambda run: limit_file_size(50_000), patch)  # bytes; a checkpoint has 400 000
         try:
             with pytest.raises(UserError, match=r"^disk full while writing .*checkpoint-00000006.pt: free space"):
-                train(recipe, dataset, parts, device="cpu")
+                start(parts)
         finally:
             limit_file_size(resource.RLIM_INFINITY)
     assert sorted(path.name for path in parts.iterdir()) == [
@@ -59,8 +77,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
         "run.lock",
     ]
     assert last(parts)["step"] == 3
-    train(recipe, dataset, parts, device="cpu", resume=True)
-    assert_same_state(last(tmp_path / "whole"), last(parts))
+    start(parts, resume=True)
+    assert_same_state(last(finished), last(parts))
 
 
 def state_of(step: int) -> dict[str, Any]:
@@ -117,44 +135,31 @@ def test_sigkill_at_any_line_of_a_save_leaves_a_complete_checkpoint(again: bool,
     assert set(found) == {1, 2}
 
 
-def run_with_checkpoints(folder: Path) -> list[Path]:
-    """A finished run of ten steps that keeps four checkpoints."""
-    add_tiny_architecture()
-    train(tiny("simsiam", keep_checkpoints=4), open_dataset(PHOTOS), folder, device="cpu")
-    return sorted(folder.glob("checkpoint-*.pt"))
-
-
-def resume(folder: Path, *, resume: bool = True) -> Path:
-    return train(tiny("simsiam", keep_checkpoints=4), open_dataset(PHOTOS), folder, device="cpu", resume=resume)
-
-
-def test_where_every_checkpoint_is_damaged_nothing_is_started_over(tmp_path: Path) -> None:
-    files = run_with_checkpoints(tmp_path)
+def test_where_every_checkpoint_is_damaged_nothing_is_started_over(damaged: Path) -> None:
+    files = sorted(damaged.glob("checkpoint-*.pt"))
     for path in files:
         path.write_bytes(path.read_bytes()[:1000])
-    for again in (True, False):
-        with pytest.raises(UserError, match="every checkpoint is damaged or gone: restore one"):
-            resume(tmp_path, resume=again)
-    assert sorted(tmp_path.glob("checkpoint-*.pt")) == files
+    for resume in (True, False):
+        with pytest.raises(UserError, match="every checkpoint is damaged or missing: restore one"):
+            start(damaged, resume=resume)
+    assert sorted(damaged.glob("checkpoint-*.pt")) == files
 
 
 @pytest.mark.parametrize("text", ["", "{}", "null", '["a"]', '[{"file": 3, "sha256": ""}]', "\0\0"])
-def test_a_damaged_pointer_is_one_line_and_without_it_the_run_goes_on(text: str, tmp_path: Path) -> None:
-    files = run_with_checkpoints(tmp_path)
-    whole = last(tmp_path)
-    (tmp_path / "last.json").write_text(text)
+def test_a_damaged_pointer_is_one_line_and_without_it_the_run_goes_on(text: str, finished: Path, damaged: Path) -> None:
+    (damaged / "last.json").write_text(text)
     with pytest.raises(UserError, match=r"last.json is damaged: remove it"):
-        resume(tmp_path)
-    (tmp_path / "last.json").unlink()
-    files[-1].write_bytes(b"damaged")
+        start(damaged, resume=True)
+    (damaged / "last.json").unlink()
+    (damaged / checkpoint.file_name(6)).write_bytes(b"damaged")
     with pytest.raises(UserError, match="add --resume"):
-        resume(tmp_path, resume=False)
-    resume(tmp_path)
-    assert_same_state(whole, last(tmp_path))
+        start(damaged)
+    start(damaged, resume=True)
+    assert_same_state(last(finished), last(damaged))
 
 
-def test_any_damage_of_a_checkpoint_file_is_one_line(tmp_path: Path) -> None:
-    path, draw, said = run_with_checkpoints(tmp_path)[-1], random.Random(0), []
+def test_any_damage_of_a_checkpoint_file_is_one_line(damaged: Path) -> None:
+    path, draw, said = damaged / checkpoint.file_name(6), random.Random(0), []
     whole = path.read_bytes()
     for _ in range(60):
         data = bytearray(whole)
@@ -179,34 +184,23 @@ def test_a_folder_takes_one_run_at_a_time_and_its_removal_is_one_line(tmp_path: 
         assert other.stdout is not None
         assert other.stdout.readline().strip() == b"True"
         with pytest.raises(UserError, match="another process is training into"):
-            run_with_checkpoints(folder)
+            start(folder)
         other.kill()
-    assert run_with_checkpoints(folder)
+    assert start(folder)
 
 
 def test_a_folder_removed_while_the_run_goes_on_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original: Callable[[Any, Any], dict[str, float]] = loop.optimiser_step
-
-    def removing(run: Any, batch: Any) -> dict[str, float]:
-        if batch.step == 4:
-            shutil.rmtree(run.folder)
-        return original(run, batch)
-
-    monkeypatch.setattr(loop, "optimiser_step", removing)
+    after_step(4, lambda run: shutil.rmtree(run.folder), monkeypatch)
     with pytest.raises(UserError, match="run was removed while the run wrote into it"):
-        run_with_checkpoints(tmp_path / "run")
+        start(tmp_path / "run")
 
 
 def test_weights_that_an_update_made_infinite_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original: Callable[[Any, Any], dict[str, float]] = loop.optimiser_step
+    def overflow(method: SimSiam, info: StepInfo) -> None:
+        if info.step == 5:
+            next(method.parameters()).data[0] = torch.inf
 
-    def overflowing(run: Any, batch: Any) -> dict[str, float]:
-        values = original(run, batch)
-        if batch.step == 5:
-            next(run.method.parameters()).data[0] = torch.inf
-        return values
-
-    monkeypatch.setattr(loop, "optimiser_step", overflowing)
+    monkeypatch.setattr(SimSiam, "after_step", overflow)
     with pytest.raises(UserError, match="the update of step 5 made weights that are not finite"):
-        run_with_checkpoints(tmp_path)
+        start(tmp_path)
     assert last(tmp_path)["step"] == 3

@@ -8,21 +8,24 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked_commands import run_module
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("views.size=32", "heads.hidden=16", "heads.out=8", "optim.batch_size=8", "optim.epochs=1", "monitor_epochs=1")
+SMALL = ("architecture=r10", "views.size=32", "heads.hidden=16", "heads.out=8", "optim.batch_size=8", "optim.epochs=1",
+         "monitor_epochs=1")  # fmt: skip
 
 
 def zoo_train(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "training", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return run_module("training", *arguments, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
 def run(labelled_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in an interpreter of its own, as a user starts it."""
     folder = tmp_path_factory.mktemp("run") / "run"
     sets = [part for s in SMALL for part in ("--set", s)]
-    done = zoo_train("run", "byol_r18_tin32", "--data", labelled_folder, "--out", folder, *sets)
+    command = [sys.executable, "-m", "training", "run", "byol_r18_tin32", "--data", labelled_folder, "--out", folder]
+    done = subprocess.run([*command, *sets], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "zoo-train export" in done.stdout
     assert "images/s" in done.stderr
@@ -32,12 +35,11 @@ def run(labelled_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_a_run_becomes_an_encoder_that_extracts(run: Path, tmp_path: Path) -> None:
     encoder = tmp_path / "e.safetensors"
     assert zoo_train("export", run, "--out", encoder, "--half").returncode == 0
-    command = [sys.executable, "-m", "zoo", "extract", "--images", "examples/photos", "--out", str(tmp_path / "o"),
-               "--backend", "torch"]  # fmt: skip
-    done = subprocess.run([*command, "--model", str(encoder)], cwd=ROOT, capture_output=True, text=True, check=False)
+    options = ["--images", "examples/photos", "--out", tmp_path / "o", "--backend", "torch", "--model", encoder]
+    done = run_module("zoo", "extract", *options, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "o" / "manifest.json").read_text())
-    assert (manifest["model"], manifest["images"], manifest["dim"]) == ("e", 24, 512)
+    assert (manifest["model"], manifest["images"], manifest["dim"]) == ("e", 24, 256)
     assert manifest["preprocessing"]["input_size"] == 32
 
 

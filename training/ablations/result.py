@@ -7,7 +7,7 @@ from typing import TypedDict
 from zoo.system.json_types import JSON
 
 
-class CellIdentity(TypedDict):
+class CellKey(TypedDict):
     """The part that must be equal for a finished cell to be used again; ``data`` has names and numbers of images."""
 
     recipe: dict[str, JSON]
@@ -24,7 +24,7 @@ class CellScores(TypedDict):
     collapsed: bool
 
 
-class CellResult(CellIdentity, CellScores):
+class CellResult(CellKey, CellScores):
     """The ``result.json`` of a cell; its curves are pairs [step, value]."""
 
     minutes: float

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.ablations.result import AblationResult, CellIdentity, CellResult, CellScores, RowResult
+from training.ablations.figures import draw
+from training.ablations.result import AblationResult, CellKey, CellResult, CellScores, RowResult
 from training.ablations.tables import ABLATIONS, Row, Setting
 from training.monitoring import metrics_log
 from training.recipes.config import Recipe, to_json
@@ -60,6 +61,7 @@ def ablate(
         _sample(split, count)
         for split, count in zip(evaluation_splits(data), (setting.images, setting.queries), strict=True)
     )
+    # Cells: train and score the missing ones.
     total = len(rows) * seeds
     measured = []
     for number, row in enumerate(rows):
@@ -70,6 +72,7 @@ def ablate(
             done = number * seeds + seed + 1
             report(f"{done}/{total} {row.name}, seed {seed}: {setting.score} {cells[-1]['score']:.1f} %")
         measured.append(_row_result(row, cells))
+    # The table with all that it depends on, and its figure.
     result: AblationResult = {
         "ablation": name,
         "title": ablation.title,
@@ -84,8 +87,6 @@ def ablate(
         "apart": separated(measured),
     }
     atomic_write_text(out / f"{name}.json", json.dumps(result, indent=1) + "\n")
-    from training.ablations.figures import draw
-
     atomic_write(out / f"{name}.png", lambda file: draw(result, file))
     return result
 
@@ -136,14 +137,14 @@ def _sample(dataset: Dataset, count: int) -> Dataset:
 
 def _cell(recipe: Recipe, train: Dataset, test: Dataset, folder: Path, setting: Setting, device: str) -> CellResult:
     """Train and score one cell, or read its finished result."""
-    identity: CellIdentity = {
+    key: CellKey = {
         "recipe": json.loads(json.dumps(to_json(recipe))),
         "data": [train.name, len(train), test.name, len(test)],
         "score_by": setting.score,
     }
     path = folder / "result.json"
     if path.exists():
-        return _finished_result(path, identity)
+        return _finished_result(path, key)
     import torch
 
     from training.engine import checkpoint
@@ -155,7 +156,7 @@ def _cell(recipe: Recipe, train: Dataset, test: Dataset, folder: Path, setting: 
     last = run(recipe, train, folder, device=device, resume=resume)
     state = checkpoint.read(last)
     result: CellResult = {
-        **identity,
+        **key,
         **_scores(last, train, test, recipe, setting, device),
         "minutes": round(state["seconds"] / 60, 2),
         "hardware": hardware(torch.device(device)),
@@ -169,10 +170,10 @@ def _cell(recipe: Recipe, train: Dataset, test: Dataset, folder: Path, setting: 
     return result
 
 
-def _finished_result(path: Path, identity: CellIdentity) -> CellResult:
+def _finished_result(path: Path, key: CellKey) -> CellResult:
     try:
         finished: CellResult = json.loads(path.read_text())
-        same = all(finished[key] == identity[key] for key in ("recipe", "data", "score_by"))
+        same = all(finished[field] == key[field] for field in ("recipe", "data", "score_by"))
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path} is damaged: remove {path.parent}, and its cell is run again") from None
     if not same:
@@ -191,6 +192,7 @@ def _scores(last: Path, train: Dataset, test: Dataset, recipe: Recipe, setting: 
     from training.results import export
     from zoo.evaluate.frozen import knn, linear
 
+    # The exported encoder, as a user would score it.
     encoder, size = last.parent / "encoder.safetensors", recipe.views.size
     export.export(last, encoder, input_size=size, resize=size)
     embed = zoo.load(encoder, device=device)
@@ -201,6 +203,7 @@ def _scores(last: Path, train: Dataset, test: Dataset, recipe: Recipe, setting: 
     else:
         predicted = linear.fit_predict(bank, train.required_labels, queries).predictions
         score = float((predicted == test.required_labels).mean()) * 100
+    # The projections of the checkpoint, which show a collapse.
     method = build_method(recipe)
     load_weights(method, read(last), last)
     method.eval()

@@ -41,7 +41,7 @@ class ViewParameters:
     order: Ints  # [B, 4] permutation: index of the jitter operation that comes first, second, ...
     grayscale: NDArray[np.bool_]
     blur: NDArray[np.bool_]
-    sigma: Floats  # of the blur, in pixels
+    sigma: Floats  # blur radius in pixels
     solarize: NDArray[np.bool_]
 
 

@@ -1,4 +1,4 @@
-"""Which images each step trains on."""
+"""The order in which a run trains on its images."""
 
 from __future__ import annotations
 

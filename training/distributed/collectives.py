@@ -1,4 +1,4 @@
-"""The process group of a run and its collectives, each of which is the identity on a single process.
+"""The process group of a run and its collectives; on a single process these do nothing.
 
 ``torchrun --nproc-per-node 8 -m training run ...`` starts the ranks, with gloo on the CPU and NCCL on GPUs. Every rank
 trains on its part of each batch; only rank 0 writes files. With ``--max-restarts``, torchrun restarts a group that lost

@@ -1,1 +1,1 @@
-"""What a run measures and logs about itself; reads networks and data, and changes neither."""
+"""Measurements and logs of a run in progress; reads networks and data, and changes neither."""

@@ -1,1 +1,1 @@
-"""What comes out of a run: the exported encoder, its summary and its curves; reads finished runs and never trains."""
+"""The results of a run: exported encoder, summary and curves; reads a run's folder and never trains."""

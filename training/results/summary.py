@@ -19,11 +19,11 @@ from zoo.system.atomic_files import atomic_write, atomic_write_text, make_folder
 from zoo.system.json_types import JSON
 from zoo.version import __version__
 
-_POINTS = 60  # of the loss curve
+_POINTS = 60  # number of points of the loss curve
 
 
 class RunFacts(TypedDict):
-    """What a checkpoint says about its run, in the form of ``zoo.publish.card.facts.Facts.training``."""
+    """The facts about a run in its checkpoint, in the form of ``zoo.publish.card.facts.Facts.training``."""
 
     recipe: dict[str, JSON]
     data: DataInfo
@@ -43,7 +43,7 @@ class RunSummary(RunFacts):
 
 
 def run_facts(state: CheckpointState) -> RunFacts:
-    """Return what a checkpoint says about its run."""
+    """Return the facts about a run in its checkpoint."""
     return {
         "recipe": state["recipe"],
         "data": state["data"],

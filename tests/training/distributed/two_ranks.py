@@ -1,7 +1,7 @@
-"""One of two ranks on the CPU, started by ``test_ranks.py``: ``torchrun ... two_ranks.py DATA OUT``.
+"""One of two ranks on the CPU, started by ``test_ranks.py`` through torchrun's launcher.
 
-In its first life the group makes all checks, the last of which is that rank 1 gets a SIGKILL. Its second life is the
-command ``zoo-train run`` into the folder of the run that was killed, without ``--resume``.
+In its first life the group makes all checks; in the last one rank 1 gets a SIGKILL. Its second life is the command
+``zoo-train run`` into the folder of the run that was killed, without ``--resume``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,21 @@ from torch import nn
 from training.distributed import collectives
 from training.distributed.sync_batch_norm import AllReduceBatchNorm
 from training.engine import loop
+from training.engine.state import Run
 from training.recipes import table
 from training.recipes.config import Recipe
 from zoo.datasets.dataset import Dataset, open_dataset
 from zoo.errors import UserError
+
+
+def recipe_for_ranks(method: str, **changes: Any) -> Recipe:
+    """With few layers: ranks on a CPU spend their time waiting for each other's BN statistics."""
+    return tiny(method, architecture="tiny10", **changes)
+
+
+def whole_run() -> Recipe:
+    """Four steps, a checkpoint after two and four, monitors after each of two epochs."""
+    return recipe_for_ranks("byol", optim={"batch_size": 16}, checkpoint_steps=2, monitor_epochs=1)
 
 
 def relative(ours: torch.Tensor, reference: torch.Tensor) -> float:
@@ -95,6 +107,10 @@ def said_by(work: Callable[[], Any]) -> str:
     return "nothing"
 
 
+def send_signal(number: signal.Signals) -> Callable[[Run], None]:
+    return lambda run: os.kill(os.getpid(), number)
+
+
 def checks(data: Path, out: Path) -> None:
     """Writes what it found to ``rank-N.json``, and what the runs gave beside it; at the end rank 1 is killed."""
     dataset, rank = open_dataset(data), collectives.rank()
@@ -109,15 +125,16 @@ def checks(data: Path, out: Path) -> None:
     found["groups of one rank"] = own_group_errors((4, 3, 5, 6))
     # a rank has 4 of the 8 images of a batch
     found["statistics differ"] = {
-        images: statistics_differ(tiny("swav", bn_group_images=images), dataset, out) for images in (0, 4, 8)
+        images: statistics_differ(recipe_for_ranks("swav", bn_group_images=images), dataset, out)
+        for images in (0, 4, 8)
     }
     for method, accumulate in [*((m, 1) for m in METHODS), ("simsiam", 2)]:
-        run = tiny_run(tiny(method, accumulate=accumulate), dataset, out, dtype=torch.float64)
+        run = tiny_run(recipe_for_ranks(method, accumulate=accumulate), dataset, out, dtype=torch.float64)
         reports = step_reports(run, 3)
         if rank == 0:
             torch.save((reports, run.method.state_dict()), out / f"{method}-{accumulate}.pt")
 
-    run = tiny_run(tiny("byol"), dataset, out)
+    run = tiny_run(recipe_for_ranks("byol"), dataset, out)
     before = [p.clone() for p in run.method.parameters()]
     if rank == 1:
         forward = run.forward
@@ -126,18 +143,18 @@ def checks(data: Path, out: Path) -> None:
     found["untouched"] = all(map(torch.equal, before, run.method.parameters()))
 
     def train(folder: str, resume: bool = False) -> None:
-        loop.train(tiny("byol", monitor_epochs=1), dataset, out / folder, device="cpu", resume=resume)
+        loop.train(whole_run(), dataset, out / folder, device="cpu", resume=resume)
 
     train("whole")
     with pytest.MonkeyPatch.context() as patch:
         if rank == 1:
-            after_step(3, lambda run: os.kill(os.getpid(), signal.SIGTERM), patch)
+            after_step(2, send_signal(signal.SIGTERM), patch)
         found["stopped"] = said_by(lambda: train("stopped"))
     train("stopped", resume=True)
     (out / f"rank-{rank}.json").write_text(json.dumps(found))
     with pytest.MonkeyPatch.context() as patch:
         if rank == 1:
-            after_step(5, lambda run: os.kill(os.getpid(), signal.SIGKILL), patch)
+            after_step(3, send_signal(signal.SIGKILL), patch)
         train("killed")
 
 
@@ -152,14 +169,17 @@ def first_life(data: Path, out: Path) -> None:
     sys.exit(1)
 
 
-if __name__ == "__main__":
-    data, out = Path(sys.argv[1]), Path(sys.argv[2])
+def live(data: Path, out: Path, environment: dict[str, str]) -> None:
+    """The life of a rank: torchrun's launcher calls it again when it has ended with an error."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
     add_tiny_architecture()
     if not collectives.restarted():
         first_life(data, out)
-    recipe = tiny("byol", monitor_epochs=1)
+    recipe = whole_run()
     table.find = lambda name: recipe
     sys.argv[1:] = ["run", "tiny", "--data", str(data), "--out", str(out / "killed"), "--device", "cpu"]
     from training.cli import main
 
-    main()
+    with (out / f"stdout-{os.environ['RANK']}.txt").open("w") as file, redirect_stdout(file):
+        main()

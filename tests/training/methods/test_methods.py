@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,16 +43,18 @@ def test_simsiam_collapses_without_the_stop_gradient_and_the_run_says_so(
     side and B - 1 on the other, with a loss of -(B - 2) / B, a spread of 2 / sqrt(B) and an effective rank of 1."""
     recipe = tiny(
         "simsiam",
+        architecture="tiny10",
         objective=Objective(stop_gradient=stop_gradient),
         heads=Heads(hidden=16, out=32, projector_layers=2),
-        optim={"lr": 4.0, "batch_size": 16, "epochs": 100},
+        optim={"lr": 4.0, "batch_size": 16, "epochs": 70},
         checkpoint_steps=1000,
     )
+    recipe = replace(recipe, views=replace(recipe.views, size=24))
     train(recipe, open_dataset(labelled_folder), tmp_path, device="cpu")
     said = "have collapsed to a constant" in capsys.readouterr().err
     lines = log(tmp_path)
     assert said is not stop_gradient
-    # over six seeds: 1.0 to 1.4 without the stop-gradient, 3.6 to 6.1 with it
+    # over four seeds: 1.1 to 1.4 without the stop-gradient, 4.3 to 6.0 with it
     assert (min(line["effective_rank"] for line in lines if "effective_rank" in line) < 2) is not stop_gradient
     if not stop_gradient:
         assert min(line["spread"] for line in lines if "spread" in line) == pytest.approx(2 / 16**0.5, abs=0.1)
@@ -274,8 +277,6 @@ def test_a_fresh_method_gives_one_finite_loss_and_gradients(kind: type[BYOL | Si
 
 @pytest.mark.parametrize("name", ["r10", "r50", "r50x2"])
 def test_the_small_stem_keeps_four_times_the_resolution(name: str) -> None:
-    from dataclasses import replace
-
     sizes = []
     for stem in ("imagenet", "cifar"):
         with torch.device("meta"):  # shapes only

@@ -92,7 +92,8 @@ def test_byol_without_a_predictor_collapses_and_the_run_says_so(
 ) -> None:
     """[B] table 5b: without the predictor nothing keeps the outputs apart. A fast target makes it quick."""
     optim = {"batch_size": 16, "epochs": 26, "tau": 0.0, "lr": 3.0, "warmup_epochs": 1, "constant_tau": True}
-    recipe = tiny("byol", objective=Objective(predictor=False), optim=optim, checkpoint_steps=200)
+    settings = {"architecture": "tiny10", "optim": optim, "checkpoint_steps": 200}
+    recipe = tiny("byol", objective=Objective(predictor=False), **settings)
     train(recipe, photos, tmp_path, device="cpu")
     assert "have collapsed to a constant" in capsys.readouterr().err
     lines = log(tmp_path)
