@@ -66,6 +66,8 @@ def our_recipe(method: str, args: argparse.Namespace, compiled: bool) -> Recipe:
     return replace(
         base,
         architecture=args.architecture,
+        padding="symmetric",  # as lightly's network
+        initialiser="timm",
         views=replace(base.views, size=args.size),
         optim=replace(base.optim, batch_size=args.batch, epochs=_FOREVER, warmup_epochs=0),
         precision=args.precision,

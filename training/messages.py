@@ -29,7 +29,7 @@ def print_recipes() -> None:
             f"{views.size}{small}",
             entry.data,
             entry.hardware,
-            entry.score,
+            f"{entry.score} ({entry.runs})" if entry.runs else entry.score,
             entry.source,
         )
     console = Console()
@@ -37,8 +37,11 @@ def print_recipes() -> None:
         console.width = 200
     console.print(table)
     console.print(
-        "\nexpected: top-1 of linear evaluation on the data, unless it says otherwise. [B]: BYOL, [S]: SimSiam. "
-        "lr: optimiser and base rate for a batch of 256.",
+        "\nexpected: top-1 of linear evaluation on the data, of one run, unless it says otherwise. [B]: BYOL, [S]: "
+        "SimSiam. lr: optimiser and base rate for a batch of 256. Names end with whose hyper-parameters a small recipe "
+        "has: lightly's, the paper's ([S] app. D), MoCo's demo; without one of these words they are ours.\n"
+        "precision: recipes of published runs default to bf16 autocast, the originals were fp32 (SwAV: apex O1, fp16); "
+        "--set precision=fp32 reproduces fp32, without TF32.",
         style="dim",
         markup=False,
     )

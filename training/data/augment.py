@@ -18,11 +18,12 @@ from training.data import augment_ops
 from training.data.packed_batch import PackedImages
 from training.recipes.config import View, Views
 from zoo.numerics.counter_rng import uniforms
-from zoo.transforms.random_crop import TRIES, clamped_size, retried_size
+from zoo.transforms.random_crop import TF_TRIES, TRIES, central_offset, clamped_size, retried_size, tf_size
 
 _SIGMA = (0.1, 2.0)  # blur radius in pixels, in both codes
 _CPU_PIXELS = 1 << 18  # pixels processed at once: about what the caches hold
 _GPU_PIXELS = 1 << 26  # some 1.5 GB of the GPU's memory
+_KERNELS = {"byol": "bicubic", "simclr": "bicubic_tf1", "torchvision": "bilinear_antialias"}
 MEAN = (0.485, 0.456, 0.406)  # ImageNet, in all codes
 
 Ints = NDArray[np.int64]
@@ -56,15 +57,22 @@ def draw_parameters(
     stream: int,
 ) -> ViewParameters:
     """Draw the parameters of one view for samples ``indices`` of the given sizes; a pure function of its arguments."""
-    u = iter(uniforms(seed, stream, epoch, indices, 2 * TRIES + 17).T)
-    areas, aspects = (np.stack([next(u) for _ in range(TRIES)], 1) for _ in range(2))
+    tries = TF_TRIES if operations == "simclr" else TRIES
+    u = iter(uniforms(seed, stream, epoch, indices, 2 * tries + 17).T)
+    first, second = (np.stack([next(u) for _ in range(tries)], 1) for _ in range(2))
+    area, places = (view.min_area, view.max_area), 1
+    fell_back = np.zeros(len(indices), bool)
     if operations == "byol":
-        size = clamped_size((view.min_area, view.max_area), heights, widths, areas[:, 0], aspects[:, 0])
+        height, width = clamped_size(area, heights, widths, first[:, 0], second[:, 0])
+    elif operations == "simclr":
+        height, width = tf_size(area, heights, widths, first, second)
+        places = 0  # TensorFlow never draws the last place, at the image's right or lower edge
     else:
-        size = retried_size((view.min_area, view.max_area), heights, widths, areas, aspects)
-    height, width = size
-    top = np.floor(next(u) * (heights - height + 1)).astype(np.int64)
-    left = np.floor(next(u) * (widths - width + 1)).astype(np.int64)
+        height, width, fell_back = retried_size(area, heights, widths, first, second)
+    top = np.floor(next(u) * (heights - height + places)).astype(np.int64)
+    left = np.floor(next(u) * (widths - width + places)).astype(np.int64)
+    top = np.where(fell_back, central_offset(heights, height), top)
+    left = np.where(fell_back, central_offset(widths, width), left)
     return ViewParameters(
         box=np.stack([top, left, height, width], 1),
         flip=next(u) < view.flip_p,
@@ -121,7 +129,6 @@ def apply_parameters(images: PackedImages, drawn: ViewParameters, views: Views, 
     normalise = [(1 / std).astype(np.float32), (-np.array(MEAN).reshape(3, 1, 1) / std).astype(np.float32)]
     out = torch.empty(len(images), 3, size, size, device=device)
     colour = list(_colour_operations(drawn, operations, view, size))
-    kernel = "bicubic" if operations == "byol" else "bilinear_antialias"
     for rows in _groups_of_like_size(drawn, size * size, _CPU_PIXELS if device.type == "cpu" else _GPU_PIXELS):
         # Parameters: all integers in one copy to the device, all floats in another.
         selected = [np.flatnonzero(step.selected[rows]) for step in colour]
@@ -133,7 +140,7 @@ def apply_parameters(images: PackedImages, drawn: ViewParameters, views: Views, 
         scale, shift, *parameters = _copy_to_device([*normalise, *values], device)
         # Crop, resize and flip.
         boxes = _gather_boxes(images.pixels, corner, width, extent, *(int(drawn.box[rows, n].max()) for n in (2, 3)))
-        image = augment_ops.crop_resize(boxes, F.pad(extent, (2, 0)), size, kernel, mirrored.bool())
+        image = augment_ops.crop_resize(boxes, F.pad(extent, (2, 0)), size, _KERNELS[operations], mirrored.bool())
         # Colour operations, each on the samples that it was drawn for.
         for step, index, parameter in zip(colour, indices, parameters, strict=True):
             if len(index) == len(rows):
@@ -205,7 +212,7 @@ def _colour_operations(drawn: ViewParameters, operations: str, view: View, size:
 
 def _jitter_operations(operations: str, view: View) -> list[Callable[[Tensor, Tensor], Tensor]]:
     """Return brightness, contrast, saturation, hue as functions of (images, strength in [-1, 1])."""
-    if operations == "byol":
+    if operations != "torchvision":
         return [
             lambda x, s: augment_ops.brightness(x, s * view.brightness),  # added, not multiplied
             lambda x, s: augment_ops.contrast(x, 1 + s * view.contrast),
@@ -221,8 +228,8 @@ def _jitter_operations(operations: str, view: View) -> list[Callable[[Tensor, Te
 
 
 def _blur(operations: str, size: int) -> Callable[[Tensor, Tensor], Tensor]:
-    if operations == "byol":
-        taps = 2 * (size // 10 // 2) + 1  # official ``augmentations.py``
+    if operations != "torchvision":
+        taps = 2 * (size // 10 // 2) + 1  # official ``augmentations.py`` and ``data_util.py``
         return lambda x, sigma: augment_ops.blur(x, sigma, taps)
     # PIL's blur extends the edge and has taps for any sigma; 3 times the largest sigma holds 99.7 % of the weight
     taps = min(2 * int(3 * _SIGMA[1]) + 1, 2 * ((size - 1) // 2) + 1)

@@ -1,8 +1,8 @@
 """Image operations on batches, with one parameter per sample: float [B, 3, H, W] in [0, 1] -> the same, clipped.
 
-There are two sets, because the papers' codes differ: BYOL's (as in TF: additive brightness, contrast about each
-channel's mean, hue and saturation in HSV) and torchvision's (SimSiam, MoCo v2). Both work in floating point here,
-without rounding to 8 bits between operations.
+There are two sets, because the papers' codes differ: BYOL's and SimCLR's (as in TF: additive brightness, contrast about
+each channel's mean, hue and saturation in HSV) and torchvision's (SimSiam, MoCo v2, SwAV). Both work in floating point
+here, without rounding to 8 bits between operations.
 
 On a CPU, a sample's bits do not depend on the rest of its batch: all operations are element-wise sums and products in a
 fixed order. Resampling and blur therefore add their taps one by one instead of multiplying matrices.
@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_TF_STEPS = 1024  # kTableSize of TF's ``resize_bicubic_op.cc``: a tap's distance is rounded to this part of a pixel
+
 # ---------------------------------------------------------------- crops
 
 
@@ -28,7 +30,9 @@ def crop_resize(
         image: float [B, 3, H, W]; fastest if its memory is channels_last.
         box: int [B, 4]: top, left, height, width in pixels, inside the image.
         size: side of the output.
-        kernel: ``bicubic`` is TF's ``resize`` (Keys a = -.5, no antialias), ``bilinear_antialias`` PIL's bilinear.
+        kernel: ``bicubic`` is TF 2's ``resize`` (Keys a = -.5, half-pixel centres, taps outside the box dropped),
+            ``bicubic_tf1`` TF 1's ``resize_bicubic`` (a = -.75, corners of pixels, taps outside take the edge), both
+            without antialias; ``bilinear_antialias`` is PIL's bilinear.
         mirrored: bool [B], samples to flip left-right; ``None`` flips none.
 
     Returns:
@@ -47,14 +51,24 @@ def _resample(
 ) -> Tensor:
     """[B, N, M] -> [B, size, M]: resize the lines ``start .. start + length`` of each sample to ``size`` lines."""
     b, full, m = lines.shape
-    reach = 2 if kernel == "bicubic" else ceil(max(1.0, full / size))  # lines on either side with non-zero weight
-    centre = (torch.arange(size, device=lines.device) + 0.5) * (length / size)[:, None] - 0.5
+    # ``reach``: lines on either side with non-zero weight
+    reach = ceil(max(1.0, full / size)) if kernel == "bilinear_antialias" else 2
+    index = torch.arange(size, device=lines.device)
+    if kernel == "bicubic_tf1":
+        centre = index * (length / size)[:, None]
+        centre = centre.floor() + ((centre - centre.floor()) * _TF_STEPS).round() / _TF_STEPS
+    else:
+        centre = (index + 0.5) * (length / size)[:, None] - 0.5
     if mirrored is not None:
         centre = torch.where(mirrored[:, None], centre.flip(1), centre)
     position = centre.floor()[:, None] + torch.arange(1 - reach, 1 + reach, device=lines.device)[:, None]
     distance = (position - centre[:, None]).abs()  # [B, taps, size]
-    weight = _keys(distance) if kernel == "bicubic" else _triangle(distance, length / size)
-    weight = weight * ((position >= 0) & (position < length[:, None, None]))  # lines outside the box are dropped
+    if kernel == "bilinear_antialias":
+        weight = _triangle(distance, length / size)
+    else:
+        weight = _cubic(distance, a=-0.75 if kernel == "bicubic_tf1" else -0.5)
+    if kernel != "bicubic_tf1":
+        weight = weight * ((position >= 0) & (position < length[:, None, None]))  # lines outside the box are dropped
     total = weight[:, 0].clone()
     for tap in range(1, 2 * reach):
         total += weight[:, tap]
@@ -67,9 +81,8 @@ def _resample(
     return out
 
 
-def _keys(distance: Tensor) -> Tensor:
-    """Keys' cubic with a = -.5, as in TF's ``resize``."""
-    a = -0.5
+def _cubic(distance: Tensor, a: float) -> Tensor:
+    """Keys' cubic; a is -.5 in TF 2's ``resize`` and -.75 in TF 1's ``resize_bicubic``."""
     inner = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     outer = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     return torch.where(distance <= 1, inner, torch.where(distance < 2, outer, 0.0))

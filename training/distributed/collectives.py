@@ -169,11 +169,27 @@ def gather_with_gradient(x: Tensor) -> Tensor:
     return gathered
 
 
-def all_reduce_sum_(x: Tensor) -> Tensor:
-    """Replace ``x`` by its sum over the ranks, and return it."""
+def all_reduce_sum_(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Replace ``x`` by its sum over the ranks of ``group``, or over all, and return it."""
     if world_size() > 1:
-        dist.all_reduce(x)
+        dist.all_reduce(x, group=group)
     return x
+
+
+def neighbours(size: int) -> dist.ProcessGroup | None:
+    """Return the group of ``size`` neighbouring ranks to which this rank belongs; ``None`` if that is all of them.
+
+    A collective call. ``size`` divides the number of ranks.
+    """
+    if size == world_size():
+        return None
+    own: dist.ProcessGroup | None = None
+    for start in range(0, world_size(), size):
+        ranks = list(range(start, start + size))
+        group = dist.new_group(ranks)  # every rank must make every group
+        if rank() in ranks and isinstance(group, dist.ProcessGroup):
+            own = group
+    return own
 
 
 class _Gather(torch.autograd.Function):

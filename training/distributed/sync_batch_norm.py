@@ -1,4 +1,4 @@
-"""BN over the batch of all ranks, as the methods' papers use it.
+"""BN over the batch of all ranks, or of groups of neighbouring ranks (SwAV), as the methods' papers use it.
 
 GPUs use torch's and timm's SyncBatchNorm. Both refuse the CPU, so the CPU uses an all-reduce in plain torch. That is
 slower but gives the same numbers in any precision, and makes two ranks testable without a GPU.
@@ -7,35 +7,66 @@ slower but gives the same numbers in any precision, and makes two ranks testable
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
+import torch.distributed as dist
 from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.distributed.collectives import all_reduce_sum_, world_size
+from zoo.errors import UserError
 
 
-def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
-    """Replace every BN inside ``module``; parameters, buffers and their names stay the same objects."""
-    convert: Callable[[_BatchNorm], nn.Module] = convert_sync_batchnorm if device.type == "cuda" else AllReduceBatchNorm
+def group_ranks(images: int, rows: int, ranks: int) -> int:
+    """Return the number of neighbouring ranks that share BN's statistics.
+
+    Args:
+        images: ``Recipe.bn_group_images``.
+        rows: images of a rank's micro-batch.
+        ranks: number of all ranks.
+
+    Raises:
+        UserError: the ranks cannot be grouped so that each group has ``images`` images.
+    """
+    if not images or rows * ranks <= images:
+        return ranks
+    if images % rows or ranks % (images // rows):
+        raise UserError(
+            f"bn_group_images={images} takes groups of {images / rows:g} of the {ranks} ranks with {rows} images each: "
+            "change accumulate or the number of ranks, or set bn_group_images=0 for BN over all ranks"
+        )
+    return images // rows
+
+
+def synchronise_batch_norm(module: nn.Module, device: torch.device, group: dist.ProcessGroup | None = None) -> None:
+    """Replace every BN inside ``module``; parameters, buffers and their names stay the same objects.
+
+    ``group`` is this rank's (``collectives.neighbours``); ``None`` is all ranks.
+    """
+    convert: Callable[[_BatchNorm], nn.Module]
+    if device.type == "cuda":
+        convert = partial(convert_sync_batchnorm, process_group=group)
+    else:
+        convert = partial(AllReduceBatchNorm, group=group)
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
             module.add_module(name, convert(child))
         else:
-            synchronise_batch_norm(child, device)
+            synchronise_batch_norm(child, device, group)
 
 
 class AllReduceBatchNorm(_BatchNorm):
-    """``bn`` (of every kind, also timm's with an activation) with the statistics of all ranks' rows.
+    """``bn`` (of every kind, also timm's with an activation) with the statistics of the rows of ``group``'s ranks.
 
     Every rank must have the same number of rows. Gradients are those of the sum of all ranks' losses, as in torch's
     SyncBatchNorm; DDP then averages them.
     """
 
-    def __init__(self, bn: _BatchNorm) -> None:
+    def __init__(self, bn: _BatchNorm, group: dist.ProcessGroup | None = None) -> None:
         super().__init__(bn.num_features, bn.eps, bn.momentum, bn.affine, bn.track_running_stats)
+        self.group = group
         self._parameters, self._buffers, self.training = bn._parameters, bn._buffers, bn.training
         self.activation = nn.Sequential(bn.drop, bn.act) if isinstance(bn, BatchNormAct2d) else nn.Identity()
 
@@ -51,10 +82,11 @@ class AllReduceBatchNorm(_BatchNorm):
         dims = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        count = x.numel() // x.shape[1] * world_size()
-        mean = _SumOverRanks.apply(wide.sum(dims)) / count
+        ranks = world_size() if self.group is None else self.group.size()
+        count = x.numel() // x.shape[1] * ranks
+        mean = _SumOverRanks.apply(wide.sum(dims), self.group) / count
         centred = wide - mean.view(shape)
-        variance = _SumOverRanks.apply(centred.square().sum(dims)) / count
+        variance = _SumOverRanks.apply(centred.square().sum(dims), self.group) / count
         self._update_running_stats(mean.detach(), variance.detach() * (count / (count - 1)))
         y = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
@@ -72,13 +104,16 @@ class AllReduceBatchNorm(_BatchNorm):
 
 
 class _SumOverRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        return all_reduce_sum_(x.clone())
+    group: dist.ProcessGroup | None
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
-        return all_reduce_sum_(gradients[0].clone())
+    def forward(ctx: _SumOverRanks, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        return all_reduce_sum_(x.clone(), group)
+
+    @staticmethod
+    def backward(ctx: _SumOverRanks, *gradients: Tensor) -> tuple[Tensor, None]:
+        return all_reduce_sum_(gradients[0].clone(), ctx.group), None
 
 
 class PreservedRunningStats:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Generator, Mapping
-from contextlib import closing, nullcontext
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from math import isfinite
 from pathlib import Path
 
@@ -56,10 +56,27 @@ def train(
     with explain_out_of_memory(), open_run(recipe, dataset, folder, device, resume) as run:
         if run.device.type == "cpu":
             keep_freed_memory()
-        with closing(train_steps(run, tensorboard=tensorboard)) as steps:
+        with tf32(recipe.precision != "fp32"), closing(train_steps(run, tensorboard=tensorboard)) as steps:
             for _ in steps:
                 pass
         return folder / checkpoint.file_name(run.step)
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Turn TF32 off while the context is open, unless ``allowed``; torch allows it in cuDNN's convolutions by default.
+
+    The GPUs of the published runs had no TF32, so ``precision=fp32`` means full float32 on newer ones too.
+    """
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    if not allowed:
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
 
 
 def train_steps(run: Run, *, tensorboard: bool = False) -> Generator[dict[str, float], None, None]:

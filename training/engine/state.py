@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from training.data.loader import Batch, batches
 from training.data.sampler import EpochSampler
 from training.distributed import collectives
-from training.distributed.sync_batch_norm import synchronise_batch_norm
+from training.distributed.sync_batch_norm import group_ranks, synchronise_batch_norm
 from training.engine import checkpoint
 from training.engine.checkpoint import CheckpointState, DataInfo
 from training.engine.optim import build_optimiser
@@ -143,10 +143,11 @@ def new_run(recipe: Recipe, dataset: Dataset, folder: Path, device: torch.device
         encoder: Any = method.encoder  # a timm network
         encoder.set_grad_checkpointing()
     ranks = collectives.world_size()
-    if ranks > 1 and method.synchronised_bn:
-        synchronise_batch_norm(method, device)
-    classes = 0 if dataset.labels is None or collectives.rank() else int(dataset.labels.max()) + 1
     rows = recipe.optim.batch_size // ranks // recipe.accumulate
+    if ranks > 1 and method.synchronised_bn:
+        group = collectives.neighbours(group_ranks(recipe.bn_group_images, rows, ranks))
+        synchronise_batch_norm(method, device, group)
+    classes = 0 if dataset.labels is None or collectives.rank() else int(dataset.labels.max()) + 1
     dim = ARCHITECTURES[recipe.architecture].num_features
     monitor = OnlineMonitor(method, dim=dim, classes=classes, rows=rows, device=device)
     if recipe.compile:

@@ -8,6 +8,7 @@ import shutil
 import torch
 
 from training.distributed import collectives
+from training.distributed.sync_batch_norm import group_ranks
 from training.recipes.config import Recipe, check_ranges
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
@@ -73,6 +74,7 @@ def _check_batch(recipe: Recipe, dataset: Dataset) -> None:
             raise UserError(
                 "a micro-batch of one image has no BN statistics: give each rank and micro-batch 2 images or more"
             )
+        group_ranks(recipe.bn_group_images, rows, ranks)
         return
     objective = recipe.objective
     if rows % objective.bn_parts or rows // objective.bn_parts < 2:

@@ -8,9 +8,10 @@ from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
+from training.methods.initialise import initialise
 from training.recipes.config import Recipe
 from zoo.errors import UserError
-from zoo.models.registry import ARCHITECTURES
+from zoo.models.registry import ARCHITECTURES, Architecture
 from zoo.models.resnet import build_encoder
 
 
@@ -69,13 +70,27 @@ class Method(nn.Module):
         """Called after the optimiser's update."""
 
 
+def recipe_architecture(recipe: Recipe) -> Architecture:
+    """Return the recipe's encoder as the registry describes it.
+
+    Raises:
+        UserError: the architecture is unknown, or has no ``project_first``.
+    """
+    if recipe.architecture not in ARCHITECTURES:
+        raise UserError(f"unknown architecture {recipe.architecture!r}: one of {', '.join(ARCHITECTURES)}")
+    known = ARCHITECTURES[recipe.architecture]
+    if recipe.project_first and known.timm_name != "resnet18":
+        raise UserError(f"project_first is for r18, not for {recipe.architecture}: set it to false")
+    return replace(known, stem=recipe.stem, padding=recipe.padding, project_first=recipe.project_first)
+
+
 def recipe_encoder(recipe: Recipe) -> tuple[nn.Module, int]:
     """Return a randomly initialised encoder and the size of its output.
 
     Raises:
-        UserError: the architecture is unknown.
+        UserError: see ``recipe_architecture``.
     """
-    if recipe.architecture not in ARCHITECTURES:
-        raise UserError(f"unknown architecture {recipe.architecture!r}: one of {', '.join(ARCHITECTURES)}")
-    architecture = replace(ARCHITECTURES[recipe.architecture], stem=recipe.stem)
-    return build_encoder(architecture, zero_init_residual=recipe.zero_init_residual), architecture.num_features
+    architecture = recipe_architecture(recipe)
+    encoder = build_encoder(architecture, zero_init_residual=recipe.zero_init_residual)
+    initialise(encoder, recipe.initialiser)
+    return encoder, architecture.num_features

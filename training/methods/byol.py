@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from training.distributed import collectives
 from training.methods.base import Method, StepInfo, recipe_encoder
+from training.methods.initialise import initialise
 from training.methods.similarity import cosine, similarities, unit
 from training.recipes.config import Recipe
 from zoo.models.heads import byol_mlp
@@ -77,7 +78,7 @@ class BYOL(Method):
         heads, objective = recipe.heads, recipe.objective
         encoder, dim = recipe_encoder(recipe)
         target_encoder, _ = recipe_encoder(recipe)
-        return cls(
+        method = cls(
             encoder,
             dim,
             target_encoder=target_encoder,
@@ -88,6 +89,10 @@ class BYOL(Method):
             beta=objective.beta,
             temperature=objective.temperature,
         )
+        for head in (method.projector, method.predictor, method.target_projector):
+            if head is not None:
+                initialise(head, recipe.initialiser)
+        return method
 
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Two views [N, 3, H, W], normalised, and labels [N] -> ``loss`` (and ``negatives``, ``classifier``).

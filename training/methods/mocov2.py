@@ -39,8 +39,10 @@ class MoCoV2(Method):
         momentum: m of the key network; .999.
         temperature: T; .2 in v2, .07 in v1.
         symmetric: each view is once the query and once the key; the loss is the mean of both directions, and both keys
-            enter the queue (not in the paper; [S] table 4 and the authors' CIFAR-10 demonstration).
+            enter the queue (not in the paper; [S] table 4; an option of the authors' CIFAR-10 demonstration, which sums
+            the directions).
         bn_parts: parts of the batch that BN normalises separately; 8 in that demonstration, 1 in the official code.
+        projector_layers: 2 in v2; 1, a single Linear, in v1 and in the demonstration.
         seed: seed of the shuffles.
     """
 
@@ -60,6 +62,7 @@ class MoCoV2(Method):
         temperature: float = 0.2,
         symmetric: bool = False,
         bn_parts: int = 1,
+        projector_layers: int = 2,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -67,7 +70,7 @@ class MoCoV2(Method):
         self.bn_parts = bn_parts
         if bn_parts > 1:
             split_batch_norm(encoder, bn_parts)
-        self.encoder, self.projector = encoder, moco_projector(dim, out)
+        self.encoder, self.projector = encoder, moco_projector(dim, out, projector_layers)
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self.register_buffer("queue", F.normalize(torch.randn(out, queue), dim=0))  # CxK
@@ -88,6 +91,7 @@ class MoCoV2(Method):
             temperature=objective.temperature,
             symmetric=objective.symmetric,
             bn_parts=objective.bn_parts,
+            projector_layers=recipe.heads.mlp_layers,
             seed=recipe.seed,
         )
 

@@ -33,6 +33,7 @@ class SwAV(Method):
     Args:
         dim: size of the encoder's output.
         hidden, out: sizes of the projector; 2048 and 128 in the paper.
+        projector_layers: 2 in the paper, 3 in [S] table 4 (arXiv 2011.10566, app. C).
         prototypes: K, number of prototypes; 3000.
         temperature: .1.
         epsilon: weight of Sinkhorn's entropy term; .05.
@@ -52,6 +53,7 @@ class SwAV(Method):
         *,
         hidden: int = 2048,
         out: int = 128,
+        projector_layers: int = 2,
         prototypes: int = 3000,
         temperature: float = 0.1,
         epsilon: float = 0.05,
@@ -64,7 +66,7 @@ class SwAV(Method):
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.queue_from_epoch, self.frozen_steps = queue_from_epoch, frozen_steps
         self.encoder = encoder
-        self.projector = swav_projector(dim, hidden, out)
+        self.projector = swav_projector(dim, hidden, out, projector_layers)
         self.prototypes = nn.Linear(out, prototypes, bias=False)
         # The queue is equal on every rank, so that any rank's checkpoint is complete. Each rank uses some of its rows.
         self.register_buffer("queue", torch.zeros(_ASSIGNING, queue, out))
@@ -81,6 +83,7 @@ class SwAV(Method):
             dim,
             hidden=heads.hidden,
             out=heads.out,
+            projector_layers=heads.mlp_layers,
             prototypes=heads.prototypes,
             temperature=objective.temperature,
             epsilon=objective.epsilon,

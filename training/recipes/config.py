@@ -71,13 +71,14 @@ class Views:
     Views are normalised with ImageNet's mean and standard deviation. SwAV's code uses another deviation for red.
 
     Attributes:
-        operations: the code whose arithmetic the colour operations follow (``training.data.augment_ops``).
+        operations: the code whose crops and arithmetic the views follow (``training.data.augment_ops``). ``simclr``
+            differs from ``byol`` in the crop alone: TensorFlow's kernel draws its size, TF 1's bicubic resizes it.
         second: ``None`` makes one view, for supervised training.
         small: SwAV's small crops, ``small_count`` of them.
     """
 
     size: PositiveInt = 224
-    operations: Literal["byol", "torchvision"] = "byol"
+    operations: Literal["byol", "simclr", "torchvision"] = "byol"
     first: View = View()
     second: View | None = View(blur_p=0.1, solarize_p=0.2)
     small: View | None = None
@@ -103,6 +104,7 @@ class Heads:
     out: PositiveInt = 256
     projector_layers: PositiveInt = 3  # SimSiam and SimCLR
     projector_hidden: NonNegativeInt = 0  # SimSiam; 0 keeps the encoder's width, as the official code does
+    mlp_layers: Annotated[int, Range(1, 3)] = 2  # of the projector of MoCo v2 and SwAV, 2 in both papers
     prototypes: PositiveInt = 3000  # SwAV
     classes: NonNegativeInt = 0  # supervised
 
@@ -157,8 +159,17 @@ class Recipe:
     """A complete run. Apart from it, only the data, the device, the ranks and the library versions affect a result.
 
     Attributes:
+        padding: of the encoder's strided layers: ``symmetric`` is PyTorch's, ``same`` TensorFlow's (BYOL's official
+            code), ``same-pool`` TensorFlow's in the max-pool only (SimCLR's). An exported encoder keeps it.
+        project_first: a projection in the first block's shortcut of r18, as in DeepMind's networks.
+        initialiser: of the weights: ``timm`` leaves what timm and torch draw; ``haiku`` and ``tensorflow`` are those of
+            BYOL's and SimCLR's official codes (``training.methods.initialise``).
+        bn_group_images: BN uses the statistics of groups of neighbouring ranks with so many images each (of one view or
+            crop), as SwAV's official scripts do; 0, or a batch that is no larger, makes one group of all ranks.
         precision: autocast precision of the forward pass; parameters stay float32. fp16 uses a loss scaler, whose
-            skipped updates are an error only when they never end.
+            skipped updates are an error only when they never end. fp32 also turns TF32 off, which torch would
+            otherwise use in convolutions. The recipes of published runs default to bf16 although the originals were
+            fp32 (SwAV: apex O1, fp16): ``--set precision=fp32`` reproduces their arithmetic.
         accumulate: micro-batches per optimiser step, of ``batch_size / accumulate`` images each. Schedules, target
             network and hooks advance once per step. Gradients are averaged, which without BN equals the large batch
             for BYOL and SimSiam. BN uses the statistics of each micro-batch, and its running statistics are updated
@@ -177,6 +188,10 @@ class Recipe:
     architecture: str
     stem: Literal["imagenet", "cifar"] = "imagenet"  # cifar: 3x3 convolution, no pool, for images of 32 pixels
     zero_init_residual: bool = False
+    padding: Literal["symmetric", "same", "same-pool"] = "symmetric"
+    project_first: bool = False
+    initialiser: Literal["timm", "haiku", "tensorflow"] = "timm"
+    bn_group_images: NonNegativeInt = 0
     views: Views = Views()
     heads: Heads = Heads()
     objective: Objective = Objective()

@@ -1,6 +1,10 @@
 """Published runs on ImageNet-1k: one function for each, which returns a complete ``Recipe``; variants edit another.
 
 [B] is BYOL (arXiv 2006.07733), [S] is SimSiam (arXiv 2011.10566).
+
+All recipes default to bf16 autocast. The originals were fp32, and SwAV's was apex O1 (mixed fp16). ``--set
+precision=fp32`` reproduces fp32, without TF32. (A TPU, on which BYOL and SimCLR were trained, may have multiplied fp32
+numbers in bf16; their repositories do not say.)
 """
 
 from __future__ import annotations
@@ -14,15 +18,30 @@ SIMCLR_VIEW = View(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_p
 
 
 def byol_in1k(architecture: str, epochs: int) -> Recipe:
-    """BYOL on ImageNet-1k, batch 4096 ([B] section 3.3 and app. F)."""
-    lr, weight_decay, tau = {  # the official code's presets
+    """BYOL on ImageNet-1k, batch 4096 ([B] section 3.3 and app. F; deepmind-research, ``byol/configs/byol.py``).
+
+    200, 400 and 800 epochs are [S]'s reproduction. The network has TensorFlow's padding and haiku's initialisers, as in
+    the official code.
+    """
+    lr, weight_decay, tau = {
         40: (0.45, 1e-6, 0.97),
         100: (0.45, 1e-6, 0.99),
+        200: (0.3, 1e-6, 0.99),  # [S] footnote 6
         300: (0.3, 1e-6, 0.99),
+        400: (0.3, 1e-6, 0.99),  # [S] footnote 6
+        800: (0.2, 1.5e-6, 0.996),  # [S] footnote 6
         1000: (0.2, 1.5e-6, 0.996),
     }[epochs]
-    optim = Optim(lr=lr, weight_decay=weight_decay, tau=tau, epochs=epochs, drop_last=False)
-    return Recipe(f"byol_{architecture}_in1k_{epochs}ep", "byol", architecture, optim=optim, precision="bf16")
+    return Recipe(
+        f"byol_{architecture}_in1k_{epochs}ep",
+        "byol",
+        architecture,
+        padding="same",
+        project_first=architecture == "r18",
+        initialiser="haiku",
+        optim=Optim(lr=lr, weight_decay=weight_decay, tau=tau, epochs=epochs, drop_last=False),
+        precision="bf16",
+    )
 
 
 def byol_r50_in1k_1000ep_b512() -> Recipe:
@@ -33,7 +52,7 @@ def byol_r50_in1k_1000ep_b512() -> Recipe:
 
 
 def simsiam_in1k(architecture: str, epochs: int) -> Recipe:
-    """SimSiam on ImageNet-1k, batch 512 ([S] section 3 and table 4, whose batch was 256)."""
+    """SimSiam on ImageNet-1k, batch 512 ([S] section 3, official ``main_simsiam.py``; table 4's batch was 256)."""
     return Recipe(
         f"simsiam_{architecture}_in1k_{epochs}ep",
         "simsiam",
@@ -55,23 +74,49 @@ def simsiam_in1k(architecture: str, epochs: int) -> Recipe:
     )
 
 
-def simclr_in1k(architecture: str, epochs: int) -> Recipe:
-    """SimCLR on ImageNet-1k, batch 4096 (arXiv 2002.05709 section 2.2, official readme).
+def simsiam_b256_in1k(epochs: int) -> Recipe:
+    """SimSiam with a batch of 256, as in [S] table 4."""
+    base = simsiam_in1k("r50", epochs)
+    return replace(base, name=f"{base.name}_b256", optim=replace(base.optim, batch_size=256))
 
-    Weight decay is the readme's 1e-4 (the code's default is 1e-6). The official code feeds images in [0, 1]; here they
-    are normalised as for all methods. The official code makes one more step, with a learning rate of almost 0.
+
+def simsiam_optimal_in1k() -> Recipe:
+    """SimSiam "optimal" of [S] table 5: better in detection, similar on ImageNet ([S] section 6.1).
+
+    The paper gives lr .5 and weight decay 1e-5, and 200 epochs for all rows of the table. It does not give the batch:
+    256, as in table 4, is assumed, which makes .5 the base rate.
+    """
+    base = simsiam_b256_in1k(200)
+    return replace(base, name="simsiam_r50_in1k_200ep_optimal", optim=replace(base.optim, lr=0.5, weight_decay=1e-5))
+
+
+def simclr_in1k(architecture: str, epochs: int) -> Recipe:
+    """SimCLR v1 on ImageNet-1k, batch 4096 (arXiv 2002.05709 section 2.2; google-research/simclr at be133b3).
+
+    Weight decay is 1e-6 in the paper and in v1's ``run.py``. The readme's 1e-4 came with SimCLR v2 (244e712).
+
+    The official code feeds images in [0, 1]; here they are normalised as for all methods. It draws one blur radius per
+    view and replica's batch, here one per image. It makes one more step, with a learning rate of almost 0.
     """
     return Recipe(
         f"simclr_{architecture}_in1k_{epochs}ep",
         "simclr",
         architecture,
         zero_init_residual=True,  # official resnet.py: init_zero
-        views=Views(first=SIMCLR_VIEW, second=SIMCLR_VIEW),
+        padding="same-pool",  # official resnet.py: fixed_padding in convolutions, SAME in the pool
+        initialiser="tensorflow",
+        views=Views(operations="simclr", first=SIMCLR_VIEW, second=SIMCLR_VIEW),
         heads=Heads(out=128, projector_layers=2),
         objective=Objective(temperature=0.1),
-        optim=Optim(name="lars_classic", lr=0.3, weight_decay=1e-4, epochs=epochs, drop_last=False),  # 4.8 at 4096
+        optim=Optim(name="lars_classic", lr=0.3, weight_decay=1e-6, epochs=epochs, drop_last=False),  # 4.8 at 4096
         precision="bf16",
     )
+
+
+def simclr_3layer_in1k(epochs: int) -> Recipe:
+    """SimCLR with a three-layer projector, [S] table 4's "repro.+" ([S] app. C)."""
+    base = simclr_in1k("r50", epochs)
+    return replace(base, name=f"{base.name}_3layer", heads=replace(base.heads, projector_layers=3))
 
 
 def mocov2_in1k(architecture: str, epochs: int) -> Recipe:
@@ -90,13 +135,26 @@ def mocov2_in1k(architecture: str, epochs: int) -> Recipe:
     )
 
 
+def mocov2_symmetric_in1k(epochs: int) -> Recipe:
+    """MoCo v2 with the loss of both directions, [S] table 4's "repro.+" ([S] app. C).
+
+    The paper does not say if the directions were summed or averaged; they are averaged here.
+    """
+    base = mocov2_in1k("r50", epochs)
+    return replace(base, name=f"{base.name}_symmetric", objective=replace(base.objective, symmetric=True))
+
+
 def swav_in1k(architecture: str, epochs: int) -> Recipe:
-    """SwAV on ImageNet-1k, batch 4096, 2 x 224 + 6 x 96 (arXiv 2006.09882, official ``scripts``)."""
+    """SwAV on ImageNet-1k, batch 4096, 2 x 224 + 6 x 96 (arXiv 2006.09882, official ``scripts``).
+
+    BN's statistics are those of 8 GPUs with 64 images each (``--sync_bn apex``, ``--syncbn_process_group_size 8``).
+    """
     large = replace(SIMCLR_VIEW, min_area=0.14)  # official multicropdataset.py, min_scale_crops
     return Recipe(
         f"swav_{architecture}_in1k_{epochs}ep",
         "swav",
         architecture,
+        bn_group_images=512,  # 8 x 64
         views=Views(
             operations="torchvision",
             first=large,
@@ -124,17 +182,34 @@ def swav_in1k(architecture: str, epochs: int) -> Recipe:
 def swav_wide_in1k(architecture: str) -> Recipe:
     """SwAV with wide networks, 400 epochs, 2 x 224 + 4 x 96 (official ``swav_RN50w{2,4}_400ep_pretrain.sh``)."""
     base = swav_in1k(architecture, 400)
-    views, objective, batch = replace(base.views, small_count=4), base.objective, 4096
+    views, objective, batch, bn_images = replace(base.views, small_count=4), base.objective, 4096, 8 * 32
     if architecture == "r50x4":
         first, small = replace(SIMCLR_VIEW, min_area=0.08), replace(SIMCLR_VIEW, min_area=0.08, max_area=0.14)
         views = replace(views, first=first, second=first, small=small)
-        objective, batch = replace(objective, queue=2560, queue_from_epoch=0), 2560
+        objective, batch, bn_images = replace(objective, queue=2560, queue_from_epoch=0), 2560, 8 * 40
     scale = 4096 / batch  # the script states the learning rates for a batch of 4096
     optim = base.optim
     optim = replace(
         optim, batch_size=batch, lr=scale * optim.lr, final_lr=scale * optim.final_lr, start_lr=scale * optim.start_lr
     )
-    return replace(base, views=views, heads=replace(base.heads, hidden=8192), objective=objective, optim=optim)
+    heads = replace(base.heads, hidden=8192)
+    return replace(base, bn_group_images=bn_images, views=views, heads=heads, objective=objective, optim=optim)
+
+
+def swav_2x224_in1k(epochs: int, layers: int = 2) -> Recipe:
+    """SwAV without small crops (official ``swav_400ep_2x224_pretrain.sh``).
+
+    With three layers in the projector it is [S] table 4's "repro.+". The paper says neither the width of the third
+    layer nor the smallest crop; they are the projector's hidden width and the script's .08 here.
+    """
+    base = swav_in1k("r50", epochs)
+    large = replace(base.views.first, min_area=0.08)
+    return replace(
+        base,
+        name=f"{base.name}_2x224" + ("_3layer" if layers == 3 else ""),
+        views=replace(base.views, first=large, second=large, small=None, small_count=0),
+        heads=replace(base.heads, mlp_layers=layers),
+    )
 
 
 def swav_b256_in1k(epochs: int) -> Recipe:
@@ -143,6 +218,7 @@ def swav_b256_in1k(epochs: int) -> Recipe:
     return replace(
         base,
         name=f"swav_r50_in1k_{epochs}ep_b256",
+        bn_group_images=0,  # --sync_bn pytorch: all 4 GPUs
         objective=replace(base.objective, queue=3840, queue_from_epoch=15, frozen_steps=5005),
         optim=replace(base.optim, batch_size=256, lr=0.6, final_lr=0.0006, start_lr=0.0, warmup_epochs=0),
     )

@@ -12,9 +12,18 @@ from zoo.errors import UserError
 SmallData: TypeAlias = Literal["cifar10", "tin"]
 _OBJECTIVE = Objective()
 
-# One GPU: R18, 3x3 stem, no blur ([S] app. D; lightly's CIFAR-10 benchmark). SGD uses the published base rates, or
-# lightly's. Our BYOL loss is four times lightly's (a SUM of squared distances against half the sum of negative
-# cosines), so a quarter of its rate with four times its weight decay gives the same update.
+# One GPU: R18, 3x3 stem, no blur. A name says whose hyper-parameters a recipe has: ``_lightly`` those of lightly's
+# CIFAR-10 benchmark, ``_paper`` those of [S] app. D, ``_demo`` those of MoCo's demonstration. A name without one of
+# these words has ours. Weight decay 5e-4 is lightly's and [S]'s; SimCLR's own CIFAR-10 command has 1e-6 with a rate of
+# 1.0. Our BYOL loss is four times lightly's (a SUM of squared distances against half the sum of negative cosines), so a
+# quarter of its rate with four times its weight decay gives the same update.
+_WHOSE: dict[MethodName, str] = {
+    "byol": "_lightly",
+    "simsiam": "_paper",
+    "simclr": "_lightly",
+    "mocov2": "_lightly",
+    "swav": "_lightly",
+}
 
 
 def _resnet18(
@@ -29,7 +38,7 @@ def _resnet18(
 ) -> Recipe:
     """R18 with the 3x3 stem at 32 pixels (CIFAR-10) or 64 (Tiny-ImageNet); both views alike."""
     return Recipe(
-        f"{method}_r18_{data}_{optim.epochs}ep",
+        f"{method}_r18_{data}_{optim.epochs}ep{_WHOSE.get(method, '')}",
         method,
         "r18",
         stem="cifar",
@@ -66,7 +75,7 @@ def small_budget(method: MethodName, data: SmallData, epochs: int) -> Recipe:
             optim = replace(optim, warmup_epochs=10, schedule="step")
             return _resnet18(method, data, simclr_view, heads=heads, objective=objective, optim=optim)
         case "mocov2":
-            # from the authors' CIFAR-10 demonstration, with twice its queue for twice its batch
+            # lightly's, with twice its queue for a larger batch; ``mocov2_demo`` is the authors' demonstration
             objective = Objective(temperature=0.1, queue=8192, key_momentum=0.99, symmetric=True, bn_parts=8)
             return _resnet18(method, data, moco_view, heads=Heads(out=128), objective=objective, optim=optim)
         case "swav":
@@ -81,6 +90,21 @@ def small_budget(method: MethodName, data: SmallData, epochs: int) -> Recipe:
             heads = Heads(classes={"cifar10": 10, "tin": 200}[data])
             recipe = _resnet18(method, data, view, heads=heads, optim=replace(optim, lr=0.05))
             return replace(recipe, views=replace(recipe.views, second=None))
+
+
+def mocov2_demo(epochs: int) -> Recipe:
+    """MoCo's CIFAR-10 demonstration (facebookresearch/moco, branch colab-notebook, ``moco_cifar10_demo.ipynb``).
+
+    Asymmetric, batch 512 with its rate of .06 (.03 for 256), a queue of 4096, a head of one Linear, crops of 8 % or
+    more, eight parts for BN. Views are normalised with ImageNet's mean and deviation; the notebook has CIFAR-10's.
+    """
+    view = replace(MOCO_VIEW, min_area=0.08, blur_p=0)
+    optim = Optim(
+        name="sgd", lr=0.03, batch_size=512, epochs=epochs, warmup_epochs=0, schedule="epoch", weight_decay=5e-4
+    )
+    objective = Objective(temperature=0.1, queue=4096, key_momentum=0.99, bn_parts=8)
+    recipe = _resnet18("mocov2", "cifar10", view, heads=Heads(out=128, mlp_layers=1), objective=objective, optim=optim)
+    return replace(recipe, name=f"mocov2_r18_cifar10_{epochs}ep_demo")
 
 
 def cpu_budget(method: MethodName, epochs: int) -> Recipe:
@@ -137,6 +161,9 @@ def byol_r18_tin32() -> Recipe:
         byol_in1k("r18", 40),
         name="byol_r18_tin32",
         zero_init_residual=True,
+        padding="symmetric",
+        project_first=False,
+        initialiser="timm",
         views=Views(size=32, first=view, second=view),
         heads=Heads(hidden=1024, out=256),
         optim=Optim(name="sgd", lr=0.2, batch_size=64, epochs=13, warmup_epochs=0.25, weight_decay=1e-4, tau=0.996),

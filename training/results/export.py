@@ -13,12 +13,13 @@ from training.methods import Method, build_method
 from training.recipes.config import Recipe, from_json
 from training.results.summary import run_facts
 from zoo.errors import UserError
-from zoo.hub.weights import WeightFile, locate, save_encoder
+from zoo.hub.weights import FORMAT, FORMAT_2, WeightFile, locate, save_encoder
 from zoo.models.registry import Weights
 from zoo.models.resnet import count_parameters, encoder_state
 from zoo.publish.card.gather import file_facts
 from zoo.publish.card.render import render
 from zoo.system.atomic_files import atomic_write_bytes, atomic_write_text, make_folder
+from zoo.system.json_types import JSON
 from zoo.transforms.preprocess import Preprocessing
 
 COMPANION_SUFFIXES = (".heads.safetensors", ".registry.json", ".card.md")
@@ -55,8 +56,10 @@ def export(
     checkpoint.load_weights(method, state, source)
     size = input_size or recipe.views.size
     preprocessing = Preprocessing(size, resize or round(size / 0.875), std=recipe.views.std)
-    metadata = {
-        "architecture": _architecture(recipe),
+    architecture = _architecture(recipe)
+    metadata: dict[str, object] = {
+        "format": FORMAT_2 if "padding" in architecture else FORMAT,
+        "architecture": architecture,
         "method": _REGISTRY_NAMES.get(recipe.method, recipe.method),
         "preprocessing": preprocessing.to_json(),
         "licence": "Apache-2.0",
@@ -77,8 +80,11 @@ def export(
     return sha256
 
 
-def _architecture(recipe: Recipe) -> str | dict[str, str]:
-    """Return the architecture as ``zoo.hub.weights`` reads it: its name, or name and stem."""
+def _architecture(recipe: Recipe) -> str | dict[str, JSON]:
+    """Return the architecture as ``zoo.hub.weights`` reads it: its name, or its name with what else it needs."""
+    if recipe.padding != "symmetric" or recipe.project_first:
+        network: dict[str, JSON] = {"name": recipe.architecture, "stem": recipe.stem}
+        return network | {"padding": recipe.padding, "project_first": recipe.project_first}
     if recipe.stem == "imagenet":
         return recipe.architecture
     return {"name": recipe.architecture, "stem": recipe.stem}
@@ -106,6 +112,7 @@ def _registry_draft(out: Path, recipe: Recipe, file: WeightFile, data: str) -> d
         licence=file.licence,
         source=file.source,
         preprocessing=file.preprocessing,
+        padding=file.architecture.padding,
     )
     return {
         "name": out.stem,

@@ -18,7 +18,7 @@ from zoo.numerics.counter_rng import permutation, uniforms
 from zoo.system.hardware import usable_cores
 from zoo.system.prefetch import prefetch
 from zoo.transforms.preprocess import Preprocessing
-from zoo.transforms.random_crop import TRIES, clamped_size, retried_size
+from zoo.transforms.random_crop import TRIES, central_offset, clamped_size, retried_size
 
 _STREAM = 101  # of zoo.numerics.counter_rng; the views of pretraining count from 1
 _CHUNK = 64  # images decoded together: bounds the memory of large photographs
@@ -62,12 +62,15 @@ class RandomCrops:
         widths, heights = np.array([i.size for i in images], np.int64).T
         u = uniforms(self.seed, _STREAM, epoch, rows, 2 * TRIES + 3)
         areas, aspects = u[:, :TRIES], u[:, TRIES : 2 * TRIES]
+        fell_back = np.zeros(len(rows), bool)
         if self.clamped:
             height, width = clamped_size((self.min_area, 1.0), heights, widths, areas[:, 0], aspects[:, 0])
         else:
-            height, width = retried_size((self.min_area, 1.0), heights, widths, areas, aspects)
+            height, width, fell_back = retried_size((self.min_area, 1.0), heights, widths, areas, aspects)
         top = np.floor(u[:, -3] * (heights - height + 1)).astype(np.int64)
         left = np.floor(u[:, -2] * (widths - width + 1)).astype(np.int64)
+        top = np.where(fell_back, central_offset(heights, height), top)
+        left = np.where(fell_back, central_offset(widths, width), left)
         return np.stack([left, top, left + width, top + height], 1), u[:, -1] < 0.5
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 FORMAT = "siamese-zoo encoder 1"
+FORMAT_2 = "siamese-zoo encoder 2"  # names a padding or project_first, which versions before 0.3 would ignore
 RANDOM = "random"  # tag of a randomly initialised network, for baselines and tests
 
 
@@ -210,8 +211,9 @@ def save_encoder(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str,
     """Write an encoder, atomically, as a safetensors file that ``locate`` reads; returns its sha256.
 
     Args:
-        metadata: ``architecture`` (a key of the registry, or a dict with such a ``name`` and a ``stem``), ``method``,
-            ``preprocessing``, ``licence``, and further JSON values that belong to the file.
+        metadata: ``architecture`` (a key of the registry, or a dict with such a ``name`` and a ``stem``; in a file of
+            ``FORMAT_2`` also a ``padding`` and ``project_first``), ``method``, ``preprocessing``, ``licence``, and
+            further JSON values that belong to the file.
         half: store convolutions in float16; BN stays float32.
     """
     from safetensors.torch import save
@@ -248,7 +250,7 @@ def _from_folder(config: ModelConfig, folder: Path) -> WeightFile:
 def _from_file(path: Path) -> WeightFile:
     sha256 = _hash(path)
     metadata = read_metadata(path)
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in (FORMAT, FORMAT_2):
         raise UserError(f"{path} was not written by `zoo-train export`: it does not say its architecture")
     try:
         architecture = _architecture(metadata["architecture"])
@@ -260,13 +262,23 @@ def _from_file(path: Path) -> WeightFile:
 
 
 def _architecture(text: str) -> Architecture:
-    """Parse a name of the registry, or JSON ``{"name": ..., "stem": "cifar"}``; the file is not trusted."""
+    """Parse a name of the registry, or JSON of ``save_encoder``'s dict; the file is not trusted."""
     if not text.startswith("{"):
         return ARCHITECTURES[text]
-    name, stem = (json.loads(text)[key] for key in ("name", "stem"))
+    values = json.loads(text)
+    stem, padding, project_first = (
+        values["stem"],
+        values.get("padding", "symmetric"),
+        values.get("project_first", False),
+    )
     if stem not in ("imagenet", "cifar"):
         raise ValueError(f"unknown stem {stem!r}")
-    return replace(ARCHITECTURES[name], stem=stem)
+    if padding not in ("symmetric", "same", "same-pool"):
+        raise ValueError(f"unknown padding {padding!r}")
+    known = ARCHITECTURES[values["name"]]
+    if project_first is not False and (project_first is not True or known.timm_name != "resnet18"):
+        raise ValueError(f"project_first={project_first!r} of {values['name']}")
+    return replace(known, stem=stem, padding=padding, project_first=project_first)
 
 
 def _hash(path: Path) -> str:

@@ -59,13 +59,17 @@ def simclr_projector(dim_in: int, dim_out: int = 128, layers: int = 2) -> nn.Seq
     return nn.Sequential(*modules)
 
 
-def moco_projector(dim_in: int, dim_out: int = 128) -> nn.Sequential:
-    """MoCo v2's head: Linear, ReLU, Linear, both with bias, no BN (official ``builder.py``)."""
-    return nn.Sequential(nn.Linear(dim_in, dim_in), nn.ReLU(inplace=True), nn.Linear(dim_in, dim_out))
+def moco_projector(dim_in: int, dim_out: int = 128, layers: int = 2) -> nn.Sequential:
+    """MoCo v2's head: Linear, ReLU, Linear, all with bias, no BN (official ``builder.py``); v1's has one layer."""
+    hidden = [m for _ in range(layers - 1) for m in (nn.Linear(dim_in, dim_in), nn.ReLU(inplace=True))]
+    return nn.Sequential(*hidden, nn.Linear(dim_in, dim_out))
 
 
-def swav_projector(dim_in: int, hidden: int = 2048, dim_out: int = 128) -> nn.Sequential:
-    """SwAV's head: Linear, BN, ReLU, Linear, both with bias (official ``resnet50.py``)."""
-    return nn.Sequential(
-        nn.Linear(dim_in, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim_out)
-    )
+def swav_projector(dim_in: int, hidden: int = 2048, dim_out: int = 128, layers: int = 2) -> nn.Sequential:
+    """SwAV's head: Linear, BN, ReLU, Linear, both with bias (official ``resnet50.py``); ``layers`` may be 3."""
+    modules: list[nn.Module] = []
+    width = dim_in
+    for _ in range(layers - 1):
+        modules += [nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
+        width = hidden
+    return nn.Sequential(*modules, nn.Linear(width, dim_out))

@@ -1,4 +1,7 @@
-"""Sizes of random crops by two published rules, BYOL's and torchvision's; training and evaluation share them."""
+"""Sizes of random crops by three published rules; training and evaluation share them.
+
+The rules are BYOL's, torchvision's (MoCo, SimSiam, SwAV) and TensorFlow's (SimCLR).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 TRIES = 10  # torchvision's RandomResizedCrop
-_LOG_ASPECT = log(4 / 3)  # both codes: log-uniform in 3/4 .. 4/3
+TF_TRIES = 100  # SimCLR's data_util.py: max_attempts
+_LOG_ASPECT = log(4 / 3)  # BYOL's and torchvision's codes: log-uniform in 3/4 .. 4/3
+_COVERED = 0.1  # SimCLR's data_util.py: min_object_covered, whose object is the whole image
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -26,10 +31,13 @@ def clamped_size(area: tuple[float, float], heights: Ints, widths: Ints, u: Floa
     return np.clip(height, 1, heights), np.clip(width, 1, widths)
 
 
-def retried_size(area: tuple[float, float], heights: Ints, widths: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints]:
+def retried_size(
+    area: tuple[float, float], heights: Ints, widths: Ints, u: Floats, v: Floats
+) -> tuple[Ints, Ints, NDArray[np.bool_]]:
     """Crop heights and widths by torchvision's rule: the first of ten draws that fits into the image.
 
-    Where none fits, the crop is the whole image, cut to the nearest allowed aspect ratio.
+    Where none fits, the crop is the whole image, cut to the nearest allowed aspect ratio; the third array says where.
+    Such a crop lies in the middle of the image (``central_offset``), not at a random place.
 
     Args:
         area: smallest and largest fraction of the image's area.
@@ -38,12 +46,52 @@ def retried_size(area: tuple[float, float], heights: Ints, widths: Ints, u: Floa
     """
     height, width = (s.T for s in _sizes(area, heights, widths, u.T, v.T))
     fits = (height > 0) & (width > 0) & (height <= heights[:, None]) & (width <= widths[:, None])
-    first = fits.argmax(1)
+    first, fell_back = fits.argmax(1), np.logical_not(fits.any(1))
     rows = np.arange(len(heights))
     widest = exp(_LOG_ASPECT)
     return (
-        np.where(fits.any(1), height[rows, first], np.minimum(heights, np.round(widths * widest))).astype(np.int64),
-        np.where(fits.any(1), width[rows, first], np.minimum(widths, np.round(heights * widest))).astype(np.int64),
+        np.where(fell_back, np.minimum(heights, np.round(widths * widest)), height[rows, first]).astype(np.int64),
+        np.where(fell_back, np.minimum(widths, np.round(heights * widest)), width[rows, first]).astype(np.int64),
+        fell_back,
+    )
+
+
+def central_offset(length: Ints, crop: Ints) -> Ints:
+    """Return the start of a crop in the middle of ``length`` pixels (torchvision's ``transforms.py``)."""
+    return (length - crop) // 2
+
+
+def tf_size(area: tuple[float, float], heights: Ints, widths: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints]:
+    """Return height and width by TensorFlow's ``sample_distorted_bounding_box_op.cc``, as SimCLR calls it.
+
+    The aspect and the height are uniform, so the area is not: its mean is .39 of a photograph of 375 x 500, where
+    BYOL's rule has .52. A crop must cover .1 of the whole image, so .1 is the smallest area, not .08. If none of 100
+    draws (u, v uniform [B, TF_TRIES]) does, the crop is the whole image.
+    """
+    height, width = heights.astype(np.float64)[:, None], widths.astype(np.float64)[:, None]
+    pixels = height * width
+    smallest, largest = area[0] * pixels, area[1] * pixels
+    aspect = 3 / 4 + u * (4 / 3 - 3 / 4)
+
+    # The height is uniform between those of the smallest and of the largest crop that fits.
+    lower, upper = np.rint(np.sqrt(smallest / aspect)), np.rint(np.sqrt(largest / aspect))
+    too_wide = np.rint(upper * aspect) > width
+    upper = np.where(too_wide, np.trunc((width + 0.5 - 1e-7) / aspect), upper)
+    upper = np.minimum(upper, height)
+    lower = np.minimum(lower, upper)
+    h = lower + np.floor(v * (upper - lower + 1))
+
+    # Rounding may put the area just outside of its range: one pixel of height more or less.
+    h += np.rint(h * aspect) * h < smallest
+    h -= np.rint(h * aspect) * h > largest
+    w = np.rint(h * aspect)
+    fits = (w * h >= smallest) & (w * h <= largest) & (w * h >= _COVERED * pixels)
+    fits &= (w <= width) & (h <= height) & (w > 0) & (h > 0)
+
+    first, found, rows = fits.argmax(1), fits.any(1), np.arange(len(heights))
+    return (
+        np.where(found, h[rows, first], heights).astype(np.int64),
+        np.where(found, w[rows, first], widths).astype(np.int64),
     )
 
 

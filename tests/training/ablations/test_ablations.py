@@ -12,6 +12,7 @@ from tiny_runs import add_tiny_architecture
 
 from training.ablations.run import ablate, interval, separated
 from training.ablations.tables import ABLATIONS, Setting, full, small
+from training.recipes.config import View, Views
 from zoo.errors import UserError
 
 
@@ -55,7 +56,10 @@ def test_the_grids_are_the_papers(setting: Setting) -> None:
     assert [r.published for r in rows["beta"]] == [72.5, 70.9, 70.7, 69.4, 69.1, 0.3, 0.2, 0.1]
     for row in rows["batch-size"]:
         assert row.recipe.optim.batch_size // row.recipe.accumulate == int(row.label.split()[0])
-    assert [r.published for r in rows["views"]][::5] == [72.5, 67.9]
+    views = [[r for r in rows["views"] if r.method == method] for method in ("BYOL", "SimCLR")]
+    assert [r.published for r in views[0]][:5] == [72.5, 70.3, 63.4, 61.1, 59.4]
+    assert [r.published for r in views[1]][:5] == [67.9, 61.9, 45.7, 41.7, 40.3]
+    assert [len(v) for v in views] == ([14, 14] if setting.all_views else [5, 5])
     crop_only = rows["views"][4].recipe.views
     assert all(v is not None and v.jitter_p == v.blur_p == v.flip_p == 0 for v in (crop_only.first, crop_only.second))
     assert [r.recipe.objective.stop_gradient for r in rows["stop-gradient"]] == [True, False]
@@ -63,6 +67,23 @@ def test_the_grids_are_the_papers(setting: Setting) -> None:
     assert [r.published for r in sizes[:per_method]] == [72.5, 72.4, 72.2, 72.2, 71.8, 69.6, 59.7][:per_method]
     parts = {4096 // int(r.label.split()[-1].strip(")")): r.recipe.accumulate for r in sizes}
     assert list(parts) == list(parts.values())  # split in as many as what is published beside it
+
+
+def test_the_full_setting_is_the_papers() -> None:
+    """[B] table 17 removes blur and solarize from the second view T' of SimCLR too; [S] table 1's baseline is 67.7."""
+    setting = full()
+    assert setting.simclr.views == setting.byol.views == Views()
+    assert setting.simclr.optim.weight_decay == 1e-6
+    assert not setting.simsiam.optim.fixed_predictor_lr
+    rows = {(r.method, r.label): r for r in ABLATIONS["views"].rows(setting)}
+    for method, published in (("BYOL", 72.2), ("SimCLR", 67.4)):
+        row = rows[method, "remove blur and solarize in T'"]
+        assert row.published == published
+        assert row.recipe.views.first == View()
+        assert row.recipe.views.second == View(blur_p=0.0, solarize_p=0.0)
+        symmetric = rows[method, "symmetric blurring and solarization"].recipe.views
+        assert symmetric.first == symmetric.second == View(blur_p=0.5, solarize_p=0.2)
+    assert rows["BYOL", "crop and color only"].recipe.views.first.jitter_p == 0.8
 
 
 def test_an_ablation_runs_once_and_draws(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

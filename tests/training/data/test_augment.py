@@ -19,6 +19,7 @@ from training.data.augment import MEAN, apply_parameters, draw_parameters, make_
 from training.data.packed_batch import pack
 from training.recipes import table
 from training.recipes.config import View, Views
+from zoo.transforms.tf_bicubic import CROP_FIRST
 
 QUIET = View(jitter_p=0, grayscale_p=0, blur_p=0, solarize_p=0)
 
@@ -36,7 +37,9 @@ def make(images: list[Tensor], indices: list[int], views: Views, view: View, *, 
     return apply_parameters(pack([i.numpy() for i in images]), drawn, views, view, views.size)
 
 
-@pytest.mark.parametrize("recipe", ["byol_r50_in1k_300ep", "simsiam_r50_in1k_100ep", "byol_r18_tin32"])
+@pytest.mark.parametrize(
+    "recipe", ["byol_r50_in1k_300ep", "simsiam_r50_in1k_100ep", "simclr_r50_in1k_100ep", "byol_r18_tin32"]
+)
 def test_a_view_depends_on_its_sample_alone(recipe: str) -> None:
     """Whatever else is in the batch, in whatever order, of whatever sizes."""
     views = replace(table.find(recipe).views, size=32)
@@ -48,7 +51,11 @@ def test_a_view_depends_on_its_sample_alone(recipe: str) -> None:
     assert not torch.allclose(make(images, list(range(10)), views, views.second, epoch=1), together)
 
 
-@given(height=st.integers(1, 90), width=st.integers(1, 90), operations=st.sampled_from(["byol", "torchvision"]))
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    operations=st.sampled_from(["byol", "simclr", "torchvision"]),
+)
 @settings(max_examples=40, deadline=None)
 def test_boxes_lie_in_the_image_and_views_are_finite(height: int, width: int, operations: str) -> None:
     sizes = [np.full(16, s, np.int64) for s in (height, width)]
@@ -84,7 +91,7 @@ def test_the_whole_image_at_its_size_comes_back() -> None:
     images = photographs(3, 24, 24)
     box = torch.tensor([[0, 0, 24, 24]] * 3)
     x = torch.stack(images).permute(0, 3, 1, 2).float() / 255
-    for kernel in ("bicubic", "bilinear_antialias"):
+    for kernel in ("bicubic", "bicubic_tf1", "bilinear_antialias"):
         torch.testing.assert_close(augment_ops.crop_resize(x, box, 24, kernel), x, rtol=0, atol=1e-6)
 
 
@@ -99,6 +106,46 @@ def test_bilinear_crops_are_pil_s(size: int) -> None:
     cropped = Image.fromarray(image.numpy()).crop((left, top, left + width, top + height))
     theirs = torch.from_numpy(np.array(cropped.resize((size, size), Image.Resampling.BILINEAR)))
     assert (ours[0].permute(1, 2, 0) * 255 - theirs).abs().max() < 1.01  # PIL rounds to 8 bit after each pass
+
+
+@pytest.mark.parametrize("size", [7, 20, 33, 64])
+@pytest.mark.parametrize(("kernel", "code"), [("bicubic_tf1", "simclr"), ("bicubic", "byol")])
+def test_bicubic_crops_are_tensorflow_s(kernel: str, code: str, size: int) -> None:
+    """``zoo.transforms.tf_bicubic`` is held against TensorFlow itself."""
+    image = photographs(1, 50, 60)[0]
+    top, left, height, width = box = (5, 9, 40, 31)
+    x = image.permute(2, 0, 1)[None].float() / 255
+    ours = augment_ops.crop_resize(x, torch.tensor([box]), size, kernel)
+    theirs = CROP_FIRST[code].levels(Image.fromarray(image.numpy()), (left, top, left + width, top + height), size)
+    # training's kernel of TF 2 does not round a tap's distance to 1/1024 of a pixel
+    limit = {"bicubic_tf1": 1e-4, "bicubic": 0.1}[kernel]
+    assert np.abs(ours[0].permute(1, 2, 0).numpy() * 255 - theirs).max() < limit
+    mirrored = augment_ops.crop_resize(x, torch.tensor([box]), size, kernel, torch.tensor([True]))
+    assert torch.equal(mirrored, ours.flip(3))
+
+
+def drawn_boxes(operations: str, height: int, width: int, count: int) -> np.ndarray:
+    sizes = [np.full(count, s, np.int64) for s in (height, width)]
+    return draw_parameters(View(), operations, *sizes, np.arange(count), seed=0, epoch=0, stream=1).box
+
+
+@pytest.mark.parametrize(("operations", "mean", "least"), [("simclr", 0.388, 0.1), ("byol", 0.519, 0.079)])
+def test_areas_of_crops_of_a_photograph(operations: str, mean: float, least: float) -> None:
+    """TensorFlow's kernel draws aspect and height uniformly; its crops are smaller than BYOL's clamped ones."""
+    box = drawn_boxes(operations, 375, 500, 50_000)
+    area = box[:, 2] * box[:, 3] / (375 * 500)
+    assert abs(area.mean() - mean) < 0.005
+    assert least <= area.min() < least + 0.005
+
+
+def test_a_crop_that_never_fits_is_central_or_the_whole_image() -> None:
+    """torchvision takes the middle of a strip, TensorFlow's kernel all of it; BYOL's clamped crop is anywhere."""
+    box = drawn_boxes("torchvision", 40, 900, 100)
+    np.testing.assert_array_equal(box, [[0, 423, 40, 53]] * 100)
+    np.testing.assert_array_equal(drawn_boxes("torchvision", 900, 40, 100), [[423, 0, 53, 40]] * 100)
+    np.testing.assert_array_equal(drawn_boxes("simclr", 40, 900, 100), [[0, 0, 40, 900]] * 100)
+    assert len(np.unique(drawn_boxes("byol", 40, 900, 100)[:, 1])) > 50
+    assert len(np.unique(drawn_boxes("torchvision", 400, 500, 100)[:, 1])) > 50
 
 
 def test_torchvision_operations_are_torchvision_s() -> None:

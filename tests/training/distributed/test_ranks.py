@@ -22,7 +22,9 @@ from two_ranks import live, recipe_for_ranks
 
 from training.data.loader import Batch, batches
 from training.data.packed_batch import pack
+from training.distributed.sync_batch_norm import group_ranks
 from zoo.datasets.dataset import open_dataset
+from zoo.errors import UserError
 from zoo.numerics.counter_rng import permutation
 
 SETTINGS = {"ZOO_TRAIN_TIMEOUT": "60", "TORCH_CPP_LOG_LEVEL": "ERROR"}
@@ -71,6 +73,28 @@ def test_all_reduce_bn_is_bn_over_both_ranks(found: list[dict[str, Any]]) -> Non
         for kind, errors in rank["batch_norm"].items():
             assert {"output", "input", "running_mean", "running_var", "evaluation"} <= errors.keys()
             assert max(errors.values()) < 1e-12, (kind, errors)
+
+
+def test_bn_in_groups_is_the_groups_own(found: list[dict[str, Any]]) -> None:
+    """SwAV's ``bn_group_images``: groups of one rank have their own statistics, one group of both the common ones."""
+    for rank in found:
+        assert max(rank["groups of one rank"].values()) < 1e-12
+        assert rank["statistics differ"] == {"0": False, "4": True, "8": False}
+
+
+@pytest.mark.parametrize(
+    ("images", "rows", "ranks", "group"),
+    [(0, 64, 64, 64), (512, 64, 64, 8), (512, 128, 32, 4), (512, 512, 8, 1), (512, 64, 4, 4), (512, 64, 8, 8)],
+)
+def test_ranks_are_grouped_by_images(images: int, rows: int, ranks: int, group: int) -> None:
+    assert group_ranks(images, rows, ranks) == group
+
+
+@pytest.mark.parametrize(("images", "rows", "ranks"), [(512, 4096, 1), (512, 100, 16), (512, 64, 12), (512, 1024, 4)])
+def test_ranks_that_cannot_be_grouped_are_one_line(images: int, rows: int, ranks: int) -> None:
+    with pytest.raises(UserError, match=r"change accumulate .* or set bn_group_images=0") as caught:
+        group_ranks(images, rows, ranks)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("method", SHARED)

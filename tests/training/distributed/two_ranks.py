@@ -27,7 +27,7 @@ from training.engine import loop
 from training.engine.state import Run
 from training.recipes import table
 from training.recipes.config import Recipe
-from zoo.datasets.dataset import open_dataset
+from zoo.datasets.dataset import Dataset, open_dataset
 from zoo.errors import UserError
 
 
@@ -71,6 +71,33 @@ def batch_norm_errors(bn: nn.Module, shape: tuple[int, ...]) -> dict[str, float]
     return errors
 
 
+def own_group_errors(shape: tuple[int, ...]) -> dict[str, float]:
+    """Of this rank's half through ``AllReduceBatchNorm`` in groups of one rank against plain BN on that half."""
+    bn = nn.BatchNorm2d(shape[1]).double()
+    ours = AllReduceBatchNorm(nn.BatchNorm2d(shape[1]), collectives.neighbours(1)).double()
+    generator = torch.Generator().manual_seed(collectives.rank())
+    x, weight = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    plain, grouped = x.clone().requires_grad_(), x.clone().requires_grad_()
+    expected, got = bn(plain), ours(grouped)
+    (expected * weight).sum().backward()
+    (got * weight).sum().backward()
+    assert plain.grad is not None
+    assert grouped.grad is not None
+    errors = {"output": relative(got, expected), "input": relative(grouped.grad, plain.grad)}
+    return errors | {name: relative(getattr(ours, name), getattr(bn, name)) for name in ("running_mean", "running_var")}
+
+
+def statistics_differ(recipe: Recipe, dataset: Dataset, out: Path) -> bool:
+    """Whether the ranks' running means of the first BN differ after two steps, and no parameter does."""
+    run = tiny_run(recipe, dataset, out, dtype=torch.float64)
+    step_reports(run, 2)
+    for parameter in run.method.parameters():
+        both = collectives.gather(parameter[None])
+        assert torch.equal(both[0], both[1])
+    means = collectives.gather(dict(run.method.named_buffers())["encoder.bn1.running_mean"][None])
+    return not torch.equal(means[0], means[1])
+
+
 def said_by(work: Callable[[], Any]) -> str:
     """What ended ``work``."""
     try:
@@ -95,6 +122,12 @@ def checks(data: Path, out: Path) -> None:
         ("with activation", BatchNormAct2d(3), (4, 3, 5, 6)),
     ):
         found["batch_norm"][name] = batch_norm_errors(bn, shape)
+    found["groups of one rank"] = own_group_errors((4, 3, 5, 6))
+    # a rank has 4 of the 8 images of a batch
+    found["statistics differ"] = {
+        images: statistics_differ(recipe_for_ranks("swav", bn_group_images=images), dataset, out)
+        for images in (0, 4, 8)
+    }
     for method, accumulate in [*((m, 1) for m in METHODS), ("simsiam", 2)]:
         run = tiny_run(recipe_for_ranks(method, accumulate=accumulate), dataset, out, dtype=torch.float64)
         reports = step_reports(run, 3)

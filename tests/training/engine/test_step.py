@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_runs import close, step_reports, tiny, tiny_run
+from tiny_runs import after_step, close, step_reports, tiny, tiny_run
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -73,6 +73,22 @@ def test_checkpointed_activations_take_less_memory_and_change_no_bit(
     many, few = saved(kept), saved(recomputed)
     assert len(few) < len(many) / 2
     assert sum(few) < sum(many)  # of so small a network the stem, which is not recomputed, is the most
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("bf16", True)])
+def test_fp32_turns_tf32_off_during_the_run(
+    precision: str, allowed: bool, photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, str]] = []
+
+    def look(run: Run) -> None:
+        seen.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+
+    after_step(1, look, monkeypatch)
+    torch.backends.cudnn.allow_tf32, before = True, torch.get_float32_matmul_precision()
+    loop.train(tiny("simsiam", precision=precision), photos, tmp_path / "run", device="cpu")
+    assert seen == [(allowed, before if allowed else "highest")]
+    assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (True, before)
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("bf16", 0.05), ("fp16", 0.02)])

@@ -11,67 +11,49 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from relative_errors import RelativeErrors
 from torch import Tensor, nn
 
 import training.engine.optim
-from training.data import augment_ops
+from training.data import augment, augment_ops
 from training.engine import schedules
 from training.methods import BYOL, MoCoV2, SimCLR, SimSiam, StepInfo, SwAV
 from training.recipes import table
+from training.recipes.config import Views
 from zoo.convert import byol, simsiam
 from zoo.convert.common import recognise
 from zoo.models.resnet import build_encoder
 from zoo.numerics.lars import LARS
 
-MEAN = torch.tensor((0.485, 0.456, 0.406), dtype=torch.float64)[:, None, None]
-STD = torch.tensor((0.229, 0.224, 0.225), dtype=torch.float64)[:, None, None]
-
-
-class Errors:
-    """Collects relative errors by name and prints the largest."""
-
-    def __init__(self) -> None:
-        self.by_name: dict[str, float] = {}
-
-    def add(self, name: str, ours: Tensor | np.ndarray, reference: np.ndarray) -> None:
-        ours = np.asarray(ours.detach() if isinstance(ours, Tensor) else ours, np.float64)
-        assert ours.shape == reference.shape, name
-        scale = np.abs(reference).max() or 1.0
-        error = float(np.abs(ours - reference).max() / scale)
-        self.by_name[name] = max(error, self.by_name.get(name, 0.0))
-
-    def require(self, limit: float) -> None:
-        worst = max(self.by_name, key=self.by_name.__getitem__)
-        print(f"\nlargest relative error {self.by_name[worst]:.1e} ({worst}), allowed {limit:.0e}")
-        assert self.by_name[worst] < limit, sorted(self.by_name.items(), key=lambda e: -e[1])[:5]
-
 
 def images(array: np.ndarray, dtype: torch.dtype = torch.float64) -> Tensor:
     """[.., H, W, 3] in [0, 1] -> normalised [.., 3, H, W]."""
-    return (torch.tensor(array, dtype=torch.float64).movedim(-1, -3) - MEAN).div(STD).to(dtype)
+    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (augment.MEAN, Views().std))
+    return (torch.tensor(array, dtype=torch.float64).movedim(-1, -3) - mean).div(std).to(dtype)
 
 
 # ---------------------------------------------------------------- operations, schedules, LARS
 
 
+LARS_STEPS = 5
 OPERATIONS = ("brightness", "contrast", "saturation", "hue", "grayscale", "blur", "solarize")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_byol_operation(byol_ops: Path, operation: str) -> None:
     data = np.load(byol_ops)
-    errors = Errors()
-    for key in (k for k in data if k.endswith("_image")):
-        n = key.removesuffix("_image")
-        image = torch.tensor(data[key]).permute(2, 0, 1)[None]
+    errors = RelativeErrors(torch.float32)
+    numbers = [key.removesuffix("_image") for key in data if key.endswith("_image")]
+    for n in numbers:
+        image = torch.tensor(data[f"{n}_image"]).permute(2, 0, 1)[None]
         if operation in ("grayscale", "solarize"):
             ours = getattr(augment_ops, operation)(image)
         else:
-            parameter = torch.tensor(data[f"{n}_{operation}_param"]).reshape(1)
+            parameter = torch.tensor(data[f"{n}_{operation}_param"]).float().reshape(1)
             taps = {"taps": 2 * (image.shape[-1] // 10 // 2) + 1} if operation == "blur" else {}
             ours = getattr(augment_ops, operation)(image, parameter, **taps)
         errors.add(f"image {n}", ours[0].permute(1, 2, 0), data[f"{n}_{operation}"])
-    errors.require(1e-6)
+    errors.require(1e-6, [f"image {n}" for n in range(len(numbers))])
 
 
 @pytest.mark.parametrize("epochs", [40, 100, 300, 1000])
@@ -81,6 +63,7 @@ def test_byol_schedules(byol_ops: Path, epochs: int) -> None:
     optim = table.find(f"byol_r50_in1k_{epochs}ep").optim
     batch, count = 4096, 1_281_167
     total, warmup = epochs * count // batch, 10 * count // batch
+    assert len(data[f"schedule_{epochs}_step"]) >= 20
     for step, lr, tau_reference in zip(*(data[f"schedule_{epochs}_{k}"] for k in ("step", "lr", "tau")), strict=True):
         ours = schedules.warmup_cosine(int(step), base=optim.lr, batch_size=batch, total=total, warmup=warmup)
         assert ours == pytest.approx(float(lr), abs=1e-6)
@@ -99,15 +82,16 @@ def test_byol_lars(byol_ops: Path) -> None:
         ],
         lr=0.37,
     )
-    errors = Errors()
-    steps = len({k.split("|")[0] for k in data if k.startswith("lars_grad")})
-    for step in range(steps):
+    errors = RelativeErrors(torch.float32)
+    for step in range(LARS_STEPS):
         for n in names:
             params[n].grad = torch.tensor(data[f"lars_grad{step}|{n}"])
         optimiser.step()
         for n in names:
-            errors.add(n, params[n], data[f"lars_param{step + 1}|{n}"])
-    errors.require(1e-6)
+            errors.add(f"{n} after step {step}", params[n], data[f"lars_param{step + 1}|{n}"])
+    assert len(names) == 7
+    assert len(excluded) == 3
+    errors.require(1e-6, [f"{n} after step {step}" for n in names for step in range(LARS_STEPS)])
 
 
 # ---------------------------------------------------------------- losses of SimCLR and SwAV
@@ -116,10 +100,10 @@ def test_byol_lars(byol_ops: Path) -> None:
 def test_simclr_loss(simclr_ops: Path) -> None:
     """Loss, logits and gradient through ``SimCLR.forward``, with identities for encoder and head."""
     data = np.load(simclr_ops)
-    errors = Errors()
-    for key in (k for k in data if k.endswith("_hidden")):
-        n = key.removesuffix("_hidden")
-        hidden = torch.tensor(data[key]).requires_grad_()
+    errors = RelativeErrors(torch.float32)
+    cases = [key.removesuffix("_hidden") for key in data if key.endswith("_hidden")]
+    for n in cases:
+        hidden = torch.tensor(data[f"{n}_hidden"]).requires_grad_()
         model = SimCLR(nn.Identity(), hidden.shape[1], temperature=float(data[f"{n}_temperature"]))
         model.projector = nn.Sequential()
         h1, h2 = hidden.chunk(2)
@@ -128,67 +112,56 @@ def test_simclr_loss(simclr_ops: Path) -> None:
         errors.add(f"{n} loss", loss, data[f"{n}_loss"])
         errors.add(f"{n} gradient", hidden.grad, data[f"{n}_grad"])
         errors.add(f"{n} logits", model.logits(h1, h2), data[f"{n}_logits_ab"])
-    errors.require(1e-5)
+    assert len(cases) == 3
+    errors.require(1e-5, [f"{n} {what}" for n in range(3) for what in ("loss", "gradient", "logits")])
 
 
 def test_swav_sinkhorn(swav_ops: Path) -> None:
     data = np.load(swav_ops)
-    errors = Errors()
-    for key in (k for k in data if k.startswith("sinkhorn") and k.endswith("_scores")):
-        n = key.removesuffix("_scores")
+    errors = RelativeErrors(torch.float64)
+    cases = [f"sinkhorn{n}" for n in range(3)]
+    for n in cases:
         epsilon, iterations = data[f"{n}_epsilon_iterations"]
         model = SwAV(nn.Identity(), 4, epsilon=float(epsilon), iterations=int(iterations)).double()
-        errors.add(n, model.assign(torch.tensor(data[key]).double(), 0), data[f"{n}_assignments"])
-    errors.require(1e-9)
+        errors.add(n, model.assign(torch.tensor(data[f"{n}_scores"]), 0), data[f"{n}_assignments"])
+    errors.require(1e-9, cases)
 
 
-def test_swav_loss(swav_ops: Path) -> None:
-    """Loss and gradients with respect to normalised embeddings and prototypes, with and without a queue.
+SWAV_CROPS, SWAV_IMAGES = 2 + 3, 6  # of both cases, as the README of the goldens says
 
-    Where the file does not say how many crops its rows are of, every number that divides them is tried: at 1e-9 only
-    the right one gives the loss.
-    """
+
+@pytest.mark.parametrize("case", ["plain", "queue"])
+def test_swav_loss(swav_ops: Path, case: str) -> None:
+    """Loss and gradients with respect to normalised embeddings and prototypes, with and without a queue."""
     data = np.load(swav_ops)
-    for key in (k for k in data if k.startswith("loss_") and k.endswith("_embeddings") and "grad" not in k):
-        name = key.removesuffix("_embeddings")
-        rows = len(data[key])
-        stated = [int(data[k]) for k in (f"{name}_crops", "crops") if k in data]
-        candidates = stated[:1] or [c for c in range(2, rows + 1) if rows % c == 0]
-        results = [swav_errors(data, name, crops) for crops in candidates]
-        best = min(results, key=lambda e: max(e.by_name.values()))
-        print(f"\n{name}: {candidates[results.index(best)]} crops", end="")
-        best.require(1e-9)
-
-
-def swav_errors(data: np.lib.npyio.NpzFile, name: str, crops: int) -> Errors:
-    embeddings = torch.tensor(data[f"{name}_embeddings"]).double().requires_grad_()
-    prototypes = torch.tensor(data[f"{name}_prototypes"])
-    queue = data[f"{name}_queue"] if f"{name}_queue" in data else np.zeros((2, 0, embeddings.shape[1]))
-    settings = {"temperature": 0.1, "epsilon": 0.05, "iterations": 3}  # of the official script
-    settings |= {k: float(data[f"{name}_{k}"]) for k in settings if f"{name}_{k}" in data}
+    embeddings = torch.tensor(data[f"loss_{case}_embeddings"]).requires_grad_()  # crop after crop, of unit length
+    prototypes = torch.tensor(data[f"loss_{case}_prototypes"])
+    assert len(embeddings) == SWAV_CROPS * SWAV_IMAGES
+    queue = torch.tensor(data["loss_queue_queue"]) if case == "queue" else torch.zeros(2, 0, embeddings.shape[1])
+    recipe = table.find("swav_r50_in1k_800ep").objective
     model = SwAV(
         nn.Identity(),
         4,
         out=embeddings.shape[1],
         prototypes=len(prototypes),
-        temperature=settings["temperature"],
-        epsilon=settings["epsilon"],
-        iterations=int(settings["iterations"]),
+        temperature=recipe.temperature,
+        epsilon=recipe.epsilon,
+        iterations=recipe.sinkhorn_iterations,
         queue=queue.shape[1],
         queue_from_epoch=0,
     ).double()
     model.before_step(StepInfo(0, 1, 0, 0.0))
     with torch.no_grad():
         model.prototypes.weight.copy_(prototypes)
-        model.queue.copy_(torch.tensor(queue))
+        model.queue.copy_(queue)
         model.queue_rows.fill_(queue.shape[1])
-    loss = model.swapped_prediction(embeddings, crops)
+    loss = model.swapped_prediction(embeddings, SWAV_CROPS)
     loss.backward()
-    errors = Errors()
-    errors.add(f"{name} loss", loss, data[name])
-    errors.add(f"{name} gradient of embeddings", embeddings.grad, data[f"{name}_grad_embeddings"])
-    errors.add(f"{name} gradient of prototypes", model.prototypes.weight.grad, data[f"{name}_grad_prototypes"])
-    return errors
+    errors = RelativeErrors(torch.float64)
+    errors.add("loss", loss, data[f"loss_{case}"])
+    errors.add("gradient of embeddings", embeddings.grad, data[f"loss_{case}_grad_embeddings"])
+    errors.add("gradient of prototypes", model.prototypes.weight.grad, data[f"loss_{case}_grad_prototypes"])
+    errors.require(1e-9, ["loss", "gradient of embeddings", "gradient of prototypes"])
 
 
 # ---------------------------------------------------------------- whole training steps
@@ -202,7 +175,7 @@ def byol_from(path: Path, hyper: dict) -> BYOL:
         target_encoder=build_encoder(checkpoint.architecture),
         hidden=hyper["projector_hidden"],
         out=hyper["projector_out"],
-        num_classes=hyper.get("num_classes"),
+        num_classes=hyper["num_classes"],
     )
     load(model, checkpoint.online, ("encoder", "projector", "predictor", "classifier"))
     load(model, checkpoint.target, ("target_encoder", "target_projector"))
@@ -229,13 +202,14 @@ def test_byol_trajectory(byol_group: Path) -> None:
     optimiser = training.engine.optim.lars(
         model, momentum=hyper["momentum"], weight_decay=hyper["weight_decay"], eta=hyper["eta"]
     )
-    errors = Errors()
-    for i in range(len(data["view1"])):
-        labels = torch.tensor(data["labels"][i]).long() if "labels" in data else None
+    errors = RelativeErrors(torch.float64)
+    steps = len(data["view1"])
+    assert steps >= 3
+    for i in range(steps):
+        labels = torch.tensor(data["labels"][i]).long()
         losses = model([images(data["view1"][i]), images(data["view2"][i])], labels)
-        errors.add(f"step {i} loss", losses["loss"].reshape(1), data["repr_loss"][i].reshape(1))
-        if labels is not None:
-            errors.add(f"step {i} classifier", losses["classifier"].reshape(1), data["classif_loss"][i].reshape(1))
+        errors.add(f"step {i} loss", losses["loss"], np.asarray(data["repr_loss"][i]))
+        errors.add(f"step {i} classifier", losses["classifier"], np.asarray(data["classif_loss"][i]))
         optimiser.zero_grad()
         sum(losses.values()).backward()
         for group in optimiser.param_groups:
@@ -245,7 +219,7 @@ def test_byol_trajectory(byol_group: Path) -> None:
         tau = schedules.target_momentum(step, base=hyper["base_target_ema"], total=hyper["total_steps"])
         assert tau == pytest.approx(float(data["tau"][i]), abs=1e-12)
         model.after_step(StepInfo(step, hyper["total_steps"], 0, tau))
-    errors.require(1e-9)
+    errors.require(1e-9, [f"step {i} {what}" for i in range(steps) for what in ("loss", "classifier")])
 
 
 def simsiam_from(path: Path) -> SimSiam:
@@ -264,17 +238,19 @@ def test_simsiam_trajectory(simsiam_group: Path) -> None:
     data = np.load(simsiam_group.with_suffix(".npz"))
     model = simsiam_from(simsiam_group.with_name(simsiam_group.name + ".init.pth.tar"))
     optimiser = training.engine.optim.sgd(model, momentum=hyper["momentum"], weight_decay=hyper["weight_decay"])
-    errors = Errors()
-    for i in range(len(data["view1"])):
+    errors = RelativeErrors(torch.float64)
+    steps = len(data["view1"])
+    assert steps >= 3
+    for i in range(steps):
         loss = model([images(data["view1"][i]), images(data["view2"][i])])["loss"]
-        errors.add(f"step {i}", loss.reshape(1), data["loss"][i].reshape(1))
+        errors.add(f"step {i}", loss, np.asarray(data["loss"][i]))
         optimiser.zero_grad()
         loss.backward()
         for group in optimiser.param_groups:
             predictor = group.get("predictor", False)
             group["lr"] = hyper["predictor_learning_rate"] if predictor else float(data["encoder_learning_rate"][i])
         optimiser.step()
-    errors.require(1e-9)
+    errors.require(1e-9, [f"step {i}" for i in range(steps)])
 
 
 def mocov2_from(path: Path, hyper: dict) -> MoCoV2:
@@ -309,21 +285,22 @@ def test_mocov2_trajectory(mocov2_group: Path) -> None:
     model = mocov2_from(mocov2_group.with_name(mocov2_group.name + ".init.pth.tar"), hyper)
     optimiser = training.engine.optim.sgd(model, momentum=hyper["momentum"], weight_decay=hyper["weight_decay"])
     optimiser.param_groups[0]["lr"] = hyper["learning_rate"]
-    errors, queue = Errors(), Errors()
+    errors, queue = RelativeErrors(torch.float64), RelativeErrors(torch.float64)
     steps = len(data["loss"])
+    assert steps >= 3
     for i in range(steps):
         info = StepInfo(i, steps, 0, 0.0)
         model.before_step(info)
         loss = model([images(data["view_query"][i]), images(data["view_key"][i])])["loss"]
-        errors.add(f"step {i}", loss.reshape(1), data["loss"][i].reshape(1))
+        errors.add(f"step {i}", loss, np.asarray(data["loss"][i]))
         optimiser.zero_grad()
         loss.backward()
         model.before_update(info)
         optimiser.step()
         model.after_step(info)
-    errors.require(1e-9)
+    errors.require(1e-9, [f"step {i}" for i in range(steps)])
     queue.add("queue", model.queue, data["queue_after"])
-    queue.require(1e-7)
+    queue.require(1e-7, ["queue"])
     assert int(model.queue_pointer) == int(data["queue_pointer"])
 
 
@@ -339,7 +316,7 @@ def final(group: Path, suffix: str) -> Path:
 
 def evaluate(model: BYOL | SimSiam, data: np.lib.npyio.NpzFile, dtype: torch.dtype, limit: float) -> None:
     model = model.to(dtype).eval()
-    errors = Errors()
+    errors = RelativeErrors(dtype)
     sizes = [k.removeprefix("eval_image_") for k in data if k.startswith("eval_image_")]
     assert sizes
     for size in sizes:
@@ -350,7 +327,7 @@ def evaluate(model: BYOL | SimSiam, data: np.lib.npyio.NpzFile, dtype: torch.dty
         errors.add(f"embedding {size}", embedding, data[f"eval_embedding_{size}"])
         errors.add(f"projection {size}", projection, data[f"eval_projection_{size}"])
         errors.add(f"prediction {size}", prediction, data[f"eval_prediction_{size}"])
-    errors.require(limit)
+    errors.require(limit, [f"{part} {size}" for part in ("embedding", "projection", "prediction") for size in sizes])
 
 
 PRECISIONS = [(torch.float32, 1e-4), (torch.float64, 1e-6)]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
 
 import pytest
 
+from training.methods import build_method
 from training.recipes import table
 from training.recipes.config import check_ranges, from_json, override, to_json
 from training.recipes.table import RECIPES
 from zoo.errors import UserError
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -30,6 +36,86 @@ def test_published_values() -> None:
     assert (simsiam.optim.lr, simsiam.optim.weight_decay, simsiam.optim.batch_size) == (0.05, 1e-4, 512)
     assert simsiam.optim.fixed_predictor_lr
     assert simsiam.zero_init_residual
+
+
+def test_simclr_is_version_1_s() -> None:
+    """Paper section 2.2 and the v1 code; weight decay 1e-4 is SimCLR v2's."""
+    simclr = table.find("simclr_r50_in1k_1000ep")
+    assert (simclr.optim.lr, simclr.optim.weight_decay, simclr.objective.temperature) == (0.3, 1e-6, 0.1)
+    assert (simclr.heads.projector_layers, simclr.views.operations, simclr.padding) == (2, "simclr", "same-pool")
+    assert simclr.zero_init_residual
+    assert simclr.initialiser == "tensorflow"
+
+
+def test_byol_has_the_official_code_s_network() -> None:
+    for name, first in (("byol_r18_in1k_300ep", True), ("byol_r50_in1k_1000ep_b512", False)):
+        recipe = table.find(name)
+        assert (recipe.padding, recipe.initialiser, recipe.project_first) == ("same", "haiku", first)
+    for name in ("byol_r18_tin32", "simclr_r18_tin32", "byol_r18_cifar10_200ep", "byol_r10_cifar10_3ep"):
+        recipe = table.find(name)
+        assert (recipe.padding, recipe.initialiser, recipe.project_first) == ("symmetric", "timm", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "details"),
+    [
+        ("byol_r50_in1k_100ep", "66.5", {"optim.lr": 0.45, "optim.weight_decay": 1e-6, "optim.tau": 0.99}),
+        ("byol_r50_in1k_200ep", "70.6", {"optim.lr": 0.3, "optim.weight_decay": 1e-6, "optim.tau": 0.99}),
+        ("byol_r50_in1k_400ep", "73.2", {"optim.lr": 0.3, "optim.weight_decay": 1e-6, "optim.tau": 0.99}),
+        ("byol_r50_in1k_800ep", "74.3", {"optim.lr": 0.2, "optim.weight_decay": 1.5e-6, "optim.tau": 0.996}),
+        ("simsiam_r50_in1k_200ep_b256", "70.0", {"optim.batch_size": 256, "optim.lr": 0.05}),
+        ("mocov2_r50_in1k_100ep_symmetric", "67.4", {"objective.symmetric": True, "objective.queue": 65_536}),
+        ("mocov2_r50_in1k_400ep_symmetric", "71.0", {"objective.symmetric": True, "optim.epochs": 400}),
+        ("simclr_r50_in1k_400ep_3layer", "69.8", {"heads.projector_layers": 3, "optim.epochs": 400}),
+        ("swav_r50_in1k_800ep_2x224_3layer", "71.8", {"heads.mlp_layers": 3, "views.small_count": 0}),
+    ],
+)
+def test_reproductions_of_simsiam_table_4(name: str, score: str, details: dict[str, object]) -> None:
+    """[S] table 4, app. C and footnote 6."""
+    assert (table.RECIPES[name].score, table.RECIPES[name].source) == (score, "[S] table 4")
+    recipe = table.find(name)
+    for path, value in details.items():
+        assert attrgetter(path)(recipe) == value, path
+
+
+def test_originals_do_not_carry_scores_of_reproductions() -> None:
+    for name in ("simclr_r50_in1k_100ep", "simclr_r50_in1k_800ep", "simsiam_r50_in1k_800ep", "mocov2_r50_in1k_200ep"):
+        assert table.RECIPES[name].source != "[S] table 4"
+    assert table.RECIPES["mocov2_r50_in1k_200ep"].score == "67.5 +- .1"
+    assert "mean and std of 5" in table.RECIPES["mocov2_r50_in1k_200ep"].runs
+    assert table.RECIPES["byol_r18_cifar10_200ep_lightly"].runs == "best epoch"
+
+
+def test_simsiam_optimal_and_moco_s_demo() -> None:
+    optimal = table.find("simsiam_r50_in1k_200ep_optimal").optim
+    assert (optimal.lr, optimal.weight_decay, optimal.epochs, optimal.batch_size) == (0.5, 1e-5, 200, 256)
+    demo = table.find("mocov2_r18_cifar10_200ep_demo")
+    assert demo.optim.lr * demo.optim.batch_size / 256 == 0.06
+    assert (demo.optim.weight_decay, demo.optim.schedule, demo.optim.drop_last) == (5e-4, "epoch", True)
+    assert (demo.objective.queue, demo.objective.temperature, demo.objective.key_momentum) == (4096, 0.1, 0.99)
+    assert (demo.objective.symmetric, demo.objective.bn_parts, demo.views.first.min_area) == (False, 8, 0.08)
+    assert [type(m).__name__ for m in build_method(demo).projector] == ["Linear"]
+
+
+def test_swav_s_bn_groups_are_8_gpus() -> None:
+    groups = {"r50_in1k_800ep": 512, "r50x2_in1k_400ep": 256, "r50x4_in1k_400ep": 320, "r50_in1k_200ep_b256": 0}
+    assert {name: table.find(f"swav_{name}").bn_group_images for name in groups} == groups
+
+
+def test_the_bundled_networks_scores_are_their_cards() -> None:
+    """The recipes' expected scores against the results beside the cards."""
+    for model, recipe in (("byol_r18_mini", "byol_r18_tin32"), ("simclr_r18_mini", "simclr_r18_tin32")):
+        path = ROOT / "model_cards" / "results" / f"{model}.tin32" / f"linear.tiny-imagenet.{model}.json"
+        assert table.RECIPES[recipe].score == f"linear {json.loads(path.read_text())['score']:.1f}"
+
+
+def test_old_names_of_small_recipes_are_aliases() -> None:
+    """Version 0.2's names did not say whose hyper-parameters a recipe has; a run that began under one resumes."""
+    for old in ("byol_r18_cifar10_200ep", "simsiam_r18_tin_800ep", "mocov2_r18_cifar10_800ep", "swav_r18_tin_200ep"):
+        new = table.ALIASES[old]
+        assert new.removeprefix(old) in ("_lightly", "_paper")
+        assert table.find(old) == replace(table.find(new), name=old)
+    assert "supervised_r18_cifar10_200ep" in table.RECIPES
 
 
 def test_overrides_reach_nested_fields_and_keep_types() -> None:

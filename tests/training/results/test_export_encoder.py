@@ -26,6 +26,9 @@ from training.results.export import HEADS_FORMAT, export
 from zoo.datasets.dataset import open_dataset
 from zoo.errors import UserError
 from zoo.evaluate.run import evaluate
+from zoo.hub.weights import FORMAT_2, load_encoder, locate, save_encoder
+from zoo.models.resnet import encoder_state
+from zoo.transforms.preprocess import Preprocessing
 
 PHOTOS = sorted(Path("examples/photos").glob("*.jpg"))[:2]
 
@@ -124,6 +127,53 @@ def test_a_network_of_torch_hub_with_another_stem_in_half(tmp_path: Path, monkey
     module = eval(line.replace("PATH/TO/siamese-zoo", str(root)))
     assert module.conv1.weight.shape == (64, 3, 3, 3)
     assert torch.equal(module.conv1.weight, encoder.conv1.weight.half().float())
+
+
+@pytest.mark.parametrize(("padding", "project_first"), [("same", True), ("same-pool", False), ("symmetric", True)])
+def test_the_file_carries_tensorflow_s_padding_and_the_first_projection(
+    padding: str, project_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``zoo.load`` and torch.hub give the function that was trained, at even and odd sizes."""
+    recipe = replace(tiny("byol"), architecture="r18", padding=padding, project_first=project_first)
+    network = exported(recipe, tmp_path)
+    draft = json.loads((tmp_path / "e.registry.json").read_text())
+    assert draft["architecture"] == {
+        "name": "r18", "stem": "imagenet", "padding": padding, "project_first": project_first
+    }  # fmt: skip
+    assert draft["weights"]["birds_of_2024_train"]["padding"] == padding
+    file = locate(tmp_path / "e.safetensors")
+    assert (file.architecture.padding, file.architecture.project_first) == (padding, project_first)
+    with safe_open(file.path, "pt") as opened:
+        assert opened.metadata()["format"] == FORMAT_2  # versions that would ignore the padding refuse the file
+
+    encoder: Any = network.encoder
+    loaded, trained = load_encoder(file), encoder.eval()
+    assert hasattr(trained.layer1[0].downsample, "0") == project_first
+    for size in (64, 65, 50):
+        x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            assert torch.equal(loaded(x), trained(x))
+    assert zoo.load(tmp_path / "e.safetensors")(PHOTOS).shape == (2, 512)
+
+    text = (tmp_path / "e.card.md").read_text()
+    (line,) = re.findall(r"^    (torch\.hub\.load\(.*\))$", text, re.MULTILINE)
+    root = Path.cwd()
+    monkeypatch.chdir(tmp_path)
+    module = eval(line.replace("PATH/TO/siamese-zoo", str(root))).eval()
+    with torch.no_grad():
+        assert torch.equal(module(x), trained(x))
+
+
+def test_a_file_of_an_unknown_padding_is_refused(tmp_path: Path) -> None:
+    network = exported(tiny("byol"), tmp_path)
+    preprocessing = json.dumps(Preprocessing(32, 36).to_json())
+    metadata = {"format": FORMAT_2, "method": "byol", "preprocessing": preprocessing, "licence": "MIT"}
+    for change in ({"padding": "valid"}, {"project_first": 1}, {"name": "r50", "project_first": True}, {"stem": "x"}):
+        architecture = {"name": "r18", "stem": "imagenet", "padding": "same", "project_first": False} | change
+        path = tmp_path / "other.safetensors"
+        save_encoder(path, encoder_state(network.encoder), metadata | {"architecture": architecture})
+        with pytest.raises(UserError, match="metadata that this version does not understand"):
+            locate(path)
 
 
 def test_a_supervised_run_becomes_a_baseline_for_evaluation(

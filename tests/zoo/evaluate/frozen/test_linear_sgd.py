@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from zoo.datasets.labelled import open_splits
@@ -74,6 +76,15 @@ def test_a_crop_depends_on_its_row_and_epoch_alone(tiles: Path) -> None:
     assert (crops.pixels(np.arange(10), 5) != together).any()
     whole = RandomCrops(crops.images, Preprocessing(32, 32), seed=1, min_area=1.0, clamped=False)
     assert whole.pixels(np.arange(3), 0).shape == (3, 32, 32, 3)
+
+
+@pytest.mark.parametrize(("size", "box"), [((900, 40), (423, 0, 476, 40)), ((40, 900), (0, 423, 40, 476))])
+def test_a_strip_is_cropped_in_its_middle(tiles: Path, size: tuple[int, int], box: tuple[int, ...]) -> None:
+    """torchvision's fallback, where no draw fits; BYOL's rule clamps the crop and draws its place."""
+    crops = RandomCrops(open_splits(tiles).train, Preprocessing(32, 32), seed=1, clamped=False)
+    strips, rows = [Image.new("RGB", size)] * 20, np.arange(20)
+    np.testing.assert_array_equal(crops._draw(strips, rows, 0)[0], [box] * 20)
+    assert len(np.unique(replace(crops, clamped=True)._draw(strips, rows, 0)[0], axis=0)) > 10
 
 
 def test_batches_hold_every_row_once_and_none_is_a_single_image() -> None:

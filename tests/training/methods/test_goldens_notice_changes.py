@@ -1,0 +1,185 @@
+"""Each shipped golden fails when one constant of the method changes: evidence that the comparison can fail.
+
+Every case changes one thing in ``training`` and runs one test of ``test_goldens``. ``pytest -rA`` lists the cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import test_goldens
+import torch
+from torch import Tensor
+
+from training.data import augment, augment_ops
+from training.engine import optim, schedules
+from training.methods import byol, mocov2, simclr, simsiam, swav
+
+GOLDENS = Path(__file__).parents[2] / "goldens"
+BYOL, BYOL_OPS = GOLDENS / "byol_r14_free", GOLDENS / "byol_ops_free.npz"
+SIMSIAM, MOCO = GOLDENS / "simsiam_r14_free", GOLDENS / "mocov2_r14_free"
+SIMCLR, SWAV = GOLDENS / "simclr_ops.npz", GOLDENS / "swav_ops.npz"
+
+Patch = pytest.MonkeyPatch
+
+
+def set_argument(patch: Patch, owner: object, function: str, **values: object) -> None:
+    """Call ``owner.function`` with other values; a function of the old value gives the new one."""
+    original = getattr(owner, function)
+
+    def changed(*args: object, **kwargs: object) -> object:
+        new = {k: v(kwargs[k]) if callable(v) else v for k, v in values.items()}
+        return original(*args, **kwargs | new)
+
+    patch.setattr(owner, function, changed)
+
+
+def tau_ends_at_999(patch: Patch) -> None:
+    def target_momentum(step: int, *, base: float, total: int) -> float:
+        return 0.999 - (0.999 - base) * (1 - schedules_tau(step, base=base, total=total)) / (1 - base)
+
+    schedules_tau = schedules.target_momentum
+    patch.setattr(schedules, "target_momentum", target_momentum)
+
+
+def target_moves_with_half_its_rate(patch: Patch) -> None:
+    def after_step(self: byol.BYOL, info: byol.StepInfo) -> None:
+        after(self, byol.StepInfo(info.step, info.total_steps, info.epoch, (1 + info.tau) / 2))
+
+    after = byol.BYOL.after_step
+    patch.setattr(byol.BYOL, "after_step", after_step)
+
+
+def nothing_is_excluded(patch: Patch) -> None:
+    """LARS scales biases and BN parameters as it does weights."""
+
+    def lars(method: torch.nn.Module, *, momentum: float, weight_decay: float, eta: float) -> optim.LARS:
+        groups = [{"params": [p for p in method.parameters() if p.requires_grad], "weight_decay": weight_decay}]
+        return optim.LARS(groups, lr=0.0, momentum=momentum, eta=eta)
+
+    patch.setattr(optim, "lars", lars)
+
+
+def one_dimension_without_decay(patch: Patch) -> None:
+    """SGD without weight decay on biases and BN parameters."""
+
+    def sgd(method: torch.nn.Module, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
+        optimiser = original(method, momentum=momentum, weight_decay=weight_decay)
+        for group in list(optimiser.param_groups):
+            small = [p for p in group["params"] if p.ndim <= 1]
+            group["params"] = [p for p in group["params"] if p.ndim > 1]
+            optimiser.add_param_group({**group, "params": small, "weight_decay": 0.0})
+        return optimiser
+
+    original = optim.sgd
+    patch.setattr(optim, "sgd", sgd)
+
+
+def predictor_follows_the_schedule(patch: Patch) -> None:
+    def sgd(method: torch.nn.Module, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
+        optimiser = original(method, momentum=momentum, weight_decay=weight_decay)
+        for group in optimiser.param_groups:
+            group["predictor"] = False
+        return optimiser
+
+    original = optim.sgd
+    patch.setattr(optim, "sgd", sgd)
+
+
+def wider_blur(patch: Patch) -> None:
+    def blur(image: Tensor, sigma: Tensor, taps: int) -> Tensor:
+        return original(image, 1.01 * sigma, taps)
+
+    original = augment_ops.blur
+    patch.setattr(augment_ops, "blur", blur)
+
+
+def other_mean(patch: Patch) -> None:
+    patch.setattr(augment, "MEAN", (0.4851, 0.456, 0.406))
+
+
+def not_normalised(patch: Patch, module: object) -> None:
+    """Vectors are not brought to unit length."""
+    patch.setattr(module, "unit", lambda x: x)
+
+
+CASES: dict[str, tuple[Callable[[Patch], None], Callable[[], None]]] = {
+    "byol: tau ends at .999": (tau_ends_at_999, partial(test_goldens.test_byol_schedules, BYOL_OPS, 300)),
+    "byol: tau": (target_moves_with_half_its_rate, partial(test_goldens.test_byol_trajectory, BYOL)),
+    "byol: LARS on biases": (nothing_is_excluded, partial(test_goldens.test_byol_trajectory, BYOL)),
+    "byol: blur's sigma": (wider_blur, partial(test_goldens.test_byol_operation, BYOL_OPS, "blur")),
+    "byol: mean of red": (other_mean, partial(test_goldens.test_byol_trajectory, BYOL)),
+    "byol: trust coefficient": (
+        lambda patch: set_argument(patch, optim, "lars", eta=1.001e-3),
+        partial(test_goldens.test_byol_trajectory, BYOL),
+    ),
+    "byol: normalised vectors": (
+        lambda patch: patch.setattr(byol, "cosine", lambda a, b, eps: (a * b).sum(-1)),
+        partial(test_goldens.test_byol_trajectory, BYOL),
+    ),
+    "simsiam: weight decay's exclusion": (
+        one_dimension_without_decay,
+        partial(test_goldens.test_simsiam_trajectory, SIMSIAM),
+    ),
+    "simsiam: predictor's rate": (
+        predictor_follows_the_schedule,
+        partial(test_goldens.test_simsiam_trajectory, SIMSIAM),
+    ),
+    "simsiam: mean of red": (other_mean, partial(test_goldens.test_simsiam_trajectory, SIMSIAM)),
+    "simsiam: momentum": (
+        lambda patch: set_argument(patch, optim, "sgd", momentum=0.901),
+        partial(test_goldens.test_simsiam_trajectory, SIMSIAM),
+    ),
+    "simsiam: stop-gradient": (
+        lambda patch: set_argument(patch, simsiam.SimSiam, "__init__", stop_gradient=False),
+        partial(test_goldens.test_simsiam_trajectory, SIMSIAM),
+    ),
+    "mocov2: temperature": (
+        lambda patch: set_argument(patch, mocov2.MoCoV2, "__init__", temperature=0.2001),
+        partial(test_goldens.test_mocov2_trajectory, MOCO),
+    ),
+    "mocov2: key momentum": (
+        lambda patch: set_argument(patch, mocov2.MoCoV2, "__init__", momentum=0.9001),
+        partial(test_goldens.test_mocov2_trajectory, MOCO),
+    ),
+    "mocov2: normalised queries and keys": (
+        lambda patch: not_normalised(patch, mocov2),
+        partial(test_goldens.test_mocov2_trajectory, MOCO),
+    ),
+    "mocov2: weight decay's exclusion": (
+        one_dimension_without_decay,
+        partial(test_goldens.test_mocov2_trajectory, MOCO),
+    ),
+    "simclr: temperature": (
+        lambda patch: set_argument(patch, simclr.SimCLR, "__init__", temperature=lambda t: 1.001 * t),
+        partial(test_goldens.test_simclr_loss, SIMCLR),
+    ),
+    "simclr: normalised projections": (
+        lambda patch: not_normalised(patch, simclr),
+        partial(test_goldens.test_simclr_loss, SIMCLR),
+    ),
+    "swav: temperature": (
+        lambda patch: set_argument(patch, swav.SwAV, "__init__", temperature=0.1001),
+        partial(test_goldens.test_swav_loss, SWAV, "plain"),
+    ),
+    "swav: epsilon": (
+        lambda patch: set_argument(patch, swav.SwAV, "__init__", epsilon=lambda e: 1.001 * e),
+        partial(test_goldens.test_swav_sinkhorn, SWAV),
+    ),
+    "swav: iterations": (
+        lambda patch: set_argument(patch, swav.SwAV, "__init__", iterations=lambda n: n + 1),
+        partial(test_goldens.test_swav_loss, SWAV, "queue"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_changed_constant_fails(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    change, golden_test = CASES[case]
+    golden_test()
+    change(monkeypatch)
+    with pytest.raises(AssertionError):
+        golden_test()
