@@ -19,7 +19,7 @@ from training.data.augment import MEAN, apply_parameters, draw_parameters, make_
 from training.data.packed_batch import pack
 from training.recipes import table
 from training.recipes.config import View, Views
-from zoo.transforms.tf_bicubic import CROP_FIRST
+from zoo.transforms.tf_bicubic import TF_BICUBIC
 
 QUIET = View(jitter_p=0, grayscale_p=0, blur_p=0, solarize_p=0)
 
@@ -116,7 +116,9 @@ def test_bicubic_crops_are_tensorflow_s(kernel: str, code: str, size: int) -> No
     top, left, height, width = box = (5, 9, 40, 31)
     x = image.permute(2, 0, 1)[None].float() / 255
     ours = augment_ops.crop_resize(x, torch.tensor([box]), size, kernel)
-    theirs = CROP_FIRST[code].levels(Image.fromarray(image.numpy()), (left, top, left + width, top + height), size)
+    theirs = TF_BICUBIC[code].float_pixels(
+        Image.fromarray(image.numpy()), (left, top, left + width, top + height), size
+    )
     # training's kernel of TF 2 does not round a tap's distance to 1/1024 of a pixel
     limit = {"bicubic_tf1": 1e-4, "bicubic": 0.1}[kernel]
     assert np.abs(ours[0].permute(1, 2, 0).numpy() * 255 - theirs).max() < limit
