@@ -109,7 +109,7 @@ def bare(run: Run, views: list[Tensor]) -> Iterator[None]:
 
 
 def turn(steps: Iterator[object], args: argparse.Namespace) -> float:
-    """Images per second of ``args.steps`` steps after ``args.warm_up``."""
+    """Return the images per second of ``args.steps`` steps, timed after ``args.warm_up`` steps."""
     wait = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
     for _ in range(args.warm_up):
         next(steps)

@@ -99,6 +99,6 @@ def starting_with(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
 
 
 def require_online(which: str, kind: str) -> None:
-    """Raise UserError where the target network of a method is asked for that has none."""
+    """Raise UserError if ``which`` is not ``online``: the method has one network only."""
     if which != "online":
         raise UserError(f"{kind} has no {which} network: leave --which out")

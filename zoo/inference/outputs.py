@@ -56,13 +56,13 @@ class Outputs:
             ("crops", (self.crops,), CROPS),
         ):
             if unknown := [name for name in chosen if name not in known]:
-                raise UserError(f"--{option} {unknown[0]!r} is not known: choose of {', '.join(known)}")
+                raise UserError(f"--{option} {unknown[0]!r} is not known: choose from {', '.join(known)}")
             if len(set(chosen)) < len(chosen):
                 raise UserError(f"--{option} names one twice: {', '.join(chosen)}")
         if self.maps and self.crops == "ten":
-            raise UserError("--maps with --crops ten would be a mean over ten places: leave one of them away")
+            raise UserError("--maps with --crops ten would average maps of ten different crops: leave one of them out")
         if self.maps and self.crops == "full":
-            raise UserError("--maps with --crops full would have another shape for each image: leave one of them away")
+            raise UserError("--maps with --crops full would have another shape for each image: leave one of them out")
         if self.tiles is not None and (min(self.tiles) < 1 or self.tiles[0] * self.tiles[1] > _MAX_TILES):
             raise UserError(f"--tiles {self.tiles[0]}x{self.tiles[1]}: give from 1x1 to {_MAX_TILES} tiles in all")
 

@@ -104,7 +104,7 @@ class Preprocessing:
     def ten_crops(self, image: Image) -> list[NDArray[np.uint8]]:
         """Crop four corners and the centre of the resized image, then of its mirror image: torchvision's ``TenCrop``.
 
-        Where ``resizing`` crops first, boxes of its size in these five places are resized, then mirrored.
+        Where ``resizing`` crops first, boxes of its size at these five positions are resized, then mirrored.
 
         Returns:
             Ten arrays uint8 [input_size, input_size, 3].
@@ -239,8 +239,8 @@ class Preprocessing:
 
 def _corners(width: int, height: int, side: int) -> list[Box]:
     """Squares of ``side`` pixels at the top left, top right, bottom left and bottom right."""
-    places = [(left, top) for top in (0, height - side) for left in (0, width - side)]
-    return [(left, top, left + side, top + side) for left, top in places]
+    corners = [(left, top) for top in (0, height - side) for left in (0, width - side)]
+    return [(left, top, left + side, top + side) for left, top in corners]
 
 
 def _part(length: int, index: int, count: int) -> tuple[int, int]:

@@ -191,7 +191,7 @@ def test_logits_come_along_where_there_is_a_classifier(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--layers", "layer5"], "--layers 'layer5' is not known: choose of layer1, layer2, layer3, layer4"),
+        (["--layers", "layer5"], "--layers 'layer5' is not known: choose from layer1, layer2, layer3, layer4"),
         (["--layers", "layer1,layer1"], "--layers names one twice: layer1, layer1"),
         (["--maps", "layer4", "--crops", "ten"], "--maps with --crops ten"),
         (["--maps", "layer4", "--crops", "full"], "--maps with --crops full"),
