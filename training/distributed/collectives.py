@@ -24,6 +24,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from zoo.errors import UserError, reason_of
@@ -50,7 +52,7 @@ def process_group(device: str) -> Iterator[str]:
     device = _local_device(device)
     seconds = _timeout()
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo", timeout=timedelta(seconds=seconds))
+        _initialise("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo", timedelta(seconds=seconds))
         yield device
     except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError, gloo raises plain ones
         if not any(sign in str(error).lower() for sign in _LOST_RANK_WORDS):
@@ -65,9 +67,26 @@ def process_group(device: str) -> Iterator[str]:
             dist.destroy_process_group()
 
 
+def _initialise(backend: str, timeout: timedelta) -> None:
+    """Join the process group; after a restart on one node, with new keys in torchrun's store.
+
+    torchrun (2.14) keeps one store for all restarts. With the same keys, a restarted rank can read the address of a
+    dead process and then fails or hangs (``Gloo connectFullMesh failed``). Several nodes count restarts separately, so
+    they cannot agree on keys: there, give torchrun ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1``.
+    """
+    store, rank, ranks = next(rendezvous("env://", timeout=timeout))
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(ranks):
+        store = PrefixStore(f"restart {_restarts()}", store)
+    dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=ranks)
+
+
 def restarted() -> bool:
     """Return True if torchrun restarted this group after a failure (``--max-restarts``)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def distributed_data_parallel(method: nn.Module, device: torch.device) -> Callable[..., dict[str, Tensor]]:

@@ -45,7 +45,7 @@ def launched(labelled_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         run_id="ranks",
         rdzv_endpoint="localhost:0",
         rdzv_backend="c10d",
-        max_restarts=4,
+        max_restarts=1,
         monitor_interval=0.1,
         start_method="forkserver",
         logs_specs=DefaultLogsSpecs(log_dir=str(out / "torchrun")),
