@@ -60,6 +60,8 @@ def test_simsiam_goldens_through_a_folder(
 
 def through_a_folder(group: Path, ending: str, kind: str, tmp_path: Path, dtype: torch.dtype, limit: float) -> None:
     """Embedding, projection, prediction at even, odd and mixed sizes, from what ``zoo.load`` opens."""
+    if not group.with_name(group.name + ending).exists():
+        pytest.skip(f"{group.name} has no final checkpoint")
     convert(group.with_name(group.name + ending), kind, tmp_path / "m")
     embedder = zoo.load(tmp_path / "m", device="cpu")
     assert embedder.heads is not None
