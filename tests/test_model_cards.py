@@ -77,6 +77,14 @@ def test_the_cards_of_moco_say_both_licences() -> None:
         assert "its README still says CC-BY-NC 4.0" in text
 
 
+def test_supervised_cards_say_so() -> None:
+    for tag in MODELS["supervised_r50"].weights:
+        text = " ".join(card_path(f"supervised_r50.{tag}").read_text().split())
+        assert "with their labels" in text
+        assert "self-supervised" not in text
+        assert ("A later, stronger recipe" in text) == (tag != "tv_v1")
+
+
 def test_an_ablation_s_card_has_the_mean_and_says_that_one_seed_was_released() -> None:
     text = card_path("byol_r50.deepmind_in1k_batchsize_64").read_text()
     assert "mean of three seeds; one of them released | 59.7 ± 1.5 | arXiv 2006.07733, table 16 |" in text

@@ -70,6 +70,8 @@ def print_info(name: str) -> None:
             print(f"              {weights.licence_note}")
         print(f"    pixels    {transform.summary}, mean {transform.mean}, std {transform.std}")
         print(f"    padding   {weights.padding}")
+        if weights.note:
+            print(f"    note      {weights.note}")
         for score in weights.scores:
             print(f"    published {_published(score)}")
         for result in measured_scores(spec.name, tag):
@@ -113,6 +115,7 @@ def _to_json(spec: ModelSpec) -> dict[str, object]:
                 "source": weights.source,
                 "preprocessing": weights.preprocessing.to_json(),
                 "padding": weights.padding,
+                "note": weights.note or None,
                 "published": [asdict(score) for score in weights.scores],
                 "measured": measured_scores(spec.name, tag),
             }

@@ -157,6 +157,29 @@ def test_the_hash_prefix_of_the_authors_is_verified(
     assert f"{algorithm} {digits[:8]}... (its README), verified at every download" in capsys.readouterr().out
 
 
+def test_a_file_of_torchvision_is_supervised_r50(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from torchvision.models import resnet50
+
+    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+    official = resnet50().eval()
+    file = tmp_path / "resnet50.pth"
+    torch.save(official.state_dict(), file)
+    with pytest.raises(UserError, match=r"its authors publish 0676ba61\.\.\. \(the file's name\): refused"):
+        pretrained.fetch_by_name("supervised_r50", file=file)
+    entry = registry.MODELS["supervised_r50"]
+    prefix = HashPrefix("sha256", sha256_file(file)[:8], "a test")
+    weights = dict(entry.weights) | {"tv_v1": replace(entry.weights["tv_v1"], hash_prefix=prefix)}
+    monkeypatch.setitem(registry.MODELS, "supervised_r50", replace(entry, weights=weights))  # type: ignore[arg-type]
+    pretrained.fetch_by_name("supervised_r50", file=file)
+    embedder = zoo.load("supervised_r50", device="cpu")
+    assert embedder.weights_info["method"] == "supervised"
+    assert embedder.weights_info["licence"] == "BSD-3-Clause"
+    assert embedder.heads is not None
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(embedder.heads.classifier(embedder.model(x)), official(x), rtol=1e-4, atol=1e-4)
+
+
 def test_the_method_is_the_registry_s(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """MoCo v1, DeepCluster v2 and SeLa v2 are read by the readers of other methods."""
     monkeypatch.setitem(registry.MODELS, "byol_r14", replace(spec(), method="selav2"))  # type: ignore[arg-type]

@@ -91,6 +91,41 @@ def test_moco_s_hashes_are_those_of_its_readme() -> None:
         assert (prefix.algorithm, prefix.digits) == ("md5", digits)
 
 
+def test_the_supervised_weights_are_those_of_torchvision_and_timm_as_installed() -> None:
+    from math import floor
+
+    from timm.models import get_pretrained_cfg
+    from torchvision.models import ResNet50_Weights
+    from torchvision.transforms import InterpolationMode
+
+    weights = dict(MODELS["supervised_r50"].weights)
+    assert MODELS["supervised_r50"].default_tag == "tv_v1"
+    for tag, official in (("tv_v1", ResNet50_Weights.IMAGENET1K_V1), ("tv_v2", ResNet50_Weights.IMAGENET1K_V2)):
+        ours, transform = weights.pop(tag), official.transforms()
+        assert ours.location == official.url
+        assert [s.value for s in ours.scores] == list(official.meta["_metrics"]["ImageNet-1K"].values())
+        assert transform.interpolation == InterpolationMode.BILINEAR
+        expected = (transform.crop_size, transform.resize_size, "bilinear", tuple(transform.mean), tuple(transform.std))
+        found = ours.preprocessing
+        assert (
+            [found.input_size],
+            [found.resize],
+            found.interpolation,
+            found.mean,
+            found.std,
+        ) == expected
+    for tag, ours in weights.items():
+        cfg = get_pretrained_cfg(f"resnet50.{tag.removeprefix('timm_')}_in1k")
+        at_224 = cfg.test_input_size == (3, 224, 224)
+        crop = cfg.test_crop_pct if at_224 else cfg.crop_pct
+        assert at_224 or cfg.input_size == (3, 224, 224)
+        assert ours.location == cfg.url
+        assert ours.licence.lower() == cfg.license
+        found = ours.preprocessing
+        assert (found.input_size, found.resize) == (224, floor(224 / crop))
+        assert (found.interpolation, found.mean, found.std) == (cfg.interpolation, cfg.mean, cfg.std)
+
+
 def test_simclr_is_fetched_from_the_host_without_a_login() -> None:
     for name in ("simclr_r50", "simclr_r50x2", "simclr_r50x4"):
         (weights,) = MODELS[name].weights.values()

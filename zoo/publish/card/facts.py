@@ -139,7 +139,7 @@ class Facts:
         others: other weights of the same name.
         repository: ``ORG/NAME`` on a model hub; ``None`` for a card of the registry.
         hub_name: the entry of ``hubconf.py`` with this architecture; ``None`` where there is none.
-        hash_prefix, licence_note, other_link: see ``zoo.models.registry.Weights``.
+        note, hash_prefix, licence_note, other_link: see ``zoo.models.registry.Weights``.
         heads: parts in the file ``heads_file``.
         agreement: measured when the repository was built.
     """
@@ -162,6 +162,7 @@ class Facts:
     others: Sequence[str] = ()
     repository: str | None = None
     hub_name: str | None = None
+    note: str = ""
     hash_prefix: HashPrefix | None = None
     licence_note: str = ""
     other_link: str = ""

@@ -56,7 +56,7 @@ def _front_matter(facts: Facts) -> str:
         library_name="timm",
         pipeline_tag="image-feature-extraction",
         datasets=[trained_on] if trained_on else None,
-        tags=[*_TAGS, facts.method],
+        tags=[*(tag for tag in _TAGS if facts.method != "supervised" or tag != "self-supervised"), facts.method],
         model_name=(facts.repository or facts.name).rpartition("/")[2] if results else None,
         eval_results=results or None,
         license=licence["license"],

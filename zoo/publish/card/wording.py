@@ -112,7 +112,17 @@ METHODS: Mapping[str, MethodText] = {
         "Each image predicts a cluster, the clusters being assigned in equal parts along the training; no labels",
         _SWAV_PAPER,
     ),
-    "supervised": MethodText("supervised learning", "Each image predicts its label", ""),
+    "supervised": MethodText(
+        "supervised learning",
+        "Each image predicts its label",
+        """@inproceedings{he2016resnet,
+  title     = {Deep Residual Learning for Image Recognition},
+  author    = {He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year      = {2016},
+  note      = {arXiv 1512.03385}
+}""",
+    ),
 }
 
 
