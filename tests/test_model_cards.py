@@ -57,7 +57,37 @@ def test_a_card_says_what_a_reader_needs(name: str) -> None:
     assert ("not for commercial use" in told.content) == ("NC" in facts.licence)
     assert "@" in told.content.partition("## Cite")[2]
     for score in facts.published:
-        assert f"| {score.value:g} | {score.where} |" in told.content
+        assert f"| {score.text} | {score.where} |" in told.content
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_card_says_who_publishes_a_hash(name: str) -> None:
+    facts = registry_facts(name)
+    (row,) = [line for line in card_path(name).read_text().splitlines() if line.startswith("| file | ")]
+    if facts.hash_prefix:
+        assert f"{facts.hash_prefix.algorithm} begins with `{facts.hash_prefix.digits}`" in row
+    else:
+        assert (f"sha256 `{facts.sha256}`" if facts.sha256 else "its authors publish no hash") in row
+
+
+def test_the_cards_of_moco_say_both_licences() -> None:
+    for name in ("mocov2_r50", "mocov2_r50.fair_in1k_200ep", "mocov1_r50"):
+        text = " ".join(card_path(name).read_text().partition("## Licence")[2].split())
+        assert text.startswith("MIT. Its authors say two things")
+        assert "its README still says CC-BY-NC 4.0" in text
+
+
+def test_supervised_cards_say_so() -> None:
+    for tag in MODELS["supervised_r50"].weights:
+        text = " ".join(card_path(f"supervised_r50.{tag}").read_text().split())
+        assert "with their labels" in text
+        assert "self-supervised" not in text
+        assert ("A later, stronger recipe" in text) == (tag != "tv_v1")
+
+
+def test_an_ablation_s_card_has_the_mean_and_says_that_one_seed_was_released() -> None:
+    text = card_path("byol_r50.deepmind_in1k_batchsize_64").read_text()
+    assert "mean of three seeds; one of them released | 59.7 ± 1.5 | arXiv 2006.07733, table 16 |" in text
 
 
 def test_the_measured_weights_are_the_bundled_ones_and_beat_random() -> None:

@@ -60,10 +60,18 @@ def print_info(name: str) -> None:
         print(f"  weights    {spec.name}.{tag}{' (default)' if tag == spec.default_tag else ''}")
         print(f"    file      {weights.location}")
         print(f"    sha256    {_sha256(weights)}")
+        if not weights.bundled:
+            print(f"    published hash  {_published_hash(weights)}")
+        if weights.other_link:
+            print(f"    also at   {weights.other_link}")
         print(f"    here      {_local_path(spec, tag)}")
         print(f"    licence   {weights.licence}{commercial_use(weights.licence)}; source: {weights.source}")
+        if weights.licence_note:
+            print(f"              {weights.licence_note}")
         print(f"    pixels    {transform.summary}, mean {transform.mean}, std {transform.std}")
         print(f"    padding   {weights.padding}")
+        if weights.note:
+            print(f"    note      {weights.note}")
         for score in weights.scores:
             print(f"    published {_published(score)}")
         for result in measured_scores(spec.name, tag):
@@ -99,11 +107,15 @@ def _to_json(spec: ModelSpec) -> dict[str, object]:
                 "location": weights.location,
                 "sha256": weights.sha256,
                 "sha256_on_first_use": None if weights.bundled or weights.sha256 else pretrained.recorded_hash(weights),
+                "hash_prefix": asdict(weights.hash_prefix) if weights.hash_prefix else None,
+                "other_link": weights.other_link or None,
                 "licence": weights.licence,
+                "licence_note": weights.licence_note or None,
                 "non_commercial": is_non_commercial(weights.licence),
                 "source": weights.source,
                 "preprocessing": weights.preprocessing.to_json(),
                 "padding": weights.padding,
+                "note": weights.note or None,
                 "published": [asdict(score) for score in weights.scores],
                 "measured": measured_scores(spec.name, tag),
             }
@@ -138,7 +150,7 @@ def commercial_use(licence: str) -> str:
 
 
 def _published(score: Score) -> str:
-    return f"{score.value} % {score.protocol} ({score.where}{'' if score.verified else '; not verified'})"
+    return f"{score.text} % {score.protocol} ({score.where}{'' if score.verified else '; not verified'})"
 
 
 def _sha256(weights: Weights) -> str:
@@ -146,6 +158,13 @@ def _sha256(weights: Weights) -> str:
         return weights.sha256
     recorded = pretrained.recorded_hash(weights)
     return f"{recorded} (as on first use here, not verified)" if recorded else "not verified yet, recorded on first use"
+
+
+def _published_hash(weights: Weights) -> str:
+    prefix = weights.hash_prefix
+    if prefix is None:
+        return "none by its authors"
+    return f"{prefix.algorithm} {prefix.digits}... ({prefix.where}), verified at every download"
 
 
 def _local_path(spec: ModelSpec, tag: str) -> str:

@@ -68,6 +68,7 @@ def convert(
     licence: str | None = None,
     source: str | None = None,
     preprocessing: Preprocessing | None = None,
+    method: str | None = None,
     half: bool = False,
     check: Callable[[Architecture], None] | None = None,
 ) -> Converted:
@@ -81,6 +82,7 @@ def convert(
         prefix: for ``torch``: text before ``conv1.weight`` in the keys; default: the only one that fits.
         licence, source: default: those of the files that this project published.
         preprocessing: default: the transform that the project evaluates with.
+        method: default: what the reader finds; the layout alone does not tell MoCo v1 from v2, for example.
         half: store convolutions in float16.
         check: is called with the detected architecture and may refuse it before anything is written.
 
@@ -97,7 +99,7 @@ def convert(
     config = ModelConfig(
         name=name or re.sub(r"[^A-Za-z0-9_-]+", "_", file.name.partition(".")[0])[:100] or "model",
         tag=tag,
-        method=official.method,
+        method=method or official.method,
         architecture=official.architecture,
         preprocessing=preprocessing or official.preprocessing,
         licence=licence or KINDS[kind].licence,

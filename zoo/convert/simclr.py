@@ -3,6 +3,11 @@
 Layers are numbered in the order of their creation (``conv2d``, ``conv2d_1``, ...); a block creates its projection
 first. Convolutions pad symmetrically (``fixed_padding``), the max-pool as TensorFlow does. Pixels are in [0, 1] without
 mean and std. The supervised linear head has a bias, which other converters forget.
+
+The registry has no SimCLR v2. Its TF1 checkpoints are several files each (``gs://simclr-checkpoints/simclrv2``), while
+the registry fetches one file by one hash. Those without selective kernels (``sk0``) have v1's layout with a deeper
+projector, so that a folder of them can be given to ``zoo convert``; none was tried. Those with them (``sk1``) are
+refused by name. The TF2 checkpoints are SavedModels, which no reader here opens.
 """
 
 from __future__ import annotations
@@ -86,6 +91,11 @@ def _in_order(variables: Arrays) -> Iterator[_Layer]:
         if match is None:
             raise ValueError(f"unknown variable base_model/{name}")
         layers[match[1]][int(match[2] or 0)][leaf] = _layout(array)
+    if len(layers["conv2d"]) > len(layers["batch_normalization"]):  # the kernels' mixing weights have no norm
+        raise UserError(
+            "the checkpoint has convolutions without a norm, as SimCLR v2's selective kernels (sk1) do: not supported, "
+            "take a network without them (sk0)"
+        )
     convolutions, norms = ([layers[kind][n] for n in sorted(layers[kind])] for kind in _KINDS)
     for convolution, norm in zip(convolutions, norms, strict=True):
         yield convolution["kernel"], norm

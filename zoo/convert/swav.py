@@ -1,4 +1,7 @@
-"""facebookresearch/swav's checkpoints (``src/resnet50.py``): flat keys, with ``projection_head`` and ``prototypes``."""
+"""facebookresearch/swav's checkpoints (``src/resnet50.py``): flat keys, with ``projection_head`` and ``prototypes``.
+
+The repository's DeepCluster v2 and SeLa v2 have the same layout with several groups of prototypes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _HEADS = ("projection_head.", "prototypes.")
 def read_official(path: Path, which: str) -> OfficialCheckpoint:
     """Read a ResNet-50 or one of its wide variants (all channels times 2, 4 or 5), with or without heads.
 
-    The first of several groups of prototypes (``nmb_prototypes`` is a list) is kept.
+    The first of several groups of prototypes (``nmb_prototypes`` is a list) is kept; the others are left out.
 
     Raises:
         UserError: the file cannot be read, holds more than tensors, is no SwAV checkpoint, or ``which`` is ``target``.
@@ -27,7 +30,9 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         prototypes = starting_with(state, "prototypes.")
         prototypes = starting_with(prototypes, "prototypes0.") or prototypes
         heads = {"projector": starting_with(state, "projection_head."), "prototypes": prototypes}
+        groups = (k for k in state if k.startswith("prototypes.prototypes"))
+        left_out = tuple(k for k in groups if not k.startswith("prototypes.prototypes0."))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path.name} is not a SwAV checkpoint of the official code ({error!r})") from None
     heads = {k: sequential(v) for k, v in heads.items() if v}
-    return OfficialCheckpoint("swav", architecture, encoder, heads, SWAV_224)
+    return OfficialCheckpoint("swav", architecture, encoder, heads, SWAV_224, left_out)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from zoo.api import load
 from zoo.errors import UserError
 from zoo.inference.embedder import Embedder
-from zoo.models.registry import DEFAULT_MODEL
+from zoo.models.registry import DEFAULT_MODEL, MODELS
 from zoo.system.cache_dir import cache_folder
 
 RANDOM, SUPERVISED = "random", "supervised"
-TORCHVISION = "https://download.pytorch.org/models/resnet50-0676ba61.pth"  # ResNet50_Weights.IMAGENET1K_V1, 76.13 %
+TORCHVISION = MODELS["supervised_r50"].weights["tv_v1"].location  # ResNet50_Weights.IMAGENET1K_V1, 76.13 %
 
 
 def open_model(model: str, device: str | None = None) -> Embedder:
     """Load a model by ``zoo.load``, or one of the two baselines.
 
     ``random`` is the architecture of the default model with random weights. ``supervised`` is the model in the folder
-    ``supervised`` of the cache, where the user puts it: the zoo publishes no supervised weights.
+    ``supervised`` of the cache, where the user puts it; ``supervised_r50`` is the name of the published ones.
 
     Raises:
         UserError: the model cannot be opened. Without supervised weights the message says how to get torchvision's,
@@ -28,7 +28,8 @@ def open_model(model: str, device: str | None = None) -> Embedder:
         folder = cache_folder() / SUPERVISED
         if not folder.exists():
             raise UserError(
-                f"no supervised weights in {folder}: download {TORCHVISION} and run `zoo convert "
+                f"no supervised weights in {folder}: give --model supervised_r50, which downloads torchvision's, or "
+                f"put others there: download {TORCHVISION} and run `zoo convert "
                 f"{TORCHVISION.rpartition('/')[2]} --from torch --licence BSD-3-Clause --out {folder}`, or give "
                 "--model a file of `zoo-train export` from a supervised recipe"
             )

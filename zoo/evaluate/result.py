@@ -55,10 +55,11 @@ class DetailsJson(TypedDict, total=False):
 
 
 class ModelJson(TypedDict):
-    """Name of the model; in the file the other keys of ``Embedder.identity`` stand beside these."""
+    """Name and size of the model; in the file the other keys of ``Embedder.identity`` stand beside these."""
 
     name: str
     dim: NotRequired[int]
+    parameters: NotRequired[int]
 
 
 class EvaluationJson(TypedDict):

@@ -66,7 +66,11 @@ def evaluate(
     content = {
         "protocol": protocol,
         **result.to_json(),
-        "model": {"name": embedder.weights_info["model"], **embedder.identity()},
+        "model": {
+            "name": embedder.weights_info["model"],
+            **embedder.identity(),
+            "parameters": sum(p.numel() for p in embedder.model.parameters()),  # with ``dim``: the architecture
+        },
         "options": {"seed": seed, **({"schedule": schedule} if schedule else {}), **context.settings},
         "command": command_line(context),
         "versions": versions(),

@@ -5,7 +5,8 @@
     CACHE/downloads/NAME.TAG.incomplete   a download; after a kill the next run resumes it
     CACHE/downloads/NAME.TAG.lock         held by the process that downloads and converts; the others wait
 
-A file whose hash differs from the registry's, or from the one of its first use, is refused before it is parsed.
+A file whose hash differs from the registry's, from the prefix that its authors publish, or from the one of its first
+use, is refused before it is parsed.
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ def _convert(file: Path, shown: str, spec: ModelSpec, tag: str, folder: Path) ->
             licence=weights.licence,
             source=weights.source,
             preprocessing=weights.preprocessing,
+            method=spec.method,
             check=check,
         )
     except UserError:
@@ -141,13 +143,23 @@ def _convert(file: Path, shown: str, spec: ModelSpec, tag: str, folder: Path) ->
 
 
 def _hash(file: Path, shown: str, weights: Weights, name: str) -> str:
-    """Return the sha256 of ``file`` after comparing it with the registry's, or with that of the first use."""
+    """Return the sha256 of ``file`` after comparing it with all that is known of its hash."""
+    published = weights.hash_prefix
     try:
         found = sha256_file(file)
+        by_authors = found
+        if published and published.algorithm != "sha256":
+            with file.open("rb") as opened:
+                by_authors = hashlib.file_digest(opened, published.algorithm).hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
     if weights.sha256 and found != weights.sha256:
         raise UserError(f"{name}: {shown} has sha256 {found}, the registry says {weights.sha256}: refused")
+    if published and not by_authors.startswith(published.digits):
+        raise UserError(
+            f"{name}: {shown} has {published.algorithm} {by_authors}, its authors publish {published.digits}... "
+            f"({published.where}): refused"
+        )
     if not weights.sha256 and (first := recorded_hash(weights)) not in (None, found):
         raise UserError(
             f"{name}: {shown} has sha256 {found}, on first use it had {first}: refused; "

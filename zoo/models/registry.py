@@ -76,12 +76,36 @@ class Score:
         protocol: name of the measurement.
         where: publication.
         verified: True if the number was looked up there, False if it was only remembered.
+        spread: what the publication prints after the +-; ``None`` where it prints nothing.
     """
 
     value: float
     protocol: str
     where: str
     verified: bool = True
+    spread: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The value, and the spread where there is one."""
+        return f"{self.value:g}" + (f" ± {self.spread:g}" if self.spread else "")
+
+
+@dataclass(frozen=True)
+class HashPrefix:
+    """The first digits of a file's hash, as its authors publish them.
+
+    Such a prefix finds a damaged or exchanged file; it is too short to stop somebody who forges one.
+
+    Attributes:
+        algorithm: ``md5`` or ``sha256``.
+        digits: hexadecimal, in lower case.
+        where: publication.
+    """
+
+    algorithm: str
+    digits: str
+    where: str
 
 
 @dataclass(frozen=True)
@@ -91,7 +115,10 @@ class Weights:
     Attributes:
         location: ``bundled:FILE`` for a file of ``zoo/bundled``, or the URL of an official file.
         sha256: hash of that file; ``None`` where nobody could verify it yet: the first use then records it.
+        note: a sentence about the training, for the card.
+        hash_prefix: what the authors publish of the file's hash, verified at every download; ``None`` if nothing.
         licence: SPDX name.
+        licence_note: what a user must know besides, where the authors say different things.
         source: project that published the weights.
         preprocessing: transform that the weights were evaluated with.
         padding: see ``Architecture``.
@@ -99,6 +126,7 @@ class Weights:
         max_megabytes: size limit of the download in 10**6 bytes.
         scores: published scores of these weights.
         selection: how the recipe was chosen and on which images, for the card.
+        other_link: another address of the same file, and what is different about it.
     """
 
     location: str
@@ -111,6 +139,10 @@ class Weights:
     max_megabytes: int = 1000
     scores: tuple[Score, ...] = ()
     selection: str = ""
+    note: str = ""
+    hash_prefix: HashPrefix | None = None
+    licence_note: str = ""
+    other_link: str = ""
 
     @property
     def bundled(self) -> bool:
@@ -123,7 +155,8 @@ class ModelSpec:
     """One name of the zoo.
 
     Attributes:
-        method: ``byol``, ``simsiam``, ``simclr``, ``moco`` or ``swav``.
+        method: ``byol``, ``simsiam``, ``simclr``, ``moco`` (v2), ``mocov1``, ``swav``, ``deepclusterv2``, ``selav2`` or
+            ``supervised``.
         architecture: key of ``ARCHITECTURES``.
         recipe: ``zoo-train`` recipe that produces such weights; empty where there is none.
         weights: released weights by tag; the first tag is the default.
@@ -162,27 +195,47 @@ def _deepmind(file: str, megabytes: int, *scores: Score, part: str = "") -> Weig
 
 
 def _deepmind_ablations() -> dict[str, Weights]:
-    """The twelve files of the paper's figure 3 (300 epochs); it shows their scores as a curve, hence none here."""
-    names = ["baseline", *(f"batchsize_{n}" for n in (2048, 1024, 512, 256, 128, 64))]
-    names += ["no_grayscale", "no_color", "crop_and_blur_only", "crop_only", "crop_and_color_only"]
+    """The twelve files of the ablations with the means of [B] tables 16 and 17; one of three seeds was released."""
+    protocol = f"{LINEAR}, 300 epochs, mean of three seeds; one of them released"
     part = ", ablations of the paper's figure 3: 300 epochs"
-    return {f"deepmind_in1k_{name}": _deepmind(f"ablations/res50x1_{name}", 1200, part=part) for name in names}
+    scores = {
+        "baseline": Score(72.5, protocol, f"{_BYOL_PAPER}, table 16"),
+        "batchsize_2048": Score(72.4, protocol, f"{_BYOL_PAPER}, table 16"),
+        "batchsize_1024": Score(72.2, protocol, f"{_BYOL_PAPER}, table 16"),
+        "batchsize_512": Score(72.2, protocol, f"{_BYOL_PAPER}, table 16"),
+        "batchsize_256": Score(71.8, protocol, f"{_BYOL_PAPER}, table 16"),
+        "batchsize_128": Score(69.6, protocol, f"{_BYOL_PAPER}, table 16", spread=0.5),
+        "batchsize_64": Score(59.7, protocol, f"{_BYOL_PAPER}, table 16", spread=1.5),
+        "no_grayscale": Score(70.3, protocol, f"{_BYOL_PAPER}, table 17"),
+        "no_color": Score(63.4, protocol, f"{_BYOL_PAPER}, table 17", spread=0.7),
+        "crop_and_blur_only": Score(61.1, protocol, f"{_BYOL_PAPER}, table 17", spread=0.3),
+        "crop_only": Score(59.4, protocol, f"{_BYOL_PAPER}, table 17", spread=0.3),
+        "crop_and_color_only": Score(70.7, protocol, f"{_BYOL_PAPER}, table 17"),
+    }
+    return {
+        f"deepmind_in1k_{name}": _deepmind(f"ablations/res50x1_{name}", 1200, score, part=part)
+        for name, score in scores.items()
+    }
 
 
-def _simsiam(folder: str, score: float) -> Weights:
+def _simsiam(folder: str, score: float, *, where: str = "README", epochs: int = 100) -> Weights:
+    checkpoint = f"checkpoint_{epochs - 1:04d}.pth.tar"
     return Weights(
-        f"https://dl.fbaipublicfiles.com/simsiam/models/{folder}/pretrain/checkpoint_0099.pth.tar",
+        f"https://dl.fbaipublicfiles.com/simsiam/models/{folder}/pretrain/{checkpoint}",
         None,
         "CC-BY-NC-4.0",
         "facebookresearch/simsiam",
         FAIR_224,
         kind="simsiam",
-        scores=(Score(score, LINEAR, "facebookresearch/simsiam, README"),),
+        scores=(Score(score, LINEAR, f"facebookresearch/simsiam, {where}"),),
     )
 
 
-def _moco(epochs: int, score: float) -> Weights:
-    name = f"moco_v2_{epochs}ep"
+_MOCO_README = "facebookresearch/moco, README"
+
+
+def _moco(version: str, epochs: int, score: float, md5: str) -> Weights:
+    name = f"moco_{version}_{epochs}ep"
     return Weights(
         f"https://dl.fbaipublicfiles.com/moco/moco_checkpoints/{name}/{name}_pretrain.pth.tar",
         None,
@@ -190,11 +243,16 @@ def _moco(epochs: int, score: float) -> Weights:
         "facebookresearch/moco",
         FAIR_224,
         kind="moco",
-        scores=(Score(score, LINEAR, "facebookresearch/moco, README"),),
+        scores=(Score(score, LINEAR, _MOCO_README),),
+        hash_prefix=HashPrefix("md5", md5, _MOCO_README),
+        licence_note="Its authors say two things: the repository's LICENSE file is MIT (since commit 7397dfe of "
+        '2023-01-18, "Relicense MoCo under MIT"), while its README still says CC-BY-NC 4.0. The last commit that has '
+        "both files is 132aea9; later ones are empty.",
     )
 
 
-def _swav(file: str, megabytes: int, score: float, *, verified: bool = True) -> Weights:
+def _swav(file: str, megabytes: int, score: float) -> Weights:
+    """One file of the SwAV repository, which also holds DeepCluster v2 and SeLa v2."""
     return Weights(
         f"https://dl.fbaipublicfiles.com/deepcluster/{file}_pretrain.pth.tar",
         None,
@@ -203,13 +261,15 @@ def _swav(file: str, megabytes: int, score: float, *, verified: bool = True) -> 
         SWAV_224,
         kind="swav",
         max_megabytes=megabytes,
-        scores=(Score(score, LINEAR, "facebookresearch/swav, README", verified),),
+        scores=(Score(score, LINEAR, "facebookresearch/swav, README"),),
     )
 
 
 def _simclr(width: int, megabytes: int, score: float) -> dict[str, Weights]:
+    """Version 1; the README's version 2 is not here, see ``zoo.convert.simclr``."""
+    bucket, file = "simclr-gcs/checkpoints", f"ResNet50_{width}x.zip"
     weights = Weights(
-        f"https://storage.googleapis.com/simclr-gcs/checkpoints/ResNet50_{width}x.zip",
+        f"https://storage.googleapis.com/{bucket}/{file}",  # serves public files without a login
         None,
         "Apache-2.0",
         "google-research/simclr, v1",
@@ -218,8 +278,48 @@ def _simclr(width: int, megabytes: int, score: float) -> dict[str, Weights]:
         kind="simclr",
         max_megabytes=megabytes,
         scores=(Score(score, LINEAR, "google-research/simclr, README"),),
+        other_link=f"https://storage.cloud.google.com/{bucket}/{file} (the README's link; asks for a Google login)",
     )
     return {"google_in1k": weights}
+
+
+_TOP1 = "ImageNet top-1 of its own classifier"
+_RSB = "arXiv 2110.00476"
+_OTHER_RECIPE = "A later, stronger recipe than that of the supervised baselines in the papers of BYOL and SimSiam."
+_IN_THE_NAME = "the file's name"
+
+
+def _torchvision(version: str, digits: str, resize: int, top1: float, top5: float, note: str) -> Weights:
+    where = f"torchvision, ResNet50_Weights.IMAGENET1K_{version}"
+    return Weights(
+        f"https://download.pytorch.org/models/resnet50-{digits}.pth",
+        None,
+        "BSD-3-Clause",
+        where,
+        replace(FAIR_224, resize=resize),
+        kind="torch",
+        scores=(Score(top1, _TOP1, where), Score(top5, "ImageNet top-5 of its own classifier", where)),
+        note=note,
+        hash_prefix=HashPrefix("sha256", digits, _IN_THE_NAME),
+    )
+
+
+def _timm(file: str, digits: str, owner: str, resize: int, *scores: Score) -> Weights:
+    """One file of the recipes A1 to A3; ``owner`` is the one in the address that timm has."""
+    return Weights(
+        f"https://github.com/{owner}/pytorch-image-models/releases/download/v0.1-rsb-weights/{file}-{digits}.pth",
+        None,
+        "Apache-2.0",
+        f"huggingface/pytorch-image-models (timm), {_RSB}",
+        replace(IMAGENET_224, resize=resize),
+        kind="torch",
+        scores=scores,
+        note=_OTHER_RECIPE,
+        hash_prefix=HashPrefix("sha256", digits, _IN_THE_NAME),
+    )
+
+
+_CROP_95 = 235  # timm's transform: floor(224 / .95)
 
 
 DEFAULT_MODEL = "simclr_r18_mini"  # ships with the package
@@ -310,7 +410,11 @@ MODELS: Mapping[str, ModelSpec] = {
             "simsiam",
             "r50",
             "simsiam_r50_in1k_100ep",
-            {"fair_in1k_100ep": _simsiam("100ep", 68.1), "fair_in1k_100ep_256bs": _simsiam("100ep-256bs", 68.3)},
+            {
+                "fair_in1k_100ep": _simsiam("100ep", 68.1),
+                "fair_in1k_100ep_256bs": _simsiam("100ep-256bs", 68.3),
+                "fair_in1k_200ep_256bs": _simsiam("200ep-256bs", 69.8, where="issue 18", epochs=200),
+            },
             tuple(
                 Score(value, f"{LINEAR}, {epochs} epochs", _SIMSIAM_PAPER)
                 for epochs, value in ((100, 68.1), (200, 70.0), (400, 70.8), (800, 71.3))
@@ -328,31 +432,94 @@ MODELS: Mapping[str, ModelSpec] = {
             "moco",
             "r50",
             "mocov2_r50_in1k_800ep",
-            {"fair_in1k_800ep": _moco(800, 71.1), "fair_in1k_200ep": _moco(200, 67.7)},
+            {
+                "fair_in1k_800ep": _moco("v2", 800, 71.1, "a04e12f8"),
+                "fair_in1k_200ep": _moco("v2", 200, 67.7, "59fd9945"),
+            },
         ),
+        ModelSpec("mocov1_r50", "mocov1", "r50", "", {"fair_in1k_200ep": _moco("v1", 200, 60.6, "b251726a")}),
         ModelSpec(
-            "swav_r50", "swav", "r50", "swav_r50_in1k_800ep", {"fair_in1k_800ep": _swav("swav_800ep", 1000, 75.3)}
+            "swav_r50",
+            "swav",
+            "r50",
+            "swav_r50_in1k_800ep",
+            {
+                "fair_in1k_800ep": _swav("swav_800ep", 1000, 75.3),
+                "fair_in1k_400ep": _swav("swav_400ep", 1000, 74.6),
+                "fair_in1k_200ep": _swav("swav_200ep", 1000, 73.9),
+                "fair_in1k_100ep": _swav("swav_100ep", 1000, 72.1),
+                "fair_in1k_400ep_256bs": _swav("swav_400ep_bs256", 1000, 74.3),
+                "fair_in1k_200ep_256bs": _swav("swav_200ep_bs256", 1000, 72.7),
+                "fair_in1k_400ep_2x224": _swav("swav_400ep_2x224", 1000, 70.1),
+            },
         ),
         ModelSpec(
             "swav_r50x2",
             "swav",
             "r50x2",
             "swav_r50x2_in1k_400ep",
-            {"fair_in1k_400ep": _swav("swav_RN50w2_400ep", 2000, 77.3, verified=False)},
+            {"fair_in1k_400ep": _swav("swav_RN50w2_400ep", 2000, 77.3)},
         ),
         ModelSpec(
             "swav_r50x4",
             "swav",
             "r50x4",
             "swav_r50x4_in1k_400ep",
-            {"fair_in1k_400ep": _swav("swav_RN50w4_400ep", 5000, 77.9, verified=False)},
+            {"fair_in1k_400ep": _swav("swav_RN50w4_400ep", 5000, 77.9)},
         ),
         ModelSpec(
             "swav_r50x5",
             "swav",
             "r50x5",
             "",
-            {"fair_in1k_400ep": _swav("swav_RN50w5_400ep", 8000, 78.5, verified=False)},
+            {"fair_in1k_400ep": _swav("swav_RN50w5_400ep", 8000, 78.5)},
+        ),
+        ModelSpec(
+            "deepclusterv2_r50",
+            "deepclusterv2",
+            "r50",
+            "",
+            {
+                "fair_in1k_800ep": _swav("deepclusterv2_800ep", 1000, 75.2),
+                "fair_in1k_400ep": _swav("deepclusterv2_400ep", 1000, 74.3),
+                "fair_in1k_400ep_2x224": _swav("deepclusterv2_400ep_2x224", 1000, 70.2),
+            },
+        ),
+        ModelSpec(
+            "selav2_r50",
+            "selav2",
+            "r50",
+            "",
+            {
+                "fair_in1k_400ep": _swav("selav2_400ep", 1000, 71.8),
+                "fair_in1k_400ep_2x224": _swav("selav2_400ep_2x224", 1000, 67.2),
+            },
+        ),
+        ModelSpec(
+            "supervised_r50",
+            "supervised",
+            "r50",
+            "supervised_r50_in1k_90ep",
+            {
+                "tv_v1": _torchvision(
+                    "V1",
+                    "0676ba61",
+                    256,
+                    76.13,
+                    92.862,
+                    "The papers of MoCo and SimSiam give 76.1 for a supervised ResNet-50, which these weights match; "
+                    "those of SimCLR and BYOL trained their own (76.5 and 76.4).",
+                ),
+                "tv_v2": _torchvision("V2", "11ad3fa6", 232, 80.858, 95.434, _OTHER_RECIPE),
+                "timm_a1": _timm(
+                    "resnet50_a1_0", "14fe96d1", "rwightman", _CROP_95, Score(80.4, f"{_TOP1}, at 224", _RSB)
+                ),
+                "timm_a2": _timm("resnet50_a2_0", "a2746f79", "huggingface", _CROP_95),
+                "timm_a3": _timm(
+                    "resnet50_a3_0", "59cae1ef", "huggingface", _CROP_95, Score(78.1, f"{_TOP1}, at 224", _RSB)
+                ),
+                "timm_a1h": _timm("resnet50_a1h2_176", "001a1197", "huggingface", 224),
+            },
         ),
     )
 }

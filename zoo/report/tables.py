@@ -1,25 +1,45 @@
 """Tables as data: published rows from ``zoo/evaluate/published.json``, measured rows from result files.
 
-A measured number is shown in a published table only if data set, metric and protocol are the same. A table of its own
-under it shows every measured number beside random init.
+A measured number is shown in a published table only if data set, metric, protocol and architecture are the same. A
+table of its own under it shows every measured number beside random init.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 from zoo.datasets.transfer_sets import TRANSFER_SETS
 from zoo.errors import UserError
 from zoo.evaluate.result import EvaluationJson
+from zoo.models.registry import ARCHITECTURES, MODELS, split_name
 
 _PUBLISHED = Path(__file__).parents[1] / "evaluate" / "published.json"
+_SETTINGS = (  # keys of rows that become columns
+    "architecture",
+    "parameters",
+    "batch",
+    "negative_pairs",
+    "momentum_encoder",
+    "predictor",
+    "target_network",
+)
 _KEYS = {"protocol", "metric", "score", "interval_95", "data", "model"}
 _IMAGENET = {"imagenet", "imagenet-1k", "imagenet1k", "imagenet2012", "in1k", "ilsvrc2012"}  # not ImageNette
 _SAME_PROTOCOL = {"seed", "schedule", "mode", "percent", "seeds"}  # options that do not change the protocol
+_R50 = "ResNet-50 (1x)"
+_PAPER_NAMES = {  # key of ARCHITECTURES -> the name that [B] gives it
+    "r50": _R50,
+    "r50x2": "ResNet-50 (2x)",
+    "r50x4": "ResNet-50 (4x)",
+    "r200": "ResNet-200 (1x)",
+    "r200x2": "ResNet-200 (2x)",
+}
+_PUBLISHED_LISTS = "published lists"  # of ``parameters["labels"]``: the file lists of SimCLR, which [B] used too
 _DETECTION = {"VOC07+12": "voc07+12", "VOC07": "voc07", "COCO": "coco 2017"}  # column -> name of the data in lower case
 
 
@@ -36,10 +56,11 @@ class PublishedRow(TypedDict):
 
 
 class PublishedTable(TypedDict):
-    """One table of ``published.json``."""
+    """One table of ``published.json``; ``protocol`` has the protocols of ``zoo evaluate`` that may fill it."""
 
     id: str
     title: str
+    protocol: str
     columns: list[str]
     rows: list[PublishedRow]
     note: NotRequired[str]
@@ -78,7 +99,15 @@ SECTIONS = (
     Section(
         "Linear evaluation",
         ("linear", "linear-sgd", "linear-lars"),
-        ("linear-r50", "linear-wide", "simsiam-epochs", "byol-settings", "simsiam-cifar10", "solo-learn-cifar"),
+        (
+            "linear-r50",
+            "linear-wide",
+            "byol-linear-variants",
+            "simsiam-epochs",
+            "byol-settings",
+            "simsiam-cifar10",
+            "solo-learn-cifar",
+        ),
     ),
     Section("kNN", ("knn",), ("lightly-cifar10",)),
     Section("Semi-supervised", ("semi-supervised",), ("semi-supervised-r50", "semi-supervised-wide")),
@@ -137,15 +166,23 @@ def build(results: Sequence[EvaluationJson]) -> list[Table]:
     tables = []
     for section in SECTIONS:
         measured = [r for r in results if r["protocol"] in section.protocols]
-        tables += [_published_table(section, known[i], measured) for i in section.published]
+        for i in section.published:
+            tables.append(_published_table(section, known[i], [r for r in measured if not _drew_its_labels(r)]))
+            drawn = _published_table(section, known[i], [r for r in measured if _drew_its_labels(r)])
+            if rows := tuple(row for row in drawn.rows if row.kind == "measured"):
+                title = f"{drawn.title}: labels drawn by this project"
+                note = (
+                    "Not comparable with the published table above, whose labels are those of the published file lists."
+                )
+                tables.append(replace(drawn, title=title, rows=rows, note=note))
         if measured:
             tables.append(_measured_table(section, measured))
     return tables
 
 
 def _published_table(section: Section, table: PublishedTable, results: Sequence[EvaluationJson]) -> Table:
-    """Return a published table, with a row for each model that has a number of the same data, metric and protocol."""
-    extra = [k for k in ("architecture", "parameters", "batch", "predictor", "target_network") if k in table["rows"][0]]
+    """Return a published table, with a row for each model that has a number it may show (``_comparable``)."""
+    extra = [k for k in _SETTINGS if k in table["rows"][0]]
     rows = []
     for row in table["rows"]:
         spread = row.get("spread") or [None] * len(row["values"])
@@ -155,24 +192,44 @@ def _published_table(section: Section, table: PublishedTable, results: Sequence[
 
     for model in dict.fromkeys(model_name(r) for r in results):
         of_model = [r for r in results if model_name(r) == model]
-        numbers = [[_comparable(table["id"], column, r) for column in table["columns"]] for r in of_model]
+        numbers = [[_comparable(table, column, r) for column in table["columns"]] for r in of_model]
         files = [r["file"] for r, row in zip(of_model, numbers, strict=True) if any(v is not None for v in row)]
         if files:  # each column takes the first result that has a number for it
             values = [next((_format(v) for v in column if v is not None), "") for column in zip(*numbers, strict=True)]
-            rows.append(Row("measured", (model, *("" for _ in extra), *values), ", ".join(files)))
+            names = [architecture(of_model[0]) or "" if k == "architecture" else "" for k in extra]
+            rows.append(Row("measured", (model, *names, *values), ", ".join(files)))
     columns = ("method", *(e.replace("_", " ") for e in extra), *table["columns"])
     return Table(section.title, table["title"], columns, tuple(rows), table.get("note", ""))
 
 
-def _comparable(table: str, column: str, result: EvaluationJson) -> float | None:
-    """Return the result's number for a column of a published table, ``None`` where data, metric or protocol differ."""
-    name, metrics = result["data"]["name"].lower(), result.get("metrics", {})
-    small = str(result["parameters"].get("schedule", "")).startswith("small")
+def _comparable(table: PublishedTable, column: str, result: EvaluationJson) -> float | None:
+    """Return the result's number for a column of a published table.
+
+    ``None`` where data, metric, protocol or architecture differ, or where a published setting was changed.
+    """
+    name, parameters, network = result["data"]["name"].lower(), result["parameters"], architecture(result)
+    if result["protocol"] not in table["protocol"].split(", "):
+        return None
+    grid = parameters.get("grid")
+    small = str(parameters.get("schedule", "")).startswith("small") or (
+        isinstance(grid, dict) and grid["name"] == "small"
+    )
     if small or set(result.get("options", {})) - _SAME_PROTOCOL:
         return None  # not the paper's protocol, whatever the data
-    if table == "linear-r50" and name in _IMAGENET:
+    if network is None or (network == _R50) == table["id"].endswith("-wide"):
+        return None  # all tables but the two wide ones are of ResNet-50
+    return _number(table["id"], column, result, name)
+
+
+def _number(table: str, column: str, result: EvaluationJson, name: str) -> float | None:
+    """Return the number of a column from a result of the table's protocol and architecture, on data ``name``."""
+    metrics = result.get("metrics", {})
+    if table in ("linear-r50", "linear-wide") and name in _IMAGENET:
         return result["score"] if column == "top-1" else metrics.get(column)
-    if table == "semi-supervised-r50" and name in _IMAGENET:
+    if table == "simsiam-epochs" and name in _IMAGENET:
+        epochs = re.search(r"(?:^|_)(\d+)ep(?:_|$)", result["model"]["name"].rpartition(".")[2])
+        return result["score"] if epochs and column == f"{epochs[1]} ep" else None
+    if table.startswith("semi-supervised-") and name in _IMAGENET:
         return metrics.get(column)
     if table.startswith("transfer-") and name in TRANSFER_SETS and TRANSFER_SETS[name].title == column:
         fine_tuned = result["parameters"].get("mode") == "fine-tuned"
@@ -181,11 +238,27 @@ def _comparable(table: str, column: str, result: EvaluationJson) -> float | None
         return result["score"] if column == "mIoU" == result["metric"] else None
     if table == "nyu-depth" and name.startswith("nyu"):
         return metrics.get(column)
-    if table == "simsiam-detection" and result["protocol"] == "detect":
+    if table == "simsiam-detection":
         data, _, metric = column.partition(" ")
         known = next((k for k, data_name in _DETECTION.items() if name == data_name), None)
         return metrics.get(metric if metric.startswith("mask") else f"box {metric}") if known == data else None
     return None
+
+
+def _drew_its_labels(result: EvaluationJson) -> bool:
+    """True for a semi-supervised result whose labelled images are not those of the published file lists."""
+    return result["protocol"] == "semi-supervised" and result["parameters"].get("labels") != _PUBLISHED_LISTS
+
+
+def architecture(result: EvaluationJson) -> str | None:
+    """Return the architecture's name in the papers, by the registry or by its size; ``None`` if unknown."""
+    model = result["model"]
+    spec = MODELS.get(split_name(model["name"])[0])
+    if spec is not None:
+        return _PAPER_NAMES.get(spec.architecture)
+    size = (model.get("dim"), model.get("parameters"))
+    found = (key for key, known in ARCHITECTURES.items() if (known.num_features, known.parameters) == size)
+    return _PAPER_NAMES.get(next(found, ""))
 
 
 def _measured_table(section: Section, results: Sequence[EvaluationJson]) -> Table:

@@ -181,6 +181,32 @@ def test_swav_flat_with_prototypes(tmp_path: Path, form: str) -> None:
         assert embedder.heads.prototypes[0].weight.shape == (30, 16)
 
 
+def test_simclr_v2_s_selective_kernels_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``sk_conv2d`` of google-research/simclr: the mixing weights are a convolution without batch normalisation."""
+    norm = {f"base_model/batch_normalization/{leaf}": np.ones(4, np.float32) for leaf in ("gamma", "beta")}
+    kernels = {f"base_model/conv2d{n}/kernel": np.ones((1, 1, 4, 4), np.float32) for n in ("", "_1")}
+    monkeypatch.setattr("zoo.convert.simclr.read_bundle", lambda _: norm | kernels)
+    with pytest.raises(UserError, match=r"SimCLR v2's selective kernels \(sk1\) do: not supported"):
+        convert(tmp_path / "r50_1x_sk1", "simclr", tmp_path / "out")
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_deepcluster_v2_has_several_groups_of_prototypes(tmp_path: Path, groups: int) -> None:
+    """``main_deepclusterv2.py`` of facebookresearch/swav: ``MultiPrototypes`` of the list ``nmb_prototypes``."""
+    net = network(narrow([1, 1, 1, 1], 0.125))
+    head = byol_mlp(net.module.num_features, 32, 16)
+    prototypes = [torch.randn(30, 16) for _ in range(groups)]
+    state = net.state | under(head.state_dict(), "projection_head.")
+    state |= {f"prototypes.prototypes{n}.weight": weight for n, weight in enumerate(prototypes)}
+    torch.save({"epoch": 1, "state_dict": under(state, "module."), "optimizer": {}}, tmp_path / "d.pth.tar")
+    result = convert(tmp_path / "d.pth.tar", "swav", tmp_path / "out", method="deepclusterv2")
+    assert result.config.method == "deepclusterv2"
+    assert result.left_out == tuple(f"prototypes.prototypes{n}.weight" for n in range(1, groups))
+    embedder = zoo.load(tmp_path / "out", device="cpu")
+    assert same(embedder, net.module)
+    assert torch.equal(embedder.heads.prototypes[0].weight, prototypes[0])
+
+
 @pytest.mark.parametrize("names", ["torchvision", "timm", "detectron2"])
 @pytest.mark.parametrize("prefix", ["module.pre.", ""])
 def test_any_state_dict_under_a_prefix(tmp_path: Path, names: str, prefix: str) -> None:

@@ -31,7 +31,7 @@ from zoo.evaluate.features import require_finite
 from zoo.evaluate.frozen import knn, lbfgs, linear
 from zoo.evaluate.protocols import PROTOCOLS
 from zoo.evaluate.run import evaluate
-from zoo.models.registry import DEFAULT_MODEL
+from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL
 
 PHOTOS = sorted((Path(__file__).parents[3] / "examples" / "photos").glob("*.jpg"))
 
@@ -348,6 +348,7 @@ def test_the_supervised_baseline_is_torchvision_s_file_converted_as_the_line_say
     ]
     assert CliRunner().invoke(main.app, [*words, "--input-size", "32", "--resize", "36"]).exit_code == 0
     result = evaluate("knn", "supervised", folder)
+    assert result["model"]["parameters"] == ARCHITECTURES["r18"].parameters  # by which the report knows the network
     assert result["model"]["name"] == "resnet18"
     assert 0 <= result["score"] <= 100
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -21,7 +22,7 @@ import zoo
 from zoo.errors import UserError
 from zoo.hub import http_download, pretrained
 from zoo.models import licences, registry
-from zoo.models.registry import Architecture, ModelSpec, Weights
+from zoo.models.registry import Architecture, HashPrefix, ModelSpec, Weights
 from zoo.system.atomic_files import remove_tree, sha256_file
 
 ROOT = Path(__file__).parents[3]
@@ -131,6 +132,58 @@ def test_a_wrong_hash_is_refused_before_parsing(server: Server, monkeypatch: pyt
         zoo.load(NAME)
     cache = pretrained.cached(spec(), "deepmind").parents[1]
     assert [p.name for p in cache.rglob("*") if p.is_file()] == [f"{NAME}.lock"]
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha256"])
+def test_the_hash_prefix_of_the_authors_is_verified(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], algorithm: str
+) -> None:
+    from zoo.cli.model_info import print_info
+    from zoo.convert import convert as converting
+
+    digits = hashlib.new(algorithm, GOLDEN.read_bytes()).hexdigest()
+    with monkeypatch.context() as wrong:
+        use(wrong, hash_prefix=HashPrefix(algorithm, "0" * 8, "its README"))
+        wrong.setattr(converting, "read", lambda *_, **__: pytest.fail("it was parsed"))
+        with pytest.raises(
+            UserError, match=rf"has {algorithm} {digits}, its authors publish 0{{8}}\.\.\. \(its README\)"
+        ):
+            zoo.load(NAME)
+        with pytest.raises(UserError, match="its authors publish"):
+            pretrained.fetch_by_name(NAME, file=GOLDEN)
+    use(monkeypatch, hash_prefix=HashPrefix(algorithm, digits[:8], "its README"))
+    assert zoo.load(NAME, device="cpu").dim == 256
+    print_info("byol_r14")
+    assert f"{algorithm} {digits[:8]}... (its README), verified at every download" in capsys.readouterr().out
+
+
+def test_a_file_of_torchvision_is_supervised_r50(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from torchvision.models import resnet50
+
+    monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path / "cache"))
+    official = resnet50().eval()
+    file = tmp_path / "resnet50.pth"
+    torch.save(official.state_dict(), file)
+    with pytest.raises(UserError, match=r"its authors publish 0676ba61\.\.\. \(the file's name\): refused"):
+        pretrained.fetch_by_name("supervised_r50", file=file)
+    entry = registry.MODELS["supervised_r50"]
+    prefix = HashPrefix("sha256", sha256_file(file)[:8], "a test")
+    weights = dict(entry.weights) | {"tv_v1": replace(entry.weights["tv_v1"], hash_prefix=prefix)}
+    monkeypatch.setitem(registry.MODELS, "supervised_r50", replace(entry, weights=weights))  # type: ignore[arg-type]
+    pretrained.fetch_by_name("supervised_r50", file=file)
+    embedder = zoo.load("supervised_r50", device="cpu")
+    assert embedder.weights_info["method"] == "supervised"
+    assert embedder.weights_info["licence"] == "BSD-3-Clause"
+    assert embedder.heads is not None
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(embedder.heads.classifier(embedder.model(x)), official(x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_method_is_the_registry_s(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MoCo v1, DeepCluster v2 and SeLa v2 are read by the readers of other methods."""
+    monkeypatch.setitem(registry.MODELS, "byol_r14", replace(spec(), method="selav2"))  # type: ignore[arg-type]
+    assert zoo.load(NAME, device="cpu").weights_info["method"] == "selav2"
 
 
 def test_a_right_hash_of_another_network_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from matplotlib.font_manager import fontManager
 from PIL import Image
 
 from zoo.errors import UserError
+from zoo.evaluate.protocols import PROTOCOLS
 from zoo.publish.card.gather import CARDS
 from zoo.report import tables
 from zoo.report.embedding_map import tsne, write_map
@@ -27,7 +28,7 @@ from zoo.report.render import to_html, to_markdown, write_png
 
 def result(**changes: Any) -> dict[str, Any]:
     found = {
-        "protocol": "linear",
+        "protocol": "linear-sgd",
         "metric": "top-1",
         "score": 61.234,
         "interval_95": [60.0, 62.5],
@@ -70,6 +71,7 @@ def test_the_published_rows_are_those_of_the_papers_text(request: pytest.Fixture
         "ablation-batch-size",  # figures there
         "ablation-views",
         "ablation-stop-gradient",
+        "byol-linear-variants",
         "seed-own",
     }
     for table in tables.published():
@@ -116,7 +118,20 @@ def test_other_data_and_reduced_protocols_stay_out_of_published_tables(changes: 
         ("NYU v2", "rms", "depth", "nyuv2", {"metrics": {"rms": 61.234}}),
         ("Detection and", "VOC07+12 AP50", "detect", "VOC07+12", {"metrics": {"box AP50": 61.234}}),
         ("Detection and", "COCO mask AP", "detect", "COCO 2017", {"metrics": {"mask AP": 61.234}}),
-        ("ImageNet, ResNet-50", "top-5 at 10 %", "semi-supervised", "imagenet", {"metrics": {"top-5 at 10 %": 61.234}}),
+        (
+            "ImageNet, ResNet-50",
+            "top-5 at 10 %",
+            "semi-supervised",
+            "imagenet",
+            {"metrics": {"top-5 at 10 %": 61.234}, "parameters": {"labels": "published lists"}},
+        ),
+        (
+            "by epochs of pretraining",
+            "100 ep",
+            "linear-lars",
+            "imagenet",
+            {"model": {"name": "simsiam_r50.fair_in1k_100ep_256bs", "dim": 2048}},
+        ),
     ],
 )
 def test_every_protocol_has_its_place(title: str, column: str, protocol: str, data: str, more: dict[str, Any]) -> None:
@@ -127,6 +142,95 @@ def test_every_protocol_has_its_place(title: str, column: str, protocol: str, da
     cells = dict(zip(table.columns, mine.cells, strict=True))
     assert cells.pop(column) == "61.23"
     assert not any(v for k, v in cells.items() if k != "method")
+
+
+def measured(built: list[tables.Table], table: str) -> list[tuple[str, ...]]:
+    """The measured cells of a published table, without those that are empty."""
+    (known,) = (t for t in tables.published() if t["id"] == table)
+    found = find(built, known["title"])
+    return [tuple(c for c in row.cells if c) for row in found.rows if row.kind == "measured"]
+
+
+def test_two_protocols_never_share_a_cell() -> None:
+    filled = {"linear": "", "linear-sgd": "linear-r50", "linear-lars": "simsiam-epochs"}
+    model = {"name": "simsiam_r50.fair_in1k_100ep", "dim": 2048}
+    for protocol, own in filled.items():
+        built = tables.build([result(protocol=protocol, model=model, metrics={})])
+        for table in tables.published():
+            assert bool(measured(built, table["id"])) == (table["id"] == own), (protocol, table["id"])
+    both = tables.build([result(protocol=p, model=model, metrics={}, score=float(n)) for n, p in enumerate(filled, 1)])
+    assert measured(both, "linear-r50") == [(model["name"], "2.0")]
+    assert measured(both, "simsiam-epochs") == [(model["name"], "3.0")]
+
+
+def test_every_protocol_is_in_one_section() -> None:
+    assert sorted(p for s in tables.SECTIONS for p in s.protocols) == sorted(PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ({"name": "byol_r50.deepmind_in1k", "dim": 2048}, "r50"),
+        ({"name": "byol_r200.random", "dim": 2048}, "ResNet-200 (1x)"),
+        ({"name": "byol_r200x2.deepmind_in1k", "dim": 4096}, "ResNet-200 (2x)"),
+        ({"name": "swav_r50x4.fair_in1k_400ep", "dim": 8192}, "ResNet-50 (4x)"),
+        ({"name": "own", "dim": 4096, "parameters": 93_907_072}, "ResNet-50 (2x)"),
+        ({"name": "own", "dim": 2048, "parameters": 23_508_032}, "r50"),
+        ({"name": "own", "dim": 2048}, ""),  # ResNet-50 or ResNet-200
+        ({"name": "byol_r18.random", "dim": 512}, ""),
+        ({"name": "swav_r50x5.fair_in1k_400ep", "dim": 10240}, ""),
+    ],
+)
+def test_each_architecture_has_its_own_table(model: dict[str, Any], shown: str) -> None:
+    built = tables.build(
+        [
+            result(model=model, metrics={}),
+            result(
+                protocol="semi-supervised",
+                model=model,
+                parameters={"labels": "published lists"},
+                metrics={"top-1 at 1 %": 53.2},
+            ),
+            result(protocol="depth", data={"name": "nyuv2"}, model=model, metrics={"rms": 0.5}),
+        ]
+    )
+    for table, other, score in (
+        ("linear-r50", "linear-wide", "61.23"),
+        ("semi-supervised-r50", "semi-supervised-wide", "53.2"),
+    ):
+        normal, wide = measured(built, table), measured(built, other)
+        assert [cells[1:] for cells in normal] == ([(score,)] if shown == "r50" else [])
+        assert [cells[1:] for cells in wide] == ([(shown, score)] if shown.startswith("ResNet") else [])
+    assert bool(measured(built, "nyu-depth")) == (shown == "r50")
+
+
+def test_labels_that_this_project_drew_stand_beside_the_published_table() -> None:
+    def semi(labels: str, **metrics: float) -> dict[str, Any]:
+        return result(protocol="semi-supervised", parameters={"labels": labels}, metrics=metrics)
+
+    drawn = semi("stratified, drawn for each seed", **{"top-1 at 1 %": 50.0, "top-1 at 10 %": 60.0})
+    built = tables.build([drawn, semi("published lists", **{"top-1 at 1 %": 53.0})])
+    title = "Semi-supervised on ImageNet, ResNet-50"
+    (at,) = (n for n, t in enumerate(built) if t.title == title)
+    assert measured(built, "semi-supervised-r50") == [("byol_r50.deepmind_in1k", "53.0")]
+    assert built[at + 1].title == f"{title}: labels drawn by this project"
+    assert [row.cells for row in built[at + 1].rows] == [("byol_r50.deepmind_in1k", "50.0", "60.0", "", "")]
+    assert "Not comparable" in built[at + 1].note
+    assert not [t for t in tables.build([semi("published lists")]) if "drawn by" in t.title]
+
+
+def test_spreads_and_settings_of_the_papers_are_shown() -> None:
+    text = to_markdown(tables.build([result()]), [])
+    for line in (
+        "| published | batch 64 | 59.7 ± 1.5 | 59.2 ± 2.9 | 83.2 ± 1.2 | 83.0 ± 1.9 | [B] table 16 |",
+        "| published | remove color | 63.4 ± 0.7 | 45.7 | 85.3 ± 0.5 | 70.6 | [B] table 17 |",
+        "| published | crop and color only | 70.7 | 64.2 | 90.0 | 86.2 | [B] table 17 |",
+        "| published | BYOL | ResNet-200 (1x) | 63M | 77.8 | 93.9 | [B] table 9 |",
+        "| published | MoCo v2 (repro.+) | 256 | yes | yes | 67.4 | 69.9 | 71.0 | 72.2 | [S] table 4 |",
+        "| published | BYOL (repro.) | 4096 | no | yes | 66.5 | 70.6 | 73.2 | 74.3 | [S] table 4 |",
+        "| published | BYOL, pre-train augmentations with tclip and logit penalty | ResNet-50 (1x) | 74.8 | 91.8 |",
+    ):
+        assert line in text
 
 
 def test_the_gain_is_over_random_init_of_the_same_task() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
-from zoo.models.registry import Architecture, Score
+from zoo.models.registry import Architecture, HashPrefix, Score
 from zoo.publish.card.wording import DATA_SETS
 from zoo.transforms.preprocess import Preprocessing
 
@@ -139,6 +139,7 @@ class Facts:
         others: other weights of the same name.
         repository: ``ORG/NAME`` on a model hub; ``None`` for a card of the registry.
         hub_name: the entry of ``hubconf.py`` with this architecture; ``None`` where there is none.
+        note, hash_prefix, licence_note, other_link: see ``zoo.models.registry.Weights``.
         heads: parts in the file ``heads_file``.
         agreement: measured when the repository was built.
     """
@@ -161,6 +162,10 @@ class Facts:
     others: Sequence[str] = ()
     repository: str | None = None
     hub_name: str | None = None
+    note: str = ""
+    hash_prefix: HashPrefix | None = None
+    licence_note: str = ""
+    other_link: str = ""
     heads: Sequence[str] = ()
     heads_file: str = "heads.safetensors"
     agreement: Agreement | None = None

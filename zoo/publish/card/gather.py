@@ -55,6 +55,10 @@ def registry_facts(name: str) -> Facts:
         like_these=spec.scores,
         others=[f"{base}.{other}" for other in spec.weights if other != tag],
         hub_name=base,
+        note=chosen.note,
+        hash_prefix=chosen.hash_prefix,
+        licence_note=chosen.licence_note,
+        other_link=chosen.other_link,
     )
 
 

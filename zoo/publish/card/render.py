@@ -56,7 +56,7 @@ def _front_matter(facts: Facts) -> str:
         library_name="timm",
         pipeline_tag="image-feature-extraction",
         datasets=[trained_on] if trained_on else None,
-        tags=[*_TAGS, facts.method],
+        tags=[*(tag for tag in _TAGS if facts.method != "supervised" or tag != "self-supervised"), facts.method],
         model_name=(facts.repository or facts.name).rpartition("/")[2] if results else None,
         eval_results=results or None,
         license=licence["license"],
@@ -79,14 +79,29 @@ def _head(facts: Facts) -> str:
         ("pixels", _pixels(transform)),
         ("licence", _short_licence(facts.licence)),
         ("source", facts.source or "the owner of this repository"),
-        ("file", f"`{file}`{stored}, sha256 " + (f"`{facts.sha256}`" if facts.sha256 else "not verified yet")),
+        ("file", f"`{file}`{stored}, {_hash(facts)}"),
     ]
+    if facts.other_link and not facts.repository:
+        link, _, remark = facts.other_link.partition(" ")
+        pairs.append(("the same file", f"`{link}` {remark}".strip()))
     if facts.repository and facts.official:
         pairs.append(("converted from", f"`{facts.location}`"))
     if facts.heads:
         pairs.append(("heads", f"`{facts.heads_file}`: {', '.join(facts.heads)}"))
     what = f"A {_depth(architecture)} trained with {title}.{learns}."
     return f"# {facts.repository or facts.name}\n{hint}\n{wrap(what.replace('..', '.'))}\n\n{rows(pairs)}"
+
+
+def _hash(facts: Facts) -> str:
+    """Return the file's hash, what its authors publish of it, or that they publish nothing."""
+    prefix = facts.hash_prefix
+    if facts.sha256:
+        return f"sha256 `{facts.sha256}`"
+    if prefix:
+        return f"{prefix.algorithm} begins with `{prefix.digits}` ({prefix.where}), verified at every download"
+    if facts.official:
+        return "its authors publish no hash: the first use records its sha256 and refuses another file later"
+    return "sha256 not verified yet"
 
 
 def _limits(facts: Facts) -> str:
@@ -120,7 +135,8 @@ def _licence(facts: Facts) -> str:
         text = "Unknown: ask the owner of the weights before you use them."
     else:
         text = f"{facts.licence}."
-    return wrap(f"{text} The code of siamese-zoo is Apache-2.0.")
+    note = f" {facts.licence_note}" if facts.licence_note else ""
+    return wrap(f"{text}{note} The code of siamese-zoo is Apache-2.0.")
 
 
 def _cite(facts: Facts) -> str:

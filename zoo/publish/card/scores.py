@@ -29,8 +29,8 @@ def section(facts: Facts) -> str:
 
 
 def _published(facts: Facts) -> list[str]:
-    rows = [f"| {_protocol(s)} | {s.value:g} | {s.where} |" for s in facts.published]
-    rows += [f"| {_protocol(s)}, of this architecture and method | {s.value:g} | {s.where} |" for s in facts.like_these]
+    rows = [f"| {_protocol(s)} | {s.text} | {s.where} |" for s in facts.published]
+    rows += [f"| {_protocol(s)}, of this architecture and method | {s.text} | {s.where} |" for s in facts.like_these]
     if not rows:
         return []
     header = [

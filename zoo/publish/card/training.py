@@ -13,10 +13,11 @@ def section(facts: Facts) -> str:
         return _recorded(facts, facts.training)
     if not facts.official:
         return "## Training\n\nHow it was trained is not recorded here."
+    by, labels = ("the authors", "with") if facts.method == "supervised" else ("the method's authors", "without")
     what = (
-        f"Trained by the method's authors on the 1,281,167 training images of ImageNet-1k (ILSVRC 2012), without their "
-        f"labels: {facts.source}."
-    )
+        f"Trained by {by} on the 1,281,167 training images of ImageNet-1k (ILSVRC 2012), {labels} their labels: "
+        f"{facts.source}."
+    ) + (f" {facts.note}" if facts.note else "")
     again = (
         f" The recipe with their constants, to train it again: `zoo-train run {facts.recipe}`." if facts.recipe else ""
     )

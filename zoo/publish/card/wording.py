@@ -23,6 +23,15 @@ class MethodText:
     compute: str = ""
 
 
+_SWAV_PAPER = """@inproceedings{caron2020swav,
+  title     = {Unsupervised Learning of Visual Features by Contrasting Cluster Assignments},
+  author    = {Caron, Mathilde and Misra, Ishan and Mairal, Julien and Goyal, Priya and Bojanowski, Piotr and
+               Joulin, Armand},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2020},
+  note      = {arXiv 2006.09882}
+}"""  # its appendix describes DeepCluster v2 and SeLa v2
+
 METHODS: Mapping[str, MethodText] = {
     "byol": MethodText(
         "BYOL",
@@ -79,16 +88,41 @@ METHODS: Mapping[str, MethodText] = {
     "swav": MethodText(
         "SwAV",
         "One view of an image predicts the cluster of another view, the clusters being found along; no labels",
-        """@inproceedings{caron2020swav,
-  title     = {Unsupervised Learning of Visual Features by Contrasting Cluster Assignments},
-  author    = {Caron, Mathilde and Misra, Ishan and Mairal, Julien and Goyal, Priya and Bojanowski, Piotr and
-               Joulin, Armand},
-  booktitle = {Advances in Neural Information Processing Systems},
+        _SWAV_PAPER,
+    ),
+    "mocov1": MethodText(
+        "MoCo v1",
+        "Two views of an image are told from a queue of other images, encoded by a slowly moving average of the "
+        "network; no labels",
+        """@inproceedings{he2020moco,
+  title     = {Momentum Contrast for Unsupervised Visual Representation Learning},
+  author    = {He, Kaiming and Fan, Haoqi and Wu, Yuxin and Xie, Saining and Girshick, Ross},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
   year      = {2020},
-  note      = {arXiv 2006.09882}
+  note      = {arXiv 1911.05722}
 }""",
     ),
-    "supervised": MethodText("supervised learning", "Each image predicts its label", ""),
+    "deepclusterv2": MethodText(
+        "DeepCluster v2",
+        "Each image predicts the cluster that k-means gave it from the last epoch's features; no labels",
+        _SWAV_PAPER,
+    ),
+    "selav2": MethodText(
+        "SeLa v2",
+        "Each image predicts a cluster, the clusters being assigned in equal parts along the training; no labels",
+        _SWAV_PAPER,
+    ),
+    "supervised": MethodText(
+        "supervised learning",
+        "Each image predicts its label",
+        """@inproceedings{he2016resnet,
+  title     = {Deep Residual Learning for Image Recognition},
+  author    = {He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year      = {2016},
+  note      = {arXiv 1512.03385}
+}""",
+    ),
 }
 
 

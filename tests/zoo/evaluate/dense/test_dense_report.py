@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoo.report.tables import _comparable
+from zoo.report import tables
+
+
+def _comparable(table: str, column: str, result: dict[str, Any]) -> float | None:
+    (found,) = (t for t in tables.published() if t["id"] == table)
+    return tables._comparable(found, column, result)  # type: ignore[arg-type]
 
 
 def result(name: str, schedule: str, protocol: str = "detect") -> dict[str, Any]:
     metrics = {"box AP50": 82.0, "mask AP": 33.0, "pct<1.25": 80.0}
     return {
         "protocol": protocol, "metric": "mIoU", "score": 76.0, "metrics": metrics, "data": {"name": name},
-        "parameters": {"schedule": schedule},
+        "parameters": {"schedule": schedule}, "model": {"name": "byol_r50.deepmind_in1k"},
     }  # fmt: skip
 
 
