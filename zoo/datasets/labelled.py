@@ -168,6 +168,38 @@ def stratified_split(labels: Ints, fraction: float, seed: int) -> tuple[Ints, In
     return drawn, np.setdiff1d(np.arange(len(labels)), drawn)
 
 
+def hold_out_per_class(labels: Ints, count: int, seed: int) -> tuple[Ints, Ints]:
+    """Return the rows to train on and ``count`` rows held out of each class, at most half of a class."""
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(labels))
+    by_class = [order[labels[order] == label] for label in np.unique(labels)]
+    held = np.sort(np.concatenate([rows[: min(count, len(rows) // 2)] for rows in by_class]))
+    return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+def hold_out_count(labels: Ints, count: int, seed: int) -> tuple[Ints, Ints]:
+    """Return the rows to train on and ``count`` rows held out, the same part of each class to within one image.
+
+    A class keeps at least one image for training.
+
+    Raises:
+        UserError: there are not that many images beside one of each class.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    if not 0 < count <= len(labels) - len(classes):
+        raise UserError(f"{count} of {len(labels)} images in {len(classes)} classes cannot be held out")
+    quotas = np.minimum(sizes * count / len(labels), sizes - 1)
+    held_sizes = np.floor(quotas).astype(np.int64)
+    # the images that rounding down left over go to the classes with the largest remainders
+    while (missing := count - int(held_sizes.sum())) > 0:
+        open_classes = np.flatnonzero(held_sizes < sizes - 1)
+        largest = open_classes[np.argsort(-(quotas - held_sizes)[open_classes], kind="stable")]
+        held_sizes[largest[:missing]] += 1
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(labels))
+    parts = [order[labels[order] == label][:size] for label, size in zip(classes, held_sizes.tolist(), strict=True)]
+    held = np.sort(np.concatenate(parts))
+    return np.setdiff1d(np.arange(len(labels)), held), held
+
+
 def hold_out(labels: Ints, fraction: float, seed: int) -> tuple[Ints, Ints]:
     """Return the rows to train on and the rows held out; a class with a single image keeps it for training.
 

@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import encode, picture
+from PIL import Image
 from scipy.io import savemat
 
-from zoo.datasets import voc_classes
-from zoo.datasets.labelled import open_splits
+from zoo.datasets import transfer_sets, voc_classes
+from zoo.datasets.labelled import LabelledImages, hold_out_count, hold_out_per_class, open_splits
 from zoo.datasets.transfer_sets import TRANSFER_SETS, open_transfer_set
 from zoo.errors import UserError
+from zoo.evaluate.baselines import open_model
+from zoo.evaluate.finetune import transfer
 from zoo.evaluate.finetune.transfer import GRIDS
 from zoo.evaluate.run import evaluate
 from zoo.report.tables import published
-
 
 _SEEDS = count()
 
@@ -144,10 +146,63 @@ def test_a_data_set_is_read_with_its_split_rule(name: str, tmp_path: Path) -> No
         row = splits.train.labels[0]
         assert [row[voc_classes.CLASSES.index(c)] for c in ("dog", "cat", "cow")] == [1, -1, 0]
     if name == "caltech101":
-        assert (len(splits.train) + len(splits.val), len(splits.test)) == (60, 6)
+        assert (len(splits.train), len(splits.val), len(splits.test)) == (50, 10, 6)
     if name == "sun397":
         assert splits.test.classes[1] == "apartment_building/outdoor"
         assert splits.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_validation_images_are_held_out_by_class_or_in_proportion() -> None:
+    """The rules of [B] app. D.1 and table 10 at the official sizes."""
+    for classes, size, count in ((397, 50, 10), (37, 100, 20), (102, 30, 5)):  # SUN397, Pets, Caltech-101
+        labels = np.random.default_rng(0).permutation(np.repeat(np.arange(classes), size))
+        kept, held = hold_out_per_class(labels, count, 0)
+        assert set(np.bincount(labels[held]).tolist()) == {count}
+        assert sorted([*kept, *held]) == list(range(len(labels)))
+        assert (hold_out_per_class(labels, count, 0)[1] == held).all()
+        assert (hold_out_per_class(labels, count, 1)[1] != held).any()
+    for images, classes, count in ((8_144, 196, 1_650), (47_386, 500, 4_981), (50_000, 100, 5_067)):
+        labels = np.random.default_rng(0).integers(0, classes, images)
+        kept, held = hold_out_count(labels, count, 0)
+        assert len(held) == count
+        assert sorted([*kept, *held]) == list(range(images))
+        expected = np.bincount(labels) * count / images
+        assert np.abs(np.bincount(labels[held], minlength=classes) - expected).max() < 1
+        assert (hold_out_count(labels, count, 0)[1] == held).all()
+        assert (hold_out_count(labels, count, 1)[1] != held).any()
+    kept, held = hold_out_count(np.array([0, 1, 1, 1, 2]), 2, 0)
+    assert held.tolist() == [row for row in (1, 2, 3) if row in held]  # a class with one image keeps it
+    with pytest.raises(UserError, match="cannot be held out"):
+        hold_out_count(np.array([0, 1, 1]), 2, 0)
+
+
+def test_the_counts_of_validation_images_are_the_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[B] table 10, with folders replaced by labels of the official sizes."""
+    sizes = {"birdsnap": (47_386, 500), "101_ObjectCategories": (9_144, 102), "caltech101": (9_144, 102)}
+
+    def fake(name: str) -> LabelledImages:
+        images, classes = sizes[name]
+        labels = np.sort(np.arange(images, dtype=np.int64) % classes)
+        return LabelledImages(
+            name, labels, [str(c) for c in range(classes)], lambda row: Image.new("RGB", (1, 1)), name
+        )
+
+    monkeypatch.setattr(transfer_sets, "_open_folder", lambda path: fake(path.parent.name))
+    held = {}
+    for name in ("birdsnap", "caltech101"):
+        splits = TRANSFER_SETS[name].splits(tmp_path, 0)
+        assert splits.val is not None
+        held[name] = len(splits.val)
+    assert held == {"birdsnap": 4_981, "caltech101": 510}
+
+
+def test_fine_tuned_is_tested_at_256_and_linear_at_224(tiny_weights: str) -> None:
+    """[B] app. D.2 and D.3."""
+    embedder = open_model(tiny_weights, "cpu")
+    for mode, resize in (("linear", 224), ("fine-tuned", 256)):
+        found = transfer._with_size(embedder, 224, mode).preprocessing
+        assert (found.input_size, found.resize) == (224, resize)
+        assert transfer._with_size(embedder, 0, mode) is embedder
 
 
 def test_the_table_is_the_seeds() -> None:
