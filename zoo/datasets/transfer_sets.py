@@ -243,8 +243,9 @@ TRANSFER_SETS: Mapping[str, TransferSet] = {
         _open_birdsnap,
     ),
     "sun397": TransferSet(
-        "SUN397", "top-1", "the first official partition, train 19 850 / test 19 850; 10 random images of each class of train are "
-        "validation ([B] app. D.1)",
+        "SUN397", "top-1",
+        "the first official partition, train 19 850 / test 19 850; 10 random images of each class are validation "
+        "([B] app. D.1)",
         "by hand: SUN397.tar.gz and Partitions.zip of vision.princeton.edu/projects/2010/SUN, unpacked as "
         "{root}/SUN397/ClassName.txt, {root}/SUN397/a/..., {root}/SUN397/Training_01.txt and Testing_01.txt",
         _open_sun397,
@@ -270,12 +271,14 @@ TRANSFER_SETS: Mapping[str, TransferSet] = {
         _download("DTD('{root}'"), _with_official_val("dtd", "DTD", partition=1),
     ),
     "pets": TransferSet(
-        "Pets", "mean per class", "official trainval 3 680 / test 3 669; 20 random images of each class of trainval are validation ([B] app. D.1)",
+        "Pets", "mean per class",
+        "official trainval 3 680 / test 3 669; 20 random images of each class are validation ([B] app. D.1)",
         _download("OxfordIIITPet('{root}'"),
         _with_held_out_val("pets", "OxfordIIITPet", _per_class(20), "trainval"),  # [B] app. D.1
     ),
     "caltech101": TransferSet(
-        "Caltech-101", "mean per class", "30 random images of each of 102 folders, 5 of them validation, the rest test; one split by seed, [B] app. D.1 "
+        "Caltech-101", "mean per class",
+        "30 random images of each of 102 folders, 5 of them validation, the rest test; one split by seed, [B] app. D.1 "
         "has the mean of five",
         "by hand: caltech-101.zip of data.caltech.edu/records/mzrjq-6wc02, its 101_ObjectCategories.tar.gz unpacked as "
         "{root}/caltech101/101_ObjectCategories/CLASS/*.jpg, BACKGROUND_Google too",

@@ -154,22 +154,22 @@ def test_a_data_set_is_read_with_its_split_rule(name: str, tmp_path: Path) -> No
 
 def test_validation_images_are_held_out_by_class_or_in_proportion() -> None:
     """The rules of [B] app. D.1 and table 10 at the official sizes."""
-    for classes, size, count in ((397, 50, 10), (37, 100, 20), (102, 30, 5)):  # SUN397, Pets, Caltech-101
+    for classes, size, each in ((397, 50, 10), (37, 100, 20), (102, 30, 5)):  # SUN397, Pets, Caltech-101
         labels = np.random.default_rng(0).permutation(np.repeat(np.arange(classes), size))
-        kept, held = hold_out_per_class(labels, count, 0)
-        assert set(np.bincount(labels[held]).tolist()) == {count}
+        kept, held = hold_out_per_class(labels, each, 0)
+        assert set(np.bincount(labels[held]).tolist()) == {each}
         assert sorted([*kept, *held]) == list(range(len(labels)))
-        assert (hold_out_per_class(labels, count, 0)[1] == held).all()
-        assert (hold_out_per_class(labels, count, 1)[1] != held).any()
-    for images, classes, count in ((8_144, 196, 1_650), (47_386, 500, 4_981), (50_000, 100, 5_067)):
+        assert (hold_out_per_class(labels, each, 0)[1] == held).all()
+        assert (hold_out_per_class(labels, each, 1)[1] != held).any()
+    for images, classes, total in ((8_144, 196, 1_650), (47_386, 500, 4_981), (50_000, 100, 5_067)):
         labels = np.random.default_rng(0).integers(0, classes, images)
-        kept, held = hold_out_count(labels, count, 0)
-        assert len(held) == count
+        kept, held = hold_out_count(labels, total, 0)
+        assert len(held) == total
         assert sorted([*kept, *held]) == list(range(images))
-        expected = np.bincount(labels) * count / images
+        expected = np.bincount(labels) * total / images
         assert np.abs(np.bincount(labels[held], minlength=classes) - expected).max() < 1
-        assert (hold_out_count(labels, count, 0)[1] == held).all()
-        assert (hold_out_count(labels, count, 1)[1] != held).any()
+        assert (hold_out_count(labels, total, 0)[1] == held).all()
+        assert (hold_out_count(labels, total, 1)[1] != held).any()
     kept, held = hold_out_count(np.array([0, 1, 1, 1, 2]), 2, 0)
     assert held.tolist() == [row for row in (1, 2, 3) if row in held]  # a class with one image keeps it
     with pytest.raises(UserError, match="cannot be held out"):
