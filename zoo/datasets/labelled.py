@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,6 +86,23 @@ class LabelledImages:
             hashlib.sha256(self.sha256.encode() + rows.tobytes()).hexdigest(),
             lambda i: self.row_name(int(rows[i])),
         )
+
+    def rows_named(self, names: Sequence[str], source: Path) -> Ints:
+        """Return the rows of images by their file names, in the order of ``names``; folders do not count.
+
+        Args:
+            source: file that lists the names, for the message.
+
+        Raises:
+            UserError: an image is missing.
+        """
+        row_of = {Path(self.row_name(row)).name: row for row in range(len(self))}
+        missing = [name for name in names if Path(name).name not in row_of]
+        if missing:
+            raise UserError(
+                f"{self.name} lacks {len(missing)} of the {len(names)} files of {source.name}: {missing[0]}"
+            )
+        return np.array([row_of[Path(name).name] for name in names], np.int64)
 
     def followed_by(self, other: LabelledImages) -> LabelledImages:
         """Return the rows of both, e.g. of train and validation."""
