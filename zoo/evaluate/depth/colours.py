@@ -20,11 +20,11 @@ def change_colours(image: Image.Image, schedule: DepthSchedule, seed: int, epoch
     """
     low, high = schedule.saturation
     gray, added, factor, turned = draw_uniforms(seed, COLOUR_STREAM, epoch, row, 4)
-    x = np.asarray(image, np.float32) / 255
+    x: NDArray[np.float32] = np.asarray(image, np.float32) / np.float32(255)
     if gray < schedule.grayscale:
         x = np.repeat((x @ _LUMA)[..., None], 3, axis=2)
     if schedule.brightness:
-        x = np.clip(x + np.float32((2 * added - 1) * schedule.brightness), 0, 1)
+        x = np.clip(x + np.float32((2 * added - 1) * schedule.brightness), np.float32(0), np.float32(1))
     if (low, high) != (1, 1):
         x = scale_saturation(x, low + (high - low) * factor)
     if schedule.hue:
