@@ -88,21 +88,29 @@ class LabelledImages:
         )
 
     def rows_named(self, names: Sequence[str], source: Path) -> Ints:
-        """Return the rows of images by their file names, in the order of ``names``; folders do not count.
+        """Return the rows of images in the order of ``names``: names as the data set has them, or file names alone.
 
         Args:
-            source: file that lists the names, for the message.
+            source: file that lists the names, for the messages.
 
         Raises:
-            UserError: an image is missing.
+            UserError: an image is missing, or several have a file name.
         """
-        row_of = {Path(self.row_name(row)).name: row for row in range(len(self))}
-        missing = [name for name in names if Path(name).name not in row_of]
+        rows: dict[str, list[int]] = {}
+        for row in range(len(self)):
+            name = self.row_name(row)
+            for key in {name, Path(name).name}:
+                rows.setdefault(key, []).append(row)
+        found = [rows.get(name) or rows.get(Path(name).name, []) for name in names]
+        missing = [name for name, of in zip(names, found, strict=True) if not of]
         if missing:
             raise UserError(
                 f"{self.name} lacks {len(missing)} of the {len(names)} files of {source.name}: {missing[0]}"
             )
-        return np.array([row_of[Path(name).name] for name in names], np.int64)
+        several = [name for name, of in zip(names, found, strict=True) if len(of) > 1]
+        if several:
+            raise UserError(f"{source.name}: {self.name} has several images named {several[0]}: write CLASS/FILE")
+        return np.array([of[0] for of in found], np.int64)
 
     def followed_by(self, other: LabelledImages) -> LabelledImages:
         """Return the rows of both, e.g. of train and validation."""

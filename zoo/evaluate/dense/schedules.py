@@ -234,8 +234,8 @@ DETECTION: Mapping[str, DetectionSchedule] = {
     ),
     "small-frozen": DetectionSchedule(
         240, (170, 215), (144, 160, 176), 160, 320, batch_size=2, lr=0.01, warmup=20, flip=0.0,
-        norm="frozen", freeze="trunk", precise=0, anchors=(12, 24, 48, 96), pool=8, rois=32, proposals_before=(400, 300),
-        proposals=(150, 60),
+        norm="frozen", freeze="trunk", precise=0, anchors=(12, 24, 48, 96), pool=8, rois=32,
+        proposals_before=(400, 300), proposals=(150, 60),
     ),
 }  # fmt: skip
 
