@@ -5,8 +5,8 @@ Nesterov, learning rates .4, .3, .2, .1, .05 chosen on 10 009 held-out images. `
 arXiv 2011.10566; constants of facebookresearch/simsiam ``main_lincls.py``): LARS, B = 4096, 90 epochs. ``linear-moco``
 is facebookresearch/moco's ``main_lincls.py`` at 7397dfe: SGD, one learning rate of 30 that no batch size scales.
 
-[B] holds out "the last 10009 images of the official tensorflow ImageNet split" (D.1). TensorFlow Datasets shuffles its
-files: the last images of a class-folder layout would be those of some eight classes, and no list of names is published.
+[B] holds out "the last 10009 last images of the official tensorflow ImageNet split" (D.1). TensorFlow Datasets shuffles
+its files: the last images of a class-folder layout would be those of some eight classes, and no list of names is published.
 So the held-out images are drawn at random; ``held_out`` takes the list of those who have TensorFlow's order.
 
 All learning rates are trained in one pass over the data: each batch of crops goes through the encoder once, and all
