@@ -6,8 +6,8 @@ arXiv 2011.10566; constants of facebookresearch/simsiam ``main_lincls.py``): LAR
 is facebookresearch/moco's ``main_lincls.py`` at 7397dfe: SGD, one learning rate of 30 that no batch size scales.
 
 [B] holds out "the last 10009 last images of the official tensorflow ImageNet split" (D.1). TensorFlow Datasets shuffles
-its files: the last images of a class-folder layout would be those of some eight classes, and no list of names is published.
-So the held-out images are drawn at random; ``held_out`` takes the list of those who have TensorFlow's order.
+its files: the last images of a class-folder layout would be those of some eight classes, and no list of names is
+published. So the held-out images are drawn at random; ``held_out`` takes the list of those who have TensorFlow's order.
 
 All learning rates are trained in one pass over the data: each batch of crops goes through the encoder once, and all
 heads, stored as one weight matrix, learn from it side by side. The heads that choose the learning rate leave the
