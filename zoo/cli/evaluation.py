@@ -14,7 +14,16 @@ app = typer.Typer()
 
 # the keys of zoo.evaluate.protocols.PROTOCOLS; a test compares them
 Protocol = Literal[
-    "knn", "linear", "linear-sgd", "linear-lars", "semi-supervised", "transfer", "detect", "segment", "depth"
+    "knn",
+    "linear",
+    "linear-sgd",
+    "linear-lars",
+    "linear-moco",
+    "semi-supervised",
+    "transfer",
+    "detect",
+    "segment",
+    "depth",
 ]
 
 

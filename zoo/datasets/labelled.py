@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,6 +87,31 @@ class LabelledImages:
             lambda i: self.row_name(int(rows[i])),
         )
 
+    def rows_named(self, names: Sequence[str], source: Path) -> Ints:
+        """Return the rows of images in the order of ``names``: names as the data set has them, or file names alone.
+
+        Args:
+            source: file that lists the names, for the messages.
+
+        Raises:
+            UserError: an image is missing, or several have a file name.
+        """
+        rows: dict[str, list[int]] = {}
+        for row in range(len(self)):
+            name = self.row_name(row)
+            for key in {name, Path(name).name}:
+                rows.setdefault(key, []).append(row)
+        found = [rows.get(name) or rows.get(Path(name).name, []) for name in names]
+        missing = [name for name, of in zip(names, found, strict=True) if not of]
+        if missing:
+            raise UserError(
+                f"{self.name} lacks {len(missing)} of the {len(names)} files of {source.name}: {missing[0]}"
+            )
+        several = [name for name, of in zip(names, found, strict=True) if len(of) > 1]
+        if several:
+            raise UserError(f"{source.name}: {self.name} has several images named {several[0]}: write CLASS/FILE")
+        return np.array([of[0] for of in found], np.int64)
+
     def followed_by(self, other: LabelledImages) -> LabelledImages:
         """Return the rows of both, e.g. of train and validation."""
         count = len(self)
@@ -166,6 +191,38 @@ def stratified_split(labels: Ints, fraction: float, seed: int) -> tuple[Ints, In
         drawn = np.concatenate([rows[: max(1, round(len(rows) * fraction))] for rows in by_class])
     drawn = np.sort(drawn)
     return drawn, np.setdiff1d(np.arange(len(labels)), drawn)
+
+
+def hold_out_per_class(labels: Ints, count: int, seed: int) -> tuple[Ints, Ints]:
+    """Return the rows to train on and ``count`` rows held out of each class, at most half of a class."""
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(labels))
+    by_class = [order[labels[order] == label] for label in np.unique(labels)]
+    held = np.sort(np.concatenate([rows[: min(count, len(rows) // 2)] for rows in by_class]))
+    return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+def hold_out_count(labels: Ints, count: int, seed: int) -> tuple[Ints, Ints]:
+    """Return the rows to train on and ``count`` rows held out, the same part of each class to within one image.
+
+    A class keeps at least one image for training.
+
+    Raises:
+        UserError: there are not that many images beside one of each class.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    if not 0 < count <= len(labels) - len(classes):
+        raise UserError(f"{count} of {len(labels)} images in {len(classes)} classes cannot be held out")
+    quotas = np.minimum(sizes * count / len(labels), sizes - 1)
+    held_sizes = np.floor(quotas).astype(np.int64)
+    # the images that rounding down left over go to the classes with the largest remainders
+    while (missing := count - int(held_sizes.sum())) > 0:
+        open_classes = np.flatnonzero(held_sizes < sizes - 1)
+        largest = open_classes[np.argsort(-(quotas - held_sizes)[open_classes], kind="stable")]
+        held_sizes[largest[:missing]] += 1
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(labels))
+    parts = [order[labels[order] == label][:size] for label, size in zip(classes, held_sizes.tolist(), strict=True)]
+    held = np.sort(np.concatenate(parts))
+    return np.setdiff1d(np.arange(len(labels)), held), held
 
 
 def hold_out(labels: Ints, fraction: float, seed: int) -> tuple[Ints, Ints]:

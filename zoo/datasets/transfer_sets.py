@@ -18,7 +18,13 @@ from PIL import Image
 
 from zoo.datasets import voc_classes
 from zoo.datasets.dataset import open_dataset
-from zoo.datasets.labelled import LabelledImages, LabelledSplits, stratified_split
+from zoo.datasets.labelled import (
+    LabelledImages,
+    LabelledSplits,
+    hold_out_count,
+    hold_out_per_class,
+    stratified_split,
+)
 from zoo.errors import UserError
 from zoo.transforms.decode import read_bytes
 
@@ -32,7 +38,7 @@ class TransferSet:
     Attributes:
         title: its column in the tables.
         metric: key of ``zoo.evaluate.metrics.METRICS``.
-        rule: how it is split; where there is no official validation split, a tenth of each class is held out.
+        rule: how it is split; where there is no official validation split, images of train are held out as in [B].
         fetch: how to get it; ``{root}`` is the folder.
         splits: reads it from (root, seed).
     """
@@ -81,9 +87,30 @@ def _open_files(
     return LabelledImages.from_bytes(name, np.array(labels, np.int64), list(classes), lambda row: read_bytes(kept[row]))
 
 
-def _hold_out_val(train: LabelledImages, test: LabelledImages, seed: int) -> LabelledSplits:
-    """Hold a tenth of each class out of train, where there is no official validation split."""
-    held, kept = stratified_split(train.labels, 0.1, seed)
+HoldOut = Callable[[Ints, int], tuple[Ints, Ints]]  # (labels, seed) -> the rows kept, the rows held out
+
+
+def _tenth(labels: Ints, seed: int) -> tuple[Ints, Ints]:
+    held, kept = stratified_split(labels, 0.1, seed)
+    return kept, held
+
+
+def _per_class(count: int) -> HoldOut:
+    return lambda labels, seed: hold_out_per_class(labels, count, seed)
+
+
+def _count_of(count: int, official: int) -> HoldOut:
+    """Hold ``count`` images out of the ``official`` ones, in proportion where some are missing."""
+
+    def hold_out(labels: Ints, seed: int) -> tuple[Ints, Ints]:
+        return hold_out_count(labels, max(1, round(count * len(labels) / official)), seed)
+
+    return hold_out
+
+
+def _hold_out_val(train: LabelledImages, test: LabelledImages, hold_out: HoldOut, seed: int) -> LabelledSplits:
+    """Hold images out of train, where there is no official validation split."""
+    kept, held = hold_out(train.labels, seed)
     return LabelledSplits(train.subset(kept, train.name), train.subset(held, f"{train.name}, held out"), test)
 
 
@@ -110,14 +137,14 @@ def _with_official_val(set_: str, class_: str, **fixed: str | int) -> Callable[[
 
 
 def _with_held_out_val(
-    set_: str, class_: str, train: str = "train", **fixed: str | int
+    set_: str, class_: str, hold_out: HoldOut, train: str = "train", **fixed: str | int
 ) -> Callable[[Path, int], LabelledSplits]:
     """Return a function that opens torchvision's train and test."""
     split = _split_opener(set_, class_, **fixed)
-    return lambda root, seed: _hold_out_val(split(train, root), split("test", root), seed)
+    return lambda root, seed: _hold_out_val(split(train, root), split("test", root), hold_out, seed)
 
 
-def _open_cifar(set_: str, class_: str) -> Callable[[Path, int], LabelledSplits]:
+def _open_cifar(set_: str, class_: str, hold_out: HoldOut) -> Callable[[Path, int], LabelledSplits]:
     def open_split(root: Path, train: bool) -> LabelledImages:
         found = _load_torchvision(class_, root, train=train)
 
@@ -129,14 +156,14 @@ def _open_cifar(set_: str, class_: str) -> Callable[[Path, int], LabelledSplits]
         name = f"{set_}/{'train' if train else 'test'}"
         return LabelledImages.from_bytes(name, np.array(found.targets, np.int64), list(found.classes), png)
 
-    return lambda root, seed: _hold_out_val(open_split(root, True), open_split(root, False), seed)
+    return lambda root, seed: _hold_out_val(open_split(root, True), open_split(root, False), hold_out, seed)
 
 
 def _open_birdsnap(root: Path, seed: int) -> LabelledSplits:
     train, test = (_open_folder(root / "birdsnap" / s) for s in ("train", "test"))
     if test.classes != train.classes:
         raise RuntimeError("train and test have other classes")
-    return _hold_out_val(train, test, seed)
+    return _hold_out_val(train, test, _count_of(4_981, 47_386), seed)  # [B] table 10
 
 
 def _open_folder(path: Path) -> LabelledImages:
@@ -158,7 +185,8 @@ def _open_sun397(root: Path, seed: int) -> LabelledSplits:
         labels = [number["/".join(line.split("/")[2:-1])] for line in lines]
         return _open_files(f"sun397/{name}", [base / line.lstrip("/") for line in lines], labels, classes)
 
-    return _hold_out_val(split("train", "Training_01.txt"), split("test", "Testing_01.txt"), seed)
+    train, test = split("train", "Training_01.txt"), split("test", "Testing_01.txt")
+    return _hold_out_val(train, test, _per_class(10), seed)  # [B] app. D.1: 40 of a class train, 10 validate
 
 
 def _open_voc2007(root: Path, seed: int) -> LabelledSplits:
@@ -188,40 +216,45 @@ def _open_caltech101(root: Path, seed: int) -> LabelledSplits:
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(whole))
     train = np.sort(np.concatenate([order[whole.labels[order] == c][:30] for c in range(len(whole.classes))]))
     test = np.setdiff1d(np.arange(len(whole)), train)
-    return _hold_out_val(whole.subset(train, "caltech101/train"), whole.subset(test, "caltech101/test"), seed)
+    parts = whole.subset(train, "caltech101/train"), whole.subset(test, "caltech101/test")
+    return _hold_out_val(*parts, _per_class(5), seed)  # [B] app. D.1: 25 of a class train, 5 validate
 
 
-_TENTH = "a tenth of each class of train is held out as validation"
+_TENTH = "a tenth of each class of train is held out as validation: [B] table 10's counts, the draw is ours"
+_COUNT = "of train are held out as validation, in proportion to the classes: [B] table 10's count, the draw is ours"
 TRANSFER_SETS: Mapping[str, TransferSet] = {
     "food101": TransferSet(
         "Food101", "top-1", f"official train 75 750 / test 25 250; {_TENTH}",
-        _download("Food101('{root}'"), _with_held_out_val("food101", "Food101"),
+        _download("Food101('{root}'"), _with_held_out_val("food101", "Food101", _tenth),  # [B] table 10: 7 575
     ),
     "cifar10": TransferSet(
         "CIFAR10", "top-1", f"official train 50 000 / test 10 000; {_TENTH}",
-        _download("CIFAR10('{root}'"), _open_cifar("cifar10", "CIFAR10"),
+        _download("CIFAR10('{root}'"), _open_cifar("cifar10", "CIFAR10", _tenth),  # [B] table 10: 5 000
     ),
     "cifar100": TransferSet(
-        "CIFAR100", "top-1", f"official train 50 000 / test 10 000; {_TENTH}",
-        _download("CIFAR100('{root}'"), _open_cifar("cifar100", "CIFAR100"),
+        "CIFAR100", "top-1", f"official train 50 000 / test 10 000; 5 067 {_COUNT}",
+        _download("CIFAR100('{root}'"),
+        _open_cifar("cifar100", "CIFAR100", _count_of(5_067, 50_000)),  # [B] table 10
     ),
     "birdsnap": TransferSet(
-        "Birdsnap", "top-1", f"official train / test (2 443); {_TENTH}",
+        "Birdsnap", "top-1", f"official train 47 386 / test 2 443; 4 981 {_COUNT}",
         "by hand: get_birdsnap.py of thomasberg.org fetches the images; its test_images.txt says which are for test; "
         "put them as {root}/birdsnap/train/SPECIES/*.jpg and {root}/birdsnap/test/SPECIES/*.jpg",
         _open_birdsnap,
     ),
     "sun397": TransferSet(
-        "SUN397", "top-1", f"the first official partition, train 19 850 / test 19 850; {_TENTH}",
+        "SUN397", "top-1",
+        "the first official partition, train 19 850 / test 19 850; 10 random images of each class are validation "
+        "([B] app. D.1)",
         "by hand: SUN397.tar.gz and Partitions.zip of vision.princeton.edu/projects/2010/SUN, unpacked as "
         "{root}/SUN397/ClassName.txt, {root}/SUN397/a/..., {root}/SUN397/Training_01.txt and Testing_01.txt",
         _open_sun397,
     ),
     "cars": TransferSet(
-        "Cars", "top-1", f"official train 8 144 / test 8 041; {_TENTH}",
+        "Cars", "top-1", f"official train 8 144 / test 8 041; 1 650 {_COUNT}",
         "by hand (the official site is gone): {root}/stanford_cars/cars_train/*.jpg, cars_test/*.jpg, "
         "devkit/cars_meta.mat, devkit/cars_train_annos.mat and cars_test_annos_withlabels.mat",
-        _with_held_out_val("cars", "StanfordCars"),
+        _with_held_out_val("cars", "StanfordCars", _count_of(1_650, 8_144)),  # [B] table 10
     ),
     "aircraft": TransferSet(
         "Aircraft", "mean per class", "official train 3 334 / val 3 333 / test 3 333, 100 variants",
@@ -238,11 +271,15 @@ TRANSFER_SETS: Mapping[str, TransferSet] = {
         _download("DTD('{root}'"), _with_official_val("dtd", "DTD", partition=1),
     ),
     "pets": TransferSet(
-        "Pets", "mean per class", f"official trainval 3 680 / test 3 669; {_TENTH}",
-        _download("OxfordIIITPet('{root}'"), _with_held_out_val("pets", "OxfordIIITPet", "trainval"),
+        "Pets", "mean per class",
+        "official trainval 3 680 / test 3 669; 20 random images of each class are validation ([B] app. D.1)",
+        _download("OxfordIIITPet('{root}'"),
+        _with_held_out_val("pets", "OxfordIIITPet", _per_class(20), "trainval"),  # [B] app. D.1
     ),
     "caltech101": TransferSet(
-        "Caltech-101", "mean per class", f"30 random images of each of 102 folders, the rest test; {_TENTH}",
+        "Caltech-101", "mean per class",
+        "30 random images of each of 102 folders, 5 of them validation, the rest test; one split by seed, [B] app. D.1 "
+        "has the mean of five",
         "by hand: caltech-101.zip of data.caltech.edu/records/mzrjq-6wc02, its 101_ObjectCategories.tar.gz unpacked as "
         "{root}/caltech101/101_ObjectCategories/CLASS/*.jpg, BACKGROUND_Google too",
         _open_caltech101,

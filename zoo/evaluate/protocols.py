@@ -9,6 +9,7 @@ PROTOCOLS: Mapping[str, str] = {
     "linear": "zoo.evaluate.frozen.linear",
     "linear-sgd": "zoo.evaluate.frozen.linear_sgd",
     "linear-lars": "zoo.evaluate.frozen.linear_sgd",
+    "linear-moco": "zoo.evaluate.frozen.linear_sgd",
     "semi-supervised": "zoo.evaluate.finetune.semi_supervised",
     "transfer": "zoo.evaluate.finetune.transfer",
     "detect": "zoo.evaluate.detection.detection",

@@ -40,6 +40,7 @@ class FractionJson(TypedDict):
 
     percent: float
     images: int
+    chosen_by: NotRequired[str]
     chosen: dict[str, object]
     mean: float
     spread: float

@@ -15,10 +15,13 @@ from zoo.errors import UserError
 from zoo.evaluate.context import Context
 from zoo.evaluate.protocols import PROTOCOLS, WITH_SCHEDULE
 from zoo.evaluate.result import EvaluationJson, Result
+from zoo.inference.embedder import Embedder
 from zoo.system.atomic_files import atomic_write_text, make_folder
 from zoo.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "scipy", "torchmetrics", "faster-coco-eval")
+
+_PATH_OPTIONS = frozenset(("held_out",))  # names of ``--set`` options whose value is a file
 
 
 def evaluate(
@@ -66,12 +69,12 @@ def evaluate(
     content = {
         "protocol": protocol,
         **result.to_json(),
-        "model": {
-            "name": embedder.weights_info["model"],
-            **embedder.identity(),
-            "parameters": sum(p.numel() for p in embedder.model.parameters()),  # with ``dim``: the architecture
+        "model": {"name": embedder.weights_info["model"], **embedder.identity(), **_parameters(embedder)},
+        "options": {
+            "seed": seed,
+            **({"schedule": schedule} if schedule else {}),
+            **_portable_settings(context.settings),
         },
-        "options": {"seed": seed, **({"schedule": schedule} if schedule else {}), **context.settings},
         "command": command_line(context),
         "versions": versions(),
         "seconds": round(time.perf_counter() - started, 1),
@@ -83,15 +86,38 @@ def evaluate(
     return as_read
 
 
+def _parameters(embedder: Embedder) -> dict[str, int]:
+    """Return the number of parameters, which with ``dim`` tells the architecture; nothing for an ONNX file."""
+    if embedder.engine.backend != "torch":
+        return {}
+    return {"parameters": sum(p.numel() for p in embedder.model.parameters())}
+
+
 def command_line(context: Context) -> str:
-    """Return the command that runs the evaluation again; paths are cut to their last name, as machines differ."""
-    model = Path(context.model).name if "/" in context.model and ":" not in context.model else context.model
-    words = ["zoo", "evaluate", context.protocol, "--model", model, "--data", context.data.name]
+    """Return the command that runs the evaluation again, from the same working folder.
+
+    Relative paths stay as they were given. Absolute ones are cut to their last name, as machines differ: the command
+    then runs in a folder that holds them. The device is the one that was used, because kernels differ in the last bits.
+    """
+    words = ["zoo", "evaluate", context.protocol, "--model", _portable(context.model)]
+    words += ["--data", _portable(str(context.data))]
+    words += ["--root", _portable(str(context.root))] if context.root is not None else []
+    words += ["--subset-files", _portable(str(context.subset_files))] if context.subset_files is not None else []
     words += ["--schedule", context.schedule] if context.schedule else []
     words += ["--seed", str(context.seed)] if context.seed else []
-    for name, text in context.settings.items():
+    for name, text in _portable_settings(context.settings).items():
         words += ["--set", f"{name}={text}"]
-    return shlex.join(words)
+    return shlex.join([*words, "--device", context.embedder.engine.device])
+
+
+def _portable(text: str) -> str:
+    """Cut an absolute path, or the one at the end of ``torchvision:NAME:ROOT``, to its last name."""
+    prefix, colon, path = text.rpartition(":") if text.startswith("torchvision:") else ("", "", text)
+    return prefix + colon + (Path(path).name if Path(path).is_absolute() else path)
+
+
+def _portable_settings(settings: Mapping[str, str]) -> dict[str, str]:
+    return {name: _portable(text) if name in _PATH_OPTIONS else text for name, text in settings.items()}
 
 
 def versions() -> dict[str, str]:

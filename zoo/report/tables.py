@@ -98,7 +98,7 @@ class Section:
 SECTIONS = (
     Section(
         "Linear evaluation",
-        ("linear", "linear-sgd", "linear-lars"),
+        ("linear", "linear-sgd", "linear-lars", "linear-moco"),
         (
             "linear-r50",
             "linear-wide",

@@ -18,7 +18,7 @@ from zoo.numerics.counter_rng import uniforms
 from zoo.transforms.decode import EXTENSIONS, UnreadableImage, decode, decode_values, read_bytes
 from zoo.transforms.preprocess import Preprocessing
 
-CROP_STREAM, FLIP_STREAM, SIZE_STREAM = 901, 902, 903  # of zoo.numerics.counter_rng
+CROP_STREAM, FLIP_STREAM, SIZE_STREAM, COLOUR_STREAM = 901, 902, 903, 904  # of zoo.numerics.counter_rng
 _LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")  # a lossy format would change label ids
 
 Annotation = NDArray[np.uint8 | np.uint16]

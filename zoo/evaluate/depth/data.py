@@ -15,6 +15,7 @@ from PIL import Image
 from zoo.errors import UserError, reason_of
 from zoo.evaluate.dense.augment import FLIP_STREAM, AnnotatedImages, draw_uniforms, resized_size
 from zoo.evaluate.dense.schedules import DepthSchedule
+from zoo.evaluate.depth.colours import change_colours
 from zoo.system.atomic_files import sha256_file
 
 _NYU, _NYU_SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
@@ -130,8 +131,9 @@ def center_crop(frames: DepthFrames, row: int, schedule: DepthSchedule) -> tuple
 def training_crop(
     frames: DepthFrames, row: int, schedule: DepthSchedule, seed: int, epoch: int
 ) -> tuple[Image.Image, NDArray[np.float32]]:
-    """Return ``center_crop``, flipped with the schedule's probability."""
+    """Return ``center_crop``, flipped with the schedule's probability, and the image's colours changed."""
     image, metres = center_crop(frames, row, schedule)
+    image = change_colours(image, schedule, seed, epoch, row)
     if draw_uniforms(seed, FLIP_STREAM, epoch, row, 1)[0] < schedule.flip:
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), np.ascontiguousarray(metres[:, ::-1])
     return image, metres

@@ -122,6 +122,10 @@ class DetectionDataset:
         )  # fmt: skip
         return hashlib.sha256((hash_files(image.path for image in self.images) + text).encode()).hexdigest()
 
+    def subset(self, rows: Sequence[int]) -> DetectionDataset:
+        """Return the given images, under the same name."""
+        return replace(self, images=[self.images[row] for row in rows])
+
     def for_training(self, *, masks: bool) -> DetectionDataset:
         """Return the images that have an object to learn, as Detectron2 filters them; the others are counted.
 

@@ -8,9 +8,9 @@ It is MoCo's protocol, which [S] table 5 uses (SimSiam, arXiv 2011.10566), or [B
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -34,7 +34,7 @@ from zoo.evaluate.dense.augment import (
 from zoo.evaluate.dense.backbone import update_bn_stats
 from zoo.evaluate.dense.finetune import SgdConfig, batch_rows, prefetch_batches, recent_loss, run_sgd, seeded
 from zoo.evaluate.dense.schedules import DETECTION, DetectionSchedule, find_schedule
-from zoo.evaluate.dense.sweep import score_over_runs
+from zoo.evaluate.dense.sweep import choose_learning_rate, score_over_runs
 from zoo.evaluate.detection.annotations import (
     DetectionDataset,
     DetectionImage,
@@ -78,53 +78,128 @@ def evaluate(context: Context) -> Result:
     train = train.for_training(masks=masks)
     hashes = {"train": train.sha256, "test": test.sha256}
 
-    # train and detect, or take over what an earlier run finished
-    cached = context.cached_part(asdict(schedule), hashes, masks)
-    if (state := cached.read()) is None:
-        preprocessing, device = context.embedder.preprocessing, context.embedder.engine.device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(context.seed)
-            encoder = copy.deepcopy(context.embedder.model)
-            network = RCNN(encoder, len(train.classes), schedule, masks=masks).to(device)
-        key = [context.embedder.identity(), asdict(schedule), hashes, masks, context.seed]
-        losses = train_network(network, train, schedule, preprocessing, seed=context.seed, key=key, device=device)
-        found = detect_all(network, test, schedule, preprocessing, device)
-        state = {
-            "loss": recent_loss(losses),
-            "first_loss": recent_loss(losses[:20]),
-            "found": [_to_json(one) for one in found],
-        }
-        cached.write(state)
-    detections = [_from_json(one) for one in state["found"]]
+    images = {"train": train, "test": test}
+    lr, tried = _choose_learning_rate(context, schedule, train, masks)
+    schedule = replace(schedule, lr=lr)
+    states = [_train_and_detect(context, schedule, images, masks, context.seed + n) for n in range(schedule.trials)]
 
     # score boxes, and masks where there are any
     headline = "AP50" if test.metric.startswith("voc") else "AP"
-    box_matches = match_detections(test, detections, "bbox")
-    by_class = average_precisions(box_matches, test.metric)
-    metrics: dict[str, float] = {}
-    for kind, iou_type in (("box", "bbox"), ("mask", "segm")) if masks else (("box", "bbox"),):
-        scores = coco_scores(test, detections, iou_type) if test.metric == "coco" else summarize(by_class)
-        metrics |= {f"{kind} {k}": v for k, v in scores.items()}
+    found = [[_from_json(one) for one in state["found"]] for state in states]
+    by_trial = [_score(test, detections, masks) for detections in found]
+    metrics = {name: float(np.mean([trial[name] for trial in by_trial])) for name in by_trial[0]}
+    scores = [trial[f"box {headline}"] for trial in by_trial]
+    matches = match_detections(test, found[0], "bbox")
     score, interval, method = score_over_runs(
-        [metrics[f"box {headline}"]], len(test), lambda: precision_interval(box_matches, test.metric, headline)
+        scores, len(test), lambda: precision_interval(matches, test.metric, headline)
     )
+    by_class = np.mean([average_precisions(match_detections(test, f, "bbox"), test.metric)[:, 0] for f in found], 0)
     sizes = {"train": (len(train), hashes["train"]), "test": (len(test), hashes["test"])}
     return Result(
         metric=f"box {headline}",
         score=score,
         interval_95=interval,
         interval=method,
-        parameters={"schedule": name, **asdict(schedule), "masks": masks, "rule": test.metric},
+        parameters={
+            "schedule": name,
+            **asdict(schedule),
+            "masks": masks,
+            "rule": test.metric,
+            "chosen_by": "a tenth of the training images, held out; then all of them, once a trial"
+            if tried
+            else "given",
+            "held_out_score_by_lr": tried,
+        },
         data=data_summary(context.data, len(test.classes), **sizes) | {"name": _published_name(context.data, train)},
-        metrics={**metrics, "loss of the first steps": state["first_loss"], "loss": state["loss"]},
+        metrics={
+            **metrics,
+            "loss of the first steps": float(np.mean([state["first_loss"] for state in states])),
+            "loss": float(np.mean([state["loss"] for state in states])),
+        },
         details={
             "skipped": {"train": dict(train.skipped), "test": dict(test.skipped)},
+            "trials": {
+                "scores": [round(v, 2) for v in scores],
+                "mean": round(float(np.mean(scores)), 2),
+                "std": round(float(np.std(scores, ddof=1)), 2) if len(scores) > 1 else None,
+            },
             "AP50_by_class": {
-                c: None if np.isnan(row[0]) else round(float(row[0]), 2)
-                for c, row in zip(test.classes, by_class, strict=True)
+                c: None if np.isnan(ap) else round(float(ap), 2) for c, ap in zip(test.classes, by_class, strict=True)
             },
         },
     )
+
+
+class _TrialJson(TypedDict):
+    """The finished part of one trial: losses, and the detections in each test image."""
+
+    loss: float
+    first_loss: float
+    found: list[_DetectionsJson]
+
+
+def _choose_learning_rate(
+    context: Context, schedule: DetectionSchedule, train: DetectionDataset, masks: bool
+) -> tuple[float, dict[str, object]]:
+    """Return the learning rate of the schedule, or the best of ``lrs`` on a tenth of the training images."""
+    lrs = schedule.lrs or (schedule.lr,)
+    if len(lrs) == 1:
+        return lrs[0], {}
+    if len(train) < 2:
+        raise UserError(f"{train.name} has one image, none can be held out to choose by: give one value for lrs")
+    order = np.random.Generator(np.random.Philox(key=context.seed)).permutation(len(train))
+    count = max(1, len(train) // 10)
+    images = {
+        "train": train.subset(sorted(order[count:].tolist())),
+        "test": train.subset(sorted(order[:count].tolist())),
+    }
+
+    def score(lr: float) -> float:
+        state = _train_and_detect(context, replace(schedule, lr=lr), images, masks, context.seed)
+        held = images["test"]
+        headline = "AP50" if held.metric.startswith("voc") else "AP"
+        return _score(held, [_from_json(one) for one in state["found"]], masks)[f"box {headline}"]
+
+    return choose_learning_rate(lrs, score)
+
+
+def _train_and_detect(
+    context: Context, schedule: DetectionSchedule, images: Mapping[str, DetectionDataset], masks: bool, seed: int
+) -> _TrialJson:
+    """Train one network on ``images["train"]`` and detect in ``images["test"]``, or take over an earlier run's part."""
+    train, test = images["train"], images["test"]
+    one = {name: value for name, value in asdict(schedule).items() if name not in ("lrs", "trials")}
+    key = [context.embedder.identity(), one, {"train": train.sha256, "test": test.sha256}, masks, seed]
+    cached = context.cached_part(*key[1:])
+    state: _TrialJson | None = cached.read()
+    if state is not None:
+        return state
+    preprocessing, device = context.embedder.preprocessing, context.embedder.engine.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = copy.deepcopy(context.embedder.model)
+        network = RCNN(encoder, len(train.classes), schedule, masks=masks).to(device)
+    losses = train_network(network, train, schedule, preprocessing, seed=seed, key=key, device=device)
+    found = detect_all(network, test, schedule, preprocessing, device)
+    state = {
+        "loss": recent_loss(losses),
+        "first_loss": recent_loss(losses[:20]),
+        "found": [_to_json(one) for one in found],
+    }
+    cached.write(state)
+    return state
+
+
+def _score(images: DetectionDataset, detections: list[Detections], masks: bool) -> dict[str, float]:
+    """Return AP, AP50 and AP75 of boxes, and of masks where there are any."""
+    metrics: dict[str, float] = {}
+    for kind, iou_type in (("box", "bbox"), ("mask", "segm")) if masks else (("box", "bbox"),):
+        if images.metric == "coco":
+            scores = coco_scores(images, detections, iou_type)
+        else:
+            scores = summarize(average_precisions(match_detections(images, detections, iou_type), images.metric))
+        metrics |= {f"{kind} {k}": v for k, v in scores.items()}
+    return metrics
 
 
 def train_network(

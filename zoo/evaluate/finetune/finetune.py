@@ -33,7 +33,7 @@ class FinetuneRecipe:
         steps: optimiser steps.
         batch: images per step, at most the data set.
         lr: initial learning rate for this batch; not scaled.
-        weight_decay: on all parameters; [B] app. D.1 divides its values by lr before they come here.
+        weight_decay: on all parameters; [B] app. D.3 divides its values by lr before they come here.
         bn_momentum: of BN's running statistics, as PyTorch counts it: 1 minus the decay of the papers.
         min_area, clamped: see ``zoo.evaluate.random_crops.RandomCrops``.
     """

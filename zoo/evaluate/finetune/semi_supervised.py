@@ -1,12 +1,13 @@
 """``semi-supervised``: fine-tuning with 1 % and 10 % of the labels ([B] section 4 and app. C.1; arXiv 2006.07733).
 
 All layers train, BN too: SGD Nesterov, no weight decay, B = 1024, learning rate and epochs from the grid of [B] app.
-C.1. They are chosen on a fifth of the labelled images; the network is then fine-tuned on all of those, five times from
-different seeds.
+C.1. Where the training images are as many as ImageNet's, they are chosen on 10 009 of them outside the labelled part,
+the size of the paper's "local validation set"; else on a fifth of the labelled images. The network is then fine-tuned
+on all labelled images from several seeds: five here, [B] does not state a number.
 
 The labelled images are those of the lists ``1percent.txt`` and ``10percent.txt`` of google-research/simclr
 (``imagenet_subsets``; a file name per line, as n01440764_10026.JPEG) if ``--subset-files`` gives their folder, else a
-part of each class, drawn anew for each seed.
+part of each class, drawn anew for each seed. Table 2 of [B] is of SimCLR's lists, figure 4 of draws of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.datasets.labelled import LabelledImages, LabelledSplits, hold_out, open_splits, stratified_split
+from zoo.datasets.labelled import Ints, LabelledImages, LabelledSplits, hold_out, open_splits, stratified_split
 from zoo.errors import UserError
 from zoo.evaluate.errors import Diverged
 from zoo.evaluate.finetune.finetune import FinetuneRecipe, finetune, predict_logits
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from zoo.evaluate.context import Context
 
 LARGE = 100_000  # training images from which "auto" takes the published grid
+HELD_OUT = 10_009  # [B] app. C.1; in data sets of more than ten times that
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class SemiSupervisedOptions:
         percent: fractions of the labels; the first gives the score, all are in ``metrics``.
         grid: ``published``, ``small``, or ``auto``: published from ``LARGE`` training images on.
         lr, epochs, batch: values of the grid where they are empty or 0.
-        seeds: number of fine-tunings that are averaged.
+        seeds: number of fine-tunings that are averaged; [B] does not state a number for table 2.
         min_area: see ``zoo.evaluate.random_crops.RandomCrops``.
     """
 
@@ -99,7 +101,8 @@ def evaluate(context: Context) -> Result:
         interval,
         {
             **{f"{f['percent']:g} %": f["chosen"] for f in fractions},
-            "chosen_by": "a fifth of the labelled images, held out; then all of them, once a seed",
+            "chosen_by": {f"{f['percent']:g} %": f["chosen_by"] for f in fractions},
+            "seeds": {"number": options.seeds, "published": "[B] does not state a number"},
             "grid": {"name": options.grid, "lr": options.lr, "epochs": options.epochs, "batch": options.batch},
             "labels": "published lists" if context.subset_files else "stratified, drawn for each seed",
         },
@@ -134,11 +137,9 @@ def _evaluate_fraction(
     """Choose learning rate and epochs for one fraction of the labels, then fine-tune from each seed."""
     grid = list(product(options.lr, options.epochs))
     tried: dict[str, float | None] = {}
-    chosen = grid[0]
+    chosen, chosen_by = grid[0], "given"
     if len(grid) > 1:
-        labelled = labelled_subset(splits.train, percent, context.seed, context.subset_files)
-        kept, held = hold_out(labelled.labels, 0.2, context.seed)
-        train, val = labelled.subset(kept, labelled.name), labelled.subset(held, f"{labelled.name}, held out")
+        train, val, chosen_by = selection_split(splits.train, percent, context.seed, context.subset_files)
         for lr, epochs in grid:
             scored = _finetune_and_score(context, train, val, options, lr, epochs, context.seed)
             tried[f"lr {lr:g}, {epochs} epochs"] = None if scored is None else scored["top1"]
@@ -160,6 +161,7 @@ def _evaluate_fraction(
     return {
         "percent": percent,
         "images": images,
+        "chosen_by": chosen_by,
         "chosen": {"lr": chosen[0], "epochs": chosen[1], "held_out_accuracy": tried},
         "mean": mean,
         "spread": float(np.std(top1, ddof=1)) if len(top1) > 1 else 0.0,
@@ -198,16 +200,37 @@ def _finetune_and_score(
     return scores
 
 
+def selection_split(
+    train: LabelledImages, percent: float, seed: int, subset_files: Path | None
+) -> tuple[LabelledImages, LabelledImages, str]:
+    """Return the images to train on and to validate on while hyper-parameters are chosen, and the rule in words."""
+    rows = labelled_rows(train, percent, seed, subset_files)
+    labelled = train.subset(rows, f"{percent:g} % of {train.name}")
+    outside = np.setdiff1d(np.arange(len(train)), rows)
+    if len(train) > 10 * HELD_OUT and len(outside) >= HELD_OUT:
+        held = np.sort(np.random.Generator(np.random.Philox(key=seed)).permutation(outside)[:HELD_OUT])
+        rule = f"{HELD_OUT} training images outside the labelled part; then all labelled images, once a seed"
+        return labelled, train.subset(held, f"{train.name}, held out"), rule
+    kept, held = hold_out(labelled.labels, 0.2, seed)
+    rule = "a fifth of the labelled images, held out; then all of them, once a seed"
+    return labelled.subset(kept, labelled.name), labelled.subset(held, f"{labelled.name}, held out"), rule
+
+
 def labelled_subset(train: LabelledImages, percent: float, seed: int, subset_files: Path | None) -> LabelledImages:
     """Return the images whose labels may be used, from a list in ``subset_files`` or drawn from ``seed``.
 
     Raises:
         UserError: there is no list for this fraction, or it names a file that the training images lack.
     """
-    name = f"{percent:g} % of {train.name}"
+    return train.subset(labelled_rows(train, percent, seed, subset_files), f"{percent:g} % of {train.name}")
+
+
+def labelled_rows(train: LabelledImages, percent: float, seed: int, subset_files: Path | None) -> Ints:
+    """Return the rows of the images whose labels may be used; see ``labelled_subset``."""
     if subset_files is None:
-        rows = np.arange(len(train)) if percent == 100 else stratified_split(train.labels, percent / 100, seed)[0]
-        return train.subset(rows, name)
+        if percent == 100:
+            return np.arange(len(train))
+        return stratified_split(train.labels, percent / 100, seed)[0]
     path = subset_files / f"{percent:g}percent.txt"
     try:
         wanted = [line.strip() for line in path.read_text().splitlines() if line.strip()]
@@ -216,8 +239,4 @@ def labelled_subset(train: LabelledImages, percent: float, seed: int, subset_fil
             f"cannot read {path} ({error.strerror}): SimCLR's lists are imagenet_subsets/1percent.txt and "
             "10percent.txt of github.com/google-research/simclr"
         ) from None
-    row_of = {Path(train.row_name(row)).name: row for row in range(len(train))}
-    missing = [file for file in wanted if file not in row_of]
-    if missing:
-        raise UserError(f"{train.name} lacks {len(missing)} of the {len(wanted)} files of {path.name}: {missing[0]}")
-    return train.subset(np.array([row_of[file] for file in wanted], np.int64), name)
+    return train.rows_named(wanted, path)

@@ -1,14 +1,15 @@
-"""``transfer``: transfer to other data sets, linear or fine-tuned ([B] section 4 and app. D.1; arXiv 2006.07733).
+"""``transfer``: transfer to other data sets, linear or fine-tuned ([B] section 4 and app. D; arXiv 2006.07733).
 
-``linear``: logistic regression by L-BFGS on frozen features, without augmentation, features not standardised. The
-short side is resized to 224, then the centre crop of 224 is taken; weights whose preprocessing crops first get the
-centre square, resized to 224. l2 is one of 45 values, chosen on the validation split; the classifier is fitted again on
-train + validation.
-``fine-tuned``: all layers, 20 000 steps of 256 crops, SGD Nesterov; BN decay max(1 - 10/s, .9) with s the steps of an
-epoch; learning rate and weight decay of a grid, chosen on the validation split; trained again on train + validation.
+``linear`` (D.2): logistic regression by L-BFGS on frozen features, without augmentation, features not standardised. The
+short side is resized to 224; the paper names no crop, the centre crop of 224 is SimCLR's. Weights whose preprocessing
+crops first get the centre square, resized to 224. l2 is one of 45 values, chosen on the validation split; the
+classifier is fitted again on train + validation.
+``fine-tuned`` (D.3): all layers, 20 000 steps of 256 crops, SGD Nesterov; BN decay max(1 - 10/s, .9) with s the steps
+of an epoch; learning rate and weight decay of a grid, chosen on the validation split; trained again on train +
+validation. Test images have their short side resized to 256, then the centre crop of 224 is taken.
 
-All constants are those of [B] app. D.1, which has no published code. A data set is one of
-``zoo.datasets.transfer_sets`` by name, or a folder or parquet file with train, test and optionally val.
+All constants are those of [B] app. D, which has no published code. A data set is one of ``zoo.datasets.transfer_sets``
+by name, or a folder or parquet file with train, test and optionally val.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class TransferOptions:
     Attributes:
         mode: ``linear`` or ``fine-tuned``.
         metric: of a folder or file; a data set known by name has its own.
-        size: side of the crop and of the short side in pixels; 0 means 224 ([B]) for a set known by name, else the
-            size of the weights.
+        size: side of the crop in pixels; 0 means 224 ([B]) for a set known by name, else the size of the weights. The
+            short side is ``size`` for ``linear``, and ``size * 256 / 224`` for ``fine-tuned``.
         l2, iterations, tolerance, standardise: for ``linear``; see ``zoo.evaluate.frozen.lbfgs``.
         grid: for ``fine-tuned``: published, small, or auto: published for a set known by name.
         lr, weight_decay, steps, batch: values of the grid where they are empty or 0.
@@ -81,7 +82,7 @@ class TransferGrid:
 
 
 GRIDS = {
-    "published": TransferGrid(  # [B] app. D.1
+    "published": TransferGrid(  # [B] app. D.3
         lr=tuple(float(f"{v:.4g}") for v in np.logspace(-4, -1, 7)),
         weight_decay=(0.0, *(float(f"{v:.4g}") for v in np.logspace(-6, -3, 7))),
         steps=20_000,
@@ -110,7 +111,7 @@ def evaluate(context: Context) -> Result:
         train, val = train.subset(kept, train.name), train.subset(held, f"{train.name}, held out")
         rule = f"{rule}; a tenth of each class of train held out as validation"
 
-    embedder = _with_size(context.embedder, options.size)
+    embedder = _with_size(context.embedder, options.size, options.mode)
     fit = _linear if options.mode == "linear" else _finetuned
     logits, parameters = fit(context, embedder, train, val, test, options, metric)
     score, interval, method = score_with_interval(metric, logits, test.labels)
@@ -118,7 +119,13 @@ def evaluate(context: Context) -> Result:
         metric,
         score,
         interval,
-        {"mode": options.mode, **parameters, "split": rule, "size": embedder.preprocessing.input_size},
+        {
+            "mode": options.mode,
+            **parameters,
+            "split": rule,
+            "size": embedder.preprocessing.input_size,
+            "short_side": embedder.preprocessing.resize,
+        },
         data_summary(
             context.data,
             len(train.classes),
@@ -150,11 +157,14 @@ def _with_grid(options: TransferOptions, known: bool) -> TransferOptions:
     )
 
 
-def _with_size(embedder: Embedder, size: int) -> Embedder:
-    """Return the same network with a short side and crop of ``size`` pixels; 0 changes nothing."""
-    if not size or (size, size) == (embedder.preprocessing.input_size, embedder.preprocessing.resize):
+def _with_size(embedder: Embedder, size: int, mode: str) -> Embedder:
+    """Return the same network with a crop of ``size`` pixels and the short side of the mode; 0 changes nothing."""
+    if not size:
         return embedder
-    return replace(embedder, preprocessing=replace(embedder.preprocessing, input_size=size, resize=size))
+    resize = size if mode == "linear" else round(size * 256 / 224)  # [B] app. D.2: 224; D.3: 256, then a crop of 224
+    if (size, resize) == (embedder.preprocessing.input_size, embedder.preprocessing.resize):
+        return embedder
+    return replace(embedder, preprocessing=replace(embedder.preprocessing, input_size=size, resize=resize))
 
 
 def _linear(
@@ -236,5 +246,5 @@ def _finetuned(
 
 def _recipe(options: TransferOptions, images: int, lr: float, weight_decay: float) -> FinetuneRecipe:
     batch = min(options.batch, images)
-    decay = max(1 - 10 / max(1, images / batch), 0.9)  # [B] app. D.1
+    decay = max(1 - 10 / max(1, images / batch), 0.9)  # [B] app. D.3
     return FinetuneRecipe(options.steps, batch, lr, weight_decay / lr, 1 - decay, options.min_area)

@@ -1,4 +1,4 @@
-"""``linear``: logistic regression by L-BFGS on frozen features ([B] app. D.1: L-BFGS and the 45 values of l2).
+"""``linear``: logistic regression by L-BFGS on frozen features ([B] app. D.2: L-BFGS and the 45 values of l2).
 
 [B] is the BYOL paper, arXiv 2006.07733. Features are computed once from the test transform, and standardised by the
 training mean and deviation. The l2 strength is the one that classifies a held-out tenth of the training images best;
@@ -23,7 +23,7 @@ from zoo.evaluate.result import Result, wilson_interval
 if TYPE_CHECKING:
     from zoo.evaluate.context import Context
 
-L2 = tuple(float(f"{v:.6g}") for v in np.logspace(-6, 5, 45))  # of the mean loss; [B] app. D.1
+L2 = tuple(float(f"{v:.6g}") for v in np.logspace(-6, 5, 45))  # of the mean loss; [B] app. D.2
 _HELD_OUT = 10  # one in ten
 
 

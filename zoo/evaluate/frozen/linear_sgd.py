@@ -1,8 +1,13 @@
-"""``linear-sgd`` and ``linear-lars``: a linear classifier on frozen features of crops that are drawn anew every epoch.
+"""``linear-sgd``, ``linear-lars`` and ``linear-moco``: a linear classifier on frozen features of crops of each epoch.
 
 ``linear-sgd`` is [B] app. C.1 (BYOL, arXiv 2006.07733; constants of deepmind-research ``byol/eval_experiment.py``): SGD
 Nesterov, learning rates .4, .3, .2, .1, .05 chosen on 10 009 held-out images. ``linear-lars`` is [S] app. A (SimSiam,
-arXiv 2011.10566; constants of facebookresearch/simsiam ``main_lincls.py``): LARS, B = 4096, 90 epochs.
+arXiv 2011.10566; constants of facebookresearch/simsiam ``main_lincls.py``): LARS, B = 4096, 90 epochs. ``linear-moco``
+is facebookresearch/moco's ``main_lincls.py`` at 7397dfe: SGD, one learning rate of 30 that no batch size scales.
+
+[B] holds out "the last 10009 last images of the official tensorflow ImageNet split" (D.1). TensorFlow Datasets shuffles
+its files: the last images of a class-folder layout would be those of some eight classes, and no list of names is
+published. So the held-out images are drawn at random; ``held_out`` takes the list of those who have TensorFlow's order.
 
 All learning rates are trained in one pass over the data: each batch of crops goes through the encoder once, and all
 heads, stored as one weight matrix, learn from it side by side. The heads that choose the learning rate leave the
@@ -13,9 +18,10 @@ frozen throughout.
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import cos, pi
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,33 +29,43 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zoo.datasets.labelled import open_splits
+from zoo.datasets.labelled import Ints, LabelledImages, open_splits
+from zoo.errors import UserError, reason_of
 from zoo.evaluate.features import cached_features, compute_features, require_finite
 from zoo.evaluate.frozen.worst_classes import worst_classes
 from zoo.evaluate.metrics import top_k
 from zoo.evaluate.random_crops import RandomCrops, epoch_batches, prefetch_pixels
 from zoo.evaluate.result import Result, data_summary, wilson_interval
+from zoo.inference.embedder import Embedder
 from zoo.numerics.lars import LARS
 from zoo.system.progress import Progress
+from zoo.transforms.preprocess import PILLOW
 
 if TYPE_CHECKING:
     from zoo.evaluate.context import Context
 
 HELD_OUT = 10_009  # [B] app. C.1; a tenth where the data set is smaller than ten times that
 _FORWARD = 128  # crops through the encoder at a time
-_MOMENTUM = 0.9  # both codes
+_MOMENTUM = 0.9  # all three codes
 
 
 @dataclass(frozen=True)
 class LinearSgdOptions:
-    """The ``--set`` options of both protocols.
+    """The ``--set`` options of the three protocols.
 
     Attributes:
         lr: base learning rates, per 256 images of a batch.
-        lars: use LARS (trust coefficient .001, no weight decay), not SGD with Nesterov momentum.
+        lars: use LARS (trust coefficient .001, no weight decay), not SGD.
         per_epoch: the cosine schedule changes once an epoch, not once a step.
         init: standard deviation of the initial weights; 0 means 1 / sqrt(D).
         clamped, min_area: see ``zoo.evaluate.random_crops.RandomCrops``.
+        nesterov: SGD's momentum is Nesterov's.
+        scaled: the learning rate is multiplied by ``batch / 256``.
+        drops: epochs from which the learning rate is a tenth; empty means the cosine schedule.
+        size: side of the crop in pixels, resized bilinearly, with a short side of ``size * 256 / 224`` at the test; 0
+            means the preprocessing of the weights.
+        held_out: file with the names of the training images that choose the learning rate, one a line; empty draws
+            them at random.
     """
 
     epochs: int
@@ -60,6 +76,11 @@ class LinearSgdOptions:
     init: float
     clamped: bool
     min_area: float = 0.08
+    nesterov: bool = True
+    scaled: bool = True
+    drops: tuple[int, ...] = ()
+    size: int = 0
+    held_out: str = ""
 
 
 PUBLISHED = {
@@ -67,6 +88,11 @@ PUBLISHED = {
     "linear-sgd": LinearSgdOptions(80, 1024, (0.4, 0.3, 0.2, 0.1, 0.05), False, False, 0.0, True),
     # official main_lincls.py: 90 epochs, base lr .1; [S] app. A says .02. Weights from N(0, .01)
     "linear-lars": LinearSgdOptions(90, 4096, (0.1, 0.02), True, True, 0.01, False),
+    # moco main_lincls.py: fc N(0, .01), lr 30 for any batch, --schedule 60 80, torchvision's crops, bilinear
+    # Resize(256) before CenterCrop(224)
+    "linear-moco": LinearSgdOptions(
+        100, 256, (30.0,), False, True, 0.01, False, nesterov=False, scaled=False, drops=(60, 80), size=224
+    ),
 }
 
 
@@ -75,23 +101,23 @@ def evaluate(context: Context) -> Result:
     options = context.options(PUBLISHED[context.protocol])
     splits = open_splits(context.data, context.seed)
     train, test = splits.train, splits.test
-    embedder, labels, classes = context.embedder, train.labels, len(train.classes)
+    embedder, labels, classes = _with_size(context.embedder, options.size), train.labels, len(train.classes)
     device = embedder.engine.device
 
     # rows that choose the learning rate, where there are several
     choosing = len(options.lr) > 1
-    held = np.random.Generator(np.random.Philox(key=context.seed)).permutation(len(train))
-    held = np.sort(held[: max(1, min(HELD_OUT, len(train) // 10))]) if choosing else held[:0]
+    held, chosen_by = held_out_rows(train, options.held_out, context.seed)
+    held, chosen_by = (held, chosen_by) if choosing else (held[:0], "given")
 
     # one head per learning rate for the score, then one each for the choice, which does not see the held-out rows
-    peaks = [lr * options.batch / 256 for lr in options.lr]
+    peaks = [lr * options.batch / 256 if options.scaled else lr for lr in options.lr]
     heads = ParallelHeads(
         peaks * (2 if choosing else 1), classes, embedder.dim, options, seed=context.seed, device=device
     )
     counts = np.ones((len(train), len(heads.peaks)), np.float32)
     counts[held, len(peaks) :] = 0
     crops = RandomCrops(train, embedder.preprocessing, context.seed, options.min_area, options.clamped)
-    _train(heads, crops, labels, counts, context, options)
+    _train(heads, crops, labels, counts, embedder, context.seed, options)
 
     tried: dict[float, float] = {}
     if choosing:
@@ -111,10 +137,11 @@ def evaluate(context: Context) -> Result:
         interval,
         {
             "lr": chosen,
-            "lr_per_images": 256,
-            "chosen_by": f"{len(held)} training images, held out of heads of their own" if choosing else "given",
+            "lr_per_images": 256 if options.scaled else "any batch",
+            "chosen_by": chosen_by,
             "held_out_accuracy_by_lr": {f"{lr:g}": v for lr, v in tried.items()},
-            "optimiser": "LARS, trust .001" if options.lars else "SGD, Nesterov",
+            "optimiser": _optimiser_name(options),
+            "schedule": f"a tenth from epochs {', '.join(map(str, options.drops))}" if options.drops else "cosine",
             "epochs": options.epochs,
             "batch": options.batch,
         },
@@ -123,6 +150,55 @@ def evaluate(context: Context) -> Result:
         metrics=top_k(scores, test.labels),
         details=worst_classes(predictions, test.labels, train.classes),
     )
+
+
+def held_out_rows(train: LabelledImages, names: str, seed: int) -> tuple[Ints, str]:
+    """Return the sorted rows that choose the learning rate, and how they were found in words.
+
+    Raises:
+        UserError: the file of names cannot be read, is empty, or names images that are not there.
+    """
+    if not names:
+        held = np.random.Generator(np.random.Philox(key=seed)).permutation(len(train))
+        held = np.sort(held[: max(1, min(HELD_OUT, len(train) // 10))])
+        return held, f"{len(held)} random training images, held out of heads of their own"
+    path = Path(names)
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--set held_out: cannot read {path} ({reason_of(error)})") from None
+    held = np.unique(train.rows_named(lines, path))
+    if not 0 < len(held) < len(train):
+        raise UserError(f"--set held_out: {path} names {len(held)} of {len(train)} training images: some must be left")
+    return held, f"{len(held)} training images of {path.name}, held out of heads of their own"
+
+
+def _with_size(embedder: Embedder, size: int) -> Embedder:
+    """Return the same network with bilinear crops of ``size`` pixels from 256/224 of it; 0 changes nothing."""
+    if not size:
+        return embedder
+    preprocessing = replace(
+        embedder.preprocessing,
+        input_size=size,
+        resize=round(size * 256 / 224),
+        interpolation="bilinear",
+        resizing=PILLOW,
+    )
+    return replace(embedder, preprocessing=preprocessing)
+
+
+def _optimiser_name(options: LinearSgdOptions) -> str:
+    if options.lars:
+        return "LARS, trust .001"
+    return "SGD, Nesterov" if options.nesterov else "SGD, momentum .9"
+
+
+def learning_rate_factor(options: LinearSgdOptions, epoch: int, step: int, steps: int) -> float:
+    """Return the part of the peak learning rate in a step (0 to ``steps`` - 1) of an epoch."""
+    if options.drops:
+        return float(0.1 ** sum(epoch >= drop for drop in options.drops))
+    position = epoch if options.per_epoch else epoch + step / steps
+    return 0.5 * (1 + cos(pi * position / options.epochs))
 
 
 class ParallelHeads:
@@ -150,7 +226,7 @@ class ParallelHeads:
         self._optimiser: torch.optim.Optimizer = (
             LARS(groups, lr=0.0, momentum=_MOMENTUM)
             if options.lars
-            else torch.optim.SGD(groups, lr=0.0, momentum=_MOMENTUM, nesterov=True)
+            else torch.optim.SGD(groups, lr=0.0, momentum=_MOMENTUM, nesterov=options.nesterov)
         )
 
     def logits(self, x: Tensor) -> Tensor:
@@ -182,14 +258,15 @@ def _train(
     crops: RandomCrops,
     labels: NDArray[np.int64],
     counts: NDArray[np.float32],
-    context: Context,
+    embedder: Embedder,
+    seed: int,
     options: LinearSgdOptions,
 ) -> None:
-    embedder, device = context.embedder, context.embedder.engine.device
+    device = embedder.engine.device
     with Progress("crops") as progress:
         progress.start(options.epochs * len(labels))
         for epoch in range(options.epochs):
-            batches = epoch_batches(len(labels), options.batch, context.seed, epoch)
+            batches = epoch_batches(len(labels), options.batch, seed, epoch)
             chunks = [rows[i : i + _FORWARD] for rows in batches for i in range(0, len(rows), _FORWARD)]
             with closing(prefetch_pixels(chunks, partial(crops.pixels, epoch=epoch))) as decoded:
                 for step, rows in enumerate(batches):
@@ -202,12 +279,11 @@ def _train(
                         done += len(pixels)
                         progress.advance(len(pixels))
                     require_finite(x, "a training crop")
-                    position = epoch if options.per_epoch else epoch + step / len(batches)
                     heads.step(
                         torch.from_numpy(x).to(device),
                         torch.from_numpy(labels[rows]).to(device),
                         torch.from_numpy(counts[rows]).to(device),
-                        0.5 * (1 + cos(pi * position / options.epochs)),
+                        learning_rate_factor(options, epoch, step, len(batches)),
                     )
 
 

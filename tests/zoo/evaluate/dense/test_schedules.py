@@ -28,6 +28,13 @@ def test_the_published_constants() -> None:
         5e-4,
     )
     assert (depth.iterations, depth.batch_size) == (7_500, 256)
+    assert (depth.grayscale, depth.brightness, depth.saturation, depth.hue) == (0.3, 0.1255, (0.5, 1.5), 0.2)
+    assert {name for name, schedule in DETECTION.items() if not schedule.flip} == {"voc07-frozen-24k", "small-frozen"}
+    assert {name for name, schedule in DETECTION.items() if schedule.trials == 5} == {
+        "voc0712-24k", "voc07-24k", "voc07-frozen-24k",
+    }  # fmt: skip
+    assert {schedule.trials for schedule in DETECTION.values()} == {1, 5}
+    assert not any(schedule.lrs for schedule in DETECTION.values())  # lr alone
     voc, coco = DETECTION["voc0712-24k"], DETECTION["coco-1x"]
     assert (voc.iterations, voc.drops, voc.warmup, voc.years) == (24_000, (18_000, 22_000), 100, (2007, 2012))
     assert (voc.sizes[0], voc.sizes[-1], len(voc.sizes), coco.sizes[0], len(coco.sizes)) == (480, 800, 11, 640, 6)
@@ -46,6 +53,11 @@ def test_the_published_constants() -> None:
         (DEPTH["small"], {"unit": float("nan")}),
         (DETECTION["small"], {"proposals": (10, 10, 10)}),
         (DETECTION["small"], {"freeze": "some"}),
+        (DETECTION["small"], {"trials": 0}),
+        (DETECTION["small"], {"lrs": (0.1, 0.0)}),
+        (DEPTH["byol"], {"grayscale": 1.5}),
+        (DEPTH["byol"], {"hue": -0.1}),
+        (DEPTH["byol"], {"saturation": (1.5, 0.5)}),
     ],
 )
 def test_settings_without_a_meaning_are_refused(schedule: object, change: dict[str, object]) -> None:

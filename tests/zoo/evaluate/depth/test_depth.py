@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import nn
 from zoo.errors import UserError
 from zoo.evaluate.dense.schedules import DEPTH
 from zoo.evaluate.depth import data as source
+from zoo.evaluate.depth.colours import change_colours, scale_saturation, turn_hue
 from zoo.evaluate.depth.depth import (
     DepthNet,
     UpProjection,
@@ -141,6 +143,48 @@ def test_a_crop_takes_the_middle_and_a_flip_both() -> None:
     np.testing.assert_array_equal(np.asarray(image)[0, :, 0], np.arange(20, 60)[::-1])
     with pytest.raises(UserError, match="less than the crop of 40 x 30"):
         source.center_crop(Ramp(), 0, replace(schedule, short_side=20))
+
+
+def test_colours_change_in_the_image_alone_and_by_seed_epoch_and_row(folder: Path) -> None:
+    """[B] app. D.6."""
+    schedule = replace(SMALL, grayscale=0.3, brightness=0.1255, saturation=(0.5, 1.5), hue=0.2)
+    frames, _ = source.open_depth_data(folder, schedule)
+    plain, metres = source.center_crop(frames, 0, schedule)
+    image, changed_metres = source.training_crop(frames, 0, schedule, 3, 5)
+    np.testing.assert_array_equal(changed_metres, metres)
+    assert (np.asarray(image) != np.asarray(plain)).any()
+    again, _ = source.training_crop(frames, 0, schedule, 3, 5)
+    np.testing.assert_array_equal(np.asarray(again), np.asarray(image))
+    for seed, epoch, row in ((4, 5, 0), (3, 6, 0), (3, 5, 1)):
+        other = change_colours(plain, schedule, seed, epoch, row)
+        assert (np.asarray(other) != np.asarray(image)).any()
+    off, _ = source.training_crop(frames, 0, SMALL, 3, 5)
+    np.testing.assert_array_equal(np.asarray(off), np.asarray(plain))
+
+    pixel = Image.fromarray(np.full((1, 1, 3), (200, 100, 60), np.uint8))
+    results = np.stack([np.asarray(change_colours(pixel, schedule, 0, e, 0))[0, 0] for e in range(2000)]) / 255
+    gray = np.ptp(results, axis=1) <= 1 / 255
+    assert gray.mean() == pytest.approx(0.3, abs=0.03)  # three standard deviations
+    luma = (200 * 0.2989 + 100 * 0.587 + 60 * 0.114) / 255
+    added = results[gray, 0] - luma
+    assert np.abs(added).max() == pytest.approx(0.1255, abs=0.01)
+    hues = np.array([colorsys.rgb_to_hsv(*rgb)[0] for rgb in results[~gray]]) - colorsys.rgb_to_hsv(200, 100, 60)[0]
+    assert np.abs((hues + 0.5) % 1 - 0.5).max() == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.parametrize("change", [0.0, 0.07, -0.2, 0.4])
+def test_saturation_and_hue_are_those_of_hsv(change: float) -> None:
+    x = np.random.default_rng(0).random((8, 9, 3)).astype(np.float32)
+    x[0] = x[0, :, :1]  # gray
+    hsv = np.apply_along_axis(lambda rgb: colorsys.rgb_to_hsv(*rgb), 2, x.astype(np.float64))
+    for found, h, s in (
+        (turn_hue(x, change), change, 1.0),
+        (scale_saturation(x, 1 + change), 0.0, 1 + change),
+    ):
+        expected = hsv * (1, s, 1) + (h, 0, 0)
+        expected[..., 1] = np.clip(expected[..., 1], 0, 1)
+        rgb = np.apply_along_axis(lambda v: colorsys.hsv_to_rgb(v[0] % 1, v[1], v[2]), 2, expected)
+        np.testing.assert_allclose(found, rgb, atol=2e-6)
 
 
 def test_folders_with_splits_are_read(folder: Path) -> None:

@@ -66,6 +66,24 @@ def test_the_command_on_coco_is_the_same_again(folder: Path, tmp_path: Path, cac
     assert kept | {"seconds": 0} == again | {"seconds": 0} == first | {"seconds": 0}
 
 
+def test_a_learning_rate_is_chosen_and_trials_are_averaged(folder: Path, cache: Path) -> None:
+    """[S] table 5: the learning rate searched, VOC as the mean of five trials."""
+    settings = SETTINGS | {"lrs": "0.01,1e30", "trials": "2"}
+    found = evaluate("detect", "random", folder, device="cpu", settings=settings, schedule="small")
+    parameters, trials = found["parameters"], found["details"]["trials"]  # type: ignore[typeddict-item]
+    assert (parameters["lr"], parameters["held_out_score_by_lr"]["1e+30"]) == (0.01, "diverged")
+    assert parameters["chosen_by"].startswith("a tenth of the training images")
+    assert found["interval"] == "t over 2 seeds"
+    assert len(trials["scores"]) == 2
+    assert trials["mean"] == pytest.approx(np.mean(trials["scores"]), abs=0.02)
+    assert trials["std"] == pytest.approx(np.std(trials["scores"], ddof=1), abs=0.02)
+    assert found["score"] == trials["mean"]
+    alone = evaluate("detect", "random", folder, device="cpu", settings=SETTINGS, schedule="small")
+    assert alone["details"]["trials"]["std"] is None  # type: ignore[typeddict-item]
+    assert alone["score"] == trials["scores"][0]  # the first trial is the run from the seed
+    assert alone["parameters"]["chosen_by"] == "given"
+
+
 def voc(data: Path, year: int, part: str, photos: range) -> Path:
     root = data / f"VOC{year}"
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):

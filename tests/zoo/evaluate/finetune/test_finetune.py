@@ -129,6 +129,8 @@ def test_semi_supervised_goes_on_after_a_kill(
     assert result["metric"] == "top-1 at 25 % of the labels"
     assert result["parameters"]["25 %"]["lr"] == 0.05
     assert result["parameters"]["25 %"]["held_out_accuracy"]["lr 1e+30, 1 epochs"] is None  # it diverged
+    assert result["parameters"]["seeds"] == {"number": 2, "published": "[B] does not state a number"}
+    assert result["parameters"]["chosen_by"]["50 %"].startswith("a fifth of the labelled images")
     first, second = result["details"]["fractions"]
     assert (first["images"], second["images"]) == (16, 32)
     assert result["score"] == pytest.approx(np.mean(first["top1"]), abs=0.01)
@@ -146,6 +148,25 @@ def test_published_lists_name_the_images(tiles: Path, tmp_path: Path) -> None:
     (tmp_path / "10percent.txt").write_text("7.png\nn01440764_10026.JPEG\n")
     with pytest.raises(UserError, match=r"lacks 1 of the 2 files of 10percent.txt: n01440764_10026.JPEG"):
         semi_supervised.labelled_subset(unique, 10, 0, tmp_path)
+
+
+def test_a_large_data_set_validates_outside_the_labelled_part(tiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[B] app. C.1's local validation set; a small one holds out a fifth of the labelled images."""
+    train = open_splits(tiles).train
+    labelled = set(semi_supervised.labelled_rows(train, 50, 0, None).tolist())
+    kept, held, rule = semi_supervised.selection_split(train, 50, 0, None)
+    assert (len(kept), len(held)) == (24, 8)
+    assert rule.startswith("a fifth of the labelled images")
+    monkeypatch.setattr(semi_supervised, "HELD_OUT", 6)
+    kept, held, rule = semi_supervised.selection_split(train, 50, 0, None)
+    assert (len(kept), len(held)) == (32, 6)
+    assert rule.startswith("6 training images outside the labelled part")
+    own = [train.image(row).tobytes() for row in sorted(labelled)]
+    assert [kept.image(row).tobytes() for row in range(len(kept))] == own
+    assert not {held.image(row).tobytes() for row in range(len(held))} & set(own)
+    assert semi_supervised.selection_split(train, 50, 0, None)[1].sha256 == held.sha256
+    _, held, rule = semi_supervised.selection_split(train, 100, 0, None)  # nothing is outside
+    assert rule.startswith("a fifth")
 
 
 def test_the_grids_are_the_papers() -> None:

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pictures import encode, picture
+from PIL import Image
 from scipy.io import savemat
 
-from zoo.datasets import voc_classes
-from zoo.datasets.labelled import open_splits
+from zoo.datasets import transfer_sets, voc_classes
+from zoo.datasets.labelled import LabelledImages, hold_out_count, hold_out_per_class, open_splits
 from zoo.datasets.transfer_sets import TRANSFER_SETS, open_transfer_set
 from zoo.errors import UserError
+from zoo.evaluate.baselines import open_model
+from zoo.evaluate.finetune import transfer
 from zoo.evaluate.finetune.transfer import GRIDS
 from zoo.evaluate.run import evaluate
 from zoo.report.tables import published
 
+_SEEDS = count()
 
-def image(path: Path, seed: int = 0) -> Path:
+
+def image(path: Path) -> Path:
+    """Write a picture that no other file has."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(picture(40, 30, seed), "JPEG"))
+    path.write_bytes(encode(picture(40, 30, next(_SEEDS)), "JPEG"))
     return path
 
 
@@ -131,16 +139,93 @@ def test_a_data_set_is_read_with_its_split_rule(name: str, tmp_path: Path) -> No
     assert min(len(splits.train), len(splits.val), len(splits.test)) > 0
     assert splits.train.classes == splits.val.classes == splits.test.classes
     assert splits.test.image(0).mode == "RGB"
-    hashes = {splits.train.sha256, splits.val.sha256, splits.test.sha256}
-    assert len(hashes) > 1 or name in ("dtd", "aircraft", "voc2007")  # their images here are all one picture
+    parts = (splits.train, splits.val, splits.test)
+    assert len({part.sha256 for part in parts}) == 3
+    pictures = [part.image(row).tobytes() for part in parts for row in range(len(part))]
+    assert len(set(pictures)) == len(pictures)  # no image is in two splits
     if name == "voc2007":
         row = splits.train.labels[0]
         assert [row[voc_classes.CLASSES.index(c)] for c in ("dog", "cat", "cow")] == [1, -1, 0]
     if name == "caltech101":
-        assert (len(splits.train) + len(splits.val), len(splits.test)) == (60, 6)
+        assert (len(splits.train), len(splits.val), len(splits.test)) == (50, 10, 6)
     if name == "sun397":
         assert splits.test.classes[1] == "apartment_building/outdoor"
         assert splits.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_validation_images_are_held_out_by_class_or_in_proportion() -> None:
+    """The rules of [B] app. D.1 and table 10 at the official sizes."""
+    for classes, size, each in ((397, 50, 10), (37, 100, 20), (102, 30, 5)):  # SUN397, Pets, Caltech-101
+        labels = np.random.default_rng(0).permutation(np.repeat(np.arange(classes), size))
+        kept, held = hold_out_per_class(labels, each, 0)
+        assert set(np.bincount(labels[held]).tolist()) == {each}
+        assert sorted([*kept, *held]) == list(range(len(labels)))
+        assert (hold_out_per_class(labels, each, 0)[1] == held).all()
+        assert (hold_out_per_class(labels, each, 1)[1] != held).any()
+    for images, classes, total in ((8_144, 196, 1_650), (47_386, 500, 4_981), (50_000, 100, 5_067)):
+        labels = np.random.default_rng(0).integers(0, classes, images)
+        kept, held = hold_out_count(labels, total, 0)
+        assert len(held) == total
+        assert sorted([*kept, *held]) == list(range(images))
+        expected = np.bincount(labels) * total / images
+        assert np.abs(np.bincount(labels[held], minlength=classes) - expected).max() < 1
+        assert (hold_out_count(labels, total, 0)[1] == held).all()
+        assert (hold_out_count(labels, total, 1)[1] != held).any()
+    kept, held = hold_out_count(np.array([0, 1, 1, 1, 2]), 2, 0)
+    assert len(held) == 2
+    assert set(held.tolist()) <= {1, 2, 3}  # a class with one image keeps it
+    with pytest.raises(UserError, match="cannot be held out"):
+        hold_out_count(np.array([0, 1, 1]), 2, 0)
+
+
+OFFICIAL = {  # images of train and classes; validation images of [B] table 10
+    "food101": (75_750, 101, 7_575),
+    "cifar10": (50_000, 10, 5_000),
+    "cifar100": (50_000, 100, 5_067),
+    "birdsnap": (47_386, 500, 4_981),
+    "sun397": (19_850, 397, 3_970),
+    "cars": (8_144, 196, 1_650),
+    "pets": (3_680, 37, 740),
+    "caltech101": (9_144, 102, 510),
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_the_counts_of_validation_images_are_the_paper_s(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The readers run on labels of the official sizes; files and images are replaced."""
+    images, classes, expected = OFFICIAL[name]
+    labels = np.sort(np.arange(images, dtype=np.int64) % classes)
+    names = [f"c{n}" for n in range(classes)]
+
+    def labelled(_: type, name: str, labels: np.ndarray, classes: list[str], read: object) -> LabelledImages:
+        return LabelledImages(name, labels, classes, lambda row: Image.new("RGB", (1, 1)), name)
+
+    samples = [("image.jpg", label) for label in labels.tolist()]
+    found = SimpleNamespace(_samples=samples, classes=names, targets=labels.tolist(), data=None)
+    monkeypatch.setattr(LabelledImages, "from_bytes", classmethod(labelled))
+    monkeypatch.setattr(transfer_sets, "_load_torchvision", lambda *_, **__: found)
+    monkeypatch.setattr(transfer_sets, "_open_folder", lambda path: labelled(LabelledImages, name, labels, names, None))
+    lines(tmp_path / "SUN397" / "ClassName.txt", *(f"/c/{one}" for one in names))
+    for file in ("Training_01.txt", "Testing_01.txt"):
+        lines(tmp_path / "SUN397" / file, *(f"/c/{names[label]}/image.jpg" for label in labels))
+    splits = TRANSFER_SETS[name].splits(tmp_path, 0)
+    assert splits.val is not None
+    assert len(splits.val) == expected
+    assert len(splits.train) == (2_550 if name == "caltech101" else images - expected)
+    if name in ("sun397", "pets", "caltech101"):
+        each = {"sun397": 10, "pets": 20, "caltech101": 5}[name]
+        assert set(np.bincount(splits.val.labels).tolist()) == {each}
+
+
+def test_fine_tuned_is_tested_at_256_and_linear_at_224(tiny_weights: str) -> None:
+    """[B] app. D.2 and D.3."""
+    embedder = open_model(tiny_weights, "cpu")
+    for mode, resize in (("linear", 224), ("fine-tuned", 256)):
+        found = transfer._with_size(embedder, 224, mode).preprocessing
+        assert (found.input_size, found.resize) == (224, resize)
+        assert transfer._with_size(embedder, 0, mode) is embedder
 
 
 def test_the_table_is_the_seeds() -> None:
