@@ -306,6 +306,15 @@ def test_an_option_that_makes_no_sense_is_one_line(
         evaluate(protocol, tiny_weights, tiles, settings=settings)
 
 
+def test_an_onnx_file_is_evaluated(tiles: Path) -> None:
+    """It has no torch module whose parameters could be counted."""
+    model = Path(__file__).parents[2] / "compat" / "v0_2" / "model.onnx"
+    result = evaluate("knn", str(model), tiles)
+    assert result["score"] > 25, "four classes"
+    assert result["model"]["backend"] == "onnx"
+    assert "parameters" not in result["model"]
+
+
 def test_knn_takes_the_k_it_is_given(tiles: Path, tiny_weights: str, tmp_path: Path) -> None:
     result = evaluate("knn", tiny_weights, tiles, settings={"k": "3", "temperature": "0.5"})
     assert (result["parameters"]["k"], result["parameters"]["temperature"]) == (3, 0.5)
