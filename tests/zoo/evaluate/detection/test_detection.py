@@ -82,6 +82,7 @@ def test_a_learning_rate_is_chosen_and_trials_are_averaged(folder: Path, cache: 
     assert alone["details"]["trials"]["std"] is None  # type: ignore[typeddict-item]
     assert alone["score"] == trials["scores"][0]  # the first trial is the run from the seed
     assert alone["parameters"]["chosen_by"] == "given"
+    assert found["metrics"]["loss"] != alone["metrics"]["loss"]  # the second trial has a seed of its own
 
 
 def voc(data: Path, year: int, part: str, photos: range) -> Path:
