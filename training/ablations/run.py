@@ -20,7 +20,7 @@ import numpy as np
 
 from training.ablations.figures import draw
 from training.ablations.result import AblationResult, CellKey, CellResult, CellScores, RowResult
-from training.ablations.tables import ABLATIONS, Row, Setting
+from training.ablations.tables import ABLATIONS, AblationRow, Setting
 from training.monitoring import metrics_log
 from training.recipes.config import Recipe, to_json
 from zoo.datasets.dataset import Dataset, evaluation_splits
@@ -108,7 +108,7 @@ def interval(values: list[float]) -> list[float] | None:
     return [round(mean - half, 2), round(mean + half, 2)]
 
 
-def _row_result(row: Row, cells: list[CellResult]) -> RowResult:
+def _row_result(row: AblationRow, cells: list[CellResult]) -> RowResult:
     scores = [cell["score"] for cell in cells]
     return {
         "name": row.name,

@@ -17,7 +17,7 @@ _PUBLISHED_SIZES = (4096, 2048, 1024, 512, 256, 128, 64)
 
 
 @dataclass(frozen=True)
-class Row:
+class AblationRow:
     """A row of a table.
 
     Attributes:
@@ -71,7 +71,7 @@ class Ablation:
 
     title: str
     source: str
-    rows: Callable[[Setting], list[Row]]
+    rows: Callable[[Setting], list[AblationRow]]
 
 
 def full() -> Setting:
@@ -125,17 +125,17 @@ def _published(table: str) -> list[list[float]]:
     return [row["values"] for row in found["rows"]]
 
 
-def _target(setting: Setting) -> list[Row]:
+def _target(setting: Setting) -> list[AblationRow]:
     """tau follows the annealing of section 3.3, except in the last row, where it stays 0 ([B] table 5a, footnote)."""
     labels = ("constant random network", *["moving average"] * 3, "stop gradient of online")
     rows = []
     for label, (tau, score) in zip(labels, _published("ablation-target"), strict=True):
         optim = replace(setting.byol.optim, tau=tau, constant_tau=tau == 0)
-        rows.append(Row(f"{label}, tau = {tau:g}", replace(setting.byol, optim=optim), score))
+        rows.append(AblationRow(f"{label}, tau = {tau:g}", replace(setting.byol, optim=optim), score))
     return rows
 
 
-def _beta(setting: Setting) -> list[Row]:
+def _beta(setting: Setting) -> list[AblationRow]:
     """Steps between BYOL and SimCLR, temperature .1 ([B] table 5b; app. F.4: gradients flow without a target)."""
     table = (
         ("BYOL", True, True),
@@ -152,11 +152,11 @@ def _beta(setting: Setting) -> list[Row]:
         objective = Objective(temperature=0.1, predictor=predictor, target=target, beta=beta)
         signs = f"predictor {'x' if predictor else '-'}, target {'x' if target else '-'}, beta {beta:g}"
         label = f"{signs} ({name})" if name else signs
-        rows.append(Row(label, replace(setting.byol, objective=objective), score))
+        rows.append(AblationRow(label, replace(setting.byol, objective=objective), score))
     return rows
 
 
-def _batch_size(setting: Setting) -> list[Row]:
+def _batch_size(setting: Setting) -> list[AblationRow]:
     """[B] app. F.2: a batch N times smaller, gradients averaged over N batches, one target update in N batches.
 
     The optimiser's batch is therefore constant, and ``accumulate`` splits it: BN statistics and SimCLR's negatives are
@@ -170,7 +170,7 @@ def _batch_size(setting: Setting) -> list[Row]:
         for size, published_size, score in zip(setting.batch_sizes, _PUBLISHED_SIZES, scores, strict=False):
             recipe = replace(base, optim=optim, accumulate=largest // size)
             label = str(size) if size == published_size else f"{size} (published: {published_size})"
-            rows.append(Row(label, recipe, score[column], method))
+            rows.append(AblationRow(label, recipe, score[column], method))
     return rows
 
 
@@ -197,7 +197,7 @@ _VIEWS: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]] = {
 _FIGURE_3B = 5
 
 
-def _views(setting: Setting) -> list[Row]:
+def _views(setting: Setting) -> list[AblationRow]:
     """Augmentations removed, or changed in one view ([B] figure 3b and table 17)."""
     labels = list(_VIEWS) if setting.all_views else list(_VIEWS)[:_FIGURE_3B]
     (table,) = (t for t in published() if t["id"] == "ablation-views")
@@ -208,11 +208,11 @@ def _views(setting: Setting) -> list[Row]:
             pair = (base.views.first, base.views.second or base.views.first)
             first, second = (replace(view, **changes) for view, changes in zip(pair, _VIEWS[label], strict=True))
             recipe = replace(base, views=replace(base.views, first=first, second=second))
-            rows.append(Row(label, recipe, scores[label][column], method))
+            rows.append(AblationRow(label, recipe, scores[label][column], method))
     return rows
 
 
-def _stop_gradient(setting: Setting) -> list[Row]:
+def _stop_gradient(setting: Setting) -> list[AblationRow]:
     """[S] section 4.1, figure 2: 67.7 with the stop-gradient (linear, 100 epochs), .1 (chance) without.
 
     67.7 +- .1 (five trials) is table 1's baseline, whose predictor follows the cosine; 68.1 is that of a constant rate.
@@ -221,7 +221,7 @@ def _stop_gradient(setting: Setting) -> list[Row]:
     base = replace(setting.simsiam, monitor_epochs=1)
     without = replace(base, objective=replace(base.objective, stop_gradient=False))
     (with_it,), (without_it,) = _published("ablation-stop-gradient")
-    return [Row("with stop-gradient", base, with_it), Row("without stop-gradient", without, without_it)]
+    return [AblationRow("with stop-gradient", base, with_it), AblationRow("without stop-gradient", without, without_it)]
 
 
 ABLATIONS: Mapping[str, Ablation] = {

@@ -43,7 +43,7 @@ class CheckpointState(TypedDict):
     monitors: NotRequired[MonitorState]
 
 
-class _Entry(TypedDict):
+class _CheckpointEntry(TypedDict):
     file: str
     step: NotRequired[int]
     sha256: str | None
@@ -65,7 +65,7 @@ def save(folder: Path, step: int, state: CheckpointState, *, keep: int = 2) -> P
     if others != history:  # the step is repeated: until its new file is complete, last.json names only the others
         _write_pointer(folder, others)
     atomic_files.atomic_write(path, lambda f: _write(state, f))
-    newest: _Entry = {"file": path.name, "step": step, "sha256": atomic_files.sha256_file(path)}
+    newest: _CheckpointEntry = {"file": path.name, "step": step, "sha256": atomic_files.sha256_file(path)}
     history = [newest, *others][:keep]
     _write_pointer(folder, history)
     kept = {e["file"] for e in history}
@@ -134,7 +134,7 @@ def load_weights(method: Method, state: CheckpointState, name: object) -> None:
         ) from None
 
 
-def _write_pointer(folder: Path, history: list[_Entry]) -> None:
+def _write_pointer(folder: Path, history: list[_CheckpointEntry]) -> None:
     atomic_files.atomic_write_text(folder / _POINTER, json.dumps(history, indent=1) + "\n")
 
 
@@ -147,7 +147,7 @@ def _write(state: CheckpointState, file: BinaryIO) -> None:
         raise
 
 
-def _history(folder: Path) -> list[_Entry]:
+def _history(folder: Path) -> list[_CheckpointEntry]:
     """Return the entries of ``last.json``, newest first.
 
     Without that file (a run was killed before its first checkpoint was complete, or somebody removed it) list the
@@ -155,7 +155,7 @@ def _history(folder: Path) -> list[_Entry]:
     """
     path = folder / _POINTER
     try:
-        history: list[_Entry] = json.loads(path.read_text())
+        history: list[_CheckpointEntry] = json.loads(path.read_text())
         if not isinstance(history, list) or not all(isinstance(e["file"], str) and "sha256" in e for e in history):
             raise TypeError
         return history

@@ -30,7 +30,8 @@ _SETTINGS = (  # keys of rows that become columns
 )
 _KEYS = {"protocol", "metric", "score", "interval_95", "data", "model"}
 _IMAGENET = {"imagenet", "imagenet-1k", "imagenet1k", "imagenet2012", "in1k", "ilsvrc2012"}  # not ImageNette
-_SAME_PROTOCOL = {"seed", "schedule", "mode", "percent", "seeds"}  # options that do not change the protocol
+# Options that do not change the protocol. The papers choose on held-out images, and [S] searches the fine-tuning rate.
+_SAME_PROTOCOL = {"seed", "schedule", "mode", "percent", "seeds", "held_out", "lrs", "trials"}
 _R50 = "ResNet-50 (1x)"
 _PAPER_NAMES = {  # key of ARCHITECTURES -> the name that [B] gives it
     "r50": _R50,
@@ -67,7 +68,7 @@ class PublishedTable(TypedDict):
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row; ``kind`` is ``published`` or ``measured``, ``source`` a paper's table or the name of a result file."""
 
     kind: str
@@ -82,7 +83,7 @@ class Table:
     section: str
     title: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     note: str = ""
 
 
@@ -188,7 +189,7 @@ def _published_table(section: Section, table: PublishedTable, results: Sequence[
         spread = row.get("spread") or [None] * len(row["values"])
         values = [_format(v) + (f" ± {s:g}" if s else "") for v, s in zip(row["values"], spread, strict=True)]
         cells = [row["method"], *(str(row.get(k, "")) for k in extra), *values]
-        rows.append(Row("published", tuple(cells), row["source"]))
+        rows.append(TableRow("published", tuple(cells), row["source"]))
 
     for model in dict.fromkeys(model_name(r) for r in results):
         of_model = [r for r in results if model_name(r) == model]
@@ -197,7 +198,7 @@ def _published_table(section: Section, table: PublishedTable, results: Sequence[
         if files:  # each column takes the first result that has a number for it
             values = [next((_format(v) for v in column if v is not None), "") for column in zip(*numbers, strict=True)]
             names = [architecture(of_model[0]) or "" if k == "architecture" else "" for k in extra]
-            rows.append(Row("measured", (model, *names, *values), ", ".join(files)))
+            rows.append(TableRow("measured", (model, *names, *values), ", ".join(files)))
     columns = ("method", *(e.replace("_", " ") for e in extra), *table["columns"])
     return Table(section.title, table["title"], columns, tuple(rows), table.get("note", ""))
 
@@ -277,7 +278,7 @@ def _measured_table(section: Section, results: Sequence[EvaluationJson]) -> Tabl
             f"{low:.1f} to {high:.1f}",
             gain,
         )
-        rows.append(Row("measured", cells, r["file"]))
+        rows.append(TableRow("measured", cells, r["file"]))
     columns = ("model", "protocol", "data", "metric", "score", "95 % interval", "over random init")
     note = "On these images and at these settings only: not comparable with published numbers on other data."
     return Table(section.title, f"{section.title}: measured with this project", columns, tuple(rows), note)

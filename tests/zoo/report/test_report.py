@@ -301,7 +301,7 @@ def test_names_in_other_scripts_are_drawn_with_a_font_that_is_there(
     def drawn(name: str) -> tuple[bytes, bool]:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            row = tables.Row("measured", (name,), "r.json")
+            row = tables.TableRow("measured", (name,), "r.json")
             write_png(tables.Table("sets", "Sets", ("data",), (row,)), tmp_path / "a.png")
         return (tmp_path / "a.png").read_bytes(), any("missing from font" in str(w.message) for w in told)
 

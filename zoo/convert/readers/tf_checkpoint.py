@@ -65,7 +65,7 @@ class _Zip:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _TensorEntry:
     dtype: int
     shape: tuple[int, ...]
     shard: int
@@ -128,7 +128,9 @@ def _shards(names: list[str], prefix: str) -> dict[int, str]:
     return found
 
 
-def _tensor(file: BinaryIO, position: int, entry: _Entry, limit: int, key: str) -> tuple[NDArray[np.float32], int]:
+def _tensor(
+    file: BinaryIO, position: int, entry: _TensorEntry, limit: int, key: str
+) -> tuple[NDArray[np.float32], int]:
     """Read one tensor and return the position after it; reading goes forward because a zip cannot seek back cheaply."""
     dtype = np.dtype(_DTYPES[entry.dtype])
     count = 1
@@ -198,7 +200,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 # ---------------------------------------------------------------- BundleEntryProto, tensor_bundle.proto
 
 
-def _entry(message: bytes) -> _Entry:
+def _entry(message: bytes) -> _TensorEntry:
     values = {1: 0, 3: 0, 4: 0, 5: 0}  # dtype, shard_id, offset, size
     shape: tuple[int, ...] = ()
     for number, value in _fields(message):
@@ -209,7 +211,7 @@ def _entry(message: bytes) -> _Entry:
             raise ValueError("it holds a sliced variable")
         elif number in values and isinstance(value, int):
             values[number] = value
-    return _Entry(values[1], shape, values[3], values[4], values[5])
+    return _TensorEntry(values[1], shape, values[3], values[4], values[5])
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
