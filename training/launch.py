@@ -32,6 +32,7 @@ def launch(
     Raises:
         UserError: the recipe, an override or the data is wrong; or as ``training.engine.loop.train``.
     """
+    # Read the recipe and the data first, as their errors are cheap to find.
     config = override(table.find(recipe), overrides)
     dataset = open_training_data(data)
     if in_memory:
@@ -45,6 +46,7 @@ def launch(
     from training.engine import checkpoint
     from training.engine.loop import train
 
+    # Train as one rank of the group, and resume by itself after a restart by torchrun.
     with collectives.process_group(device or ("cuda" if torch.cuda.is_available() else "cpu")) as local_device:
         resume = resume or (collectives.restarted() and checkpoint.load_last(out) is not None)
         path = train(config, dataset, out, device=local_device, resume=resume, tensorboard=tensorboard)

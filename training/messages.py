@@ -14,9 +14,11 @@ def print_recipes() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    # Set up the columns.
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("recipe", "epochs", "batch", "lr", "size", "data", "hardware", "expected", "source"):
         table.add_column(column, no_wrap=column in ("recipe", "lr"), justify="left")
+    # Add one row for each recipe.
     for name, entry in RECIPES.items():
         config = entry.make()
         optim, views = config.optim, config.views
@@ -32,6 +34,7 @@ def print_recipes() -> None:
             f"{entry.score} ({entry.runs})" if entry.runs else entry.score,
             entry.source,
         )
+    # Print the table and explain its columns.
     console = Console()
     if not console.is_terminal:  # do not cut or wrap lines in a pipe
         console.width = 200
@@ -59,6 +62,7 @@ def print_ablation(result: AblationResult, out: Path) -> None:
 
     from training.monitoring.collapse import COLLAPSE_RANK, COLLAPSE_SPREAD
 
+    # Set up the columns.
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160
@@ -66,6 +70,7 @@ def print_ablation(result: AblationResult, out: Path) -> None:
     table.add_column("row")
     for column in ("published", "measured", "95 % interval", "spread", "rank", "collapsed"):
         table.add_column(column, justify="right")
+    # Add one row for each variant.
     for row in result["rows"]:
         interval = row["interval"]
         table.add_row(
@@ -77,6 +82,7 @@ def print_ablation(result: AblationResult, out: Path) -> None:
             f"{row['rank']:.1f}",
             f"{row['collapsed']}/{len(row['cells'])}",
         )
+    # Print the table and explain how its numbers were made.
     (train, images), (_, queries) = result["data"]["train"], result["data"]["test"]
     console.print(
         f"{result['title']}: {result['setting']} setting, {result['seeds']} seeds", style="bold", markup=False
@@ -90,6 +96,7 @@ def print_ablation(result: AblationResult, out: Path) -> None:
         style="dim",
         markup=False,
     )
+    # Name the differences that exceed the noise of the seeds.
     if result["apart"]:
         for better, worse in result["apart"]:
             console.print(f"apart: {better} > {worse}", markup=False)

@@ -93,6 +93,7 @@ def extract(
     from zoo.extraction.partition import ALL_SHARDS
     from zoo.inference.outputs import Outputs
 
+    # Refuse options that contradict each other before a slow model opens.
     if engine not in ("here", "ray"):
         raise UserError(f"unknown engine {engine!r}: choose here or ray")
     if ray_address is not None and engine != "ray":
@@ -108,12 +109,14 @@ def extract(
         near=near,
     )
     opening = LoadArguments(device, backend, precision, normalize, outputs or Outputs())
+    # The stack closes the connection to Ray however the run ends.
     with ExitStack() as stack:
         executor: RayExecutor | None = None
         if engine == "ray":
             from zoo.extraction.ray_executor import connect
 
             executor = stack.enter_context(connect(ray_address, cores=workers or 1))
+        # Open the model where it will run.
         opened = opening.load(model) if executor is None else executor.open(model, opening)
         if on_open is not None:
             on_open(opened)

@@ -17,6 +17,7 @@ def draw(result: AblationResult, file: BinaryIO) -> None:
     Raises:
         UserError: matplotlib is not installed.
     """
+    # Choose the plot that fits what this ablation compares.
     rows = result["rows"]
     if result["ablation"] == "stop-gradient":
         figure = new_figure(10, 3)

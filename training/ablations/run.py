@@ -52,10 +52,12 @@ def ablate(
     Raises:
         UserError: the name is unknown, labels are missing, or ``out`` has cells of another setting or data.
     """
+    # Refuse wrong options before any training starts.
     if name not in ABLATIONS:
         raise UserError(f"unknown ablation {name!r}: one of {', '.join(ABLATIONS)}")
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: give 1 or more")
+    # Take the images that every cell trains on and is scored on.
     ablation, rows = ABLATIONS[name], ABLATIONS[name].rows(setting)
     train, test = (
         _sample(split, count)
@@ -86,6 +88,7 @@ def ablate(
         "rows": measured,
         "apart": separated(measured),
     }
+    # Write the table first, as the figure can be drawn again from it.
     atomic_write_text(out / f"{name}.json", json.dumps(result, indent=1) + "\n")
     atomic_write(out / f"{name}.png", lambda file: draw(result, file))
     return result
@@ -137,6 +140,7 @@ def _sample(dataset: Dataset, count: int) -> Dataset:
 
 def _cell(recipe: Recipe, train: Dataset, test: Dataset, folder: Path, setting: Setting, device: str) -> CellResult:
     """Train and score one cell, or read its finished result."""
+    # Name all that the score depends on, to recognise a finished cell.
     key: CellKey = {
         "recipe": json.loads(json.dumps(to_json(recipe))),
         "data": [train.name, len(train), test.name, len(test)],
@@ -151,10 +155,12 @@ def _cell(recipe: Recipe, train: Dataset, test: Dataset, folder: Path, setting: 
     from training.engine.loop import train as run
     from training.monitoring.hardware import hardware
 
+    # Train the cell, or continue where an earlier call was stopped.
     make_folder(folder)
     resume = checkpoint.load_last(folder) is not None
     last = run(recipe, train, folder, device=device, resume=resume)
     state = checkpoint.read(last)
+    # Score the last checkpoint and keep the facts of the run.
     result: CellResult = {
         **key,
         **_scores(last, train, test, recipe, setting, device),
@@ -197,6 +203,7 @@ def _scores(last: Path, train: Dataset, test: Dataset, recipe: Recipe, setting: 
     export.export(last, encoder, input_size=size, resize=size)
     embed = zoo.load(encoder, device=device)
     bank, queries = (np.asarray(embed([d.image(i) for i in range(len(d))])) for d in (train, test))
+    # Classify the test images in the way that the setting asks for.
     if setting.score == "knn":
         tensors = (torch.from_numpy(a) for a in (bank, train.required_labels, queries, test.required_labels))
         score = knn.accuracy(*tensors)

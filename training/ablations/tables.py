@@ -92,6 +92,7 @@ def small() -> Setting:
 
     20 pixels is the smallest size at which BYOL's blur has more than one tap.
     """
+    # Weaken the views and shorten the schedule so that a CPU can train every row.
     view = View(min_area=0.2, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
     views = Views(size=20, first=view, second=replace(view, blur_p=0.1, solarize_p=0.2))
     optim = Optim(name="sgd", lr=0.2, batch_size=64, epochs=4, warmup_epochs=0.25, weight_decay=1e-4, tau=0.99)
@@ -107,6 +108,7 @@ def small() -> Setting:
         monitor_epochs=0,
         checkpoint_steps=100,
     )
+    # Derive the other methods from the same base, so that they differ only where the method needs it.
     simclr = replace(base, name="simclr", method="simclr", heads=Heads(out=64, projector_layers=2))
     simsiam = replace(
         base,
@@ -137,6 +139,7 @@ def _target(setting: Setting) -> list[AblationRow]:
 
 def _beta(setting: Setting) -> list[AblationRow]:
     """Steps between BYOL and SimCLR, temperature .1 ([B] table 5b; app. F.4: gradients flow without a target)."""
+    # List the published rows: is there a predictor, and a target network?
     table = (
         ("BYOL", True, True),
         ("", True, True),
@@ -148,6 +151,7 @@ def _beta(setting: Setting) -> list[AblationRow]:
         ("", False, False),
     )
     rows = []
+    # Join each row with its published beta and score.
     for (name, predictor, target), (beta, score) in zip(table, _published("ablation-simclr"), strict=True):
         objective = Objective(temperature=0.1, predictor=predictor, target=target, beta=beta)
         signs = f"predictor {'x' if predictor else '-'}, target {'x' if target else '-'}, beta {beta:g}"
@@ -165,6 +169,7 @@ def _batch_size(setting: Setting) -> list[AblationRow]:
     scores = _published("ablation-batch-size")  # BYOL, SimCLR; N = 1, 2, 4, ... of 4096
     largest = setting.batch_sizes[0]
     rows = []
+    # Keep the batch of an update and split it into ever smaller parts.
     for column, (method, base) in enumerate((("BYOL", setting.byol), ("SimCLR", setting.simclr))):
         optim = replace(base.optim, batch_size=largest)
         for size, published_size, score in zip(setting.batch_sizes, _PUBLISHED_SIZES, scores, strict=False):
@@ -200,9 +205,11 @@ _FIGURE_3B = 5
 def _views(setting: Setting) -> list[AblationRow]:
     """Augmentations removed, or changed in one view ([B] figure 3b and table 17)."""
     labels = list(_VIEWS) if setting.all_views else list(_VIEWS)[:_FIGURE_3B]
+    # Look up the published score of each row.
     (table,) = (t for t in published() if t["id"] == "ablation-views")
     scores = {row["method"]: row["values"] for row in table["rows"]}
     rows = []
+    # Apply the changes of each row to both methods' own views.
     for column, (method, base) in enumerate((("BYOL", setting.byol), ("SimCLR", setting.simclr))):
         for label in labels:
             pair = (base.views.first, base.views.second or base.views.first)

@@ -57,9 +57,11 @@ def draw_parameters(
     stream: int,
 ) -> ViewParameters:
     """Draw the parameters of one view for samples ``indices`` of the given sizes; a pure function of its arguments."""
+    # Draw the numbers of all samples at once, so that each depends only on its own sample and epoch.
     tries = TF_TRIES if operations == "simclr" else TRIES
     u = iter(uniforms(seed, stream, epoch, indices, 2 * tries + 17).T)
     first, second = (np.stack([next(u) for _ in range(tries)], 1) for _ in range(2))
+    # Choose the size of each crop by the rule of the original code.
     area, places = (view.min_area, view.max_area), 1
     fell_back = np.zeros(len(indices), bool)
     if operations == "byol":
@@ -69,10 +71,12 @@ def draw_parameters(
         places = 0  # TensorFlow never draws the last place, at the image's right or lower edge
     else:
         height, width, fell_back = retried_size(area, heights, widths, first, second)
+    # Place each crop in its image.
     top = np.floor(next(u) * (heights - height + places)).astype(np.int64)
     left = np.floor(next(u) * (widths - width + places)).astype(np.int64)
     top = np.where(fell_back, central_offset(heights, height), top)
     left = np.where(fell_back, central_offset(widths, width), left)
+    # Draw the flip and the colour changes, in a fixed order.
     return ViewParameters(
         box=np.stack([top, left, height, width], 1),
         flip=next(u) < view.flip_p,
@@ -104,6 +108,7 @@ def make_views(
         channels_last.
     """
     images = images.to(device)
+    # List the views in the order that fixes their random streams.
     specified = [
         (views.first, views.size),
         (views.second, views.size),
@@ -125,10 +130,12 @@ def apply_parameters(images: PackedImages, drawn: ViewParameters, views: Views, 
         float32 [B, 3, size, size], normalised, channels_last.
     """
     device, operations = images.pixels.device, views.operations
+    # Express the normalisation as one scale and one shift per channel.
     std = np.array(views.std).reshape(3, 1, 1)
     normalise = [(1 / std).astype(np.float32), (-np.array(MEAN).reshape(3, 1, 1) / std).astype(np.float32)]
     out = torch.empty(len(images), 3, size, size, device=device)
     colour = list(_colour_operations(drawn, operations, view, size))
+    # Work on crops of similar size together, as each group is padded to its largest.
     for rows in _groups_of_like_size(drawn, size * size, _CPU_PIXELS if device.type == "cpu" else _GPU_PIXELS):
         # Parameters: all integers in one copy to the device, all floats in another.
         selected = [np.flatnonzero(step.selected[rows]) for step in colour]
@@ -147,6 +154,7 @@ def apply_parameters(images: PackedImages, drawn: ViewParameters, views: Views, 
                 image = step.operation(image, parameter)
             elif len(index):
                 image.index_copy_(0, index, step.operation(image.index_select(0, index), parameter))
+        # Normalise the group and put its samples back into their rows.
         out.index_copy_(0, row, torch.addcmul(shift, image.clamp_(0, 1), scale))
     return out.contiguous(memory_format=torch.channels_last)
 
@@ -212,6 +220,7 @@ def _colour_operations(drawn: ViewParameters, operations: str, view: View, size:
 
 def _jitter_operations(operations: str, view: View) -> list[Callable[[Tensor, Tensor], Tensor]]:
     """Return brightness, contrast, saturation, hue as functions of (images, strength in [-1, 1])."""
+    # Follow the TensorFlow definitions for BYOL and SimCLR.
     if operations != "torchvision":
         return [
             lambda x, s: augment_ops.brightness(x, s * view.brightness),  # added, not multiplied
@@ -219,6 +228,7 @@ def _jitter_operations(operations: str, view: View) -> list[Callable[[Tensor, Te
             lambda x, s: augment_ops.saturation(x, 1 + s * view.saturation),
             lambda x, s: augment_ops.hue(x, s * view.hue),
         ]
+    # Follow the torchvision definitions for the other methods.
     return [
         lambda x, s: augment_ops.tv_brightness(x, 1 + s * view.brightness),
         lambda x, s: augment_ops.tv_contrast(x, 1 + s * view.contrast),

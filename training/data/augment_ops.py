@@ -53,6 +53,7 @@ def _resample(
     b, full, m = lines.shape
     # ``reach``: lines on either side with non-zero weight
     reach = ceil(max(1.0, full / size)) if kernel == "bilinear_antialias" else 2
+    # Find where each output line lies between the input lines.
     index = torch.arange(size, device=lines.device)
     if kernel == "bicubic_tf1":
         centre = index * (length / size)[:, None]
@@ -61,20 +62,25 @@ def _resample(
         centre = (index + 0.5) * (length / size)[:, None] - 0.5
     if mirrored is not None:
         centre = torch.where(mirrored[:, None], centre.flip(1), centre)
+    # List the input lines that each output line reads, with their distances.
     position = centre.floor()[:, None] + torch.arange(1 - reach, 1 + reach, device=lines.device)[:, None]
     distance = (position - centre[:, None]).abs()  # [B, taps, size]
+    # Weigh these lines by the kernel.
     if kernel == "bilinear_antialias":
         weight = _triangle(distance, length / size)
     else:
         weight = _cubic(distance, a=-0.75 if kernel == "bicubic_tf1" else -0.5)
     if kernel != "bicubic_tf1":
         weight = weight * ((position >= 0) & (position < length[:, None, None]))  # lines outside the box are dropped
+    # Scale the weights of each output line to a sum of one.
     total = weight[:, 0].clone()
     for tap in range(1, 2 * reach):
         total += weight[:, tap]
     weight = (weight / total[:, None]).to(lines.dtype)
+    # Keep the indices inside the box where the kernel reaches past its edge.
     line = torch.minimum(position.clamp_min(0).long(), length[:, None, None] - 1) + start[:, None, None]
     line += torch.arange(b, device=lines.device)[:, None, None] * full
+    # Add the weighted lines, one tap at a time, to save memory.
     flat, out = lines.reshape(b * full, m), lines.new_zeros(b, size, m)
     for tap in range(2 * reach):
         out.addcmul_(flat.index_select(0, line[:, tap].reshape(-1)).view(b, size, m), weight[:, tap, :, None])
@@ -121,6 +127,7 @@ def saturation(image: Tensor, factor: Tensor) -> Tensor:
 
 def hue(image: Tensor, delta: Tensor) -> Tensor:
     """Add delta [B] to H in HSV, modulo 1 (a full turn)."""
+    # Convert the image to hue, chroma and value.
     r, g, b = _channels(image)
     value, chroma = _value_and_chroma(image)
     if_blue = (r - g).sub_(chroma, alpha=2)
@@ -141,9 +148,11 @@ def grayscale(image: Tensor) -> Tensor:
 
 def blur(image: Tensor, sigma: Tensor, taps: int, *, padding: str = "zeros") -> Tensor:
     """Separable Gaussian blur; sigma [B] in pixels, ``taps`` odd. BYOL pads with zeros ('SAME'), PIL with the edge."""
+    # Make one Gaussian kernel for each sample.
     x = torch.arange(taps, device=image.device, dtype=image.dtype) - taps // 2
     kernel = torch.exp(-(x**2) / (2 * sigma.to(image.dtype)[:, None] ** 2))
     kernel = kernel / kernel.sum(1, keepdim=True)
+    # Blur along the height, then along the width.
     mode = "replicate" if padding == "edge" else "constant"
     for dim in (2, 3):
         half = taps // 2

@@ -91,6 +91,7 @@ def batches(
     Raises:
         UserError: more than one image in a hundred (and more than three) cannot be read, or a worker fails otherwise.
     """
+    # Give each rank its own rows of every batch.
     sampler, rank_size = EpochSampler(len(dataset), batch_size, drop_last), batch_size // ranks
     own_rows = slice(rank * rank_size, (rank + 1) * rank_size)
     workers = workers or min(_MAX_WORKERS, usable_cores())
@@ -131,6 +132,7 @@ class _Reader:
 
     def _read(self, index: int, epoch: int) -> _Read:
         """Read row ``index``, or its replacement."""
+        # Try the image itself first, then replacements drawn for it.
         row = index
         found: dict[str, str] = {}
         for attempt in range(_TRIES):

@@ -46,15 +46,18 @@ def process_group(device: str) -> Iterator[str]:
         UserError: there are too few GPUs; or, during the run, another rank died or did not answer for
             ZOO_TRAIN_TIMEOUT seconds (default 1800).
     """
+    # Leave a single process without a group.
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return
+    # Join the group that torchrun has announced.
     device = _local_device(device)
     seconds = _timeout()
     try:
         _initialise("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo", timedelta(seconds=seconds))
         yield device
     except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError, gloo raises plain ones
+        # Turn a lost rank into advice, and pass on every other error.
         if not any(sign in str(error).lower() for sign in _LOST_RANK_WORDS):
             raise
         reason = reason_of(error)
@@ -181,9 +184,11 @@ def neighbours(size: int) -> dist.ProcessGroup | None:
 
     A collective call. ``size`` divides the number of ranks.
     """
+    # Use the default group when it has the right size.
     if size == world_size():
         return None
     own: dist.ProcessGroup | None = None
+    # Make the groups in the same order on every rank.
     for start in range(0, world_size(), size):
         ranks = list(range(start, start + size))
         group = dist.new_group(ranks)  # every rank must make every group

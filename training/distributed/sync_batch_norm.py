@@ -45,11 +45,13 @@ def synchronise_batch_norm(module: nn.Module, device: torch.device, group: dist.
 
     ``group`` is this rank's (``collectives.neighbours``); ``None`` is all ranks.
     """
+    # Choose the layer that works on this device.
     convert: Callable[[_BatchNorm], nn.Module]
     if device.type == "cuda":
         convert = partial(convert_sync_batchnorm, process_group=group)
     else:
         convert = partial(AllReduceBatchNorm, group=group)
+    # Replace the BN layers and descend into all other modules.
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
             module.add_module(name, convert(child))
@@ -81,6 +83,7 @@ class AllReduceBatchNorm(_BatchNorm):
     def _normalise(self, x: Tensor) -> Tensor:
         dims = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
+        # Compute the statistics in float32, over the images of all ranks.
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         ranks = world_size() if self.group is None else self.group.size()
         count = x.numel() // x.shape[1] * ranks
@@ -88,6 +91,7 @@ class AllReduceBatchNorm(_BatchNorm):
         centred = wide - mean.view(shape)
         variance = _SumOverRanks.apply(centred.square().sum(dims), self.group) / count
         self._update_running_stats(mean.detach(), variance.detach() * (count / (count - 1)))
+        # Apply the shared statistics to this rank's images.
         y = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)

@@ -60,14 +60,17 @@ def save(folder: Path, step: int, state: CheckpointState, *, keep: int = 2) -> P
     Raises:
         UserError: the disk is full or refuses the write; ``last.json`` and older checkpoints are then unchanged.
     """
+    # Drop an older file of the same step from the history.
     path, history = folder / file_name(step), _history(folder)
     others = [e for e in history if e["file"] != path.name]
     if others != history:  # the step is repeated: until its new file is complete, last.json names only the others
         _write_pointer(folder, others)
+    # Write the new file, then let last.json name it.
     atomic_files.atomic_write(path, lambda f: _write(state, f))
     newest: _CheckpointEntry = {"file": path.name, "step": step, "sha256": atomic_files.sha256_file(path)}
     history = [newest, *others][:keep]
     _write_pointer(folder, history)
+    # Remove the files that the history no longer names.
     kept = {e["file"] for e in history}
     for old in folder.glob("checkpoint-*.pt"):
         if old.name not in kept:
@@ -85,6 +88,7 @@ def load_last(folder: Path, warn: Callable[[str], object] = print) -> Checkpoint
     Raises:
         UserError: all checkpoints are damaged, or the folder cannot be read.
     """
+    # Try the checkpoints from the newest to the oldest.
     history = _history(folder)
     for entry in history:
         path = folder / entry["file"]
@@ -94,6 +98,7 @@ def load_last(folder: Path, warn: Callable[[str], object] = print) -> Checkpoint
         except (OSError, UserError):
             pass
         warn(f"{path.name} is damaged or missing")
+    # Refuse to start anew over a run whose checkpoints are all lost.
     if history:
         raise UserError(f"{folder}: every checkpoint is damaged or missing: restore one, or choose another --out")
     return None
@@ -105,12 +110,14 @@ def read(path: Path) -> CheckpointState:
     Raises:
         UserError: it is missing, damaged, or not written by ``save``.
     """
+    # Load tensors and plain values only, as a checkpoint may come from elsewhere.
     try:
         state: CheckpointState = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path}") from None
     except Exception as error:  # damage raises whatever unpickling and unzipping can raise
         raise UserError(f"{path} is not a readable checkpoint: {reason_of(error)}") from None
+    # Refuse files of other programs.
     if not isinstance(state, dict) or "recipe" not in state:
         raise UserError(f"{path} was not written by zoo-train: give a checkpoint-*.pt, or the folder of a run")
     return state
@@ -154,12 +161,14 @@ def _history(folder: Path) -> list[_CheckpointEntry]:
     checkpoint files, each of which got its name when it was complete.
     """
     path = folder / _POINTER
+    # Read the pointer file, which knows the checksums.
     try:
         history: list[_CheckpointEntry] = json.loads(path.read_text())
         if not isinstance(history, list) or not all(isinstance(e["file"], str) and "sha256" in e for e in history):
             raise TypeError
         return history
     except FileNotFoundError:
+        # Fall back to the file names, without checksums.
         names = sorted((p.name for p in folder.glob("checkpoint-*.pt")), reverse=True)
         return [{"file": name, "sha256": None} for name in names]
     except (ValueError, TypeError, KeyError):

@@ -68,6 +68,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 
     The GPUs of the published runs had no TF32, so ``precision=fp32`` means full float32 on newer ones too.
     """
+    # Remember the settings of the process, to restore them later.
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     if not allowed:
         torch.backends.cudnn.allow_tf32 = False
@@ -96,6 +97,7 @@ def train_steps(run: Run, *, tensorboard: bool = False) -> Generator[dict[str, f
     dtype = next(method.encoder.parameters()).dtype
     micro_batch_size = config.batch_size // ranks // recipe.accumulate
     backward_context = PreservedRunningStats(method.modules()) if recipe.checkpoint_activations else nullcontext()
+    # Open what must be closed again, however the run ends.
     with (
         StopSignal() as stop,
         MetricsLog(run.folder if is_first_rank else None, step=run.step, tensorboard=tensorboard) as metrics_log,
@@ -106,6 +108,7 @@ def train_steps(run: Run, *, tensorboard: bool = False) -> Generator[dict[str, f
         def log(values: Mapping[str, object]) -> None:
             metrics_log.write(run.step, {"seconds": round(run.seconds, 1), **values})
 
+        # Report how the run starts, or where it resumes.
         progress.start(total_steps * config.batch_size, run.step * config.batch_size)
         if config.schedule in ("step", "swav") and config.warmup_epochs >= config.epochs:
             progress.say(
@@ -231,6 +234,7 @@ def _raise_not_finite(run: Run, batch: Batch, own_losses: dict[str, Tensor], nor
     suspects = [row for rank in bad_ranks for row in rows[rank * size : (rank + 1) * size]] or rows
     names = [run.dataset.row_name(row) for row in suspects]
 
+    # Keep the facts in a file, as the message has no room for all images.
     epoch = run.sampler.epoch_at(batch.step) + 1
     report = run.folder / "not_finite.json"
     if collectives.rank() == 0:
@@ -238,6 +242,7 @@ def _raise_not_finite(run: Run, batch: Batch, own_losses: dict[str, Tensor], nor
         facts |= {"grad_norm": str(norm), "rows": suspects, "images": names}
         atomic_files.atomic_write_text(report, json.dumps(facts, indent=1) + "\n")
 
+    # Say what went wrong, and where it was seen first.
     if bad_ranks:
         problem = f"the loss is {totals[bad_ranks[0]]}"
     else:

@@ -22,6 +22,7 @@ def explain_out_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        # Recognise the errors of all devices, whose types differ.
         out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not out_of_memory and not any(message in str(error).lower() for message in _MESSAGES):
             raise

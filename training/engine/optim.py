@@ -84,6 +84,7 @@ class LARC(torch.optim.SGD):
         """Update the parameters from ``p.grad``, which it scales in place."""
         if closure is not None:
             raise TypeError("LARC takes no closure")
+        # Scale each gradient by the layer's trust ratio.
         for group in self.param_groups:
             decay = group["larc_weight_decay"]
             for p in group["params"]:
@@ -93,6 +94,7 @@ class LARC(torch.optim.SGD):
                 rate = group["eta"] * p_norm / (g_norm + decay * p_norm + 1e-8)
                 # torch.where stays on the device; an ``if`` would wait for the norms
                 p.grad.copy_(torch.where((p_norm > 0) & (g_norm > 0), (p.grad + decay * p) * rate, p.grad))
+        # Leave momentum and the update to plain SGD.
         super().step()
 
 

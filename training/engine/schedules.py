@@ -13,8 +13,10 @@ from training.recipes.config import Optim
 
 def learning_rate(config: Optim, step: int, sampler: EpochSampler) -> float:
     """Return the learning rate of ``step`` under the recipe's schedule."""
+    # Convert the epochs of the recipe to steps.
     base, batch_size, epoch = config.lr, config.batch_size, sampler.epoch_at(step)
     total, warmup = sampler.steps(config.epochs), sampler.steps(config.warmup_epochs)
+    # Follow the schedule that the original code of the recipe has.
     match config.schedule:
         case "step":
             return warmup_cosine(step, base=base, batch_size=batch_size, total=total, warmup=warmup)

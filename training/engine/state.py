@@ -103,13 +103,16 @@ def open_run(recipe: Recipe, dataset: Dataset, folder: Path, device: str, resume
         UserError: see ``training.engine.loop.train``.
     """
     check_run(recipe, dataset, device)
+    # Find the last checkpoint, and check that all ranks see the same one.
     state = checkpoint.load_last(folder)
     if collectives.ranks_differ(-1 if state is None else state["step"]):
         raise UserError(f"the ranks see different checkpoints in {folder}: give a folder that all nodes share")
+    # Protect an earlier run from a new one in its folder.
     if state is not None and not resume:
         raise UserError(f"{folder} holds a run (step {state['step']}): add --resume or choose another --out")
     if state is None and resume:
         raise UserError(f"{folder} holds no run to resume: leave --resume out")
+    # Build the run, then restore its state under the lock.
     run = new_run(recipe, dataset, folder, torch.device(device), build_method(recipe))
     atomic_files.make_folder(folder)
     with _locked(folder):
@@ -142,16 +145,19 @@ def new_run(recipe: Recipe, dataset: Dataset, folder: Path, device: torch.device
     if recipe.checkpoint_activations:
         encoder: Any = method.encoder  # a timm network
         encoder.set_grad_checkpointing()
+    # Share the BN statistics between as many ranks as the recipe asks for.
     ranks = collectives.world_size()
     rows = recipe.optim.batch_size // ranks // recipe.accumulate
     if ranks > 1 and method.synchronised_bn:
         group = collectives.neighbours(group_ranks(recipe.bn_group_images, rows, ranks))
         synchronise_batch_norm(method, device, group)
+    # Let only the first rank's probe learn, if there are labels.
     classes = 0 if dataset.labels is None or collectives.rank() else int(dataset.labels.max()) + 1
     dim = ARCHITECTURES[recipe.architecture].num_features
     monitor = OnlineMonitor(method, dim=dim, classes=classes, rows=rows, device=device)
     if recipe.compile:
         method.compile()
+    # Join the parts, with DDP and the optimiser on the finished network.
     return Run(
         recipe,
         dataset,
@@ -188,11 +194,13 @@ def save(run: Run) -> Path:
     Raises:
         UserError: the last update made weights that are not finite; raised on all ranks.
     """
+    # Keep the last good checkpoint if the weights are spoilt.
     if not all(p.isfinite().all() for p in run.method.parameters()):
         raise UserError(
             f"the update of step {run.step - 1} made weights that are not finite, so no checkpoint of it is written: "
             "lower optim.lr; the last checkpoint is good"
         )
+    # Let one rank write the state that all ranks share.
     path = run.folder / checkpoint.file_name(run.step)
     if collectives.rank() == 0:
         state: CheckpointState = {

@@ -58,16 +58,19 @@ def _check_views(recipe: Recipe) -> None:
 
 def _check_batch(recipe: Recipe, dataset: Dataset) -> None:
     batch, ranks, parts = recipe.optim.batch_size, collectives.world_size(), recipe.accumulate
+    # Check that the data fill one batch.
     if len(dataset) < batch:
         raise UserError(
             f"{dataset.name} has {len(dataset)} images, fewer than a batch of {batch}: "
             "add images or --set optim.batch_size=N"
         )
+    # Check that the batch divides evenly among ranks and micro-batches.
     if batch % (ranks * parts):
         raise UserError(
             f"a batch of {batch} cannot be split evenly over {ranks} ranks x {parts} micro-batches: "
             "change optim.batch_size or accumulate"
         )
+    # Check that BN sees enough images.
     rows = batch // (ranks * parts)
     if recipe.method != "mocov2":
         if rows < 2:
@@ -76,6 +79,7 @@ def _check_batch(recipe: Recipe, dataset: Dataset) -> None:
             )
         group_ranks(recipe.bn_group_images, rows, ranks)
         return
+    # Check the parts of MoCo's split BN, and its queue.
     objective = recipe.objective
     if rows % objective.bn_parts or rows // objective.bn_parts < 2:
         raise UserError(

@@ -58,10 +58,12 @@ class BYOL(Method):
     ) -> None:
         super().__init__()
         self.beta, self.temperature = beta, temperature
+        # Build the online network.
         self.encoder = encoder
         self.projector = byol_mlp(dim, hidden, out)
         self.predictor = byol_mlp(out, hidden, out) if predictor else nn.Identity()
         self.classifier = nn.Linear(dim, num_classes) if num_classes else None
+        # Build the target network, unless the recipe leaves it out.
         self.target_encoder: nn.Module | None = None
         self.target_projector: nn.Module | None = None
         if not target:
@@ -70,11 +72,13 @@ class BYOL(Method):
             self.target_encoder, self.target_projector = copy.deepcopy(encoder), copy.deepcopy(self.projector)
         else:
             self.target_encoder, self.target_projector = target_encoder, byol_mlp(dim, hidden, out)
+        # Keep the target out of the gradient: it follows by moving average.
         self.target_encoder.requires_grad_(False)
         self.target_projector.requires_grad_(False)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Self:
+        # Build both encoders, so that the target starts from weights of its own.
         heads, objective = recipe.heads, recipe.objective
         encoder, dim = recipe_encoder(recipe)
         target_encoder, _ = recipe_encoder(recipe)
@@ -89,6 +93,7 @@ class BYOL(Method):
             beta=objective.beta,
             temperature=objective.temperature,
         )
+        # Initialise the heads as the original code does.
         for head in (method.projector, method.predictor, method.target_projector):
             if head is not None:
                 initialise(head, recipe.initialiser)
@@ -99,20 +104,24 @@ class BYOL(Method):
 
         The views pass one after the other, so that BN statistics are per view. The loss is the SUM of both directions.
         """
+        # Embed both views with the online network.
         v1, v2 = views
         y1 = self.encoder(v1)
         o1, o2 = self.projector(y1), self.projector(self.encoder(v2))  # NxD
         q1, q2 = self.predictor(o1), self.predictor(o2)
+        # Embed both views with the target network, which gets no gradient.
         if self.target_encoder is None or self.target_projector is None:
             z1, z2 = o1, o2
         else:
             with torch.no_grad():  # in train mode: BN uses batch statistics and the target's own running averages
                 z1 = self.target_projector(self.target_encoder(v1))
                 z2 = self.target_projector(self.target_encoder(v2))
+        # Compare each prediction with the target of the other view.
         losses = {"loss": (regression(q1, z2) + regression(q2, z1)).mean()}
         if self.beta:
             spread = dispersion(q1, z1, z2, self.temperature) + dispersion(q2, z2, z1, self.temperature)
             losses["negatives"] = self.beta * spread.mean()
+        # Train the classifier beside it, on features that it cannot change.
         if self.classifier is not None and labels is not None:
             losses["classifier"] = F.cross_entropy(self.classifier(y1.detach()), labels)
         return losses

@@ -68,11 +68,14 @@ class MoCoV2(Method):
         super().__init__()
         self.m, self.T, self.symmetric, self.seed = momentum, temperature, symmetric, seed
         self.bn_parts = bn_parts
+        # Split BN before the copy, so that the key encoder has the same layers.
         if bn_parts > 1:
             split_batch_norm(encoder, bn_parts)
         self.encoder, self.projector = encoder, moco_projector(dim, out, projector_layers)
+        # Copy the query network to the key network, which follows by moving average.
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
+        # Fill the queue with random keys until real ones replace them.
         self.register_buffer("queue", F.normalize(torch.randn(out, queue), dim=0))  # CxK
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.int64))
         self._step = 0

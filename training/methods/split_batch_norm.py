@@ -36,11 +36,13 @@ class SplitBatchNorm(nn.BatchNorm2d):
         """[N, C, H, W], N a multiple of ``parts`` -> the same shape; in eval mode as BatchNorm2d."""
         if not self.training or self.running_mean is None or self.running_var is None:
             return super().forward(x)
+        # Repeat the layer's state for each part.
         n, c, h, w = x.shape
         mean, variance = self.running_mean.repeat(self.parts), self.running_var.repeat(self.parts)
         weight, bias = self.weight.repeat(self.parts), self.bias.repeat(self.parts)
         joined = x.reshape(n // self.parts, self.parts * c, h, w)  # each part has channels of its own
         y = F.batch_norm(joined, mean, variance, weight, bias, True, self.momentum or 0.0, self.eps)
+        # Average the running statistics over the parts.
         with torch.no_grad():
             self.running_mean.copy_(mean.view(self.parts, c).mean(0))
             self.running_var.copy_(variance.view(self.parts, c).mean(0))

@@ -65,6 +65,7 @@ class SwAV(Method):
         super().__init__()
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.queue_from_epoch, self.frozen_steps = queue_from_epoch, frozen_steps
+        # Build the network and its prototypes.
         self.encoder = encoder
         self.projector = swav_projector(dim, hidden, out, projector_layers)
         self.prototypes = nn.Linear(out, prototypes, bias=False)
@@ -109,14 +110,17 @@ class SwAV(Method):
         Args:
             embeddings: [crops * N, out], normalised, crop after crop.
         """
+        # Score the embedding of each crop against the prototypes.
         z = embeddings.view(crops, -1, embeddings.shape[1])  # crops x N x D
         scores = similarities(z, self.prototypes.weight)  # crops x N x K
         log_p = F.log_softmax(scores / self.temperature, dim=2)
+        # Predict the assignment of each large crop from all other crops.
         losses = []
         for crop in range(_ASSIGNING):
             q = self.assign(scores[crop].detach(), crop)  # NxK
             others = [v for v in range(crops) if v != crop]
             losses.append(-(q * log_p[others]).sum(2).mean())
+        # Remember the embeddings of all ranks for the queue.
         if self._fill_queue and self.training:
             self._embeddings.append(
                 torch.stack([collectives.gather(z[crop].contiguous()) for crop in range(_ASSIGNING)])

@@ -63,6 +63,7 @@ def measure_outputs(method: Method, dataset: Dataset, *, views: Views, device: t
     Images are resized to squares of the views' size. The methods do not train on labels, so training images suffice to
     watch a run; for a result use ``zoo evaluate``. Leaves the network in train mode.
     """
+    # Pick the same images at every call, so that the values can be compared.
     rows = np.random.Generator(np.random.Philox(key=0)).permutation(len(dataset))[: _BANK + _QUERIES]
     method.eval()
     # Features of the readable images.
@@ -79,8 +80,10 @@ def measure_outputs(method: Method, dataset: Dataset, *, views: Views, device: t
     outputs = method.projector(features.to(dtype))
     spread, rank = output_spread(outputs), effective_rank(outputs[:_RANK_ROWS])
     method.train()
+    # Skip the kNN score without labels.
     if dataset.labels is None:
         return Measurement(spread, rank, None)
+    # Classify a fifth of the images by the others.
     labels = torch.from_numpy(dataset.labels[rows]).to(device)
     bank = len(rows) - len(rows) // 5
     accuracy = knn.accuracy(features[:bank], labels[:bank], features[bank:], labels[bank:])

@@ -56,6 +56,7 @@ def read(folder: Path) -> list[LogLine]:
         UserError: there is no log, or it is damaged.
     """
     path = folder / FILE_NAME
+    # Ignore a last line that was cut off while it was written.
     try:
         complete, _, _ = path.read_text().rpartition("\n")
         lines = [json.loads(line) for line in complete.splitlines()]

@@ -120,12 +120,15 @@ class OnlineMonitor:
         Returns:
             ``spread`` and ``effective_rank`` (``training.monitoring.collapse``) after a check, otherwise nothing.
         """
+        # Take what the hooks have kept of this step.
         features, self._features = self._features, None
         outputs, self._outputs = self._outputs, None
         if self.probe is not None and features is not None and labels is not None and len(features) > 1:
             self.probe.learn(features, labels[: len(features)].to(features.device))
+        # Check for a collapse only now and then, as it costs time.
         if step % CHECK_STEPS or outputs is None:
             return {}
+        # Count the bad checks in a row.
         outputs = outputs[:_ROWS]
         spread, rank = output_spread(outputs), effective_rank(outputs)
         self._bad_checks = self._bad_checks + 1 if collapsed(spread, rank) else 0

@@ -242,6 +242,7 @@ def check_ranges(config: object, path: str = "") -> None:
 
 def _with_field(config: T, path: list[str], text: str, option: str) -> T:
     """Return ``config`` with the field at ``path`` set to ``text``; ``option`` is the whole path, for messages."""
+    # Check that the field exists.
     types = _field_types(type(config))
     name, *rest = path
     if name not in types:
@@ -249,11 +250,13 @@ def _with_field(config: T, path: list[str], text: str, option: str) -> T:
         raise UserError(
             f"--set {option}: no field {name!r}; the nearest is {nearest!r} (of {', '.join(sorted(types))})"
         )
+    # Descend into a group of fields.
     old = getattr(config, name)
     if dataclasses.is_dataclass(old):
         if not rest:
             raise UserError(f"--set {option}: name one of its fields: {', '.join(_field_types(type(old)))}")
         return _replaced(config, name, _with_field(old, rest, text, option))
+    # Refuse a path that the recipe does not have.
     if dataclasses.is_dataclass(types[name]):
         raise UserError(f"--set {option}: this recipe has no {name!r}")
     if rest:
@@ -268,12 +271,14 @@ def _replaced(config: T, name: str, value: object) -> T:
 
 def _parsed(text: str, hint: object, option: str) -> object:
     """Convert ``text`` to the field's declared type: a bool, a str, one string of a Literal, or a number."""
+    # Accept text, switches and choices as they are written.
     if hint is str:
         return text
     if hint is bool:
         return _one_of(("true", "false"), text, option) == "true"
     if get_origin(hint) is Literal:
         return _one_of(get_args(hint), text, option)
+    # Convert everything else to its number type.
     number, _ = get_args(hint)  # Annotated
     try:
         return number(text)

@@ -23,6 +23,7 @@ def byol_in1k(architecture: str, epochs: int) -> Recipe:
     200, 400 and 800 epochs are [S]'s reproduction. The network has TensorFlow's padding and haiku's initialisers, as in
     the official code.
     """
+    # Look up the hyper-parameters that were tuned for this length.
     lr, weight_decay, tau = {
         40: (0.45, 1e-6, 0.97),
         100: (0.45, 1e-6, 0.99),
@@ -181,12 +182,14 @@ def swav_in1k(architecture: str, epochs: int) -> Recipe:
 
 def swav_wide_in1k(architecture: str) -> Recipe:
     """SwAV with wide networks, 400 epochs, 2 x 224 + 4 x 96 (official ``swav_RN50w{2,4}_400ep_pretrain.sh``)."""
+    # Start from the recipe of the standard width.
     base = swav_in1k(architecture, 400)
     views, objective, batch, bn_images = replace(base.views, small_count=4), base.objective, 4096, 8 * 32
     if architecture == "r50x4":
         first, small = replace(SIMCLR_VIEW, min_area=0.08), replace(SIMCLR_VIEW, min_area=0.08, max_area=0.14)
         views = replace(views, first=first, second=first, small=small)
         objective, batch, bn_images = replace(objective, queue=2560, queue_from_epoch=0), 2560, 8 * 40
+    # Keep the rates of the script whatever the batch, as a recipe states them for 256.
     scale = 4096 / batch  # the script states the learning rates for a batch of 4096
     optim = base.optim
     optim = replace(

@@ -55,12 +55,14 @@ def _resnet18(
 
 def small_budget(method: MethodName, data: SmallData, epochs: int) -> Recipe:
     """R18 with the 3x3 stem at 32 pixels (CIFAR-10) or 64 (Tiny-ImageNet), batch 512, without blur."""
+    # Weaken the views for small images.
     simclr_view = replace(SIMCLR_VIEW, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur_p=0)  # strength .5
     moco_view = replace(MOCO_VIEW, blur_p=0)
     # lr .03 and weight decay 5e-4 are from [S] app. D; .12 is lightly's .06 for a batch of 128
     optim = Optim(
         name="sgd", lr=0.12, batch_size=512, epochs=epochs, warmup_epochs=0, schedule="epoch", weight_decay=5e-4
     )
+    # Adapt heads, optimiser and loss to the method.
     match method:
         case "byol":
             heads = Heads(hidden=1024, out=256)
@@ -117,6 +119,7 @@ def cpu_budget(method: MethodName, epochs: int) -> Recipe:
     Raises:
         UserError: there is no such recipe for ``method``.
     """
+    # Start from the nearest recipe of the method.
     match method:
         case "byol":
             base = small_budget(method, "cifar10", 200)
@@ -137,6 +140,7 @@ def cpu_budget(method: MethodName, epochs: int) -> Recipe:
             base = replace(base, zero_init_residual=True, objective=objective, heads=heads)
         case _:
             raise UserError(f"no recipe of this size for {method!r}")
+    # Shrink the network, the images and the batch for a CPU.
     return replace(
         base,
         name=f"{method}_r10_cifar10_{epochs}ep",

@@ -46,16 +46,20 @@ def export(
     Raises:
         UserError: there is no checkpoint, or ``out`` has another suffix or cannot be written.
     """
+    # Read the checkpoint and check the options.
     state = checkpoint.load_last(source) if source.is_dir() else checkpoint.read(source)
     if state is None:
         raise UserError(f"{source} holds no checkpoint: give the folder of a run, or a checkpoint-*.pt")
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: give it the suffix .safetensors")
+    # Rebuild the trained method from its recipe.
     recipe = from_json(state["recipe"])
     method = build_method(recipe)
     checkpoint.load_weights(method, state, source)
+    # Describe how images must be prepared for the encoder.
     size = input_size or recipe.views.size
     preprocessing = Preprocessing(size, resize or round(size / 0.875), std=recipe.views.std)
+    # Collect the metadata that the file carries.
     architecture = _architecture(recipe)
     metadata: dict[str, object] = {
         "format": FORMAT_2 if "padding" in architecture else FORMAT,
@@ -66,10 +70,12 @@ def export(
         "source": f"trained with `zoo-train run {recipe.name}` on {state['data']['name']}",
         "training": json.dumps(run_facts(state), sort_keys=True),
     }
+    # Write the encoder, then the heads that refer to its checksum.
     make_folder(out.parent)
     sha256 = save_encoder(out, encoder_state(method.encoder), metadata, half=half)
     heads, registry, card = (out.with_suffix(suffix) for suffix in COMPANION_SUFFIXES)
     parts = _save_heads(heads, method, metadata | {"encoder_sha256": sha256})
+    # Write a draft of the registry's entry.
     file = locate(out)
     draft = _registry_draft(out, recipe, file, state["data"]["name"])
     atomic_write_text(registry, json.dumps(draft, indent=1) + "\n")

@@ -80,14 +80,17 @@ def _draw(runs: dict[str, list[LogLine]], panels: list[tuple[str, str]], file: B
 def _draw_panel(axes: Axes, runs: dict[str, list[LogLine]], field: str, title: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    # Draw one curve for each run.
     for number, (name, lines) in enumerate(runs.items()):
         steps, values = metrics_log.curve(lines, field, most=_POINTS)
         style = "o-" if len(steps) < 30 else "-"
         axes.plot(steps, values, style, color=f"C{number % 10}", label=name, markersize=3, linewidth=1.2)
+        # Mark the steps where the monitor warned of a collapse.
         if field in ("spread", "effective_rank"):
             for line in lines:
                 if "collapse" in line and isinstance(line["step"], int):
                     axes.axvline(line["step"], color=f"C{number % 10}", linestyle=":", linewidth=1)
+    # Style the axes for a small panel.
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("step", fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

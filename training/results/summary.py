@@ -64,11 +64,13 @@ def summarise(folder: Path, out: Path) -> RunSummary:
     Raises:
         UserError: ``folder`` holds no run, or matplotlib is not installed.
     """
+    # Read the last checkpoint and the log beside it.
     state = checkpoint.load_last(folder)
     if state is None:
         raise UserError(f"{folder} holds no checkpoint: give the folder of a run")
     lines = metrics_log.read(folder)
     steps, losses = metrics_log.curve(lines, "loss", most=_POINTS)
+    # Collect the facts of the run.
     versions = {package: version(package) for package in ("torch", "torchvision", "timm")}
     summary: RunSummary = {
         **run_facts(state),
@@ -80,6 +82,7 @@ def summarise(folder: Path, out: Path) -> RunSummary:
             if isinstance(knn := line.get("knn"), int | float) and isinstance(epoch := line.get("epoch"), int)
         ],
     }
+    # Write the numbers, then draw the curve from them.
     make_folder(out)
     atomic_write_text(out / "training.json", json.dumps(summary, indent=1) + "\n")
     atomic_write(out / "curve.png", lambda file: _draw(summary, file))
@@ -88,11 +91,13 @@ def summarise(folder: Path, out: Path) -> RunSummary:
 
 def _draw(summary: RunSummary, file: BinaryIO) -> None:
     """Draw the loss by step, and the kNN monitor by step on a second axis."""
+    # Draw the loss on the left axis.
     figure = new_figure(7, 3)
     axes = figure.subplots()
     axes.plot(*zip(*summary["loss"], strict=True), color="tab:blue")
     axes.set_xlabel("step")
     axes.set_ylabel("loss", color="tab:blue")
+    # Draw the kNN accuracy on an axis of its own, at the steps where its epochs end.
     if summary["knn_monitor"]:
         optim = from_json(summary["recipe"]).optim
         sampler = EpochSampler(summary["data"]["images"], optim.batch_size, optim.drop_last)

@@ -60,6 +60,7 @@ def run(app: typer.Typer, name: str, *, resume_hint: str) -> NoReturn:
         resume_hint: how to continue, printed after an interruption.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    # Give printing a stream even where the process has none.
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # a daemon may start its children with closed streams
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  for the life of the process
@@ -70,6 +71,7 @@ def exit_code(app: typer.Typer, name: str, resume_hint: str) -> int:
     """Run ``app`` as ``run`` does, print its error if there is one, and return the exit code."""
     try:
         result = app(standalone_mode=False)
+        # Flush here, where a broken pipe can still be handled.
         sys.stdout.flush()
         return result if isinstance(result, int) else EXIT_OK
     except UserError as error:
@@ -80,6 +82,7 @@ def exit_code(app: typer.Typer, name: str, resume_hint: str) -> int:
         print(f"{name}: interrupted: {resume_hint}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `zoo list | head`
+        # Silence the flush at exit, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
 

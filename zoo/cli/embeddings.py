@@ -130,6 +130,7 @@ def extract(
     from zoo.inference.outputs import Outputs, grid
     from zoo.system.progress import Progress
 
+    # Find the part of the work that this process does.
     partition = own_partition(run.shard)
     with ExitStack() as stack:
         progress = Progress("images")
@@ -153,12 +154,14 @@ def extract(
                 crops=wanted.crops,
                 tiles=grid(wanted.tiles) if wanted.tiles else None,
             ),
+            # What a shard holds and how it is written.
             keep=_names(result.keep),
             format=result.format,
             dtype=result.dtype,
             shard_size=result.shard_size,
             dedupe=result.dedupe,
             near=result.near,
+            # How this run works through the images.
             update=run.update,
             batch_size=run.batch_size,
             workers=run.workers,
@@ -170,6 +173,7 @@ def extract(
             on_open=opened,
         )
     print_extraction(done, out)
+    # Under torchrun a failure code would end the other ranks.
     return EXIT_SOME_FAILED if done.failed and not done.missing and not partition.ranks else EXIT_OK
 
 

@@ -88,6 +88,7 @@ def report(
     from zoo.errors import UserError
     from zoo.report.generate import report as write
 
+    # Features are drawn from images, so a model is of no use without data.
     if model and data is None:
         raise UserError("--model needs --data: give a labelled folder with train and test")
     models = (model or [DEFAULT_MODEL]) if data is not None else []

@@ -41,6 +41,7 @@ def print_opened(embedder: Embedder | RemoteModel) -> None:
 
 def print_extraction(result: Extraction, out: Path) -> None:
     """Print the result of ``zoo extract``; images that failed go to stderr."""
+    # Tell the work of this run apart from what earlier runs left.
     new = result.total - result.reused
     work = f"{new} of them now, in {result.seconds:.1f} s" if new else "nothing was left to do"
     counts = f"{_count(result.ok, 'embedding')} of {_count(result.total, 'image')} in {_count(result.shards, 'shard')}"
@@ -59,12 +60,14 @@ def print_extraction(result: Extraction, out: Path) -> None:
         pairs = _count(result.near_duplicates, "pair")
         print(f"{pairs} of near duplicates: {out / NEAR_DUPLICATES}")
     if result.missing:
+        # Name only the first processes, for a large job has many.
         processes = [f"{process} makes {count}" for process, count in result.missing.items()]
         more = f" and {len(processes) - _MAX_PROCESSES} more processes" if len(processes) > _MAX_PROCESSES else ""
         shards = _count(sum(result.missing.values()), "shard")
         named = ", ".join(processes[:_MAX_PROCESSES])
         print(f"{shards} still missing: {named}{more}; the last one to finish writes the manifest")
 
+    # Failures come last, where they are seen.
     if result.failed:
         total = sum(result.failed.values())
         has = "has" if total == 1 else "have"
@@ -127,6 +130,7 @@ def download_progress() -> Iterator[Callable[[int, int | None], None]]:
         def update(done: int, total: int | None) -> None:
             nonlocal shown, started
             megabytes = done // 10**6
+            # The total is known only when the first bytes arrive.
             if not started:
                 started, shown = True, megabytes
                 if total:
@@ -149,6 +153,7 @@ def print_fetched(folder: Path) -> None:
 def print_converted(converted: Converted) -> None:
     """Print what the new folder holds, its licence, and how many tensors of the file were left out."""
     config, architecture = converted.config, converted.config.architecture
+    # Heads and unusual arguments are named only if there are any.
     heads = f", {' and '.join(config.heads)}" if config.heads else ""
     args = f" {dict(architecture.model_args)}" if architecture.model_args else ""
     print(

@@ -30,6 +30,7 @@ def print_list() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    # Minimum widths keep names and numbers whole on a narrow terminal.
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("name", min_width=max(map(len, registry.MODELS)), no_wrap=True)
     table.add_column("dim", justify="right", min_width=4, no_wrap=True)
@@ -50,6 +51,7 @@ def print_info(name: str) -> None:
 
     spec = registry.find(name)
     architecture = ARCHITECTURES[spec.architecture]
+    # Describe the model itself, whatever its weights.
     print(f"{spec.name}: {spec.method}, {spec.architecture}")
     print(f"  network    timm {architecture.timm_name} {dict(architecture.model_args) or ''}".rstrip())
     print(f"  embedding  {architecture.num_features} numbers, {architecture.parameters / 1e6:.3f} M parameters")
@@ -60,6 +62,7 @@ def print_info(name: str) -> None:
         print(f"  weights    {spec.name}.{tag}{' (default)' if tag == spec.default_tag else ''}")
         print(f"    file      {weights.location}")
         print(f"    sha256    {_sha256(weights)}")
+        # Weights inside the package have no publisher's hash.
         if not weights.bundled:
             print(f"    published hash  {_published_hash(weights)}")
         if weights.other_link:
@@ -77,6 +80,7 @@ def print_info(name: str) -> None:
         for result in measured_scores(spec.name, tag):
             print(f"    measured  {result['score']:.2f} % {result['what']} ({result['command']})")
         print(f"    card      model_cards/{card_path(f'{spec.name}.{tag}').name}")
+    # Without weights, the recipe is the way to the model.
     if not spec.weights:
         print("  weights    none released")
     if spec.recipe:
@@ -106,6 +110,7 @@ def _to_json(spec: ModelSpec) -> dict[str, object]:
                 "tag": tag,
                 "location": weights.location,
                 "sha256": weights.sha256,
+                # The first download records a hash where the publisher gave none.
                 "sha256_on_first_use": None if weights.bundled or weights.sha256 else pretrained.recorded_hash(weights),
                 "hash_prefix": asdict(weights.hash_prefix) if weights.hash_prefix else None,
                 "other_link": weights.other_link or None,
@@ -132,6 +137,7 @@ def measured_scores(name: str, tag: str) -> list[MeasuredScore]:
         if "protocol" not in result or result["model"]["model"] != f"{name}.{tag}":  # training.json, random weights
             continue
         protocol, data = result["protocol"], result["data"]["name"]
+        # The command lets a reader repeat the measurement.
         scores.append(
             {
                 "score": result["score"],

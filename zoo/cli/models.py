@@ -110,6 +110,7 @@ def convert(
     from zoo.cli.messages import print_converted, print_renamed
     from zoo.errors import UserError
 
+    # Two directions share this command, and a call takes one of them.
     if (from_ is None) == (to is None):
         raise UserError("give --from (an official file to a folder) or --to (an encoder to other key names)")
     if to is not None:
@@ -117,10 +118,12 @@ def convert(
 
         print_renamed(rename(file, to, out))
         return
+    # What is left is an official file to convert.
     assert from_ is not None
     from zoo.convert.convert import convert as run_conversion
     from zoo.transforms.preprocess import Preprocessing
 
+    # Only a plain torch encoder leaves the preprocessing open.
     preprocessing = Preprocessing(input_size, resize) if from_ == "torch" else None
     print_converted(
         run_conversion(

@@ -17,6 +17,7 @@ def grouped(function: Callable[..., int]) -> Callable[..., int]:
     hints = get_type_hints(function, include_extras=True)
     groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
     options: list[inspect.Parameter] = []
+    # Put a group's fields in its place; other parameters keep theirs.
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name not in groups:
             options.append(parameter.replace(annotation=hints[parameter.name]))
@@ -28,6 +29,7 @@ def grouped(function: Callable[..., int]) -> Callable[..., int]:
             kind = inspect.Parameter.KEYWORD_ONLY
             options.append(inspect.Parameter(field.name, kind, default=default, annotation=annotations[field.name]))
 
+    # Put the flat options back into their groups for each call.
     @wraps(function)
     def command(**given: object) -> int:
         made = {
@@ -36,6 +38,7 @@ def grouped(function: Callable[..., int]) -> Callable[..., int]:
         }
         return function(**given, **made)
 
+    # Typer must see the flat options, not the groups.
     keyword_only = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
     vars(command)["__signature__"] = inspect.Signature(keyword_only, return_annotation=int)
     command.__annotations__ = {option.name: option.annotation for option in options} | {"return": int}

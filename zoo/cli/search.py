@@ -26,6 +26,7 @@ def run_search(
     device: str | None,
 ) -> int:
     """Print the nearest images of each query, write the HTML report if asked for, and return the exit code."""
+    # Open everything before the first query, so that mistakes show early.
     collection = Collection(out)
     thumbnails = None if images is None else Thumbnails(collection, images)
     index = open_index(collection)
@@ -33,6 +34,7 @@ def run_search(
     results = search(collection, index.searcher, embedder, queries, k=k, max_pixels=max_pixels)
 
     failed = sum(result.error is not None for result in results)
+    # A page without any neighbours is not written.
     if html is not None and failed < len(results):
         html_report.write(html, collection, results, thumbnails)
     if json:
@@ -42,4 +44,5 @@ def run_search(
     else:
         messages.print_unreadable(results)
         print(html)
+    # Tell by the exit code whether all, some or no queries were read.
     return EXIT_OK if not failed else EXIT_USER_ERROR if failed == len(results) else EXIT_SOME_FAILED

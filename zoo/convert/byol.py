@@ -48,11 +48,13 @@ def read(path: Path) -> ByolCheckpoint:
     Raises:
         UserError: the file cannot be read, holds objects other than arrays, or is no BYOL checkpoint.
     """
+    # Unpickle with the restricted reader: a hostile file must not run code.
     try:
         with path.open("rb") as file:
             tree = read_pickle(file, path.name)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+    # Split the tree by network, and name the encoder's tensors as timm does.
     try:
         state = tree["experiment_state"]
         online = _parts(state["online_params"], state["online_state"])
@@ -80,6 +82,7 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
 
 def _parts(params: Params, state: Params) -> dict[str, dict[str, Tensor]]:
     parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "projector": {}, "predictor": {}, "classifier": {}}
+    # Sort the weights by the head or encoder that owns them.
     for module, values in params.items():
         part, key = _locate(module)
         for name, array in values.items():
@@ -98,15 +101,18 @@ def _parts(params: Params, state: Params) -> dict[str, dict[str, Tensor]]:
 def _locate(module: str) -> tuple[str, str]:
     """Translate haiku's module path to (part, prefix of the keys in it)."""
     head, _, rest = module.partition("/")
+    # The heads lie at the top level of the tree.
     if head == "classifier":
         return "classifier", ""
     if head in ("projector", "predictor"):
         return head, _HEAD_LAYERS[rest] + "."
+    # The stem of the encoder.
     rest = rest.removeprefix("~/")
     if rest == "initial_conv":
         return "encoder", "conv1."
     if rest == "initial_batchnorm":
         return "encoder", "bn1."
+    # All other modules belong to a residual block.
     match = _BLOCK.match(rest)
     if match is None:
         raise ValueError(f"unknown module {module}")

@@ -89,13 +89,16 @@ def convert(
     Raises:
         UserError: the kind is unknown, the file is refused, or the folder is in use.
     """
+    # Refuse wrong options before the large file is read.
     if kind not in KINDS or which not in WHICH:
         raise UserError(f"--from {kind} --which {which}: one of {', '.join(KINDS)}, and of {', '.join(WHICH)}")
     if prefix is not None and kind != "torch":
         raise UserError("--prefix belongs to --from torch")
     official = read(file, kind, which=which, prefix=prefix)
+    # The caller may refuse the network before anything is written.
     if check:
         check(official.architecture)
+    # Describe the network: what the caller states goes before the defaults of the kind.
     config = ModelConfig(
         name=name or re.sub(r"[^A-Za-z0-9_-]+", "_", file.name.partition(".")[0])[:100] or "model",
         tag=tag,

@@ -42,11 +42,13 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         UserError: this is no TensorFlow checkpoint, or not one of SimCLR's, or ``which`` is ``target``.
     """
     require_online(which, "simclr")
+    # Group the variables by network, and drop the optimiser's.
     scopes: dict[str, Arrays] = defaultdict(dict)
     for name, array in read_bundle(path).items():
         scope, _, leaf = name.partition("/")
         if leaf.rpartition("/")[2] in _KEPT:
             scopes[scope][leaf] = array
+    # Name the layers as this zoo does.
     try:
         architecture, encoder = recognise(_encoder(scopes["base_model"]), padding="same-pool")
         heads = {"projector": _projector(scopes["head_contrastive"]), "classifier": _linear(scopes["head_supervised"])}
@@ -68,9 +70,11 @@ def _encoder(variables: Arrays) -> dict[str, Tensor]:
         state[f"{prefix}{convolution}.weight"] = kernel
         state.update({f"{prefix}{norm}.{_BN[leaf]}": value for leaf, value in values.items()})
 
+    # The stem comes first in the order of creation.
     stem = next(queue)
     put("", "conv1", "bn1", stem)
     channels, stage, block = stem[0].shape[0], 0, 0
+    # Then the blocks, whose stages show by their channels.
     for first in queue:
         if first[0].shape[0] > channels:  # a new stage: its projection comes first
             stage, block, channels = stage + 1, 0, first[0].shape[0]
@@ -85,6 +89,7 @@ def _encoder(variables: Arrays) -> dict[str, Tensor]:
 def _in_order(variables: Arrays) -> Iterator[_Layer]:
     """Yield the convolutions in the order of their creation, each with the normalisation that follows it."""
     layers: dict[str, dict[int, dict[str, Tensor]]] = {kind: defaultdict(dict) for kind in _KINDS}
+    # Sort the variables by kind of layer and by its number.
     for name, array in variables.items():
         layer, _, leaf = name.rpartition("/")
         match = _LAYER.match(layer)
@@ -96,6 +101,7 @@ def _in_order(variables: Arrays) -> Iterator[_Layer]:
             "the checkpoint has convolutions without a norm, as SimCLR v2's selective kernels (sk1) do: not supported, "
             "take a network without them (sk0)"
         )
+    # Pair each convolution with the norm of the same rank.
     convolutions, norms = ([layers[kind][n] for n in sorted(layers[kind])] for kind in _KINDS)
     for convolution, norm in zip(convolutions, norms, strict=True):
         yield convolution["kernel"], norm
@@ -103,6 +109,7 @@ def _in_order(variables: Arrays) -> Iterator[_Layer]:
 
 def _projector(variables: Arrays) -> dict[str, Tensor]:
     """Return the layers: Linear without bias, BN, ReLU each; the last has a BN without offset and no ReLU."""
+    # TensorFlow numbers the head's layers in its scope's name.
     names = sorted({n.partition("/")[0] for n in variables}, key=lambda n: int(n.rpartition("_")[2]))
     state: dict[str, Tensor] = {}
     for number, name in enumerate(names):
@@ -115,6 +122,7 @@ def _projector(variables: Arrays) -> dict[str, Tensor]:
                 state[f"{3 * number}.{'weight' if leaf == 'kernel' else 'bias'}"] = _layout(array)
             else:
                 state[f"{3 * number + 1}.{_BN[leaf]}"] = _layout(array)
+        # A norm without an offset gets one of zeros.
         norm = f"{3 * number + 1}"
         if f"{norm}.weight" in state:
             state.setdefault(f"{norm}.bias", torch.zeros_like(state[f"{norm}.weight"]))

@@ -25,8 +25,10 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
     """
     require_online(which, "swav")
     try:
+        # Separate the encoder from the heads.
         state = {k.removeprefix("module."): v for k, v in state_dict_of(read_torch(path)).items()}
         architecture, encoder = recognise({k: v for k, v in state.items() if not k.startswith(_HEADS)})
+        # Of several groups of prototypes, keep the first.
         prototypes = starting_with(state, "prototypes.")
         prototypes = starting_with(prototypes, "prototypes0.") or prototypes
         heads = {"projector": starting_with(state, "projection_head."), "prototypes": prototypes}
@@ -34,5 +36,6 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         left_out = tuple(k for k in groups if not k.startswith("prototypes.prototypes0."))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path.name} is not a SwAV checkpoint of the official code ({error!r})") from None
+    # Give the heads the layout of a plain sequence, and leave out empty ones.
     heads = {k: sequential(v) for k, v in heads.items() if v}
     return OfficialCheckpoint("swav", architecture, encoder, heads, SWAV_224, left_out)

@@ -22,18 +22,21 @@ def read_official(path: Path, prefix: str | None) -> OfficialCheckpoint:
         UserError: the file cannot be read, holds more than tensors, or has no ResNet under the prefix.
     """
     state = state_dict_of(read_torch(path))
+    # Find the part of the file that holds the network.
     if prefix is None:
         prefix = _only_prefix(state, path)
     under = starting_with(state, prefix)
     named = to_torchvision(under)
     if named is None:
         raise UserError(f"{path.name} has no ResNet under {prefix!r}: {_hint(state)}")
+    # Separate the classifier from the body.
     classifier = starting_with(named, "fc.")
     body = {k: v for k, v in named.items() if k.startswith(("conv1.", "bn1.", "layer"))}
     try:
         architecture, encoder = recognise(body)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path.name} holds no ResNet of this family under {prefix!r} ({error!r})") from None
+    # Tell the user which tensors stay behind.
     outside = (k for k in state if not k.startswith(prefix))
     left_out = (*outside, *(prefix + k for k in named if k not in body and not k.startswith("fc.")))
     heads = {"classifier": sequential(classifier)} if classifier else {}

@@ -123,6 +123,7 @@ def open_dataset(source: Path | str, split: str | None = None) -> Dataset:
     text, path = str(source), Path(source)
     if not text or "\0" in text:
         raise UserError(f"no data at {text!r}: the name is empty or has a zero byte")
+    # The form of the name tells torchvision sets and numbered shards apart.
     if text.startswith("torchvision:"):
         return _open_torchvision(text, split)
     if "{" in path.name and path.name.endswith(".tar"):
@@ -133,6 +134,7 @@ def open_dataset(source: Path | str, split: str | None = None) -> Dataset:
         raise UserError(f"no data at {path}: give a folder of images, a parquet, tar or npz file or a folder of them")
     if split is None:
         return _open_prefix(path, "", path.name) or _open_folder(path, path.name)
+    # A split is a folder of its own, or files whose names start with it.
     name = f"{path.name}/{split}"
     if (path / split).is_dir():
         return _open_prefix(path / split, "", name) or _open_folder(path / split, name)
@@ -169,8 +171,10 @@ def decoded_once(dataset: Dataset) -> Dataset:
         except UnreadableImage as error:
             return error
 
+    # The first images estimate the memory that all of them will need.
     first = [len(data.ravel()) for i in range(min(64, len(dataset))) if isinstance(data := read(i), np.ndarray)]
     require_memory(int(np.mean(first or [0]) * len(dataset)), f"{dataset.name} decoded")
+    # Errors are kept in place, so that the reader of the row gets them.
     with ThreadPoolExecutor() as pool:
         rows = list(pool.map(read, range(len(dataset)), chunksize=64))
 
@@ -228,10 +232,12 @@ def _open_folder(path: Path, name: str) -> Dataset:
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
     if not files:
         raise UserError(f"no images under {path}")
+    # The images have labels only if each lies in a class folder.
     parts = [p.relative_to(path).parts for p in files]
     labelled = all(len(p) > 1 for p in parts)
     classes = sorted({p[0] for p in parts}) if labelled else []
     if labelled:
+        # An empty class would shift the numbers of the classes after it.
         folders = {p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")}
         if empty := sorted(folders - set(classes)):
             more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
@@ -293,11 +299,13 @@ def _open_parquet(files: list[Path], name: str) -> Dataset:
         raise UserError(f"{name}: {reason_of(error)}") from None
     if not table.num_rows:
         raise UserError(f"{name}: no images in {files[0].name}: it has no rows")
+    # Some writers nest the bytes in a struct.
     column = table[image].combine_chunks() if table[image].num_chunks == 1 else table[image]
     if pa.types.is_struct(column.type):  # Hugging Face datasets: {bytes, path}
         if column.type.get_field_index("bytes") < 0:
             raise UserError(f"{name}: column {image} holds {column.type}: it must hold the bytes of image files")
         column = pa.chunked_array([c.field("bytes") for c in table[image].chunks])
+    # Labels become whole numbers, with the class names beside them.
     labels, classes = _number_labels(table[label].to_pylist(), name) if label else (None, [])
 
     def get(index: int) -> bytes:

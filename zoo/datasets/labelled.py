@@ -52,6 +52,7 @@ class LabelledImages:
     @classmethod
     def from_bytes(cls, name: str, labels: Ints, classes: list[str], read: Callable[[int], bytes]) -> LabelledImages:
         """Wrap images whose encoded bytes ``read`` returns by row, hashing all of them."""
+        # The hash covers pixels and labels, so that caches notice a change of either.
         digest = hashlib.sha256()
         for row in range(len(labels)):
             digest.update(hashlib.sha256(read(row)).digest())
@@ -96,11 +97,13 @@ class LabelledImages:
         Raises:
             UserError: an image is missing, or several have a file name.
         """
+        # Every image is found by its full name and by its file name.
         rows: dict[str, list[int]] = {}
         for row in range(len(self)):
             name = self.row_name(row)
             for key in {name, Path(name).name}:
                 rows.setdefault(key, []).append(row)
+        # The full name has precedence over the file name.
         found = [rows.get(name) or rows.get(Path(name).name, []) for name in names]
         missing = [name for name, of in zip(names, found, strict=True) if not of]
         if missing:
@@ -149,18 +152,21 @@ def open_splits(path: Path, seed: int = 0) -> LabelledSplits:
     Raises:
         UserError: a split or its labels are missing, or train lacks a class of another split.
     """
+    # A single file has no splits, so a part of it is held out.
     if path.is_file():
         whole = LabelledImages.from_dataset(open_dataset(path))
         kept, held = hold_out(whole.labels, 0.2, seed)
         rule = "a fifth of each class of one file held out as test"
         train, test = whole.subset(kept, f"{whole.name}/train"), whole.subset(held, f"{whole.name}/test")
         return LabelledSplits(train, None, test, rule)
+    # A folder brings its own splits; val gives the score where test is missing.
     train = LabelledImages.from_dataset(open_dataset(path, "train"))
     names = [s for s in ("test", "val") if has_split(path, s)]
     if not names:
         raise UserError(f"{path} has no test/ (or val/) folder, and no parquet, tar or npz file of these names")
     test = LabelledImages.from_dataset(open_dataset(path, names[0]))
     val = LabelledImages.from_dataset(open_dataset(path, "val")) if len(names) == 2 else None
+    # The labels of all splits must mean the same classes.
     for other in (test, val):
         if other is not None and not set(other.classes) <= set(train.classes):
             extra = sorted(set(other.classes) - set(train.classes))
@@ -209,9 +215,11 @@ def hold_out_count(labels: Ints, count: int, seed: int) -> tuple[Ints, Ints]:
     Raises:
         UserError: there are not that many images beside one of each class.
     """
+    # Each class must keep one image to train on.
     classes, sizes = np.unique(labels, return_counts=True)
     if not 0 < count <= len(labels) - len(classes):
         raise UserError(f"{count} of {len(labels)} images in {len(classes)} classes cannot be held out")
+    # The share of each class is rounded down first.
     quotas = np.minimum(sizes * count / len(labels), sizes - 1)
     held_sizes = np.floor(quotas).astype(np.int64)
     # the images that rounding down left over go to the classes with the largest remainders
@@ -219,6 +227,7 @@ def hold_out_count(labels: Ints, count: int, seed: int) -> tuple[Ints, Ints]:
         open_classes = np.flatnonzero(held_sizes < sizes - 1)
         largest = open_classes[np.argsort(-(quotas - held_sizes)[open_classes], kind="stable")]
         held_sizes[largest[:missing]] += 1
+    # Random images of each class fill its share.
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(labels))
     parts = [order[labels[order] == label][:size] for label, size in zip(classes, held_sizes.tolist(), strict=True)]
     held = np.sort(np.concatenate(parts))

@@ -55,8 +55,10 @@ def open_npz(path: Path, split: str | None) -> PixelArray:
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("no .npz file")
         with file:
+            # Check the unpacked size before anything is read.
             with zipfile.ZipFile(path) as members:
                 require_memory(sum(m.file_size for m in members.infolist()), path.name)
+            # A file with splits has a prefix before the names of its arrays.
             prefix = f"{split}_" if split is not None and any(k.startswith(f"{split}_") for k in file.files) else ""
             images, labels = (
                 next((file[prefix + k] for k in keys if prefix + k in file.files), None) for keys in (_IMAGES, _LABELS)

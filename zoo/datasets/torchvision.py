@@ -83,6 +83,7 @@ def open_torchvision(source: str, split: str | None) -> TorchvisionData:
     Raises:
         UserError: the name or split is unknown, or the data set is not below ROOT: the message says how to get it.
     """
+    # Take the source apart and check its names.
     _, _, rest = source.partition(":")
     name, _, root = rest.partition(":")
     split = split or "train"
@@ -93,6 +94,7 @@ def open_torchvision(source: str, split: str | None) -> TorchvisionData:
     arguments = SPLITS[name][split]
     from torchvision import datasets
 
+    # Nothing is downloaded here; a failure tells the user how to do so.
     try:
         data = getattr(datasets, name)(root, **arguments, download=False)
     except ImportError as error:

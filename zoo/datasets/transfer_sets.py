@@ -173,14 +173,17 @@ def _open_folder(path: Path) -> LabelledImages:
 
 
 def _open_sun397(root: Path, seed: int) -> LabelledSplits:
+    # The list of classes fixes the numbers of the labels.
     base = root / "SUN397"
     classes = [line[3:].strip() for line in (base / "ClassName.txt").read_text().splitlines() if line.strip()]
     number = {c: n for n, c in enumerate(classes)}
 
     def split(name: str, file: str) -> LabelledImages:
+        # The lists lie in one of two folders, by the way the archive was unpacked.
         lists = next((p for p in (base / file, base / "Partitions" / file) if p.exists()), None)
         if lists is None:
             raise RuntimeError(f"no {file} in {base}")
+        # Each line is a path, and its folders name the class.
         lines = [line.strip() for line in lists.read_text().splitlines() if line.strip()]
         labels = [number["/".join(line.split("/")[2:-1])] for line in lines]
         return _open_files(f"sun397/{name}", [base / line.lstrip("/") for line in lines], labels, classes)
@@ -199,6 +202,7 @@ def _open_voc_split(root: Path, split: str) -> LabelledImages:
     found = _load_torchvision("VOCDetection", root, year="2007", image_set=split)
     labels = np.zeros((len(found.images), len(voc_classes.CLASSES)), np.int64)
     for row, annotation in enumerate(found.annotations):
+        # One clear object outweighs any difficult ones.
         for thing in ElementTree.parse(annotation).getroot().iter("object"):
             column = voc_classes.CLASSES.index(thing.findtext("name", ""))
             if thing.findtext("difficult") != "1":

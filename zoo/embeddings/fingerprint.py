@@ -79,6 +79,7 @@ class Fingerprint:
 
     def to_json(self) -> dict[str, JSON]:
         """Return the JSON object of a plan and a manifest; ``from_json`` reads it."""
+        # Absent fields stay out of the JSON, so that an older plan keeps its key.
         own: dict[str, JSON] = {
             "dim": self.dim,
             "versions": None if self.versions is None else dict(self.versions),

@@ -78,6 +78,7 @@ def summarise_parts(
     listed = hashlib.sha256()
     failures: list[tuple[str, str, str]] = []
     shards: list[Manifest] = []
+    # Count each shard's rows, and hash what they name, one table at a time.
     for table_name, *beside in parts:
         rows = read_table(folder.root / table_name, _READ).to_pylist()
         for row in rows:
@@ -86,6 +87,7 @@ def summarise_parts(
             counts[row["status"]] += 1
             if row["status"] not in (OK, DUPLICATE) and len(failures) < MAX_FAILURES:
                 failures.append((row["path"], row["status"], row["error"]))
+        # Record the files of the shard with their hashes.
         entry = {"file": table_name, "rows": len(rows), "sha256": sha256_file(folder.root / table_name)}
         vectors = [{"file": name, "sha256": sha256_file(folder.root / name)} for name in beside]
         if vectors:
@@ -94,6 +96,7 @@ def summarise_parts(
             entry["more_vectors"] = vectors[1:]
         shards.append(entry)
     dedupe = "dedupe" in fingerprint
+    # Only an extraction that looked for duplicates states their numbers.
     manifest = {
         **fingerprint,
         "plan": key,

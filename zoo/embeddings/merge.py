@@ -58,15 +58,18 @@ def merge(out: Path, file: Path) -> Merged:
     Raises:
         UserError: ``out`` is not complete or was altered; the file exists or has another extension; the disk is full.
     """
+    # Check the names before anything is read.
     if file.suffix not in KINDS:
         raise UserError(f"{file}: give a name that ends in {', '.join(KINDS)}")
     table = file.with_suffix(".parquet")
     _require_new({file, table})
+    # Only a verified result may be merged.
     whole = verify(out)
     shapes = whole.fingerprint.shapes
     beside = columns.file_names(file.stem, file.suffix[1:], list(shapes))
     holding = {file.with_name(name): outputs for name, outputs in beside.items()}
     _require_new({*holding, table})
+    # Write the files, then read them back and compare.
     try:
         same = _same_table(whole, table, [] if holding else list(shapes))
         for path, outputs in holding.items():
@@ -141,11 +144,13 @@ def _sizes(whole: Verified, outputs: list[str]) -> dict[str, int]:
 def _write_table(whole: Verified, file: BinaryIO, digest: _Hash, outputs: list[str]) -> None:
     writer = None
     metadata = {_MANIFEST: json.dumps(whole.manifest)}
+    # Write one row group per shard.
     for table, vectors in _shards(whole):
         status = table["status"].to_pylist()
         for name in outputs:
             table = table.append_column(*columns.column(name, vectors[name], status))
         _update(digest, {name: vectors[name] for name in outputs})
+        # The first shard gives the schema, which opens the file.
         if writer is None:
             writer = pq.ParquetWriter(
                 file,
@@ -161,6 +166,7 @@ def _write_table(whole: Verified, file: BinaryIO, digest: _Hash, outputs: list[s
 
 def _write_arrays(whole: Verified, suffix: str, file: BinaryIO, digest: _Hash, outputs: list[str]) -> None:
     dtype, rows, shapes = np.dtype(whole.fingerprint.dtype), whole.manifest["images"], whole.fingerprint.shapes
+    # The header comes first: it depends on the shapes alone.
     if suffix == ".npy":
         (output,) = outputs
         shape = (rows, *shapes[output])

@@ -149,6 +149,7 @@ class Plan:
         try:
             table = read_table(path, checked=True).combine_chunks()
             fingerprint = Fingerprint.from_json(json.loads(table.schema.metadata[_FINGERPRINT]))
+            # Separate the planner's own columns from those of the files.
             duplicates = table.select(_DUPLICATES).replace_schema_metadata(None) if fingerprint.dedupe else None
             own = [_REUSE.name, *(_DUPLICATES if fingerprint.dedupe else ())]
             files = table.drop_columns(own).replace_schema_metadata(None)

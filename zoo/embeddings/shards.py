@@ -88,12 +88,14 @@ class Rows:
     @classmethod
     def empty(cls, plan: Plan, shard: int) -> Rows:
         """Return the rows of a shard: duplicates are filled in, all other slots are empty."""
+        # Every row starts without facts, its vectors NaN.
         planned = plan.rows(shard)
         n = len(planned)
         paths = plan.files["path"].slice(planned.start, n).to_pylist()
         dtype = plan.fingerprint.dtype
         vectors = {name: np.full((n, *shape), np.nan, dtype) for name, shape in plan.fingerprint.shapes.items()}
         rows = cls(paths, vectors, [None] * n, [None] * n, [None] * n, [None] * n, [None] * n)
+        # A duplicate has its facts from the plan, and is not embedded.
         for duplicate in plan.duplicates_in(shard):
             slot = duplicate.row - planned.start
             rows.status[slot], rows.sha256[slot] = DUPLICATE, duplicate.sha256
@@ -164,6 +166,7 @@ class OutputFolder:
             data = columns.encode(name, {output: rows.vectors[output] for output in outputs})
             self._commit_bytes(name, data)
             metadata[hash_key(name)] = hashlib.sha256(data).hexdigest()
+        # Then the table, with the columns that the plan keeps.
         planned = plan.rows(shard)
         kept = plan.kept.slice(planned.start, len(planned))
         inside = rows.vectors if plan.fingerprint.format == "parquet" else {}
@@ -180,6 +183,7 @@ class OutputFolder:
             data = (self.root / table_name(shard)).read_bytes()
         except FileNotFoundError:
             return None
+        # Check the bytes before their contents are used.
         try:
             digits = (pq.read_metadata(io.BytesIO(data)).metadata or {}).get(OWN_SHA256)
             if digits is not None and digits != _own_sha256(data, digits):
@@ -189,6 +193,7 @@ class OutputFolder:
             raise
         except Exception as error:  # what Arrow raises for damaged bytes is not a closed set
             raise DamagedShard("cannot be read") from error
+        # Check that the shard belongs to this plan.
         metadata = table.schema.metadata or {}
         if (metadata.get(PLAN), metadata.get(SHARD)) != (plan.key.encode(), b"%d" % shard):
             raise DamagedShard("belongs to another run")
@@ -200,6 +205,7 @@ class OutputFolder:
         vectors = {} if beside else {name: columns.array(table[name], shape) for name, shape in shapes.items()}
         for name, outputs in beside.items():
             vectors |= self._read_vectors(name, metadata[hash_key(name).encode()].decode(), outputs)
+        # All is sound: join the facts with the planned paths.
         planned = plan.rows(shard)
         paths = plan.files["path"].slice(planned.start, len(planned)).to_pylist()
         return Rows(paths, vectors, *(table[name].to_pylist() for name in _FACTS))

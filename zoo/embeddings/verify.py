@@ -43,6 +43,7 @@ def verify(out: Path) -> Verified:
     Raises:
         UserError: one line that names the first difference and how many there are.
     """
+    # Read what the manifest claims.
     folder = OutputFolder(out)
     manifest = _read_manifest(folder)
     shards = _shards_of(folder, manifest)
@@ -70,6 +71,7 @@ def verify(out: Path) -> Verified:
         plan = Plan.load(folder.plan)
         if plan is not None and plan.key != manifest["plan"]:
             wrong.append(".zoo/plan.parquet is the plan of another run")
+    # Report the first difference, and how many follow.
     if wrong:
         more = f" (and {len(wrong) - 1} more differences)" if wrong[1:] else ""
         raise UserError(f"{out}: {wrong[0]}{more}: run the extraction again to put it right")

@@ -61,14 +61,17 @@ class RandomCrops:
         """Return the boxes [N, 4] (left, top, right, bottom) and the flips [N] of images."""
         widths, heights = np.array([i.size for i in images], np.int64).T
         u = uniforms(self.seed, _STREAM, epoch, rows, 2 * TRIES + 3)
+        # The first columns choose the size of the crop.
         areas, aspects = u[:, :TRIES], u[:, TRIES : 2 * TRIES]
         fell_back = np.zeros(len(rows), bool)
         if self.clamped:
             height, width = clamped_size((self.min_area, 1.0), heights, widths, areas[:, 0], aspects[:, 0])
         else:
             height, width, fell_back = retried_size((self.min_area, 1.0), heights, widths, areas, aspects)
+        # The last columns choose the position and the flip.
         top = np.floor(u[:, -3] * (heights - height + 1)).astype(np.int64)
         left = np.floor(u[:, -2] * (widths - width + 1)).astype(np.int64)
+        # A crop that fell back lies in the middle.
         top = np.where(fell_back, central_offset(heights, height), top)
         left = np.where(fell_back, central_offset(widths, width), left)
         return np.stack([left, top, left + width, top + height], 1), u[:, -1] < 0.5

@@ -54,6 +54,7 @@ def evaluate(
     Raises:
         UserError: protocol, model, data or an option cannot be used.
     """
+    # Check the request before the model is loaded.
     if protocol not in PROTOCOLS:
         raise UserError(f"unknown protocol {protocol!r}: one of {', '.join(PROTOCOLS)}")
     if schedule is not None and protocol not in WITH_SCHEDULE:
@@ -79,6 +80,7 @@ def evaluate(
         "versions": versions(),
         "seconds": round(time.perf_counter() - started, 1),
     }
+    # Return what a reader of the file would get.
     text = json.dumps(content, indent=1) + "\n"
     if out is not None:
         atomic_write_text(out, text)

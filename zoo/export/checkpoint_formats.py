@@ -57,18 +57,22 @@ def rename(model: str | Path, to: str, out: Path) -> Renamed:
     from zoo.models.key_mapping import to_torchvision, torchvision_to_detectron2
     from zoo.models.state_dict import check_state, read_tensors
 
+    # Refuse wrong options before the weights are read.
     if to not in OWN_ENDING:
         raise UserError(f"--to {to}: one of {', '.join(OWN_ENDING)}")
     if out.suffix not in (SAFETENSORS, OWN_ENDING[to]):
         raise UserError(f"{out}: give --out a name that ends in {SAFETENSORS} or {OWN_ENDING[to]}")
+    # Read the weights and compare them with the architecture.
     file = locate(model)
     if file.path is None:
         raise UserError(f"{file.name} has no weights to rename")
     state, _ = read_tensors(file.path)
     check_state(state, file.architecture, file.path.name)
+    # Every format goes through torchvision's names.
     plain = to_torchvision(state)
     assert plain is not None  # check_state has seen its keys
     named = {"timm": state, "torchvision": plain, "detectron2": torchvision_to_detectron2(plain)}[to]
+    # Serialise in memory, so that no half-written file appears.
     if out.suffix == SAFETENSORS:
         data = save(named, metadata={"format": "pt", "licence": file.licence, "source": file.source})
     else:
@@ -99,6 +103,7 @@ def _pickled(state: Mapping[str, Tensor]) -> bytes:
 def _notes(file: WeightFile, to: str) -> list[str]:
     architecture, transform = file.architecture, file.preprocessing
     notes = []
+    # What the target library cannot express.
     if architecture.padding != "symmetric":
         notes.append(
             f"the padding is TensorFlow's ({architecture.padding}), which {to} does not have: "
@@ -110,6 +115,7 @@ def _notes(file: WeightFile, to: str) -> list[str]:
             f"names only: torchvision builds no ResNet of layers {args.get('layers', [3, 4, 6, 3])} "
             f"with every channel {args.get('width_factor', 1)} times"
         )
+    # How the file is loaded there.
     if to == "timm":
         given = "".join(f", {k}={v!r}" for k, v in architecture.model_args.items())
         notes.append(f"timm.create_model('{architecture.timm_name}', num_classes=0{given})")

@@ -172,6 +172,7 @@ def _photographs_in(folder: Path) -> list[Path]:
 
 def _with_metadata(model: ModelProto, embedder: Embedder, variant: Variant, extra: dict[str, object]) -> ModelProto:
     """Add one JSON for ``zoo.inference.onnx_backend``, and readable entries for people; in place."""
+    # Our own section, which zoo.load reads back.
     info = embedder.weights_info
     preprocessing = embedder.preprocessing.to_json()
     own = {
@@ -183,6 +184,7 @@ def _with_metadata(model: ModelProto, embedder: Embedder, variant: Variant, extr
         "precision": variant.precision,
         **extra,
     }
+    # Plain entries for other readers of the file.
     entries = {
         METADATA: json.dumps(own, sort_keys=True),
         "model": info.get("model", ""),
@@ -217,8 +219,10 @@ def _differences(engine: OnnxEngine, embedder: Embedder, images: list[Image], pi
 
     The images run one by one and as a batch, which finds a graph whose batch size is fixed.
     """
+    # Torch's embeddings of the same photographs are the reference.
     crops = np.stack([embedder.preprocessing.pixels(image) for image in images])
     reference = embedder.embed_pixels(crops)
+    # Feed the graph what it takes: one row at a time, then a batch.
     if pixels == "any":
         single = np.concatenate([engine.run(np.asarray(image)[None]) for image in images])
         twice = np.repeat(np.asarray(images[0])[None], 2, axis=0)
@@ -227,6 +231,7 @@ def _differences(engine: OnnxEngine, embedder: Embedder, images: list[Image], pi
         inputs = crops if pixels == "crop" else embedder.preprocessing.normalise(crops)
         single = np.concatenate([engine.run(row[None]) for row in inputs])
         batch, expected = engine.run(inputs), reference
+    # Compare both runs with the reference.
     ours, torchs = np.concatenate([single, batch]), np.concatenate([reference, expected])
     return float(np.abs(ours - torchs).max() / np.abs(reference).max()), _smallest_cosine(ours, torchs)
 

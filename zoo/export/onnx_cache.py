@@ -39,11 +39,13 @@ def cached_onnx(file: WeightFile, precision: str) -> Path:
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=dict).encode()).hexdigest()
     path = cache_folder() / "onnx" / f"{file.name[:80]}-{precision}-{digest[:20]}.onnx"
     hash_file = path.with_suffix(".sha256")
+    # Use the cached file only while its hash matches.
     try:
         if sha256_file(path) == hash_file.read_text():
             return path
     except OSError:
         pass
+    # Otherwise export it again.
     try:
         _make(file, precision, path, hash_file)
     except UserError as error:  # no silent switch to torch, whose embeddings have other bytes

@@ -35,12 +35,14 @@ def trace(module: nn.Module, side: int) -> ModelProto:
     """
     import torch
 
+    # The exporter imports onnxscript late, so its absence is reported here.
     try:
         import onnxscript  # noqa: F401
     except ImportError:
         raise UserError("exporting needs onnx and onnxscript: pip install 'siamese-zoo[onnx]'") from None
     from zoo.export.tf_padding import pad_as_tensorflow, traceable
 
+    # Replace TensorFlow's padding by a symmetric one that the exporter can trace.
     symmetric, operators = traceable(module)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
@@ -55,6 +57,7 @@ def trace(module: nn.Module, side: int) -> ModelProto:
             verbose=False,
         )
     assert program is not None  # only the legacy exporter returns None
+    # Put the padding back, and drop the stack traces, which hold paths of this machine.
     return pad_as_tensorflow(without_traces(program.model_proto), operators)
 
 
@@ -79,6 +82,7 @@ def half(core: ModelProto) -> ModelProto:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
+    # Work on a copy: the caller may still export the float32 graph.
     core = _copy(core)
     graph = core.graph
     # weights
@@ -126,15 +130,18 @@ def assemble(core: ModelProto, preprocessing: Preprocessing, *, pixels: str, nor
 
 def _preprocessing_graph(preprocessing: Preprocessing, pixels: str) -> ModelProto:
     """The graph from the input to normalised float32 [batch, 3, S, S], with the arithmetic of ``Preprocessing``."""
+    # Pixels that the caller normalised need no graph.
     side = preprocessing.input_size
     if pixels == "normalised":
         network_input = f"float[batch, 3, {side}, {side}]"
         return _parsed(
             f"front ({network_input} normalised) => ({network_input} ready)", "ready = Identity (normalised)"
         )
+    # Fold the division by 255 into mean and standard deviation.
     mean, std = (", ".join(repr(v * 255) for v in values) for values in (preprocessing.mean, preprocessing.std))
     crop, size = "cropped = Transpose <perm = [0, 3, 1, 2]> (pixels)", f"{side}, {side}"
     constants = f"float[3,1,1] mean = {{{mean}}}, float[3,1,1] std = {{{std}}}"
+    # Choose how a photograph becomes the crop.
     if pixels == "any" and preprocessing.tf_bicubic:
         crop, size = _crop_and_resize(preprocessing.tf_bicubic), "height, width"
         share = np.float32(side / preprocessing.resize)
@@ -144,6 +151,7 @@ def _preprocessing_graph(preprocessing: Preprocessing, pixels: str) -> ModelProt
         crop, size = _resize_and_crop(preprocessing), "height, width"
         constants += f""", int64[1] resize = {{{preprocessing.resize}}}, int64[1] side = {{{side}}},
             int64[1] two = {{2}}, int64[2] axes = {{2, 3}}"""
+    # Every variant ends with the same normalisation.
     return _parsed(
         f"front (uint8[batch, {size}, 3] pixels) => (float[batch, 3, {side}, {side}] ready)",
         f"""{crop}
@@ -159,6 +167,7 @@ def _resize_and_crop(preprocessing: Preprocessing) -> str:
 
     For uint8, ONNX Runtime's antialiased Resize rounds to 8 bits after each of its two passes, as Pillow does.
     """
+    # Refuse a filter that ONNX has no operator for.
     if preprocessing.interpolation not in _MODES:
         raise UserError(
             f"ONNX has no {preprocessing.interpolation} resize: export with --pixels crop, and resize with Pillow"
@@ -185,6 +194,7 @@ def _resize_and_crop(preprocessing: Preprocessing) -> str:
 
 def _crop_and_resize(tf: TfBicubic) -> str:
     """``TfBicubic.pixels`` as operators without the table of cubics: about one value in two hundred is off by one."""
+    # Older TensorFlow samples from the corner of a pixel, and keeps taps outside.
     taps = 'exclude_outside = 1, coordinate_transformation_mode = "half_pixel"'
     if not tf.keys:
         taps = 'exclude_outside = 0, coordinate_transformation_mode = "asymmetric"'

@@ -58,6 +58,7 @@ def quantize(core: ModelProto, inputs: NDArray[np.float32]) -> ModelProto:
 
     name = core.graph.input[0].name
 
+    # Hand the calibration images over in batches.
     class Inputs(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._batches: Iterator[NDArray[np.float32]] = iter(
@@ -68,6 +69,7 @@ def quantize(core: ModelProto, inputs: NDArray[np.float32]) -> ModelProto:
             batch = next(self._batches, None)
             return None if batch is None else {name: batch}
 
+    # The quantiser reads and writes files only.
     with tempfile.TemporaryDirectory() as scratch:
         whole, small = Path(scratch) / "float.onnx", Path(scratch) / "int8.onnx"
         onnx.save(core, whole)

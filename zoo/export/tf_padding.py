@@ -24,9 +24,11 @@ def traceable(module: nn.Module) -> tuple[nn.Module, frozenset[str]]:
     from timm.layers.conv2d_same import Conv2dSame
     from timm.layers.pool2d_same import MaxPool2dSame
 
+    # A network without TensorFlow's padding is traced as it is.
     kinds = {type(layer) for layer in module.modules()} & {Conv2dSame, MaxPool2dSame}
     if not kinds:
         return module, frozenset()
+    # Swap the layers in a copy, which the export alone sees.
     twin = copy.deepcopy(module)
     for parent in list(twin.modules()):
         for name, layer in list(parent.named_children()):

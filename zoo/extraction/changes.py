@@ -60,8 +60,10 @@ def find_changes(previous: RowReader, source: Source, found: pa.Table, workers: 
 
 def compare(planned: pa.Table, found: pa.Table) -> Changes:
     """Compare the files of a plan with a new listing; no file is read."""
+    # Pair the rows of both listings by path.
     previous = _positions(found, planned)
     common = np.flatnonzero(previous >= 0)
+    # Split the changed files: another size proves new bytes, another time alone does not.
     resized, moved = (
         found[column].to_numpy()[common] != planned[column].to_numpy()[previous[common]]
         for column in ("size", "mtime_ns")
@@ -80,6 +82,7 @@ def compare(planned: pa.Table, found: pa.Table) -> Changes:
 def describe_changes(changes: Changes, plan: Plan, found: pa.Table) -> str:
     """Return text such as "2 files added (first a.jpg), 1 changed (first b.jpg)"; empty if nothing changed."""
     parts = []
+    # Name the first file of each kind of change.
     changed = np.sort(np.concatenate([changes.resized, changes.touched]))
     for verb, rows, table in (
         ("added", changes.added, found),
@@ -89,6 +92,7 @@ def describe_changes(changes: Changes, plan: Plan, found: pa.Table) -> str:
         if len(rows):
             first = table["path"][int(rows[0])].as_py().decode(errors="backslashreplace")
             parts.append(f"{len(rows)} {'file ' if len(rows) == 1 else 'files '}{verb} (first {first!r})")
+    # Mention the order only where no file explains the change.
     if changes.rearranged and not parts:
         parts.append("its order or a column that is kept changed")
     return ", ".join(parts)

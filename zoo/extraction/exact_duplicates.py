@@ -86,6 +86,7 @@ def find_exact_duplicates(files: pa.Table, known: KnownFiles, reader: FileReader
         one or the file cannot be read. For duplicates ``zoo.sha256`` and, where they can be decoded, int32
         ``zoo.width`` and ``zoo.height``; null for other files.
     """
+    # Only files of equal size can have equal bytes.
     candidates = _sharing_their_size(files)
     if reader.progress is not None:
         reader.progress.say(
@@ -109,6 +110,7 @@ def find_exact_duplicates(files: pa.Table, known: KnownFiles, reader: FileReader
     for at, size in zip(unmeasured, reader.sizes(files, candidates[first[unmeasured]]), strict=True):
         sizes[at] = size
 
+    # Point every duplicate at the first file of its group.
     originals = candidates[first[group[duplicates]]]
     return _as_table(len(files), candidates[duplicates], originals, digests[duplicates], sizes[group[duplicates]])
 
@@ -122,10 +124,12 @@ def _as_table(
     length: int, rows: Rows, originals: Rows, digests: NDArray[np.bytes_], sizes: NDArray[np.int32]
 ) -> pa.Table:
     """Return the table of all ``length`` files from what is known of the duplicates among them."""
+    # Spread the few duplicates over all rows of the plan.
     first = np.full(length, -1, np.int64)
     first[rows] = originals
     place = np.full(length, -1, np.int64)
     place[rows] = np.arange(len(rows))
+    # The facts are null in every other row.
     facts = pa.table(
         {
             "zoo.sha256": pa.array(digests.astype(object), pa.binary()).cast(pa.string()),

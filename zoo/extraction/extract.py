@@ -101,11 +101,13 @@ def run_extraction(
         UserError: the images, a choice or ``out`` must change first.
         KeyboardInterrupt: passes through, and ``out`` is ready to be continued.
     """
+    # Refuse bad options before the images are listed.
     if workers is not None and workers < 1:
         raise UserError(f"workers {workers}: give a number above zero")
     fingerprint = make_fingerprint(model, config)
     if Path(out).is_file():
         raise UserError(f"{out} is a file: choose another --out")
+    # Open the images, and choose who computes.
     source, threads = open_source(images, config.keep), workers or usable_cores()
     if executor is None:
         if not isinstance(model, FeatureExtractor):
@@ -113,6 +115,7 @@ def run_extraction(
         executor = LocalExecutor(source, model, threads)
     reader = FileReader(source, threads, config.max_pixels, progress)
     run = _Run(absolute(images), OutputFolder(Path(out)), fingerprint, reader, partition, executor)
+    # Another run can replace the folder under this one, so look again a few times.
     for _ in range(_ATTEMPTS):
         try:
             return run.finish(update=update)
@@ -166,6 +169,7 @@ class _Run:
 
     def _frozen_plan(self, listing: Listing) -> Plan:
         plan = Plan.load(self.folder.plan)
+        # Freeze a new plan where the folder has none.
         if plan is None:
             if self.folder.shard_files():
                 raise UserError(f"{self.folder.root} holds other embeddings: choose another --out")
@@ -178,6 +182,7 @@ class _Run:
             plan = Plan.load(self.folder.plan)  # another run may have been first
             if plan is None:
                 raise OutputReplaced
+        # An existing plan binds this run: refuse other settings.
         if found := plan.fingerprint.differences(self.fingerprint):
             others = f" (and in {', '.join(text.split()[0] for text in found[1:])})" if found[1:] else ""
             # `--backend auto` chooses by what is installed, so the choice can change between two runs
@@ -208,6 +213,7 @@ class _Run:
         missing = [shard for shard in own if not self._is_in_place(folder, plan, shard)]
         remove_temporaries(folder.scratch, _file_names(plan, set(own) - set(missing)))
         images = sum(len(plan.rows(shard)) for shard in own)
+        # Count the work before it starts, for the log and the progress bar.
         to_embed = sum(len(plan.to_compute(shard)) for shard in missing)
         self._log("start", images=images, to_embed=to_embed, **self._partition_for_log())
         if not own:
@@ -228,6 +234,7 @@ class _Run:
             with suppress(UserError, OSError):
                 self._log("interrupted" if isinstance(error, KeyboardInterrupt) else "stopped")
             raise
+        # Clear up, and report what this run did.
         remove_temporaries(folder.scratch, _file_names(plan, own) if elsewhere else None)
         result = self._result(summary, summary.manifest["images"] - to_embed, plan, listing, elsewhere)
         rate = round(to_embed / result.seconds, 3)

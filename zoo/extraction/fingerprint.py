@@ -64,10 +64,12 @@ def make_fingerprint(model: ModelInfo, config: ExtractionConfig) -> Fingerprint:
     """
     network, shapes = model.identity(), dict(model.shapes)
     batch_size, shard_size, keep = config.batch_size, config.shard_size, list(config.keep)
+    # Fill in the sizes that the user left open.
     if batch_size is None:
         batch_size = default_batch_size(network.get("device", "cpu"), model.preprocessing.input_size)
     if shard_size is None:
         shard_size = default_shard_size(sum(math.prod(shape) for shape in shapes.values()))
+    # Check the options of the output.
     if config.format not in FORMATS:
         raise UserError(f"unknown format {config.format!r}: choose one of {', '.join(FORMATS)}")
     if config.dtype not in DTYPES:
@@ -77,10 +79,12 @@ def make_fingerprint(model: ModelInfo, config: ExtractionConfig) -> Fingerprint:
             raise UserError(f"{name} {value}: give a number above zero")
     if not 1 <= config.max_pixels <= PILLOW_MAX_PIXELS:
         raise UserError(f"max pixels {config.max_pixels}: give a number from 1 to {PILLOW_MAX_PIXELS}")
+    # Check the kept columns against each other and against the result's own.
     if len(set(keep)) < len(keep):
         raise UserError(f"a column is kept twice: {', '.join(keep)}")
     if taken := sorted((RESERVED | set(shapes)) & set(keep)):
         raise UserError(f"column {taken[0]} cannot be kept, the result has one of its own: rename it in the source")
+    # Collect all that the vectors depend on.
     near = _near_duplicates(config.dedupe, config.near)
     dim = shapes.pop(EMBEDDING)[0]
     found = {

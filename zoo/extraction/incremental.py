@@ -72,12 +72,14 @@ def _reuse_by_bytes(previous: RowReader, plan: Plan, known: KnownFiles) -> NDArr
     That need not be the same file: a duplicate takes the place of its first file if that is gone, or if a new file
     comes before it.
     """
+    # Give the first file of each group of equal bytes an old row with these bytes.
     first, before = plan.first_of_bytes, previous.plan.first_of_bytes
     reuse = np.full(len(first), -1, np.int64)
     sha256 = np.zeros(len(first), known.sha256.dtype)
     for row in np.flatnonzero(plan.reuse >= 0)[::-1]:  # backwards, so that the earliest row wins
         reuse[first[row]] = before[plan.reuse[row]]
         sha256[first[row]] = known.sha256[row]
+    # Check again the rows whose source moved.
     moved = np.flatnonzero(reuse != plan.reuse)
     for row in moved[np.argsort(reuse[moved], kind="stable")]:
         if reuse[row] >= 0 and (previous.sha256(int(reuse[row])) or "").encode() != sha256[row]:
@@ -90,11 +92,13 @@ def open_staged(folder: OutputFolder, plan: Plan) -> tuple[OutputFolder, Plan]:
 
     An unfinished update of the same files is continued by its own plan; any other is thrown away.
     """
+    # Drop a staged update that started from other images.
     staged = folder.staged
     frozen = Plan.load(staged.plan)
     if frozen is not None and not _same_update(frozen, plan):
         atomic_files.remove_tree(staged.root)
         frozen = None
+    # Freeze this update where none is staged.
     if frozen is None:
         staged.create()
         plan.save(staged.plan, staged.scratch)
@@ -114,17 +118,21 @@ def install_staged(folder: OutputFolder) -> None:
 
     While the files move ``folder`` has no manifest, and ``next`` has one until the last move.
     """
+    # A staged manifest proves that the update is complete.
     staged = folder.staged
     try:
         new = json.loads(staged.manifest.read_bytes())
     except FileNotFoundError:
         return
+    # From here on the folder has no manifest, so a killed move is seen and repeated.
     atomic_files.remove(folder.manifest)
     names = [file.name for shard in new["shards"] for file in files_of(shard)]
     for name in [*names, *([NEAR_DUPLICATES] if "near_duplicates" in new else [])]:
         atomic_files.move(staged.root / name, folder.root / name)
+    # Remove the shards that the update no longer has.
     for name in folder.shard_files() - set(names):
         atomic_files.remove(folder.root / name)
+    # The manifest comes last: it commits the update.
     atomic_files.move(staged.plan, folder.plan)
     atomic_files.move(staged.manifest, folder.manifest)
     atomic_files.remove_tree(staged.root)

@@ -61,11 +61,13 @@ def _gathered(pairs: Iterator[Pairs]) -> Iterator[Pairs]:
     for found in pairs:
         held.append(found)
         count = sum(len(part[0]) for part in held)
+        # Hand on a full group, and count it against the limit.
         if count >= min(left, _PAIRS_AT_ONCE):
             yield _joined(held, left)
             held, left = [], left - min(left, count)
         if not left:
             return
+    # Hand on what is left.
     if sum(len(part[0]) for part in held):
         yield _joined(held, left)
 
@@ -83,9 +85,11 @@ def _pairs(folder: OutputFolder, plan: Plan, threshold: float) -> Iterator[Pairs
         while first + len(held) < plan.shards and sum(units.nbytes for units in held) < _HELD_BYTES:
             held.append(_unit_vectors(folder, plan, first + len(held)))
         matrix, base = ExactSearch(np.concatenate(held)), plan.rows(first).start
+        # Stream the other shards past the held ones.
         for shard in range(first, plan.shards):
             units = held[shard - first] if shard - first < len(held) else _unit_vectors(folder, plan, shard)
             for queries, rows, cosines in matrix.at_least(units, threshold):
+                # Keep each pair once, and no row with itself.
                 later, earlier = queries + plan.rows(shard).start, rows + base
                 kept = earlier < later
                 yield earlier[kept], later[kept], np.minimum(cosines[kept], np.float32(1))

@@ -55,11 +55,13 @@ def own_partition(text: str | None) -> Partition:
     Raises:
         UserError: the text is no partition, or both are given.
     """
+    # Without --shard, torchrun's environment decides.
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if text is None:
         return Partition(int(os.environ["RANK"]), ranks, ranks=True) if ranks > 1 else ALL_SHARDS
     if ranks > 1:
         raise UserError("torchrun divides the shards among its ranks: leave --shard away")
+    # Parse I/N, which counts from 0.
     numbers = re.fullmatch(r"([0-9]{1,9})/([1-9][0-9]{0,8})", text)
     if numbers is None:
         raise UserError(f"--shard takes I/N, such as 0/8 to 7/8, not {text!r}")
@@ -75,11 +77,13 @@ def own_device(device: str | None, *, backend: str, precision: str) -> str | Non
     Raises:
         UserError: there are more ranks than GPUs on this machine.
     """
+    # Only a rank that uses a GPU needs a card of its own.
     wants_gpu = device == "cuda" or (device is None and backend != "onnx" and precision != "int8" and gpu_in_sight())
     if "LOCAL_RANK" not in os.environ or not wants_gpu:
         return device
     import torch
 
+    # Give each rank of this machine its own card.
     local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if gpus == 0:  # opening the model then refuses, or runs on the CPU
         return device

@@ -89,6 +89,7 @@ def make_shards(
         UserError: another run has put a new plan into the folder meanwhile.
         zoo.embeddings.shards.OutputReplaced: a row that the plan reuses is not there any more.
     """
+    # Remember the plan's file, to notice another run's update.
     frozen = os.stat(folder.plan)
     at_once, on_cpu = plan.fingerprint.batch_size, plan.fingerprint.on_cpu
     batch_size = max(1, at_once // model.requested.views)
@@ -117,6 +118,7 @@ def make_shards(
             # Writer: rows of an earlier result are filled in, then the shard appears by one rename.
             if previous is not None:
                 previous.copy_reused(plan, shard, rows)
+            # Write nothing into a folder that has a newer plan.
             if not os.path.samestat(frozen, os.stat(folder.plan)):
                 raise UserError(f"{folder.root} was updated by another run: run the same command again")
             folder.write(plan, shard, rows)
@@ -128,6 +130,7 @@ def read_image(source: Source, row: ImageRow, model: FeatureExtractor, max_pixel
     """Read, hash, decode, resize and crop one image. Whatever is wrong with the file becomes its status."""
     sha256 = None
     try:
+        # Decode a large file alone, so that two never share the memory.
         with one_large_file(row):
             data = source.read(row)
             sha256 = hashlib.sha256(data).hexdigest()
@@ -148,16 +151,19 @@ def embed_batch(
         slots: as many as there are images.
         at_once: number of views in a forward pass, at most.
     """
+    # Embed the readable images together.
     images = list(images)
     vectors = _vectors_of(images, model, at_once, rows)
     for position, (slot, image) in enumerate(zip(slots, images, strict=True)):
         status, error = image.status, image.error
+        # A vector that is not finite is a failure of its image.
         if status == OK and (name := _first_not_finite(vectors, position)) is not None:
             where = "" if name == EMBEDDING else f" in {name}"
             status, error = NOT_FINITE, f"the network gave a value{where} that is not finite in {vectors[name].dtype}"
         if status == OK:
             for name, values in vectors.items():
                 rows.vectors[name][slot] = values[position]
+        # Record the facts of every image, a failed one too.
         rows.status[slot], rows.error[slot], rows.sha256[slot] = status, error, image.sha256
         rows.width[slot], rows.height[slot] = image.width, image.height
 

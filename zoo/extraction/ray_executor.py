@@ -111,21 +111,25 @@ class RayExecutor:
         Raises:
             UserError: as ``zoo.load``; the cluster has too few resources; worker and driver have other versions.
         """
+        # Check that the cluster can run what was asked.
         resources, device = self._ray.cluster_resources(), arguments.device
         if resources.get("CPU", 0) < self._cores:
             raise UserError(f"the Ray cluster has {resources.get('CPU', 0):.0f} cores: choose fewer --workers")
         if device is not None and device not in ("cpu", "cuda"):
             raise UserError(f"--engine ray gives each worker its GPU: --device cpu or cuda, not {device}")
+        # Choose the GPU where the cluster has one and the backend can use it.
         needs_cpu = arguments.backend == "onnx" or arguments.precision == "int8"
         if (device == "cuda" or (device is None and not needs_cpu)) and resources.get("GPU", 0) >= 1:
             self._gpus = 1
         elif device == "cuda":
             raise UserError("the Ray cluster has no GPU: use --device cpu")
+        # Ask one worker to open the model and describe it.
         if model is not None and is_path(model):
             model = os.path.abspath(model)  # a worker has another working folder
         self._model = WorkerModel(model, arguments, self._cores)
         opened: RemoteModel = self._result(self._task(_describe_model).remote(self._model), "opening the model")
         self._facts = opened.facts
+        # Refuse a cluster whose packages differ from this machine's.
         if changed := "; ".join(differences(opened.facts, {**opened.facts, **_versions_here()})):
             raise UserError(f"this machine and a worker of the cluster differ in {changed}")
         return opened
@@ -133,6 +137,7 @@ class RayExecutor:
     def run(self, job: ShardJob) -> None:
         """Make all shards of a job; see ``zoo.extraction.executor.Executor``."""
         assert self._model is not None  # ``open`` comes first
+        # Share the job once: the tasks then name only their shard.
         root, previous = job.folder.root.absolute(), job.previous
         before = None if previous is None else (previous.folder.root.absolute(), previous.plan.key)
         worker_job = WorkerJob(self._model, self._facts, job.images, root, before, job.plan.key)
@@ -144,6 +149,7 @@ class RayExecutor:
                 pending[task.remote(shared, shard)] = shard
             if not pending:
                 return
+            # Take in what is done, and pass on its error.
             for done in self._ray.wait(list(pending), num_returns=1)[0]:
                 shard = pending.pop(done)
                 failed += self._result(done, f"shard {shard}")
@@ -165,6 +171,7 @@ class RayExecutor:
     def _result(self, reference: object, what: str) -> Any:
         """Return the result of a task; its failure becomes an error of this process."""
         exceptions = self._ray.exceptions
+        # Turn a worker's error into the user's.
         try:
             return self._ray.get(reference)
         except exceptions.RayTaskError as error:
@@ -189,12 +196,15 @@ def connect(address: str | None, *, cores: int) -> Iterator[RayExecutor]:
     Raises:
         UserError: Ray is not installed, or there is no cluster at the address.
     """
+    # Prepare the environment before Ray is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise Ray reports to its makers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a worker without a GPU must see none
     ray = _import_ray()
+    # Check a given address first: Ray itself would wait long for it.
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
         _require_listener(address)
+    # Start Ray, or join the cluster.
     here = {} if address else {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -243,18 +253,22 @@ def _describe_model(wanted: WorkerModel) -> RemoteModel:
 
 def _make_shard(job: WorkerJob, shard: int) -> int:
     """Make one shard, as a task of its own, and return how many of its images failed."""
+    # Check that this worker computes what the first one did.
     model = _opened(job.model)
     if changed := "; ".join(differences(job.facts, _facts(model))):
         raise UserError(f"{platform.node()} differs in {changed} from the worker that was asked first")
+    # Check that it sees the same plan.
     plan, previous = _plan(job.root, job.key, _version(job.root)), None
     if plan is None:
         raise UserError(f"{platform.node()} sees another plan in {job.root}: use an --out that all machines share")
+    # Open the earlier result, whose rows an update reuses.
     if job.previous is not None:
         root, key = job.previous
         before = _plan(root, key, _version(root))
         if before is None:
             raise OutputReplaced
         previous = RowReader(OutputFolder(root), before)
+    # Make the shard like a run on one machine.
     source = _source(job.images, plan.fingerprint.keep or (), job.key)
     folder, cores = OutputFolder(job.root), job.model.cores
     return make_shards(plan, [shard], folder, source, model, workers=cores, previous=previous)

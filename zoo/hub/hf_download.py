@@ -69,8 +69,10 @@ def download(reference: Reference, first: str, then: Callable[[Path], Mapping[st
     from huggingface_hub import hf_hub_download
 
     with user_errors(reference.repo, reference.revision), quiet():
+        # The first file tells the commit, which all others must come from.
         path = Path(hf_hub_download(reference.repo, first, revision=reference.revision))
         snapshot = Snapshot(reference.repo, path.parent.name, path.parent)
+        # Compare each file with the hash that the first one states.
         for name, sha256 in then(path).items():
             file = Path(hf_hub_download(reference.repo, name, revision=snapshot.commit))
             if sha256_file(file) != sha256:  # the cache or the answer is damaged: download once more
@@ -97,6 +99,7 @@ def quiet() -> Iterator[None]:
     from huggingface_hub.utils.logging import get_verbosity, set_verbosity
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
+    # Keep the caller's settings to restore them.
     level, silent = get_verbosity(), are_progress_bars_disabled()
     set_verbosity(logging.ERROR)
     if not sys.stderr.isatty():
@@ -128,6 +131,7 @@ def user_message(error: BaseException, repo: str, revision: str | None) -> str |
 
     causes = _causes(error)
     where = constants.ENDPOINT
+    # Look for the most telling cause in the chain.
     for cause in causes:
         if isinstance(cause, errors.OfflineModeIsEnabled):
             return f"{repo} is not complete in the cache and HF_HUB_OFFLINE is set: unset it, or load it once without"
@@ -145,6 +149,7 @@ def user_message(error: BaseException, repo: str, revision: str | None) -> str |
             return f"disk full while downloading {repo}: free space in {constants.HF_HUB_CACHE} and run it again"
         if isinstance(cause, PermissionError):
             return f"cannot write {cause.filename}: allow it, or set HF_HOME to another folder"
+    # No cause names the problem itself, so look for signs of a broken connection.
     if any(isinstance(cause, errors.LocalEntryNotFoundError) or _is_network(cause) for cause in causes):
         return f"no connection to {where}, and {repo} is not complete in the cache: check the network and run it again"
     if any(isinstance(cause, OSError) and "Consistency check failed" in str(cause) for cause in causes):
@@ -154,12 +159,14 @@ def user_message(error: BaseException, repo: str, revision: str | None) -> str |
 
 def _message_for_status(error: HfHubHTTPError, repo: str, where: str) -> str:
     status = error.response.status_code
+    # Failures of the token or of its permissions.
     if status == 401 and "Invalid credentials" in error.response.headers.get("X-Error-Message", ""):
         return f"{where} does not know this token: set HF_TOKEN to a valid one, or run `hf auth login`"
     if status in (401, 404):
         return f"no {repo} on {where} that you may use: check the name; private ones and writing need HF_TOKEN"
     if status == 403:
         return f"this token may not do that with {repo}: it needs write permission for {repo.partition('/')[0]}"
+    # Failures that pass with time.
     if status in (409, 412):
         return f"{repo} was changed by somebody else meanwhile, and nothing was published: run the same command again"
     if status == 429:

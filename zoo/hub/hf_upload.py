@@ -60,6 +60,7 @@ def upload(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+    # Refuse a malformed name before the hub is asked.
     Reference.parse(PREFIX + repo)
     api = HfApi()
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
@@ -92,6 +93,7 @@ def _compare(api: HfApi, commit: _Commit, folder: Path, names: Sequence[str]) ->
     Raises:
         UserError: the comparison failed or found another file.
     """
+    # Read the commit back from the hub.
     try:
         different = _first_difference(commit, folder, names)
     except Exception as error:  # see ``user_errors``, whose messages do not say that the commit is live
@@ -101,8 +103,10 @@ def _compare(api: HfApi, commit: _Commit, folder: Path, names: Sequence[str]) ->
             f"{commit.repo} is at commit {commit.sha[:12]} now, but could not be compared with what was sent: run the "
             f"same command again to compare it (before it was {commit.before[:12]}; {reason})"
         ) from None
+    # Nothing differs: the upload is good.
     if different is None:
         return
+    # Say what is live now, and take it back where something else was live before.
     damaged = f"{commit.repo} does not give back the {different} that was sent (commit {commit.sha[:12]})"
     if commit.sha == commit.before:
         raise UserError(f"{damaged}, and it was live already, unchanged by this run: delete it there, publish again")
@@ -126,6 +130,7 @@ def _revert(api: HfApi, commit: _Commit) -> str:
     """Restore the old files with one commit on top of ``commit``; returns the outcome, as the end of a message."""
     from huggingface_hub import CommitOperationCopy, CommitOperationDelete, errors
 
+    # Give each changed file the content that it had before.
     operations: list[CommitOperationCopy | CommitOperationDelete] = [
         CommitOperationCopy(name, name, src_revision=commit.before)
         if name in commit.files_before
@@ -134,6 +139,7 @@ def _revert(api: HfApi, commit: _Commit) -> str:
     ]
     message = f"Take back {commit.sha[:12]}: it came back damaged"
     by_hand = f"restore {commit.before[:12]} on the hub, or publish again"
+    # Commit the old files, and check that they are back.
     try:
         new = api.create_commit(
             commit.repo, operations, commit_message=message, revision=commit.revision, parent_commit=commit.sha

@@ -100,13 +100,16 @@ def download(url: str, partial: Path, *, max_bytes: int, progress: Progress | No
         UserError: offline, refused or not found, a web page instead of a file, too large, a redirect to plain http, or
             a full disk; ``partial`` is then removed. Or ``ATTEMPTS`` attempts in a row made no progress; it then stays.
     """
+    # Refuse early what would touch the network or an unsafe address.
     if is_offline():
         raise UserError(f"{OFFLINE} is set and {url} is not in the cache: unset it, or convert a local file")
     address = _mirrored(url)
     _require_safe(address, address)
+    # Continue in the partial file that an earlier run has left.
     make_folder(partial.parent)
     here = _Partial(partial)
     attempts, last = ATTEMPTS, "no answer"
+    # Try until the attempts without progress are used up.
     while attempts:
         before = here.size
         try:
@@ -122,6 +125,7 @@ def download(url: str, partial: Path, *, max_bytes: int, progress: Progress | No
         except UserError:
             here.remove()
             raise
+        # Progress renews the attempts, so a slow line can finish a large file.
         attempts = ATTEMPTS if here.size - before >= _PROGRESS_BYTES else attempts - 1
         if attempts:
             time.sleep(_BACKOFF * 2 ** (ATTEMPTS - 1 - attempts))
@@ -160,11 +164,13 @@ def _http_library() -> ModuleType:
 def _attempt(address: str, partial: _Partial, max_bytes: int, progress: Progress | None) -> None:
     """Request the rest of the file, or all of it, once."""
     library = _http_library()
+    # Ask only for the missing part, if the server still has the same file.
     start, validator = partial.resume_point()
     headers = {"Accept-Encoding": "identity", "User-Agent": "siamese-zoo"}
     if start:
         headers |= {"Range": f"bytes={start}-", "If-Range": validator}
     timeout = library.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+    # Follow the redirects ourselves, since each address must be safe.
     try:
         with library.Client(timeout=timeout, follow_redirects=False) as client:
             response = _follow(client, address, headers)
@@ -214,18 +220,21 @@ def _receive(
     if status == 200:  # the whole file: the server ignores ranges, or its file has changed
         start = 0
         partial.begin(headers)
+    # Refuse a size over the limit or over the free space before writing.
     length = headers.get("content-length", "")
     total = start + int(length) if length.isdigit() else None
     if total is not None and total > max_bytes:
         raise UserError(f"{response.url} has {total:,} bytes, more than the {max_bytes:,} allowed: refused")
     if total is not None and shutil.disk_usage(partial.body.parent).free < total - start:
         raise OSError(errno.ENOSPC, "not enough space")
+    # Write after the part that is kept, and sync it to the disk.
     with partial.body.open("r+b" if start else "wb") as file:
         file.truncate(start)
         file.seek(start)
         _copy(response.iter_raw(), file, start, total, max_bytes, progress)
         file.flush()
         os.fsync(file.fileno())
+    # A short answer counts as a lost connection.
     if total is not None and partial.size != total:
         raise _Retry(f"the server promised {total:,} bytes and sent {partial.size:,}")
 
@@ -240,14 +249,17 @@ def _copy(
 ) -> None:
     done, since, mark = start, time.monotonic(), start
     for block in blocks:
+        # A web page instead of the file: often a login or an error page.
         if done == 0 and block.lstrip()[:15].lower().startswith((b"<!doctype", b"<html")):
             raise UserError("the server sent a web page instead of the file: refused")
         done += len(block)
+        # Servers may send more than they announce.
         if done > max_bytes:
             raise UserError(f"the server sends more than the {max_bytes:,} bytes allowed: refused")
         file.write(block)
         if progress:
             progress(done, total)
+        # Give up on a connection that is too slow to finish.
         if (now := time.monotonic()) - since > STALL_SECONDS:
             if done - mark < STALL_BYTES:
                 raise _Retry("the server stalls")

@@ -43,15 +43,18 @@ def fetch(spec: ModelSpec, tag: str, *, file: Path | None = None, progress: Prog
         UserError: offline, the download fails, the hash is wrong, or the file holds another network than the registry
             states.
     """
+    # Nothing to do if an earlier run has converted it.
     folder = cached(spec, tag)
     if _is_whole(folder):
         return folder
     make_folder(folder.parent)
+    # A local file replaces the download.
     if file is not None:
         _convert(file, str(file), spec, tag, folder)
         return folder
     from filelock import FileLock  # torch and huggingface_hub depend on it
 
+    # One process downloads, the others wait for its result.
     downloads = cache_folder() / "downloads"
     make_folder(downloads)
     with FileLock(downloads / f"{folder.name}.lock"):
@@ -111,6 +114,7 @@ def _download_and_convert(spec: ModelSpec, tag: str, folder: Path, partial: Path
 def _convert(file: Path, shown: str, spec: ModelSpec, tag: str, folder: Path) -> None:
     from zoo.convert.convert import convert
 
+    # Compare the hash before the file is parsed.
     weights = spec.weights[tag]
     sha256 = _hash(file, shown, weights, f"{spec.name}.{tag}")
     assert weights.kind is not None  # only bundled files have none
@@ -123,6 +127,7 @@ def _convert(file: Path, shown: str, spec: ModelSpec, tag: str, folder: Path) ->
             text = json.dumps({"url": weights.location, "sha256": sha256}, indent=2) + "\n"
             create_exclusively(record, text.encode())
 
+    # Convert with the registry's facts, which the file does not hold.
     try:
         convert(
             file,
@@ -145,6 +150,7 @@ def _convert(file: Path, shown: str, spec: ModelSpec, tag: str, folder: Path) ->
 def _hash(file: Path, shown: str, weights: Weights, name: str) -> str:
     """Return the sha256 of ``file`` after comparing it with all that is known of its hash."""
     published = weights.hash_prefix
+    # Hash by our algorithm, and by the authors' where theirs differs.
     try:
         found = sha256_file(file)
         by_authors = found
@@ -153,13 +159,16 @@ def _hash(file: Path, shown: str, weights: Weights, name: str) -> str:
                 by_authors = hashlib.file_digest(opened, published.algorithm).hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
+    # The registry's hash is the strictest check.
     if weights.sha256 and found != weights.sha256:
         raise UserError(f"{name}: {shown} has sha256 {found}, the registry says {weights.sha256}: refused")
+    # The authors' published digits come next.
     if published and not by_authors.startswith(published.digits):
         raise UserError(
             f"{name}: {shown} has {published.algorithm} {by_authors}, its authors publish {published.digits}... "
             f"({published.where}): refused"
         )
+    # Without either, compare with the hash of the first use.
     if not weights.sha256 and (first := recorded_hash(weights)) not in (None, found):
         raise UserError(
             f"{name}: {shown} has sha256 {found}, on first use it had {first}: refused; "

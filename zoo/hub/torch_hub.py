@@ -38,10 +38,12 @@ def load_module(
         UserError: there are no such weights, a file has another architecture, or both ``num_classes`` and
             ``features_only`` are given.
     """
+    # Refuse arguments that contradict each other.
     if num_classes and features_only:
         raise UserError("num_classes and features_only contradict each other: a pyramid has no classifier")
     if num_classes < 0:
         raise UserError(f"num_classes is {num_classes}: 0 gives embeddings, above 0 a classifier")
+    # Load the encoder, then change its top.
     file = _locate(name, pretrained, weights, progress)
     module = load_encoder(file)
     if features_only:
@@ -55,16 +57,20 @@ def load_module(
 
 
 def _locate(name: str, pretrained: bool, weights: str | Path | None, progress: bool) -> WeightFile:
+    # Without a path or a tag, the registry decides.
     spec = registry.find(name)
     if weights is None:
         return _from_registry(name, pretrained, progress)
     if not pretrained:
         raise UserError(f"{name}: weights={str(weights)!r} and pretrained=False contradict each other")
+    # A tag of the registry.
     if str(weights) in spec.weights:
         return _from_registry(f"{name}.{weights}", True, progress)
+    # A path or a repository, which must exist.
     if not is_hub_reference(weights) and not Path(weights).exists():
         tags = ", ".join(spec.weights) or "none"
         raise UserError(f"{name} has no weights {str(weights)!r}: give one of its tags ({tags}) or a path")
+    # Its network must be the one that the entry point promises.
     file = locate(weights if is_hub_reference(weights) else Path(weights))
     expected = registry.ARCHITECTURES[spec.architecture].num_features
     if file.architecture.num_features != expected:

@@ -126,11 +126,13 @@ def locate(model: str | Path, *, pretrained: bool = True) -> WeightFile:
 def _from_registry(name: str, *, pretrained: bool) -> WeightFile:
     spec = registry.find(name)
     tag = registry.split_name(name)[1] or spec.default_tag
+    # A random network takes the preprocessing of its trained sibling.
     if not pretrained or tag == RANDOM:
         like = spec.weights.get(tag or "") or next(iter(spec.weights.values()), None)
         preprocessing = like.preprocessing if like else registry.IMAGENET_224
         architecture = ARCHITECTURES[spec.architecture]
         return WeightFile(None, f"{spec.name}.{RANDOM}", None, spec.method, architecture, preprocessing, "none")
+    # Say what to do where there is nothing to load.
     if tag is None:
         raise UserError(
             f"{spec.name} has no released weights: train them with `zoo-train run {spec.recipe} --data DATA --out RUN` "
@@ -139,12 +141,14 @@ def _from_registry(name: str, *, pretrained: bool) -> WeightFile:
     if tag not in spec.weights:
         known = ", ".join(spec.weights) or "none"
         raise UserError(f"{spec.name} has no weights {tag!r}; its tags: {known}")
+    # Official weights are downloaded and converted.
     weights = spec.weights[tag]
     if not weights.bundled:
         from zoo.hub.pretrained import fetch
 
         folder = fetch(spec, tag)  # verifies the hashes
         return _from_folder(checkpoint_dir.read(folder), folder)
+    # Bundled weights lie in the package.
     path = BUNDLED / weights.location.removeprefix("bundled:")
     sha256 = _hash(path)
     if sha256 != weights.sha256:
@@ -165,10 +169,12 @@ def load_encoder(file: WeightFile) -> nn.Module:
 
     from zoo.models.resnet import build_encoder
 
+    # A random network is the same one each time.
     if file.path is None:
         with torch.random.fork_rng(devices=[]):  # the caller's random state stays unchanged
             torch.manual_seed(0)
             return build_encoder(file.architecture).eval()
+    # Read the tensors and compare them with the architecture.
     announce(file.name, file.licence, file.source)
     state, _ = read_tensors(file.path)
     check_state(state, file.architecture, file.path.name)
@@ -177,6 +183,7 @@ def load_encoder(file: WeightFile) -> nn.Module:
         encoder = build_encoder(file.architecture).eval()
     encoder.to_empty(device="cpu")
     encoder.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
+    # Set BN's counters, which a file may lack and to_empty leaves undefined.
     for name, buffer in encoder.named_buffers():
         if name.endswith("num_batches_tracked"):
             buffer.zero_()
@@ -191,14 +198,17 @@ def load_heads(file: WeightFile) -> EncoderHeads | None:
     """
     from zoo.models.head_spec import PARTS, EncoderHeads, build_head
 
+    # Not every file has heads.
     if file.folder is None or file.heads_path is None:
         return None
     layouts = checkpoint_dir.read(file.folder).heads
     if unknown := sorted(set(layouts) - set(PARTS)):
         raise UserError(f"{file.folder}: heads {unknown} are not known to this version")
     state, _ = read_tensors(file.heads_path)
+    # Build the heads that the config describes.
     require_finite(state, file.heads_path.name)
     modules = {part: build_head(layout) for part, layout in layouts.items()}
+    # Compare keys and shapes before the values are loaded.
     expected = {f"{part}.{k}": v.shape for part, m in modules.items() for k, v in m.state_dict().items()}
     require_equal({k: v.shape for k, v in state.items()}, without_counters(expected), file.heads_path.name)
     for part, module in modules.items():
@@ -263,14 +273,17 @@ def _from_file(path: Path) -> WeightFile:
 
 def _architecture(text: str) -> Architecture:
     """Parse a name of the registry, or JSON of ``save_encoder``'s dict; the file is not trusted."""
+    # A plain name means an architecture of the table.
     if not text.startswith("{"):
         return ARCHITECTURES[text]
+    # Otherwise the text holds the changes to one.
     values = json.loads(text)
     stem, padding, project_first = (
         values["stem"],
         values.get("padding", "symmetric"),
         values.get("project_first", False),
     )
+    # Refuse values that this version cannot build.
     if stem not in ("imagenet", "cifar"):
         raise ValueError(f"unknown stem {stem!r}")
     if padding not in ("symmetric", "same", "same-pool"):

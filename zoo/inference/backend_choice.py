@@ -43,12 +43,15 @@ def choose(
     Raises:
         UserError: a name is unknown, or no backend supports the combination.
     """
+    # Refuse unknown names.
     if backend not in BACKENDS:
         raise UserError(f"unknown backend {backend!r}: one of {', '.join(BACKENDS)}")
     known = [name for names in PRECISIONS.values() for name in names]
     if precision not in known:
         raise UserError(f"unknown precision {precision!r}: one of {', '.join(dict.fromkeys(known))}")
+    # Choose, unless the user has.
     choice = _rule(device, precision, random, torch_only) if backend == "auto" else BackendChoice(backend, "asked for")
+    # Refuse what the chosen backend cannot do.
     if precision not in PRECISIONS[choice.backend]:
         other = next(name for name, precisions in PRECISIONS.items() if precision in precisions)
         raise UserError(f"--precision {precision} needs --backend {other}")
@@ -60,10 +63,13 @@ def choose(
 
 
 def _rule(device: str | None, precision: str, random: bool, torch_only: str | None) -> BackendChoice:
+    # What only torch can do.
     if torch_only:
         return BackendChoice("torch", f"for {torch_only}")
+    # A precision belongs to one backend.
     if precision != "fp32":
         return BackendChoice(next(b for b, known in PRECISIONS.items() if precision in known), f"for {precision}")
+    # Hardware and installed packages decide the rest.
     if random:
         return BackendChoice("torch", "random weights")
     if device not in (None, "cpu"):

@@ -178,14 +178,17 @@ class Embedder:
         Args:
             at_once: largest number of views in a forward pass.
         """
+        # The first views of an image are its crops.
         count, tiles = self.requested.crop_count, self.requested.tiles
         crops = [view for views_of_image in views for view in views_of_image[:count]]
         # whole images differ in size, so each is a batch of its own
         size = 1 if self.requested.crops == "full" else at_once
         parts = [self._run(np.stack(batch)) for batch in _batched(crops, size)]
         found = {name: _mean(np.concatenate([part[name] for part in parts]), count) for name in parts[0]}
+        # Heads take the raw embedding, so normalise it after them.
         found |= self._head_outputs(found[EMBEDDING])
         found[EMBEDDING] = self._normalized(found[EMBEDDING])
+        # The other views are its tiles.
         if tiles:
             parts_of_images = [view for views_of_image in views for view in views_of_image[count:]]
             rows = np.concatenate([self.engine(np.stack(batch)) for batch in _batched(parts_of_images, at_once)])
@@ -298,6 +301,7 @@ def as_rgb(image: ImageLike) -> Image.Image:
     Raises:
         UserError: it cannot be read as one image.
     """
+    # Files are decoded, and turned upright as the camera says.
     if isinstance(image, str | Path):
         try:
             return decoder.decode(decoder.read_bytes(image))
@@ -308,6 +312,7 @@ def as_rgb(image: ImageLike) -> Image.Image:
             return decoder.to_rgb(image)
         except decoder.UnreadableImage as error:
             raise UserError(f"a PIL image cannot be used: {error}") from None
+    # Arrays and tensors are checked for the layout of an image.
     array = _as_array(image)
     if array.ndim == 2:
         array = np.repeat(array[:, :, None], 3, axis=2)
@@ -321,13 +326,16 @@ def as_rgb(image: ImageLike) -> Image.Image:
 
 def _as_array(image: NDArray[np.generic] | Tensor) -> NDArray[np.generic]:
     """Convert a tensor to a uint8 array [H, W, C], anything else as numpy does."""
+    # NumPy takes everything but a tensor as it is.
     if not hasattr(image, "detach"):
         return np.asarray(image)
     array: NDArray[Any] = image.detach().cpu().numpy()
+    # Move a tensor's channels to the end.
     if array.ndim == 3:
         array = array.transpose(1, 2, 0)
         if array.shape[2] == 1:
             array = array[:, :, 0]
+    # Bring floats to the bytes that the preprocessing expects.
     if np.issubdtype(array.dtype, np.floating):
         if not (array.size and array.min() >= 0 and array.max() <= 1):
             raise UserError("a float tensor must hold values in [0, 1]; give normalised ones to embedder.model")

@@ -43,20 +43,24 @@ class OnnxEngine:
     backend = "onnx"
 
     def __init__(self, path: Path, *, device: str = "cpu") -> None:
+        # Check the file before the runtime opens it.
         ort = import_onnxruntime()
         require_self_contained(path)
         provider = _provider(device, ort.get_available_providers())
+        # Set the session up for a process that also decodes images.
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only: it warns about GPUs that are not there
         options.intra_op_num_threads = usable_cores()  # its own count ignores the process's affinity and limits
         # its threads must not spin between two batches, when the cores decode images
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Start the session, and refuse a silent fall-back to the CPU.
         try:
             self._session = ort.InferenceSession(str(path), options, providers=[provider])
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise UserError(f"{path} is not an ONNX file that runs here: {reason_of(error)}") from None
         if provider[0] not in self._session.get_providers():  # ONNX Runtime itself falls back with a warning
             raise UserError(f"ONNX Runtime could not start {provider[0]}{_both_installed()}: use --device cpu")
+        # Keep what callers ask about the file.
         self._input: str = self._session.get_inputs()[0].name
         self.device = device
         self.dim = int(self._session.get_outputs()[0].shape[1])

@@ -24,6 +24,7 @@ def require_self_contained(path: Path) -> None:
     Raises:
         UserError: it does, it may do so and onnx is not installed to tell, or it cannot be read.
     """
+    # Search the bytes first: most files cannot refer to others, and need no parser.
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data.find(b"location") < 0:
@@ -34,6 +35,7 @@ def require_self_contained(path: Path) -> None:
         import onnx
     except ImportError:
         raise UserError(f"{path} may refer to data in other files: pip install onnx to have it checked") from None
+    # Parse the file without following its references.
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's errors depend on its implementation

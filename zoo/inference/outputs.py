@@ -49,6 +49,7 @@ class Outputs:
     tiles: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        # Every name must be known, and named once.
         for option, chosen, known in (
             ("layers", self.layers, STAGES),
             ("maps", self.maps, STAGES),
@@ -59,6 +60,7 @@ class Outputs:
                 raise UserError(f"--{option} {unknown[0]!r} is not known: choose from {', '.join(known)}")
             if len(set(chosen)) < len(chosen):
                 raise UserError(f"--{option} names one twice: {', '.join(chosen)}")
+        # Refuse combinations whose output would have no clear meaning.
         if self.maps and self.crops == "ten":
             raise UserError("--maps with --crops ten would average maps of ten different crops: leave one of them out")
         if self.maps and self.crops == "full":

@@ -67,6 +67,7 @@ class TorchEngine:
 
             return _stage(network, name).register_forward_hook(keep)
 
+        # Hook the stages only for this call.
         with (
             torch.inference_mode(),
             torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.precision == "bf16"),

@@ -23,12 +23,14 @@ def fold_batch_norms(model: nn.Module) -> nn.Module | None:
     import torch
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+    # Work on a copy, and keep the model's output on an image as the reference.
     twin = copy.deepcopy(model).eval()
     names = {module: name for name, module in twin.named_modules()}
     image = torch.rand(2, 3, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0)) * 4 - 2
     image = image.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         expected = model(image)
+    # Find each norm that follows a convolution directly.
     pairs = _pairs(twin, image)
     if not pairs:
         return None
@@ -36,6 +38,7 @@ def fold_batch_norms(model: nn.Module) -> nn.Module | None:
         fused = fuse_conv_bn_eval(conv, norm)
         conv.weight, conv.bias = fused.weight, fused.bias
         _replace(twin, names[norm], _without_norm(norm))
+    # Keep the folded network only if it gives the same features.
     twin = twin.to(memory_format=torch.channels_last)
     with torch.inference_mode():
         difference = (twin(image) - expected).abs().max() / expected.abs().max()
@@ -55,6 +58,7 @@ def _pairs(model: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNor
         elif isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in outputs:
             pairs.append((outputs[id(inputs[0])][0], module))
 
+    # Run the model once and record which output enters which norm.
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
     hooks = [layer.register_forward_hook(record) for layer in layers]
     with torch.inference_mode():

@@ -93,6 +93,7 @@ def build_head(layout: Sequence[Sequence[object]]) -> nn.Sequential:
 
 
 def _build_layer(kind: object, *sizes: object) -> nn.Module:
+    # Check the numbers before torch allocates by them.
     numbers = [size for size in sizes if isinstance(size, int) and 0 <= size <= _MAX_CHANNELS]
     if len(numbers) < len(sizes):
         raise ValueError(f"{kind} of {sizes}")

@@ -116,6 +116,7 @@ def read_config(path: Path) -> ModelConfig:
     Raises:
         UserError: the file cannot be read, its values are out of range, or ``zoo convert`` did not write it.
     """
+    # Read the file within limits: it may come from anywhere.
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise UserError(f"{path} is not a config of a model: it is larger than 1 MB")
@@ -126,6 +127,7 @@ def read_config(path: Path) -> ModelConfig:
         ) from None
     except (ValueError, RecursionError):
         raise UserError(f"{path} is not valid JSON") from None
+    # Report every malformed value as a problem of the file.
     try:
         return _parse(config)
     except UserError as error:
@@ -161,12 +163,14 @@ def needs_import(architecture: Architecture) -> bool:
 
 
 def _parse(config: Any) -> ModelConfig:
+    # Check format and file names before the other entries.
     section = config[SECTION]
     if section["format"] != FORMAT:
         raise UserError(f"format {section['format']!r} is not known to this version, only {FORMAT} is")
     sha256 = {str(k): str(v) for k, v in section["sha256"].items()}
     if MODEL not in sha256 or not set(sha256) <= {MODEL, HEADS}:
         raise UserError(f"its weight files must be {MODEL} and perhaps {HEADS}")
+    # Parse each entry with a check of its own.
     return ModelConfig(
         name=_name(section["name"]),
         tag=None if section["tag"] is None else _name(section["tag"]),
@@ -183,11 +187,13 @@ def _parse(config: Any) -> ModelConfig:
 
 def _parse_architecture(config: Any, section: Any) -> Architecture:
     """Accept only our own architectures in bounded sizes: a config must not choose a class of timm nor fill memory."""
+    # Refuse a network that this version cannot build.
     model_args: Any = {k: v for k, v in config["model_args"].items() if k not in _OWN_ARGS}
     timm_name = str(config["architecture"]).removeprefix(TIMM_PREFIX)
     padding, stem = section["padding"], section["stem"]
     if timm_name not in TIMM_NAMES or padding not in _PADDINGS or stem not in _STEMS:
         raise UserError(f"a network of {timm_name!r}, padding {padding!r}, stem {stem!r} is not known to this version")
+    # Check the arguments that timm would build layers by.
     unknown = dict(model_args)
     if timm_name == "resnetv2_50":
         layers, width = unknown.pop("layers", [3, 4, 6, 3]), unknown.pop("width_factor", 1)
@@ -196,6 +202,7 @@ def _parse_architecture(config: Any, section: Any) -> Architecture:
             raise UserError("model_args are out of range")
     if unknown:
         raise UserError(f"model_args {sorted(unknown)} are not known to this version")
+    # Both sections must describe the same network.
     architecture = Architecture(
         timm_name,
         int(config["num_features"]),

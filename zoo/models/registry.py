@@ -198,6 +198,7 @@ def _deepmind_ablations() -> dict[str, Weights]:
     """The twelve files of the ablations with the means of [B] tables 16 and 17; one of three seeds was released."""
     protocol = f"{LINEAR}, 300 epochs, mean of three seeds; one of them released"
     part = ", ablations of the paper's figure 3: 300 epochs"
+    # Scores of the paper's tables 16 and 17.
     scores = {
         "baseline": Score(72.5, protocol, f"{_BYOL_PAPER}, table 16"),
         "batchsize_2048": Score(72.4, protocol, f"{_BYOL_PAPER}, table 16"),

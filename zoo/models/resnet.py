@@ -20,6 +20,7 @@ def build_encoder(architecture: Architecture, *, zero_init_residual: bool = Fals
     """
     import timm
 
+    # Build timm's network.
     encoder: nn.Module = timm.create_model(
         architecture.timm_name,
         pretrained=False,
@@ -27,6 +28,7 @@ def build_encoder(architecture: Architecture, *, zero_init_residual: bool = Fals
         zero_init_last=zero_init_residual,
         **architecture.model_args,
     )
+    # Change it where the official code differs.
     if architecture.stem == "cifar":
         _shrink_stem(encoder)
     if architecture.project_first:
@@ -57,6 +59,7 @@ def _pad_as_tensorflow(encoder: nn.Module, *, convolutions: bool) -> None:
     from timm.layers.conv2d_same import Conv2dSame
     from timm.layers.pool2d_same import MaxPool2dSame
 
+    # Swap the layers whose padding depends on the size of the input.
     for parent in list(encoder.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, nn.MaxPool2d):

@@ -67,12 +67,15 @@ class LARS(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
+                # Weight decay joins the gradient before the trust ratio.
                 g = p.grad.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else p.grad
+                # Scale the step of each adapted layer by its trust ratio.
                 if group["adapt"]:
                     p_norm, g_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(g)
                     # torch.where keeps the norms on the device: an `if` would synchronise
                     trust = torch.where((p_norm > 0) & (g_norm > 0), group["eta"] * p_norm / g_norm, 1.0)
                     g = g * trust
+                # Classic momentum sums steps, not gradients: a later rate leaves the old ones alone.
                 if group["classic_momentum"]:
                     g = g * group["lr"]
                 state = self.state[p]

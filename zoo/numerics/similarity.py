@@ -43,14 +43,18 @@ class ExactSearch:
         scores = np.empty((len(queries), 0), np.float32)
         # the larger of a block's vectors and its scores, which are sorted together with their row numbers
         height = max(1, _BLOCK_BYTES // max(4 * self._vectors.shape[1], 32 * len(queries)))
+        # Score block by block, and keep the best k of all blocks so far.
         for start in range(0, len(self._vectors), height):
             block = queries @ self._vectors[start : start + height].T
+            # A row of NaN ranks last.
             block[np.isnan(block)] = -np.inf
             scores = np.concatenate([scores, block], axis=1)
             numbers = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
             rows = np.concatenate([rows, numbers], axis=1)
+            # Merge the block into the best so far.
             best = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # stable: ties keep the order of the rows
             rows, scores = np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
+        # Drop the rows that have no score.
         return [(r[s > -np.inf], s[s > -np.inf]) for r, s in zip(rows, scores, strict=True)]
 
     def at_least(

@@ -83,17 +83,21 @@ def publish(
             embedding, or the upload fails (``zoo.hub.hf_upload.upload``). The old revision stays live, or is live again
             unless the message says otherwise.
     """
+    # Refuse a bad name or folder before the long build.
     hf_download.Reference.parse(hf_download.PREFIX + repository)
     if dry_run is not None and dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
         raise UserError(f"{dry_run} holds something already: choose another folder or remove it")
     file = _locate(model)
+    # Build the whole repository in a scratch folder.
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "repository"
         agreement = build(file, folder, repository, results=results, int8=int8)
         files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+        # A dry run ends with the folder.
         if dry_run is not None:
             create_folder_exclusively(dry_run, partial(_fill_from, folder))
             return PublishResult(str(dry_run), None, files, agreement)
+        # Delete what an earlier run has published and this one no longer makes.
         owned = [*checkpoint_dir.FILES, ONNX, ONNX_INT8, *(f"{SCORES}/{d}.yaml" for d in DATA_SETS)]
         message = f"{file.name}, by siamese-zoo"
         done = hf_upload.upload(folder, repository, message=message, private=private, revision=revision, owned=owned)
@@ -167,6 +171,7 @@ def compare_loaders(file: WeightFile, folder: Path, embedder: Embedder) -> Agree
     if needs_import(checkpoint_dir.read(folder).architecture):
         import zoo.timm_models  # noqa: F401
 
+    # Embed the same photographs by our own loader.
     images = [as_rgb(p) for p in photographs()]
     ours = embedder.embed_pixels(np.stack([embedder.preprocessing.pixels(i) for i in images]))
     x = torch.stack([embedder.transform(i) for i in images])
@@ -179,9 +184,11 @@ def compare_loaders(file: WeightFile, folder: Path, embedder: Embedder) -> Agree
         transform = create_transform(**resolve_model_data_config(loaded))  # type: ignore[no-untyped-call]
         timm_transform = loaded(torch.stack([transform(i) for i in images])).numpy()
         floats = embedder.model(torch.stack([_resized_in_floats(embedder, i) for i in images])).numpy()
+    # Measure the differences.
     agreement = Agreement(len(images), _error(same_pixels, ours), _error(timm_transform, ours), _error(floats, ours))
     pillow = replace(embedder.preprocessing, resizing=PILLOW)
     by_pillow = embedder.embed_pixels(np.stack([pillow.pixels(i) for i in images]))
+    # Refuse to publish what another loader would embed differently.
     for what, error, allowed in (
         ("the folder", _error(ours, source), SAME),
         ("timm", agreement.timm, SAME),
@@ -226,6 +233,7 @@ def _config(file: WeightFile, repository: str) -> ModelConfig:
 
 
 def _facts(file: WeightFile, folder: Path, repository: str, results: Path | None) -> Facts:
+    # Take the registry's facts if it knows these weights.
     config = checkpoint_dir.read(folder)
     base, tag = config.name, config.tag
     registered = base in registry.MODELS
@@ -242,6 +250,7 @@ def _facts(file: WeightFile, folder: Path, repository: str, results: Path | None
             config.sha256[MODEL],
             training=training_of(file),
         )
+    # The repository's own facts replace those of the source.
     return replace(
         facts,
         architecture=config.architecture,
@@ -262,10 +271,12 @@ def _resized_in_floats(embedder: Embedder, image: Image) -> Tensor:
     import torch
     import torch.nn.functional as F
 
+    # Crop first where TensorFlow does.
     preprocessing = embedder.preprocessing
     mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
     if preprocessing.tf_bicubic:
         return (torch.from_numpy(preprocessing.float_pixels(image)).permute(2, 0, 1) / 255 - mean) / std
+    # Otherwise resize without rounding, then crop the centre.
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
     scale = preprocessing.resize / min(x.shape[-2:])
     size = [max(preprocessing.resize, int(side * scale)) for side in x.shape[-2:]]

@@ -40,6 +40,7 @@ def write_map(
     Raises:
         UserError: scikit-learn is not installed.
     """
+    # A random part of the images keeps the page small.
     chosen = np.sort(np.random.Generator(np.random.Philox(key=0)).permutation(len(features))[:IMAGES])
     positions = tsne(np.asarray(features[chosen]))
     points = [
@@ -52,6 +53,7 @@ def write_map(
         }
         for row, (x, y) in zip(chosen, positions, strict=True)
     ]
+    # The data lies inside a script, so no tag may begin in it.
     data = json.dumps({"points": points, "classes": classes, "side": _SIDE}).replace("<", "\\u003c")
     atomic_write_text(path, _PAGE.replace("TITLE", escape(title)).replace("DATA", data))
 
@@ -67,13 +69,16 @@ def tsne(features: NDArray[np.float32]) -> NDArray[np.float64]:
         from sklearn.manifold import TSNE
     except ImportError:
         raise UserError("the map needs scikit-learn: pip install 'siamese-zoo[eval]'") from None
+    # Unit length makes distance follow cosine similarity.
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     count = len(unit)
+    # A handful of points has no neighbourhoods to preserve.
     if count < 5:
         positions = np.zeros((count, 2)) + np.arange(count)[:, None]
     else:
         reduced = PCA(min(50, count - 1, unit.shape[1]), random_state=0).fit_transform(unit.astype(np.float64))
         positions = TSNE(2, perplexity=min(30, (count - 1) / 3), init="pca", random_state=0).fit_transform(reduced)
+    # Fit the positions into the unit square.
     low, high = positions.min(0), positions.max(0)
     scaled: NDArray[np.float64] = (positions - low) / np.maximum(high - low, 1e-12)
     return scaled

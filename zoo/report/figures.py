@@ -47,6 +47,7 @@ def draw_features(model: str, data: Path, out: Path, *, device: str | None = Non
     Raises:
         UserError: model or data cannot be used.
     """
+    # Classify the test images by their nearest training images.
     embedder = open_model(model, device)
     splits = open_splits(data)
     train, test = splits.train, splits.test
@@ -55,6 +56,7 @@ def draw_features(model: str, data: Path, out: Path, *, device: str | None = Non
     labels = torch.from_numpy(train.labels)[rows]
     answers = knn.vote(similarity, labels, len(train.classes), knn.TEMPERATURE).numpy()
 
+    # The file names carry the model and the data.
     name = f"{embedder.weights_info['model']} on {data.stem}"
     stem = _file_stem(f"{embedder.weights_info['model']}-{data.stem}")
     grid, confusion, page = out / f"neighbours-{stem}.png", out / f"confusion-{stem}.png", out / f"map-{stem}.html"
@@ -83,6 +85,7 @@ def _draw_label_fractions(results: list[EvaluationJson], data: str, path: Path) 
                 axes.plot((1, 10), row["values"][:2], ":", color="0.6", marker="s", markersize=4)
                 end, name = (10, row["values"][1]), f"{row['method']} (published)"
                 axes.annotate(name, end, (6, -3), textcoords="offset points", color="0.45", fontsize=8)
+        # The axes show each fraction by its own tick.
         axes.set(xscale="log", xlabel="labels, % of the training images", ylabel="top-1, %", ylim=(0, None))
         ticks = sorted({f["percent"] for r in results for f in r["details"]["fractions"]} | {1, 10})
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
@@ -101,6 +104,7 @@ def _draw_neighbours(
     path: Path,
 ) -> None:
     """Draw a row per query: the test image with its kNN answer, then its neighbours; frames show the right class."""
+    # Every report shows the same random queries.
     chosen = np.sort(np.random.Generator(np.random.Philox(key=0)).permutation(len(test))[:QUERIES])
     count = min(NEIGHBOURS, rows.shape[1])
     step, line = _SIDE + 2 * _FRAME + _GAP, _SIDE + 2 * _FRAME + 18
@@ -110,10 +114,12 @@ def _draw_neighbours(
     pen.text((step + 3 * _GAP, 6), "nearest training images: green the same class, red another", fill="black")
     labels, truth = train.labels, test.labels
     for y, query in enumerate(chosen):
+        # The query stands at the left with its answer.
         top = 24 + y * line
         right = bool(answers[query] == truth[query])
         answer = f"{test.classes[truth[query]]}: {'right' if right else 'taken for ' + train.classes[answers[query]]}"
         _draw_tile(sheet, pen, test.image(int(query)), 4, top, right, answer)
+        # Its neighbours follow, the nearest first.
         for x in range(count):
             row = int(rows[query, x])
             caption = f"{similarity[query, x]:.2f} {train.classes[labels[row]]}"
@@ -146,11 +152,13 @@ def _draw_confusion(answers: Ints, truth: Ints, classes: list[str], title: str, 
     accuracy = np.array([(answers[truth == label] == label).mean() for label in labels])
     worst = labels[np.argsort(accuracy, kind="stable")[:CLASSES]]
     counts = np.array([np.bincount(answers[truth == label], minlength=len(classes)) for label in worst])
+    # Add the classes that the worst ones are mistaken for.
     taken = counts.copy()
     taken[np.arange(len(worst)), worst] = 0
     others = [c for c in np.argsort(-taken.sum(0), kind="stable") if c not in worst and taken[:, c].any()]
     columns = [*worst, *others[: max(0, CLASSES + 4 - len(worst))]]
     share = 100 * counts[:, columns] / counts.sum(1, keepdims=True)
+    # Draw the shares, and write the visible ones into their cells.
     with png_figure(path, 2.5 + 0.55 * len(columns), 2.2 + 0.42 * len(worst)) as figure:
         axes = figure.subplots()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto")

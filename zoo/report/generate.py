@@ -37,10 +37,12 @@ def report(
         path = out / f"table-{_table_stem(table.title)}.png"
         write_png(table, path)
         written.append(path)
+    # Draw the figures; those of the features need data.
     drawn = figures.draw_results(results, out)
     if data is not None:
         for model in models:
             drawn += figures.draw_features(model, data, out, device=device)
+    # Write both pages last, as they link to the files.
     names = [p.name for p in drawn]
     atomic_write_text(out / "report.md", to_markdown(built, names))
     atomic_write_text(out / "report.html", to_html(built, names))

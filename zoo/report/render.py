@@ -83,6 +83,7 @@ def write_png(table: Table, path: Path) -> None:
     Raises:
         UserError: matplotlib is not installed.
     """
+    # The longest text of each column sets its width.
     columns = ["", *table.columns]
     cells = [[row.kind, *row.cells] for row in table.rows]
     widths = [max(len(line[i]) for line in [columns, *cells]) + 2 for i in range(len(columns))]
@@ -99,6 +100,7 @@ def write_png(table: Table, path: Path) -> None:
         )
         drawn.auto_set_font_size(False)
         drawn.set_fontsize(9)
+        # Headings and measured rows stand out in bold.
         for (line, _), cell in drawn.get_celld().items():
             cell.set_edgecolor("#dddddd")
             if line == 0 or table.rows[line - 1].kind == "measured":
@@ -122,6 +124,7 @@ def png_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         from matplotlib.font_manager import fontManager
     except ImportError:
         raise UserError("drawing needs matplotlib: pip install 'siamese-zoo[eval]'") from None
+    # Class names may need glyphs that the default font lacks.
     installed = {font.name for font in fontManager.ttflist}  # matplotlib warns of others
     fallbacks = [name for name in map(str.strip, _CJK.split(",")) if name in installed]
     with rc_context({"font.family": ["DejaVu Sans", *fallbacks]}):

@@ -149,6 +149,7 @@ def load_results(folders: Iterable[Path]) -> list[EvaluationJson]:
             raise UserError(f"no folder {folder}: give one that `zoo evaluate --out` wrote to")
         found: dict[Path, EvaluationJson] = {}
         for path in sorted(folder.rglob("*.json")) if folder.is_dir() else [folder]:
+            # Other JSON files may lie in the same folder.
             try:
                 value = json.loads(path.read_text())
             except (OSError, ValueError):
@@ -166,16 +167,19 @@ def build(results: Sequence[EvaluationJson]) -> list[Table]:
     known = {t["id"]: t for t in published()}
     tables = []
     for section in SECTIONS:
+        # Published tables come first, with the rows that may stand beside them.
         measured = [r for r in results if r["protocol"] in section.protocols]
         for i in section.published:
             tables.append(_published_table(section, known[i], [r for r in measured if not _drew_its_labels(r)]))
             drawn = _published_table(section, known[i], [r for r in measured if _drew_its_labels(r)])
+            # Results on drawn labels get a table of their own.
             if rows := tuple(row for row in drawn.rows if row.kind == "measured"):
                 title = f"{drawn.title}: labels drawn by this project"
                 note = (
                     "Not comparable with the published table above, whose labels are those of the published file lists."
                 )
                 tables.append(replace(drawn, title=title, rows=rows, note=note))
+        # All results of the section follow.
         if measured:
             tables.append(_measured_table(section, measured))
     return tables
@@ -191,6 +195,7 @@ def _published_table(section: Section, table: PublishedTable, results: Sequence[
         cells = [row["method"], *(str(row.get(k, "")) for k in extra), *values]
         rows.append(TableRow("published", tuple(cells), row["source"]))
 
+    # Each model adds one row, if it has a comparable number.
     for model in dict.fromkeys(model_name(r) for r in results):
         of_model = [r for r in results if model_name(r) == model]
         numbers = [[_comparable(table, column, r) for column in table["columns"]] for r in of_model]
@@ -208,6 +213,7 @@ def _comparable(table: PublishedTable, column: str, result: EvaluationJson) -> f
 
     ``None`` where data, metric, protocol or architecture differ, or where a published setting was changed.
     """
+    # Protocol and grid must be those of the paper.
     name, parameters, network = result["data"]["name"].lower(), result["parameters"], architecture(result)
     if result["protocol"] not in table["protocol"].split(", "):
         return None
@@ -266,6 +272,7 @@ def _measured_table(section: Section, results: Sequence[EvaluationJson]) -> Tabl
     """Return a table of all results, with their gain over random init of the same task."""
     rows = []
     for r in sorted(results, key=lambda r: (r["protocol"], _mode(r), r["data"]["name"], is_random(r), model_name(r))):
+        # The gain compares with random weights on the same task.
         low, high = r["interval_95"]
         baseline = next((b for b in results if is_random(b) and _task(b) == _task(r)), None)
         gain = "" if baseline is None or is_random(r) else f"{r['score'] - baseline['score']:+.1f}"

@@ -83,6 +83,7 @@ class Collection:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.state = root / STATE
+        # Parse the whole manifest here, so that all damage is reported alike.
         try:
             data = (root / MANIFEST).read_bytes()
             manifest = json.loads(data)
@@ -98,6 +99,7 @@ class Collection:
             raise UserError(f"{root / MANIFEST} is damaged: run the same `zoo extract` again") from None
         self.manifest: Mapping[str, object] = manifest
         self.sha256 = hashlib.sha256(data).hexdigest()
+        # Prepare the look-up of single rows.
         self._ends = list(accumulate(shard.rows for shard in self._shards))  # row after the last one of each shard
         self._metadata = lru_cache(_CACHED_SHARDS)(self._read_metadata)
 
@@ -152,6 +154,7 @@ class Collection:
         data = self._read_verified(shard.file, shard.sha256)
         stored: NDArray[np.float32 | np.float16] | None = None
         try:
+            # Vectors lie in a file of their own or in a column of the table.
             table = read_table(data, ["status"] if shard.vectors else ["status", EMBEDDING])
             failed = np.asarray(table["status"].to_numpy()) != OK
             if shard.vectors:
@@ -163,8 +166,10 @@ class Collection:
             raise
         except Exception as error:  # Arrow's exceptions for damaged bytes are no closed set
             raise self._damaged(shard.file) from error
+        # A shard of another size than the manifest says is damaged, too.
         if stored is None or stored.shape != (shard.rows, self.dim) or len(failed) != shard.rows:
             raise self._damaged(shard.file)
+        # Mark failed rows, so that later steps can skip them.
         vectors: NDArray[np.float32] = np.array(stored, np.float32)
         vectors[failed] = np.nan
         return vectors

@@ -41,6 +41,7 @@ def write(path: Path, collection: Collection, results: Sequence[QueryResult], th
     # the page allows no other style than its own and no picture but those inside it
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     about = f"{len(collection)} images, {collection.model}; cosine similarity, nearest first"
+    # Keep everything inside the page, so that it works offline.
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -120,11 +120,13 @@ def build(collection: Collection, *, exact: bool | None = None) -> IndexInfo:
         UserError: usearch is needed and not installed, a shard is damaged, no row has an embedding, or the disk is
             full.
     """
+    # Choose the kind, and notice a missing package before any work.
     exact = len(collection) < EXACT_BELOW if exact is None else exact
     if not exact:
         _import_usearch()
     folder = collection.root / FOLDER
     atomic_files.make_folder(folder)
+    # Name the files after the manifest, so that indexes do not mix.
     stem = collection.sha256[:16]
     matrix, graph = folder / f"exact-{stem}.npy", folder / f"graph-{stem}.usearch"
     try:
@@ -134,6 +136,7 @@ def build(collection: Collection, *, exact: bool | None = None) -> IndexInfo:
             written, recall = matrix, 1.0
         else:
             written, recall = graph, _write_graph(matrix, graph)
+        # Record what the index was made from, to refuse it once that changes.
         info: IndexInfo = {
             "format": _FORMAT,
             "kind": "exact" if exact else "usearch",
@@ -168,6 +171,7 @@ def open_index(collection: Collection) -> Index:
     """
     again = f"run `zoo index {collection.root}`"
     folder = collection.root / FOLDER
+    # Read the small file first: it tells whether the large one fits.
     try:
         info: IndexInfo = json.loads((folder / "index.json").read_bytes())
         if info["format"] != _FORMAT:
@@ -179,16 +183,19 @@ def open_index(collection: Collection) -> Index:
         raise UserError(f"{collection.root} has no index: {again}") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder} is damaged: {again}") from None
+    # Another model explains more than a changed manifest, so check it first.
     if model != tuple(collection.manifest.get(key) for key in _MODEL_KEYS):
         raise UserError(f"the index in {folder} was made by another model ({model[0]}): {again}")
     if stale:
         raise UserError(f"{collection.root} has changed since it was indexed: {again}")
+    # Check the bytes before anything trusts them.
     try:
         intact = atomic_files.sha256_file(path) == sha256
     except OSError:
         intact = False
     if not intact:
         raise UserError(f"{path} is missing or damaged: {again}")
+    # Map the file instead of reading it into memory.
     if kind == "exact":
         return Index(ExactSearch(np.load(path, mmap_mode="r", allow_pickle=False)), info)
     return Index(HNSWSearch(_import_usearch().Index.restore(str(path), view=True)), info)
@@ -200,12 +207,14 @@ def _write_matrix(collection: Collection, path: Path) -> int:
 
     def write(file: BinaryIO) -> None:
         nonlocal indexed
+        # The header comes first, because vectors arrive shard by shard.
         shape = (len(collection), collection.dim)
         npy.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for _, vectors in collection.vectors():
             scaled = l2_normalize(vectors)
             indexed += int((~np.isnan(scaled[:, 0])).sum())
             file.write(scaled.astype("<f4").tobytes())
+        # An empty index would only fail later.
         if not indexed:
             raise UserError(f"no image of {collection.root} has an embedding: there is nothing to index")
 
@@ -217,6 +226,7 @@ def _write_graph(matrix: Path, path: Path) -> float:
     """Write the graph over a .npy file of unit vectors, which it does not copy; return its recall."""
     vectors = np.load(matrix, mmap_mode="r", allow_pickle=False)
     index = _import_usearch().Index(ndim=vectors.shape[1], metric="cos", dtype="f32")
+    # Leave out rows without an embedding.
     for start in range(0, len(vectors), _ROWS_PER_ADD):
         block = vectors[start : start + _ROWS_PER_ADD]
         for rows in _true_runs(~np.isnan(block[:, 0])):
@@ -228,6 +238,7 @@ def _write_graph(matrix: Path, path: Path) -> float:
         except Exception as error:  # usearch's own, which gives no reason
             raise UserError(f"cannot write {path} ({error}): is the disk full? free space and repeat") from error
 
+    # Measure the recall before the graph counts as finished.
     recall = _recall(HNSWSearch(index), vectors)
     atomic_files.atomic_write(path, write)
     return recall
@@ -242,10 +253,12 @@ def _true_runs(mask: NDArray[np.bool_]) -> list[slice]:
 def _recall(graph: Searcher, vectors: NDArray[np.float32]) -> float:
     """Recall@``RECALL_AT`` with rows of the collection as queries; that each one finds itself is not counted."""
     exact = ExactSearch(vectors)
+    # Draw a fixed sample, with spares for rows that have no embedding.
     shuffled = np.random.Generator(np.random.Philox(key=0)).permutation(len(vectors))
     rows = [row for row in shuffled[: 4 * RECALL_SAMPLE].tolist() if exact.vector(row) is not None][:RECALL_SAMPLE]
     if not rows:
         return float("nan")
+    # Compare the graph's neighbours with the exact ones.
     queries = np.stack([vectors[row] for row in rows])
     hits = wanted = 0
     truth, found = exact.search(queries, RECALL_AT + 1), graph.search(queries, RECALL_AT + 1)

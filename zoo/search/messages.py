@@ -32,6 +32,7 @@ def print_results(results: Sequence[QueryResult]) -> None:
     from rich.table import Table
 
     console = Console(soft_wrap=True)
+    # Unreadable queries get no table; they are named at the end.
     for result in results:
         if result.error is None:
             table = Table(title=escape(_printable(result.query)), title_justify="left", box=None, pad_edge=False)

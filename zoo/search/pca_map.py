@@ -27,15 +27,18 @@ def pca_points(collection: Collection) -> NDArray[np.float32]:
     Raises:
         UserError: a shard is damaged, or the cache cannot be written.
     """
+    # Use the map of an earlier start if the collection is the same.
     path = collection.state / f"map-{collection.sha256[:16]}.npy"
     cached = _read_cache(path, len(collection))
     if cached is not None:
         return cached
+    # Otherwise compute the map and keep it.
     points = _scaled(_projected(collection, *_principal_axes(collection)))
     buffer = io.BytesIO()
     np.save(buffer, points)
     atomic_files.make_folder(collection.state)
     atomic_files.atomic_write_bytes(path, buffer.getvalue())
+    # Remove maps of earlier extractions.
     for old in collection.state.glob("map-*.npy"):
         if old != path:
             atomic_files.remove(old)
@@ -59,6 +62,7 @@ def _principal_axes(collection: Collection) -> tuple[NDArray[np.float64], NDArra
     sample = joined[~np.isnan(joined[:, 0])].astype(np.float64)
 
     mean = sample.mean(axis=0) if len(sample) else np.zeros(collection.dim)
+    # Axes that the sample does not determine stay zero.
     axes = np.zeros((2, collection.dim))
     if len(sample) > 1:
         # eigenvectors of the smaller Gram matrix, [N, N] or [D, D]
@@ -66,6 +70,7 @@ def _principal_axes(collection: Collection) -> tuple[NDArray[np.float64], NDArra
         is_wide = len(centred) < collection.dim
         values, columns = np.linalg.eigh(centred @ centred.T if is_wide else centred.T @ centred)
         found = (centred.T @ columns[:, ::-1][:, :2]).T if is_wide else columns[:, ::-1][:, :2].T
+        # Directions without variance hold only noise.
         found = found[values[::-1][:2] > 1e-9]
         axes[: len(found)] = found / np.linalg.norm(found, axis=1, keepdims=True)
     for axis in axes:  # the sign of an eigenvector is arbitrary: make the largest component positive

@@ -63,6 +63,7 @@ def open_model(collection: Collection, model: str | None = None, *, device: str 
         UserError: the model cannot be found, or it is another one.
     """
     manifest = collection.manifest
+    # Fall back to the model that the manifest names.
     if model is None:
         model = collection.model
         if registry.split_name(model)[0] not in registry.MODELS:
@@ -71,6 +72,7 @@ def open_model(collection: Collection, model: str | None = None, *, device: str 
                 f"{collection.root} was made with a file named {model!r} (sha256 {sha256}...), "
                 "which is no name of `zoo list`: say where it is with --model PATH"
             )
+    # Load it as the extraction did, so that embeddings are comparable.
     normalize, outputs = bool(manifest.get("normalize")), Outputs(crops=str(manifest.get("crops", "center")))
     if str(model).endswith(".onnx"):  # the file decides backend and precision
         embedder = load(model, device=device, normalize=normalize, outputs=outputs)
@@ -88,6 +90,7 @@ def open_model(collection: Collection, model: str | None = None, *, device: str 
                 f"{collection.root} was made with another model: {key} is {_short(manifest.get(key))} there and "
                 f"{_short(identity.get(key))} in {model}; search with the one it was made with, or extract again"
             )
+    # Without a hash, the name is all there is to compare.
     if manifest.get("weights_sha256") is None and identity["model"] != collection.model:
         raise UserError(f"{collection.root} was made with {collection.model}, not with {identity['model']}")
     return embedder
@@ -114,6 +117,7 @@ def search(
     """
     results = []
     for query in queries:
+        # A file name may hold bytes that cannot be printed.
         name = str(query).encode(errors="backslashreplace").decode()
         try:
             vector = embed_bytes(embedder, read_bytes(query), max_pixels)

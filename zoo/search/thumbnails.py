@@ -67,18 +67,21 @@ class Thumbnails:
 
 def _image_reader(collection: Collection, images: str) -> Callable[[Item], bytes]:
     """Return a function that reads an item's encoded image from the source ``images``."""
+    # The plan tells whether the images lie inside other files.
     plan = None  # a folder of image files needs none
     with suppress(UserError):
         plan = Plan.load(collection.state / "plan.parquet")
     is_inside_files = plan is not None and "inside" in plan.files.schema.names  # members of tars, rows of tables
     if os.path.isdir(images) and not is_inside_files:
         return _folder_reader(images)
+    # Any other source is opened as the extraction did.
     from zoo.sources import open_source
     from zoo.sources.image_files import ImageFolder
 
     source = open_source(images)
     if isinstance(source, ImageFolder) and not is_inside_files:
         raise UserError(f"no folder {images}: give --images what {collection.root} was extracted from")
+    # Without a whole plan, a row cannot be found in the source.
     if plan is None or len(plan.files) != len(collection):
         raise UserError(
             f"{collection.root} has no plan in {collection.state.name} that says where images are: leave --images away"
@@ -95,6 +98,7 @@ def _folder_reader(folder: str) -> Callable[[Item], bytes]:
             path = os.path.realpath(os.path.join(root, item.path))
         except ValueError:  # a NUL in an altered table
             raise UnreadableImage("missing", "no such file") from None
+        # A link or an altered table must not lead out of the folder.
         if os.path.commonpath([path, root]) != root:
             raise UnreadableImage("no-permission", "it lies outside the folder of images")
         return read_bytes(path)

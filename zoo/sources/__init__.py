@@ -46,6 +46,7 @@ def open_source(images: str | os.PathLike[str], keep: Sequence[str] = ()) -> Sou
     Raises:
         UserError: nothing is there, or it is none of these forms.
     """
+    # Normalise the place: an empty one is a mistake, and file:// means a local path.
     text = os.fspath(images)
     if not text:
         raise UserError("--images is empty: give the folder that holds the images")
@@ -53,9 +54,11 @@ def open_source(images: str | os.PathLike[str], keep: Sequence[str] = ()) -> Sou
         text = text.removeprefix("file://")
     if is_url(os.fsencode(text)):
         return _open_url(text, keep)
+    # A folder comes before a pattern: its name may hold wildcards.
     path = Path(text)
     if path.is_dir():
         return _open_folder(path, keep)
+    # An existing file wins over a wildcard too.
     root, name = _split_at_wildcard(text)
     if path.exists():
         return _open_file(root, name, keep) if path.is_file() else ImageFolder(text, keep)
@@ -80,6 +83,7 @@ def _open_url(url: str, keep: Sequence[str]) -> Source:
 
 
 def _open_file(root: str, name: str, keep: Sequence[str]) -> Source:
+    # The suffix decides the kind of source.
     lower = name.lower()
     if lower.endswith(_LISTS):
         return FileList(root, name, keep)
@@ -97,6 +101,7 @@ def _open_file(root: str, name: str, keep: Sequence[str]) -> Source:
 def _open_pattern(where: Storage, name: str, keep: Sequence[str]) -> Source:
     patterns = [str(path) for path in expand(name)]
     lower = name.lower()
+    # Containers: every pattern names tar files or tables.
     if lower.endswith((*_TARS, *_TABLES)):
         found: list[bytes] = []
         for pattern in patterns:
@@ -107,6 +112,7 @@ def _open_pattern(where: Storage, name: str, keep: Sequence[str]) -> Source:
         if not found:
             raise UserError(f"no file matches {where.root}{name}")
         return TarFiles(where, found, keep) if lower.endswith(_TARS) else TableFiles(where, found, keep)
+    # Otherwise the pattern names single images.
     if len(patterns) > 1:
         raise UserError(f"{where.root}{name}: {{a..b}} is for .tar and .parquet files")
     return GlobFiles(where.root, name, keep)

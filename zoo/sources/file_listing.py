@@ -63,10 +63,12 @@ def list_images(folder: Path, *, without: Collection[Path] = ()) -> Listing:
     Raises:
         UserError: ``folder`` is missing, is not a folder, cannot be listed, or holds no image.
     """
+    # Explain a missing folder before the walk fails on it.
     if not folder.is_dir():
         known = "is not a folder" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {known}: give the folder that holds the images")
     walk = _Walk(os.fsencode(folder), {_device_and_inode(path) for path in without if path.exists()})
+    # Walk the tree once, and collect its images.
     try:
         files = collect(walk.rows(), FILES)
     except OSError as error:
@@ -97,6 +99,7 @@ class _Walk:
         folders = [b""]  # a stack and not recursion: folders can be nested deeper than Python's limit
         while folders:
             folder = folders.pop()
+            # Only the root must be readable: another folder becomes a row of its own.
             try:
                 items = os.scandir(os.path.join(self._root, folder))
             except OSError:
@@ -106,6 +109,7 @@ class _Walk:
                     yield folder.rstrip(b"/"), -1, -1
                 continue
             with items:
+                # Sort each item: an image's name, a folder to visit, or another file.
                 for item in items:
                     path = folder + item.name
                     if _is_image_name(item.name):

@@ -52,6 +52,7 @@ class GlobFiles:
         others = 0
         shown = self._storage.root + self._pattern
 
+        # Count the other files while the rows stream by.
         def rows() -> Iterator[tuple[bytes, int, int]]:
             nonlocal others
             for path, size_and_time in self._found():
@@ -60,6 +61,7 @@ class GlobFiles:
                 else:
                     others += 1
 
+        # Collect the rows, and name the place if that fails.
         try:
             files = collect(rows(), FILES)
         except OSError as error:
@@ -96,6 +98,7 @@ class FileList:
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the files in the order of the list; see ``Source``. A path that stands there twice is two rows."""
         shown = self._storage.root + self._name
+        # A table keeps columns, a plain list has only paths.
         try:
             with self._storage.open(os.fsencode(self._name)) as file:
                 if self._name.lower().endswith((".csv", ".tsv")):
@@ -129,6 +132,7 @@ class FileList:
     def _of_csv(self, file: BinaryIO, shown: str) -> pa.Table:
         delimiter = "\t" if shown.lower().endswith(".tsv") else ","
         wanted = ["path", *self._keep]
+        # Parse only the wanted columns.
         try:
             # Columns are read as bytes: a path need not be UTF-8, and a label "007" or "NA" must stay what it is.
             table = pyarrow.csv.read_csv(
@@ -145,6 +149,7 @@ class FileList:
             raise UserError(f"{shown}: {reason_of(error).strip(chr(39))}: its first line must name them") from None
         except (pa.ArrowException, ValueError) as error:
             raise UserError(f"{shown} is no readable table ({reason_of(error)})") from None
+        # Look up each path, then add the kept columns.
         paths = (value.as_py() for value in table["path"])
         files = collect(map(self._row, paths), FILES)
         for name in self._keep:
@@ -156,14 +161,17 @@ def _lines(file: BinaryIO, shown: str) -> Iterator[bytes]:
     separator, windows, rest = None, False, b""
     while block := file.read(_BLOCK):
         rest += block
+        # The first block decides the separator and the line ends.
         if separator is None:
             separator = b"\0" if b"\0" in rest else b"\n"
             windows = separator == b"\n" and rest.partition(b"\n")[0].endswith(b"\r")
             rest = rest.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that Windows writes
+        # Keep the last, unfinished line for the next block.
         *lines, rest = rest.split(separator)
         if len(rest) > _MAX_PATH_BYTES:
             raise UserError(f"{shown} is no list of paths: a line has more than {_MAX_PATH_BYTES} bytes")
         yield from filter(None, (line.removesuffix(b"\r") if windows else line for line in lines))
+    # The last line may lack its separator.
     if rest:
         yield rest.removesuffix(b"\r") if windows else rest
 

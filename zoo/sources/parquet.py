@@ -60,6 +60,7 @@ class TableFiles:
 
     def _of_file(self, name: bytes) -> pa.Table:
         shown = self._storage.root + os.fsdecode(name)
+        # Open the table only for its schema, length and kept columns.
         try:
             mtime_ns = self._storage.size_and_time(name)[1]
             with ExitStack() as stack:
@@ -75,6 +76,7 @@ class TableFiles:
             raise UserError(f"{shown} cannot be read: {error.strerror or reason_of(error)}") from None
         except Exception as error:  # what Arrow raises for damaged bytes is not a closed set
             raise UserError(f"{shown} is no readable table ({reason_of(error)}): write or download it again") from None
+        # Name each row by its table and its number.
         numbers = pa.array(range(n), pa.int64())
         paths = pc.binary_join_element_wise(pa.scalar(name + b"/"), numbers.cast(pa.string()).cast(pa.binary()), b"")
         same = [pa.repeat(pa.scalar(value, type), n) for value, type in ((-1, pa.int64()), (mtime_ns, pa.int64()))]
@@ -202,6 +204,7 @@ class _Cursor:
     """
 
     def __init__(self, where: Storage) -> None:
+        # The table that is open, if any: one at a time.
         self._storage = where
         self._lock = threading.Lock()
         self._stack = ExitStack()
@@ -226,13 +229,16 @@ class _Cursor:
         return value
 
     def _value(self, container: bytes, row: int, mtime_ns: int) -> bytes | None:
+        # Open the row's table unless it is open already.
         if self._opened != (container, mtime_ns):
             self._open(container, mtime_ns)
         assert self._file is not None
+        # Refuse at once what an earlier read found broken.
         group = bisect_right(self._file.groups, row) - 1
         first, detail = self._broken.get((container, group), (row + 1, ""))
         if row >= first:
             raise UnreadableImage("corrupt", detail)
+        # Read on to the row, and remember where that fails.
         try:
             return self._found(self._file, group, row)
         except StopIteration:
@@ -244,14 +250,17 @@ class _Cursor:
             raise UnreadableImage("corrupt", detail) from error
 
     def _open(self, container: bytes, mtime_ns: int) -> None:
+        # Close the previous table.
         self._opened, self._group = None, -1
         self._stack.close()
         self._kept.clear()
+        # Check that the table is still the one that was listed.
         size, now = self._storage.size_and_time(container)
         if (size, now) == (-1, -1):
             raise UnreadableImage("missing", "no such file")
         if now != mtime_ns:
             raise UnreadableImage("changed", "another modification time than when the run began")
+        # Open it, and find its images.
         try:
             self._file = _open(self._storage, container, self._stack)
             self._column = _image_column(self._file.schema, "")
@@ -260,6 +269,7 @@ class _Cursor:
         self._opened = container, mtime_ns
 
     def _found(self, file: _Parquet | _Arrow, group: int, row: int) -> bytes | None:
+        # Start a group anew where the row lies elsewhere or was passed already.
         if group != self._group or row < (self._kept[0][0] if self._kept else self._next):
             if kept := self._in_kept(row):  # a row of the previous group
                 return kept[0]
@@ -267,6 +277,7 @@ class _Cursor:
                 self._kept.clear()
             self._group, self._next = group, file.groups[group]
             self._batches = file.batches(group, [self._column], _ROWS)
+        # Read forward until the row's batch, and keep only the batches near it.
         while row >= self._next:
             batch = next(self._batches)
             if row < self._next + batch.num_rows + _ROWS * _BATCHES_KEPT:

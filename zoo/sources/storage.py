@@ -204,6 +204,7 @@ class Remote:
                 no_answer = self._is_no_answer(error)
                 if isinstance(error, FileNotFoundError) and not no_answer:
                     raise
+                # Give up after the last attempt, else wait longer each time.
                 if attempt + 1 == _ATTEMPTS:
                     raise OSError(0, reason_of((no_answer and error.__cause__) or error)) from error
                 time.sleep(_SECONDS * 2**attempt)
@@ -229,11 +230,14 @@ def open_storage(root: str) -> Storage:
 
 def _size_and_time(info: Mapping[str, object]) -> SizeAndTime:
     """Read what fsspec says of a file; the keys differ from one kind of storage to the next."""
+    # A folder has neither.
     if info.get("type") == "directory":
         return -1, -1
+    # Each kind of storage has its own names for the facts.
     size = info.get("size")
     modified = next((info[key] for key in ("LastModified", "mtime", "last_modified") if info.get(key)), None)
     tag = next((info[key] for key in ("ETag", "etag", "md5") if info.get(key)), None)
+    # The time serves as version, else a hash of the tag.
     if isinstance(modified, datetime):
         version = int(modified.timestamp()) * 10**9
     elif isinstance(modified, int | float):

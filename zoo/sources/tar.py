@@ -52,6 +52,7 @@ class TarFiles:
         schema = pa.schema([*IN_CONTAINER, *((name, pa.string()) for name in self._keep)])
         others = 0
 
+        # Count the other members while the rows stream by.
         def rows() -> Iterator[tuple[object, ...]]:
             nonlocal others
             for file in self._files:
@@ -61,10 +62,12 @@ class TarFiles:
                     else:
                         yield row
 
+        # List the members of all tar files.
         found = collect(rows(), schema)
         shown = os.fsdecode(self._files[0]) + (" ..." if len(self._files) > 1 else "")
         if not len(found):
             raise UserError(f"no image in {shown} ({others} other members): they end in {' '.join(sorted(EXTENSIONS))}")
+        # Check each kept column, and choose its narrowest type.
         for name in self._keep:
             if found[name].null_count == len(found):
                 raise UserError(f"{shown} has no column {name}: no image has a .{name} member or .json field beside it")
@@ -77,6 +80,7 @@ class TarFiles:
 
     def _of_file(self, name: bytes) -> Iterator[tuple[object, ...] | None]:
         shown = self._storage.root + os.fsdecode(name)
+        # Check that the file is there before it opens.
         try:
             size, mtime_ns = self._storage.size_and_time(name)
             if size < 0:
@@ -200,9 +204,11 @@ def members(file: BinaryIO, length: int, shown: Path | str) -> Iterator[TarInfo]
     Raises:
         UserError: the file is compressed, damaged or hostile.
     """
+    # Refuse a compressed file: its members have no offsets to seek to.
     if file.read(6).startswith(_COMPRESSED):
         raise UserError(f"{shown} is compressed, so images in it cannot be read one by one: unpack it to a plain .tar")
     file.seek(0)
+    # Walk the headers, and trust no offset in them.
     end = 0
     try:
         with open_tar(fileobj=cast(BinaryIO, _HeaderReader(file)), mode="r:") as tar:
@@ -264,11 +270,13 @@ class _Place(NamedTuple):
 
 
 def _samples_of(path: Path) -> Iterator[TarSample]:
+    # Check the shard before it opens.
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path} is not a file")
         with path.open("rb") as file:
+            # Pair each image with the label beside it.
             images, labels = _by_key(file, status.st_size, path)
             shard = TarFile(path, status.st_size, status.st_mtime_ns)
             for key, image in images.items():
@@ -284,6 +292,7 @@ def _by_key(file: BinaryIO, length: int, path: Path) -> tuple[dict[str, _Place],
     """Return images by key, and label members by key and extension."""
     images: dict[str, _Place] = {}
     labels: dict[str, dict[str, _Place]] = {}
+    # Sort the members by key into images and labels.
     for member in members(file, length, path):
         key, extension = _key(member.name), _extension(member.name)
         place = _Place(member.name, member.offset_data, member.size)
@@ -297,17 +306,20 @@ def _by_key(file: BinaryIO, length: int, path: Path) -> tuple[dict[str, _Place],
 
 
 def _label(file: BinaryIO, beside: Mapping[str, _Place], shown: str) -> int | str | None:
+    # Find the label's member, and bound its size.
     member = beside.get("cls") or beside.get("json")
     if member is None:
         return None
     if member.size > _MAX_VALUE_BYTES:
         raise UserError(f"{shown}: a label of {member.size} bytes")
+    # Read it from its place in the tar file.
     file.seek(member.offset)
     try:
         text = file.read(member.size).decode()
         value: object = text.strip() if "cls" in beside else _label_in_json(json.loads(text))
     except (ValueError, RecursionError):
         raise UserError(f"{shown}: {member.name} is not readable as a label") from None
+    # A short number in digits is a class, other text is a name.
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else value
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):

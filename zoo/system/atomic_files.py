@@ -81,7 +81,9 @@ def create_exclusively(path: Path, data: bytes, *, scratch: Path | None = None) 
         file.write(data)
 
     with _user_errors(path):
+        # Write the data under a temporary name first.
         temporary = _write_temporary(path, write, scratch)
+        # A hard link creates the name only if nobody has it.
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -97,6 +99,7 @@ def create_exclusively(path: Path, data: bytes, *, scratch: Path | None = None) 
         finally:
             with suppress(OSError):
                 temporary.unlink()
+        # Make the new name survive a power cut.
         sync_folder(path.parent)
         return True
 
@@ -111,10 +114,12 @@ def create_folder_exclusively(path: Path, fill: Callable[[Path], None]) -> bool:
         UserError: a full disk or a refused write.
     """
     with _user_errors(path):
+        # Prepare a temporary folder beside the final one.
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         temporary = path.with_name(_temporary_name(path))
         temporary.mkdir()
+        # Fill it, and flush every file and folder to the disk.
         try:
             fill(temporary)
             for path_in_it in (*temporary.rglob("*"), temporary):
@@ -123,6 +128,7 @@ def create_folder_exclusively(path: Path, fill: Callable[[Path], None]) -> bool:
                     continue
                 with path_in_it.open("rb") as opened:
                     os.fsync(opened.fileno())
+            # Commit the folder by one rename.
             try:
                 os.rename(temporary, path)
             except OSError as error:
@@ -131,6 +137,7 @@ def create_folder_exclusively(path: Path, fill: Callable[[Path], None]) -> bool:
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+        # Make the rename survive a power cut.
         sync_folder(path.parent)
         return True
 
@@ -230,10 +237,12 @@ def sha256_file(path: Path) -> str:
 def _write_temporary(path: Path, write: Callable[[BinaryIO], object], scratch: Path | None) -> Path:
     # Not tempfile.mkstemp: its files are readable by the owner only, and would stay so after the rename.
     temporary = (scratch or path.parent) / _temporary_name(path)
+    # Clear away what killed runs left.
     if scratch is None:
         _remove_abandoned(path)
     # Opened by name: a library that only writes to a path can be given the name of the file.
     file = temporary.open("xb")
+    # Flush the data before any caller renames the file.
     try:
         with file:
             write(file)
@@ -282,11 +291,13 @@ def is_alive(process: int) -> bool:
 
 
 def _lock(descriptor: int) -> bool:
+    # Where flock is missing, the lock counts as taken.
     try:
         import fcntl
     except ImportError:  # Windows
         return True
     try:
+        # Try the lock without waiting.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
@@ -317,6 +328,7 @@ def _user_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # Turn what a user can put right into advice, and pass on the rest.
         if error.errno in _FULL:
             raise UserError(
                 f"disk full while writing {path}: free space and run the same command again; what was finished is kept"

@@ -41,6 +41,7 @@ def prefetch(
         pending.extend(pool.submit(call) for call in islice(remaining, count))
         return bool(pending)
 
+    # Yield in order, and refill the queue one by one or in bursts.
     try:
         while pending or start(ahead):
             result = pending.popleft().result()

@@ -32,6 +32,7 @@ class Progress:
         self._fields = ""
         self._started = self._last_line = time.monotonic()
         self._bar: Bar | None = None
+        # A terminal gets a bar, a log file gets lines.
         if self._stream.isatty():
             rate = TextColumn("{task.description}", markup=False)
             columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())

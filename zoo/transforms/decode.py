@@ -168,13 +168,16 @@ def decode_values(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
     """
     import numpy as np
 
+    # Decode the whole file here, so that damage shows at once.
     image = _open(data, max_pixels)
     try:
         image.load()
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
         raise _decoder_error(error) from error
+    # Return eight bits as they are.
     if image.mode in ("1", "L", "P"):
         return np.array(image, np.uint8)
+    # Return wider values where they fit in sixteen bits.
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         values = np.array(image)
         if values.min() >= 0 and values.max() <= 65535:
@@ -254,8 +257,10 @@ def _read_error(error: OSError, path: bytes | str | os.PathLike[str]) -> Unreada
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Read the header; no pixel is decoded yet."""
     if not data:
+        # Refuse an empty file: Pillow would call it unknown.
         raise UnreadableImage("empty", "the file has no bytes")
     _silence_pillow()
+    # Read the header only, and tell damage from another kind of file.
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except PIL.UnidentifiedImageError as error:
@@ -264,6 +269,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise UnreadableImage("not-an-image", f"none of {', '.join(FORMATS)}") from error
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
         raise _decoder_error(error) from error
+    # Refuse a huge image before its pixels are decoded.
     if image.width * image.height > max_pixels:
         raise UnreadableImage("too-large", f"{image.width} x {image.height} pixels, more than {max_pixels}")
     return image
@@ -273,6 +279,7 @@ def _upright(image: Image.Image) -> Image.Image:
     # Pillow applies a TIFF's orientation, which is an ordinary tag there, while loading.
     if image.format == "TIFF":
         return image
+    # Look the rotation up in EXIF.
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # a broken EXIF block does not damage the pixels
@@ -280,6 +287,7 @@ def _upright(image: Image.Image) -> Image.Image:
     method = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
     if method is None:
         return image
+    # Rotate the pixels, and drop the tags.
     upright = image.transpose(method)
     for key in _ORIENTATION_KEYS:  # the next reader of this image must not rotate it again
         upright.info.pop(key, None)

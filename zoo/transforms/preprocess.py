@@ -115,12 +115,14 @@ class Preprocessing:
         import numpy as np
         from PIL.Image import Transpose
 
+        # TensorFlow crops first and resizes each crop.
         if tf := self.tf_bicubic:
             centre = self._box(tf, image)
             side = centre[2] - centre[0]
             boxes = [*_corners(image.width, image.height, side), centre]
             five = [tf.pixels(image, box, self.input_size) for box in boxes]
             return five + [np.ascontiguousarray(pixels[:, ::-1]) for pixels in five]
+        # The others resize once and cut the crops out.
         resized = self._resize(image, MAX_RESIZED_PIXELS)
         crops = []
         for upright in (resized, resized.transpose(Transpose.FLIP_LEFT_RIGHT)):

@@ -88,6 +88,7 @@ def tf_size(area: tuple[float, float], heights: Ints, widths: Ints, u: Floats, v
     fits = (w * h >= smallest) & (w * h <= largest) & (w * h >= _COVERED * pixels)
     fits &= (w <= width) & (h <= height) & (w > 0) & (h > 0)
 
+    # Take the first try that fits, else the whole image.
     first, found, rows = fits.argmax(1), fits.any(1), np.arange(len(heights))
     return (
         np.where(found, h[rows, first], heights).astype(np.int64),

@@ -96,13 +96,17 @@ class TfBicubic:
         """Return the four source rows of each of ``size`` output rows, and their weights: two arrays [4, size]."""
         import numpy as np
 
+        # Find the source position of each output pixel.
         scale, out = np.float32(length / size), np.arange(size, dtype=np.float32)
         position = (out + np.float32(0.5)) * scale - np.float32(0.5) if self.keys else out * scale
         first = np.floor(position)
+        # TensorFlow rounds offsets to the steps of its table.
         offset = np.rint((position - first) * _STEPS).astype(np.float64) / _STEPS
         index = first.astype(np.intp) + np.array([[-1], [0], [1], [2]])
+        # Weigh the four neighbours.
         cubics = [self._outer(1 + offset), self._inner(offset), self._inner(1 - offset), self._outer(2 - offset)]
         weight = np.stack(cubics).astype(np.float32)
+        # Clamp the taps at the edges, which Keys' kernel leaves out instead.
         inside = np.clip(index, 0, length - 1)
         if self.keys:
             weight = np.where(index == inside, weight, np.float32(0))

@@ -83,6 +83,7 @@ def read_bundle(path: Path) -> dict[str, NDArray[np.float32]]:
         UserError: there is no bundle, more than one, or a damaged one.
     """
     try:
+        # A zip archive, a folder or the stem of the bundle's files: one reader serves all three.
         if path.is_file() and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 return _read(_Zip(archive), None)
@@ -132,12 +133,14 @@ def _tensor(
     file: BinaryIO, position: int, entry: _TensorEntry, limit: int, key: str
 ) -> tuple[NDArray[np.float32], int]:
     """Read one tensor and return the position after it; reading goes forward because a zip cannot seek back cheaply."""
+    # Compare the index with itself before the file is trusted with a size.
     dtype = np.dtype(_DTYPES[entry.dtype])
     count = 1
     for n in entry.shape:
         count *= n
     if entry.size != count * dtype.itemsize or entry.offset + entry.size > limit or entry.offset < position:
         raise ValueError(f"{key} does not lie where the index says")
+    # Read the bytes forward only: a zip member cannot seek back cheaply.
     file.seek(entry.offset)
     data = file.read(entry.size)
     if len(data) != entry.size:
@@ -151,6 +154,7 @@ def _tensor(
 
 def _table(data: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield the keys and values of a LevelDB table, in order."""
+    # The footer points to the block of handles.
     if len(data) < _FOOTER or int.from_bytes(data[-8:], "little") != _MAGIC:
         raise ValueError("its index has no footer")
     footer = len(data) - _FOOTER
@@ -158,6 +162,7 @@ def _table(data: bytes) -> Iterator[tuple[str, bytes]]:
     _, position = _varint(data, position)
     offset, position = _varint(data, position)
     size, _ = _varint(data, position)
+    # Each handle names a data block, which holds the entries.
     for _, handle in _block(data, offset, size):
         start, after = _varint(handle, 0)
         length, _ = _varint(handle, after)
@@ -167,13 +172,16 @@ def _table(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     end = offset + size
+    # Check that the block lies in the file and is plain.
     if end + _BLOCK_TRAILER > len(data) or size < 4:
         raise ValueError("a block of its index lies outside the file")
     if data[end] != 0:
         raise ValueError("its index is compressed, which TensorFlow does not do")
+    # Cut off the restart points, which only a search would need.
     restarts = int.from_bytes(data[end - 4 : end], "little")
     end -= 4 * (restarts + 1)
     key, position = b"", offset
+    # Each key shares a prefix with the key before it.
     while position < end:
         shared, position = _varint(data, position)
         unshared, position = _varint(data, position)

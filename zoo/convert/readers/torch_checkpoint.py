@@ -24,12 +24,14 @@ def read_torch(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, is damaged, is no dict, or holds more than tensors and plain values.
     """
+    # Formats that hold arrays only need no unpickling by torch.
     if path.suffix == ".safetensors":
         from zoo.models.state_dict import read_tensors
 
         return dict(read_tensors(path)[0])
     if path.suffix == ".pkl" and (arrays := _arrays(path)) is not None:
         return arrays
+    # Load with weights_only, so that a pickle cannot run code.
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -40,6 +42,7 @@ def read_torch(path: Path) -> dict[str, Any]:
         raise UserError(f"{path.name} is refused: {reason_of(error)}") from None
     except Exception as error:  # a hostile file can fail in any way
         raise UserError(f"{path.name} is refused: {type(error).__name__}: {reason_of(error)}") from None
+    # Every official checkpoint is a dict at its top.
     if not isinstance(loaded, dict):
         raise UserError(f"{path.name} holds a {type(loaded).__name__}, not a dict of tensors")
     return loaded

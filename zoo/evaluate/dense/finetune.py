@@ -88,6 +88,7 @@ def run_sgd(
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
+    # Continue where an interrupted run stopped.
     checkpoint = _Checkpoint(key)
     losses = checkpoint.load(model, optimizer)
     model.train()
@@ -96,10 +97,12 @@ def run_sgd(
     with Progress("steps") as progress, closing(prefetch_batches(make_batch, steps)) as batches:
         progress.start(config.iterations, len(losses))
         for step, batch in zip(steps, batches, strict=True):
+            # Each step has its own rate and its own random numbers.
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step)
             with seeded(seed, step, device):
                 value = loss(batch)
+            # A lost run must not be resumed.
             if not bool(value.isfinite()):
                 checkpoint.remove()
                 raise Diverged(
@@ -110,6 +113,7 @@ def run_sgd(
             optimizer.step()
             losses.append(float(value.detach()))
             progress.advance(1, loss=losses[-1])
+            # Save by the clock, as steps differ in length.
             if time.monotonic() - saved >= SECONDS_PER_CHECKPOINT:
                 checkpoint.save(model, optimizer, losses)
                 saved = time.monotonic()
@@ -172,6 +176,7 @@ class _Checkpoint:
         except FileNotFoundError:
             return []
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError):
+            # A damaged checkpoint is worth nothing: start again.
             remove(self._path)
             return []
 

@@ -54,10 +54,12 @@ def choose_learning_rate(lrs: Sequence[float], score: Callable[[float], float]) 
     Raises:
         UserError: all of them diverged.
     """
+    # One rate leaves nothing to choose.
     if len(lrs) == 1:
         return lrs[0], {}
     tried: dict[str, object] = {}
     found: list[tuple[float, float]] = []
+    # A rate that diverges loses, but does not end the sweep.
     for lr in lrs:
         try:
             value = score(lr)

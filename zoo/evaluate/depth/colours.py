@@ -19,12 +19,15 @@ def change_colours(image: Image.Image, schedule: DepthSchedule, seed: int, epoch
     after each.
     """
     low, high = schedule.saturation
+    # Draw all numbers first, so that one change does not shift another.
     gray, added, factor, turned = draw_uniforms(seed, COLOUR_STREAM, epoch, row, 4)
     x: NDArray[np.float32] = np.asarray(image, np.float32) / np.float32(255)
+    # Grayscale and brightness act on the pixels directly.
     if gray < schedule.grayscale:
         x = np.repeat((x @ _LUMA)[..., None], 3, axis=2)
     if schedule.brightness:
         x = np.clip(x + np.float32((2 * added - 1) * schedule.brightness), np.float32(0), np.float32(1))
+    # Saturation and hue follow, each only where the schedule has it.
     if (low, high) != (1, 1):
         x = scale_saturation(x, low + (high - low) * factor)
     if schedule.hue:

@@ -92,6 +92,7 @@ def open_depth_data(data: Path, schedule: DepthSchedule) -> tuple[DepthFrames, D
     Raises:
         UserError: none of these is there, or a frame has no depth.
     """
+    # The official files of NYU v2 have precedence over folders.
     if (data / _NYU).is_file():
         return _open_nyu(data)
     if (data / "train").is_dir():
@@ -99,6 +100,7 @@ def open_depth_data(data: Path, schedule: DepthSchedule) -> tuple[DepthFrames, D
         return _open_folder(data, "train", schedule.unit), _open_folder(data, test, schedule.unit)
     if not data.is_dir():
         raise UserError(f"no folder {data}")
+    # A flat folder gives its last part to the test.
     images = AnnotatedImages.from_folders(data.name, data, data)
     first = len(images) - max(1, len(images) // _TEST_PART)
     if first < 1:
@@ -114,6 +116,7 @@ def center_crop(frames: DepthFrames, row: int, schedule: DepthSchedule) -> tuple
     Raises:
         UserError: the resized frame is smaller than the crop.
     """
+    # The resized frame must hold the whole crop.
     image, metres = frames.frame(row)
     size = resized_size(image.size, schedule.short_side)
     width, height = schedule.crop
@@ -122,6 +125,7 @@ def center_crop(frames: DepthFrames, row: int, schedule: DepthSchedule) -> tuple
             f"{frames.name}: a frame of {image.width} x {image.height} is {size[0]} x {size[1]} at the short side "
             f"{schedule.short_side}, less than the crop of {width} x {height}: change them with --set"
         )
+    # Image and depth share one box in the middle.
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     box = (left, top, left + width, top + height)
     plane = Image.fromarray(metres).resize(size, Image.Resampling.NEAREST)
@@ -146,17 +150,20 @@ def _open_folder(data: Path, split: str, unit: float) -> PngFrames:
 
 
 def _open_nyu(data: Path) -> tuple[DepthFrames, DepthFrames]:
+    # The list of splits is a Matlab file.
     try:
         from scipy.io import loadmat
         from scipy.io.matlab import MatReadError
     except ImportError:
         raise UserError("NYU v2's files need scipy: pip install 'siamese-zoo[eval]'") from None
+    # Matlab counts rows from 1.
     try:
         lists = loadmat(data / _NYU_SPLITS)
         train, test = (lists[name].ravel().astype(int) - 1 for name in ("trainNdxs", "testNdxs"))
     except (MatReadError, OSError, KeyError, ValueError, NotImplementedError) as error:
         raise UserError(f"{data / _NYU_SPLITS} is not NYU v2's list of splits ({error})") from None
     path = data / _NYU
+    # The splits must fit the images before hours of work begin.
     with _open_h5(path) as file:
         if not {"images", "depths"} <= set(file) or max(*train, *test) >= len(file["images"]):
             raise UserError(f"{path} does not hold the images and depths of its splits")

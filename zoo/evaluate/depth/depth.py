@@ -52,9 +52,11 @@ def evaluate(context: Context) -> Result:
         cached = context.cached_part(asdict(schedule), hashes, seed)
         if (stored := cached.read()) is not None:
             return RunScore(**stored)
+        # The decoder starts from the seed alone, whatever ran before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = DepthNet(copy.deepcopy(context.embedder.model), schedule.decoder).to(device)
+        # Train, then score the test frames.
         key = [context.embedder.identity(), asdict(schedule), hashes, seed]
         losses = train_network(network, train, schedule, preprocessing, seed=seed, key=key, device=device)
         sums = predict_all(network, test, schedule, preprocessing, device)
@@ -62,6 +64,7 @@ def evaluate(context: Context) -> Result:
         cached.write(asdict(score))
         return score
 
+    # Every seed trains a network of its own.
     runs = [run(context.seed + n) for n in range(schedule.seeds)]
     sums = np.array([r.detail for r in runs])  # [seeds, N, 6]
     score, interval, method = score_over_runs(
@@ -182,6 +185,7 @@ def train_network(
         Diverged: a loss is not finite.
     """
 
+    # A batch is a function of the seed and the step.
     def make_batch(step: int) -> tuple[Tensor, Tensor]:
         rows = batch_rows(seed, step, schedule.batch_size, len(frames))
         crops = [training_crop(frames, row, schedule, seed, epoch) for epoch, row in rows]

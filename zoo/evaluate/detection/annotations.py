@@ -139,6 +139,7 @@ class DetectionDataset:
         """
         kept = []
         for image in self.images:
+            # An object teaches something if it has what the loss needs.
             learned = tuple(
                 i
                 for i in image.instances
@@ -148,6 +149,7 @@ class DetectionDataset:
                 kept.append(replace(image, instances=learned))
         if not kept:
             raise UserError(f"{self.name} has no image with an object")
+        # The result reports how many images were left out.
         empty = len(self.images) - len(kept)
         skipped = dict(self.skipped) | ({"pictures without objects": empty} if empty else {})
         return replace(self, images=kept, skipped=skipped)
@@ -159,8 +161,10 @@ def open_detection_data(data: Path, years: Sequence[int]) -> tuple[DetectionData
     Raises:
         UserError: neither is there, or files that they name are missing.
     """
+    # A VOC devkit has fixed splits.
     if (root := find_voc_devkit(data)) is not None:
         return read_voc(root, [(year, "trainval") for year in years]), read_voc(root, [(2007, "test")])
+    # Other data needs one COCO json for each split.
     train_file = _first_file(data, ("train.json", "annotations/instances_train2017.json", "annotations/train.json"))
     test_file = _first_file(
         data, ("test.json", "val.json", "annotations/instances_val2017.json", "annotations/val.json")
@@ -170,6 +174,7 @@ def open_detection_data(data: Path, years: Sequence[int]) -> tuple[DetectionData
             f"{data} has neither VOC2007/Annotations nor train.json and val.json (or annotations/instances_*2017.json)"
         )
     train, test = read_coco(train_file, data), read_coco(test_file, data)
+    # The class numbers must mean the same in both splits.
     if train.classes != test.classes:
         raise UserError(f"{train_file.name} and {test_file.name} list different categories")
     return train, test
@@ -186,6 +191,7 @@ def read_coco(file: Path, data: Path) -> DetectionDataset:
     Raises:
         UserError: the file is no COCO json, or images are missing.
     """
+    # Check all parts of the json that the code below relies on.
     try:
         content = json.loads(file.read_bytes())
         images = {i["id"]: i for i in content["images"]}
@@ -220,6 +226,7 @@ def read_coco(file: Path, data: Path) -> DetectionDataset:
             missing.append(names[key])
         else:
             found.append(DetectionImage(path, *sizes[key], tuple(instances[key])))
+    # One missing image would change the score, so none may be missing.
     if missing:
         raise UserError(f"{file} names {len(missing)} images that are not in {data}, first {missing[0]}")
     classes = tuple(str(c.get("name", c["id"])) for c in categories)
@@ -235,16 +242,19 @@ def _coco_instance(
     except (KeyError, TypeError, ValueError):
         skipped["annotations without a box"] += 1
         return None
+    # Boxes may reach over the edge of the image.
     box = _clip((x, y, x + width, y + height), size)
     if box is None:
         skipped["empty boxes"] += 1
         return None
+    # A mask is optional, but a broken one drops the object.
     segmentation = annotation.get("segmentation") or None
     if segmentation is not None:
         segmentation = _usable_segmentation(segmentation, size)
         if segmentation is None:
             skipped["objects whose mask cannot be used (far outside, under three points, of another size)"] += 1
             return None
+    # COCO sorts objects by area; the box stands in where none is given.
     area = annotation.get("area")
     if not isinstance(area, int | float) or not math.isfinite(area):
         area = (box[2] - box[0]) * (box[3] - box[1])
@@ -292,6 +302,7 @@ def read_voc(root: Path, parts: Sequence[tuple[int, str]]) -> DetectionDataset:
     images: list[DetectionImage] = []
     skipped: Counter[str] = Counter()
     for year, part in parts:
+        # Each part is a list of image names.
         folder = root / f"VOC{year}"
         names = folder / "ImageSets" / "Main" / f"{part}.txt"
         try:
@@ -300,6 +311,7 @@ def read_voc(root: Path, parts: Sequence[tuple[int, str]]) -> DetectionDataset:
             raise UserError(f"no {names}: unpack VOC {year} ({part}) there, or take another --schedule") from None
         images += [_read_voc_image(folder, stem, skipped) for stem in stems]
     name = "+".join(f"VOC{year}/{part}" for year, part in parts)
+    # Missing images are reported at once, not during training.
     if missing := [image.path for image in images if not image.path.is_file()]:
         raise UserError(f"{name}: {len(missing)} images are missing, first {missing[0]}")
     return DetectionDataset(name, voc_classes.CLASSES, images, "voc07", dict(skipped))
@@ -311,6 +323,7 @@ def _read_voc_image(folder: Path, stem: str, skipped: Counter[str]) -> Detection
     try:
         root = ElementTree.parse(file).getroot()
         width, height = (int(_text(root, f"size/{side}")) for side in ("width", "height"))
+        # Objects without a usable box are counted and left out.
         for found in root.iter("object"):
             label, bounds = _text(found, "name"), found.find("bndbox")
             if label not in voc_classes.CLASSES or bounds is None:
@@ -322,6 +335,7 @@ def _read_voc_image(folder: Path, stem: str, skipped: Counter[str]) -> Detection
             if box is None:
                 skipped["empty boxes"] += 1
                 continue
+            # Difficult objects stay, and the metric ignores them.
             difficult = found.findtext("difficult", "0").strip() == "1"
             area = (box[2] - box[0]) * (box[3] - box[1])
             instances.append(Instance(box, voc_classes.CLASSES.index(label), difficult, area))

@@ -89,12 +89,14 @@ def to_coco(
     found: list[dict[str, object]] = []
     for row, (image, detected) in enumerate(zip(dataset.images, detections, strict=True), start=1):
         images.append({"id": row, "width": image.width, "height": image.height})
+        # List the true objects of this image.
         for i in image.instances:
             annotation: dict[str, object] = {"id": len(annotations) + 1, "image_id": row, "category_id": i.label + 1}
             annotation |= {"bbox": _xywh(i.box), "area": i.area, "iscrowd": int(i.ignored)}
             if iou_type == "segm":
                 annotation["segmentation"] = image.run_lengths(i)
             annotations.append(annotation)
+        # List its detections, each with the mask or the box that is scored.
         for n in range(len(detected.scores)):
             one: dict[str, object] = {"image_id": row, "category_id": int(detected.labels[n]) + 1}
             one["score"] = float(detected.scores[n])
@@ -114,7 +116,9 @@ def match_detections(dataset: DetectionDataset, detections: Sequence[Detections]
     match = _match_coco if coco else _match_voc
     objects = np.zeros((len(dataset.classes), len(dataset)), np.int64)
     parts: list[list[tuple[int, Floats, Bools, Bools]]] = [[] for _ in dataset.classes]
+    # Match one image and one class at a time.
     for row, (image, detected) in enumerate(zip(dataset.images, detections, strict=True)):
+        # The objects that count decide the recall.
         for i in image.instances:
             objects[i.label, row] += not i.ignored
         for label in np.unique(detected.labels):
@@ -123,12 +127,14 @@ def match_detections(dataset: DetectionDataset, detections: Sequence[Detections]
             order = order[np.argsort(-detected.scores[order], kind="mergesort")]
             if coco:
                 order = order[:_PER_IMAGE]
+            # Compare them with the true objects of the same class.
             truth = [i for i in image.instances if i.label == label]
             ignored = np.array([i.ignored for i in truth], bool)
             crowds = ignored if coco else np.zeros_like(ignored)
             iou = _iou(image, detected, order, truth, crowds, iou_type)
             parts[label].append((row, detected.scores[order], *match(iou, ignored)))
 
+    # Join the images of each class into one list.
     none = np.zeros((len(THRESHOLDS), 0), bool)
     return [
         ClassMatches(
@@ -151,15 +157,18 @@ def average_precisions(matches: Sequence[ClassMatches], metric: str, weights: In
     """
     table = np.full((len(matches), len(THRESHOLDS)), np.nan)
     for label, of_class in enumerate(matches):
+        # A bootstrap sample counts an image several times.
         weight = np.ones(len(of_class.objects), np.int64) if weights is None else weights
         total = int((of_class.objects * weight).sum())
         if not total:
             continue
+        # Walk down the detections, the surest first.
         order = np.argsort(-of_class.score, kind="mergesort")
         counts = weight[of_class.image[order]].astype(np.float64)
         for t in range(len(THRESHOLDS)):
             matched, counted = of_class.matched[t, order], ~of_class.ignored[t, order]
             right, wrong = np.cumsum(counts * (matched & counted)), np.cumsum(counts * (~matched & counted))
+            # The curve of precision over recall gives the area.
             recall, precision = right / total, right / np.maximum(right + wrong, np.finfo(np.float64).eps)
             table[label, t] = 100 * _area(recall, precision, metric)
     return table
@@ -205,11 +214,13 @@ def _match_coco(iou: Floats, ignored: Bools) -> tuple[Bools, Bools]:
     """
     detections, objects = iou.shape
     matched, dropped = (np.zeros((len(THRESHOLDS), detections), bool) for _ in range(2))
+    # Objects that count come before ignored ones.
     order = np.argsort(ignored, kind="mergesort")
     for t, threshold in enumerate(THRESHOLDS):
         taken = np.zeros(objects, bool)
         for d in range(detections):
             best, most = -1, min(threshold, 1 - 1e-10)
+            # Find the free object with the most overlap.
             for g in order:
                 if taken[g] and not ignored[g]:
                     continue
@@ -217,6 +228,7 @@ def _match_coco(iou: Floats, ignored: Bools) -> tuple[Bools, Bools]:
                     break
                 if iou[d, g] >= most:
                     best, most = int(g), iou[d, g]
+            # A match with an ignored object is neither right nor wrong.
             if best >= 0:
                 taken[best] = True
                 matched[t, d], dropped[t, d] = True, ignored[best]
@@ -232,6 +244,7 @@ def _match_voc(iou: Floats, ignored: Bools) -> tuple[Bools, Bools]:
     matched, dropped = (np.zeros((len(THRESHOLDS), detections), bool) for _ in range(2))
     if not objects:
         return matched, dropped
+    # VOC looks at the closest object alone, even if it is taken.
     closest = iou.argmax(1)
     for t, threshold in enumerate(THRESHOLDS):
         taken = np.zeros(objects, bool)
@@ -258,6 +271,7 @@ def _iou(
     if not len(truth) or not len(order):
         return np.zeros((len(order), len(truth)))
     is_crowd = [int(c) for c in crowds]
+    # Overlap is measured between masks or between boxes.
     if iou_type == "segm":
         assert detected.masks is not None
         iou = rle.iou([detected.masks[d] for d in order], [image.run_lengths(i) for i in truth], is_crowd)

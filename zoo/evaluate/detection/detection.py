@@ -69,15 +69,18 @@ def evaluate(context: Context) -> Result:
     Raises:
         UserError: data or options cannot be used, a metric's library is missing, or the training diverged.
     """
+    # Check the metric's package before hours of training.
     _require_metric()
     default = "coco-1x" if find_voc_devkit(context.data) is None else "voc0712-24k"
     name = context.schedule or default
     schedule = context.options(find_schedule(DETECTION, name, default))
+    # Masks are scored only if both splits have them.
     train, test = open_detection_data(context.data, schedule.years)
     masks = schedule.masks and train.has_masks and test.has_masks
     train = train.for_training(masks=masks)
     hashes = {"train": train.sha256, "test": test.sha256}
 
+    # Choose the learning rate, then train each trial with it.
     images = {"train": train, "test": test}
     lr, tried = _choose_learning_rate(context, schedule, train, masks)
     schedule = replace(schedule, lr=lr)
@@ -89,6 +92,7 @@ def evaluate(context: Context) -> Result:
     by_trial = [_score(test, detections, masks) for detections in found]
     metrics = {name: float(np.mean([trial[name] for trial in by_trial])) for name in by_trial[0]}
     scores = [trial[f"box {headline}"] for trial in by_trial]
+    # The interval comes from the trials, or from resampled images of a single one.
     matches = match_detections(test, found[0], "bbox")
     score, interval, method = score_over_runs(
         scores, len(test), lambda: precision_interval(matches, test.metric, headline)
@@ -147,6 +151,7 @@ def _choose_learning_rate(
         return lrs[0], {}
     if len(train) < 2:
         raise UserError(f"{train.name} has one image, none can be held out to choose by: give one value for lrs")
+    # Hold out a tenth of the images at random.
     order = np.random.Generator(np.random.Philox(key=context.seed)).permutation(len(train))
     count = max(1, len(train) // 10)
     images = {
@@ -154,6 +159,7 @@ def _choose_learning_rate(
         "test": train.subset(sorted(order[:count].tolist())),
     }
 
+    # Each rate trains a network from the same seed.
     def score(lr: float) -> float:
         state = _train_and_detect(context, replace(schedule, lr=lr), images, masks, context.seed)
         held = images["test"]
@@ -168,17 +174,20 @@ def _train_and_detect(
 ) -> _TrialJson:
     """Train one network on ``images["train"]`` and detect in ``images["test"]``, or take over an earlier run's part."""
     train, test = images["train"], images["test"]
+    # The key holds all that changes the result of this one trial.
     one = {name: value for name, value in asdict(schedule).items() if name not in ("lrs", "trials")}
     key = [context.embedder.identity(), one, {"train": train.sha256, "test": test.sha256}, masks, seed]
     cached = context.cached_part(*key[1:])
     state: _TrialJson | None = cached.read()
     if state is not None:
         return state
+    # The new layers start from the seed alone.
     preprocessing, device = context.embedder.preprocessing, context.embedder.engine.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = copy.deepcopy(context.embedder.model)
         network = RCNN(encoder, len(train.classes), schedule, masks=masks).to(device)
+    # Train, detect, and keep the outcome for a later run.
     losses = train_network(network, train, schedule, preprocessing, seed=seed, key=key, device=device)
     found = detect_all(network, test, schedule, preprocessing, device)
     state = {
@@ -219,6 +228,7 @@ def train_network(
     """
     masks = network.heads.has_mask()
 
+    # A batch is a function of the seed and the step.
     def make_batch(step: int) -> list[Sample]:
         rows = batch_rows(seed, step, schedule.batch_size, len(dataset))
         return [
@@ -257,20 +267,25 @@ def load_sample(
     masks: bool,
 ) -> Sample:
     """Return a training image, randomly resized and flipped, and its targets in the pixels of the resized image."""
+    # Each random choice has its own stream of numbers.
     draw = partial(draw_uniforms, seed, epoch=epoch, row=row, count=1)
     side = schedule.sizes[int(draw(SIZE_STREAM)[0] * len(schedule.sizes))]
     pixels = _read(image)
     size = training_size(pixels.size, side, schedule)
+    # The boxes follow the size of the image.
     scale = np.array([size[0] / image.width, size[1] / image.height] * 2)
     boxes = np.array([i.box for i in image.instances], np.float64).reshape(-1, 4) * scale
     planes = image.masks() if masks else None
     pixels = pixels.resize(size, Image.Resampling.BILINEAR)
+    # Masks must stay binary, so they are not interpolated.
     if planes is not None:
         planes = np.stack([np.array(Image.fromarray(p).resize(size, Image.Resampling.NEAREST)) for p in planes])
+    # A flip mirrors pixels, boxes and masks alike.
     if draw(FLIP_STREAM)[0] < schedule.flip:
         pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         boxes = np.stack([size[0] - boxes[:, 2], boxes[:, 1], size[0] - boxes[:, 0], boxes[:, 3]], axis=1)
         planes = None if planes is None else np.ascontiguousarray(planes[:, :, ::-1])
+    # Label 0 is the background in torchvision.
     target = {
         "boxes": torch.from_numpy(boxes.astype(np.float32)),
         "labels": torch.tensor([i.label + 1 for i in image.instances], dtype=torch.int64),
@@ -309,9 +324,11 @@ def _in_own_pixels(output: dict[str, Tensor], size: tuple[int, int], image: Dete
     """Return the network's output for an image of ``size`` (width, height) in the pixels of the original."""
     from faster_coco_eval.core import mask as rle
 
+    # Scale the boxes back to the original image.
     scale = torch.tensor([image.width / size[0], image.height / size[1]] * 2, device=output["boxes"].device)
     boxes = output["boxes"] * scale
     masks = None
+    # The network gives small masks, which are pasted into their boxes.
     if "masks" in output:
         planes = paste_masks_in_image(output["masks"], boxes, (image.height, image.width))[:, 0] > 0.5
         masks = [rle.encode(np.asfortranarray(p)) for p in planes.cpu().numpy().astype(np.uint8)]

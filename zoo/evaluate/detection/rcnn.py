@@ -55,6 +55,7 @@ class C4Heads(RoIHeads):  # type: ignore[misc]
         )
         self.last, self.masks = last, MaskRCNNPredictor(channels, _MASK_WIDTH, classes) if masks else None
         self._scale, self._pool = 1 / stride, schedule.pool
+        # The initial weights are those of Detectron2.
         nn.init.normal_(self.box_predictor.cls_score.weight, std=0.01)
         nn.init.normal_(self.box_predictor.bbox_pred.weight, std=0.001)
         for layer in (self.box_predictor.cls_score, self.box_predictor.bbox_pred):
@@ -88,11 +89,13 @@ class C4Heads(RoIHeads):  # type: ignore[misc]
         self, features: Tensor, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
     ) -> dict[str, Tensor]:
         assert targets is not None
+        # Sample regions, and classify them by their pooled features.
         proposals, matched, labels, regression_targets = self.select_training_samples(proposals, targets)
         maps = self._region_maps(features, proposals)
         logits, regression = self.box_predictor(maps.mean((2, 3)))
         classification, box = fastrcnn_loss(logits, regression, labels, regression_targets)
         losses = {"loss_classifier": classification, "loss_box_reg": box}
+        # The mask loss looks only at regions with an object.
         if self.masks is not None:
             positive = [torch.where(of_image > 0)[0] for of_image in labels]
             losses["loss_mask"] = maskrcnn_loss(
@@ -124,10 +127,12 @@ class RCNN(nn.Module):
 
     def __init__(self, encoder: nn.Module, classes: int, schedule: DetectionSchedule, *, masks: bool) -> None:
         super().__init__()
+        # The first three stages serve the whole image.
         stem, stages = split_stages(encoder)
         self._stride = stage_strides(stem, stages)[2]
         self._schedule = schedule
         self.backbone = nn.Sequential(stem, *stages[:3])
+        # The proposal network works on the maps of the third stage.
         anchors = AnchorGenerator((schedule.anchors,), (_RATIOS,))
         self.rpn = RegionProposalNetwork(
             anchors,
@@ -144,6 +149,7 @@ class RCNN(nn.Module):
         channels = out_channels(stages[3])
         last = nn.Sequential(stages[3], nn.BatchNorm2d(channels)) if schedule.norm == "batch" else stages[3]
         self.heads = C4Heads(last, channels, classes + 1, self._stride, schedule, masks)
+        # The schedule says which parts stay fixed.
         if schedule.freeze == "trunk":
             self.backbone.requires_grad_(False)
         if schedule.norm == "frozen":

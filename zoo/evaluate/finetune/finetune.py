@@ -66,6 +66,7 @@ def finetune(embedder: Embedder, data: LabelledImages, recipe: FinetuneRecipe, *
     """
     if len(data) < 2:
         raise UserError(f"{data.name} has {len(data)} labelled image: BN cannot train on fewer than two")
+    # Start from the pretrained network with a new head.
     model = build_classifier(embedder, data, seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -80,13 +81,16 @@ def finetune(embedder: Embedder, data: LabelledImages, recipe: FinetuneRecipe, *
     with Progress("steps") as progress:
         progress.start(recipe.steps)
         while step < recipe.steps:
+            # The last epoch may be cut short.
             batches = epoch_batches(len(data), min(recipe.batch, len(data)), seed, epoch)[: recipe.steps - step]
             with closing(prefetch_pixels(batches, partial(crops.pixels, epoch=epoch))) as decoded:
                 for rows, pixels in zip(batches, decoded, strict=True):
+                    # The learning rate falls along a cosine.
                     for group in optimiser.param_groups:
                         group["lr"] = recipe.lr * 0.5 * (1 + cos(pi * step / recipe.steps))
                     x = torch.from_numpy(preprocessing.normalise(pixels)).to(device, memory_format=torch.channels_last)
                     loss = _loss(model(x), torch.from_numpy(data.labels[rows]).to(device))
+                    # Stop early, as a lost run cannot recover.
                     if not bool(loss.isfinite()):
                         raise _diverged(f"the loss is not finite at lr {recipe.lr:g}")
                     optimiser.zero_grad()
@@ -137,6 +141,7 @@ def predict_logits(
             x = torch.from_numpy(preprocessing.normalise(images)).to(device, memory_format=torch.channels_last)
             parts.append(model(x).float().cpu())
     logits: NDArray[np.float32] = torch.cat(parts).numpy()
+    # Weights can diverge even if the last loss was finite.
     if not np.isfinite(logits).all():
         raise _diverged(f"fine-tuned on {data.name}, the network gives no finite answers")
     return logits

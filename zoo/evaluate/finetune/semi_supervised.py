@@ -84,6 +84,7 @@ def evaluate(context: Context) -> Result:
     options = _with_grid(options, len(splits.train))
     fractions = [_evaluate_fraction(context, splits, options, percent) for percent in options.percent]
 
+    # The first fraction gives the headline score and its interval.
     first, train, test = fractions[0], splits.train, splits.test
     low, high = first["interval_95"]
     interval, method = (low, high), f"t over {options.seeds} seeds"
@@ -116,11 +117,13 @@ def evaluate(context: Context) -> Result:
 
 def _with_grid(options: SemiSupervisedOptions, images: int) -> SemiSupervisedOptions:
     """Fill the options that were not given with the values of the grid."""
+    # The number of images decides between the two grids.
     name = ("published" if images >= LARGE else "small") if options.grid == "auto" else options.grid
     if name not in GRIDS:
         raise UserError(f"--set grid: {name!r} is none of auto, {', '.join(GRIDS)}")
     if not options.percent or not all(0 < p <= 100 for p in options.percent) or options.seeds < 1:
         raise UserError("--set percent takes values above 0 and up to 100, --set seeds at least 1")
+    # Options that the user gave win over the grid.
     grid = GRIDS[name]
     return replace(
         options,
@@ -138,6 +141,7 @@ def _evaluate_fraction(
     grid = list(product(options.lr, options.epochs))
     tried: dict[str, float | None] = {}
     chosen, chosen_by = grid[0], "given"
+    # Choose on held-out labelled images where there are several cells.
     if len(grid) > 1:
         train, val, chosen_by = selection_split(splits.train, percent, context.seed, context.subset_files)
         for lr, epochs in grid:
@@ -146,6 +150,7 @@ def _evaluate_fraction(
         best = max(tried, key=lambda cell: -1.0 if tried[cell] is None else float(tried[cell] or 0))
         chosen = grid[list(tried).index(best)]
 
+    # Fine-tune from each seed with the chosen cell.
     top1: list[float] = []
     top5: list[float] = []
     images = 0
@@ -157,6 +162,7 @@ def _evaluate_fraction(
         images = len(labelled)
         top1.append(scored["top1"])
         top5 += [scored["top5"]] if scored["top5"] is not None else []
+    # One seed has no spread.
     mean, interval = mean_over_seeds(top1) if len(top1) > 1 else (top1[0], (0.0, 100.0))
     return {
         "percent": percent,
@@ -181,12 +187,14 @@ def _finetune_and_score(
     seed: int,
 ) -> Accuracies | None:
     """Return the scores of one fine-tuning, from the cache if it was done before; ``None`` if it diverged."""
+    # The cache is keyed by everything that changes the scores.
     batch = min(options.batch, len(train))
     recipe = FinetuneRecipe(epochs * max(1, round(len(train) / batch)), batch, lr, min_area=options.min_area)
     cached = context.cached_part(train.sha256, test.sha256, recipe.to_json(), seed)
     if (stored := cached.read()) is not None:
         scores: Accuracies | None = stored or None  # an empty dict: it diverged
         return scores
+    # A diverged run is remembered too.
     try:
         model = finetune(context.embedder, train, recipe, seed=seed)
         logits = predict_logits(model, test, context.embedder.preprocessing, context.embedder.engine.device)
@@ -227,10 +235,12 @@ def labelled_subset(train: LabelledImages, percent: float, seed: int, subset_fil
 
 def labelled_rows(train: LabelledImages, percent: float, seed: int, subset_files: Path | None) -> Ints:
     """Return the rows of the images whose labels may be used; see ``labelled_subset``."""
+    # Without lists, the labels are drawn by class.
     if subset_files is None:
         if percent == 100:
             return np.arange(len(train))
         return stratified_split(train.labels, percent / 100, seed)[0]
+    # The published lists name the files.
     path = subset_files / f"{percent:g}percent.txt"
     try:
         wanted = [line.strip() for line in path.read_text().splitlines() if line.strip()]

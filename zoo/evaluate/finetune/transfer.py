@@ -94,6 +94,7 @@ GRIDS = {
 
 def evaluate(context: Context) -> Result:
     """Choose hyper-parameters on the validation split, train on train + validation, and score the test split."""
+    # A known set brings its own splits and metric.
     options = context.options(TransferOptions())
     name = str(context.data)
     known = TRANSFER_SETS.get(name)
@@ -111,6 +112,7 @@ def evaluate(context: Context) -> Result:
         train, val = train.subset(kept, train.name), train.subset(held, f"{train.name}, held out")
         rule = f"{rule}; a tenth of each class of train held out as validation"
 
+    # Fit in the chosen mode and score the test split once.
     embedder = _with_size(context.embedder, options.size, options.mode)
     fit = _linear if options.mode == "linear" else _finetuned
     logits, parameters = fit(context, embedder, train, val, test, options, metric)
@@ -145,6 +147,7 @@ def _with_grid(options: TransferOptions, known: bool) -> TransferOptions:
     name = ("published" if known else "small") if options.grid == "auto" else options.grid
     if name not in GRIDS:
         raise UserError(f"--set grid: {name!r} is none of auto, {', '.join(GRIDS)}")
+    # Options that the user gave win over the grid.
     grid = GRIDS[name]
     return replace(
         options,
@@ -177,9 +180,11 @@ def _linear(
     metric: str,
 ) -> tuple[NDArray[np.float32], dict[str, object]]:
     """Return logits of the test images by logistic regression, and ``Result.parameters``."""
+    # The features are computed once for all strengths.
     x, x_val, x_test = (torch.from_numpy(cached_features(embedder, s, s.sha256)) for s in (train, val, test))
     y, y_val = torch.from_numpy(train.labels), torch.from_numpy(val.labels)
     classes, standardise = len(train.classes), options.standardise
+    # Choose the strength on the validation images.
     tried, best = {}, None
     path = lbfgs.LogisticRegression(x, y, classes, standardise=standardise).path(
         options.l2, iterations=options.iterations, tolerance=options.tolerance
@@ -189,6 +194,7 @@ def _linear(
         if best is None or tried[fit.l2] >= tried[best.l2]:  # the weakest l2 wins a tie
             best = fit
     assert best is not None
+    # Fit again on train and validation together.
     both = torch.cat([x, x_val]), torch.cat([y, y_val])
     final = lbfgs.final_fit(*both, classes, best, standardise=standardise)
     return final.scores(x_test).float().numpy(), {
@@ -214,6 +220,7 @@ def _finetuned(
 ) -> tuple[NDArray[np.float32], dict[str, object]]:
     """Return logits of the test images by fine-tuning, and ``Result.parameters``."""
     preprocessing, device = embedder.preprocessing, embedder.engine.device
+    # Try each cell of the grid on the validation split.
     grid = list(product(options.lr, options.weight_decay))
     tried: dict[str, float | None] = {}
     for lr, weight_decay in grid if len(grid) > 1 else ():
@@ -228,9 +235,11 @@ def _finetuned(
                 stored = {"score": None}
             cached.write(stored)
         tried[f"lr {lr:g}, wd {weight_decay:g}"] = stored["score"]
+    # A diverged cell never wins.
     best = max(tried, key=lambda cell: -1.0 if tried[cell] is None else float(tried[cell] or 0)) if tried else None
     lr, weight_decay = grid[list(tried).index(best)] if best else grid[0]
 
+    # Train again on train and validation together.
     both = train.followed_by(val)
     recipe = _recipe(options, len(both), lr, weight_decay)
     model = finetune(embedder, both, recipe, seed=context.seed)

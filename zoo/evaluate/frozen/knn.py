@@ -51,6 +51,7 @@ def evaluate(context: Context) -> Result:
     options = context.options(KnnOptions())
     features = labelled_features(context)
     labels = torch.from_numpy(features.train_labels)
+    # The test split plays no part in the choice of k and t.
     (k, t), tried = choose_by_leave_one_out(features.train, labels, seed=context.seed, options=options)
     predictions = predict(features.train, labels, features.test, k=k, t=t).numpy()
     score, interval = wilson_interval(predictions == features.test_labels)
@@ -117,11 +118,13 @@ def neighbours(bank: Array, queries: Array, k: int, *, leave_out: Tensor | None 
     unit = F.normalize(_as_tensor(queries), dim=1)
     best = unit.new_full((len(unit), k), -torch.inf)
     rows = torch.zeros(len(unit), k, dtype=torch.int64, device=unit.device)
+    # Blocks keep the similarities small enough for memory.
     for start in range(0, len(bank), _BANK_BLOCK):
         block = F.normalize(_as_tensor(bank[start : start + _BANK_BLOCK]).to(unit.device), dim=1)
         for first in range(0, len(unit), _QUERY_BLOCK):
             part = slice(first, first + _QUERY_BLOCK)
             similarity = unit[part] @ block.T
+            # An image must not vote for itself.
             if leave_out is not None:
                 own = leave_out[part] - start
                 inside = ((own >= 0) & (own < len(block))).nonzero()[:, 0]

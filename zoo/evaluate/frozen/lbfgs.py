@@ -148,6 +148,7 @@ class LogisticRegression:
             from threadpoolctl import threadpool_limits
         except ImportError:
             raise UserError("linear evaluation needs scikit-learn: pip install 'siamese-zoo[eval]'") from None
+        # A change of variables makes the problem round, so that few iterations suffice.
         curvature = (1 - 1 / self.classes) / self.classes if self.classes > 1 else 0.25
 
         def times(v: Floats, power: float) -> Floats:
@@ -158,6 +159,7 @@ class LogisticRegression:
             loss, gradient = self.loss(times(u, -0.5), l2)
             return loss, times(gradient, -0.5).ravel()
 
+        # Minimise in the new variables, and return in the old ones.
         options = {"maxiter": iterations, "gtol": tolerance, "ftol": 64 * np.finfo(float).eps, "maxls": 30}
         with threadpool_limits(self._threads()):
             found = minimize(value, times(w, 0.5).ravel(), jac=True, method="L-BFGS-B", options=options)
@@ -178,6 +180,7 @@ class LogisticRegression:
         weight, bias = self._unscaled(w)
         loss = torch.zeros((), dtype=torch.float64, device=weight.device)
         by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        # Sum loss and gradient over blocks of rows.
         for start in range(0, len(self.features), _ROWS):
             rows = slice(start, start + _ROWS)
             x, counts = self.features[rows].to(self.dtype), self.weights[rows]
@@ -186,8 +189,10 @@ class LogisticRegression:
             slope *= counts[:, None]
             by_weight.addmm_(slope.T, x)
             by_bias += slope.sum(0)
+        # Account for mean and scale without a scaled copy of the features.
         by_weight = (by_weight - by_bias[:, None] * self.mean) / self.scale
         gradient = torch.cat([by_weight, by_bias[:, None]], 1).double().cpu().numpy() / self.total
+        # The penalty spares the intercept.
         gradient[:, :-1] += l2 * w[:, :-1]
         return float(loss) / self.total + l2 / 2 * float((w[:, :-1] ** 2).sum()), gradient
 

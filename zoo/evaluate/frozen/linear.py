@@ -114,6 +114,7 @@ def fit_predict(
     options = options or LinearOptions()
     classes = int(labels.max()) + 1 if classes is None else classes
     x, y = torch.from_numpy(train), torch.from_numpy(labels)
+    # Hold out a random part of the training images by weight 0.
     order = torch.from_numpy(np.random.Generator(np.random.Philox(key=seed)).permutation(len(train)))
     held = order[: max(1, len(train) // _HELD_OUT)].sort().values
     kept = torch.ones(len(train)).index_fill_(0, held, 0)

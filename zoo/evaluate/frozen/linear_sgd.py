@@ -119,6 +119,7 @@ def evaluate(context: Context) -> Result:
     crops = RandomCrops(train, embedder.preprocessing, context.seed, options.min_area, options.clamped)
     _train(heads, crops, labels, counts, embedder, context.seed, options)
 
+    # Choose the learning rate by the heads that did not see the held-out rows.
     tried: dict[float, float] = {}
     if choosing:
         logits = _predict(heads, compute_features(embedder, train, held), device)
@@ -127,6 +128,7 @@ def evaluate(context: Context) -> Result:
             tried[lr] = round(100 * float(right.mean()), 2)
     chosen = max(options.lr, key=lambda lr: tried.get(lr, 0.0))
 
+    # Score the chosen head, which was trained on all rows.
     test_features = cached_features(embedder, test, test.sha256)
     scores = _predict(heads, test_features, device)[:, options.lr.index(chosen)]
     predictions = scores.argmax(1)
@@ -158,10 +160,12 @@ def held_out_rows(train: LabelledImages, names: str, seed: int) -> tuple[Ints, s
     Raises:
         UserError: the file of names cannot be read, is empty, or names images that are not there.
     """
+    # Without a file, the rows are random.
     if not names:
         held = np.random.Generator(np.random.Philox(key=seed)).permutation(len(train))
         held = np.sort(held[: max(1, min(HELD_OUT, len(train) // 10))])
         return held, f"{len(held)} random training images, held out of heads of their own"
+    # A file names the rows, for instance those of a published split.
     path = Path(names)
     try:
         lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
@@ -215,6 +219,7 @@ class ParallelHeads:
     def __init__(
         self, peaks: list[float], classes: int, dim: int, options: LinearSgdOptions, *, seed: int, device: str
     ) -> None:
+        # All heads start from the same weights.
         generator = torch.Generator().manual_seed(seed)
         one = torch.randn(classes, dim, generator=generator) * (options.init or dim**-0.5)
         self.weight = one.repeat(len(peaks), 1, 1).to(device)  # heads differ in their learning rate alone
@@ -266,6 +271,7 @@ def _train(
     with Progress("crops") as progress:
         progress.start(options.epochs * len(labels))
         for epoch in range(options.epochs):
+            # Each epoch has its own order and crops.
             batches = epoch_batches(len(labels), options.batch, seed, epoch)
             chunks = [rows[i : i + _FORWARD] for rows in batches for i in range(0, len(rows), _FORWARD)]
             with closing(prefetch_pixels(chunks, partial(crops.pixels, epoch=epoch))) as decoded:
@@ -278,6 +284,7 @@ def _train(
                         x[done : done + len(pixels)] = embedder.engine(pixels)
                         done += len(pixels)
                         progress.advance(len(pixels))
+                    # All heads take one step on the same features.
                     require_finite(x, "a training crop")
                     heads.step(
                         torch.from_numpy(x).to(device),

@@ -30,6 +30,7 @@ def open_segmentation_data(data: Path, schedule: SegmentationSchedule) -> dict[s
     Raises:
         UserError: the folder has neither layout, or files are missing; the message says which.
     """
+    # A VOC devkit has fixed splits.
     for root in (data, data / _VOC, data / "VOCdevkit" / _VOC):
         if (root / "ImageSets" / "Segmentation").is_dir():
             return {"train": _open_voc(root, schedule.train), "test": _open_voc(root, "val")}
@@ -38,6 +39,7 @@ def open_segmentation_data(data: Path, schedule: SegmentationSchedule) -> dict[s
             f"{data} has neither train/ and train-labels/ (images and label images of the same names) nor a VOC "
             f"devkit ({_VOC}/ImageSets/Segmentation)"
         )
+    # Other data comes as folders; val is the test where there is no other.
     test = "test" if (data / "test").is_dir() else "val"
     splits = {"train": _open_folder(data, "train"), "test": _open_folder(data, test)}
     if test == "test" and (data / "val").is_dir():
@@ -71,6 +73,7 @@ def count_classes(splits: dict[str, AnnotatedImages], void: int) -> int:
         name: [_largest_label(images, row, void) for row in range(len(images))] for name, images in splits.items()
     }
     classes = max(largest["train"]) + 1
+    # A label that training never shows cannot be predicted.
     if classes < 2:
         raise UserError(f"{splits['train'].name} has fewer than two labels beside void ({void})")
     for name, labels in largest.items():
@@ -105,12 +108,14 @@ def random_crop(
         A square image, its labels, and the (width, height) of it that lies within the image. What lies outside has the
         label ``IGNORE_INDEX``; the caller sets it to zero after normalising.
     """
+    # Resize by a random factor; labels keep their exact values.
     scale, left, top = draw_uniforms(seed, CROP_STREAM, epoch, row, 3)
     low, high = schedule.scale
     size = scaled_size(image.size, low + (high - low) * scale)
     image = image.resize(size, Image.Resampling.BILINEAR)
     plane = Image.fromarray(labels.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
 
+    # Place the crop inside the image as far as it fits.
     side = schedule.crop
     x, y = (int(draw * (max(0, length - side) + 1)) for draw, length in zip((left, top), size, strict=True))
     inside = min(side, size[0] - x), min(side, size[1] - y)
@@ -119,6 +124,7 @@ def random_crop(
     if draw_uniforms(seed, FLIP_STREAM, epoch, row, 1)[0] < schedule.flip:
         image, plane = (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for part in (image, plane))
 
+    # Fill the rest of the crop with void.
     padded = np.full((side, side), IGNORE_INDEX, np.int64)
     padded[: inside[1], : inside[0]] = np.asarray(plane)
     canvas = Image.new("RGB", (side, side))

@@ -56,10 +56,12 @@ def evaluate(context: Context) -> Result:
         if (stored := cached.read()) is not None:
             return RunScore(**stored)
         key = [context.embedder.identity(), asdict(schedule), hashes, len(train), lr, seed]
+        # The new layers start from the seed alone.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = copy.deepcopy(context.embedder.model)
             network = FCN(encoder, classes, width=schedule.width, dilation=schedule.dilation).to(device)
+        # Train, then score the test images.
         losses = train_network(network, train, schedule, preprocessing, lr=lr, seed=seed, key=key, device=device)
         matrices = predict_all(network, test, schedule, preprocessing, classes, device)
         score = RunScore(mean_iou(matrices), recent_loss(losses), matrices.tolist())
@@ -70,6 +72,7 @@ def evaluate(context: Context) -> Result:
         train, val, _ = learning_rate_splits(splits, context.seed)
         return run(train, val, lr, context.seed).score
 
+    # Choose the learning rate, then train each seed with it.
     lr, tried = choose_learning_rate(schedule.lrs, validation_score)
     chosen_on = learning_rate_splits(splits, context.seed)[2] if tried else "not chosen: the protocol has one"
     runs = [run(splits["train"], splits["test"], lr, context.seed + n) for n in range(schedule.seeds)]
@@ -77,6 +80,7 @@ def evaluate(context: Context) -> Result:
     score, interval, method = score_over_runs(
         [r.score for r in runs], len(splits["test"]), lambda: bootstrap_interval(matrices[0], mean_iou)
     )
+    # The class scores pool the pixels of all seeds.
     total = matrices.sum((0, 1))
     return Result(
         metric="mIoU",
@@ -117,10 +121,12 @@ class FCN(nn.Module):
     def __init__(self, encoder: nn.Module, classes: int, *, width: int, dilation: int) -> None:
         super().__init__()
         stem, stages = split_stages(encoder)
+        # The last stage keeps its resolution.
         dilate(stages[-1])
         self.backbone = nn.Sequential(stem, *stages)
         channels: int = out_channels(stages[-1])
         modules: list[nn.Module] = []
+        # Two convolutions lead to the classifier.
         for _ in range(2):
             modules += [
                 nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation, bias=False),

@@ -49,6 +49,7 @@ def render(facts: Facts) -> str:
 def _front_matter(facts: Facts) -> str:
     from huggingface_hub import ModelCardData
 
+    # Collect what the hub's search and leaderboards read.
     results = scores.eval_results(facts)
     licence = hub_licence(facts.licence)
     trained_on = DATA_SETS[facts.data].hub if facts.data else ""
@@ -66,6 +67,7 @@ def _front_matter(facts: Facts) -> str:
 
 
 def _head(facts: Facts) -> str:
+    # Word the title and the facts that depend on the method.
     method, transform, architecture = METHODS.get(facts.method), facts.preprocessing, facts.architecture
     title = method.title if method else facts.method
     learns = f" {method.learns}." if method else ""
@@ -73,6 +75,7 @@ def _head(facts: Facts) -> str:
     hint = f"\n<!-- written by `zoo card {facts.name}`; do not edit -->\n" if registered else ""
     file = "model.safetensors" if facts.repository else facts.location.removeprefix("bundled:")
     stored = ", float16 convolutions, float32 BN" if facts.half and not facts.repository else ""
+    # The rows that every model has.
     pairs = [
         ("embedding", f"{architecture.num_features} numbers, {architecture.parameters / 1e6:.3f} M parameters"),
         ("network", _network(architecture)),
@@ -81,6 +84,7 @@ def _head(facts: Facts) -> str:
         ("source", facts.source or "the owner of this repository"),
         ("file", f"`{file}`{stored}, {_hash(facts)}"),
     ]
+    # The rows that only some have.
     if facts.other_link and not facts.repository:
         link, _, remark = facts.other_link.partition(" ")
         pairs.append(("the same file", f"`{link}` {remark}".strip()))
@@ -106,6 +110,7 @@ def _hash(facts: Facts) -> str:
 
 def _limits(facts: Facts) -> str:
     size = facts.preprocessing
+    # The training data decides the limits.
     if facts.official:
         text = wording.IMAGENET_LIMITS
     elif facts.data == "tiny-imagenet":

@@ -43,6 +43,7 @@ def _published(facts: Facts) -> list[str]:
 
 
 def _measured(facts: Facts) -> list[str]:
+    # The table, and what it is measured against.
     parts = [
         "Measured by this project, top-1 in percent with 95 % intervals, beside the same network with random weights\n"
         "(Kaiming initialisation, all BN gammas 1).",
@@ -51,12 +52,14 @@ def _measured(facts: Facts) -> list[str]:
     parts += [f"{DATA_SETS[d].title} is {DATA_SETS[d].note}." for d in _data_sets(facts.results) if DATA_SETS[d].note]
     if facts.selection:
         parts.append(wrap(facts.selection))
+    # How each protocol was run.
     parts.append(
         wrap(
             "kNN: k and t chosen by leave-one-out on the training images, all of them as the bank. Linear: logistic "
             "regression by L-BFGS on frozen features, l2 chosen on a tenth of the training images."
         )
     )
+    # How to measure it again.
     if facts.bundled and not facts.repository:
         name = facts.name.partition(".")[0]
         parts.append(
@@ -112,6 +115,7 @@ def evaluation_yaml(facts: Facts) -> dict[str, str]:
     import yaml
 
     files: dict[str, list[dict[str, object]]] = {}
+    # Only data sets that the hub knows can have an entry.
     for result in _trained(facts.results):
         data = DATA_SETS.get(result["data"]["name"])
         if data is not None and data.hub:

@@ -9,15 +9,18 @@ from zoo.publish.card.wording import DATA_SETS, METHODS
 
 def section(facts: Facts) -> str:
     """Return data, recipe and length of the training."""
+    # Our own runs have a record, others' only a source.
     if facts.training is not None:
         return _recorded(facts, facts.training)
     if not facts.official:
         return "## Training\n\nHow it was trained is not recorded here."
+    # Say who trained it and on what.
     by, labels = ("the authors", "with") if facts.method == "supervised" else ("the method's authors", "without")
     what = (
         f"Trained by {by} on the 1,281,167 training images of ImageNet-1k (ILSVRC 2012), {labels} their labels: "
         f"{facts.source}."
     ) + (f" {facts.note}" if facts.note else "")
+    # Say how to train it again.
     again = (
         f" The recipe with their constants, to train it again: `zoo-train run {facts.recipe}`." if facts.recipe else ""
     )
@@ -28,6 +31,7 @@ def section(facts: Facts) -> str:
 
 
 def _recorded(facts: Facts, training: TrainingRecord) -> str:
+    # What was trained, on which data.
     recipe = training["recipe"]
     optim, views, data = recipe["optim"], recipe["views"], training["data"]
     pairs = [("data", _training_data(facts, training))]
@@ -41,6 +45,7 @@ def _recorded(facts: Facts, training: TrainingRecord) -> str:
             + (f", {recipe['precision']}" if recipe.get("precision", "fp32") != "fp32" else ""),
         )
     )
+    # How long, and on which hardware.
     steps, total, seen = training["steps"], training["total_steps"], training["images_seen"]
     unfinished = "" if steps == total else f" of {total:,}: not finished"
     epochs = f"{seen:,} images, {seen / data['images']:.1f} epochs"
@@ -48,6 +53,7 @@ def _recorded(facts: Facts, training: TrainingRecord) -> str:
     pairs.append(("hardware", training["hardware"]))
     if "versions" in training:
         pairs.append(("versions", ", ".join(f"{k} {v}" for k, v in training["versions"].items())))
+    # Only bundled models have their curve in the repository.
     curve = ""
     if facts.bundled and not facts.repository:
         curve = f"\n\n![loss and kNN monitor](results/{facts.name}/curve.png)"

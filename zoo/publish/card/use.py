@@ -21,6 +21,7 @@ def section(facts: Facts) -> str:
         f'    zoo.load("{facts.reference}")(["photo.jpg"])                # float32 [1, {facts.architecture.num_features}]',
         "",
     ]
+    # The other loaders need a repository on the hub.
     if facts.repository:
         lines += _other_loaders(facts, facts.repository)
     else:
@@ -60,6 +61,7 @@ def _introduction(facts: Facts) -> list[str]:
         "`PIL.ImageOps.exif_transpose` to photographs of cameras first, as the zoo does by itself.",
         "",
     ]
+    # Warn of what the other loaders cannot express.
     if needs_import(facts.architecture):
         lines += [
             "This network pads as TensorFlow does, which timm's names cannot say: `import zoo.timm_models` (from",

@@ -127,9 +127,11 @@ def create_app(served: ServedCollection) -> FastAPI:
         docs_url=None,  # FastAPI's pages load scripts from another host
         redoc_url=None,
     )
+    # Check the host before any route sees the request.
     app.add_middleware(HostCheckMiddleware, allowed_hosts=served.allowed_hosts)
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(ClientDisconnect, _client_disconnected)
+    # Add the page, then what it asks for.
     _add_static_files(app)
     _add_collection_routes(app, served)
     _add_image_routes(app, served)
@@ -157,7 +159,9 @@ def _static(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Re
 def _add_collection_routes(app: FastAPI, served: ServedCollection) -> None:
     """Routes that show the collection: its facts, images, neighbours, map and thumbnails."""
     collection, index, thumbnails = served.collection, served.index, served.thumbnails
+    # Prepare the map once for all visitors.
     map_bytes = served.map_points.astype("<f4").tobytes()
+    # Decoding takes memory, so only a few threads do it.
     decoding = CapacityLimiter(_DECODERS)
 
     @app.get("/api/collection")
@@ -182,6 +186,7 @@ def _add_collection_routes(app: FastAPI, served: ServedCollection) -> None:
     @app.get("/api/neighbours/{row}", responses=_NOT_FOUND)
     def neighbours(row: RowNumber, k: Count = 24) -> list[Neighbour]:
         """The images nearest to one of the collection, itself first."""
+        # Unknown rows and rows without an embedding get the same answer.
         vector = index.searcher.vector(row) if row < len(collection) else None
         if vector is None:
             raise HTTPException(404, f"image {row} has no embedding")
@@ -195,9 +200,11 @@ def _add_collection_routes(app: FastAPI, served: ServedCollection) -> None:
     @app.get("/pictures/{version}/{size}/{row}", response_class=Response, responses=_NOT_FOUND)
     async def picture(version: str, size: Literal["small", "large"], row: RowNumber) -> Response:
         """A JPEG of an image of this version of the collection."""
+        # The version in the address makes the long caching safe.
         if thumbnails is None or version != collection.sha256[:16]:
             raise HTTPException(404, "no pictures: start with --images, or load the page again")
         make = thumbnails.small if size == "small" else thumbnails.large
+        # Decode in a thread, so that other requests go on.
         try:
             jpeg = await to_thread.run_sync(make, row, limiter=decoding)
         except (IndexError, UnreadableImage) as error:
@@ -210,6 +217,7 @@ def _add_image_routes(app: FastAPI, served: ServedCollection) -> None:
     limiter, embedder = RequestLimiter(served.limits), served.embedder
     identity = embedder.identity()
 
+    # Both routes embed alike, under the same limits.
     def vector(data: bytes) -> NDArray[np.float32]:
         return embed_bytes(embedder, data, served.limits.max_pixels)
 

@@ -45,6 +45,7 @@ class HostCheckMiddleware:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
 
+        # Refusals carry the security headers, too.
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 response_headers = MutableHeaders(scope=message)
@@ -53,6 +54,7 @@ class HostCheckMiddleware:
                 response_headers.setdefault("cache-control", "no-store")
             await send(message)
 
+        # A foreign name may be an attack by DNS rebinding.
         if not self._is_allowed(host):
             response = PlainTextResponse("this server does not go by that name\n", 421)
             await response(scope, receive, send_with_headers)
@@ -69,6 +71,7 @@ class HostCheckMiddleware:
             return False
         if name in self._allowed_hosts:
             return True
+        # An address is safe, because rebinding needs a name.
         try:
             ip_address(name)
         except ValueError:

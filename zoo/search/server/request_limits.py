@@ -50,12 +50,15 @@ class RequestLimiter:
             HTTPException: 408 sent too slowly, 413 too many bytes or pixels, 422 no image, 503 too many at once,
                 504 not done in time.
         """
+        # Refuse before the body is read.
         if self._active >= self._limits.concurrent + self._limits.queued:
             raise HTTPException(503, "too many images at once: come back in a second", {"Retry-After": "1"})
+        # Count the request while its body still arrives.
         self._active += 1
         try:
             future = self._pool.submit(work, await self._read_body(request))
         except BaseException:
+            # No work was started that would release it.
             self._active -= 1
             raise
         return await self._result(future)
@@ -64,6 +67,7 @@ class RequestLimiter:
         # A request counts as active until its work ends, which may be after its client was answered 504.
         result = asyncio.wrap_future(future)
         result.add_done_callback(self._release)
+        # Let the work go on after a timeout, for only its end releases it.
         try:
             return await asyncio.wait_for(asyncio.shield(result), self._limits.timeout)
         except TimeoutError:
@@ -79,9 +83,11 @@ class RequestLimiter:
 
     async def _read_body(self, request: Request) -> bytes:
         too_long = HTTPException(413, f"more than {self._limits.max_bytes} bytes")
+        # Refuse by the declared length if there is one.
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._limits.max_bytes:
             raise too_long
+        # Count the bytes as well, for the declared length may be wrong.
         body = bytearray()
         try:
             async with asyncio.timeout(self._limits.timeout):

@@ -39,6 +39,7 @@ def serve(
     Raises:
         UserError: there is no index, the model is another one, the port is taken, or a package is missing.
     """
+    # Import here, to say which package is missing.
     try:
         import uvicorn
 
@@ -49,6 +50,7 @@ def serve(
     collection = Collection(out)
     index = open_index(collection)
     thumbnails = None if images is None else Thumbnails(collection, images)
+    # Hold the port while the model and the map load.
     with _listen(host, port) as listening:
         served = ServedCollection(
             collection,
@@ -58,7 +60,9 @@ def serve(
             thumbnails,
             allowed_hosts=[*allowed_hosts, host, socket.gethostname()] if not _is_local(host) else allowed_hosts,
         )
+        # Give the address only when all is loaded.
         _announce(host, listening.getsockname()[1], thumbnails is not None)
+        # Bound connections and waits, for strangers may connect.
         config = uvicorn.Config(
             create_app(served),
             log_level="warning",
