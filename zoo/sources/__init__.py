@@ -37,7 +37,7 @@ _WILDCARD = re.compile(r"[*?\[{]")
 
 
 def open_source(images: str | os.PathLike[str], keep: Sequence[str] = ()) -> Source:
-    """Open the source that ``--images`` names; only what tells its kind is read.
+    """Open the source that ``--images`` names. Read no more than its kind needs to be known.
 
     Args:
         images: one of the forms in the table above.

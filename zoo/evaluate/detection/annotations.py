@@ -156,7 +156,7 @@ class DetectionDataset:
 
 
 def open_detection_data(data: Path, years: Sequence[int]) -> tuple[DetectionDataset, DetectionDataset]:
-    """Open the train and test split of a VOC devkit (``years`` to train, 2007 to test) or of a folder with COCO json.
+    """Open the train and test split of a VOC devkit (``years`` to train, 2007 to test) or of a folder with COCO JSON.
 
     Raises:
         UserError: neither is there, or files that they name are missing.

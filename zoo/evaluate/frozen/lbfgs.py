@@ -148,7 +148,7 @@ class LogisticRegression:
             from threadpoolctl import threadpool_limits
         except ImportError:
             raise UserError("linear evaluation needs scikit-learn: pip install 'siamese-zoo[eval]'") from None
-        # A change of variables makes the problem round, so that few iterations suffice.
+        # Change variables so that the curvature is similar in all directions: few iterations suffice.
         curvature = (1 - 1 / self.classes) / self.classes if self.classes > 1 else 0.25
 
         def times(v: Floats, power: float) -> Floats:
