@@ -11,13 +11,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from extraction_driver import assert_tidy, finish, results, run, start, start_command
 from pictures import encode, fill, picture
 
 from zoo.errors import EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR, UserError
+from zoo.extraction import extract
 from zoo.extraction.partition import Partition
+from zoo.system.atomic_files import one_at_a_time
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,6 +152,47 @@ def test_an_update_is_divided_too(images: Path, tmp_path: Path) -> None:
         process.join(60)
     assert [process.exitcode for process in processes] == [EXIT_OK] * 3
     assert results(out) == results(tmp_path / "undisturbed")
+    assert_tidy(out)
+
+
+def test_another_run_installs_the_update_that_this_one_has_planned(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan that this run has read is gone, and with it all rows: it must look again, not embed them all anew."""
+    out = tmp_path / "out"
+    run(images, out)
+    (images / "03_new.png").write_bytes(encode(picture(seed=50), "PNG"))
+    find_changes = extract.find_changes
+    others = []
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(extract, "find_changes", find_changes)
+        others.append(run(images, out, update=True))
+        return find_changes(*arguments)
+
+    monkeypatch.setattr(extract, "find_changes", overtaken)
+    result = run(images, out, update=True, partition=Partition(0, 2))
+    assert [other.reused > 0 for other in others] == [True]
+    assert (result.missing, result.total) == ({}, others[0].total)
+    assert (out / "manifest.json").exists()
+    assert_tidy(out)
+
+
+def test_two_runs_install_the_same_update_at_once(images: Path, tmp_path: Path) -> None:
+    """A run that waits for its turn must not remove the manifest that the other one has put in place."""
+    out = tmp_path / "out"
+    run(images, out)
+    (images / "03_new.png").write_bytes(encode(picture(seed=50), "PNG"))
+    with one_at_a_time(out / ".zoo"):
+        waiting = [start(images, out, update=True) for _ in range(2)]
+        until = time.monotonic() + 60
+        while not (out / ".zoo" / "next" / "manifest.json").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.2)
+    for process in waiting:
+        process.join(60)
+    assert [process.exitcode for process in waiting] == [EXIT_OK] * 2
+    assert (out / "manifest.json").exists()
     assert_tidy(out)
 
 

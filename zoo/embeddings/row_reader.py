@@ -21,6 +21,11 @@ class RowReader:
         self.plan = plan
         self._last: tuple[int, Rows | None] = (-1, None)
 
+    def is_current(self) -> bool:
+        """Return whether the folder still has the plan of this result: an update may have been moved into place."""
+        plan = Plan.load(self.folder.plan)
+        return plan is not None and plan.key == self.plan.key and plan.same_files(self.plan.files)
+
     def row(self, row: int) -> tuple[Rows, int] | None:
         """Return the shard that holds a row and its slot there; ``None`` if the shard is missing or damaged."""
         shard, slot = divmod(row, self.plan.fingerprint.shard_size)

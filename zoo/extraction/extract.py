@@ -1,9 +1,9 @@
 """Extract the embeddings of all images of a source into a folder, killed and repeated as often as need be.
 
 source -> plan -> shards -> manifest. The plan is frozen first, every shard is a pure function of it, and a shard
-appears whole or not at all: so a run continues where another one stopped, and two at once do no harm. No lock is taken,
-so none can be left behind. If several processes divide the shards of a plan (``partition``), the one that finds all
-shards in place writes the manifest.
+appears whole or not at all: so a run continues where another one stopped, and two at once do no harm. The only lock is
+held while a finished update moves into place, and it ends with its process. If several processes divide the shards of a
+plan (``partition``), the one that finds all shards in place writes the manifest.
 """
 
 from __future__ import annotations
@@ -201,10 +201,14 @@ class _Run:
     def _update(self, previous: RowReader, updated: Plan, listing: Listing) -> Extraction:
         try:
             staged, frozen = incremental.open_staged(self.folder, updated)
+            if not previous.is_current():  # another run has installed this update: `updated` is of the old rows
+                raise OutputReplaced
             result = self._make(staged, frozen, previous, listing)
             incremental.install_staged(self.folder)
         except FileNotFoundError as error:  # another run of the same update has moved the files into place
             raise OutputReplaced from error
+        if result.missing and not previous.is_current():  # they were not missing, they had moved
+            raise OutputReplaced
         return result
 
     def _make(self, folder: OutputFolder, plan: Plan, previous: RowReader | None, listing: Listing) -> Extraction:

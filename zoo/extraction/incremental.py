@@ -118,24 +118,28 @@ def install_staged(folder: OutputFolder) -> None:
 
     While the files move ``folder`` has no manifest, and ``next`` has one until the last move.
     """
-    # A staged manifest proves that the update is complete.
     staged = folder.staged
-    try:
-        new = json.loads(staged.manifest.read_bytes())
-    except FileNotFoundError:
+    if not staged.manifest.exists():
         return
-    # From here on the folder has no manifest, so a killed move is seen and repeated.
-    atomic_files.remove(folder.manifest)
-    names = [file.name for shard in new["shards"] for file in files_of(shard)]
-    for name in [*names, *([NEAR_DUPLICATES] if "near_duplicates" in new else [])]:
-        atomic_files.move(staged.root / name, folder.root / name)
-    # Remove the shards that the update no longer has.
-    for name in folder.shard_files() - set(names):
-        atomic_files.remove(folder.root / name)
-    # The manifest comes last: it commits the update.
-    atomic_files.move(staged.plan, folder.plan)
-    atomic_files.move(staged.manifest, folder.manifest)
-    atomic_files.remove_tree(staged.root)
+    # Two runs that move at once could remove each other's manifest.
+    with atomic_files.one_at_a_time(folder.state):
+        # A staged manifest proves that the update is complete.
+        try:
+            new = json.loads(staged.manifest.read_bytes())
+        except FileNotFoundError:
+            return
+        # From here on the folder has no manifest, so a killed move is seen and repeated.
+        atomic_files.remove(folder.manifest)
+        names = [file.name for shard in new["shards"] for file in files_of(shard)]
+        for name in [*names, *([NEAR_DUPLICATES] if "near_duplicates" in new else [])]:
+            atomic_files.move(staged.root / name, folder.root / name)
+        # Remove the shards that the update no longer has.
+        for name in folder.shard_files() - set(names):
+            atomic_files.remove(folder.root / name)
+        # The manifest comes last: it commits the update.
+        atomic_files.move(staged.plan, folder.plan)
+        atomic_files.move(staged.manifest, folder.manifest)
+        atomic_files.remove_tree(staged.root)
 
 
 def _same_update(frozen: Plan, plan: Plan) -> bool:

@@ -25,6 +25,7 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # some network file systems
 _TEMPORARY = ".tmp"
+_MKDIR_ATTEMPTS = 20  # of mkdir, while another process removes the same folder
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object], *, scratch: Path | None = None) -> None:
@@ -157,12 +158,38 @@ def append_line(path: Path, text: str) -> None:
 def make_folder(path: Path) -> None:
     """Create ``path`` and its missing parents. Raises UserError if that is refused."""
     with _user_errors(path):
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise UserError(f"{path} is a file, not a folder: choose another path") from None
-        except FileNotFoundError:  # /proc
-            raise UserError(f"{path} cannot be made there: choose another place") from None
+        for _ in range(_MKDIR_ATTEMPTS):
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                return
+            except FileExistsError:
+                if os.path.lexists(path) and not path.is_dir():
+                    raise UserError(f"{path} is a file, not a folder: choose another path") from None
+            except FileNotFoundError:  # /proc, or a parent was removed meanwhile
+                pass
+        raise UserError(f"{path} cannot be made there: choose another place")
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in this context for the same folder, and keep others out.
+
+    The lock is on the folder itself, so no file is left behind, and it ends with the process, however that ends. Where
+    there are no such locks (Windows, some network file systems) nothing is waited for.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, FileNotFoundError):
+        yield
+        return
+    try:
+        with suppress(OSError):  # the file system has no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -157,3 +157,26 @@ def test_a_tree_is_removed_and_so_is_what_a_killed_removal_left(tmp_path: Path) 
     atomic_files.remove_tree(tmp_path / "tree")
     atomic_files.remove_tree(tmp_path / "absent")
     assert os.listdir(tmp_path) == ["other"]
+
+
+@pytest.mark.parametrize("error", [FileExistsError, FileNotFoundError])
+def test_a_folder_that_another_process_removes_meanwhile_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    """mkdir then finds what is gone at its next step, or misses the parent that it has just made."""
+    mkdir, calls = Path.mkdir, iter(range(100))
+
+    def disturbed(self: Path, *arguments: Any, **options: Any) -> None:
+        if next(calls) < 3:
+            raise error(self)
+        mkdir(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", disturbed)
+    atomic_files.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_link_to_nothing_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"link is a file, not a folder: choose another path"):
+        atomic_files.make_folder(tmp_path / "link")
