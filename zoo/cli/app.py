@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, UserError
+from zoo.system.shortage import shortage_of
 from zoo.version import __version__
 
 
@@ -85,6 +86,10 @@ def exit_code(app: typer.Typer, name: str, resume_hint: str) -> int:
         # Silence the flush at exit, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
+    except (MemoryError, OSError, RuntimeError, ImportError) as error:
+        if (short := shortage_of(error)) is None:
+            raise
+        return _fail(f"{name}: error: {short}")
 
 
 def parse_assignments(texts: list[str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from zoo.sources.base import ImageRow, Source, one_large_file, rows_of
 from zoo.system.prefetch import prefetch
 from zoo.system.progress import Progress
+from zoo.system.shortage import raise_if_short
 from zoo.transforms.decode import UnreadableImage, decoded
 
 R = TypeVar("R")
@@ -144,7 +145,8 @@ def _sha256_of(source: Source, row: ImageRow) -> str:
     try:
         with one_large_file(row):
             return hashlib.sha256(source.read(row)).hexdigest()
-    except (UnreadableImage, MemoryError):
+    except (UnreadableImage, MemoryError) as error:
+        raise_if_short(error)
         return ""
 
 
@@ -152,5 +154,6 @@ def _size_of(max_pixels: int, source: Source, row: ImageRow) -> tuple[int, int]:
     try:
         with one_large_file(row), decoded(source.read(row), max_pixels) as image:
             return image.size
-    except (UnreadableImage, MemoryError):
+    except (UnreadableImage, MemoryError) as error:
+        raise_if_short(error)
         return 0, 0

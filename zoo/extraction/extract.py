@@ -35,6 +35,7 @@ from zoo.sources.file_listing import Listing
 from zoo.system.atomic_files import append_line, remove_temporaries
 from zoo.system.hardware import usable_cores
 from zoo.system.progress import Progress
+from zoo.system.shortage import raise_if_short
 
 LOG = "run.log.jsonl"
 _ATTEMPTS = 5  # of a run while other runs move updates into place
@@ -122,6 +123,7 @@ def run_extraction(
         except OutputReplaced:
             run.say("another run has updated the same folder: looking again at what is left")
         except OSError as error:  # a failure at an image is a row, so this one is of the output folder
+            raise_if_short(error)
             raise UserError(f"{error.filename}: {error.strerror}: put it right, or choose another --out") from error
     raise UserError(f"other runs keep updating {out}: wait for them and run the same command again")
 

@@ -29,6 +29,7 @@ from zoo.inference.outputs import EMBEDDING
 from zoo.sources.base import ImageRow, Source, one_large_file
 from zoo.system.prefetch import prefetch
 from zoo.system.progress import Progress
+from zoo.system.shortage import raise_if_short
 from zoo.transforms.decode import UnreadableImage, decoded
 
 NOT_FINITE = "not-finite"
@@ -138,7 +139,8 @@ def read_image(source: Source, row: ImageRow, model: FeatureExtractor, max_pixel
                 return DecodedImage(OK, None, sha256, image.width, image.height, model.views(image))
     except UnreadableImage as error:
         return DecodedImage(error.reason, error.detail, sha256)
-    except MemoryError:
+    except MemoryError as error:
+        raise_if_short(error)
         return DecodedImage("too-large", "not enough memory", sha256)
 
 

@@ -19,6 +19,7 @@ from zoo.inference.onnx_checks import require_self_contained
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
 from zoo.system.atomic_files import sha256_file
 from zoo.system.hardware import usable_cores
+from zoo.system.shortage import raise_if_short
 from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class OnnxEngine:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=[provider])
         except Exception as error:  # onnxruntime's exceptions share no base class
+            raise_if_short(error)
             raise UserError(f"{path} is not an ONNX file that runs here: {reason_of(error)}") from None
         if provider[0] not in self._session.get_providers():  # ONNX Runtime itself falls back with a warning
             raise UserError(f"ONNX Runtime could not start {provider[0]}{_both_installed()}: use --device cpu")
@@ -174,7 +176,8 @@ def import_onnxruntime() -> ModuleType:
     """Import onnxruntime. Raises UserError, which says how to install it."""
     try:
         return import_module("onnxruntime")
-    except ImportError:
+    except ImportError as error:
+        raise_if_short(error)
         raise UserError("the ONNX backend needs onnxruntime: pip install 'siamese-zoo[onnx]'") from None
 
 

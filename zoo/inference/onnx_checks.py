@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError, reason_of
+from zoo.system.shortage import raise_if_short
 
 
 def require_self_contained(path: Path) -> None:
@@ -30,6 +31,7 @@ def require_self_contained(path: Path) -> None:
             if data.find(b"location") < 0:
                 return
     except (OSError, ValueError) as error:  # ValueError: the file is empty
+        raise_if_short(error)
         raise UserError(f"{path} is not an ONNX file that can be read ({error})") from None
     try:
         import onnx

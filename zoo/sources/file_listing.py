@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from zoo.errors import UserError
+from zoo.system.shortage import raise_if_short
 from zoo.transforms.decode import EXTENSIONS
 
 FILES = pa.schema([("path", pa.binary()), ("size", pa.int64()), ("mtime_ns", pa.int64())])
@@ -102,7 +103,8 @@ class _Walk:
             # Only the root must be readable: another folder becomes a row of its own.
             try:
                 items = os.scandir(os.path.join(self._root, folder))
-            except OSError:
+            except OSError as error:
+                raise_if_short(error)
                 if not folder:
                     raise
                 if not _is_image_name(folder.rstrip(b"/")):  # otherwise it already has its row

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, SupportsInt, TypeVar
 
 from zoo.errors import UserError, reason_of
+from zoo.system.shortage import raise_if_short
 from zoo.transforms.decode import UnreadableImage, read_bytes, read_part
 from zoo.transforms.limits import MAX_BYTES
 
@@ -192,6 +193,7 @@ class Remote:
         except PermissionError:
             raise UnreadableImage("no-permission", "reading it is not allowed") from None
         except OSError as error:
+            raise_if_short(error)
             raise UnreadableImage("io-error", error.strerror or "read failed") from error
 
     def _retry(self, function: Callable[[], T]) -> T:
@@ -201,6 +203,7 @@ class Remote:
             except (PermissionError, UnreadableImage):
                 raise
             except Exception as error:  # each kind of storage raises its client's own errors
+                raise_if_short(error)
                 no_answer = self._is_no_answer(error)
                 if isinstance(error, FileNotFoundError) and not no_answer:
                     raise

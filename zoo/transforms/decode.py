@@ -31,6 +31,7 @@ import PIL
 from PIL import Image, features
 
 from zoo.errors import reason_of
+from zoo.system.shortage import raise_if_short
 from zoo.transforms.limits import MAX_BYTES, MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -248,6 +249,7 @@ def _read_error(error: OSError, path: bytes | str | os.PathLike[str]) -> Unreada
         return UnreadableImage("missing", "a broken link" if os.path.islink(path) else "no such file")
     if isinstance(error, PermissionError):
         return UnreadableImage("no-permission", "reading it is not allowed")
+    raise_if_short(error)
     return UnreadableImage("io-error", os.strerror(error.errno) if error.errno else "read failed")
 
 
@@ -321,6 +323,7 @@ def _gray16_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _decoder_error(error: Exception) -> UnreadableImage:
+    raise_if_short(error)
     detail = reason_of(error)
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return UnreadableImage("too-large", detail)

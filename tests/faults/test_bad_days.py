@@ -1,0 +1,104 @@
+"""Days on which the machine is short of something, its clock is wrong, or its file system can do less than others."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from extraction_driver import assert_tidy, results, run
+from pictures import fill
+
+from zoo.errors import EXIT_OK, EXIT_USER_ERROR, UserError
+from zoo.system import shortage
+from zoo.transforms import decode
+
+ROOT = Path(__file__).parents[2]
+PHOTOS = ROOT / "examples" / "photos"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return fill(tmp_path / "images", 8)
+
+
+def extract(out: Path, *more: str, limit: tuple[int, int] | None = None) -> subprocess.CompletedProcess[str]:
+    """``zoo extract`` of the example photographs in a process with a limit of ``resource``."""
+    words = [sys.executable, "-m", "zoo", "extract", "--images", str(PHOTOS), "--out", str(out), *more]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def limited() -> None:
+        if limit is not None:
+            resource.setrlimit(limit[0], (limit[1], limit[1]))
+
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment, preexec_fn=limited)
+
+
+@pytest.mark.parametrize("megabytes", [450, pytest.param(600, marks=pytest.mark.slow)])
+def test_too_little_memory_is_one_line_and_the_run_goes_on_with_more(tmp_path: Path, megabytes: int) -> None:
+    out = tmp_path / "out"
+    short = extract(out, "--backend", "torch", limit=(resource.RLIMIT_AS, megabytes << 20))
+    assert (short.returncode, short.stderr.count("\n")) == (EXIT_USER_ERROR, 1), short.stderr
+    assert "out of memory" in short.stderr
+    whole = extract(out, "--backend", "torch")
+    assert whole.returncode == EXIT_OK, whole.stderr
+    assert_tidy(out)
+
+
+def test_sixty_four_open_files_are_enough(tmp_path: Path) -> None:
+    done = extract(tmp_path / "out", "--workers", "48", limit=(resource.RLIMIT_NOFILE, 64))
+    assert done.returncode == EXIT_OK, done.stderr
+
+
+@pytest.mark.parametrize("failing", ["open", "scandir"])
+def test_too_few_files_stop_the_run_and_are_not_the_fault_of_an_image(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    original: Callable[..., object] = getattr(os, failing)
+
+    def refuse(path: Any, *arguments: object, **options: object) -> object:
+        if os.fsencode(path).startswith(os.fsencode(images / "a")):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return original(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, failing, refuse)
+        with pytest.raises(UserError, match="too many open files: raise the limit"):
+            run(images, tmp_path / "out")
+    assert run(images, tmp_path / "out").failed == {}
+
+
+def test_memory_that_is_short_while_an_image_is_decoded_stops_the_run(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(image: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "_upright", short)
+        patch.setattr(shortage, "_SPARE", 1 << 62)
+        with pytest.raises(UserError, match="out of memory"):
+            run(images, tmp_path / "out")
+    assert run(images, tmp_path / "out").failed == {}
+
+
+@pytest.mark.parametrize("seconds", [-(10**9), 0, 4 * 10**9])
+def test_times_of_files_in_the_past_and_in_the_future(images: Path, tmp_path: Path, seconds: int) -> None:
+    """A clock that was wrong when the files were written, or is wrong now: nothing compares a time with now."""
+    out = tmp_path / "out"
+    for path in images.rglob("*"):
+        os.utime(path, (seconds, seconds))
+    run(images, out)
+    before = results(out)
+    for path in [out, *out.rglob("*")]:
+        os.utime(path, (-seconds, -seconds))
+    again = run(images, out, update=True)
+    assert (again.reused, results(out)) == (8, before)
+    next(images.glob("*.jpeg")).touch()  # earlier than what was recorded, or later
+    assert run(images, out, update=True).ok == 8
