@@ -7,7 +7,8 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from extraction_driver import assert_tidy, results, run
 from pictures import fill
 
 from zoo.errors import EXIT_OK, EXIT_USER_ERROR, UserError
-from zoo.system import shortage
+from zoo.system import atomic_files, shortage
 from zoo.transforms import decode
 
 ROOT = Path(__file__).parents[2]
@@ -102,3 +103,53 @@ def test_times_of_files_in_the_past_and_in_the_future(images: Path, tmp_path: Pa
     assert (again.reused, results(out)) == (8, before)
     next(images.glob("*.jpeg")).touch()  # earlier than what was recorded, or later
     assert run(images, out, update=True).ok == 8
+
+
+def test_a_file_system_that_does_not_rename_over_a_file_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(old: Any, new: Any) -> None:
+        raise FileExistsError(errno.EEXIST, "File exists", os.fspath(old), None, os.fspath(new))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(UserError, match=r"the file system of .*result does not replace a file by a rename"):
+        atomic_files.atomic_write_bytes(tmp_path / "result", b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(params=[False, True], ids=["no hard links", "no rename over a file"])
+def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, bool]]:
+    """A mounted ``limited_file_system``, and whether it refuses to replace files."""
+    try:
+        import mfusepy  # noqa: F401
+    except (ImportError, OSError):
+        pytest.skip("needs mfusepy and libfuse")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "at").mkdir()
+    words = [ROOT / "tests" / "limited_file_system.py", tmp_path / "root", tmp_path / "at", int(request.param)]
+    server = subprocess.Popen([sys.executable, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 20
+    while not os.path.ismount(tmp_path / "at"):
+        if server.poll() is not None or time.monotonic() > until:
+            server.kill()
+            pytest.skip("FUSE cannot mount here")
+        time.sleep(0.05)
+    yield tmp_path / "at", request.param
+    subprocess.run(["umount", str(tmp_path / "at")], check=True)
+    server.wait(20)
+
+
+@pytest.mark.slow
+def test_a_mounted_file_system_that_can_do_less(mounted: tuple[Path, bool], images: Path, tmp_path: Path) -> None:
+    folder, refuses = mounted
+    run(images, folder / "out")
+    run(images, tmp_path / "out")
+    assert results(folder / "out") == results(tmp_path / "out")
+    (images / "new.jpeg").write_bytes(next(images.glob("*.jpeg")).read_bytes())
+    if refuses:
+        with pytest.raises(UserError, match="does not replace a file by a rename"):
+            run(images, folder / "out", update=True)
+        return
+    run(images, folder / "out", update=True)
+    run(images, tmp_path / "out", update=True)
+    assert results(folder / "out") == results(tmp_path / "out")

@@ -364,4 +364,8 @@ def _user_errors(path: Path) -> Iterator[None]:
             raise UserError(
                 f"cannot write {path} ({error.strerror}): choose another place or allow writing there"
             ) from error
+        if error.errno == errno.EEXIST and error.filename2 is not None:  # a rename
+            raise UserError(
+                f"the file system of {path} does not replace a file by a rename: choose a place on another one"
+            ) from error
         raise
