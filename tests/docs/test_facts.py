@@ -186,3 +186,14 @@ def test_the_site_builds_and_needs_no_network(tmp_path: Path) -> None:
         for tag in re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", page.read_text()):
             address = re.search(r"(?:src|href)=\"?(https?://[^\s\">]+)", tag)
             assert address is None or 'rel="canonical"' in tag, f"{page.name} loads {tag}"
+
+
+def test_the_table_of_faults_names_tests_that_exist() -> None:
+    page = ROOT / "tests" / "faults" / "README.md"
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ") and not line.startswith(("| fault", "|--"))]
+    assert len(rows) > 30
+    for row in rows:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", row.split(" | ")[-1])
+        assert named, row
+        for path, test in named:
+            assert f"\ndef {test}(" in (ROOT / "tests" / path).read_text(), (path, test)
