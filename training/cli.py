@@ -22,7 +22,7 @@ def recipes() -> None:
 
 @app.command("run")
 def run_recipe(
-    recipe: Annotated[str, typer.Argument(help="Name from `zoo-train recipes`.")],
+    recipe: Annotated[str, typer.Argument(help="Name from `zoo-train recipes`, or MODULE:NAME, FILE.py:NAME.")],
     data: Annotated[
         str,
         typer.Option(
@@ -36,15 +36,19 @@ def run_recipe(
     in_memory: Annotated[
         bool, typer.Option("--in-memory", help="Decode all images once and keep them; for small images.")
     ] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="As --logger tensorboard.")] = False,
+    logger: Annotated[
+        list[str] | None, typer.Option(help="Log there too: tensorboard, wandb or mlflow; repeatable.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
 ) -> None:
     """Train. If the run is killed, `--resume` continues from the last checkpoint with the same results."""
     from training.launch import launch
     from training.messages import print_trained
 
-    options = {"resume": resume, "in_memory": in_memory, "tensorboard": tensorboard}
-    print_trained(launch(recipe, data, out, overrides=set_ or [], device=device, **options))
+    loggers = [*(["tensorboard"] if tensorboard else []), *(logger or [])]
+    options = {"resume": resume, "in_memory": in_memory}
+    print_trained(launch(recipe, data, out, overrides=set_ or [], device=device, loggers=loggers, **options))
 
 
 @app.command()
@@ -84,12 +88,15 @@ def export(
         int | None, typer.Option(min=1, help="Short side before the crop; default: crop / 0.875.")
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Convolutions in float16, BN in float32.")] = False,
+    method: Annotated[
+        str | None, typer.Option(metavar="MODULE:CLASS", help="The method, if it is your own: its module is imported.")
+    ] = None,
 ) -> None:
     """Write the encoder as safetensors for `zoo extract --model` and `zoo.load`, with its card and heads."""
     from training.results.export import COMPANION_SUFFIXES
     from training.results.export import export as write
 
-    sha256 = write(checkpoint, out, input_size=input_size, resize=resize, half=half)
+    sha256 = write(checkpoint, out, input_size=input_size, resize=resize, half=half, method=method)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {sha256}")
     print("beside it: " + ", ".join(out.with_suffix(s).name for s in COMPANION_SUFFIXES))
 

@@ -113,7 +113,7 @@ def open_run(recipe: Recipe, dataset: Dataset, folder: Path, device: str, resume
     if state is None and resume:
         raise UserError(f"{folder} holds no run to resume: leave --resume out")
     # Build the run, then restore its state under the lock.
-    run = new_run(recipe, dataset, folder, torch.device(device), build_method(recipe))
+    run = new_run(recipe, dataset, folder, torch.device(device), build_method(recipe, len(dataset)))
     atomic_files.make_folder(folder)
     with _locked(folder):
         if state is not None:
