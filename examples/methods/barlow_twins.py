@@ -3,7 +3,7 @@
 A method in a file of its own. Train it, and export the encoder:
 
     zoo-train run examples/methods/barlow_twins.py:recipe --data IMAGES --out run
-    zoo-train export run --out barlow.safetensors --method barlow_twins:BarlowTwins
+    zoo-train export run --out barlow.safetensors --method examples/methods/barlow_twins.py:BarlowTwins
 
 Constants are those of facebookresearch/barlowtwins, commit 8e8d284, ``main.py``. On several ranks the official code
 gives 1 / ranks of the gradient (a sum over ranks, which DDP then averages); here it is the gradient itself.

@@ -3,7 +3,7 @@
 A method in a file of its own. Train it, and export the encoder:
 
     zoo-train run examples/methods/vicreg.py:recipe --data IMAGES --out run
-    zoo-train export run --out vicreg.safetensors --method vicreg:VICReg
+    zoo-train export run --out vicreg.safetensors --method examples/methods/vicreg.py:VICReg
 
 Constants are those of facebookresearch/vicreg, commit 4e12602, ``main_vicreg.py``.
 """

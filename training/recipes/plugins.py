@@ -22,15 +22,7 @@ def import_object(reference: str) -> object:
     Raises:
         UserError: the text has another form, the module cannot be imported, or has no such name.
     """
-    # A file is imported as a module of its folder, so that a later run finds it by the same name.
-    text = reference
-    path, _, name = reference.rpartition(":")
-    if path.endswith(".py"):
-        if not Path(path).is_file():
-            raise UserError(f"no file {path}: give MODULE:NAME or FILE.py:NAME")
-        _search_last(str(Path(path).resolve().parent))
-        text = f"{Path(path).stem}:{name}"
-    match = _REFERENCE.fullmatch(text)
+    match = _REFERENCE.fullmatch(by_module(reference))
     if match is None:
         raise UserError(f"{reference!r} is not MODULE:NAME, such as mypackage.barlow:recipe")
     _search_last(os.getcwd())
@@ -46,6 +38,20 @@ def import_object(reference: str) -> object:
         raise UserError(f"{match[1]} has no {match[2]}: it is {getattr(module, '__file__', 'a built-in module')}")
     found: object = getattr(module, match[2])
     return found
+
+
+def by_module(reference: str) -> str:
+    """Return ``FILE.py:name`` as ``module:name``, and let the module be found; return other texts as they are.
+
+    A file is imported as a module of its folder, so that a later run finds it by the same name.
+    """
+    path, _, name = reference.rpartition(":")
+    if not path.endswith(".py"):
+        return reference
+    if not Path(path).is_file():
+        raise UserError(f"no file {path}: give MODULE:NAME or FILE.py:NAME")
+    _search_last(str(Path(path).resolve().parent))
+    return f"{Path(path).stem}:{name}"
 
 
 def entry_point(group: str, name: str) -> object | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from training.engine import checkpoint
 from training.methods import Method, build_method
 from training.recipes.config import Recipe, from_json
+from training.recipes.plugins import by_module
 from training.results.summary import run_facts
 from zoo.errors import UserError
 from zoo.hub.weights import FORMAT, FORMAT_2, WeightFile, locate, save_encoder
@@ -47,8 +48,8 @@ def export(
         input_size, resize: preprocessing that belongs to the weights, in pixels; default: the size of the training
             views, and input_size / .875 (the papers' centre crop).
         half: store convolutions in float16.
-        method: ``module:Class`` of the checkpoint's method, where that is the user's own: a checkpoint alone never
-            makes this process import a module.
+        method: ``module:Class`` or ``FILE.py:Class`` of the checkpoint's method, where that is the user's own: a
+            checkpoint alone never makes this process import a module.
 
     Raises:
         UserError: there is no checkpoint, or ``out`` has another suffix or cannot be written.
@@ -61,7 +62,7 @@ def export(
         raise UserError(f"--out {out}: give it the suffix .safetensors")
     # Rebuild the trained method from its recipe.
     recipe = from_json(state["recipe"])
-    if ":" in recipe.method and recipe.method != method:
+    if ":" in recipe.method and (method is None or recipe.method != by_module(method)):
         raise UserError(
             f"{source} was trained by {recipe.method}, which is not part of siamese-zoo: add --method {recipe.method} "
             "if you trust that module, which is then imported"
