@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     skipped: int = 0
+
+    @cached_property
+    def data(self) -> DataInfo:
+        """Name, number and content of the images, as a checkpoint records them."""
+        return _data_info(self.dataset)
 
     @property
     def sampler(self) -> EpochSampler:
@@ -205,7 +211,7 @@ def save(run: Run) -> Path:
     if collectives.rank() == 0:
         state: CheckpointState = {
             "recipe": to_json(run.recipe),
-            "data": _data_info(run.dataset),
+            "data": run.data,
             "step": run.step,
             "total_steps": run.total_steps,
             "seconds": run.seconds,
@@ -222,12 +228,19 @@ def save(run: Run) -> Path:
 
 
 def _require_same_run(run: Run, state: CheckpointState) -> None:
-    ours, theirs = _data_info(run.dataset), state["data"]
+    ours, theirs = run.data, state["data"]
     different = [d for d in differences(run.recipe, from_json(state["recipe"])) if d[0] not in _CHANGEABLE]
-    different += [(f"data.{key}", ours[key], theirs[key]) for key in ("name", "images") if ours[key] != theirs[key]]
+    # The content is the identity, so a folder can move; an earlier version wrote only the name.
+    keys = ("images",) if "content" in theirs else ("name", "images")
+    different += [(f"data.{key}", ours[key], theirs[key]) for key in keys if ours[key] != theirs[key]]
     for name, our_value, their_value in different:
         raise UserError(f"{run.folder} holds another run: its {name} is {their_value}, this one's is {our_value}")
+    if "content" in theirs and theirs["content"] != ours.get("content"):
+        raise UserError(
+            f"{run.folder} holds a run on other images: the {theirs['images']} of {theirs['name']} had other names, "
+            "sizes, labels or bytes; give those images, or choose another --out"
+        )
 
 
 def _data_info(dataset: Dataset) -> DataInfo:
-    return {"name": dataset.name, "images": len(dataset)}
+    return {"name": dataset.name, "images": len(dataset), "content": dataset.content()}
