@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from training.engine import checkpoint, loop
@@ -22,6 +22,8 @@ def train(
     device: str | None = None,
     resume: bool | None = None,
     loggers: Sequence[OpenLogger] = (),
+    changing: Collection[str] = (),
+    init: str | None = None,
 ) -> Path:
     """Train a recipe and return the path of the last checkpoint.
 
@@ -32,6 +34,9 @@ def train(
         out: folder for checkpoints and ``log.jsonl``.
         device: ``cpu``, ``cuda`` or ``cuda:1``; default: the GPU if there is one.
         resume: continue the run in ``out``; default: if it holds one. A run of other settings or data is refused.
+        changing: fields that a resumed run may change: ``optim.epochs``, ``optim.lr``, ``optim.batch_size`` and
+            ``accumulate``; the schedules are planned again.
+        init: weights from which the encoder of a new run starts: a name of the zoo, a folder or a file.
         loggers: opened with the folder, the step and the recipe; each then receives what the log receives.
 
     Raises:
@@ -54,4 +59,6 @@ def train(
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         resume=checkpoint.load_last(folder) is not None if resume is None else resume,
         loggers=loggers,
+        changing=changing,
+        init=init,
     )

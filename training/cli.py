@@ -33,6 +33,15 @@ def run_recipe(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and log.jsonl.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="field=value, e.g. optim.lr=0.3; repeatable.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from OUT's last checkpoint.")] = False,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of the whole run; with --resume the run is extended.")
+    ] = None,
+    change: Annotated[
+        bool, typer.Option("--change", help="With --resume: go on with another lr, batch size or accumulate.")
+    ] = False,
+    init: Annotated[
+        str | None, typer.Option(help="Start the encoder from these weights: a name of the zoo, a folder or a file.")
+    ] = None,
     in_memory: Annotated[
         bool, typer.Option("--in-memory", help="Decode all images once and keep them; for small images.")
     ] = False,
@@ -47,8 +56,13 @@ def run_recipe(
     from training.messages import print_trained
 
     loggers = [*(["tensorboard"] if tensorboard else []), *(logger or [])]
-    options = {"resume": resume, "in_memory": in_memory}
-    print_trained(launch(recipe, data, out, overrides=set_ or [], device=device, loggers=loggers, **options))
+    settings = [*(set_ or []), *([f"optim.epochs={epochs}"] if epochs else [])]
+    changing = {"optim.epochs"} if epochs and resume else set()
+    if change:
+        changing |= {"optim.lr", "optim.batch_size", "accumulate", "optim.epochs"}
+    path = launch(recipe, data, out, overrides=settings, device=device, resume=resume, in_memory=in_memory,
+                  loggers=loggers, changing=changing, init=init)  # fmt: skip
+    print_trained(path)
 
 
 @app.command()

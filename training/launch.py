@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,8 @@ def launch(
     resume: bool,
     in_memory: bool = False,
     loggers: Sequence[str] = (),
+    changing: Collection[str] = (),
+    init: str | None = None,
 ) -> Path | None:
     """Train and return the path of the last checkpoint; ``None`` on all ranks but the first.
 
@@ -54,7 +56,9 @@ def launch(
     # Train as one rank of the group, and resume by itself after a restart by torchrun.
     with collectives.process_group(device or ("cuda" if torch.cuda.is_available() else "cpu")) as local_device:
         resume = resume or (collectives.restarted() and checkpoint.load_last(out) is not None)
-        path = train(config, dataset, out, device=local_device, resume=resume, loggers=chosen)
+        path = train(
+            config, dataset, out, device=local_device, resume=resume, loggers=chosen, changing=changing, init=init
+        )
         return path if collectives.rank() == 0 else None
 
 

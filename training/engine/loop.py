@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from math import isfinite
 from pathlib import Path
@@ -47,11 +47,15 @@ def train(
     device: str,
     resume: bool = False,
     loggers: Sequence[OpenLogger] = (),
+    changing: Collection[str] = (),
+    init: str | None = None,
 ) -> Path:
     """Train ``recipe`` on ``dataset`` and return the path of the last checkpoint. A collective call.
 
     ``folder`` receives checkpoints and ``log.jsonl``: a line with the hardware of each part of the run, a line every 20
-    steps, and one after every monitor. ``loggers`` receive the same on the first rank. Equal recipe, data,
+    steps, and one after every monitor. ``loggers`` receive the same on the first rank. A resumed run may
+    change the fields ``changing`` (``training.engine.state.REPLANNED``); a new one can start from the weights
+    ``init``. Equal recipe, data,
     device, ranks and versions give equal bytes, whether the run was interrupted or not.
 
     Raises:
@@ -60,7 +64,10 @@ def train(
             finite).
         KeyboardInterrupt: a rank received SIGTERM or Ctrl-C; the step in progress is complete and saved.
     """
-    with explain_out_of_memory(), open_run(recipe, dataset, folder, device, resume) as run:
+    with (
+        explain_out_of_memory(),
+        open_run(recipe, dataset, folder, device, resume, changing=changing, init=init) as run,
+    ):
         if run.device.type == "cpu":
             keep_freed_memory()
         with tf32(recipe.precision != "fp32"), closing(train_steps(run, loggers=loggers)) as steps:
@@ -122,6 +129,9 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
             progress.say(
                 f"the learning rate only rises: optim.warmup_epochs={config.warmup_epochs:g} covers all epochs"
             )
+        for note in run.notes:
+            progress.say(note)
+            log({"note": note})
         log({"hardware": run.hardware[-1], "ranks": ranks, "precision": recipe.precision})
         started, logged_step, logged_at = time.perf_counter() - run.seconds, run.step, time.perf_counter()
 

@@ -20,7 +20,9 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,7 @@ from zoo.errors import UserError, reason_of
 from zoo.sources.tar import expand, samples
 from zoo.transforms.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
 
+T = TypeVar("T")
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
 _SAMPLE = 64  # images whose bytes are hashed for the content of a data set
@@ -57,6 +60,7 @@ class Dataset:
     _length: int
     _size: Callable[[int], int] | None = None  # of a row's file in bytes, where that is known without reading it
     without_labels: str = ""
+    _source: Callable[[int], bytes | NDArray[np.uint8]] | None = None  # where ``_read`` serves decoded images
 
     def __len__(self) -> int:
         return self._length
@@ -106,7 +110,8 @@ class Dataset:
             _read=lambda i: self._read(int(rows[i])),
             _names=lambda i: self._names(int(rows[i])),
             _length=len(rows),
-            _size=None if (size := self._size) is None else lambda i: size(int(rows[i])),
+            _source=None if (source := self._source) is None else partial(_row_of, source, rows),
+            _size=None if self._size is None else partial(_row_of, self._size, rows),
         )
 
     def content(self) -> str:
@@ -121,7 +126,7 @@ class Dataset:
             digest.update(b"%d %b\n" % (size, os.fsencode(self._names(index))))
         for index in np.unique(np.linspace(0, len(self) - 1, _SAMPLE).astype(int)).tolist():
             try:
-                data = self._read(index)
+                data = (self._source or self._read)(index)
             except UnreadableImage as error:
                 data = error.reason.encode()
             digest.update(hashlib.sha256(data if isinstance(data, bytes) else data.tobytes()).digest())
@@ -213,7 +218,7 @@ def decoded_once(dataset: Dataset) -> Dataset:
             raise UnreadableImage(row.reason, row.detail)
         return row
 
-    return replace(dataset, _read=get)
+    return replace(dataset, _read=get, _source=dataset._source or dataset._read)
 
 
 def evaluation_splits(source: Path | str) -> tuple[Dataset, Dataset]:
@@ -284,6 +289,10 @@ def _open_folder(path: Path, name: str) -> Dataset:
         lambda i: _file_size(files[i]),
         _why_without_labels(path, outside, len(files)),
     )
+
+
+def _row_of(function: Callable[[int], T], rows: NDArray[np.int64], index: int) -> T:
+    return function(int(rows[index]))
 
 
 def _is_visible_image(path: Path) -> bool:
