@@ -102,6 +102,7 @@ def export(
         int | None, typer.Option(min=1, help="Short side before the crop; default: crop / 0.875.")
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Convolutions in float16, BN in float32.")] = False,
+    licence: Annotated[str, typer.Option(help="SPDX name of the licence that you give the weights.")] = "unknown",
     method: Annotated[
         str | None, typer.Option(metavar="MODULE:CLASS", help="The method, if it is your own: its module is imported.")
     ] = None,
@@ -110,7 +111,7 @@ def export(
     from training.results.export import COMPANION_SUFFIXES
     from training.results.export import export as write
 
-    sha256 = write(checkpoint, out, input_size=input_size, resize=resize, half=half, method=method)
+    sha256 = write(checkpoint, out, input_size=input_size, resize=resize, half=half, method=method, licence=licence)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {sha256}")
     print("beside it: " + ", ".join(out.with_suffix(s).name for s in COMPANION_SUFFIXES))
 

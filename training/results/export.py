@@ -14,7 +14,7 @@ from training.recipes.config import Recipe, from_json
 from training.recipes.plugins import by_module
 from training.results.summary import run_facts
 from zoo.errors import UserError
-from zoo.hub.weights import FORMAT, FORMAT_2, WeightFile, locate, save_encoder
+from zoo.hub.weights import FORMAT, FORMAT_2, HEADS_SUFFIX, WeightFile, locate, save_encoder
 from zoo.models.registry import Weights
 from zoo.models.resnet import count_parameters, encoder_state
 from zoo.publish.card.gather import file_facts
@@ -23,7 +23,7 @@ from zoo.system.atomic_files import atomic_write_bytes, atomic_write_text, make_
 from zoo.system.json_types import JSON
 from zoo.transforms.preprocess import Preprocessing
 
-COMPANION_SUFFIXES = (".heads.safetensors", ".registry.json", ".card.md")
+COMPANION_SUFFIXES = (HEADS_SUFFIX, ".registry.json", ".card.md")
 HEADS_FORMAT = "siamese-zoo heads 1"
 _REGISTRY_NAMES = {"mocov2": "moco"}  # methods that the registry calls by another name
 
@@ -36,6 +36,7 @@ def export(
     resize: int | None = None,
     half: bool = False,
     method: str | None = None,
+    licence: str = "unknown",
 ) -> str:
     """Write the online encoder of a checkpoint to ``out`` and return the file's sha256.
 
@@ -50,6 +51,7 @@ def export(
         half: store convolutions in float16.
         method: ``module:Class`` or ``FILE.py:Class`` of the checkpoint's method, where that is the user's own: a
             checkpoint alone never makes this process import a module.
+        licence: SPDX name of the licence that the user gives the weights.
 
     Raises:
         UserError: there is no checkpoint, or ``out`` has another suffix or cannot be written.
@@ -79,7 +81,7 @@ def export(
         "architecture": architecture,
         "method": _REGISTRY_NAMES.get(recipe.method, recipe.method.rpartition(":")[2].lower()),
         "preprocessing": preprocessing.to_json(),
-        "licence": "Apache-2.0",
+        "licence": licence,
         "source": f"trained with `zoo-train run {recipe.name}` on {state['data']['name']}",
         "training": json.dumps(run_facts(state), sort_keys=True),
     }
