@@ -32,6 +32,7 @@ from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.hub.weights import load_encoder, locate
 from zoo.models.registry import ARCHITECTURES
+from zoo.models.resnet import require_same_network
 from zoo.system import atomic_files
 
 _CHANGEABLE = {"checkpoint_steps", "keep_checkpoints"}  # a resumed run may change these: they affect no result
@@ -209,11 +210,7 @@ def start_from(run: Run, init: str) -> None:
         UserError: there are no such weights, or they are of another network.
     """
     file = locate(init)
-    ours = recipe_architecture(run.recipe)
-    if file.architecture.timm_name != ours.timm_name or file.architecture.model_args != ours.model_args:
-        raise UserError(
-            f"--init {init} is a {file.architecture.timm_name}, {run.recipe.name} trains a {ours.timm_name}"
-        )
+    require_same_network(file.architecture, recipe_architecture(run.recipe), f"--init {init}", run.recipe.name)
     state = load_encoder(file).state_dict()
     for name, module in run.method.named_children():
         if name.endswith("encoder"):  # BYOL's target and MoCo's key network begin where the encoder does

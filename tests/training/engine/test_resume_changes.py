@@ -76,7 +76,7 @@ def test_a_run_starts_from_weights_of_the_zoo(
     for name in ("encoder", follower):
         torch.testing.assert_close(trained[f"{name}.{key}"], given[key])  # a moving average rounds
     assert "the encoder starts from" in str(notes(tmp_path / "run")[0])
-    with pytest.raises(UserError, match=r"--init .* is a resnet18, .* trains a resnet50"):
+    with pytest.raises(UserError, match=r"--init .* is a resnet18 with .*, .* is a resnet50"):
         train(tiny(method, architecture="r50"), photos, tmp_path / "other", device="cpu", init=str(random_weights))
 
 
