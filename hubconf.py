@@ -15,7 +15,8 @@ def _entry(name):
     spec = MODELS[name]
     architecture = ARCHITECTURES[spec.architecture]
 
-    def load(pretrained=True, weights=None, progress=True, num_classes=0, features_only=False):
+    def load(pretrained=True, weights=None, progress=True, num_classes=0, features_only=False,
+             out_indices=(0, 1, 2, 3, 4), in_chans=3):  # fmt: skip
         from zoo.hub.torch_hub import load_module
 
         return load_module(
@@ -25,6 +26,8 @@ def _entry(name):
             progress=progress,
             num_classes=num_classes,
             features_only=features_only,
+            out_indices=out_indices,
+            in_chans=in_chans,
         )
 
     tags = ", ".join(f"{tag} ({w.licence})" for tag, w in spec.weights.items()) or "none released"
@@ -39,7 +42,9 @@ def _entry(name):
             file or of a folder of `zoo convert`.
         progress (bool): print the progress of a download to stderr.
         num_classes (int): above 0, a new linear layer follows the encoder: [N, num_classes].
-        features_only (bool): timm's feature pyramid: a list of five maps, at stride 2 to 32.
+        features_only (bool): timm's feature pyramid: a list of maps, at stride 2 to 32; it can be scripted.
+        out_indices (tuple): which of the five maps.
+        in_chans (int): channels of the input; the first layer's weights are summed or repeated, as timm does.
 
     Returns:
         torch.nn.Module in eval mode, {architecture.parameters:,} parameters without a classifier;

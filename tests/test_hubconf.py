@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 import hubconf
 import zoo
+from zoo.convert.convert import convert
 from zoo.errors import UserError
 from zoo.hub.weights import BUNDLED
 from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL, MODELS
@@ -67,7 +68,7 @@ def test_no_weights_no_network(random_weights: Path) -> None:
         torch.hub.load(ROOT, "byol_r18", source="local")
     with pytest.raises(UserError, match="has no weights 'nothing'"):
         torch.hub.load(ROOT, "byol_r18", source="local", weights="nothing")
-    with pytest.raises(UserError, match="gives 512 features, byol_r50 has 2048"):
+    with pytest.raises(UserError, match="is a resnet18 with 100 tensors and 512 features, byol_r50 is a resnet50"):
         torch.hub.load(ROOT, "byol_r50", source="local", weights=str(random_weights))
     with pytest.raises(UserError, match="contradict"):
         torch.hub.load(ROOT, "byol_r18", source="local", weights=str(random_weights), pretrained=False)
@@ -160,3 +161,40 @@ with torch.inference_mode():
 print(tuple(embedding.shape), bool(embedding.isfinite().all()), bool(embedding.std() > 0))
 """)
     assert told.strip() == f"(1, {ARCHITECTURES[MODELS[name].architecture].num_features}) True True"
+
+
+def test_weights_of_another_depth_are_refused_where_the_features_are_as_many(tmp_path: Path) -> None:
+    """A ResNet-34 gives 512 numbers too."""
+    import timm
+
+    torch.save(timm.create_model("resnet34", num_classes=0).state_dict(), tmp_path / "r34.pth")
+    convert(tmp_path / "r34.pth", "torch", tmp_path / "r34")
+    with pytest.raises(UserError, match=r"r34 is a resnet34 .*, byol_r18 is a resnet18 .*: give weights of the same"):
+        torch.hub.load(ROOT, "byol_r18", source="local", weights=str(tmp_path / "r34"))
+
+
+@pytest.mark.parametrize("name", ["simclr_r18_mini", "byol_r50x2"])
+def test_a_pyramid_is_scripted_with_the_maps_that_are_asked_for(name: str, tmp_path: Path) -> None:
+    options = {"source": "local", "features_only": True, "pretrained": name == "simclr_r18_mini"}
+    model = torch.hub.load(ROOT, name, out_indices=(2, 4), **options)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        maps, scripted = model(x), torch.jit.script(model)(x)
+        whole = torch.hub.load(ROOT, name, **options)(x)
+    assert len(maps) == len(scripted) == 2
+    for ours, script, index in zip(maps, scripted, (2, 4), strict=True):
+        torch.testing.assert_close(ours, whole[index])
+        torch.testing.assert_close(ours, script)
+    torch.onnx.export(model, (x,), tmp_path / "maps.onnx", dynamo=True)
+    assert (tmp_path / "maps.onnx").stat().st_size > 1000
+    for wrong in ((), (5,), (-1,)):
+        with pytest.raises(UserError, match="give some of 0, 1, 2, 3, 4"):
+            torch.hub.load(ROOT, name, out_indices=wrong, **options)
+
+
+def test_gray_and_four_channels() -> None:
+    rgb, gray, four = (torch.hub.load(ROOT, DEFAULT_MODEL, source="local", in_chans=n) for n in (3, 1, 4))
+    x = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(gray(x), rgb(x.repeat(1, 3, 1, 1)), rtol=1e-4, atol=1e-4)
+        assert four(torch.randn(2, 4, 64, 64)).shape == (2, 512)

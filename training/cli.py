@@ -22,7 +22,7 @@ def recipes() -> None:
 
 @app.command("run")
 def run_recipe(
-    recipe: Annotated[str, typer.Argument(help="Name from `zoo-train recipes`.")],
+    recipe: Annotated[str, typer.Argument(help="Name from `zoo-train recipes`, or MODULE:NAME, FILE.py:NAME.")],
     data: Annotated[
         str,
         typer.Option(
@@ -33,18 +33,36 @@ def run_recipe(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and log.jsonl.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="field=value, e.g. optim.lr=0.3; repeatable.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from OUT's last checkpoint.")] = False,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of the whole run; with --resume the run is extended.")
+    ] = None,
+    change: Annotated[
+        bool, typer.Option("--change", help="With --resume: go on with another lr, batch size or accumulate.")
+    ] = False,
+    init: Annotated[
+        str | None, typer.Option(help="Start the encoder from these weights: a name of the zoo, a folder or a file.")
+    ] = None,
     in_memory: Annotated[
         bool, typer.Option("--in-memory", help="Decode all images once and keep them; for small images.")
     ] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="As --logger tensorboard.")] = False,
+    logger: Annotated[
+        list[str] | None, typer.Option(help="Log there too: tensorboard, wandb or mlflow; repeatable.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
 ) -> None:
     """Train. If the run is killed, `--resume` continues from the last checkpoint with the same results."""
     from training.launch import launch
     from training.messages import print_trained
 
-    options = {"resume": resume, "in_memory": in_memory, "tensorboard": tensorboard}
-    print_trained(launch(recipe, data, out, overrides=set_ or [], device=device, **options))
+    loggers = [*(["tensorboard"] if tensorboard else []), *(logger or [])]
+    settings = [*(set_ or []), *([f"optim.epochs={epochs}"] if epochs else [])]
+    changing = {"optim.epochs"} if epochs and resume else set()
+    if change:
+        changing |= {"optim.lr", "optim.batch_size", "accumulate", "optim.epochs"}
+    path = launch(recipe, data, out, overrides=settings, device=device, resume=resume, in_memory=in_memory,
+                  loggers=loggers, changing=changing, init=init)  # fmt: skip
+    print_trained(path)
 
 
 @app.command()
@@ -84,12 +102,16 @@ def export(
         int | None, typer.Option(min=1, help="Short side before the crop; default: crop / 0.875.")
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Convolutions in float16, BN in float32.")] = False,
+    licence: Annotated[str, typer.Option(help="SPDX name of the licence that you give the weights.")] = "unknown",
+    method: Annotated[
+        str | None, typer.Option(metavar="MODULE:CLASS", help="The method, if it is your own: its module is imported.")
+    ] = None,
 ) -> None:
     """Write the encoder as safetensors for `zoo extract --model` and `zoo.load`, with its card and heads."""
     from training.results.export import COMPANION_SUFFIXES
     from training.results.export import export as write
 
-    sha256 = write(checkpoint, out, input_size=input_size, resize=resize, half=half)
+    sha256 = write(checkpoint, out, input_size=input_size, resize=resize, half=half, method=method, licence=licence)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {sha256}")
     print("beside it: " + ", ".join(out.with_suffix(s).name for s in COMPANION_SUFFIXES))
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from training.ablations import run, tables
 from training.ablations.result import AblationResult
+from training.monitoring.loggers import LOGGERS
 from training.recipes import table
 from training.recipes.config import override
 from zoo.datasets.dataset import decoded_once, open_training_data
+from zoo.errors import UserError
 
 
 def launch(
@@ -23,7 +25,9 @@ def launch(
     device: str | None,
     resume: bool,
     in_memory: bool = False,
-    tensorboard: bool = False,
+    loggers: Sequence[str] = (),
+    changing: Collection[str] = (),
+    init: str | None = None,
 ) -> Path | None:
     """Train and return the path of the last checkpoint; ``None`` on all ranks but the first.
 
@@ -34,6 +38,9 @@ def launch(
     """
     # Read the recipe and the data first, as their errors are cheap to find.
     config = override(table.find(recipe), overrides)
+    if unknown := sorted(set(loggers) - set(LOGGERS)):
+        raise UserError(f"no logger {unknown[0]!r}: one of {', '.join(LOGGERS)}")
+    chosen = [LOGGERS[name] for name in dict.fromkeys(loggers)]
     dataset = open_training_data(data)
     if in_memory:
         dataset = decoded_once(dataset)
@@ -49,7 +56,9 @@ def launch(
     # Train as one rank of the group, and resume by itself after a restart by torchrun.
     with collectives.process_group(device or ("cuda" if torch.cuda.is_available() else "cpu")) as local_device:
         resume = resume or (collectives.restarted() and checkpoint.load_last(out) is not None)
-        path = train(config, dataset, out, device=local_device, resume=resume, tensorboard=tensorboard)
+        path = train(
+            config, dataset, out, device=local_device, resume=resume, loggers=chosen, changing=changing, init=init
+        )
         return path if collectives.rank() == 0 else None
 
 

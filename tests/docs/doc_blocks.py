@@ -347,6 +347,7 @@ def _in_process(name: str, arguments: list[str], patch: pytest.MonkeyPatch) -> t
     run: Callable[[], int] = lambda: exit_code(_app(name), name, "go on")  # noqa: E731
     with patch.context() as inner, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         inner.setattr(sys, "argv", [name, *arguments])
+        inner.setattr(sys, "path", list(sys.path))  # a method of one's own adds a folder
         try:
             code = run()
         except SystemExit as error:

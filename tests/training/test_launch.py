@@ -111,7 +111,7 @@ def test_in_memory_every_image_is_decoded_once_and_the_run_is_the_same(
         read.clear()
         launch("tiny", str(labelled_folder), tmp_path / str(in_memory), in_memory=in_memory, **OPTIONS)
         counts.append(len(read))
-    assert counts[0] == 80  # two epochs of five batches of eight
+    assert counts[0] == 80 + 46  # two epochs of five batches of eight, and all for the content of the data
     assert set(read) == set(range(46))  # all, twice: the first ones tell whether the rest fits into memory
-    assert counts[1] == 92
+    assert counts[1] == 92 + 46
     assert_same_state(last(tmp_path / "False"), last(tmp_path / "True"))

@@ -20,10 +20,11 @@ _POINTER = "last.json"
 
 
 class DataInfo(TypedDict):
-    """Name and number of images of the training data."""
+    """Name, number of images and content (``Dataset.content``) of the training data."""
 
     name: str
     images: int
+    content: NotRequired[str]
 
 
 class CheckpointState(TypedDict):

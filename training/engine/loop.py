@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from math import isfinite
 from pathlib import Path
@@ -24,8 +24,9 @@ from training.engine.signals import StopSignal
 from training.engine.state import Run, open_run, save
 from training.methods import StepInfo
 from training.monitoring.collapse import COLLAPSE_WARNING, measure_outputs
+from training.monitoring.loggers import OpenLogger
 from training.monitoring.metrics_log import MetricsLog
-from training.recipes.config import Recipe
+from training.recipes.config import Recipe, to_json
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.system import atomic_files
@@ -39,12 +40,22 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def train(
-    recipe: Recipe, dataset: Dataset, folder: Path, *, device: str, resume: bool = False, tensorboard: bool = False
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    device: str,
+    resume: bool = False,
+    loggers: Sequence[OpenLogger] = (),
+    changing: Collection[str] = (),
+    init: str | None = None,
 ) -> Path:
     """Train ``recipe`` on ``dataset`` and return the path of the last checkpoint. A collective call.
 
     ``folder`` receives checkpoints and ``log.jsonl``: a line with the hardware of each part of the run, a line every 20
-    steps, and one after every monitor. ``tensorboard`` writes the same numbers for TensorBoard. Equal recipe, data,
+    steps, and one after every monitor. ``loggers`` receive the same on the first rank. A resumed run may
+    change the fields ``changing`` (``training.engine.state.REPLANNED``); a new one can start from the weights
+    ``init``. Equal recipe, data,
     device, ranks and versions give equal bytes, whether the run was interrupted or not.
 
     Raises:
@@ -53,10 +64,13 @@ def train(
             finite).
         KeyboardInterrupt: a rank received SIGTERM or Ctrl-C; the step in progress is complete and saved.
     """
-    with explain_out_of_memory(), open_run(recipe, dataset, folder, device, resume) as run:
+    with (
+        explain_out_of_memory(),
+        open_run(recipe, dataset, folder, device, resume, changing=changing, init=init) as run,
+    ):
         if run.device.type == "cpu":
             keep_freed_memory()
-        with tf32(recipe.precision != "fp32"), closing(train_steps(run, tensorboard=tensorboard)) as steps:
+        with tf32(recipe.precision != "fp32"), closing(train_steps(run, loggers=loggers)) as steps:
             for _ in steps:
                 pass
         return folder / checkpoint.file_name(run.step)
@@ -80,7 +94,7 @@ def tf32(allowed: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(before[1])
 
 
-def train_steps(run: Run, *, tensorboard: bool = False) -> Generator[dict[str, float], None, None]:
+def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[dict[str, float], None, None]:
     """Make the remaining steps of ``run``, one per ``next``, so that tests and benchmarks can drive them singly.
 
     Yields:
@@ -97,10 +111,11 @@ def train_steps(run: Run, *, tensorboard: bool = False) -> Generator[dict[str, f
     dtype = next(method.encoder.parameters()).dtype
     micro_batch_size = config.batch_size // ranks // recipe.accumulate
     backward_context = PreservedRunningStats(method.modules()) if recipe.checkpoint_activations else nullcontext()
+    opened = [opens(run.folder, run.step, to_json(recipe)) for opens in loggers] if is_first_rank else []
     # Open what must be closed again, however the run ends.
     with (
         StopSignal() as stop,
-        MetricsLog(run.folder if is_first_rank else None, step=run.step, tensorboard=tensorboard) as metrics_log,
+        MetricsLog(run.folder if is_first_rank else None, opened) as metrics_log,
         Progress("images", stream=None if is_first_rank else io.StringIO()) as progress,
         closing(run.batches(range(run.step, total_steps))) as batches,
     ):
@@ -114,6 +129,9 @@ def train_steps(run: Run, *, tensorboard: bool = False) -> Generator[dict[str, f
             progress.say(
                 f"the learning rate only rises: optim.warmup_epochs={config.warmup_epochs:g} covers all epochs"
             )
+        for note in run.notes:
+            progress.say(note)
+            log({"note": note})
         log({"hardware": run.hardware[-1], "ranks": ranks, "precision": recipe.precision})
         started, logged_step, logged_at = time.perf_counter() - run.seconds, run.step, time.perf_counter()
 
@@ -140,10 +158,11 @@ def train_steps(run: Run, *, tensorboard: bool = False) -> Generator[dict[str, f
                 )
                 views = [view.to(dtype) for view in views]
                 labels = None if part.labels is None else part.labels.to(run.device)
+                rows = [torch.from_numpy(part.rows).to(run.device)] if method.uses_rows else []
                 is_last = number == recipe.accumulate - 1
                 with nullcontext() if is_last else run.no_sync():  # DDP averages the gradients once
                     with torch.autocast(run.device.type, _AUTOCAST.get(recipe.precision), recipe.precision != "fp32"):
-                        losses = run.forward(views, labels)
+                        losses = run.forward(views, labels, *rows)
                     loss = torch.stack(list(losses.values())).sum() / recipe.accumulate
                     with backward_context:
                         torch.autograd.backward(scaler.scale(loss))

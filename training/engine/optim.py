@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -11,32 +12,43 @@ from training.methods import Method
 from training.recipes.config import Optim
 from zoo.numerics.lars import LARS
 
+Groups: TypeAlias = "list[dict[str, object]] | None"
+"""Parameter groups of the method itself; ``None`` where the optimiser makes them."""
+
 
 def build_optimiser(method: Method, config: Optim) -> torch.optim.Optimizer:
     """Return the recipe's optimiser with the method's parameter groups; ``set_learning_rate`` sets the rate."""
     momentum, weight_decay = config.momentum, config.weight_decay
+    groups = method.parameter_groups(config)
     match config.name:
         case "lars":
-            return lars(method, momentum=momentum, weight_decay=weight_decay)
+            return lars(method, groups, momentum=momentum, weight_decay=weight_decay)
         case "lars_classic":
-            return lars(method, momentum=momentum, weight_decay=weight_decay, classic_momentum=True)
+            return lars(method, groups, momentum=momentum, weight_decay=weight_decay, classic_momentum=True)
         case "larc":
-            return larc(method, momentum=momentum, weight_decay=weight_decay)
+            return larc(method, groups, momentum=momentum, weight_decay=weight_decay)
         case "sgd":
-            return sgd(method, momentum=momentum, weight_decay=weight_decay)
+            return sgd(method, groups, momentum=momentum, weight_decay=weight_decay)
         case "adamw":
-            return adamw(method, weight_decay=weight_decay)
+            return adamw(method, groups, weight_decay=weight_decay)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, config: Optim, lr: float) -> None:
     """Set the rate of all groups. SimSiam's predictor keeps a constant rate if the recipe says so ([S] section 4.2)."""
     constant = config.lr * config.batch_size / 256
     for group in optimiser.param_groups:
-        group["lr"] = constant if config.fixed_predictor_lr and group.get("predictor") else lr
+        rate = constant if config.fixed_predictor_lr and group.get("predictor") else lr
+        group["lr"] = rate * group.get("lr_scale", 1)
 
 
 def lars(
-    method: Method, *, momentum: float, weight_decay: float, eta: float = 1e-3, classic_momentum: bool = False
+    method: Method,
+    groups: Groups = None,
+    *,
+    momentum: float,
+    weight_decay: float,
+    eta: float = 1e-3,
+    classic_momentum: bool = False,
 ) -> LARS:
     """BYOL's and SimCLR's optimiser: biases and BN parameters get neither weight decay nor a trust ratio ([B] 3.3).
 
@@ -44,21 +56,23 @@ def lars(
     dimensions or more, so the shape tells them apart. ``classic_momentum`` is SimCLR's: it multiplies the gradient by
     the learning rate before the momentum.
     """
-    trainable = [p for p in method.parameters() if p.requires_grad]
-    groups: list[dict[str, object]] = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay, "adapt": True},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "adapt": False},
-    ]
+    if groups is None:
+        trainable = [p for p in method.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay, "adapt": True},
+            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "adapt": False},
+        ]
     return LARS(groups, lr=0.0, momentum=momentum, eta=eta, classic_momentum=classic_momentum)
 
 
-def sgd(method: Method, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
+def sgd(method: Method, groups: Groups = None, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """SimSiam's and MoCo v2's optimiser: weight decay on ALL parameters; the predictor is a group of its own."""
-    named = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
-    groups: list[dict[str, object]] = [
-        {"params": [p for name, p in named if not name.startswith("predictor.")]},
-        {"params": [p for name, p in named if name.startswith("predictor.")], "predictor": True},
-    ]
+    if groups is None:
+        named = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for name, p in named if not name.startswith("predictor.")]},
+            {"params": [p for name, p in named if name.startswith("predictor.")], "predictor": True},
+        ]
     return torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, momentum=momentum, weight_decay=weight_decay)
 
 
@@ -98,13 +112,15 @@ class LARC(torch.optim.SGD):
         super().step()
 
 
-def larc(method: Method, *, momentum: float, weight_decay: float) -> LARC:
+def larc(method: Method, groups: Groups = None, *, momentum: float, weight_decay: float) -> LARC:
     """SwAV's optimiser over all parameters in one group (official ``main_swav.py``)."""
-    trainable = [p for p in method.parameters() if p.requires_grad]
-    return LARC(trainable, lr=0.0, momentum=momentum, weight_decay=weight_decay)
+    return LARC(groups or _trainable(method), lr=0.0, momentum=momentum, weight_decay=weight_decay)
 
 
-def adamw(method: Method, *, weight_decay: float) -> torch.optim.AdamW:
+def adamw(method: Method, groups: Groups = None, *, weight_decay: float) -> torch.optim.AdamW:
     """AdamW, which no paper uses; for short runs on small machines."""
-    trainable = [p for p in method.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trainable, lr=0.0, weight_decay=weight_decay)
+    return torch.optim.AdamW(groups or _trainable(method), lr=0.0, weight_decay=weight_decay)
+
+
+def _trainable(method: Method) -> list[dict[str, object]]:
+    return [{"params": [p for p in method.parameters() if p.requires_grad]}]

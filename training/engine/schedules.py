@@ -19,7 +19,9 @@ def learning_rate(config: Optim, step: int, sampler: EpochSampler) -> float:
     # Follow the schedule that the original code of the recipe has.
     match config.schedule:
         case "step":
-            return warmup_cosine(step, base=base, batch_size=batch_size, total=total, warmup=warmup)
+            return warmup_cosine(
+                step, base=base, final=config.final_lr, batch_size=batch_size, total=total, warmup=warmup
+            )
         case "swav":
             start, final = config.start_lr, config.final_lr
             return swav_cosine(
@@ -36,12 +38,15 @@ def tau(config: Optim, step: int, total_steps: int) -> float:
     return config.tau if config.constant_tau else target_momentum(step, base=config.tau, total=total_steps)
 
 
-def warmup_cosine(step: float, *, base: float, batch_size: int, total: int, warmup: int) -> float:
-    """BYOL's and SimCLR's rate: base * batch_size / 256, linear from 0 over ``warmup`` steps, cosine to 0 ([B] 3.3)."""
-    peak = base * batch_size / 256
+def warmup_cosine(step: float, *, base: float, batch_size: int, total: int, warmup: int, final: float = 0.0) -> float:
+    """BYOL's and SimCLR's rate: base * batch_size / 256, linear from 0 over ``warmup`` steps, cosine to 0 ([B] 3.3).
+
+    Barlow Twins and VICReg end at ``final``, a thousandth of ``base``, instead of 0 (official ``main*.py``).
+    """
+    peak, end = base * batch_size / 256, final * batch_size / 256
     if step < warmup:
         return peak * step / warmup
-    return peak * 0.5 * (1 + cos(pi * (step - warmup) / (total - warmup)))
+    return end + (peak - end) * 0.5 * (1 + cos(pi * (step - warmup) / (total - warmup)))
 
 
 def swav_cosine(

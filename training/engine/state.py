@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,25 @@ from training.distributed import collectives
 from training.distributed.sync_batch_norm import group_ranks, synchronise_batch_norm
 from training.engine import checkpoint
 from training.engine.checkpoint import CheckpointState, DataInfo
+from training.engine.memory import require_fit
 from training.engine.optim import build_optimiser
 from training.engine.validate import check_run
 from training.methods import Method, build_method
+from training.methods.base import recipe_architecture
 from training.monitoring import metrics_log
 from training.monitoring.hardware import hardware
 from training.monitoring.online_probe import OnlineMonitor
 from training.recipes.config import Recipe, differences, from_json, to_json
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
+from zoo.hub.weights import load_encoder, locate
 from zoo.models.registry import ARCHITECTURES
+from zoo.models.resnet import require_same_network
 from zoo.system import atomic_files
 
 _CHANGEABLE = {"checkpoint_steps", "keep_checkpoints"}  # a resumed run may change these: they affect no result
+REPLANNED = frozenset({"optim.epochs", "optim.lr", "optim.batch_size", "accumulate"})
+"""Fields that a resumed run changes where it is asked to; they change what follows."""
 _LOCK = "run.lock"
 
 
@@ -44,6 +51,7 @@ class Run:
         hardware: hardware of all parts of a resumed run, without repetitions.
         step: number of completed steps.
         seconds: time in the training loop, over all parts of a resumed run.
+        notes: lines for the user and the log, before the first step.
         skipped: number of updates in a row that fp16's loss scaler has just skipped.
     """
 
@@ -60,6 +68,12 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     skipped: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def data(self) -> DataInfo:
+        """Name, number and content of the images, as a checkpoint records them."""
+        return _data_info(self.dataset)
 
     @property
     def sampler(self) -> EpochSampler:
@@ -94,10 +108,23 @@ class Run:
 
 
 @contextmanager
-def open_run(recipe: Recipe, dataset: Dataset, folder: Path, device: str, resume: bool) -> Iterator[Run]:
+def open_run(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    device: str,
+    resume: bool,
+    *,
+    changing: Collection[str] = (),
+    init: str | None = None,
+) -> Iterator[Run]:
     """Start a run, or with ``resume`` restore the one in ``folder`` from its last good checkpoint. A collective call.
 
     The folder is locked while the context is open.
+
+    Args:
+        changing: fields of ``REPLANNED`` that a resumed run may change; its schedules are then planned again.
+        init: weights from which the encoder of a new run starts, as ``zoo.load`` takes them.
 
     Raises:
         UserError: see ``training.engine.loop.train``.
@@ -112,12 +139,16 @@ def open_run(recipe: Recipe, dataset: Dataset, folder: Path, device: str, resume
         raise UserError(f"{folder} holds a run (step {state['step']}): add --resume or choose another --out")
     if state is None and resume:
         raise UserError(f"{folder} holds no run to resume: leave --resume out")
+    # Refuse what cannot fit before the first large tensor is made.
+    require_fit(recipe, torch.device(device), collectives.world_size())
     # Build the run, then restore its state under the lock.
-    run = new_run(recipe, dataset, folder, torch.device(device), build_method(recipe))
+    run = new_run(recipe, dataset, folder, torch.device(device), build_method(recipe, len(dataset)))
     atomic_files.make_folder(folder)
     with _locked(folder):
         if state is not None:
-            restore(run, state)
+            restore(run, state, changing)
+        elif init is not None:
+            start_from(run, init)
         if collectives.rank() == 0:
             # A new run also drops what an earlier one without a checkpoint has logged at step 0.
             metrics_log.trim(folder, run.step if run.step else -1)
@@ -172,17 +203,36 @@ def new_run(recipe: Recipe, dataset: Dataset, folder: Path, device: torch.device
     )
 
 
-def restore(run: Run, state: CheckpointState) -> None:
+def start_from(run: Run, init: str) -> None:
+    """Load the weights of a model of the zoo into the encoder of a new run, and into one that follows it.
+
+    Raises:
+        UserError: there are no such weights, or they are of another network.
+    """
+    file = locate(init)
+    require_same_network(file.architecture, recipe_architecture(run.recipe), f"--init {init}", run.recipe.name)
+    state = load_encoder(file).state_dict()
+    for name, module in run.method.named_children():
+        if name.endswith("encoder"):  # BYOL's target and MoCo's key network begin where the encoder does
+            try:
+                module.load_state_dict(state)
+            except RuntimeError as error:
+                reason = str(error).splitlines()[-1].strip()[:160]
+                raise UserError(f"--init {init} does not fit {run.recipe.name} ({reason})") from None
+    run.notes.append(f"the encoder starts from {file.name}, sha256 {file.sha256}")
+
+
+def restore(run: Run, state: CheckpointState, changing: Collection[str] = ()) -> None:
     """Restore everything that the coming steps depend on.
 
     Raises:
         UserError: ``state`` belongs to another run.
     """
-    _require_same_run(run, state)
+    before = _require_same_run(run, state, changing)
     checkpoint.load_weights(run.method, state, run.folder)
     run.optimiser.load_state_dict(state["optimiser"])
     run.scaler.load_state_dict(state.get("scaler", {}))
-    run.step, run.seconds, run.skipped = state["step"], state["seconds"], state.get("skipped", 0)
+    run.step, run.seconds, run.skipped = _planned_step(run, before, state), state["seconds"], state.get("skipped", 0)
     run.hardware = list(dict.fromkeys([*state["hardware"], *run.hardware]))
     if collectives.rank() == 0:
         run.monitor.load_state_dict(state.get("monitors", {}))
@@ -205,7 +255,7 @@ def save(run: Run) -> Path:
     if collectives.rank() == 0:
         state: CheckpointState = {
             "recipe": to_json(run.recipe),
-            "data": _data_info(run.dataset),
+            "data": run.data,
             "step": run.step,
             "total_steps": run.total_steps,
             "seconds": run.seconds,
@@ -221,13 +271,41 @@ def save(run: Run) -> Path:
     return path
 
 
-def _require_same_run(run: Run, state: CheckpointState) -> None:
-    ours, theirs = _data_info(run.dataset), state["data"]
-    different = [d for d in differences(run.recipe, from_json(state["recipe"])) if d[0] not in _CHANGEABLE]
-    different += [(f"data.{key}", ours[key], theirs[key]) for key in ("name", "images") if ours[key] != theirs[key]]
+def _planned_step(run: Run, before: Recipe, state: CheckpointState) -> int:
+    """Return the number of completed steps in the plan of this recipe: another batch size has other steps."""
+    ours, old = run.sampler, EpochSampler(len(run.dataset), before.optim.batch_size, before.optim.drop_last)
+    step = state["step"]
+    if ours != old:
+        step = int(step * ours.steps(1000) / old.steps(1000))
+    if changed := [f"{name} {was} -> {now}" for name, now, was in differences(run.recipe, before) if name in REPLANNED]:
+        run.notes.append(
+            f"{', '.join(changed)}: the schedules are planned again, from step {step} of {run.total_steps}"
+        )
+    if step > run.total_steps:
+        raise UserError(f"{run.folder} is at step {step}, after the end of {run.total_steps} steps: raise optim.epochs")
+    return step
+
+
+def _require_same_run(run: Run, state: CheckpointState, changing: Collection[str]) -> Recipe:
+    """Return the recipe of the checkpoint, from which only the fields ``changing`` may differ."""
+    ours, theirs = run.data, state["data"]
+    before = from_json(state["recipe"])
+    different = [d for d in differences(run.recipe, before) if d[0] not in _CHANGEABLE and d[0] not in changing]
+    # The content is the identity, so a folder can move; an earlier version wrote only the name.
+    if ours["images"] != theirs["images"]:
+        different.append(("data.images", ours["images"], theirs["images"]))
+    if "content" not in theirs and ours["name"] != theirs["name"]:
+        different.append(("data.name", ours["name"], theirs["name"]))
     for name, our_value, their_value in different:
-        raise UserError(f"{run.folder} holds another run: its {name} is {their_value}, this one's is {our_value}")
+        how = " (--change goes on with this one's)" if name in REPLANNED else ""
+        raise UserError(f"{run.folder} holds another run: its {name} is {their_value}, this one's is {our_value}{how}")
+    if "content" in theirs and theirs["content"] != ours.get("content"):
+        raise UserError(
+            f"{run.folder} holds a run on other images: the {theirs['images']} of {theirs['name']} had other names, "
+            "sizes, labels or bytes; give those images, or choose another --out"
+        )
+    return before
 
 
 def _data_info(dataset: Dataset) -> DataInfo:
-    return {"name": dataset.name, "images": len(dataset)}
+    return {"name": dataset.name, "images": len(dataset), "content": dataset.content()}

@@ -9,6 +9,7 @@ import torch
 
 from training.distributed import collectives
 from training.distributed.sync_batch_norm import group_ranks
+from training.methods import find_method
 from training.recipes.config import Recipe, check_ranges
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
@@ -24,7 +25,6 @@ def check_run(recipe: Recipe, dataset: Dataset, device: str) -> None:
     _check_device(device)
     _check_views(recipe)
     _check_batch(recipe, dataset)
-    _check_labels(recipe, dataset)
     if recipe.compile and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UserError("compile=true needs a C++ compiler on the CPU: install g++, or set compile=false")
 
@@ -49,8 +49,8 @@ def _check_views(recipe: Recipe) -> None:
         if view is not None and view.min_area > view.max_area:
             raise UserError(f"views.{name}.min_area={view.min_area:g} is above its max_area={view.max_area:g}")
     count = 1 + (views.second is not None) + (views.small_count if views.small is not None else 0)
-    minimum, maximum = {"supervised": (1, 1), "swav": (2, count)}.get(recipe.method, (2, 2))
-    if not minimum <= count <= maximum:
+    minimum, maximum = find_method(recipe.method).views
+    if not minimum <= count <= (count if maximum is None else maximum):
         raise UserError(
             f"{recipe.method} takes {minimum} views, but {recipe.name} makes {count}: use a recipe of that method"
         )
@@ -70,30 +70,8 @@ def _check_batch(recipe: Recipe, dataset: Dataset) -> None:
             f"a batch of {batch} cannot be split evenly over {ranks} ranks x {parts} micro-batches: "
             "change optim.batch_size or accumulate"
         )
-    # Check that BN sees enough images.
-    rows = batch // (ranks * parts)
-    if recipe.method != "mocov2":
-        if rows < 2:
-            raise UserError(
-                "a micro-batch of one image has no BN statistics: give each rank and micro-batch 2 images or more"
-            )
+    # Check what the method needs, and that the ranks can be grouped for BN.
+    method, rows = find_method(recipe.method), batch // (ranks * parts)
+    method.check(recipe, rows=rows, dataset=dataset)
+    if method.synchronised_bn:
         group_ranks(recipe.bn_group_images, rows, ranks)
-        return
-    # Check the parts of MoCo's split BN, and its queue.
-    objective = recipe.objective
-    if rows % objective.bn_parts or rows // objective.bn_parts < 2:
-        raise UserError(
-            f"the {rows} images of a rank's micro-batch cannot be split into {objective.bn_parts} equal parts of 2 or "
-            "more for BN: change objective.bn_parts, optim.batch_size or accumulate"
-        )
-    keys = batch * (2 if objective.symmetric else 1)
-    if objective.queue < keys:
-        raise UserError(f"objective.queue={objective.queue} cannot hold the {keys} keys of one step: raise it")
-
-
-def _check_labels(recipe: Recipe, dataset: Dataset) -> None:
-    if recipe.method == "supervised" and int(dataset.required_labels.max()) >= recipe.heads.classes:
-        raise UserError(
-            f"{dataset.name} has {len(dataset.classes)} classes, {recipe.name} has {recipe.heads.classes}: "
-            f"add --set heads.classes={len(dataset.classes)}"
-        )

@@ -9,7 +9,8 @@ from typing import ClassVar, Self
 from torch import Tensor, nn
 
 from training.methods.initialise import initialise
-from training.recipes.config import Recipe
+from training.recipes.config import Optim, Recipe
+from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.models.registry import ARCHITECTURES, Architecture
 from zoo.models.resnet import build_encoder
@@ -39,11 +40,18 @@ class Method(nn.Module):
 
     Attributes:
         synchronised_bn: BN uses the statistics of all ranks, as in the method's paper.
+        views: least and greatest number of views of an image; ``None`` is any number.
+        uses_rows: the method keeps something for each training image, such as a memory bank: ``from_recipe`` is given
+            ``images``, their number, and ``forward`` is given ``rows``, int64 [N], their numbers.
+        training_only: names, or beginnings of names, of submodules and buffers that an export leaves out.
         encoder: the network that is exported: float [N, 3, H, W], normalised -> [N, dim].
         projector: [N, dim] -> [N, D], watched for a collapse; the identity in a method without one.
     """
 
     synchronised_bn: ClassVar[bool] = True
+    views: ClassVar[tuple[int, int | None]] = (2, 2)
+    uses_rows: ClassVar[bool] = False
+    training_only: ClassVar[tuple[str, ...]] = ("target", "key", "queue")
 
     encoder: nn.Module
     projector: nn.Module
@@ -52,6 +60,25 @@ class Method(nn.Module):
     def from_recipe(cls, recipe: Recipe) -> Self:
         """Build the network from torch's global random state; ``build_method`` seeds it."""
         raise NotImplementedError
+
+    @classmethod
+    def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
+        """Raise UserError if the recipe's settings do not fit the method, each other or the data.
+
+        Args:
+            rows: images of a micro-batch on one rank.
+        """
+        if rows < 2:
+            raise UserError(
+                "a micro-batch of one image has no BN statistics: give each rank and micro-batch 2 images or more"
+            )
+
+    def parameter_groups(self, optim: Optim) -> list[dict[str, object]] | None:
+        """Return the optimiser's parameter groups; ``None`` takes those that the optimiser usually has.
+
+        A group can have ``lr_scale``, by which the scheduled learning rate is multiplied.
+        """
+        return None
 
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Views [N, 3, H, W], normalised, and labels int64 [N] -> named scalars, whose sum is minimised.

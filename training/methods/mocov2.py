@@ -25,6 +25,8 @@ from training.methods.base import Method, StepInfo, recipe_encoder
 from training.methods.similarity import similarities, unit
 from training.methods.split_batch_norm import split_batch_norm
 from training.recipes.config import Recipe
+from zoo.datasets.dataset import Dataset
+from zoo.errors import UserError
 from zoo.models.heads import moco_projector
 from zoo.numerics.counter_rng import permutation
 
@@ -97,6 +99,18 @@ class MoCoV2(Method):
             projector_layers=recipe.heads.mlp_layers,
             seed=recipe.seed,
         )
+
+    @classmethod
+    def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
+        objective = recipe.objective
+        if rows % objective.bn_parts or rows // objective.bn_parts < 2:
+            raise UserError(
+                f"the {rows} images of a rank's micro-batch cannot be split into {objective.bn_parts} equal parts of 2 "
+                "or more for BN: change objective.bn_parts, optim.batch_size or accumulate"
+            )
+        keys = recipe.optim.batch_size * (2 if objective.symmetric else 1)
+        if objective.queue < keys:
+            raise UserError(f"objective.queue={objective.queue} cannot hold the {keys} keys of one step: raise it")
 
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Query view and key view [N, 3, H, W], normalised -> ``loss``: InfoNCE (equation 1)."""

@@ -46,6 +46,8 @@ class SwAV(Method):
     queue: Tensor
     queue_rows: Tensor
 
+    views = (2, None)
+
     def __init__(
         self,
         encoder: nn.Module,

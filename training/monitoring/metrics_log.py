@@ -1,52 +1,44 @@
-"""The log of a run: ``log.jsonl``, and the same numbers for TensorBoard."""
+"""The log of a run: ``log.jsonl``, which other loggers can follow."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+from training.monitoring.loggers import Logger
 from zoo.errors import UserError, reason_of
 from zoo.system import atomic_files
 from zoo.system.json_types import JSON
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 FILE_NAME = "log.jsonl"
 LogLine: TypeAlias = dict[str, JSON]
 
 
 class MetricsLog:
-    """A context manager that appends lines to ``folder/log.jsonl`` and, if asked, scalars to ``folder/tensorboard``.
+    """A context manager that appends lines to ``folder/log.jsonl`` and passes them to other loggers.
 
-    With ``folder=None``, as on all ranks but the first, it writes nothing. ``step`` is where the run starts or resumes:
-    TensorBoard drops later scalars of an interrupted part.
-
-    Raises:
-        UserError: TensorBoard is asked for and not installed.
+    With ``folder=None``, as on all ranks but the first, it writes nothing.
     """
 
-    def __init__(self, folder: Path | None, *, step: int, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path | None, loggers: Sequence[Logger] = ()) -> None:
         self._path = None if folder is None else folder / FILE_NAME
-        self._board = _summary_writer(folder / "tensorboard", step) if tensorboard and folder is not None else None
+        self._loggers = loggers
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._board is not None:
-            self._board.close()
+        for logger in self._loggers:
+            logger.close()
 
     def write(self, step: int, values: Mapping[str, object]) -> None:
-        """Write one line; numbers in ``values`` become scalars too."""
+        """Write one line."""
         if self._path is not None:
             atomic_files.append_line(self._path, json.dumps({"step": step, **values}))
-        if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)
+        for logger in self._loggers:
+            logger.log(step, values)
 
 
 def read(folder: Path) -> list[LogLine]:
@@ -89,12 +81,3 @@ def trim(folder: Path, step: int) -> None:
         lines = [(line["step"], json.dumps(line)) for line in read(folder)]
         kept = "".join(text + "\n" for at, text in lines if isinstance(at, int) and at <= step)
         atomic_files.atomic_write_text(path, kept)
-
-
-def _summary_writer(folder: Path, step: int) -> SummaryWriter:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError("--tensorboard needs tensorboard: pip install 'siamese-zoo[train]'") from None
-    atomic_files.make_folder(folder)
-    return SummaryWriter(str(folder), purge_step=step + 1)

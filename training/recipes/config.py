@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from zoo.errors import UserError, closest_name
 from zoo.system.json_types import JSON
@@ -41,7 +41,8 @@ UnitInterval = Annotated[float, Range(0, 1)]
 PositiveFloat = Annotated[float, Range(0, above=True)]
 NonNegativeFloat = Annotated[float, Range(0)]
 
-MethodName = Literal["byol", "simsiam", "simclr", "mocov2", "swav", "supervised"]
+Option = bool | int | float | str
+"""A value of ``Recipe.options``."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ class Objective:
 class Optim:
     """Optimiser and schedules; learning rates are base rates for a batch of 256 (the linear scaling rule).
 
-    Schedules: ``step`` is BYOL's and SimCLR's (linear warm-up, then cosine). ``swav`` is the same from ``start_lr`` to
-    ``final_lr``. ``epoch`` is SimSiam's and MoCo v2's (cosine by epoch, no warm-up). ``decay`` divides by ten after
+    Schedules: ``step`` is BYOL's and SimCLR's (linear warm-up, then cosine to ``final_lr``). ``swav`` is the same from
+    ``start_lr``. ``epoch`` is SimSiam's and MoCo v2's (cosine by epoch, no warm-up). ``decay`` divides by ten after
     every ``decay_epochs``.
     """
 
@@ -159,6 +160,9 @@ class Recipe:
     """A complete run. Apart from it, only the data, the device, the ranks and the library versions affect a result.
 
     Attributes:
+        method: a built-in method, or where another one's class is: ``module:Class``, or the name of an entry point
+            (``training.methods.find_method``).
+        options: constants of a method that is not built in; it reads them in ``from_recipe``.
         padding: of the encoder's strided layers: ``symmetric`` is PyTorch's, ``same`` TensorFlow's (BYOL's official
             code), ``same-pool`` TensorFlow's in the max-pool only (SimCLR's). An exported encoder keeps it.
         project_first: a projection in the first block's shortcut of r18, as in DeepMind's networks.
@@ -184,7 +188,7 @@ class Recipe:
     """
 
     name: str
-    method: MethodName
+    method: str
     architecture: str
     stem: Literal["imagenet", "cifar"] = "imagenet"  # cifar: 3x3 convolution, no pool, for images of 32 pixels
     zero_init_residual: bool = False
@@ -196,6 +200,7 @@ class Recipe:
     heads: Heads = Heads()
     objective: Objective = Objective()
     optim: Optim = Optim()
+    options: Mapping[str, Option] = field(default_factory=dict)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: PositiveInt = 1
     compile: bool = False
@@ -242,6 +247,8 @@ def check_ranges(config: object, path: str = "") -> None:
 
 def _with_field(config: T, path: list[str], text: str, option: str) -> T:
     """Return ``config`` with the field at ``path`` set to ``text``; ``option`` is the whole path, for messages."""
+    if path[0] == "options" and isinstance(config, Recipe):
+        return dataclasses.replace(config, options=_with_option(config.options, path[1:], text, option))
     # Check that the field exists.
     types = _field_types(type(config))
     name, *rest = path
@@ -262,6 +269,16 @@ def _with_field(config: T, path: list[str], text: str, option: str) -> T:
     if rest:
         raise UserError(f"--set {option}: {name!r} has no fields")
     return _replaced(config, name, _parsed(text, types[name], option))
+
+
+def _with_option(options: Mapping[str, Option], path: list[str], text: str, option: str) -> dict[str, Option]:
+    """Return ``options`` with one value set; it keeps the type that it has in the recipe."""
+    if not options:
+        raise UserError(f"--set {option}: this recipe has no options")
+    if len(path) != 1 or path[0] not in options:
+        raise UserError(f"--set {option}: the options of this recipe are {', '.join(sorted(options))}")
+    hints = {bool: bool, int: Annotated[int, None], float: Annotated[float, None], str: str}
+    return {**options, path[0]: cast(Option, _parsed(text, hints[type(options[path[0]])], option))}
 
 
 def _replaced(config: T, name: str, value: object) -> T:
@@ -296,8 +313,11 @@ def _one_of(choices: tuple[str, ...], text: str, option: str) -> str:
 
 
 def to_json(recipe: Recipe) -> dict[str, JSON]:
-    """Return nested dicts, as logs, checkpoints and cards store them."""
-    return dataclasses.asdict(recipe)
+    """Return nested dicts, as logs, checkpoints and cards store them; ``options`` is left out where it is empty."""
+    values = dataclasses.asdict(recipe)
+    if not values["options"]:
+        del values["options"]
+    return values
 
 
 def from_json(values: Mapping[str, object]) -> Recipe:
@@ -306,6 +326,9 @@ def from_json(values: Mapping[str, object]) -> Recipe:
     Raises:
         UserError: a field is unknown to this version, or a required one is missing.
     """
+    options = values.get("options", {})
+    if not isinstance(options, dict) or not all(isinstance(v, bool | int | float | str) for v in options.values()):
+        raise UserError("the recipe's options are not names with a number or a text each")
     return _built(Recipe, values)
 
 
@@ -313,7 +336,8 @@ def _built(type_: type[T], values: Mapping[str, object]) -> T:
     types = _field_types(type_)
     if unknown := sorted(values.keys() - types.keys()):
         raise UserError(f"the recipe has a field {unknown[0]!r}, which this version does not know: update siamese-zoo")
-    nested: dict[str, Any] = {k: _built(types[k], v) for k, v in values.items() if isinstance(v, dict)}
+    groups = {k: v for k, v in values.items() if isinstance(v, dict) and dataclasses.is_dataclass(types[k])}
+    nested: dict[str, Any] = {k: _built(types[k], v) for k, v in groups.items()}
     try:
         return type_(**{**values, **nested})
     except TypeError as error:
@@ -326,9 +350,9 @@ def differences(ours: object, theirs: object, path: str = "") -> Iterator[tuple[
         if ours != theirs:
             yield path, ours, theirs
         return
-    for field in dataclasses.fields(ours):
-        below = f"{path}.{field.name}" if path else field.name
-        yield from differences(getattr(ours, field.name), getattr(theirs, field.name), below)
+    for each in dataclasses.fields(ours):
+        below = f"{path}.{each.name}" if path else each.name
+        yield from differences(getattr(ours, each.name), getattr(theirs, each.name), below)
 
 
 def _field_types(type_: type) -> dict[str, Any]:

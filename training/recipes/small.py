@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
-from training.recipes.config import Heads, MethodName, Objective, Optim, Recipe, View, Views
+from training.recipes.config import Heads, Objective, Optim, Recipe, View, Views
 from training.recipes.imagenet import MOCO_VIEW, SIMCLR_VIEW, byol_in1k, simsiam_in1k
 from zoo.errors import UserError
 
@@ -17,7 +17,7 @@ _OBJECTIVE = Objective()
 # these words has ours. Weight decay 5e-4 is lightly's and [S]'s; SimCLR's own CIFAR-10 command has 1e-6 with a rate of
 # 1.0. Our BYOL loss is four times lightly's (a SUM of squared distances against half the sum of negative cosines), so a
 # quarter of its rate with four times its weight decay gives the same update.
-_WHOSE: dict[MethodName, str] = {
+_WHOSE: dict[str, str] = {
     "byol": "_lightly",
     "simsiam": "_paper",
     "simclr": "_lightly",
@@ -27,7 +27,7 @@ _WHOSE: dict[MethodName, str] = {
 
 
 def _resnet18(
-    method: MethodName,
+    method: str,
     data: SmallData,
     view: View,
     *,
@@ -53,7 +53,7 @@ def _resnet18(
     )
 
 
-def small_budget(method: MethodName, data: SmallData, epochs: int) -> Recipe:
+def small_budget(method: str, data: SmallData, epochs: int) -> Recipe:
     """R18 with the 3x3 stem at 32 pixels (CIFAR-10) or 64 (Tiny-ImageNet), batch 512, without blur."""
     # Weaken the views for small images.
     simclr_view = replace(SIMCLR_VIEW, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur_p=0)  # strength .5
@@ -92,6 +92,8 @@ def small_budget(method: MethodName, data: SmallData, epochs: int) -> Recipe:
             heads = Heads(classes={"cifar10": 10, "tin": 200}[data])
             recipe = _resnet18(method, data, view, heads=heads, optim=replace(optim, lr=0.05))
             return replace(recipe, views=replace(recipe.views, second=None))
+        case _:
+            raise UserError(f"no small recipe of {method}")
 
 
 def mocov2_demo(epochs: int) -> Recipe:
@@ -109,7 +111,7 @@ def mocov2_demo(epochs: int) -> Recipe:
     return replace(recipe, name=f"mocov2_r18_cifar10_{epochs}ep_demo")
 
 
-def cpu_budget(method: MethodName, epochs: int) -> Recipe:
+def cpu_budget(method: str, epochs: int) -> Recipe:
     """A narrow ResNet-10 with the 3x3 stem, 24-pixel views of CIFAR-10, batch 64: 5 minutes an epoch on one core.
 
     BYOL uses the small budget's rates without a warm-up. SimSiam and SimCLR are set as on Tiny-ImageNet below. MoCo v2

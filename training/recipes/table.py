@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from training.recipes.config import MethodName, Recipe
+from training.recipes.config import Recipe
 from training.recipes.imagenet import (
     byol_in1k,
     byol_r50_in1k_1000ep_b512,
@@ -28,6 +28,7 @@ from training.recipes.imagenet import (
     swav_in1k,
     swav_wide_in1k,
 )
+from training.recipes.plugins import entry_point, import_object
 from training.recipes.small import (
     SmallData,
     byol_r18_tin32,
@@ -63,10 +64,11 @@ class RecipeEntry:
     runs: str = ""
 
 
-_METHODS: tuple[MethodName, ...] = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised")
+_METHODS: tuple[str, ...] = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised")
 _SMALL_DATA: dict[SmallData, str] = {"cifar10": "CIFAR-10", "tin": "Tiny-ImageNet"}
 _ARCHITECTURES = ("r18", "r50", "r50x2", "r50x4", "r200", "r200x2")
 _TPU, _GPU8, _GPU1 = "512 TPU v3 cores", "8 V100", "1 RTX A6000"
+GROUP = "siamese_zoo.recipes"  # of entry points
 _IN1K, _S4 = "ImageNet-1k", "[S] table 4"
 
 _BYOL_SCORES: dict[tuple[str, int], tuple[str, ...]] = {
@@ -114,7 +116,7 @@ _LIGHTLY_KNN = {  # CIFAR-10, batch 512, kNN with k = 200 and t = .1
 _SIMSIAM_LINEAR = {("simsiam", 800): "91.8", ("simclr", 800): "91.1"}  # CIFAR-10, [S] app. D
 
 
-def _table_4(method: MethodName, make: Callable[[int], Recipe], hardware: str) -> list[RecipeEntry]:
+def _table_4(method: str, make: Callable[[int], Recipe], hardware: str) -> list[RecipeEntry]:
     scores = zip(_EPOCHS_S4, _TABLE_4[method], strict=True)
     return [RecipeEntry(partial(make, epochs), _IN1K, hardware, score, _S4) for epochs, score in scores]
 
@@ -209,7 +211,7 @@ def _small_budget() -> list[RecipeEntry]:
     return [*entries, *demo]
 
 
-def _cifar10_score(method: MethodName, data: SmallData, epochs: int) -> tuple[str, ...]:
+def _cifar10_score(method: str, data: SmallData, epochs: int) -> tuple[str, ...]:
     """Return score, source and what the score is of, or nothing where nobody reports a score."""
     knn = _LIGHTLY_KNN.get((method, epochs))
     if data != "cifar10" or knn is None:
@@ -252,13 +254,21 @@ ALIASES: Mapping[str, str] = {  # names of version 0.2, which did not say whose 
 def find(name: str) -> Recipe:
     """Return the recipe called ``name``; one found by an alias keeps the alias as its name, so that runs resume.
 
+    A recipe of the user's own is ``MODULE:NAME`` or ``FILE.py:NAME``, or an entry point of an installed package in the
+    group ``siamese_zoo.recipes``. It is a ``Recipe``, or a function without arguments that returns one.
+
     Raises:
         UserError: there is none; the message gives the nearest name.
     """
-    if name in ALIASES:
-        return replace(RECIPES[ALIASES[name]].make(), name=name)
-    if name not in RECIPES:
+    if name in ALIASES or name in RECIPES:
+        return replace(RECIPES[ALIASES[name]].make(), name=name) if name in ALIASES else RECIPES[name].make()
+    found = import_object(name) if ":" in name else entry_point(GROUP, name)
+    if found is None:
         raise UserError(
-            f"unknown recipe {name!r}: did you mean {closest_name(name, RECIPES)}? `zoo-train recipes` lists all"
+            f"unknown recipe {name!r}: did you mean {closest_name(name, RECIPES)}? `zoo-train recipes` lists all; your "
+            "own is MODULE:NAME"
         )
-    return RECIPES[name].make()
+    recipe = found() if callable(found) else found
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{name} is no recipe: it must be a training.Recipe, or a function that returns one")
+    return recipe

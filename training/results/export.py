@@ -11,9 +11,10 @@ from pathlib import Path
 from training.engine import checkpoint
 from training.methods import Method, build_method
 from training.recipes.config import Recipe, from_json
+from training.recipes.plugins import by_module
 from training.results.summary import run_facts
 from zoo.errors import UserError
-from zoo.hub.weights import FORMAT, FORMAT_2, WeightFile, locate, save_encoder
+from zoo.hub.weights import FORMAT, FORMAT_2, HEADS_SUFFIX, WeightFile, locate, save_encoder
 from zoo.models.registry import Weights
 from zoo.models.resnet import count_parameters, encoder_state
 from zoo.publish.card.gather import file_facts
@@ -22,14 +23,20 @@ from zoo.system.atomic_files import atomic_write_bytes, atomic_write_text, make_
 from zoo.system.json_types import JSON
 from zoo.transforms.preprocess import Preprocessing
 
-COMPANION_SUFFIXES = (".heads.safetensors", ".registry.json", ".card.md")
+COMPANION_SUFFIXES = (HEADS_SUFFIX, ".registry.json", ".card.md")
 HEADS_FORMAT = "siamese-zoo heads 1"
 _REGISTRY_NAMES = {"mocov2": "moco"}  # methods that the registry calls by another name
-_NOT_HEADS = ("encoder", "target", "key", "queue")  # prefixes of the encoder, and of what only training needs
 
 
 def export(
-    source: Path, out: Path, *, input_size: int | None = None, resize: int | None = None, half: bool = False
+    source: Path,
+    out: Path,
+    *,
+    input_size: int | None = None,
+    resize: int | None = None,
+    half: bool = False,
+    method: str | None = None,
+    licence: str = "unknown",
 ) -> str:
     """Write the online encoder of a checkpoint to ``out`` and return the file's sha256.
 
@@ -42,6 +49,9 @@ def export(
         input_size, resize: preprocessing that belongs to the weights, in pixels; default: the size of the training
             views, and input_size / .875 (the papers' centre crop).
         half: store convolutions in float16.
+        method: ``module:Class`` or ``FILE.py:Class`` of the checkpoint's method, where that is the user's own: a
+            checkpoint alone never makes this process import a module.
+        licence: SPDX name of the licence that the user gives the weights.
 
     Raises:
         UserError: there is no checkpoint, or ``out`` has another suffix or cannot be written.
@@ -54,8 +64,13 @@ def export(
         raise UserError(f"--out {out}: give it the suffix .safetensors")
     # Rebuild the trained method from its recipe.
     recipe = from_json(state["recipe"])
-    method = build_method(recipe)
-    checkpoint.load_weights(method, state, source)
+    if ":" in recipe.method and (method is None or recipe.method != by_module(method)):
+        raise UserError(
+            f"{source} was trained by {recipe.method}, which is not part of siamese-zoo: add --method {recipe.method} "
+            "if you trust that module, which is then imported"
+        )
+    network = build_method(recipe, state["data"]["images"])
+    checkpoint.load_weights(network, state, source)
     # Describe how images must be prepared for the encoder.
     size = input_size or recipe.views.size
     preprocessing = Preprocessing(size, resize or round(size / 0.875), std=recipe.views.std)
@@ -64,23 +79,23 @@ def export(
     metadata: dict[str, object] = {
         "format": FORMAT_2 if "padding" in architecture else FORMAT,
         "architecture": architecture,
-        "method": _REGISTRY_NAMES.get(recipe.method, recipe.method),
+        "method": _REGISTRY_NAMES.get(recipe.method, recipe.method.rpartition(":")[2].lower()),
         "preprocessing": preprocessing.to_json(),
-        "licence": "Apache-2.0",
+        "licence": licence,
         "source": f"trained with `zoo-train run {recipe.name}` on {state['data']['name']}",
         "training": json.dumps(run_facts(state), sort_keys=True),
     }
     # Write the encoder, then the heads that refer to its checksum.
     make_folder(out.parent)
-    sha256 = save_encoder(out, encoder_state(method.encoder), metadata, half=half)
+    sha256 = save_encoder(out, encoder_state(network.encoder), metadata, half=half)
     heads, registry, card = (out.with_suffix(suffix) for suffix in COMPANION_SUFFIXES)
-    parts = _save_heads(heads, method, metadata | {"encoder_sha256": sha256})
+    parts = _save_heads(heads, network, metadata | {"encoder_sha256": sha256})
     # Write a draft of the registry's entry.
     file = locate(out)
     draft = _registry_draft(out, recipe, file, state["data"]["name"])
     atomic_write_text(registry, json.dumps(draft, indent=1) + "\n")
     # The registry's parameter count does not depend on the stem, so count this network's.
-    counted = replace(file.architecture, parameters=count_parameters(method.encoder))
+    counted = replace(file.architecture, parameters=count_parameters(network.encoder))
     card_facts = replace(file_facts(file), architecture=counted, half=half, heads=parts, heads_file=heads.name)
     atomic_write_text(card, render(card_facts))
     return sha256
@@ -103,7 +118,7 @@ def _save_heads(path: Path, method: Method, metadata: Mapping[str, object]) -> l
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in method.state_dict().items()
-        if not name.startswith(_NOT_HEADS)
+        if not name.startswith(("encoder", *method.training_only))
     }
     texts = {key: value for key, value in metadata.items() if isinstance(value, str)}
     atomic_write_bytes(path, save(tensors, texts | {"format": HEADS_FORMAT}))

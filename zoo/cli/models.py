@@ -100,7 +100,9 @@ def convert(
     ] = None,
     input_size: Annotated[int, typer.Option(min=1, help="--from torch: side of the crop, pixels.")] = 224,
     resize: Annotated[int, typer.Option(min=1, help="--from torch: short side before the crop, pixels.")] = 256,
-    licence: Annotated[str | None, typer.Option(help="SPDX name; default: the publisher's licence.")] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="SPDX name; default: that of a published file, else unknown.")
+    ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store convolutions in float16, BN in float32.")] = False,
 ) -> None:
     """Convert an official checkpoint to a folder that loads everywhere, or an encoder to other libraries' key names.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from zoo.errors import UserError
 from zoo.models import checkpoint_dir
 from zoo.models.model_config import ModelConfig
-from zoo.models.registry import Architecture
+from zoo.models.registry import MODELS, Architecture, Weights
 from zoo.system.atomic_files import sha256_file
 from zoo.transforms.preprocess import Preprocessing
 
@@ -28,22 +29,19 @@ class CheckpointKind:
 
     Attributes:
         module: the module of ``zoo.convert`` that reads it.
-        licence: SPDX name of the published weights' licence.
-        source: project that published them.
     """
 
     module: str
-    licence: str
-    source: str
 
 
+UNKNOWN = "unknown"  # licence or source of a file that nobody has stated
 KINDS = {
-    "deepmind-byol": CheckpointKind("byol", "CC-BY-NC-4.0", "google-deepmind/deepmind-research, byol"),
-    "simsiam": CheckpointKind("simsiam", "CC-BY-NC-4.0", "facebookresearch/simsiam"),
-    "moco": CheckpointKind("moco", "MIT", "facebookresearch/moco"),
-    "swav": CheckpointKind("swav", "CC-BY-NC-4.0", "facebookresearch/swav"),
-    "simclr": CheckpointKind("simclr", "Apache-2.0", "google-research/simclr"),
-    "torch": CheckpointKind("torchvision", "unknown", "unknown"),
+    "deepmind-byol": CheckpointKind("byol"),
+    "simsiam": CheckpointKind("simsiam"),
+    "moco": CheckpointKind("moco"),
+    "swav": CheckpointKind("swav"),
+    "simclr": CheckpointKind("simclr"),
+    "torch": CheckpointKind("torchvision"),
 }
 
 
@@ -80,7 +78,8 @@ def convert(
         name: name of the model; default: the file's name.
         tag: tag of the registry, if the model is one of its weights.
         prefix: for ``torch``: text before ``conv1.weight`` in the keys; default: the only one that fits.
-        licence, source: default: those of the files that this project published.
+        licence, source: default: those of the registry, if the file is one of the published ones by its hash; else
+            ``unknown``: the same code also trains files that are the user's own.
         preprocessing: default: the transform that the project evaluates with.
         method: default: what the reader finds; the layout alone does not tell MoCo v1 from v2, for example.
         half: store convolutions in float16.
@@ -98,6 +97,8 @@ def convert(
     # The caller may refuse the network before anything is written.
     if check:
         check(official.architecture)
+    # Only a published file has the publisher's licence.
+    published = published_weights(file)
     # Describe the network: what the caller states goes before the defaults of the kind.
     config = ModelConfig(
         name=name or re.sub(r"[^A-Za-z0-9_-]+", "_", file.name.partition(".")[0])[:100] or "model",
@@ -105,8 +106,8 @@ def convert(
         method=method or official.method,
         architecture=official.architecture,
         preprocessing=preprocessing or official.preprocessing,
-        licence=licence or KINDS[kind].licence,
-        source=source or KINDS[kind].source,
+        licence=licence or (published.licence if published else UNKNOWN),
+        source=source or (published.source if published else UNKNOWN),
         extra={"network": which, "converted_from": kind} | _hash(file),
     )
     written = checkpoint_dir.write(out, config, official.encoder, official.heads, half=half)
@@ -127,6 +128,26 @@ def read(file: Path, kind: str, *, which: str = "online", prefix: str | None = N
     else:
         result = reader.read_official(file, which)
     return result
+
+
+def published_weights(file: Path) -> Weights | None:
+    """Return the registry's weights that a file is, by its hash; ``None`` for any other file."""
+    if not file.is_file():  # a TensorFlow checkpoint may be a folder
+        return None
+    found = {"sha256": sha256_file(file)}
+    for spec in MODELS.values():
+        for weights in spec.weights.values():
+            if weights.sha256 == found["sha256"]:
+                return weights
+            prefix = weights.hash_prefix
+            if prefix is None:
+                continue
+            if prefix.algorithm not in found:
+                with file.open("rb") as opened:
+                    found[prefix.algorithm] = hashlib.file_digest(opened, prefix.algorithm).hexdigest()
+            if found[prefix.algorithm].startswith(prefix.digits):
+                return weights
+    return None
 
 
 def _hash(file: Path) -> dict[str, str]:

@@ -15,10 +15,14 @@ The split ``train`` of a folder ``DIR`` is ``DIR/train``, ``DIR/train*.parquet``
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +34,10 @@ from zoo.errors import UserError, reason_of
 from zoo.sources.tar import expand, samples
 from zoo.transforms.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
 
+T = TypeVar("T")
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
+_SAMPLE = 64  # images whose bytes are hashed for the content of a data set
 _MAX_CLASSES = 1_000_000  # identifiers mistaken for labels would need a list of their size
 
 
@@ -43,6 +49,7 @@ class Dataset:
         name: for messages and results.
         labels: int64 [N] in 0..len(classes)-1, or ``None``.
         classes: names; numbers as text where the source has no names.
+        without_labels: why there are no labels, where images in class folders suggest some.
     """
 
     name: str
@@ -51,6 +58,9 @@ class Dataset:
     _read: Callable[[int], bytes | NDArray[np.uint8]]
     _names: Callable[[int], str]
     _length: int
+    _size: Callable[[int], int] | None = None  # of a row's file in bytes, where that is known without reading it
+    without_labels: str = ""
+    _source: Callable[[int], bytes | NDArray[np.uint8]] | None = None  # where ``_read`` serves decoded images
 
     def __len__(self) -> int:
         return self._length
@@ -59,7 +69,9 @@ class Dataset:
     def required_labels(self) -> NDArray[np.int64]:
         """The labels int64 [N]. Raises UserError where there are none."""
         if self.labels is None:
-            raise UserError(f"{self.name} has no labels: use a folder per class, or a label column")
+            raise UserError(
+                f"{self.name} has no labels: {self.without_labels or 'use a folder per class, or a label column'}"
+            )
         return self.labels
 
     def row_name(self, index: int) -> str:
@@ -98,7 +110,29 @@ class Dataset:
             _read=lambda i: self._read(int(rows[i])),
             _names=lambda i: self._names(int(rows[i])),
             _length=len(rows),
+            _source=None if (source := self._source) is None else partial(_row_of, source, rows),
+            _size=None if self._size is None else partial(_row_of, self._size, rows),
         )
+
+    def content(self) -> str:
+        """Return 64 hex digits that name the content, wherever it lies.
+
+        They are a hash of the number of images, all names, sizes of files where they are known, labels, and the bytes
+        of 64 images that are evenly spread over the rows.
+        """
+        digest = hashlib.sha256(b"%d\n" % len(self))
+        for index in range(len(self)):
+            size = -1 if self._size is None else self._size(index)
+            digest.update(b"%d %b\n" % (size, os.fsencode(self._names(index))))
+        for index in np.unique(np.linspace(0, len(self) - 1, _SAMPLE).astype(int)).tolist():
+            try:
+                data = (self._source or self._read)(index)
+            except UnreadableImage as error:
+                data = error.reason.encode()
+            digest.update(hashlib.sha256(data if isinstance(data, bytes) else data.tobytes()).digest())
+        if self.labels is not None:
+            digest.update(self.labels.tobytes())
+        return digest.hexdigest()
 
     def sha256(self) -> str:
         """Return a hash over all labels and images in order: their encoded bytes, or pixels where they are an array."""
@@ -184,7 +218,7 @@ def decoded_once(dataset: Dataset) -> Dataset:
             raise UnreadableImage(row.reason, row.detail)
         return row
 
-    return replace(dataset, _read=get)
+    return replace(dataset, _read=get, _source=dataset._source or dataset._read)
 
 
 def evaluation_splits(source: Path | str) -> tuple[Dataset, Dataset]:
@@ -229,12 +263,13 @@ def _open_file(path: Path, name: str, split: str | None) -> Dataset:
 
 def _open_folder(path: Path, name: str) -> Dataset:
     """Open a folder of images; with a folder per class if every image lies in one."""
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+    files = sorted(p for p in path.rglob("*") if _is_visible_image(p.relative_to(path)) and p.is_file())
     if not files:
         raise UserError(f"no images under {path}")
     # The images have labels only if each lies in a class folder.
     parts = [p.relative_to(path).parts for p in files]
-    labelled = all(len(p) > 1 for p in parts)
+    outside = [p[0] for p in parts if len(p) == 1]
+    labelled = not outside
     classes = sorted({p[0] for p in parts}) if labelled else []
     if labelled:
         # An empty class would shift the numbers of the classes after it.
@@ -251,7 +286,33 @@ def _open_folder(path: Path, name: str) -> Dataset:
         lambda i: read_bytes(files[i]),
         lambda i: files[i].relative_to(path).as_posix(),
         len(files),
+        lambda i: _file_size(files[i]),
+        _why_without_labels(path, outside, len(files)),
     )
+
+
+def _row_of(function: Callable[[int], T], rows: NDArray[np.int64], index: int) -> T:
+    return function(int(rows[index]))
+
+
+def _is_visible_image(path: Path) -> bool:
+    """Return whether a path below the folder is an image; hidden files and folders are not (``.ipynb_checkpoints``)."""
+    return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
+
+
+def _file_size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _why_without_labels(path: Path, outside: list[str], images: int) -> str:
+    """Name the images beside the class folders; empty where there are no such folders, or no such images."""
+    if len(outside) in (0, images):
+        return ""
+    more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
+    return f"{path / outside[0]}{more} lies outside of the class folders: move or remove it"
 
 
 def _open_tar(shards: list[Path], name: str) -> Dataset:
@@ -265,6 +326,7 @@ def _open_tar(shards: list[Path], name: str) -> Dataset:
         lambda i: found[i].read(),
         lambda i: f"{found[i].shard.path.name}:{found[i].name}",
         len(found),
+        lambda i: found[i].size,
     )
 
 
@@ -321,6 +383,11 @@ def _number_labels(values: Sequence[object], name: str) -> tuple[NDArray[np.int6
     """Return labels as numbers, and the class names in the order of these numbers."""
     if missing := sum(v is None or v != v for v in values):
         raise UserError(f"{name}: {missing} rows have no label: remove them or the labels")
+    if (several := next((v for v in values if _is_list(v)), None)) is not None:
+        raise UserError(
+            f"{name}: the label {several!r} is a list: images with several labels are scored by `zoo evaluate transfer "
+            "--data voc2007` only; give a column with one label each"
+        )
     numbers = [v for v in values if isinstance(v, int) and v >= 0]
     if len(numbers) == len(values):
         return np.array(numbers, np.int64), _number_names(max(numbers, default=-1) + 1, name)
@@ -334,3 +401,15 @@ def _number_names(count: int, name: str) -> list[str]:
     if count > _MAX_CLASSES:
         raise UserError(f"{name}: a label of {count - 1}: number the classes from 0, without large gaps")
     return [str(n) for n in range(count)]
+
+
+def _is_list(value: object) -> bool:
+    """Return whether a label is a list: a column of lists, a multi-hot row, or the text of one."""
+    if isinstance(value, list | tuple | dict | np.ndarray):
+        return True
+    if not (isinstance(value, str) and value[:1] in ("[", "{")):
+        return False
+    try:
+        return isinstance(json.loads(value), list | dict)
+    except (ValueError, RecursionError):
+        return False

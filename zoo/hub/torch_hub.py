@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ def load_module(
     progress: bool = True,
     num_classes: int = 0,
     features_only: bool = False,
+    out_indices: Sequence[int] = (0, 1, 2, 3, 4),
+    in_chans: int = 3,
 ) -> nn.Module:
     """Load the encoder of ``name`` on the CPU, in eval mode, with its ``preprocessing`` as an attribute.
 
@@ -32,7 +34,9 @@ def load_module(
             ``zoo convert``, with the same architecture.
         progress: print the progress of a download to stderr.
         num_classes: above 0, a new linear layer [N, D] -> [N, num_classes] follows the encoder.
-        features_only: return timm's feature pyramid: [N, 3, H, W] -> five maps, at stride 2 to 32.
+        features_only: return timm's feature pyramid: [N, 3, H, W] -> maps, at stride 2 to 32. It can be scripted.
+        out_indices: of 0 to 4: which maps.
+        in_chans: channels of the input. Other than 3, the first layer's weights are summed or repeated, as timm does.
 
     Raises:
         UserError: there are no such weights, a file has another architecture, or both ``num_classes`` and
@@ -43,17 +47,36 @@ def load_module(
         raise UserError("num_classes and features_only contradict each other: a pyramid has no classifier")
     if num_classes < 0:
         raise UserError(f"num_classes is {num_classes}: 0 gives embeddings, above 0 a classifier")
-    # Load the encoder, then change its top.
+    if not out_indices or not set(out_indices) <= set(range(5)):
+        raise UserError(f"out_indices is {list(out_indices)}: give some of 0, 1, 2, 3, 4")
+    if in_chans < 1:
+        raise UserError(f"in_chans is {in_chans}: give a number above zero")
+    # Load the encoder, then change its first layer and its top.
     file = _locate(name, pretrained, weights, progress)
     module = load_encoder(file)
+    if in_chans != 3:
+        _take_channels(module, in_chans)
     if features_only:
-        from timm.models._features import FeatureGetterNet
+        from timm.models import FeatureListNet
 
-        module = FeatureGetterNet(module, out_indices=(0, 1, 2, 3, 4)).eval()
+        nested = file.architecture.timm_name.startswith("resnetv2")
+        module = FeatureListNet(module, out_indices=tuple(sorted(out_indices)), flatten_sequential=nested).eval()
     elif num_classes:
         module.reset_classifier(num_classes)  # type: ignore[operator]
     module.preprocessing = file.preprocessing  # type: ignore[assignment]
     return module
+
+
+def _take_channels(module: nn.Module, in_chans: int) -> None:
+    """Change the first convolution to another number of channels, with timm's rule for its weights."""
+    import torch
+    from timm.models import adapt_input_conv
+
+    first = next(name for name, layer in module.named_modules() if isinstance(layer, torch.nn.Conv2d))
+    layer = module.get_submodule(first)
+    assert isinstance(layer, torch.nn.Conv2d)
+    layer.weight = torch.nn.Parameter(adapt_input_conv(in_chans, layer.weight.detach()))
+    layer.in_channels = in_chans
 
 
 def _locate(name: str, pretrained: bool, weights: str | Path | None, progress: bool) -> WeightFile:
@@ -72,9 +95,9 @@ def _locate(name: str, pretrained: bool, weights: str | Path | None, progress: b
         raise UserError(f"{name} has no weights {str(weights)!r}: give one of its tags ({tags}) or a path")
     # Its network must be the one that the entry point promises.
     file = locate(weights if is_hub_reference(weights) else Path(weights))
-    expected = registry.ARCHITECTURES[spec.architecture].num_features
-    if file.architecture.num_features != expected:
-        raise UserError(f"{weights} gives {file.architecture.num_features} features, {name} has {expected}")
+    from zoo.models.resnet import require_same_network
+
+    require_same_network(file.architecture, registry.ARCHITECTURES[spec.architecture], str(weights), name)
     return file
 
 

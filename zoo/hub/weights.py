@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parents[1] / "bundled"
 FORMAT = "siamese-zoo encoder 1"
 FORMAT_2 = "siamese-zoo encoder 2"  # names a padding or project_first, which versions before 0.3 would ignore
+HEADS_SUFFIX = ".heads.safetensors"  # of the file of heads beside an exported encoder
 RANDOM = "random"  # tag of a randomly initialised network, for baselines and tests
 
 
@@ -66,19 +67,29 @@ class WeightFile:
 
     @property
     def heads_path(self) -> Path | None:
-        """The safetensors file of projector and predictor; ``None`` where there is none."""
-        path = self.folder / HEADS if self.folder else None
+        """The safetensors file of projector and predictor; ``None`` where there is none.
+
+        Beside a file ``NAME.safetensors`` of ``zoo-train export`` it is ``NAME.heads.safetensors``.
+        """
+        if self.folder is not None:
+            path: Path | None = self.folder / HEADS
+        else:
+            path = None if self.path is None else self.path.with_suffix(HEADS_SUFFIX)
         return path if path and path.is_file() else None
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the heads in ``heads_path``, of ``zoo.models.head_spec.PARTS``; read from ``config.json``."""
-        return tuple(checkpoint_dir.read(self.folder).heads) if self.folder and self.heads_path else ()
+        """Names of the heads in ``heads_path``, of ``zoo.models.head_spec.PARTS``."""
+        if self.heads_path is None:
+            return ()
+        return tuple(checkpoint_dir.read(self.folder).heads) if self.folder else tuple(head_states(self))
 
     @property
     def heads_sha256(self) -> str | None:
-        """Hash of ``heads_path``, read from ``config.json``."""
-        return checkpoint_dir.read(self.folder).sha256.get(HEADS) if self.folder else None
+        """Hash of ``heads_path``; that of a folder is read from ``config.json``."""
+        if self.folder is not None:
+            return checkpoint_dir.read(self.folder).sha256.get(HEADS)
+        return None if self.heads_path is None else sha256_file(self.heads_path)
 
 
 def is_path(model: str | Path) -> bool:
@@ -199,8 +210,10 @@ def load_heads(file: WeightFile) -> EncoderHeads | None:
     from zoo.models.head_spec import PARTS, EncoderHeads, build_head
 
     # Not every file has heads.
-    if file.folder is None or file.heads_path is None:
+    if file.heads_path is None:
         return None
+    if file.folder is None:
+        return _load_companion(file)
     layouts = checkpoint_dir.read(file.folder).heads
     if unknown := sorted(set(layouts) - set(PARTS)):
         raise UserError(f"{file.folder}: heads {unknown} are not known to this version")
@@ -215,6 +228,49 @@ def load_heads(file: WeightFile) -> EncoderHeads | None:
         own = {k.removeprefix(f"{part}."): v.float() for k, v in state.items() if k.startswith(f"{part}.")}
         module.load_state_dict(own, strict=False)
     return EncoderHeads(**modules)
+
+
+def head_states(file: WeightFile) -> dict[str, dict[str, Tensor]]:
+    """Return the heads beside a file of ``zoo-train export`` by part, with the keys of an ``nn.Sequential``.
+
+    Parts of a method of one's own that are no plain sequence of layers are left out.
+
+    Raises:
+        UserError: the heads belong to another encoder, or the file cannot be read.
+    """
+    from zoo.models.head_spec import PARTS, build_head, read_layout
+
+    if file.folder is not None or file.heads_path is None:
+        return {}
+    state, metadata = read_tensors(file.heads_path)
+    if metadata.get("encoder_sha256") != file.sha256:
+        raise UserError(
+            f"{file.heads_path} does not belong to {file.path}: export both again, or move the file of heads away"
+        )
+    found = {}
+    for part in PARTS:
+        own = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+        if set(own) <= {"weight", "bias"}:  # a single layer: SwAV's prototypes, a classifier
+            own = {f"0.{key}": value for key, value in own.items()}
+        try:
+            layout = read_layout(own)
+            expected = {k: v.shape for k, v in build_head(layout).state_dict().items()}
+        except (ValueError, KeyError, UserError):
+            continue
+        if without_counters(expected) == without_counters({k: v.shape for k, v in own.items()}):
+            found[part] = own
+    return found
+
+
+def _load_companion(file: WeightFile) -> EncoderHeads | None:
+    from zoo.models.head_spec import EncoderHeads, build_head, read_layout
+
+    modules = {}
+    for part, state in head_states(file).items():
+        require_finite(state, f"{file.name}: {part}")
+        modules[part] = build_head(read_layout(state))
+        modules[part].load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
+    return EncoderHeads(**modules) if modules else None
 
 
 def save_encoder(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, object], *, half: bool = False) -> str:

@@ -5,8 +5,11 @@ The networks are timm's, so that torch.hub, timm's and transformers' hub loaders
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
+from zoo.errors import UserError
 from zoo.models.registry import Architecture
 
 
@@ -36,6 +39,30 @@ def build_encoder(architecture: Architecture, *, zero_init_residual: bool = Fals
     if architecture.padding != "symmetric":
         _pad_as_tensorflow(encoder, convolutions=architecture.padding == "same")
     return encoder
+
+
+def require_same_network(found: Architecture, expected: Architecture, what: str, name: str) -> None:
+    """Compare two networks layer by layer; stem and padding may differ, as they belong to the weights.
+
+    timm has two spellings of one network, so the shapes are compared, and not the names.
+
+    Raises:
+        UserError: they differ; ``what`` gives the first network and ``name`` asks for the second.
+    """
+
+    def shapes(architecture: Architecture) -> list[tuple[int, ...]]:
+        import torch
+
+        with torch.device("meta"):
+            encoder = build_encoder(replace(architecture, stem="imagenet", padding="symmetric", project_first=False))
+        return [tuple(value.shape) for value in encoder_state(encoder).values()]
+
+    ours, theirs = shapes(found), shapes(expected)
+    if sorted(ours) != sorted(theirs):
+        raise UserError(
+            f"{what} is a {found.timm_name} with {len(ours)} tensors and {found.num_features} features, {name} is a "
+            f"{expected.timm_name} with {len(theirs)} and {expected.num_features}: give weights of the same network"
+        )
 
 
 def _shrink_stem(encoder: nn.Module) -> None:

@@ -123,7 +123,8 @@ def build(
             if (file.folder / name).exists():
                 shutil.copyfile(file.folder / name, folder / name)
     else:
-        checkpoint_dir.write(folder, _config(file, repository), weights.load_encoder(file).state_dict())
+        encoder = weights.load_encoder(file).state_dict()
+        checkpoint_dir.write(folder, _config(file, repository), encoder, weights.head_states(file))
     # the loaders, ONNX Runtime among them
     embedder = load(folder, device="cpu")  # checks hashes, keys, shapes and finite values
     agreement = compare_loaders(file, folder, embedder)

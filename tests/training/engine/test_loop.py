@@ -180,6 +180,18 @@ def test_what_must_be_refused_is(photos: Dataset, tmp_path: Path) -> None:
     refused("its accumulate is 1", "c", resume=True, accumulate=2, **once)
 
 
+def test_the_images_of_a_run_are_their_content_and_not_their_path(labelled_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(labelled_folder, tmp_path / "data")
+    recipe = tiny("byol", optim={"epochs": 1})
+    train(recipe, open_dataset(folder), tmp_path / "run", device="cpu")
+    moved = folder.rename(tmp_path / "moved")
+    train(recipe, open_dataset(moved), tmp_path / "run", device="cpu", resume=True)
+    first = next(path for path in sorted(moved.rglob("*")) if path.is_file())
+    first.write_bytes(first.read_bytes() + b"0")
+    with pytest.raises(UserError, match=r"holds a run on other images: the .* of data had other names, sizes"):
+        train(recipe, open_dataset(moved), tmp_path / "run", device="cpu", resume=True)
+
+
 def test_the_last_checkpoints_are_kept_as_many_as_asked_for(photos: Dataset, tmp_path: Path) -> None:
     train(tiny("byol", keep_checkpoints=3), photos, tmp_path, device="cpu")
     kept = sorted(path.name for path in tmp_path.glob("*.pt"))

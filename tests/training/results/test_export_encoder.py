@@ -88,6 +88,43 @@ def test_a_checkpoint_becomes_encoder_heads_draft_and_card(method: str, tmp_path
         assert "TODO" not in (tmp_path / written).read_text()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_heads_beside_an_encoder_are_loaded_with_it(method: str, tmp_path: Path) -> None:
+    network = exported(tiny(method), tmp_path).eval()
+    embedder = zoo.load(tmp_path / "e.safetensors", device="cpu")
+    assert embedder.heads is not None
+    vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    compared = 0
+    for part in ("projector", "predictor", "classifier"):
+        head = getattr(embedder.heads, part)
+        assert (head is None) == (not any(True for name in network.state_dict() if name.startswith(f"{part}.")))
+        if head is None or part == "predictor":
+            continue
+        compared += 1
+        with torch.no_grad():
+            torch.testing.assert_close(head(vectors), network.get_submodule(part)(vectors))
+    assert compared == 1
+    if method == "supervised":
+        assert zoo.load(tmp_path / "e.safetensors", device="cpu").shapes["logits"] == (2,)
+
+
+def test_heads_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    exported(tiny("byol"), tmp_path)
+    for changed in (tmp_path / "other",):
+        changed.mkdir()
+        exported(tiny("byol", seed=1), changed)
+        (changed / "e.heads.safetensors").write_bytes((tmp_path / "e.heads.safetensors").read_bytes())
+    with pytest.raises(UserError, match=r"e\.heads\.safetensors does not belong to .*export both again"):
+        zoo.load(tmp_path / "other" / "e.safetensors", device="cpu")
+
+
+def test_a_licence_is_unknown_until_it_is_given(tmp_path: Path) -> None:
+    exported(tiny("byol"), tmp_path)
+    assert zoo.load(tmp_path / "e.safetensors", device="cpu").weights_info["licence"] == "unknown"
+    exported(tiny("byol"), tmp_path, licence="MIT")
+    assert zoo.load(tmp_path / "e.safetensors", device="cpu").weights_info["licence"] == "MIT"
+
+
 def test_what_cannot_be_exported_is_one_line(tmp_path: Path) -> None:
     exported(tiny("byol"), tmp_path)
     with pytest.raises(UserError, match=r"give it the suffix \.safetensors"):

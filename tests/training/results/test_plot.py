@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from training.monitoring import metrics_log
+from training.monitoring.loggers import TensorBoard
 from training.monitoring.metrics_log import MetricsLog
 from training.results.plot import plot
 from zoo.errors import UserError
@@ -16,7 +17,7 @@ from zoo.errors import UserError
 
 def write_log(folder: Path, offset: float) -> Path:
     folder.mkdir()
-    with MetricsLog(folder, step=0) as log:
+    with MetricsLog(folder) as log:
         for step in range(20, 2001, 20):
             log.write(step, {"loss": offset - step / 1000, "lr": 0.1, "tau": 0.99})
         log.write(2000, {"epoch": 1, "knn": 40 + offset, "spread": 0.8})
@@ -45,7 +46,7 @@ def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:
         file.write('{"step": 2020, "lo')
     assert metrics_log.read(folder) == before
     metrics_log.trim(folder, 5000)
-    with MetricsLog(folder, step=2000) as log:
+    with MetricsLog(folder) as log:
         log.write(2020, {"loss": 1.0})
     assert metrics_log.read(folder) == [*before, {"step": 2020, "loss": 1.0}]
 
@@ -65,7 +66,7 @@ def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
 
 def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    with MetricsLog(tmp_path, step=0, tensorboard=True) as log:
+    with MetricsLog(tmp_path, [TensorBoard(tmp_path, 0, {})]) as log:
         log.write(20, {"loss": 1.5, "hardware": "cpu"})
         log.write(40, {"loss": 1.25})
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))

@@ -91,3 +91,53 @@ def test_a_class_that_training_lacks_is_refused(tmp_path: Path) -> None:
     parquet(tmp_path / "test.parquet", [2])
     with pytest.raises(UserError, match="has classes that"):
         evaluation_splits(tmp_path)
+
+
+@pytest.mark.parametrize("label", [[0, 2], "[0, 2]", '{"a": 1}'])
+def test_several_labels_an_image_are_not_taken_for_a_class(tmp_path: Path, label: object) -> None:
+    path = parquet(tmp_path / "x.parquet", [label] * 3)
+    with pytest.raises(UserError, match=r"the label .* is a list: images with several labels"):
+        open_dataset(path)
+
+
+def class_folders(folder: Path) -> Path:
+    for n, path in enumerate(PHOTOS):
+        target = folder / f"class{n % 2}" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return folder
+
+
+def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "data")
+    for name in (".ipynb_checkpoints/a.jpg", "class0/.ipynb_checkpoints/a.jpg", "class0/._a.jpg", ".hidden.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(PHOTOS[0].read_bytes())
+    dataset = open_dataset(folder)
+    assert (dataset.classes, len(dataset)) == (["class0", "class1"], len(PHOTOS))
+
+
+def test_an_image_beside_the_class_folders_is_named(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "data")
+    (folder / "stray.jpg").write_bytes(PHOTOS[0].read_bytes())
+    dataset = open_dataset(folder)
+    assert (len(dataset), dataset.labels) == (len(PHOTOS) + 1, None)
+    with pytest.raises(UserError, match=r"has no labels: .*stray\.jpg lies outside of the class folders"):
+        dataset.required_labels  # noqa: B018
+
+
+def test_the_content_is_names_sizes_labels_and_bytes_wherever_they_lie(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "data")
+    content = open_dataset(folder).content()
+    moved = folder.rename(tmp_path / "moved")
+    assert open_dataset(moved).content() == content
+    image = moved / "class0" / PHOTOS[0].name
+    data = image.read_bytes()
+    image.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # the same name and size
+    assert open_dataset(moved).content() != content
+    image.write_bytes(data + b"0")
+    assert open_dataset(moved).content() != content
+    image.write_bytes(data)
+    assert open_dataset(moved).content() == content
+    (moved / "class0").rename(moved / "class2")
+    assert open_dataset(moved).content() != content

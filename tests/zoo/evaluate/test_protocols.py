@@ -372,3 +372,11 @@ def test_the_command_offers_every_protocol() -> None:
 
 def test_random_alone_is_the_default_model_without_weights() -> None:
     assert open_model("random").weights_info["model"] == f"{DEFAULT_MODEL}.random"
+
+
+def test_k_is_at_most_the_other_training_images() -> None:
+    assert knn._possible(knn.K_VALUES, 41) == (40, 20)
+    assert knn._possible(knn.K_VALUES, 15) == (14,)
+    assert knn._possible((3, 40), 41) == (3, 40)
+    with pytest.raises(UserError, match="--set k=41: the training split has 41 images, so k is at most 40"):
+        knn._possible((3, 41), 41)

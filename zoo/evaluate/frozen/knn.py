@@ -7,7 +7,7 @@ and t are chosen by leave-one-out on the training images, never on the test imag
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,7 @@ def evaluate(context: Context) -> Result:
     """Choose k and t on the training split, and return top-1 on the test split."""
     options = context.options(KnnOptions())
     features = labelled_features(context)
+    options = replace(options, k=_possible(options.k, len(features.train)))
     labels = torch.from_numpy(features.train_labels)
     # The test split plays no part in the choice of k and t.
     (k, t), tried = choose_by_leave_one_out(features.train, labels, seed=context.seed, options=options)
@@ -69,6 +70,14 @@ def evaluate(context: Context) -> Result:
         features.data,
         details=worst_classes(predictions, features.test_labels, features.classes),
     )
+
+
+def _possible(k: tuple[int, ...], images: int) -> tuple[int, ...]:
+    """Return the values of k that so many training images allow: the defaults are cut, another value is refused."""
+    most = images - 1  # an image that is left out has so many neighbours
+    if k != K_VALUES and max(k) > most:
+        raise UserError(f"--set k={max(k)}: the training split has {images} images, so k is at most {most}")
+    return tuple(dict.fromkeys(min(value, most) for value in k))
 
 
 def choose_by_leave_one_out(

@@ -1,0 +1,104 @@
+"""A resumed run that goes on otherwise, a run that starts from weights, and a run that cannot fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import last, log, tiny
+
+from training.engine import memory, state
+from training.engine.loop import train
+from training.engine.memory import estimate, require_fit
+from training.recipes import table
+from training.recipes.config import Recipe, override
+from zoo.datasets.dataset import Dataset
+from zoo.errors import UserError
+from zoo.hub.weights import load_encoder, locate
+
+
+def notes(folder: Path) -> list[object]:
+    return [line["note"] for line in log(folder) if "note" in line]
+
+
+def test_more_epochs_extend_a_finished_run(photos: Dataset, tmp_path: Path) -> None:
+    once = tiny("simsiam", optim={"epochs": 1})
+    train(once, photos, tmp_path, device="cpu")
+    end = last(tmp_path)["step"]
+    longer = replace(once, optim=replace(once.optim, epochs=3))
+    with pytest.raises(UserError, match=r"its optim\.epochs is 1, this one's is 3 \(--change"):
+        train(longer, photos, tmp_path, device="cpu", resume=True)
+    train(longer, photos, tmp_path, device="cpu", resume=True, changing={"optim.epochs"})
+    assert last(tmp_path)["step"] == 3 * end
+    assert notes(tmp_path) == [f"optim.epochs 1 -> 3: the schedules are planned again, from step {end} of {3 * end}"]
+    with pytest.raises(UserError, match="after the end of"):
+        train(once, photos, tmp_path, device="cpu", resume=True, changing={"optim.epochs"})
+
+
+def test_another_batch_size_keeps_the_epochs_that_are_done(photos: Dataset, tmp_path: Path) -> None:
+    recipe = tiny("simsiam", optim={"epochs": 1, "batch_size": 4, "drop_last": False})
+    train(recipe, photos, tmp_path, device="cpu")
+    images = last(tmp_path)["step"] * 4
+    larger = replace(recipe, optim=replace(recipe.optim, epochs=2, batch_size=8, lr=0.01))
+    with pytest.raises(UserError, match=r"its optim\.(lr|batch_size)"):
+        train(larger, photos, tmp_path, device="cpu", resume=True, changing={"optim.epochs"})
+    train(larger, photos, tmp_path, device="cpu", resume=True, changing=state.REPLANNED)
+    assert last(tmp_path)["step"] == last(tmp_path)["total_steps"] == 2 * len(photos) // 8
+    (note,) = notes(tmp_path)
+    assert f"from step {images // 8} of" in str(note)
+
+
+def test_other_fields_never_change(photos: Dataset, tmp_path: Path) -> None:
+    recipe = tiny("simsiam", optim={"epochs": 1})
+    train(recipe, photos, tmp_path, device="cpu")
+    with pytest.raises(UserError, match=r"its heads\.out is 8, this one's is 16$"):
+        train(
+            replace(recipe, heads=replace(recipe.heads, out=16)),
+            photos,
+            tmp_path,
+            device="cpu",
+            resume=True,
+            changing=state.REPLANNED,
+        )
+
+
+@pytest.mark.parametrize("method", ["byol", "mocov2"])
+def test_a_run_starts_from_weights_of_the_zoo(
+    method: str, photos: Dataset, tmp_path: Path, random_weights: Path
+) -> None:
+    recipe = tiny(method, architecture="r18", optim={"epochs": 1, "lr": 0.0})
+    train(recipe, photos, tmp_path / "run", device="cpu", init=str(random_weights))
+    trained, given = last(tmp_path / "run")["method"], load_encoder(locate(random_weights)).state_dict()
+    key = "layer4.1.conv2.weight"
+    follower = "target_encoder" if method == "byol" else "key_encoder"
+    for name in ("encoder", follower):
+        torch.testing.assert_close(trained[f"{name}.{key}"], given[key])  # a moving average rounds
+    assert "the encoder starts from" in str(notes(tmp_path / "run")[0])
+    with pytest.raises(UserError, match=r"--init .* is a resnet18 with .*, .* is a resnet50"):
+        train(tiny(method, architecture="r50"), photos, tmp_path / "other", device="cpu", init=str(random_weights))
+
+
+@pytest.mark.parametrize("name", ["byol_r50_in1k_300ep", "simclr_r50_in1k_1000ep", "byol_r200x2_in1k_1000ep"])
+def test_a_run_that_cannot_fit_is_refused_with_settings_that_can(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 16 * 2**30
+    monkeypatch.setattr(memory, "device_memory", lambda device: limit)
+    recipe, cpu = table.find(name), torch.device("cpu")
+    with pytest.raises(UserError, match=r"needs about [\d.]+ GB on cpu, which has 17\.2: --set .* fits") as refused:
+        require_fit(recipe, cpu)
+    advice = str(refused.value).partition("--set ")[2].partition(" fits")[0]
+    fitting: Recipe = table.find(name)
+    for setting in advice.split(", "):
+        fitting = override(fitting, [setting])
+    require_fit(fitting, cpu)
+    assert estimate(fitting).total > limit / 8, "the least change"
+
+
+def test_an_estimate_counts_views_precision_and_recomputing() -> None:
+    recipe = table.find("simsiam_r50_in1k_100ep")
+    base = estimate(recipe)
+    assert estimate(replace(recipe, precision="fp32")).image == pytest.approx(2 * base.image, rel=0.01)
+    assert estimate(replace(recipe, checkpoint_activations=True)).image < base.image / 2
+    assert estimate(recipe, ranks=8).images == base.images // 8
+    assert base.image / 2 / 2**20 == pytest.approx(41.9, rel=0.1)  # the table of docs/training/index.md, two views

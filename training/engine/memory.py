@@ -1,0 +1,136 @@
+"""Estimate what a run needs before it starts: a run that cannot fit is refused with the settings that would."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training.methods.base import recipe_architecture
+from training.recipes.config import Recipe
+from zoo.errors import UserError
+from zoo.models.registry import Architecture
+from zoo.models.resnet import build_encoder
+
+_COPIES = {"sgd": 3, "lars": 3, "lars_classic": 3, "larc": 3, "adamw": 4}  # weights, gradients, optimiser state
+_OTHER = 0.7 * 2**30  # bytes: torch itself, batches of images, the workspace of convolutions
+_COUNTED: dict[str, tuple[float, int]] = {}
+_MEASURED_SIDE = 64  # pixels of the images on which activations are counted; they grow with the area
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Estimated memory of a run on one device.
+
+    Attributes:
+        fixed: bytes of weights, gradients, optimiser state and the libraries.
+        image: bytes of the activations of one image, all its views.
+        images: images of a micro-batch.
+    """
+
+    fixed: int
+    image: int
+    images: int
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return self.fixed + self.image * self.images
+
+
+def estimate(recipe: Recipe, ranks: int = 1) -> Estimate:
+    """Return the memory that a run needs on one device; nothing is allocated for it."""
+    architecture, views = recipe_architecture(recipe), recipe.views
+    sizes = [views.size] * (1 + (views.second is not None))
+    sizes += [views.small_size] * (views.small_count if views.small is not None else 0)
+    per_area, parameters = _activations(architecture, recipe.checkpoint_activations)
+    value = 4 if recipe.precision == "fp32" else 2
+    image = round(sum(size**2 for size in sizes) * per_area * value)
+    # A second network that follows the first has weights, but keeps no activations for a backward pass.
+    copies = _COPIES[recipe.optim.name] + (recipe.method in ("byol", "mocov2"))
+    return Estimate(
+        round(parameters * 4 * copies + _OTHER), image, recipe.optim.batch_size // ranks // recipe.accumulate
+    )
+
+
+def require_fit(recipe: Recipe, device: torch.device, ranks: int = 1) -> None:
+    """Refuse a run that needs more memory than the device has.
+
+    Raises:
+        UserError: it cannot fit; the message names the settings that would.
+    """
+    limit = device_memory(device)
+    found = estimate(recipe, ranks)
+    if limit is None or found.total <= limit:
+        return
+    advice = _advice(recipe, limit, ranks)
+    raise UserError(
+        f"{recipe.name} needs about {found.total / 1e9:.1f} GB on {device}, which has {limit / 1e9:.1f}: {advice}"
+    )
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Return the bytes of memory that this process can have there; ``None`` where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    found = []
+    try:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # not Linux
+        return None
+    # A container has a limit of its own, in a file of version 2 or 1 of cgroups.
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            found.append(int(Path(path).read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return min(found)
+
+
+def _advice(recipe: Recipe, limit: int, ranks: int) -> str:
+    """Return the least change that makes the run fit."""
+    for recompute in (recipe.checkpoint_activations, True):
+        changed = replace(recipe, checkpoint_activations=recompute)
+        also = ", checkpoint_activations=true" if recompute and not recipe.checkpoint_activations else ""
+        # SimCLR's and SwAV's losses change with the micro-batch, so for them the batch itself is made smaller.
+        for halvings in range(1, 13):
+            parts = recipe.accumulate * 2**halvings
+            if recipe.optim.batch_size % (parts * ranks) or recipe.optim.batch_size // parts // ranks < 2:
+                break
+            if estimate(replace(changed, accumulate=parts), ranks).total > limit:
+                continue
+            if recipe.method in ("simclr", "swav"):
+                batch = recipe.optim.batch_size // 2**halvings
+                return f"--set optim.batch_size={batch}{also} fits (the loss depends on the batch)"
+            return f"--set accumulate={parts}{also} fits"
+    return "no batch of it fits here; choose a smaller network (`zoo-train recipes`)"
+
+
+def _activations(architecture: Architecture, recompute: bool) -> tuple[float, int]:
+    """Return how many values the encoder keeps per pixel of a view, and its number of parameters."""
+    key = repr((architecture, recompute))
+    if key not in _COUNTED:
+        _COUNTED[key] = _count(architecture, recompute)
+    return _COUNTED[key]
+
+
+def _count(architecture: Architecture, recompute: bool) -> tuple[float, int]:
+    with torch.device("meta"):
+        encoder = build_encoder(architecture).train()
+        if recompute:
+            encoder.set_grad_checkpointing()  # type: ignore[operator]
+        own = {p.untyped_storage()._cdata for p in encoder.parameters()}
+        saved: dict[int, Tensor] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            if (storage := tensor.untyped_storage()._cdata) not in own:
+                saved.setdefault(storage, tensor)  # a shared storage counts once
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            encoder(torch.empty(2, 3, _MEASURED_SIDE, _MEASURED_SIDE))
+    values = sum(t.untyped_storage().nbytes() // t.element_size() for t in saved.values())
+    return values / 2 / _MEASURED_SIDE**2, sum(p.numel() for p in encoder.parameters())

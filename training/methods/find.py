@@ -1,0 +1,70 @@
+"""Find the class of a method: a built-in one, an installed package's, or one in a module of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from training.methods.base import Method
+from training.methods.byol import BYOL
+from training.methods.mocov2 import MoCoV2
+from training.methods.simclr import SimCLR
+from training.methods.simsiam import SimSiam
+from training.methods.supervised import Supervised
+from training.methods.swav import SwAV
+from training.recipes.config import Recipe
+from training.recipes.plugins import entry_point, import_object
+from zoo.errors import UserError, closest_name
+
+GROUP = "siamese_zoo.methods"
+METHODS: Mapping[str, type[Method]] = {
+    "byol": BYOL,
+    "simsiam": SimSiam,
+    "simclr": SimCLR,
+    "mocov2": MoCoV2,
+    "swav": SwAV,
+    "supervised": Supervised,
+}
+
+
+def find_method(name: str) -> type[Method]:
+    """Return the class of a method.
+
+    Args:
+        name: of a built-in method; of an entry point in the group ``siamese_zoo.methods`` of an installed package; or
+            ``module:Class``, whose module is imported.
+
+    Raises:
+        UserError: there is none, its module cannot be imported, or it is no subclass of ``Method``.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    found = import_object(name) if ":" in name else entry_point(GROUP, name)
+    if found is None:
+        raise UserError(
+            f"unknown method {name!r}: did you mean {closest_name(name, METHODS)}? A method of your own is "
+            "module:Class, or an entry point of the group siamese_zoo.methods"
+        )
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"{name} is no method: it must be a subclass of training.Method")
+    return found
+
+
+def build_method(recipe: Recipe, images: int | None = None) -> Method:
+    """Return the recipe's network, initialised from ``recipe.seed``.
+
+    Args:
+        images: number of training images; a method with a memory bank needs it.
+
+    Raises:
+        UserError: the method or the architecture is unknown, or does not fit the recipe.
+    """
+    cls = find_method(recipe.method)
+    torch.manual_seed(recipe.seed)
+    if not cls.uses_rows:
+        return cls.from_recipe(recipe)
+    if images is None:
+        raise UserError(f"{recipe.method} keeps one entry per training image: the number of images must be known")
+    with_images: Callable[..., Method] = cls.from_recipe
+    return with_images(recipe, images=images)
