@@ -98,7 +98,7 @@ class PathReader:
 
     def __init__(self, where: Storage) -> None:
         self._where = where
-        self._others: dict[bytes, Storage] = {}
+        self._others: dict[tuple[bytes, bytes], Storage] = {}
 
     def read(self, path: bytes, size: int, mtime_ns: int) -> bytes:
         """Return the bytes of a file. Raises UnreadableImage."""
@@ -106,9 +106,10 @@ class PathReader:
             return self._where.read(path, size, mtime_ns)
         plain, question, query = path.partition(b"?")  # of a presigned URL
         parent, _, name = plain.rpartition(b"/")
-        if parent not in self._others and len(self._others) > _MAX_STORAGES:
+        if (parent, question) not in self._others and len(self._others) > _MAX_STORAGES:
             self._others.clear()
-        there = self._others.setdefault(parent, open_storage(os.fsdecode(parent)))
+        place = os.fsdecode(parent)
+        there = self._others.setdefault((parent, question), open_storage(place, encoded=bool(question)))
         return there.read(name + question + query, size, mtime_ns)
 
     def size_and_time(self, path: bytes) -> tuple[int, int]:

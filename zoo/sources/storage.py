@@ -103,12 +103,13 @@ class Remote:
     Args:
         url: the folder.
         query: appended to every path, as ``?X-Amz-Signature=...`` of a presigned URL; no name and message shows it.
+        encoded: paths are quoted already, as those with such a query are.
 
     Raises:
         UserError: fsspec or its package for this kind of URL is not installed.
     """
 
-    def __init__(self, url: str, query: str = "") -> None:
+    def __init__(self, url: str, query: str = "", *, encoded: bool = False) -> None:
         try:
             import fsspec
         except ImportError:
@@ -116,10 +117,11 @@ class Remote:
         self.root = url
         try:
             # A signature in a query holds for these very bytes.
-            self._fs, self._root = fsspec.url_to_fs(url, **({"encoded": True} if query else {}))
+            self._fs, self._root = fsspec.url_to_fs(url, **({"encoded": True} if query or encoded else {}))
         except (ImportError, ValueError) as error:
             raise UserError(f'{url}: {reason_of(error)} (pip install "siamese-zoo[remote]")') from None
         self._query = query
+        self._has_ranges = False  # not known yet
         self._is_web = "http" in self._fs.protocol
 
     def size_and_time(self, path: bytes) -> SizeAndTime:
@@ -137,12 +139,21 @@ class Remote:
 
     def open(self, path: bytes, *, sequential: bool = False) -> BinaryIO:
         """Open a file for reading. Raises OSError."""
+        if self._is_web and not sequential:
+            self._require_ranges(path)
         options = {"block_size": 0, "size": 1} if sequential and self._is_web else {}
         file = self._retry(lambda: self._fs.open(self._path(path), "rb", **options))
-        if not sequential and type(file).__name__ == "HTTPStreamFile":  # fsspec's for a server without ranges
-            file.close()
-            raise OSError(0, NO_RANGES)
         return io.BufferedReader(file, 1 << 16)
+
+    def _require_ranges(self, path: bytes) -> None:
+        """Ask for one byte. Raises OSError for a server that sends the whole file, whatever it says of itself."""
+        if self._has_ranges:
+            return
+        one = {"headers": {"Range": "bytes=0-0"}}
+        with self._retry(lambda: self._fs.open(self._path(path), "rb", block_size=0, size=1, **one)) as file:
+            if file.r.status == 200:
+                raise OSError(0, NO_RANGES)
+        self._has_ranges = True
 
     def matches(self, pattern: str) -> Iterator[bytes]:
         """Yield the files that a glob matches, in no order. Raises OSError."""
@@ -242,10 +253,10 @@ def is_url(text: bytes) -> bool:
     return _URL.match(text) is not None
 
 
-def open_storage(root: str, query: str = "") -> Storage:
-    """Open a folder or a URL; ``query`` is appended to the paths behind a URL."""
+def open_storage(root: str, query: str = "", *, encoded: bool = False) -> Storage:
+    """Open a folder or a URL; see ``Remote`` for the arguments."""
     if is_url(os.fsencode(root)):
-        return Remote(root, query)
+        return Remote(root, query, encoded=encoded)
     return Local(root)
 
 
