@@ -91,7 +91,7 @@ def _by_kind(left_out: Mapping[str, int]) -> str:
     named = ", ".join(f"{count} {kind or 'without extension'}" for kind, count in kinds[:_MAX_KINDS])
     more = f", {len(kinds) - _MAX_KINDS} more kinds" if len(kinds) > _MAX_KINDS else ""
     heic = any(kind in HEIC_EXTENSIONS for kind in left_out)
-    return f" that are no images by their names ({named}{more})" + (f"; {NEEDS_HEIC} reads HEIC" if heic else "")
+    return f" without an image's extension ({named}{more})" + (f"; {NEEDS_HEIC} reads HEIC" if heic else "")
 
 
 def _count(number: int, noun: str) -> str:

@@ -19,13 +19,13 @@ that cannot be decoded raises ``UnreadableImage`` with a reason from a closed se
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import io
 import logging
 import os
 import stat
 import threading
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
@@ -78,6 +78,7 @@ _WHITE = (255, 255, 255)
 _NOTES, _DEEP = "zoo.notes", "zoo.deep"  # keys of an image's info
 _TRUNCATED = "truncated: the end is missing, what is there was decoded"
 _BAD_PROFILE = "profile-ignored: it cannot be read, or is one of other pixels"
+_PROFILE_MARKS = (b"iCCP", b"ICC_PROFILE\0", b"ICCP")
 _BYTES_A_PIXEL = 12  # of one image at its largest: its stored form, a converted one and the result
 _SPARE_BYTES = 64 * 1024 * 1024
 _MAX_PARTS = 250_000  # strips or tiles of a TIFF; Pillow holds a Python object for each
@@ -377,7 +378,10 @@ def _loaded(data: bytes) -> Image.Image:
 def _first_without_metadata(data: bytes, read: Callable[[bytes], Image.Image]) -> Image.Image | None:
     for cleaned in without_metadata(data):
         with suppress(Exception):  # as above
-            return read(cleaned)
+            image = read(cleaned)
+            if not image.info.get("icc_profile") and any(mark in data for mark in _PROFILE_MARKS):
+                image.info["icc_profile"] = None  # there is one, and it cannot be read
+            return image
     return None
 
 
@@ -387,17 +391,17 @@ def _jpeg_without_end(data: bytes) -> Image.Image | None:
         return None
     try:
         first = _loaded(candidates[0])
-        pixels = _sha256_of_pixels(first)
-        return first if all(_sha256_of_pixels(_loaded(other)) == pixels for other in candidates[1:]) else None
+        pixels = _crc_of_pixels(first)
+        return first if all(_crc_of_pixels(_loaded(other)) == pixels for other in candidates[1:]) else None
     except Exception:  # as above
         return None
 
 
-def _sha256_of_pixels(image: Image.Image) -> bytes:
-    digest = hashlib.sha256()
+def _crc_of_pixels(image: Image.Image) -> int:
+    crc = 0
     for top in range(0, image.height, 256):
-        digest.update(image.crop((0, top, image.width, min(top + 256, image.height))).tobytes())
-    return digest.digest()
+        crc = zlib.crc32(image.crop((0, top, image.width, min(top + 256, image.height))).tobytes(), crc)
+    return crc
 
 
 class _AcceptTruncated(threading.local):
@@ -435,7 +439,7 @@ def _to_rgb(image: Image.Image, options: DecodeOptions) -> Image.Image:
     """Convert a loaded image; its notes go along."""
     try:
         upright = _upright(image)
-        has_profile = options.icc == "convert" and bool(upright.info.get("icc_profile"))
+        has_profile = options.icc == "convert" and "icc_profile" in upright.info
         if upright.mode == "RGB" and "transparency" not in upright.info and not has_profile:
             rgb, notes = upright, list(notes_of(image))
         else:
@@ -475,6 +479,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def _rgb(image: Image.Image, options: DecodeOptions, notes: list[str]) -> tuple[Image.Image, list[str]]:
     """Convert to mode RGB, opaque. Notes are added to ``notes``."""
     profile = image.info.get("icc_profile") if options.icc == "convert" else None
+    if options.icc == "convert" and "icc_profile" in image.info and not profile:
+        notes.append(_BAD_PROFILE)
     if image.mode == "F":
         raise UnreadableImage("unsupported", "floating-point pixels: the file does not say which is white")
     if image.mode.startswith("I"):

@@ -23,9 +23,6 @@ _JFIF_BYTES = 18  # marker, length and the fixed fields
 _WEBP_PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
 _WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04  # ICC, EXIF and XMP in VP8X
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-_FILLS = tuple(  # bits that no scan goes on with: arbitrary bytes, but no marker
-    b"".join(hashlib.sha512(bytes([n, k])).digest() for k in range(8)).replace(b"\xff", b"\xfe") for n in range(3)
-)
 
 
 def without_metadata(data: bytes) -> Iterator[bytes]:
@@ -156,10 +153,10 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def ended_jpegs(data: bytes) -> list[bytes] | None:
-    """Return four JPEGs that decode to equal pixels if nothing but the end marker of ``data`` is missing.
+    """Return JPEGs that decode to equal pixels if nothing but the end marker of ``data`` is missing.
 
-    Each ends as it should, three of them with other bytes before the end. A decoder skips bytes behind the last block
-    of a scan, so they change the pixels only where a part of the scan is missing.
+    Each ends as it should, all but the first with other bytes before the end. A decoder skips bytes behind the last
+    block of a scan, so they change the pixels only where a part of the scan is missing.
 
     Returns:
         ``None`` where the last segment is no scan, or a progressive file lacks the last bits of a coefficient.
@@ -189,11 +186,25 @@ def ended_jpegs(data: bytes) -> list[bytes] | None:
         whole = whole and len(missing_bits) >= 64 * len(components)
     if marker != 0xDA or not whole:
         return None
-    if not has_restarts:
-        return [data + fill + _END_OF_JPEG for fill in (b"", *_FILLS)]
-    # A scan with restarts goes on at the next one only.
-    restarts = _RESTART.findall(data, start)
-    number = restarts[-1][1] + 1 if restarts else 0
-    markers = [bytes([0xFF, 0xD0 + (number + n) % 8]) for n in range(8)]
-    tails = [fill + b"".join(marker + fill for marker in markers) for fill in _FILLS]
+    number = 0
+    if has_restarts:  # such a scan goes on at the next restart only
+        restarts = _RESTART.findall(data, start)
+        number = restarts[-1][1] + 1 if restarts else 0
+    markers = [bytes([0xFF, 0xD0 + (number + n) % 8]) for n in range(8)] if has_restarts else []
+    # A run of empty blocks can hide one tail in a progressive file.
+    tails = [_tail(n, markers) for n in range(3 if is_progressive or has_restarts else 1)]
     return [data + tail + _END_OF_JPEG for tail in (b"", *tails)]
+
+
+def _tail(number: int, markers: list[bytes]) -> bytes:
+    """Return bits that no scan goes on with, and again behind each restart marker.
+
+    The bytes are arbitrary, without a marker among them. The first tail begins with a one: behind the end of a file a
+    decoder reads zeros.
+    """
+    first = (b"\xfe", b"\x55", b"\xaa")[number]
+    parts = [
+        b"".join(hashlib.sha512(bytes([number, n, k])).digest() for k in range(8)) for n in range(len(markers) + 1)
+    ]
+    filled = [first + part.replace(b"\xff", b"\xfe") for part in parts]
+    return filled[0] + b"".join(marker + part for marker, part in zip(markers, filled[1:], strict=True))

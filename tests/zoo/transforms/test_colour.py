@@ -120,6 +120,15 @@ def test_a_profile_that_cannot_be_read_is_ignored_and_noted(bad: bytes) -> None:
     assert notes_of(decode(data)) == ()
 
 
+def test_a_profile_that_pillow_cannot_read_is_noted_too() -> None:
+    png = encode(picture(), "PNG", icc_profile=bytes(3_000_000))  # more than Pillow unpacks
+    jpeg = encode(picture(), "JPEG", icc_profile=profile("p3"))
+    at = jpeg.index(b"ICC_PROFILE\0") + 13
+    for data in (png, jpeg[:at] + b"\2" + jpeg[at + 1 :]):  # the first of two parts
+        assert [note.partition(":")[0] for note in notes_of(decode(data, options=CONVERT))] == ["profile-ignored"]
+        assert notes_of(decode(data)) == ()
+
+
 def test_a_profile_of_other_pixels_is_ignored_and_noted() -> None:
     data = encode(picture().convert("CMYK"), "JPEG", icc_profile=profile("p3"))
     image = decode(data, options=CONVERT)

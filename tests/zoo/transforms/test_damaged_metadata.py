@@ -126,6 +126,7 @@ JPEGS = {
     "progressive": encode(RIGHT, "JPEG", progressive=True),
     "optimised": encode(picture(200, 150), "JPEG", optimize=True, quality=95, subsampling=0),
     "restarts": encode(picture(64, 64), "JPEG", restart_marker_blocks=2),
+    "restarts and scans": encode(picture(64, 64, seed=100), "JPEG", progressive=True, restart_marker_blocks=1),
     "restarts by row": encode(picture(64, 64), "JPEG", restart_marker_rows=1),
 }
 

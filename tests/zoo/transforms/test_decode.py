@@ -31,6 +31,7 @@ CORPUS = {
     "webp": encode(RIGHT, "WEBP"),
     "lossless": encode(RIGHT, "WEBP", lossless=True),
     "bmp": encode(RIGHT, "BMP"),
+    "avif": encode(RIGHT, "AVIF"),
     "tiff": encode(RIGHT, "TIFF"),
     "deflate": encode(RIGHT, "TIFF", compression="tiff_adobe_deflate"),
     "lzw": encode(RIGHT, "TIFF", compression="tiff_lzw"),
