@@ -148,6 +148,7 @@ TILES = {322: long(16), 323: long(16), 324: shorts(10**6), 325: shorts(10**6)}
         ("fax.tif", tiff(1, MANY, 4, ONE_STRIP)),
         ("strips.tif", tiff(8, 10**6, 1, STRIPS)),
         ("packed.tif", tiff(8, 10**6, 8, STRIPS)),
+        ("tile.tif", tiff(8_000, 8_000, 8, {322: long(16_384), 323: long(16_384), 324: long(8), 325: long(99)})),
         ("tiles.tif", tiff(16_000, 4_000, 8, TILES)),
         ("screen.gif", b"GIF89a" + struct.pack("<HHBBB", 65535, 900, 0x80, 0, 0) + bytes(6) + b"\x2c" + bytes(40)),
         ("canvas.webp", b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xfe\x3f\0\xff\x0f\0"),

@@ -20,13 +20,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from zoo.errors import UserError
-from zoo.transforms.decode import EXTENSIONS
+from zoo.transforms.formats import EXTENSIONS
+from zoo.transforms.limits import HEIC_EXTENSIONS, NEEDS_HEIC
 
 FILES = pa.schema([("path", pa.binary()), ("size", pa.int64()), ("mtime_ns", pa.int64())])
 """One row per image: the relative path in raw bytes, and the size in bytes and modification time in ns by which a
 changed file is recognised (those of a link's target). Both are -1 where the path is not a regular file."""
 HIDDEN, OTHER_KINDS = "hidden", "other kinds"
-MAX_KINDS = 50
+MAX_KINDS, _SHOWN_KINDS = 50, 5
 _MAX_EXTENSION = 12
 ROWS_AT_ONCE = 4096
 """Rows that exist as Python objects at a time: rows are far smaller in Arrow."""
@@ -68,6 +69,16 @@ class LeftOut:
     def total(self) -> int:
         """Number of files."""
         return self._kinds.total()
+
+    def no_image(self, where: str) -> UserError:
+        """Return the error of a source in which all files were left out."""
+        heic = any(kind in self._kinds for kind in HEIC_EXTENSIONS)
+        known = " ".join(sorted(EXTENSIONS)) + (f"; {NEEDS_HEIC} reads HEIC" if heic else "")
+        most = sorted(self._kinds.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN_KINDS]
+        named = ", ".join(f"{count} {kind or 'without extension'}" for kind, count in most)
+        return UserError(
+            f"no image in {where} ({self.total} other files): {named}{'; ' if named else ''}images end in {known}"
+        )
 
     @property
     def kinds(self) -> dict[str, int]:
@@ -117,9 +128,7 @@ def list_images(folder: Path, *, without: Collection[Path] = ()) -> Listing:
     except OSError as error:
         raise UserError(f"cannot list {folder} ({error.strerror}): allow reading it") from error
     if not len(files):
-        raise UserError(
-            f"no image in {folder} ({walk.left_out.total} other files): images end in {' '.join(sorted(EXTENSIONS))}"
-        )
+        raise walk.left_out.no_image(str(folder))
     return Listing(files.sort_by("path"), walk.left_out.total, walk.links_to_folders, walk.left_out.kinds)
 
 

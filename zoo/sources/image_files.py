@@ -78,8 +78,7 @@ class GlobFiles:
         except OSError as error:
             raise UserError(f"cannot list {shown} ({error.strerror}): put that right and run it again") from error
         if not len(files):
-            known = " ".join(sorted(EXTENSIONS))
-            raise UserError(f"no image in {shown} ({others.total} other files): images end in {known}")
+            raise others.no_image(shown)
         return Listing(_with_folder(files.sort_by("path"), self._keep), others.total, 0, others.kinds)
 
     def read(self, row: ImageRow) -> bytes:

@@ -81,6 +81,7 @@ _BAD_PROFILE = "profile-ignored: it cannot be read, or is one of other pixels"
 _PROFILE_MARKS = (b"iCCP", b"ICC_PROFILE\0", b"ICCP")
 _BYTES_A_PIXEL = 12  # of one image at its largest: its stored form, a converted one and the result
 _SPARE_BYTES = 64 * 1024 * 1024
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _MAX_PARTS = 250_000  # strips or tiles of a TIFF; Pillow holds a Python object for each
 _ORIENTATION_TAG = 0x0112
 _ORIENTATION_KEYS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for it
@@ -307,7 +308,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise UnreadableImage("too-large", f"{width} x {height} pixels, more than the {max_pixels} of --max-pixels")
     if _decoded_bytes(image) > max_pixels * _BYTES_A_PIXEL + _SPARE_BYTES:
-        raise UnreadableImage("too-large", f"{width} x {height} pixels: so many rows take too much memory")
+        raise UnreadableImage("too-large", f"{width} x {height} pixels: its rows or tiles take too much memory")
     return image
 
 
@@ -332,7 +333,9 @@ def _decoded_bytes(image: Image.Image) -> int:
     stored = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}.get(image.mode, 4)
     forms = [stored, 4, *((4,) if image.has_transparency_data else ())]
     rows = max(image.height, image.width if "exif" in image.info else 0)  # an orientation may exchange them
-    return sum(rows * 12 + image.width * image.height * size for size in forms)
+    tags = getattr(image, "tag_v2", {})  # of a TIFF, whose tiles can be larger than the image
+    tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
+    return sum(rows * 12 + image.width * image.height * size for size in forms) + 4 * tile
 
 
 def _with_bounded_lists(data: bytes) -> bytes:

@@ -90,6 +90,16 @@ def test_hidden_files_are_left_out_and_everything_is_told_by_extension(tmp_path:
     assert packed.left_out == {"hidden": 2, ".txt": 1}
 
 
+def test_a_folder_of_nothing_but_heic_says_what_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.sources.file_listing._EXTENSIONS", frozenset([b".png"]))  # as without the extra
+    monkeypatch.setattr("zoo.sources.image_files._EXTENSIONS", frozenset([b".png"]))
+    for name in ("a.HEIC", "b.heic", "c.mov"):
+        (tmp_path / name).touch()
+    for place in (tmp_path, f"{tmp_path}/*"):
+        with pytest.raises(UserError, match=r"\(3 other files\): 2 \.heic, 1 \.mov.*siamese-zoo\[heic\]"):
+            open_source(place).listing()
+
+
 def test_many_kinds_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(0))
     for n in range(80):
