@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from zoo.errors import UserError, reason_of
 from zoo.sources.base import narrowed, texts
-from zoo.sources.file_listing import FILES, is_hidden
+from zoo.sources.file_listing import FILES, collect, is_hidden
+from zoo.sources.storage import Local
 
 PATH_COLUMNS = ("path", "file_name")
 _FILE_NAME = "file_name"
@@ -141,13 +142,18 @@ def with_metadata(root: Path, files: pa.Table, keep: list[str]) -> pa.Table:
         twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))[0].as_py()
         raise UserError(f"the metadata in {root} name {os.fsdecode(twice)!r} twice: leave one out")
     absent = table["path"].filter(pc.invert(pc.is_in(table["path"], files["path"].combine_chunks())))
-    nowhere = pa.repeat(pa.scalar(-1, pa.int64()), len(absent))
-    added = pa.table([absent, nowhere, nowhere], schema=FILES)
+    added = collect((_row(root, path) for path in absent.to_pylist()), FILES)
     files = pa.concat_tables([files, added]).sort_by("path")
     places = pc.index_in(files["path"], table["path"].combine_chunks())
     for name in keep:
         files = files.append_column(name, table[name].take(places))
     return files
+
+
+def _row(root: Path, path: bytes) -> tuple[bytes, int, int]:
+    """Return the row of a file without an image's name; one outside of the folder is not looked at."""
+    is_outside = path.startswith((b"/", b"../")) or path == b".."
+    return (path, -1, -1) if is_outside else (path, *Local(root).size_and_time(path))
 
 
 def _metadata_files(root: Path) -> list[Path]:

@@ -158,15 +158,17 @@ def _adjacent(places: Iterator[_Place], must_be: bool) -> Iterator[list[_Place]]
 
 
 def _joined(places: Iterator[_Place]) -> Iterator[list[_Place]]:
-    """Yield the members of each key, in the order of their first images; all are in memory."""
-    groups: dict[str, list[_Place]] = {}
+    """Yield each image with the other members of its key, in the order of the images; all are in memory."""
+    images: list[_Place] = []
+    beside: dict[str, list[_Place]] = {}
     for place in places:
-        groups.setdefault(_key(place.name), []).append(place)
-
-    def first_image(group: list[_Place]) -> int:
-        return min([place.offset for place in group if _is_image(place)], default=group[0].offset)
-
-    yield from sorted(groups.values(), key=first_image)
+        if _is_image(place):
+            images.append(place)
+        else:
+            beside.setdefault(_key(place.name), []).append(place)
+    yield from ([image, *beside.get(_key(image.name), ())] for image in images)
+    with_image = {_key(image.name) for image in images}
+    yield from (group for key, group in beside.items() if key not in with_image)
 
 
 def _is_image(place: _Place) -> bool:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import ctypes
 import io
 import logging
+import math
 import os
 import stat
 import threading
@@ -331,10 +332,12 @@ def _unopened(error: Exception, data: bytes) -> UnreadableImage:
 def _decoded_bytes(image: Image.Image) -> int:
     """Estimate the memory of decoding: each row of each form has a pointer of 8 bytes and at least 4 bytes."""
     stored = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}.get(image.mode, 4)
-    forms = [stored, 4, *((4,) if image.has_transparency_data else ())]
+    has_alpha = "A" in image.mode or "a" in image.mode or "transparency" in image.info
+    forms = [stored, 4, *((4,) if has_alpha else ())]
     rows = max(image.height, image.width if "exif" in image.info else 0)  # an orientation may exchange them
     tags = getattr(image, "tag_v2", {})  # of a TIFF, whose tiles can be larger than the image
-    tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
+    sides = [tags.get(tag) for tag in (_TILE_WIDTH, _TILE_HEIGHT)]
+    tile = math.prod(side if isinstance(side, int) else 0 for side in sides)
     return sum(rows * 12 + image.width * image.height * size for size in forms) + 4 * tile
 
 

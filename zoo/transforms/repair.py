@@ -106,7 +106,7 @@ def tiff_entries(data: bytes) -> Iterator[tuple[int, int, int, int]]:
         at += 8 if is_big else 2
         for place in range(at, at + size * min(entries, _MAX_TIFF_ENTRIES), size):
             yield *struct.unpack_from(order + layout, data, place), place
-    except struct.error:
+    except (struct.error, OverflowError):
         return  # a truncated directory: Pillow says so
 
 

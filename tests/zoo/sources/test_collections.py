@@ -158,6 +158,10 @@ def test_members_of_a_key_that_stand_apart_keep_their_values(tmp_path: Path) -> 
         assert listing.files["id"].to_pylist() == ["x0", "x1", "x2"]
         assert listing.files["path"].to_pylist() == [b"a.tar/0.png", b"a.tar/1.png", b"a.tar/2.png"]
         assert listing.left_out == {}
+    twice = [("0.png", png(0)), ("1.png", png(1)), ("0.jpg", png(2)), ("0.cls", b"0"), ("1.cls", b"1"), ("2.cls", b"2")]
+    listing = open_source(tar(tmp_path / "c.tar", twice), ["cls"]).listing()
+    assert listing.files["path"].to_pylist() == names(open_source(tmp_path / "c.tar"))
+    assert (listing.files["cls"].to_pylist(), listing.left_out) == ([0, 1, 0], {".cls": 1})
     source = open_source(tar(tmp_path / "b.tar", [*images, *labels]), ["cls"])
     assert read_all(source) == [png(n) for n in range(3)]
 
@@ -206,6 +210,18 @@ def test_metadata_beside_images_can_be_kept(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserError, match=r"no column lable: its metadata have file_name, label, text"):
         open_source(tmp_path, ["lable"]).listing()
     assert len(open_source(tmp_path).listing().files) == 5, "without --keep they say nothing"
+
+
+def test_metadata_that_name_other_files(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("in/a.png", "in/b.npy", "secret.png"):
+        (tmp_path / name).write_bytes(png(0) if name.endswith("png") else b"\x93NUMPY")
+    paths = ["a.png", "b.npy", "../secret.png", str(tmp_path / "secret.png")]
+    (tmp_path / "in" / "metadata.csv").write_text("file_name,n\n" + "".join(f"{p},{n}\n" for n, p in enumerate(paths)))
+    run(tmp_path / "in", tmp_path / "out", keep=["n"])
+    assert {row["n"]: row["status"] for row in rows(tmp_path / "out")} == {
+        0: "ok", 1: "not-an-image", 2: "changed", 3: "changed",
+    }  # fmt: skip
 
 
 def test_metadata_as_a_list(tmp_path: Path) -> None:

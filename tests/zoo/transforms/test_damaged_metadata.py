@@ -119,6 +119,12 @@ def test_a_tag_of_metadata_costs_no_tiff() -> None:
             assert np.array_equal(decode(bytes(data)), RIGHT)
 
 
+def test_a_directory_at_an_impossible_place_is_damage() -> None:
+    for data in (b"II+\0\x08\0\0\0" + b"\xff" * 40, b"MM\0+" + b"\xff" * 40, b"II*\0" + b"\xff" * 40, b"II*\0"):
+        with pytest.raises(UnreadableImage, match="corrupt"):
+            decode(data)
+
+
 JPEGS = {
     "baseline": encode(RIGHT, "JPEG"),
     "gray": encode(RIGHT.convert("L"), "JPEG"),
