@@ -337,8 +337,9 @@ def _decoded_bytes(image: Image.Image) -> int:
     rows = max(image.height, image.width if "exif" in image.info else 0)  # an orientation may exchange them
     tags = getattr(image, "tag_v2", {})  # of a TIFF, whose tiles can be larger than the image
     sides = [tags.get(tag) for tag in (_TILE_WIDTH, _TILE_HEIGHT)]
-    tile = math.prod(side if isinstance(side, int) else 0 for side in sides)
-    return sum(rows * 12 + image.width * image.height * size for size in forms) + 4 * tile
+    tile: int = math.prod(side if isinstance(side, int) else 0 for side in sides)
+    stored_bytes: int = sum(rows * 12 + image.width * image.height * size for size in forms)
+    return stored_bytes + 4 * tile
 
 
 def _with_bounded_lists(data: bytes) -> bytes:
