@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.loading import list_models, load
-from zoo.transforms.limits import MAX_PIXELS
+from zoo.transforms.limits import MAX_PIXELS, WHITE_16, DecodeOptions, Icc, Truncated
 
 if TYPE_CHECKING:
     from zoo.extraction.extract import Extraction
@@ -38,6 +38,10 @@ def extract(
     batch_size: int | None = None,
     shard_size: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    icc: Icc = "ignore",
+    truncated: Truncated = "refuse",
+    white16: int = WHITE_16,
+    image_column: str | None = None,
     dedupe: bool = False,
     near: float | None = None,
     update: bool = False,
@@ -66,6 +70,11 @@ def extract(
         shard_size: images in a shard, which is held in memory; ``None`` is
             ``zoo.extraction.fingerprint.default_shard_size``.
         max_pixels: limit of pixels of one image; a larger one is refused and has a row that says so.
+        icc: ``convert`` converts images with a colour profile to sRGB; ``ignore`` takes their numbers as they are.
+        truncated: ``accept`` embeds what is there of a truncated JPEG, PNG, GIF, BMP or TIFF; its row has a note in
+            the column ``error``.
+        white16: value of white in 16-bit gray: 4095 where 12 bits are stored in 16.
+        image_column: column of a table that holds the images, or their paths; ``None`` finds it.
         dedupe: look for files with the same bytes first, and embed one of them; the others keep their rows, with
             status ``duplicate``. In the end pairs of embeddings that are near each other are written to
             ``near_duplicates.parquet``. Without it no shard depends on another one.
@@ -98,6 +107,8 @@ def extract(
         raise UserError(f"unknown engine {engine!r}: choose here or ray")
     if ray_address is not None and engine != "ray":
         raise UserError("--ray-address needs --engine ray")
+    if engine == "ray" and str(images) == "-":
+        raise UserError("a list on standard input cannot be read on a Ray cluster: write it to a file.txt")
     config = ExtractionConfig(
         keep=keep,
         format=format,
@@ -105,6 +116,8 @@ def extract(
         batch_size=batch_size,
         shard_size=shard_size,
         max_pixels=max_pixels,
+        decode=DecodeOptions(icc, truncated, white16),
+        image_column=image_column,
         dedupe=dedupe,
         near=near,
     )

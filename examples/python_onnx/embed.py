@@ -14,12 +14,23 @@ from PIL import Image, ImageOps
 
 
 def pixels(path: Path) -> np.ndarray:
-    """Return uint8 [1, height, width, 3], upright, of any size: the graph resizes, crops and normalises."""
+    """Return uint8 [1, height, width, 3], upright, over white, of any size: the graph resizes, crops and normalises.
+
+    Colour profiles are ignored, as `zoo extract` does.
+    """
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):  # 16 bits per pixel: convert would clip them to 8
-            upright = Image.fromarray(((np.asarray(upright, np.int64) + 128) // 257).astype(np.uint8))
-        return np.asarray(upright.convert("RGB"))[None]
+            values = np.asarray(upright, np.int64)
+            gray = ((values + 128) // 257).astype(np.uint8)
+            gray[values == upright.info.get("transparency", -1)] = 255  # a transparent value
+            upright = Image.fromarray(gray)
+        if not upright.has_transparency_data:
+            return np.asarray(upright.convert("RGB"))[None]
+        layer = upright.convert("RGBA")
+        over_white = Image.new("RGB", layer.size, "white")
+        over_white.paste(layer, mask=layer)
+        return np.asarray(over_white)[None]
 
 
 def main() -> int:

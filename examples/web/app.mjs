@@ -12,13 +12,59 @@ const status = document.getElementById("status");
 const embedded = []; // {name, url, vector}
 window.embedded = embedded;
 
-// uint8 [1, height, width, 3], upright, over white.
+// Browsers turn JPEG and PNG upright, but not WebP: return the EXIF orientation of a WebP file, 1 if it says none.
+function webpOrientation(bytes) {
+  const view = new DataView(bytes);
+  const text = (at) => String.fromCharCode(...new Uint8Array(bytes, at, 4));
+  for (let at = 12; at + 8 <= view.byteLength; ) {
+    const length = view.getUint32(at + 4, true);
+    if (text(at) === "EXIF") {
+      let start = at + 8;
+      if (text(start) === "Exif") start += 6;
+      const little = view.getUint16(start) === 0x4949;
+      const directory = start + view.getUint32(start + 4, little);
+      for (let entry = 0; entry < view.getUint16(directory, little); entry++) {
+        const place = directory + 2 + 12 * entry;
+        if (view.getUint16(place, little) === 0x0112) return view.getUint16(place + 8, little);
+      }
+    }
+    at += 8 + length + (length % 2);
+  }
+  return 1;
+}
+
+// Canvas transforms that turn an image of width w and height h upright, by EXIF orientation.
+const UPRIGHT = {
+  2: (w, h) => [-1, 0, 0, 1, w, 0],
+  3: (w, h) => [-1, 0, 0, -1, w, h],
+  4: (w, h) => [1, 0, 0, -1, 0, h],
+  5: (w, h) => [0, 1, 1, 0, 0, 0],
+  6: (w, h) => [0, 1, -1, 0, h, 0],
+  7: (w, h) => [0, -1, -1, 0, h, w],
+  8: (w, h) => [0, -1, 1, 0, 0, w],
+};
+
+async function orientation(file) {
+  const head = new TextDecoder("latin1").decode(await file.slice(0, 12).arrayBuffer());
+  if (!/^RIFF[^]{4}WEBP$/.test(head)) return null;
+  try {
+    return webpOrientation(await file.arrayBuffer());
+  } catch {
+    return 1; // a broken EXIF block does not damage the pixels
+  }
+}
+
+// uint8 [1, height, width, 3], upright, over white. Colour profiles are ignored, as `zoo extract` does.
 async function pixels(file) {
-  const bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
-  const { width, height } = bitmap;
+  const turned = await orientation(file);
+  const imageOrientation = turned === null ? "from-image" : "none";
+  const bitmap = await createImageBitmap(file, { imageOrientation, colorSpaceConversion: "none" });
+  const [width, height] = turned >= 5 && turned <= 8 ? [bitmap.height, bitmap.width] : [bitmap.width, bitmap.height];
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";
   context.fillRect(0, 0, width, height);
+  context.imageSmoothingEnabled = false;
+  if (UPRIGHT[turned]) context.setTransform(...UPRIGHT[turned](bitmap.width, bitmap.height));
   context.drawImage(bitmap, 0, 0);
   bitmap.close();
   const rgba = context.getImageData(0, 0, width, height).data;

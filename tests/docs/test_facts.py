@@ -190,7 +190,11 @@ def test_the_site_builds_and_needs_no_network(tmp_path: Path) -> None:
 
 def test_the_table_of_faults_names_tests_that_exist() -> None:
     page = ROOT / "tests" / "faults" / "README.md"
-    rows = [line for line in page.read_text().splitlines() if line.startswith("| ") and not line.startswith(("| fault", "|--"))]
+    rows = [
+        line
+        for line in page.read_text().splitlines()
+        if line.startswith("| ") and not line.startswith(("| fault", "|--"))
+    ]
     assert len(rows) > 30
     for row in rows:
         named = re.findall(r"`([\w/]+\.py)::(\w+)`", row.split(" | ")[-1])

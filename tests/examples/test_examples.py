@@ -21,6 +21,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from browsers import CHROMIUM, installed
+from hostile_pictures import pictures
 from PIL import Image
 
 import zoo
@@ -29,6 +30,7 @@ from zoo.export.export import export_onnx
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 PHOTOS = EXAMPLES / "photos"
+AGREE = 2e-3  # the same to the embeddings of `zoo extract`, where readers decode and resize themselves
 SAME = 1e-3  # relative error to Python's embeddings of the same pixels
 
 
@@ -57,6 +59,81 @@ def assert_same(found: dict[str, Any], reference: dict[str, np.ndarray]) -> None
     assert sorted(found) == sorted(reference)
     for name, vector in reference.items():
         assert np.abs(np.asarray(found[name], np.float32) - vector).max() <= SAME * np.abs(vector).max()
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    for name, data in pictures().items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path, hostile: Path) -> dict[str, np.ndarray]:
+    """What `zoo extract` gives: the zoo decodes, torch embeds."""
+    names = sorted(path.name for path in hostile.iterdir())
+    return dict(zip(names, zoo.load(device="cpu", backend="torch")([hostile / name for name in names]), strict=True))
+
+
+def assert_agrees(found: dict[str, Any], expected: dict[str, np.ndarray], **tolerances: float) -> None:
+    """Compare readers on pictures that they decode differently; tolerances are by the first word of a name."""
+    wrong = {}
+    for name, vector in expected.items():
+        difference = np.abs(np.asarray(found[name], np.float32) - vector).max() / np.abs(vector).max()
+        if difference > tolerances.get(name.split()[0], AGREE):
+            wrong[name] = float(difference)
+    assert not wrong
+
+
+def test_hostile_pictures_differ_where_a_reader_does_not_see_what_they_say(expected: dict[str, np.ndarray]) -> None:
+    for name in ("alpha.png", "cmyk black.jpg", "orientation6.webp", "palette alpha.png"):
+        assert np.abs(expected[name] - expected["plain.png"]).max() > 0.02 * np.abs(expected["plain.png"]).max()
+    for name in ("profile.png", "profile.webp", "gamma.png", "cicp.png", "animation.png"):
+        assert np.array_equal(expected[name], expected["plain.png"])
+
+
+def test_onnx_runtime_agrees_on_hostile_pictures(model: Path, hostile: Path, expected: dict[str, np.ndarray]) -> None:
+    found = dict(zip(expected, zoo.load(model)([hostile / name for name in expected]), strict=True))
+    assert_agrees(found, expected)
+
+
+def test_python_agrees_on_hostile_pictures(
+    model: Path, hostile: Path, expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    command = [sys.executable, EXAMPLES / "python_onnx" / "embed.py", model, hostile, "--out", tmp_path / "e.csv"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = csv.reader((tmp_path / "e.csv").read_text().splitlines())
+    assert_agrees({name: np.array(vector, np.float32) for name, *vector in rows}, expected)
+
+
+@pytest.mark.slow  # npm downloads half a gigabyte, once
+def test_node_agrees_on_hostile_pictures(
+    model: Path, hostile: Path, expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    (tmp_path / "node_modules").symlink_to(installed(EXAMPLES / "node" / "package.json"))
+    shutil.copy(EXAMPLES / "node" / "embed.mjs", tmp_path)
+    command = ["node", "embed.mjs", str(model), str(hostile), "embeddings.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_agrees(json.loads((tmp_path / "embeddings.json").read_text()), expected)
+
+
+@pytest.mark.slow  # as above
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_web_page_agrees_on_hostile_pictures(
+    site: str, hostile: Path, expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    driver = tmp_path / "driver"
+    driver.mkdir()
+    (driver / "node_modules").symlink_to(installed(Path(__file__).parent / "package.json"))
+    shutil.copy(Path(__file__).parent / "drive_web.mjs", driver)
+    command = ["node", "drive_web.mjs", site, CHROMIUM, str(tmp_path / "shot.png"), *sorted(hostile.iterdir())]
+    done = subprocess.run(command, cwd=driver, capture_output=True, text=True, check=False, timeout=180)
+    assert done.returncode == 0, done.stderr
+    # Chromium rounds another way where it converts CMYK: by one of 255.
+    assert_agrees(json.loads(done.stdout)["vectors"], expected, cmyk=5e-3)
 
 
 def test_python_without_torch(model: Path, photos: Path, reference: dict[str, np.ndarray], tmp_path: Path) -> None:

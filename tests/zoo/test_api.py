@@ -15,7 +15,7 @@ from zoo.cli.embeddings import extract as command
 from zoo.errors import UserError
 from zoo.extraction.partition import Partition
 
-OF_THE_COMMAND = {"images", "out", "layers", "maps", "heads", "crops", "tiles", "shard"}
+OF_THE_COMMAND = {"images", "source", "out", "layers", "maps", "heads", "crops", "tiles", "shard"}
 OF_PYTHON = {"images", "out", "outputs", "partition", "progress", "on_open"}
 
 

@@ -11,10 +11,10 @@ import typer
 
 from zoo.cli.option_groups import grouped
 from zoo.cli.options import Device, Model
-from zoo.errors import EXIT_OK, EXIT_SOME_FAILED
+from zoo.errors import EXIT_OK, EXIT_SOME_FAILED, UserError
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.search.limits import MAX_NEIGHBOURS
-from zoo.transforms.limits import MAX_PIXELS
+from zoo.transforms.limits import MAX_PIXELS, WHITE_16, Icc, Truncated
 
 if TYPE_CHECKING:
     from zoo.extraction.ray_executor import RemoteModel
@@ -89,6 +89,28 @@ class ResultOptions:
 
 
 @dataclass(frozen=True)
+class InputOptions:
+    """How the images are read."""
+
+    images: Annotated[
+        str | None,
+        typer.Option(help="The same as IMAGES; - reads a list of paths from standard input.", show_default=False),
+    ] = None
+    image_column: Annotated[
+        str | None, typer.Option(help="Column of a table with the images or their paths; default: found by its type.")
+    ] = None
+    icc: Annotated[
+        Icc, typer.Option(help="convert: pixels with a colour profile (Display P3, Adobe RGB, CMYK) become sRGB.")
+    ] = "ignore"
+    truncated: Annotated[
+        Truncated, typer.Option(help="accept: embed what is there of a truncated file, with a note in its row.")
+    ] = "refuse"
+    white16: Annotated[
+        int, typer.Option(min=255, max=WHITE_16, help="White in 16-bit gray; 4095: 12 bits are stored in 16.")
+    ] = WHITE_16
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """How this process, and perhaps others beside it, does the work."""
 
@@ -108,10 +130,17 @@ class RunOptions:
 @app.command()
 @grouped
 def extract(
-    images: Annotated[
-        str, typer.Option(help="Folder, glob, list (.txt, .csv), .tar, .parquet, saved Hugging Face dataset, or URL.")
-    ],
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="IMAGES",
+            help="Folder, glob, list (.txt, .csv), .tar, .parquet, Hugging Face dataset, URL; - is a list on stdin.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
     out: Annotated[Path, typer.Option(help="Folder for embeddings-*.parquet, manifest.json, run.log.jsonl.")],
+    reading: InputOptions,
     network: ModelOptions,
     wanted: OutputOptions,
     result: ResultOptions,
@@ -130,6 +159,12 @@ def extract(
     from zoo.inference.outputs import Outputs, grid
     from zoo.system.progress import Progress
 
+    # The source is an argument or an option.
+    if source is not None and reading.images is not None:
+        raise UserError(f"the images are given twice, as {source!r} and as --images {reading.images!r}: leave one out")
+    images = source if source is not None else reading.images
+    if images is None:
+        raise UserError("give the images: zoo extract IMAGES --out OUT")
     # Find the part of the work that this process does.
     partition = own_partition(run.shard)
     with ExitStack() as stack:
@@ -166,6 +201,10 @@ def extract(
             batch_size=run.batch_size,
             workers=run.workers,
             max_pixels=run.max_pixels,
+            icc=reading.icc,
+            truncated=reading.truncated,
+            white16=reading.white16,
+            image_column=reading.image_column,
             partition=partition,
             engine=run.engine,
             ray_address=run.ray_address,

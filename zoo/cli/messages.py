@@ -13,6 +13,7 @@ from zoo.inference.outputs import EMBEDDING, NEAR_DUPLICATES
 from zoo.models import checkpoint_dir
 from zoo.models.model_config import MODEL
 from zoo.system.hardware import gpu_in_sight
+from zoo.transforms.limits import HEIC_EXTENSIONS, NEEDS_HEIC
 
 if TYPE_CHECKING:
     from zoo.convert.convert import Converted
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from zoo.publish.publish import PublishResult
 
 _MAX_PROCESSES = 8  # named in a line
+_MAX_KINDS = 12  # likewise
+_NOTES = {
+    "truncated": "of which the end is missing, embedded as far as they go",
+    "dark-16-bit": "of 16 bits without a value above 4095, nearly black: --white16 4095 scales 12 bits",
+    "profile-ignored": "with a colour profile that cannot be used",
+}
 
 
 def print_opened(embedder: Embedder | RemoteModel) -> None:
@@ -48,12 +55,12 @@ def print_extraction(result: Extraction, out: Path) -> None:
     print(f"{out}: {counts} ({work})")
 
     # skipped files, duplicates, and shards that other processes still make
-    for count, what in (
-        (result.other_files, "file without an image's extension"),
-        (result.links_to_folders, "link to a folder"),
-    ):
-        if count:
-            print(f"left out: {_count(count, what)}")
+    if result.other_files:
+        print(f"left out: {_count(result.other_files, 'file')}{_by_kind(result.left_out)}")
+    if result.links_to_folders:
+        print(f"left out: {_count(result.links_to_folders, 'link to a folder')}")
+    for name, count in result.marked.items():
+        print(f"{_count(count, 'image')} {_NOTES.get(name, name)}: see the column error")
     if result.duplicates:
         print(f"{_count(result.duplicates, 'image')} with the bytes of an earlier one: status duplicate, no embedding")
     if result.near_duplicates:
@@ -76,6 +83,15 @@ def print_extraction(result: Extraction, out: Path) -> None:
             print(f"  {path}: {reason} ({error})", file=sys.stderr)
         if total > len(result.failures):
             print(f"  and {total - len(result.failures)} more: see the column status", file=sys.stderr)
+
+
+def _by_kind(left_out: Mapping[str, int]) -> str:
+    """Return `` without an image's extension (3 .txt, 1 hidden)``; a kind that a package would read says so."""
+    kinds = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    named = ", ".join(f"{count} {kind or 'without extension'}" for kind, count in kinds[:_MAX_KINDS])
+    more = f", {len(kinds) - _MAX_KINDS} more kinds" if len(kinds) > _MAX_KINDS else ""
+    heic = any(kind in HEIC_EXTENSIONS for kind in left_out)
+    return f" without an image's extension ({named}{more})" + (f"; {NEEDS_HEIC} reads HEIC" if heic else "")
 
 
 def _count(number: int, noun: str) -> str:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from zoo.inference.outputs import EMBEDDING
 
 OK = "ok"
+NOTES_BETWEEN = "; "
+"""Stands between the notes, "NAME: TEXT", that the column ``error`` of an image with an embedding can hold."""
 SHAPE = b"zoo.shape"  # key in the metadata of a column: the shape of a row, as JSON
 
 Vectors = NDArray[np.floating]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from zoo.inference.outputs import EMBEDDING
 from zoo.system.json_types import JSON
+from zoo.transforms.limits import DecodeOptions
 
 _OWN = frozenset(
     ("dim", "versions", "outputs", "decoder", "format", "dtype", "batch_size", "shard_size", "keep", "dedupe")
@@ -71,6 +72,17 @@ class Fingerprint:
     def max_pixels(self) -> int:
         """Limit of pixels of one image; larger ones are refused."""
         return _whole((self.decoder or {})["max_pixels"])
+
+    @property
+    def image_column(self) -> str | None:
+        """Column of a table that holds the images, where a user named it."""
+        found = self.network.get("image_column")
+        return found if isinstance(found, str) else None
+
+    @property
+    def decode_options(self) -> DecodeOptions:
+        """The choices about decoding, as they stand in ``decoder``."""
+        return DecodeOptions.from_json(self.decoder or {})
 
     @property
     def on_cpu(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow.parquet as pq
 
-from zoo.embeddings.columns import OK
+from zoo.embeddings.columns import NOTES_BETWEEN, OK
 from zoo.embeddings.plan import Plan
 from zoo.embeddings.shards import DUPLICATE, OutputFolder, names
 from zoo.inference.outputs import NEAR_DUPLICATES
@@ -23,6 +23,9 @@ from zoo.system.json_types import JSON
 from zoo.system.parquet import read_table
 
 MAX_FAILURES = 20
+NOTES, LEFT_OUT = "notes", "left_out"
+"""Keys of the result that are there where there is something to say: the numbers of images with an embedding by the
+note in their column ``error``, and of files that are no rows by extension. Shards cannot tell the second."""
 _READ = ["path", "path_bytes", "sha256", "status", "error"]
 
 Manifest: TypeAlias = dict[str, Any]
@@ -75,6 +78,7 @@ def summarise_parts(
         complete: all shards are there, and so are the near duplicates.
     """
     counts: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     listed = hashlib.sha256()
     failures: list[tuple[str, str, str]] = []
     shards: list[Manifest] = []
@@ -85,6 +89,8 @@ def summarise_parts(
             path = row["path_bytes"] or row["path"].encode()
             listed.update(b"%b %d %b\n" % ((row["sha256"] or "-").encode(), len(path), path))
             counts[row["status"]] += 1
+            if row["status"] == OK and row["error"]:
+                notes.update(note.partition(":")[0] for note in row["error"].split(NOTES_BETWEEN))
             if row["status"] not in (OK, DUPLICATE) and len(failures) < MAX_FAILURES:
                 failures.append((row["path"], row["status"], row["error"]))
         # Record the files of the shard with their hashes.
@@ -105,6 +111,7 @@ def summarise_parts(
         **({"duplicates": counts.pop(DUPLICATE, 0)} if dedupe else {}),
         **({"near_duplicates": _near_duplicates(folder)} if dedupe and complete else {}),
         "failed": dict(sorted(counts.items())),
+        **({NOTES: dict(sorted(notes.items()))} if notes else {}),
         "paths_and_sha256": listed.hexdigest(),
         "shards": shards,
     }
@@ -122,9 +129,13 @@ def files_of(shard: Manifest) -> list[HashedFile]:
     return [HashedFile(entry["file"], entry.get("sha256")) for entry in entries]
 
 
-def write(folder: OutputFolder, summary: Summary) -> None:
-    """Commit the folder: with its manifest an extraction is complete."""
-    text = json.dumps(summary.manifest, indent=2) + "\n"
+def write(folder: OutputFolder, summary: Summary, left_out: Mapping[str, int] | None = None) -> None:
+    """Commit the folder: with its manifest an extraction is complete.
+
+    Args:
+        left_out: numbers of files that are no rows, by extension.
+    """
+    text = json.dumps({**summary.manifest, **({LEFT_OUT: dict(left_out)} if left_out else {})}, indent=2) + "\n"
     folder.commit(folder.manifest.name, lambda file: file.write(text.encode()))
 
 
@@ -134,6 +145,7 @@ def completed(folder: OutputFolder, plan: Plan) -> Summary | None:
         return None
     try:
         recorded = json.loads(folder.manifest.read_bytes())
+        recorded.pop(LEFT_OUT, None)
         summary = summarise(folder, plan)
     except Exception:  # a damaged or missing part: whatever it raises, the folder is not complete
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from zoo.embeddings.fingerprint import Fingerprint
-from zoo.embeddings.manifest import HashedFile, Manifest, files_of, summarise_parts
+from zoo.embeddings.manifest import LEFT_OUT, NOTES, HashedFile, Manifest, files_of, summarise_parts
 from zoo.embeddings.plan import Plan
 from zoo.embeddings.shards import PLAN, SHARD, OutputFolder, hash_key, is_shard_file
 from zoo.errors import UserError
@@ -49,7 +49,7 @@ def verify(out: Path) -> Verified:
     shards = _shards_of(folder, manifest)
     parts = [[file.name for file in files] for files in shards]
     keys = (*_RESULT_KEYS, *(_DEDUPE_KEYS if "dedupe" in manifest else ()))
-    described = {key: value for key, value in manifest.items() if key not in keys}
+    described = {key: value for key, value in manifest.items() if key not in (*keys, NOTES, LEFT_OUT)}
 
     # The files: every one has its hash, and no shard file is there that the manifest does not name.
     wrong = [line for shard, files in enumerate(shards) for line in _wrong_in_shard(folder, manifest, shard, files)]
@@ -66,7 +66,9 @@ def verify(out: Path) -> Verified:
         except Exception as error:  # a table with the right hash in a forged manifest can make Arrow raise anything
             raise UserError(f"{out}: a shard is no table of embeddings: run the extraction again") from error
         wrong += [
-            f"the manifest's {key!r} is not what the shards hold" for key in keys if found[key] != manifest.get(key)
+            f"the manifest's {key!r} is not what the shards hold"
+            for key in (*keys, NOTES)
+            if found.get(key) != manifest.get(key)
         ]
         plan = Plan.load(folder.plan)
         if plan is not None and plan.key != manifest["plan"]:

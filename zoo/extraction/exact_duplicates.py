@@ -18,6 +18,7 @@ from zoo.system.prefetch import prefetch
 from zoo.system.progress import Progress
 from zoo.system.shortage import raise_if_short
 from zoo.transforms.decode import UnreadableImage, decoded
+from zoo.transforms.limits import DEFAULT_OPTIONS, DecodeOptions
 
 R = TypeVar("R")
 
@@ -55,6 +56,7 @@ class FileReader:
     workers: int
     max_pixels: int
     progress: Progress | None = None
+    options: DecodeOptions = DEFAULT_OPTIONS
 
     def sha256(self, files: pa.Table, wanted: Rows) -> Iterator[str]:
         """Yield the sha256 of files by their row numbers; empty where a file cannot be read."""
@@ -62,7 +64,7 @@ class FileReader:
 
     def sizes(self, files: pa.Table, wanted: Rows) -> Iterator[tuple[int, int]]:
         """Yield width and height of images by their row numbers; zeros where one cannot be decoded."""
-        return self._each(partial(_size_of, self.max_pixels), files, wanted)
+        return self._each(partial(_size_of, self.max_pixels, self.options), files, wanted)
 
     def _each(self, function: Callable[[Source, ImageRow], R], files: pa.Table, wanted: Rows) -> Iterator[R]:
         if self.progress is not None:
@@ -150,9 +152,9 @@ def _sha256_of(source: Source, row: ImageRow) -> str:
         return ""
 
 
-def _size_of(max_pixels: int, source: Source, row: ImageRow) -> tuple[int, int]:
+def _size_of(max_pixels: int, options: DecodeOptions, source: Source, row: ImageRow) -> tuple[int, int]:
     try:
-        with one_large_file(row), decoded(source.read(row), max_pixels) as image:
+        with one_large_file(row), decoded(source.read(row), max_pixels, options) as image:
             return image.size
     except (UnreadableImage, MemoryError) as error:
         raise_if_short(error)

@@ -57,6 +57,8 @@ class Extraction:
         seconds: duration of this run.
         notes: a line for each shard that had to be made again.
         other_files, links_to_folders: how much of the folder of images was left out.
+        left_out: ``other_files`` by extension; see ``zoo.sources.file_listing.Listing``.
+        marked: number of images with an embedding and a note, by note: truncated, dark-16-bit, profile-ignored.
         missing: number of shards that other processes have yet to make, by process. While there are any, there is no
             manifest, and ``total``, ``ok`` and ``failed`` count the partition of this process.
     """
@@ -73,6 +75,8 @@ class Extraction:
     notes: tuple[str, ...]
     other_files: int
     links_to_folders: int
+    left_out: dict[str, int]
+    marked: dict[str, int]
     missing: dict[str, int]
 
 
@@ -109,12 +113,12 @@ def run_extraction(
     if Path(out).is_file():
         raise UserError(f"{out} is a file: choose another --out")
     # Open the images, and choose who computes.
-    source, threads = open_source(images, config.keep), workers or usable_cores()
+    source, threads = open_source(images, config.keep, image_column=config.image_column), workers or usable_cores()
     if executor is None:
         if not isinstance(model, FeatureExtractor):
             raise TypeError(f"{type(model).__name__} cannot embed in this process: give the executor that opened it")
         executor = LocalExecutor(source, model, threads)
-    reader = FileReader(source, threads, config.max_pixels, progress)
+    reader = FileReader(source, threads, config.max_pixels, progress, config.decode)
     run = _Run(absolute(images), OutputFolder(Path(out)), fingerprint, reader, partition, executor)
     # Another run can replace the folder under this one, so look again a few times.
     for _ in range(_ATTEMPTS):
@@ -235,7 +239,7 @@ class _Run:
                 near_duplicates.write(folder, plan)
             summary = manifest.summarise(folder, plan, own if elsewhere else None)
             if not elsewhere:
-                manifest.write(folder, summary)
+                manifest.write(folder, summary, listing.left_out)
         except BaseException as error:
             with suppress(UserError, OSError):
                 self._log("interrupted" if isinstance(error, KeyboardInterrupt) else "stopped")
@@ -281,6 +285,8 @@ class _Run:
             notes=tuple(self.notes),
             other_files=listing.other_files,
             links_to_folders=listing.links_to_folders,
+            left_out=dict(listing.left_out),
+            marked=summary.manifest.get(manifest.NOTES, {}),
             missing=self.partition.makers(elsewhere),
         )
 

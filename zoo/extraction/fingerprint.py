@@ -14,8 +14,8 @@ from zoo.embeddings.fingerprint import Fingerprint
 from zoo.embeddings.shards import DTYPES, FORMATS, RESERVED
 from zoo.errors import UserError
 from zoo.inference.outputs import EMBEDDING, Outputs
-from zoo.transforms.decode import DECODER, PILLOW_MAX_PIXELS
-from zoo.transforms.limits import MAX_PIXELS
+from zoo.transforms.decode import DECODER, PILLOW_MAX_PIXELS, choices_json
+from zoo.transforms.limits import DEFAULT_OPTIONS, MAX_PIXELS, DecodeOptions
 from zoo.transforms.preprocess import Preprocessing
 
 DEFAULT_NEAR = 0.99
@@ -52,6 +52,8 @@ class ExtractionConfig:
     batch_size: int | None = None
     shard_size: int | None = None
     max_pixels: int = MAX_PIXELS
+    decode: DecodeOptions = DEFAULT_OPTIONS
+    image_column: str | None = None
     dedupe: bool = False
     near: float | None = None
 
@@ -92,12 +94,13 @@ def make_fingerprint(model: ModelInfo, config: ExtractionConfig) -> Fingerprint:
         "dim": dim,
         "versions": {**network.get("versions", {}), "pyarrow": pa.__version__},
         **({"outputs": shapes} if shapes else {}),
-        "decoder": {**DECODER, "max_pixels": config.max_pixels},
+        "decoder": {**DECODER, **choices_json(config.decode), "max_pixels": config.max_pixels},
         "format": config.format,
         "dtype": config.dtype,
         "batch_size": batch_size,
         "shard_size": shard_size,
         **({"keep": keep} if keep else {}),
+        **({"image_column": config.image_column} if config.image_column else {}),
         **({"dedupe": {"near": near}} if near is not None else {}),
     }
     return Fingerprint.from_json(json.loads(json.dumps(found)))  # as a plan gives it back: lists, no tuples

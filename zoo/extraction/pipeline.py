@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from zoo.embeddings.columns import OK, Vectors
+from zoo.embeddings.columns import NOTES_BETWEEN, OK, Vectors
 from zoo.embeddings.plan import Plan
 from zoo.embeddings.row_reader import RowReader
 from zoo.embeddings.shards import OutputFolder, Rows
@@ -30,7 +30,8 @@ from zoo.sources.base import ImageRow, Source, one_large_file
 from zoo.system.prefetch import prefetch
 from zoo.system.progress import Progress
 from zoo.system.shortage import raise_if_short
-from zoo.transforms.decode import UnreadableImage, decoded
+from zoo.transforms.decode import UnreadableImage, decoded, notes_of
+from zoo.transforms.limits import DEFAULT_OPTIONS, DecodeOptions
 
 NOT_FINITE = "not-finite"
 _BURST_PER_WORKER = 8  # images: with fewer, most workers would wait for the one that has a large image
@@ -55,7 +56,7 @@ class FeatureExtractor(ModelInfo, Protocol):
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """One file after decoding; ``views`` are ``None`` unless ``status`` is ok."""
+    """One file after decoding; ``views`` are ``None`` unless ``status`` is ok, where ``error`` holds notes, if any."""
 
     status: str
     error: str | None
@@ -98,7 +99,13 @@ def make_shards(
 
     # Reader. Beside a network on a GPU the threads decode the next images, of the next shard too. A network on the CPU
     # uses every core itself: decoding at the same time would make both wait for each other, so the two take turns.
-    read = partial(read_image, source, model=model, max_pixels=plan.fingerprint.max_pixels)
+    read = partial(
+        read_image,
+        source,
+        model=model,
+        max_pixels=plan.fingerprint.max_pixels,
+        options=plan.fingerprint.decode_options,
+    )
     planned = (row for shard in shards for row in plan.files.take(plan.to_compute(shard)).to_pylist())
     burst = -(-_BURST_PER_WORKER * workers // batch_size) * batch_size
     ahead = burst if on_cpu else batch_size + 2 * workers
@@ -127,16 +134,24 @@ def make_shards(
     return failed
 
 
-def read_image(source: Source, row: ImageRow, model: FeatureExtractor, max_pixels: int) -> DecodedImage:
+def read_image(
+    source: Source,
+    row: ImageRow,
+    model: FeatureExtractor,
+    max_pixels: int,
+    options: DecodeOptions = DEFAULT_OPTIONS,
+) -> DecodedImage:
     """Read, hash, decode, resize and crop one image. Whatever is wrong with the file becomes its status."""
     sha256 = None
+    check_size = partial(model.preprocessing.check_size, crops=model.requested.crops)
     try:
         # Decode a large file alone, so that two never share the memory.
         with one_large_file(row):
             data = source.read(row)
             sha256 = hashlib.sha256(data).hexdigest()
-            with decoded(data, max_pixels) as image:
-                return DecodedImage(OK, None, sha256, image.width, image.height, model.views(image))
+            with decoded(data, max_pixels, options, check_size=check_size) as image:
+                notes = NOTES_BETWEEN.join(notes_of(image)) or None
+                return DecodedImage(OK, notes, sha256, image.width, image.height, model.views(image))
     except UnreadableImage as error:
         return DecodedImage(error.reason, error.detail, sha256)
     except MemoryError as error:

@@ -269,15 +269,15 @@ def _make_shard(job: WorkerJob, shard: int) -> int:
             raise OutputReplaced
         previous = RowReader(OutputFolder(root), before)
     # Make the shard like a run on one machine.
-    source = _source(job.images, plan.fingerprint.keep or (), job.key)
+    source = _source(job.images, plan.fingerprint.keep or (), plan.fingerprint.image_column, job.key)
     folder, cores = OutputFolder(job.root), job.model.cores
     return make_shards(plan, [shard], folder, source, model, workers=cores, previous=previous)
 
 
 @lru_cache(maxsize=1)
-def _source(images: str, keep: tuple[str, ...], _plan_key: str) -> Source:
+def _source(images: str, keep: tuple[str, ...], image_column: str | None, _plan_key: str) -> Source:
     """Open the source once per worker process and plan: opening can mean to read an index."""
-    return open_source(images, keep)
+    return open_source(images, keep, image_column=image_column)
 
 
 @cache

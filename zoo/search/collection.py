@@ -24,6 +24,7 @@ from zoo.embeddings.shards import STATE
 from zoo.errors import UserError
 from zoo.inference.outputs import EMBEDDING
 from zoo.system.parquet import read_table
+from zoo.transforms.limits import DecodeOptions
 
 MANIFEST = "manifest.json"
 _PLAN = b"zoo.plan"  # metadata key of a shard's table
@@ -110,6 +111,12 @@ class Collection:
     def model(self) -> str:
         """Name of the model that made the embeddings."""
         return str(self.manifest["model"])
+
+    @property
+    def decode_options(self) -> DecodeOptions:
+        """The choices about decoding that made the embeddings; a query is decoded alike."""
+        decoder = self.manifest.get("decoder")
+        return DecodeOptions.from_json(decoder if isinstance(decoder, dict) else {})
 
     def item(self, row: int) -> Item:
         """Return one image.

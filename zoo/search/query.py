@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from zoo.numerics.similarity import l2_normalize
 from zoo.search.collection import Collection, Item
 from zoo.search.index import Searcher
 from zoo.transforms.decode import UnreadableImage, decoded, read_bytes
+from zoo.transforms.limits import DEFAULT_OPTIONS, DecodeOptions
 
 # These decide where an embedding points. Backend and device move it by less than neighbours differ.
 _MUST_AGREE = ("weights_sha256", "preprocessing", "dim")
@@ -96,9 +98,12 @@ def open_model(collection: Collection, model: str | None = None, *, device: str 
     return embedder
 
 
-def embed_bytes(embedder: Embedder, data: bytes, max_pixels: int) -> NDArray[np.float32]:
+def embed_bytes(
+    embedder: Embedder, data: bytes, max_pixels: int, options: DecodeOptions = DEFAULT_OPTIONS
+) -> NDArray[np.float32]:
     """Embed one encoded image as ``zoo extract`` does: float32 [D]. UnreadableImage: it cannot be decoded."""
-    with decoded(data, max_pixels) as image:
+    check_size = partial(embedder.preprocessing.check_size, crops=embedder.requested.crops)
+    with decoded(data, max_pixels, options, check_size=check_size) as image:
         views = embedder.views(image)
     embedding: NDArray[np.float32] = embedder.outputs_of([views])[EMBEDDING][0]
     return embedding
@@ -115,12 +120,12 @@ def search(
     Returns:
         A result per query, in the order of ``queries``.
     """
-    results = []
+    options, results = collection.decode_options, []
     for query in queries:
         # A file name may hold bytes that cannot be printed.
         name = str(query).encode(errors="backslashreplace").decode()
         try:
-            vector = embed_bytes(embedder, read_bytes(query), max_pixels)
+            vector = embed_bytes(embedder, read_bytes(query), max_pixels, options)
         except UnreadableImage as error:
             results.append(QueryResult(name, query, error=str(error)))
             continue

@@ -78,7 +78,8 @@ def _image_reader(collection: Collection, images: str) -> Callable[[Item], bytes
     from zoo.sources import open_source
     from zoo.sources.image_files import ImageFolder
 
-    source = open_source(images)
+    column = collection.manifest.get("image_column")
+    source = open_source(images, image_column=column if isinstance(column, str) else None)
     if isinstance(source, ImageFolder) and not is_inside_files:
         raise UserError(f"no folder {images}: give --images what {collection.root} was extracted from")
     # Without a whole plan, a row cannot be found in the source.

@@ -3,15 +3,17 @@
 - The walk is recursive. Rows are sorted by the raw bytes of the path relative to the folder, '/' between its parts.
 - Everything with the extension of an image (``zoo.transforms.decode.EXTENSIONS``, any case) is one row: files, links
   to files, broken links, FIFOs, and folders, which are also descended into. A folder that cannot be listed is a row.
-- Files with other extensions are counted, not listed. Links to folders are counted, not followed.
+- Files with other extensions are counted by extension, not listed. Hidden files and folders, whose names begin with a
+  dot, are counted as one each. Links to folders are counted, not followed.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -19,11 +21,15 @@ import pyarrow as pa
 
 from zoo.errors import UserError
 from zoo.system.shortage import raise_if_short
-from zoo.transforms.decode import EXTENSIONS
+from zoo.transforms.formats import EXTENSIONS
+from zoo.transforms.limits import HEIC_EXTENSIONS, NEEDS_HEIC
 
 FILES = pa.schema([("path", pa.binary()), ("size", pa.int64()), ("mtime_ns", pa.int64())])
 """One row per image: the relative path in raw bytes, and the size in bytes and modification time in ns by which a
 changed file is recognised (those of a link's target). Both are -1 where the path is not a regular file."""
+HIDDEN, OTHER_KINDS = "hidden", "other kinds"
+MAX_KINDS, _SHOWN_KINDS = 50, 5
+_MAX_EXTENSION = 12
 ROWS_AT_ONCE = 4096
 """Rows that exist as Python objects at a time: rows are far smaller in Arrow."""
 
@@ -38,13 +44,61 @@ class Listing:
 
     Attributes:
         files: the schema ``FILES``, perhaps with more columns; see ``zoo.sources.base.Source.listing``.
-        other_files: number of files without the extension of an image.
+        other_files: number of files that are no rows.
         links_to_folders: number of links to folders.
+        left_out: ``other_files`` by extension in lower case, ``""`` for none, ``HIDDEN`` for names that begin with a
+            dot; the most frequent ``MAX_KINDS``, the others together under ``OTHER_KINDS``.
     """
 
     files: pa.Table
     other_files: int
     links_to_folders: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+class LeftOut:
+    """Counts files that are no rows, by what their names say."""
+
+    def __init__(self) -> None:
+        self._kinds: Counter[str] = Counter()
+
+    def add(self, path: bytes, count: int = 1) -> None:
+        """Count a file by its name."""
+        self._kinds[_kind(path)] += count
+
+    @property
+    def total(self) -> int:
+        """Number of files."""
+        return self._kinds.total()
+
+    def no_image(self, where: str) -> UserError:
+        """Return the error of a source in which all files were left out."""
+        heic = any(kind in self._kinds for kind in HEIC_EXTENSIONS)
+        known = " ".join(sorted(EXTENSIONS)) + (f"; {NEEDS_HEIC} reads HEIC" if heic else "")
+        most = sorted(self._kinds.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN_KINDS]
+        named = ", ".join(f"{count} {kind or 'without extension'}" for kind, count in most)
+        return UserError(
+            f"no image in {where} ({self.total} other files): {named}{'; ' if named else ''}images end in {known}"
+        )
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Numbers by kind, sorted by kind; see ``Listing``."""
+        most = sorted(self._kinds.items(), key=lambda item: (-item[1], item[0]))
+        others = sum(count for _, count in most[MAX_KINDS:])
+        return dict(sorted(most[:MAX_KINDS])) | ({OTHER_KINDS: others} if others else {})
+
+
+def is_hidden(path: bytes) -> bool:
+    """Return whether a part of a relative path begins with a dot, as macOS's ``._*`` files do."""
+    return any(part.startswith(b".") and part not in (b".", b"..") for part in path.split(b"/"))
+
+
+def _kind(path: bytes) -> str:
+    if is_hidden(path):
+        return HIDDEN
+    extension = os.path.splitext(path)[1].lower().decode(errors="backslashreplace")
+    return extension if len(extension) <= _MAX_EXTENSION else ""
 
 
 def collect(rows: Iterable[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
@@ -75,10 +129,8 @@ def list_images(folder: Path, *, without: Collection[Path] = ()) -> Listing:
     except OSError as error:
         raise UserError(f"cannot list {folder} ({error.strerror}): allow reading it") from error
     if not len(files):
-        raise UserError(
-            f"no image in {folder} ({walk.other_files} other files): images end in {' '.join(sorted(EXTENSIONS))}"
-        )
-    return Listing(files.sort_by("path"), walk.other_files, walk.links_to_folders)
+        raise walk.left_out.no_image(str(folder))
+    return Listing(files.sort_by("path"), walk.left_out.total, walk.links_to_folders, walk.left_out.kinds)
 
 
 def has_image(folder: Path) -> bool:
@@ -91,7 +143,7 @@ def has_image(folder: Path) -> bool:
 
 class _Walk:
     def __init__(self, root: bytes, without: set[tuple[int, int]]) -> None:
-        self.other_files = 0
+        self.left_out = LeftOut()
         self.links_to_folders = 0
         self._root = root
         self._without = without
@@ -114,19 +166,31 @@ class _Walk:
                 # Sort each item: an image's name, a folder to visit, or another file.
                 for item in items:
                     path = folder + item.name
+                    if item.name.startswith(b"."):
+                        if not self._is_output(item):
+                            self.left_out.add(item.name)
+                        continue
                     if _is_image_name(item.name):
                         yield _row(path, item)
                     if item.is_dir(follow_symlinks=False):
-                        if _device_and_inode(item.path) not in self._without:
+                        if not self._is_output(item):
                             folders.append(path + b"/")
                     elif not _is_image_name(item.name):
                         self._count(item)
+
+    def _is_output(self, item: os.DirEntry[bytes]) -> bool:
+        if not self._without or not item.is_dir(follow_symlinks=False):
+            return False
+        try:
+            return _device_and_inode(item.path) in self._without
+        except OSError:  # a path too long to be looked at: the listing of its folder will say so
+            return False
 
     def _count(self, item: os.DirEntry[bytes]) -> None:
         if item.is_symlink() and os.path.isdir(item.path):
             self.links_to_folders += 1
         else:
-            self.other_files += 1
+            self.left_out.add(item.name)
 
 
 def _row(path: bytes, item: os.DirEntry[bytes]) -> _Row:

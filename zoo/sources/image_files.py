@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.csv
 
 from zoo.errors import UserError, reason_of
-from zoo.sources.base import ImageRow, narrowed, texts
-from zoo.sources.file_listing import FILES, Listing, collect, list_images
+from zoo.sources.base import ImageRow
+from zoo.sources.file_listing import FILES, LeftOut, Listing, collect, is_hidden, list_images
+from zoo.sources.metadata import PATH_COLUMNS, kept_column, paths_in, read_csv, read_jsonl, with_metadata
 from zoo.sources.storage import Local, Remote, Storage, is_url, open_storage
 from zoo.transforms.decode import EXTENSIONS
 
@@ -23,16 +25,25 @@ _MAX_STORAGES = 1000  # kept open by a list of URLs
 
 
 class ImageFolder:
-    """All images below a local folder, by the rules of ``zoo.sources.file_listing``."""
+    """All images below a local folder, by the rules of ``zoo.sources.file_listing``.
+
+    Columns to keep: ``folder``, or those of ``metadata.csv``, ``metadata.jsonl`` or ``metadata.parquet`` beside the
+    images, as Hugging Face's ImageFolder has them; see ``zoo.sources.metadata``.
+    """
 
     def __init__(self, root: str, keep: Sequence[str] = ()) -> None:
         self._storage = Local(root)
-        self._keep = _only_folder(keep, root)
+        self._keep = list(keep)
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the images, sorted by path; see ``Source``."""
         found = list_images(Path(self._storage.root), without=without)
-        return Listing(_with_folder(found.files, self._keep), found.other_files, found.links_to_folders)
+        if set(self._keep) <= {"folder"}:
+            return replace(found, files=_with_folder(found.files, self._keep))
+        files = with_metadata(Path(self._storage.root), found.files, [name for name in self._keep if name != "folder"])
+        if "folder" in self._keep:
+            files = _with_folder(files, ["folder"])
+        return replace(found, files=files.select([*FILES.names, *self._keep]))
 
     def read(self, row: ImageRow) -> bytes:
         """Return the bytes of an image; see ``Source``."""
@@ -42,24 +53,24 @@ class ImageFolder:
 class GlobFiles:
     """The images that a glob matches, or all below a URL. Names begin behind the last '/' before the first wildcard."""
 
-    def __init__(self, root: str, pattern: str, keep: Sequence[str] = ()) -> None:
-        self._storage = open_storage(root)
+    def __init__(self, root: str, pattern: str, keep: Sequence[str] = (), *, query: str = "") -> None:
+        self._storage = open_storage(root, query)
         self._pattern = pattern
         self._keep = _only_folder(keep, root + pattern)
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the images, sorted by path; see ``Source``."""
-        others = 0
+        others = LeftOut()
         shown = self._storage.root + self._pattern
 
         # Count the other files while the rows stream by.
         def rows() -> Iterator[tuple[bytes, int, int]]:
-            nonlocal others
             for path, size_and_time in self._found():
-                if os.path.splitext(path)[1].lower() in _EXTENSIONS:
+                is_hidden_here = is_hidden(path) and not is_hidden(os.fsencode(self._pattern))
+                if os.path.splitext(path)[1].lower() in _EXTENSIONS and not is_hidden_here:
                     yield path, *(size_and_time or self._storage.size_and_time(path))
                 else:
-                    others += 1
+                    others.add(path)
 
         # Collect the rows, and name the place if that fails.
         try:
@@ -67,8 +78,8 @@ class GlobFiles:
         except OSError as error:
             raise UserError(f"cannot list {shown} ({error.strerror}): put that right and run it again") from error
         if not len(files):
-            raise UserError(f"no image in {shown} ({others} other files): images end in {' '.join(sorted(EXTENSIONS))}")
-        return Listing(_with_folder(files.sort_by("path"), self._keep), others, 0)
+            raise others.no_image(shown)
+        return Listing(_with_folder(files.sort_by("path"), self._keep), others.total, 0, others.kinds)
 
     def read(self, row: ImageRow) -> bytes:
         """Return the bytes of an image; see ``Source``."""
@@ -81,28 +92,58 @@ class GlobFiles:
             yield from ((path, None) for path in self._storage.matches(self._pattern))
 
 
+class PathReader:
+    """Reads files by a path relative to a place, by an absolute path or by a URL."""
+
+    def __init__(self, where: Storage) -> None:
+        self._where = where
+        self._others: dict[tuple[bytes, bytes], Storage] = {}
+
+    def read(self, path: bytes, size: int, mtime_ns: int) -> bytes:
+        """Return the bytes of a file. Raises UnreadableImage."""
+        if not is_url(path):
+            return self._where.read(path, size, mtime_ns)
+        plain, question, query = path.partition(b"?")  # of a presigned URL
+        parent, _, name = plain.rpartition(b"/")
+        if (parent, question) not in self._others and len(self._others) > _MAX_STORAGES:
+            self._others.clear()
+        place = os.fsdecode(parent)
+        there = self._others.setdefault((parent, question), open_storage(place, encoded=bool(question)))
+        return there.read(name + question + query, size, mtime_ns)
+
+    def size_and_time(self, path: bytes) -> tuple[int, int]:
+        """Return size and time of a local file; -1 and -1 for others: a request for each would take too long."""
+        is_remote = is_url(path) or isinstance(self._where, Remote)
+        return (-1, -1) if is_remote else self._where.size_and_time(path)
+
+
 class FileList:
     """The files that a list names, in its order; each line is one row, whatever it names.
 
     A text file has one path per line, or paths between NUL bytes as ``find -print0`` writes them. A ``.csv`` or
-    ``.tsv`` file has a header with ``path``, and columns that can be kept. Paths are relative to the list; they may be
-    URLs.
+    ``.tsv`` file has a header with ``path`` or ``file_name``, a ``.jsonl`` file an object with one of these per line;
+    their other columns can be kept. Paths are relative to the list; they may be URLs. A path with backslashes that is
+    not there is taken as one with slashes if that is there.
     """
 
-    def __init__(self, root: str, name: str, keep: Sequence[str] = ()) -> None:
+    def __init__(
+        self, root: str, name: str, keep: Sequence[str] = (), *, query: str = "", path_column: str | None = None
+    ) -> None:
         self._storage = open_storage(root)
+        self._list = open_storage(root, query)
         self._name = name
         self._keep = list(keep)
-        self._others: dict[bytes, Storage] = {}
+        self._path_column = path_column
+        self._reader = PathReader(self._storage)
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the files in the order of the list; see ``Source``. A path that stands there twice is two rows."""
         shown = self._storage.root + self._name
         # A table keeps columns, a plain list has only paths.
         try:
-            with self._storage.open(os.fsencode(self._name)) as file:
-                if self._name.lower().endswith((".csv", ".tsv")):
-                    files = self._of_csv(file, shown)
+            with self._list.open(os.fsencode(self._name), sequential=True) as file:
+                if self._name.lower().endswith((".csv", ".tsv", ".jsonl")):
+                    files = self._of_table(file, shown)
                 elif self._keep:
                     raise UserError(f"{shown} has no column {self._keep[0]}: only a .csv or .tsv has columns to keep")
                 else:
@@ -115,46 +156,62 @@ class FileList:
 
     def read(self, row: ImageRow) -> bytes:
         """Return the bytes of an image; see ``Source``."""
-        path = row["path"]
-        if not is_url(path):
-            return self._storage.read(path, row["size"], row["mtime_ns"])
-        parent, _, name = path.rpartition(b"/")
-        if parent not in self._others and len(self._others) > _MAX_STORAGES:
-            self._others.clear()
-        there = self._others.setdefault(parent, open_storage(os.fsdecode(parent)))
-        return there.read(name, row["size"], row["mtime_ns"])
+        return self._reader.read(row["path"], row["size"], row["mtime_ns"])
 
     def _row(self, path: bytes) -> tuple[bytes, int, int]:
-        # A request for each URL would take longer than all the rest, so the size of a URL is not asked for.
-        unknown = is_url(path) or isinstance(self._storage, Remote)
-        return (path, -1, -1) if unknown else (path, *self._storage.size_and_time(path))
+        size, mtime_ns = self._reader.size_and_time(path)
+        if size < 0 and b"\\" in path and not is_url(path) and not isinstance(self._storage, Remote):
+            slashes = path.replace(b"\\", b"/")  # as Windows writes it
+            found = self._storage.size_and_time(slashes)
+            if found[0] >= 0:
+                return slashes, *found
+        return path, size, mtime_ns
 
-    def _of_csv(self, file: BinaryIO, shown: str) -> pa.Table:
-        delimiter = "\t" if shown.lower().endswith(".tsv") else ","
-        wanted = ["path", *self._keep]
-        # Parse only the wanted columns.
-        try:
-            # Columns are read as bytes: a path need not be UTF-8, and a label "007" or "NA" must stay what it is.
-            table = pyarrow.csv.read_csv(
-                file,
-                parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-                convert_options=pyarrow.csv.ConvertOptions(
-                    include_columns=wanted,
-                    column_types=dict.fromkeys(wanted, pa.binary()),
-                    null_values=[],
-                    strings_can_be_null=False,
-                ),
-            )
-        except KeyError as error:
-            raise UserError(f"{shown}: {reason_of(error).strip(chr(39))}: its first line must name them") from None
-        except (pa.ArrowException, ValueError) as error:
-            raise UserError(f"{shown} is no readable table ({reason_of(error)})") from None
-        # Look up each path, then add the kept columns.
-        paths = (value.as_py() for value in table["path"])
-        files = collect(map(self._row, paths), FILES)
+    def _of_table(self, file: BinaryIO, shown: str) -> pa.Table:
+        names = (self._path_column,) if self._path_column else PATH_COLUMNS
+        column = ""
+
+        def wanted(there: list[str]) -> list[str]:
+            nonlocal column
+            column = next((name for name in names if name in there), "")
+            missing = [" or ".join(names)] if not column else [name for name in self._keep if name not in there]
+            if missing:
+                raise UserError(
+                    f"{shown} has no column {missing[0]}: its first line must name it; it has {', '.join(there)}"
+                )
+            return list(dict.fromkeys([column, *self._keep]))
+
+        if self._name.lower().endswith(".jsonl"):
+            table = read_jsonl(file, shown)
+            table = table.select(wanted(table.column_names))
+        else:
+            table = read_csv(file, shown, "\t" if self._name.lower().endswith(".tsv") else ",", wanted)
+        files = collect((self._row(path or b"") for path in paths_in(table[column])), FILES)
         for name in self._keep:
-            files = files.append_column(name, narrowed(texts(table[name], name)))
+            files = files.append_column(name, kept_column(table[name], name))
         return files
+
+
+class StdinList:
+    """A list of paths on standard input, one per line or between NUL bytes, relative to the working folder."""
+
+    def __init__(self, keep: Sequence[str] = ()) -> None:
+        if keep:
+            raise UserError(f"standard input has no column {keep[0]}: only a .csv or .tsv has columns to keep")
+        self._list = FileList("", "standard input")
+        self._files: pa.Table | None = None
+
+    def listing(self, *, without: Collection[Path] = ()) -> Listing:
+        """List the files in the order of the list; standard input is read once, by the first call."""
+        if self._files is None:
+            self._files = collect(map(self._list._row, _lines(sys.stdin.buffer, "standard input")), FILES)
+        if not len(self._files):
+            raise UserError("standard input names no file: find DIR -name '*.jpg' -print0 | zoo extract - --out OUT")
+        return Listing(self._files, 0, 0)
+
+    def read(self, row: ImageRow) -> bytes:
+        """Return the bytes of an image; see ``Source``."""
+        return self._list.read(row)
 
 
 def _lines(file: BinaryIO, shown: str) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,11 +20,14 @@ import pyarrow.parquet as pq
 from zoo.errors import UserError, reason_of
 from zoo.sources.base import IN_CONTAINER, ImageRow, container_of
 from zoo.sources.file_listing import Listing
-from zoo.sources.storage import Local, Storage
+from zoo.sources.image_files import PathReader
+from zoo.sources.storage import Local, Storage, is_url
 from zoo.transforms.decode import UnreadableImage
 from zoo.transforms.limits import MAX_BYTES
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
+_PATH_COLUMNS = ("path", "file_name", "filename", "filepath", "file_path", "image_path")
+_MAX_TYPE = 40  # characters of a type in a message
 _ROWS = 16  # read at once; with the batches kept they are more than the threads work on
 _BATCHES_KEPT = 16
 _KEPT_ROWS_AT_ONCE = 65536
@@ -34,15 +37,23 @@ class TableFiles:
     """The rows of tables, in their order. The name of an image is that of the file, '/', and its row number from 0.
 
     The image column is ``image``, ``img``, ``jpg``, ``bytes`` and the like, or else the only one with bytes; Hugging
-    Face's ``{bytes, path}`` is such a column. Every other column of numbers, texts or booleans can be kept, and a field
-    of a struct as ``image.path``.
+    Face's ``{bytes, path}`` is such a column. Where no column holds bytes it is one of paths: ``image``, ``path``,
+    ``file_name``. A row with a path and no bytes is read from that file, relative to the table; a change of it is not
+    noticed. Every other column of numbers, texts or booleans can be kept, and a field of a struct as ``image.path``.
+
+    Args:
+        image_column: name of the image column, ``None`` finds it.
     """
 
-    def __init__(self, where: Storage, files: Sequence[bytes], keep: Sequence[str] = ()) -> None:
+    def __init__(
+        self, where: Storage, files: Sequence[bytes], keep: Sequence[str] = (), image_column: str | None = None
+    ) -> None:
         self._storage = where
         self._files = list(files)
         self._keep = list(keep)
-        self._cursor = _Cursor(where)
+        self._image_column = image_column
+        self._cursor = _Cursor(where, image_column)
+        self._reader = PathReader(where)
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the images; see ``Source``."""
@@ -56,7 +67,13 @@ class TableFiles:
 
     def read(self, row: ImageRow) -> bytes:
         """Return the bytes of an image; see ``Source``."""
-        return self._cursor.read(container_of(row), row["offset"], row["mtime_ns"])
+        container = container_of(row)
+        found = self._cursor.read(container, row["offset"], row["mtime_ns"])
+        if isinstance(found, bytes):
+            return found
+        # A path, relative to the table.
+        path = found.path if is_url(found.path) else os.path.join(os.path.dirname(container), found.path)
+        return self._reader.read(path, *self._reader.size_and_time(path))
 
     def _of_file(self, name: bytes) -> pa.Table:
         shown = self._storage.root + os.fsdecode(name)
@@ -65,7 +82,7 @@ class TableFiles:
             mtime_ns = self._storage.size_and_time(name)[1]
             with ExitStack() as stack:
                 file = _open(self._storage, name, stack)
-                _image_column(file.schema, shown)
+                _image_column(file.schema, shown, self._image_column)
                 kept = _kept_columns(file, self._keep, shown)
                 n = file.rows
         except UserError:
@@ -118,7 +135,7 @@ class _Arrow:
         """Yield batches of at most ``n`` rows of some columns."""
         with self._stream() as stream:
             for batch in stream:
-                picked = batch.select([name.partition(".")[0] for name in columns])
+                picked = batch.select(list(dict.fromkeys(name.partition(".")[0] for name in columns)))
                 picked.validate(full=True)  # offsets may lead outside of the file
                 yield from (picked.slice(at, n) for at in range(0, picked.num_rows, n))
 
@@ -136,23 +153,86 @@ def _open(where: Storage, name: bytes, stack: ExitStack) -> _Parquet | _Arrow:
     return _Arrow(stack.enter_context(pa.PythonFile(file, mode="r")))
 
 
-def _image_column(schema: pa.Schema, shown: str) -> str:
-    """Return the name of the image column: ``image``, or ``image.bytes`` in a struct."""
-    holding = {name: found for name in schema.names if (found := _bytes_of(name, schema.field(name).type)) is not None}
+class _ImageColumn(NamedTuple):
+    """What to read of a row: a column, and the fields of it where it is a struct; a text is a path."""
+
+    name: str
+    fields: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> list[str]:
+        """The columns as Parquet names them."""
+        return [f"{self.name}.{field}" for field in self.fields] or [self.name]
+
+
+class _Path(NamedTuple):
+    """The path in a row that holds no bytes."""
+
+    path: bytes
+
+
+def _image_column(schema: pa.Schema, shown: str, wanted: str | None = None) -> _ImageColumn:
+    """Return the image column. Raises UserError, which lists the columns that are there."""
+    holding = {name: found for name in schema.names if (found := _holding(name, schema.field(name).type))}
+    has = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema)
+    if wanted is not None:
+        top, _, part = wanted.partition(".")
+        if top in schema.names and part and _is_field(schema.field(top).type, part):
+            return _ImageColumn(top, (part,))
+        if wanted in holding:
+            return holding[wanted]
+        if wanted in schema.names and _is_text(schema.field(wanted).type):
+            return _ImageColumn(wanted)
+        raise UserError(f"{shown} has no column {wanted} of images, bytes or paths; it has {has}")
+    # By its name among those with bytes, the only one, or by its name among those with paths.
     for name in _IMAGE_COLUMNS:
         if name in holding:
             return holding[name]
     if len(holding) == 1:
         return next(iter(holding.values()))
-    raise UserError(f"{shown} has no image column ({', '.join(_IMAGE_COLUMNS)}); it has {', '.join(schema.names)}")
+    for name in (*_IMAGE_COLUMNS, *_PATH_COLUMNS):
+        if not holding and name in schema.names and _is_text(schema.field(name).type):
+            return _ImageColumn(name)
+    known = ", ".join(_IMAGE_COLUMNS)
+    raise UserError(f"{shown} has no image column ({known}): name it with --image-column; it has {has}")
 
 
-def _bytes_of(name: str, type: pa.DataType) -> str | None:
-    if pa.types.is_binary(type) or pa.types.is_large_binary(type):
-        return name
-    if pa.types.is_struct(type) and type.get_field_index("bytes") >= 0:
-        return name + ".bytes" if _bytes_of("", type.field("bytes").type) is not None else None
+def _holding(name: str, type: pa.DataType) -> _ImageColumn | None:
+    if _is_bytes(type):
+        return _ImageColumn(name)
+    if _is_field(type, "bytes") and _is_bytes(type.field("bytes").type):
+        has_path = _is_field(type, "path") and _is_text(type.field("path").type)
+        return _ImageColumn(name, ("bytes", "path") if has_path else ("bytes",))
     return None
+
+
+def _is_field(type: pa.DataType, name: str) -> bool:
+    return bool(pa.types.is_struct(type) and type.get_field_index(name) >= 0)
+
+
+def _is_bytes(type: pa.DataType) -> bool:
+    type = type.value_type if pa.types.is_dictionary(type) else type
+    return bool(pa.types.is_binary(type) or pa.types.is_large_binary(type) or pa.types.is_binary_view(type))
+
+
+def _is_text(type: pa.DataType) -> bool:
+    type = type.value_type if pa.types.is_dictionary(type) else type
+    return bool(pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type))
+
+
+def _short(type: pa.DataType) -> str:
+    text = str(type)
+    return text if len(text) <= _MAX_TYPE else text.partition("<")[0]
+
+
+def _value_of(row: object) -> bytes | _Path | None:
+    """Return the bytes or the path in a row as Arrow gives it: bytes, a text, or a dict of both."""
+    if isinstance(row, dict):
+        held = row.get("bytes") or row.get("path")
+        row = held if held is not None else next(iter(row.values()), None)
+    if isinstance(row, str):
+        return _Path(os.fsencode(row)) if row else None
+    return row if isinstance(row, bytes) else None
 
 
 def _kept_columns(file: _Parquet | _Arrow, keep: list[str], shown: str) -> list[pa.ChunkedArray]:
@@ -203,32 +283,33 @@ class _Cursor:
     Each row group starts a new batch, so the rows lost to a damaged row group do not depend on where reading began.
     """
 
-    def __init__(self, where: Storage) -> None:
+    def __init__(self, where: Storage, image_column: str | None) -> None:
         # The table that is open, if any: one at a time.
         self._storage = where
+        self._wanted = image_column
         self._lock = threading.Lock()
         self._stack = ExitStack()
         weakref.finalize(self, self._stack.close)
         self._opened: tuple[bytes, int] | None = None
         self._file: _Parquet | _Arrow | None = None
-        self._column = ""
+        self._column = _ImageColumn("")
         self._group = -1
         self._next = 0
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._kept: deque[tuple[int, pa.Array]] = deque(maxlen=_BATCHES_KEPT)
         self._broken: dict[tuple[bytes, int], tuple[int, str]] = {}
 
-    def read(self, container: bytes, row: int, mtime_ns: int) -> bytes:
-        """Return the bytes in a row. Raises UnreadableImage."""
+    def read(self, container: bytes, row: int, mtime_ns: int) -> bytes | _Path:
+        """Return the bytes in a row, or its path. Raises UnreadableImage."""
         with self._lock:
             value = self._value(container, row, mtime_ns)
         if value is None:
-            raise UnreadableImage("empty", "the row holds no image bytes")
-        if len(value) > MAX_BYTES:
+            raise UnreadableImage("empty", "the row holds no image bytes and no path")
+        if isinstance(value, bytes) and len(value) > MAX_BYTES:
             raise UnreadableImage("too-large", f"{len(value)} bytes, more than {MAX_BYTES}")
         return value
 
-    def _value(self, container: bytes, row: int, mtime_ns: int) -> bytes | None:
+    def _value(self, container: bytes, row: int, mtime_ns: int) -> bytes | _Path | None:
         # Open the row's table unless it is open already.
         if self._opened != (container, mtime_ns):
             self._open(container, mtime_ns)
@@ -263,12 +344,12 @@ class _Cursor:
         # Open it, and find its images.
         try:
             self._file = _open(self._storage, container, self._stack)
-            self._column = _image_column(self._file.schema, "")
+            self._column = _image_column(self._file.schema, "", self._wanted)
         except Exception as error:  # not a closed set either
             raise UnreadableImage("corrupt", f"the table cannot be opened ({reason_of(error)})") from error
         self._opened = container, mtime_ns
 
-    def _found(self, file: _Parquet | _Arrow, group: int, row: int) -> bytes | None:
+    def _found(self, file: _Parquet | _Arrow, group: int, row: int) -> bytes | _Path | None:
         # Start a group anew where the row lies elsewhere or was passed already.
         if group != self._group or row < (self._kept[0][0] if self._kept else self._next):
             if kept := self._in_kept(row):  # a row of the previous group
@@ -276,14 +357,19 @@ class _Cursor:
             if group != self._group + 1:
                 self._kept.clear()
             self._group, self._next = group, file.groups[group]
-            self._batches = file.batches(group, [self._column], _ROWS)
+            self._batches = file.batches(group, self._column.parts, _ROWS)
         # Read forward until the row's batch, and keep only the batches near it.
         while row >= self._next:
             batch = next(self._batches)
             if row < self._next + batch.num_rows + _ROWS * _BATCHES_KEPT:
-                self._kept.append((self._next, _column(batch, self._column)))
+                self._kept.append((self._next, batch.column(self._column.name)))
             self._next += batch.num_rows
         return self._in_kept(row)[0]
 
-    def _in_kept(self, row: int) -> list[bytes | None]:
-        return [column[row - first].as_py() for first, column in self._kept if first <= row < first + len(column)][:1]
+    def _in_kept(self, row: int) -> list[bytes | _Path | None]:
+        for first, column in self._kept:
+            if first <= row < first + len(column):
+                found = column[row - first].as_py()
+                fields = self._column.fields
+                return [_value_of({name: found.get(name) for name in fields} if fields and found else found)]
+        return []

@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Protocol, SupportsInt, TypeVar
 
@@ -22,6 +23,8 @@ from zoo.transforms.limits import MAX_BYTES
 _URL = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://")
 _WILDCARD = re.compile(r"[*?\[]")
 _ATTEMPTS, _SECONDS = 3, 0.2  # of a read over the network; the pause doubles
+
+NO_RANGES = "the server sends whole files only (no HTTP Range): download it, and give the local file"
 
 T = TypeVar("T")
 
@@ -46,8 +49,8 @@ class Storage(Protocol):
     def read_part(self, path: bytes, offset: int, length: int, mtime_ns: int) -> bytes:
         """Return some bytes of a file, which must have this time. Raises UnreadableImage."""
 
-    def open(self, path: bytes) -> BinaryIO:
-        """Open a file for reading; it can be sought in. Raises OSError."""
+    def open(self, path: bytes, *, sequential: bool = False) -> BinaryIO:
+        """Open a file for reading; it can be sought in unless ``sequential``. Raises OSError."""
 
     def matches(self, pattern: str) -> Iterator[bytes]:
         """Yield the files that a glob matches, in no order."""
@@ -76,7 +79,7 @@ class Local:
         """Return some bytes of a file, which must have this time. Raises UnreadableImage."""
         return read_part(os.path.join(self._root, path), offset, length, mtime_ns=mtime_ns)
 
-    def open(self, path: bytes) -> BinaryIO:
+    def open(self, path: bytes, *, sequential: bool = False) -> BinaryIO:
         """Open a file for reading. Raises OSError."""
         whole = Path(os.fsdecode(os.path.join(self._root, path)))
         if whole.exists() and not whole.is_file():
@@ -85,7 +88,11 @@ class Local:
 
     def matches(self, pattern: str) -> Iterator[bytes]:
         """Yield the files that a glob matches, in no order."""
-        return glob.iglob(os.fsencode(pattern), root_dir=self._root or b".", recursive=True)
+        found = glob.iglob(os.fsencode(pattern), root_dir=self._root or b".", recursive=True)
+        first = next(found, None)
+        if first is None and "[" in pattern:  # a folder named `photos [2024]`: the brackets are meant as they are
+            return glob.iglob(os.fsencode(pattern.replace("[", "[[]")), root_dir=self._root or b".", recursive=True)
+        return found if first is None else chain([first], found)
 
 
 class Remote:
@@ -94,20 +101,28 @@ class Remote:
     Size and time are asked for when a file is listed. A read checks the size; a new time is noticed when the next run
     lists again.
 
+    Args:
+        url: the folder.
+        query: appended to every path, as ``?X-Amz-Signature=...`` of a presigned URL; no name and message shows it.
+        encoded: paths are quoted already, as those with such a query are.
+
     Raises:
         UserError: fsspec or its package for this kind of URL is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, query: str = "", *, encoded: bool = False) -> None:
         try:
             import fsspec
         except ImportError:
             raise UserError(f'{url} needs fsspec: pip install "siamese-zoo[remote]"') from None
         self.root = url
         try:
-            self._fs, self._root = fsspec.url_to_fs(url)
+            # A signature in a query holds for these very bytes.
+            self._fs, self._root = fsspec.url_to_fs(url, **({"encoded": True} if query or encoded else {}))
         except (ImportError, ValueError) as error:
             raise UserError(f'{url}: {reason_of(error)} (pip install "siamese-zoo[remote]")') from None
+        self._query = query
+        self._has_ranges = False  # not known yet
         self._is_web = "http" in self._fs.protocol
 
     def size_and_time(self, path: bytes) -> SizeAndTime:
@@ -123,9 +138,23 @@ class Remote:
         """Return some bytes of a file. Raises UnreadableImage."""
         return self._named(lambda: self._range(self._path(path), offset, length))
 
-    def open(self, path: bytes) -> BinaryIO:
+    def open(self, path: bytes, *, sequential: bool = False) -> BinaryIO:
         """Open a file for reading. Raises OSError."""
-        return io.BufferedReader(self._retry(lambda: self._fs.open(self._path(path), "rb")), 1 << 16)
+        if self._is_web and not sequential:
+            self._require_ranges(path)
+        options = {"block_size": 0, "size": 1} if sequential and self._is_web else {}
+        file = self._retry(lambda: self._fs.open(self._path(path), "rb", **options))
+        return io.BufferedReader(file, 1 << 16)
+
+    def _require_ranges(self, path: bytes) -> None:
+        """Ask for one byte. Raises OSError for a server that sends the whole file, whatever it says of itself."""
+        if self._has_ranges:
+            return
+        one = {"headers": {"Range": "bytes=0-0"}}
+        with self._retry(lambda: self._fs.open(self._path(path), "rb", block_size=0, size=1, **one)) as file:
+            if file.r.status == 200:
+                raise OSError(0, NO_RANGES)
+        self._has_ranges = True
 
     def matches(self, pattern: str) -> Iterator[bytes]:
         """Yield the files that a glob matches, in no order. Raises OSError."""
@@ -151,7 +180,7 @@ class Remote:
 
     def _path(self, path: bytes) -> str:
         name = path.decode(errors="surrogateescape")
-        return f"{self._root.rstrip('/')}/{name}" if self._root else name
+        return (f"{self._root.rstrip('/')}/{name}" if self._root else name) + self._query
 
     def _below(self, name: str) -> bytes:
         return name.removeprefix(self._root.rstrip("/")).lstrip("/").encode(errors="surrogateescape")
@@ -209,7 +238,10 @@ class Remote:
                     raise
                 # Give up after the last attempt, else wait longer each time.
                 if attempt + 1 == _ATTEMPTS:
-                    raise OSError(0, reason_of((no_answer and error.__cause__) or error)) from error
+                    reason = reason_of((no_answer and error.__cause__) or error)
+                    if self._query:  # the signature is a secret
+                        reason = reason.replace(self._query, "?...")
+                    raise OSError(0, NO_RANGES if "range requests" in reason else reason) from error
                 time.sleep(_SECONDS * 2**attempt)
         raise AssertionError
 
@@ -224,10 +256,10 @@ def is_url(text: bytes) -> bool:
     return _URL.match(text) is not None
 
 
-def open_storage(root: str) -> Storage:
-    """Open a folder or a URL."""
+def open_storage(root: str, query: str = "", *, encoded: bool = False) -> Storage:
+    """Open a folder or a URL; see ``Remote`` for the arguments."""
     if is_url(os.fsencode(root)):
-        return Remote(root)
+        return Remote(root, query, encoded=encoded)
     return Local(root)
 
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from zoo.errors import UserError, reason_of
 from zoo.sources.base import IN_CONTAINER, ImageRow, container_of, narrowed, require_unique
-from zoo.sources.file_listing import Listing, collect
+from zoo.sources.file_listing import LeftOut, Listing, collect, is_hidden
 from zoo.sources.storage import Local, Storage
 from zoo.transforms.decode import EXTENSIONS, UnreadableImage, read_part
 
@@ -38,8 +38,8 @@ class TarFiles:
     """The images of tar files, in the order of the files and of their members.
 
     The name of an image is that of the tar file, '/', and the member's. Columns to keep are members beside an image,
-    as webdataset has them: for ``a/1.jpg`` the column ``cls`` is the text of ``a/1.cls`` (the members of a key stand
-    one behind the other), any other column the field of that name in ``a/1.json``; ``key`` is ``a/1``.
+    as webdataset has them: for ``a/1.jpg`` the column ``cls`` is the text of ``a/1.cls``, any other column the field of
+    that name in ``a/1.json``; ``key`` is ``a/1``. The members of a key may stand apart. Hidden members are left out.
     """
 
     def __init__(self, where: Storage, files: Sequence[bytes], keep: Sequence[str] = ()) -> None:
@@ -49,36 +49,33 @@ class TarFiles:
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the images; see ``Source``."""
-        schema = pa.schema([*IN_CONTAINER, *((name, pa.string()) for name in self._keep)])
-        others = 0
-
-        # Count the other members while the rows stream by.
-        def rows() -> Iterator[tuple[object, ...]]:
-            nonlocal others
-            for file in self._files:
-                for row in self._of_file(file):
-                    if row is None:
-                        others += 1
-                    else:
-                        yield row
-
-        # List the members of all tar files.
-        found = collect(rows(), schema)
         shown = os.fsdecode(self._files[0]) + (" ..." if len(self._files) > 1 else "")
+        # Members of a key mostly stand side by side, as webdataset wants it: then one group is in memory at a time.
+        others = LeftOut()
+        try:
+            found = self._collected(others, joined=False)
+        except _KeyReappears:
+            others = LeftOut()
+            found = self._collected(others, joined=True)
         if not len(found):
-            raise UserError(f"no image in {shown} ({others} other members): they end in {' '.join(sorted(EXTENSIONS))}")
+            known = " ".join(sorted(EXTENSIONS))
+            raise UserError(f"no image in {shown} ({others.total} other members): they end in {known}")
         # Check each kept column, and choose its narrowest type.
         for name in self._keep:
             if found[name].null_count == len(found):
                 raise UserError(f"{shown} has no column {name}: no image has a .{name} member or .json field beside it")
             found = found.set_column(found.schema.get_field_index(name), name, narrowed(found[name]))
-        return Listing(require_unique(found, shown), others, 0)
+        return Listing(require_unique(found, shown), others.total, 0, others.kinds)
 
     def read(self, row: ImageRow) -> bytes:
         """Return the bytes of an image; see ``Source``."""
         return self._storage.read_part(container_of(row), row["offset"], row["size"], row["mtime_ns"])
 
-    def _of_file(self, name: bytes) -> Iterator[tuple[object, ...] | None]:
+    def _collected(self, others: LeftOut, *, joined: bool) -> pa.Table:
+        schema = pa.schema([*IN_CONTAINER, *((name, pa.string()) for name in self._keep)])
+        return collect((row for file in self._files for row in self._of_file(file, others, joined)), schema)
+
+    def _of_file(self, name: bytes, others: LeftOut, joined: bool) -> Iterator[tuple[object, ...]]:
         shown = self._storage.root + os.fsdecode(name)
         # Check that the file is there before it opens.
         try:
@@ -86,25 +83,37 @@ class TarFiles:
             if size < 0:
                 raise UserError(f"no tar file at {shown}")
             with self._storage.open(name) as file:
-                # Groups and not a table of all keys: a tar file may have any number of members.
-                for _, group in groupby(members(file, size, shown), key=lambda member: _key(member.name)):
-                    yield from self._of_group(file, list(group), name, mtime_ns)
+                places = self._places(members(file, size, shown), others)
+                for group in _joined(places) if joined else _adjacent(places, bool(self._keep)):
+                    yield from self._of_group(file, group, name, mtime_ns, others)
         except OSError as error:
             raise UserError(f"{shown} cannot be read: {error.strerror or reason_of(error)}") from None
 
+    def _places(self, found: Iterator[TarInfo], others: LeftOut) -> Iterator[_Place]:
+        for member in found:
+            if is_hidden(os.fsencode(member.name)):
+                others.add(os.fsencode(member.name))
+            else:
+                yield _Place(member.name, member.offset_data, member.size)
+
     def _of_group(
-        self, file: BinaryIO, group: list[TarInfo], container: bytes, mtime_ns: int
-    ) -> Iterator[tuple[object, ...] | None]:
-        images = [m for m in group if os.path.splitext(m.name)[1].lower() in EXTENSIONS]
+        self, file: BinaryIO, group: list[_Place], container: bytes, mtime_ns: int, others: LeftOut
+    ) -> Iterator[tuple[object, ...]]:
+        images = [member for member in group if _is_image(member)]
         kept = self._kept(file, group) if self._keep and images else []
         for member in images:
             path = container + b"/" + os.fsencode(member.name)
-            yield path, member.size, mtime_ns, len(container), member.offset_data, *kept
-        if not images:
-            yield from (None for _ in group)
+            yield path, member.size, mtime_ns, len(container), member.offset, *kept
+        for member in () if images else group:
+            others.add(os.fsencode(member.name))
 
-    def _kept(self, file: BinaryIO, group: list[TarInfo]) -> list[str | None]:
-        beside = {_extension(member.name): member for member in group}
+    def _kept(self, file: BinaryIO, group: list[_Place]) -> list[str | None]:
+        beside: dict[str, _Place] = {}
+        for member in group:
+            extension = _extension(member.name)
+            if extension in beside and extension in (*self._keep, "json"):
+                raise UserError(f"{member.name[:200]} is twice in a tar file: leave one out")
+            beside[extension] = member
         fields: Mapping[str, object] = {}
         if "json" in beside and not all(name in beside or name == "key" for name in self._keep):
             try:
@@ -115,7 +124,7 @@ class TarFiles:
         return [self._value(name, file, beside, fields, group[0]) for name in self._keep]
 
     def _value(
-        self, name: str, file: BinaryIO, beside: Mapping[str, TarInfo], fields: Mapping[str, object], first: TarInfo
+        self, name: str, file: BinaryIO, beside: Mapping[str, _Place], fields: Mapping[str, object], first: _Place
     ) -> str | None:
         if name == "key":
             return os.fsencode(_key(first.name)).decode(errors="backslashreplace")
@@ -123,6 +132,47 @@ class TarFiles:
             return _text(file, beside[name]).strip()
         value = fields.get(name)
         return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+class _Place(NamedTuple):
+    """A member of a tar file; a TarInfo takes several times its memory."""
+
+    name: str
+    offset: int
+    size: int
+
+
+class _KeyReappears(Exception):
+    """Members of one key do not stand side by side."""
+
+
+def _adjacent(places: Iterator[_Place], must_be: bool) -> Iterator[list[_Place]]:
+    """Yield the members of each key that stand side by side. Raises _KeyReappears if a key comes again and must not."""
+    seen: set[int] = set()
+    for key, group in groupby(places, key=lambda place: _key(place.name)):
+        if must_be and hash(key) in seen:
+            raise _KeyReappears
+        if must_be:
+            seen.add(hash(key))  # of a key, not the key: there may be millions
+        yield list(group)
+
+
+def _joined(places: Iterator[_Place]) -> Iterator[list[_Place]]:
+    """Yield each image with the other members of its key, in the order of the images; all are in memory."""
+    images: list[_Place] = []
+    beside: dict[str, list[_Place]] = {}
+    for place in places:
+        if _is_image(place):
+            images.append(place)
+        else:
+            beside.setdefault(_key(place.name), []).append(place)
+    yield from ([image, *beside.get(_key(image.name), ())] for image in images)
+    with_image = {_key(image.name) for image in images}
+    yield from (group for key, group in beside.items() if key not in with_image)
+
+
+def _is_image(place: _Place) -> bool:
+    return os.path.splitext(place.name)[1].lower() in EXTENSIONS
 
 
 @dataclass(frozen=True)
@@ -247,26 +297,18 @@ def _extension(name: str) -> str:
     return name[len(_key(name)) + 1 :].lower()
 
 
-def _text(file: BinaryIO, member: TarInfo) -> str:
+def _text(file: BinaryIO, member: _Place) -> str:
     """Read a member as text; the position in ``file`` stays."""
     if member.size > _MAX_VALUE_BYTES:
         raise UserError(f"{member.name[:200]} in a tar file has {member.size} bytes: too many to keep")
     here = file.tell()
-    file.seek(member.offset_data)
+    file.seek(member.offset)
     data = file.read(member.size)
     file.seek(here)
     try:
         return data.decode()
     except UnicodeDecodeError:
         raise UserError(f"{member.name[:200]} in a tar file is not UTF-8 text: it cannot be kept") from None
-
-
-class _Place(NamedTuple):
-    """A member of a tar file; a TarInfo takes several times its memory."""
-
-    name: str
-    offset: int
-    size: int
 
 
 def _samples_of(path: Path) -> Iterator[TarSample]:

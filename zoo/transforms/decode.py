@@ -2,15 +2,18 @@
 
 Every manifest records these rules (``DECODER``):
 
-- JPEG (also MPO, which phones write), PNG, GIF, WebP, BMP and TIFF, recognised by content, not by file name.
-- The EXIF orientation is applied. An image with a broken EXIF block is still decoded.
+- JPEG (also MPO, which phones write), PNG, GIF, WebP, BMP, TIFF, AVIF and with pillow-heif HEIC, recognised by content,
+  not by file name.
+- The EXIF orientation is applied. Damaged metadata (EXIF, XMP, texts, profiles) never cost an image.
 - Transparent pixels are composited over white. The first frame of an animation is used.
 - 16-bit gray is scaled by 1/257. 32-bit integers are read as 16-bit gray if all values lie in 0..65535, and are
   ``unsupported`` otherwise. Floating-point pixels are ``unsupported``: the file does not say which value is white.
 - Colour profiles are ignored.
-- An image with more than ``max_pixels`` pixels is refused before it is decoded. A truncated file is never completed.
+- An image with more than ``max_pixels`` pixels, or with so many rows that they take too much memory, is refused by its
+  header. A truncated file is refused; a JPEG that lacks only its end marker is whole.
 
-A file that cannot be decoded raises ``UnreadableImage`` with a reason from a closed set.
+``DecodeOptions`` has the choices: profiles are converted, truncated files accepted, 16 bits scaled otherwise. A file
+that cannot be decoded raises ``UnreadableImage`` with a reason from a closed set.
 """
 
 from __future__ import annotations
@@ -18,21 +21,27 @@ from __future__ import annotations
 import ctypes
 import io
 import logging
+import math
 import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
+from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import PIL
-from PIL import Image, features
+from PIL import Image, ImageFile, features
 
 from zoo.errors import reason_of
 from zoo.system.shortage import raise_if_short
-from zoo.transforms.limits import MAX_BYTES, MAX_PIXELS
+from zoo.transforms.formats import EXTENSIONS as EXTENSIONS  # read with the decoder by many
+from zoo.transforms.formats import FORMATS, HAS_HEIF, claims_a_read_format, other_format, register_heif
+from zoo.transforms.limits import DEFAULT_OPTIONS, MAX_BYTES, MAX_PIXELS, DecodeOptions
+from zoo.transforms.repair import LAST_BASELINE_TAG, ended_jpegs, tiff_entries, without_metadata
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,14 +61,13 @@ Reason = Literal[
     "corrupt",  # a supported format that its decoder refuses
 ]
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"))
 PILLOW_MAX_PIXELS = 2 * 89_478_485  # Pillow refuses more than this, whatever the caller allows
 DECODER = {
     "library": "Pillow",
     "version": PIL.__version__,
     "libjpeg_turbo": features.version("libjpeg_turbo"),
-    "formats": list(FORMATS),
+    **({"pillow_heif": package_version("pillow_heif")} if HAS_HEIF else {}),
+    "formats": ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"],  # AVIF came later: a run of an earlier version goes on
     "exif_orientation": "applied",
     "alpha": "over white",
     "animation": "first frame",
@@ -68,9 +76,15 @@ DECODER = {
     "max_bytes": MAX_BYTES,
 }
 
-_SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WHITE = (255, 255, 255)
-_GRAY16 = [(value + 128) // 257 for value in range(65536)]
+_NOTES, _DEEP = "zoo.notes", "zoo.deep"  # keys of an image's info
+_TRUNCATED = "truncated: the end is missing, what is there was decoded"
+_BAD_PROFILE = "profile-ignored: it cannot be read, or is one of other pixels"
+_PROFILE_MARKS = (b"iCCP", b"ICC_PROFILE\0", b"ICCP")
+_BYTES_A_PIXEL = 12  # of one image at its largest: its stored form, a converted one and the result
+_SPARE_BYTES = 64 * 1024 * 1024
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_MAX_PARTS = 250_000  # strips or tiles of a TIFF; Pillow holds a Python object for each
 _ORIENTATION_TAG = 0x0112
 _ORIENTATION_KEYS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for it
 _TRANSPOSITIONS = {
@@ -149,13 +163,28 @@ def read_part(path: bytes | str | os.PathLike[str], offset: int, length: int, *,
     return data
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def choices_json(options: DecodeOptions) -> dict[str, object]:
+    """Return what a manifest says of choices that are not the defaults; its entries replace those of ``DECODER``."""
+    littlecms = {"littlecms": features.version("littlecms2")} if options.icc == "convert" else {}
+    return {**littlecms, **options.to_json()}
+
+
+CheckSize = Callable[[int, int], None]
+"""Raises UnreadableImage for a width and a height that cannot be used; orientation may still exchange the two."""
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, options: DecodeOptions = DEFAULT_OPTIONS) -> Image.Image:
     """Decode a file's bytes to an upright, opaque PIL image of mode RGB.
 
     Raises:
         UnreadableImage: the bytes are not a supported image, or have more than ``max_pixels`` pixels.
     """
-    return to_rgb(_open(data, max_pixels))
+    return _to_rgb(_load(_open(data, max_pixels), data, options), options)
+
+
+def notes_of(image: Image.Image) -> tuple[str, ...]:
+    """Return what a user should know of a decoded image, each as "NAME: TEXT"; empty for nearly all images."""
+    return tuple(image.info.get(_NOTES, ()))
 
 
 def decode_values(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8 | np.uint16]:
@@ -170,11 +199,7 @@ def decode_values(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
     import numpy as np
 
     # Decode the whole file here, so that damage shows at once.
-    image = _open(data, max_pixels)
-    try:
-        image.load()
-    except Exception as error:  # a damaged file can make Pillow raise nearly anything
-        raise _decoder_error(error) from error
+    image = _load(_open(data, max_pixels), data, DEFAULT_OPTIONS)
     # Return eight bits as they are.
     if image.mode in ("1", "L", "P"):
         return np.array(image, np.uint8)
@@ -187,15 +212,26 @@ def decode_values(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
 
 
 @contextmanager
-def decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def decoded(
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    options: DecodeOptions = DEFAULT_OPTIONS,
+    *,
+    check_size: CheckSize | None = None,
+) -> Iterator[Image.Image]:
     """Context manager form of ``decode`` that frees the pixels at the end of the ``with`` block.
 
     A process decodes one large image at a time: many threads then need no more memory than one image of
-    ``max_pixels``, at most 8 bytes a pixel.
+    ``max_pixels``, at most 12 bytes a pixel.
+
+    Args:
+        check_size: called with width and height before a pixel is decoded.
     """
     image = _open(data, max_pixels)
+    if check_size is not None:
+        check_size(image.width, image.height)
     with _large_image_lock if image.width * image.height > _LARGE_PIXELS else nullcontext():
-        image = to_rgb(image)  # rebinding the name frees the original pixels
+        image = _to_rgb(_load(image, data, options), options)  # rebinding the name frees the original pixels
         try:
             yield image
         finally:
@@ -210,12 +246,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     try:
         image.load()
-        upright = _upright(image)
-        return upright if upright.mode == "RGB" and "transparency" not in upright.info else _rgb(upright)
-    except UnreadableImage:
-        raise
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
         raise _decoder_error(error) from error
+    return _to_rgb(image, DEFAULT_OPTIONS)
 
 
 # ---------------------------------------------------------------- reading files
@@ -253,7 +286,7 @@ def _read_error(error: OSError, path: bytes | str | os.PathLike[str]) -> Unreada
     return UnreadableImage("io-error", os.strerror(error.errno) if error.errno else "read failed")
 
 
-# ---------------------------------------------------------------- decoding
+# ---------------------------------------------------------------- opening and loading
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
@@ -262,19 +295,175 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         # Refuse an empty file: Pillow would call it unknown.
         raise UnreadableImage("empty", "the file has no bytes")
     _silence_pillow()
-    # Read the header only, and tell damage from another kind of file.
+    register_heif()
+    # What the header claims is bounded before Pillow makes objects of it.
+    if data.startswith((b"II*", b"II+", b"MM\0*", b"MM\0+")):
+        data = _with_bounded_lists(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except PIL.UnidentifiedImageError as error:
-        if data.startswith(_SIGNATURES) or data[8:12] == b"WEBP":
-            raise UnreadableImage("corrupt", "the header cannot be read") from error
-        raise UnreadableImage("not-an-image", f"none of {', '.join(FORMATS)}") from error
+        image = _header(data)
+    except Exception as error:  # a damaged file can make Pillow raise nearly anything
+        opened = _first_without_metadata(data, _header)
+        if opened is None:
+            raise _unopened(error, data) from error
+        image = opened
+    # Refuse a huge image before its pixels are decoded.
+    width, height = image.size
+    if width * height > max_pixels:
+        raise UnreadableImage("too-large", f"{width} x {height} pixels, more than the {max_pixels} of --max-pixels")
+    if _decoded_bytes(image) > max_pixels * _BYTES_A_PIXEL + _SPARE_BYTES:
+        raise UnreadableImage("too-large", f"{width} x {height} pixels: its rows or tiles take too much memory")
+    return image
+
+
+def _header(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    raw_modes = str([tile[3] for tile in getattr(image, "tile", ())[:1]])
+    image.info[_DEEP] = "16" in raw_modes and image.mode[0] != "I"  # Pillow cuts 16-bit colours to 8 bits
+    return image
+
+
+def _unopened(error: Exception, data: bytes) -> UnreadableImage:
+    if not isinstance(error, PIL.UnidentifiedImageError):
+        return _decoder_error(error)
+    if claims_a_read_format(data):
+        return UnreadableImage("corrupt", "the header cannot be read")
+    kind = other_format(data)
+    return UnreadableImage("not-an-image", f"{f'{kind}, ' if kind else ''}none of {', '.join(FORMATS)}")
+
+
+def _decoded_bytes(image: Image.Image) -> int:
+    """Estimate the memory of decoding: each row of each form has a pointer of 8 bytes and at least 4 bytes."""
+    stored = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}.get(image.mode, 4)
+    has_alpha = "A" in image.mode or "a" in image.mode or "transparency" in image.info
+    forms = [stored, 4, *((4,) if has_alpha else ())]
+    rows = max(image.height, image.width if "exif" in image.info else 0)  # an orientation may exchange them
+    tags = getattr(image, "tag_v2", {})  # of a TIFF, whose tiles can be larger than the image
+    sides = [tags.get(tag) for tag in (_TILE_WIDTH, _TILE_HEIGHT)]
+    tile: int = math.prod(side if isinstance(side, int) else 0 for side in sides)
+    stored_bytes: int = sum(rows * 12 + image.width * image.height * size for size in forms)
+    return stored_bytes + 4 * tile
+
+
+def _with_bounded_lists(data: bytes) -> bytes:
+    """Refuse a TIFF that lists too many strips or tiles; return it without metadata if one of those is as long."""
+    for tag, type, count, _ in tiff_entries(data):
+        if tag >= 254 and count > _MAX_PARTS and type not in (1, 2, 6, 7):  # Pillow keeps bytes and texts as they are
+            if tag > LAST_BASELINE_TAG:
+                return next(without_metadata(data), data)
+            raise UnreadableImage("too-large", f"tag {tag} of the TIFF lists {count} values")
+    return data
+
+
+def _load(image: Image.Image, data: bytes, options: DecodeOptions) -> Image.Image:
+    """Decode the pixels of an opened image; where that fails, of what ``zoo.transforms.repair`` makes of its file."""
+    try:
+        image.load()
+        return image
+    except Exception as error:  # a damaged file can make Pillow raise nearly anything
+        found = _decoder_error(error)
+        size, caught = image.size, error
+        image.close()
+    if found.reason == "too-large" and not isinstance(caught, ValueError):
+        raise found from caught
+    # Damaged metadata behind the pixels, then a missing end marker.
+    repaired = _first_without_metadata(data, _loaded) or _jpeg_without_end(data)
+    if repaired is not None and repaired.size == size:
+        return repaired
+    # The pixels themselves are not whole.
+    if options.truncated == "accept" and found.reason == "truncated":
+        accepted = _partly_loaded(data)
+        if accepted is not None and accepted.size == size:
+            accepted.info[_NOTES] = (_TRUNCATED,)
+            return accepted
+    raise found from caught
+
+
+def _loaded(data: bytes) -> Image.Image:
+    image = _header(data)
+    image.load()
+    return image
+
+
+def _first_without_metadata(data: bytes, read: Callable[[bytes], Image.Image]) -> Image.Image | None:
+    for cleaned in without_metadata(data):
+        with suppress(Exception):  # as above
+            image = read(cleaned)
+            if not image.info.get("icc_profile") and any(mark in data for mark in _PROFILE_MARKS):
+                image.info["icc_profile"] = None  # there is one, and it cannot be read
+            return image
+    return None
+
+
+def _jpeg_without_end(data: bytes) -> Image.Image | None:
+    candidates = ended_jpegs(data) if data.startswith(b"\xff\xd8") else None
+    if candidates is None:
+        return None
+    try:
+        first = _loaded(candidates[0])
+        pixels = _crc_of_pixels(first)
+        return first if all(_crc_of_pixels(_loaded(other)) == pixels for other in candidates[1:]) else None
+    except Exception:  # as above
+        return None
+
+
+def _crc_of_pixels(image: Image.Image) -> int:
+    crc = 0
+    for top in range(0, image.height, 256):
+        crc = zlib.crc32(image.crop((0, top, image.width, min(top + 256, image.height))).tobytes(), crc)
+    return crc
+
+
+class _AcceptTruncated(threading.local):
+    """Pillow's global switch as one per thread: it is true only in a thread that decodes a truncated file."""
+
+    on = False
+
+    def __bool__(self) -> bool:
+        return self.on
+
+
+_accept_truncated = _AcceptTruncated()
+
+
+def _partly_loaded(data: bytes) -> Image.Image | None:
+    """Decode what is there of a truncated file; ``None`` where that is nothing, or one colour."""
+    if not isinstance(ImageFile.LOAD_TRUNCATED_IMAGES, _AcceptTruncated):
+        ImageFile.LOAD_TRUNCATED_IMAGES = _accept_truncated  # type: ignore[assignment]
+    _accept_truncated.on = True
+    try:
+        image = _loaded(data)
+        extrema = image.getextrema()
+    except Exception:  # as above
+        return None
+    finally:
+        _accept_truncated.on = False
+    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    return image if any(low != high for low, high in bands) else None
+
+
+# ---------------------------------------------------------------- pixels
+
+
+def _to_rgb(image: Image.Image, options: DecodeOptions) -> Image.Image:
+    """Convert a loaded image; its notes go along."""
+    try:
+        upright = _upright(image)
+        has_profile = options.icc == "convert" and "icc_profile" in upright.info
+        if upright.mode == "RGB" and "transparency" not in upright.info and not has_profile:
+            rgb, notes = upright, list(notes_of(image))
+        else:
+            rgb, notes = _rgb(upright, options, list(notes_of(image)))
+        if upright.info.get(_DEEP):
+            from zoo.transforms.colour import DARK, is_dark_16
+
+            highest = max(high for _, high in rgb.getextrema())  # type: ignore[misc]
+            notes += [DARK] if is_dark_16(highest * 256, options.white16) else []
+        rgb.info[_NOTES] = tuple(notes)
+        return rgb
+    except UnreadableImage:
+        raise
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
         raise _decoder_error(error) from error
-    # Refuse a huge image before its pixels are decoded.
-    if image.width * image.height > max_pixels:
-        raise UnreadableImage("too-large", f"{image.width} x {image.height} pixels, more than {max_pixels}")
-    return image
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -296,25 +485,44 @@ def _upright(image: Image.Image) -> Image.Image:
     return upright
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, options: DecodeOptions, notes: list[str]) -> tuple[Image.Image, list[str]]:
+    """Convert to mode RGB, opaque. Notes are added to ``notes``."""
+    profile = image.info.get("icc_profile") if options.icc == "convert" else None
+    if options.icc == "convert" and "icc_profile" in image.info and not profile:
+        notes.append(_BAD_PROFILE)
     if image.mode == "F":
         raise UnreadableImage("unsupported", "floating-point pixels: the file does not say which is white")
     if image.mode.startswith("I"):
-        return _gray16_to_rgb(image)
+        return _gray16_to_rgb(image, profile, options, notes), notes
+    colours = _without_profile(image, profile, notes) if profile else None
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return colours or image.convert("RGB"), notes
     layer = image if image.mode == "RGBA" else image.convert("RGBA")
     opaque = Image.new("RGB", image.size, _WHITE)
-    opaque.paste(layer, mask=layer)
-    return opaque
+    opaque.paste(colours or layer, mask=layer)
+    return opaque, notes
 
 
-def _gray16_to_rgb(image: Image.Image) -> Image.Image:
+def _without_profile(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image | None:
+    from zoo.transforms.colour import to_srgb
+
+    converted = to_srgb(image, profile)
+    if converted is None:
+        notes.append(_BAD_PROFILE)
+    return converted
+
+
+def _gray16_to_rgb(image: Image.Image, profile: bytes | None, options: DecodeOptions, notes: list[str]) -> Image.Image:
+    from zoo.transforms.colour import DARK, gray16_to_8, is_dark_16
+
     gray = image.convert("I")
     low, high = gray.getextrema()
     if low < 0 or high > 65535:  # type: ignore[operator]
         raise UnreadableImage("unsupported", f"integer pixels from {low} to {high}, not within 0 to 65535")
-    rgb = gray.point(_GRAY16, "L").convert("RGB")
+    if is_dark_16(int(high), options.white16):  # type: ignore[arg-type]
+        notes.append(DARK)
+    eight = gray16_to_8(gray, options.white16)
+    rgb = (_without_profile(eight, profile, notes) if profile else None) or eight.convert("RGB")
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         is_transparent = [255 if value == transparent else 0 for value in range(65536)]

@@ -145,6 +145,19 @@ class Preprocessing:
         self.require_whole()
         return np.array(self._resize(image, MAX_WHOLE_PIXELS))
 
+    def check_size(self, width: int, height: int, crops: str = "center") -> None:
+        """Refuse an image by its width and height, before it is decoded; exchanging the two changes nothing.
+
+        Args:
+            crops: ``center``, ``ten`` or ``full``, as in ``zoo.load``.
+
+        Raises:
+            UnreadableImage: ``too-large``, as ``pixels``, ``ten_crops`` and ``whole`` raise it.
+        """
+        if self.tf_bicubic is None:  # TensorFlow's codes crop first
+            most = MAX_WHOLE_PIXELS if crops == "full" else MAX_RESIZED_PIXELS
+            _check_resized(self._resized_size(width, height), most)
+
     def require_whole(self) -> None:
         """Raise UserError where ``resizing`` crops first, so that ``whole`` is not possible."""
         if tf := self.tf_bicubic:
@@ -219,11 +232,8 @@ class Preprocessing:
     def _resize(self, image: Image, max_pixels: int) -> Image:
         from PIL.Image import Resampling
 
-        from zoo.transforms.decode import UnreadableImage
-
         width, height = self._resized_size(image.width, image.height)
-        if width * height > max_pixels:
-            raise UnreadableImage("too-large", f"{width} x {height} pixels after resizing, too long and thin")
+        _check_resized((width, height), max_pixels)
         if (width, height) == image.size:
             return image
         return image.resize((width, height), Resampling[self.interpolation.upper()])
@@ -237,6 +247,14 @@ class Preprocessing:
         if width <= height:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize
+
+
+def _check_resized(size: tuple[int, int], max_pixels: int) -> None:
+    from zoo.transforms.decode import UnreadableImage
+
+    width, height = size
+    if width * height > max_pixels:
+        raise UnreadableImage("too-large", f"{width} x {height} pixels after resizing, too long and thin")
 
 
 def _corners(width: int, height: int, side: int) -> list[Box]:

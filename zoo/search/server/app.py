@@ -219,7 +219,7 @@ def _add_image_routes(app: FastAPI, served: ServedCollection) -> None:
 
     # Both routes embed alike, under the same limits.
     def vector(data: bytes) -> NDArray[np.float32]:
-        return embed_bytes(embedder, data, served.limits.max_pixels)
+        return embed_bytes(embedder, data, served.limits.max_pixels, served.collection.decode_options)
 
     @app.post("/embed", responses=_BODY_ERRORS, openapi_extra=_IMAGE_BODY)
     async def embed(request: Request) -> Embedding:

@@ -8,10 +8,12 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -163,6 +165,21 @@ def test_routes_of_the_page(site: Site, served: Callable[..., ServedCollection])
         assert status == 200
         assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
         assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_picture_of_too_many_rows_is_refused_by_its_header(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError("a pixel was decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    for width, height in ((1, 64_000_000), (64_000_000, 1), (8, 8_000_000)):
+        row = bytes((width + 7) // 8 + 1)
+        head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+        data = b"\x89PNG\r\n\x1a\n"
+        for kind, body in ((b"IHDR", head), (b"IDAT", zlib.compress(row * min(height, 1000))), (b"IEND", b"")):
+            data += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        status, answer, _ = site.request("POST", "/embed", data)
+        assert (status, b"too-large" in answer) == (413, True), answer
 
 
 def test_embed_equals_extract_and_is_in_openapi(site: Site, served: Callable[..., ServedCollection]) -> None:
