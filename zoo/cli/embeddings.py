@@ -194,7 +194,9 @@ def verify(out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")]
 @app.command()
 def cat(
     out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")],
-    file: Annotated[Path, typer.Argument(help="New .parquet; or .npy or .safetensors, with a .parquet beside it.")],
+    file: Annotated[
+        Path, typer.Argument(help="New .parquet; .csv or .jsonl; .npy or .safetensors, with a .parquet beside it.")
+    ],
 ) -> None:
     """Verify an extraction and merge its shards into one file, which is read back and compared."""
     from zoo.cli.messages import print_merged
