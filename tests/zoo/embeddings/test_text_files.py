@@ -107,7 +107,7 @@ def test_a_kept_column_is_never_overwritten_by_a_number() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_large_shard_is_written_in_blocks(kind: str) -> None:
-    vectors = np.zeros((64, 1 << 14), np.float32)  # as text 80 MB of Python's strings
+    vectors = np.random.default_rng(0).normal(size=(64, 1 << 14)).astype(np.float32)  # 80 MB as Python strings
     table = pa.table({"status": ["ok"] * len(vectors)})
     with open("/dev/null", "wb") as file:
         tracemalloc.start()
