@@ -54,7 +54,7 @@ def extract(
 
     Args:
         images: a folder, read recursively, or any other source of the table in ``zoo.sources``.
-        out: folder for ``embeddings-*.parquet``, ``manifest.json`` and ``run.log.jsonl``.
+        out: folder for ``embeddings-*.parquet``, ``manifest.json`` and ``_run.log.jsonl``.
         model: as ``name_or_path`` of ``load``.
         device, precision, normalize: as in ``load``.
         backend: as in ``load``; ``auto`` is the fastest on this machine.

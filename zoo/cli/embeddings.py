@@ -111,7 +111,7 @@ def extract(
     images: Annotated[
         str, typer.Option(help="Folder, glob, list (.txt, .csv), .tar, .parquet, saved Hugging Face dataset, or URL.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for embeddings-*.parquet, manifest.json, run.log.jsonl.")],
+    out: Annotated[Path, typer.Option(help="Folder for embeddings-*.parquet, manifest.json, _run.log.jsonl.")],
     network: ModelOptions,
     wanted: OutputOptions,
     result: ResultOptions,

@@ -130,7 +130,8 @@ class Embedder:
 
     def _state(self) -> TensorState:
         modules = [self.engine.model] if isinstance(self.engine, TorchEngine) else []
-        return tensor_state([*modules, *([self.heads] if self.heads else [])])
+        heads = [part for part in vars(self.heads).values() if part is not None] if self.heads else []
+        return tensor_state([*modules, *heads])
 
     @property
     def dim(self) -> int:

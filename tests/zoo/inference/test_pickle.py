@@ -119,6 +119,20 @@ def test_changed_weights_are_never_lost_in_silence() -> None:
         assert copy.deepcopy(embedder).dim == 512
 
 
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_heads_travel_along(backend: str) -> None:
+    folder = Path(__file__).parents[2] / "compat" / "v0_2" / "byol_r14"
+    embedder = zoo.load(folder, device="cpu", backend=backend, outputs=zoo.Outputs(heads=("projection",)))
+    assert embedder.heads is not None
+    expected = embedder.outputs(PHOTOS)
+    for made in (pickle.loads(pickle.dumps(embedder)), copy.deepcopy(embedder)):
+        found = made.outputs(PHOTOS)
+        np.testing.assert_array_equal(found["projection"], expected["projection"])
+    torch.nn.init.zeros_(embedder.heads.projector[0].weight)
+    with pytest.raises(UserError, match="was changed"):
+        pickle.dumps(embedder)
+
+
 def test_a_network_made_in_memory_says_what_to_do() -> None:
     made = zoo.load("byol_r18", pretrained=False, device="cpu")
     assert pickle.loads(pickle.dumps(made)).identity() == made.identity()  # random weights of seed 0 have a name
