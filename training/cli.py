@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli.app import new_app, run
+from zoo.cli.app import add_verbosity, new_app, run
 
 app = new_app("Train siamese networks and their baselines, resume, and export encoders for the zoo.")
 
@@ -117,6 +117,9 @@ def summary(
     print(f"{out}: {facts['steps']} steps, {facts['minutes']} minutes on {facts['hardware']}")
 
 
+add_verbosity(app)
+
+
 def main() -> None:
     """Entry point of ``zoo-train``."""
-    run(app, "zoo-train", resume_hint="the same command with --resume continues from the last checkpoint")
+    run(app, "zoo-train", resume_hint="run the same command again to go on (`run` with --resume)")

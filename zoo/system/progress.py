@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from zoo.system.verbosity import is_quiet
+
 
 class Progress:
     """Counts units of work; use it as a context manager.
@@ -33,7 +35,7 @@ class Progress:
         self._started = self._last_line = time.monotonic()
         self._bar: Bar | None = None
         # A terminal gets a bar, a log file gets lines.
-        if self._stream.isatty():
+        if self._stream.isatty() and not is_quiet():
             rate = TextColumn("{task.description}", markup=False)
             columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
             self._bar = Bar(*columns, console=Console(file=self._stream))
@@ -69,6 +71,8 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Write a line of its own, above the bar."""
+        if is_quiet():
+            return
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False)
         else:
