@@ -40,6 +40,13 @@ def run_recipe(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
 ) -> None:
     """Train. If the run is killed, `--resume` continues from the last checkpoint with the same results."""
+    from zoo.system.hardware import require_device_name
+    from zoo.system.preflight import require_packages, require_path
+
+    require_device_name(device)
+    require_path(data, f"no data at {data}: give a folder of images, a parquet, tar or npz file or a folder of them")
+    if tensorboard:
+        require_packages("--tensorboard", "train", "tensorboard")
     from training.launch import launch
     from training.messages import print_trained
 
@@ -63,6 +70,12 @@ def ablate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
 ) -> None:
     """Run one of the papers' ablations and print it beside the published table; minutes to an hour on two cores."""
+    from zoo.system.hardware import require_device_name
+    from zoo.system.preflight import require_packages, require_path
+
+    require_device_name(device)
+    require_packages("zoo-train ablate", "train", "matplotlib", "scipy")
+    require_path(data, f"no data at {data}: give a folder of images, a parquet, tar or npz file or a folder of them")
     from training.launch import launch_ablation
     from training.messages import print_ablation, print_progress
 
@@ -86,6 +99,9 @@ def export(
     half: Annotated[bool, typer.Option("--half", help="Convolutions in float16, BN in float32.")] = False,
 ) -> None:
     """Write the encoder as safetensors for `zoo extract --model` and `zoo.load`, with its card and heads."""
+    from zoo.system.preflight import require_path
+
+    require_path(checkpoint, f"no checkpoint at {checkpoint}")
     from training.results.export import COMPANION_SUFFIXES
     from training.results.export import export as write
 
@@ -100,6 +116,9 @@ def plot(
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("curves.png"),
 ) -> None:
     """Draw the logs of runs: losses, accuracies, spread and rank of the outputs, gradient norm, lr, tau."""
+    from zoo.system.preflight import require_packages
+
+    require_packages("zoo-train plot", "train", "matplotlib")
     from training.results.plot import plot as draw
 
     print(f"{out}: {', '.join(draw(runs, out))}")
@@ -111,6 +130,10 @@ def summary(
     out: Annotated[Path, typer.Option(help="Folder for training.json and curve.png.")],
 ) -> None:
     """Write the summary of a run for its model card: recipe, data, hardware, minutes, curves."""
+    from zoo.system.preflight import require_packages, require_path
+
+    require_packages("zoo-train summary", "train", "matplotlib")
+    require_path(run_folder, f"{run_folder} holds no checkpoint: give the folder of a run")
     from training.results.summary import summarise
 
     facts = summarise(run_folder, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.loading import list_models, load
+from zoo.system.hardware import require_device_name
 from zoo.transforms.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -92,6 +94,8 @@ def extract(
     from zoo.extraction.fingerprint import ExtractionConfig
     from zoo.extraction.partition import ALL_SHARDS
     from zoo.inference.outputs import Outputs
+    from zoo.sources import open_source
+    from zoo.sources.storage import is_url
 
     # Refuse options that contradict each other before a slow model opens.
     if engine not in ("here", "ray"):
@@ -108,6 +112,11 @@ def extract(
         dedupe=dedupe,
         near=near,
     )
+    require_device_name(device)
+    if Path(out).is_file():
+        raise UserError(f"{out} is a file: choose another --out")
+    if not is_url(os.fsencode(images)):  # a server is asked once, when the model is open
+        open_source(images, keep)
     opening = LoadArguments(device, backend, precision, normalize, outputs or Outputs())
     # The stack closes the connection to Ray however the run ends.
     with ExitStack() as stack:

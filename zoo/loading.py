@@ -15,6 +15,8 @@ from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
 from zoo.models import registry
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.system.atomic_files import sha256_file
+from zoo.system.hardware import require_device_name
+from zoo.system.preflight import require_packages
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,10 @@ def load(
         UserError: the name is unknown, no weights are released, a file is damaged, the device is missing, or the
             checkpoint or the backend lacks a requested output.
     """
+    # what can be said at once, before weights are fetched and libraries imported
+    require_device_name(device)
+    if backend == "onnx" or str(name_or_path).endswith(".onnx"):
+        require_packages("the ONNX backend", "onnx", "onnxruntime")
     model = DEFAULT_MODEL if name_or_path is None else name_or_path
     if str(model).endswith(".onnx"):
         return _load_onnx_file(Path(model), device, precision, normalize, outputs)

@@ -14,6 +14,7 @@ from zoo.cli.options import Device, Model
 from zoo.errors import EXIT_OK, EXIT_SOME_FAILED
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.search.limits import MAX_NEIGHBOURS
+from zoo.system.preflight import require_path
 from zoo.transforms.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -124,6 +125,11 @@ def extract(
     With --shard and under torchrun, 0 while shards of others are missing; under torchrun, which would end the other
     ranks, 0 instead of 3.
     """
+    from zoo.system.hardware import require_device_name
+
+    # Say at once what needs no library.
+    require_device_name(network.device)
+    require_path(images, f"{images} does not exist: give the folder that holds the images")
     from zoo import api
     from zoo.cli.messages import print_extraction, print_opened
     from zoo.extraction.partition import own_device, own_partition
@@ -185,6 +191,7 @@ def _names(text: str | None) -> tuple[str, ...]:
 @app.command()
 def verify(out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")]) -> None:
     """Check an extraction: every hash and count of its manifest is taken again. Exit code 2 names what differs."""
+    require_path(out, f"{out} has no manifest.json: run the extraction to its end")
     from zoo.cli.messages import print_verified
     from zoo.embeddings.verify import verify as run_verification
 
@@ -199,6 +206,7 @@ def cat(
     ],
 ) -> None:
     """Verify an extraction and merge its shards into one file, which is read back and compared."""
+    require_path(out, f"{out} has no manifest.json: run the extraction to its end")
     from zoo.cli.messages import print_merged
     from zoo.embeddings.merge import merge
 
@@ -213,11 +221,16 @@ def index(
     ] = None,
 ) -> None:
     """Make an extraction searchable; the recall against exact search is measured and printed."""
+    _require_extraction(out)
     from zoo.search.collection import Collection
     from zoo.search.index import build
     from zoo.search.messages import print_index
 
     print_index(build(Collection(out), exact=exact), out)
+
+
+def _require_extraction(out: Path) -> None:
+    require_path(out, f"{out} is no finished extraction: run `zoo extract --out {out}` to its end")
 
 
 Original = Annotated[
@@ -244,6 +257,7 @@ def search(
 
     Exit code 0: all queries were read; 3: some were not (named at the end); 2: none was, or the command must change.
     """
+    _require_extraction(out)
     from zoo.cli.search import run_search
 
     return run_search(
@@ -266,6 +280,7 @@ def serve(
     device: Device = None,
 ) -> None:
     """A local page: drop a photograph and see its neighbours, a map, all images; /embed for other programs."""
+    _require_extraction(out)
     from zoo.search.server.serve import serve as run_server
 
     run_server(out, images=images, host=host, port=port, allowed_hosts=allow_host or (), model=model, device=device)

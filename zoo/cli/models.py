@@ -54,7 +54,7 @@ def fetch(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
+    out: Annotated[Path, typer.Option(help="The file to write; .onnx is added where it is missing.")],
     model: Model = DEFAULT_MODEL,
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Scale embeddings to length 1 inside the graph.")
@@ -76,13 +76,27 @@ def export(
     ] = None,
 ) -> None:
     """Export one self-contained ONNX file, from pixels to embeddings, after comparing it with torch on photographs."""
+    from zoo.system.preflight import require_packages, require_path
+
+    require_packages("zoo export", "onnx", "onnx", "onnxscript", "onnxruntime")
+    if calibrate is not None:
+        require_path(calibrate, f"no folder of photographs at {calibrate}")
     from zoo.api import load
     from zoo.cli.messages import print_exported
     from zoo.export.export import Variant, export_onnx
+    from zoo.hub.weights import locate
+    from zoo.system.progress import Progress
 
     variant = Variant(pixels, precision, opset)
-    embedder = load(model, device="cpu", normalize=normalize)
-    print_exported(export_onnx(embedder, out, variant, calibrate=calibrate))
+    if out.suffix != ".onnx":
+        out = out.with_name(f"{out.name}.onnx")
+    if not model.endswith(".onnx"):
+        locate(model)  # a wrong name is an error before a line of progress
+    with Progress("steps") as progress:
+        progress.say(f"opening {model}")
+        embedder = load(model, device="cpu", normalize=normalize)
+        exported = export_onnx(embedder, out, variant, calibrate=calibrate, report=progress.say)
+    print_exported(exported)
 
 
 @app.command()
@@ -109,6 +123,7 @@ def convert(
     """
     from zoo.cli.messages import print_converted, print_renamed
     from zoo.errors import UserError
+    from zoo.system.preflight import require_path
 
     # Two directions share this command, and a call takes one of them.
     if (from_ is None) == (to is None):
@@ -119,6 +134,7 @@ def convert(
         print_renamed(rename(file, to, out))
         return
     # What is left is an official file to convert.
+    require_path(file, f"cannot read {file}: no such file")
     assert from_ is not None
     from zoo.convert.convert import convert as run_conversion
     from zoo.transforms.preprocess import Preprocessing
@@ -158,6 +174,9 @@ def publish(
 
     Every loader is checked before; the upload is downloaded again and compared.
     """
+    from zoo.system.preflight import require_packages
+
+    require_packages("zoo publish", "onnx", "onnx", "onnxscript", "onnxruntime")
     from zoo.cli.messages import print_published
     from zoo.publish.publish import publish as run_publish
 

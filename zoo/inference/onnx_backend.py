@@ -19,7 +19,7 @@ from zoo.inference.embedder import Embedder, WeightsInfo
 from zoo.inference.onnx_checks import require_self_contained
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
 from zoo.system.atomic_files import sha256_file
-from zoo.system.hardware import usable_cores
+from zoo.system.hardware import devices_here, usable_cores
 from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -178,7 +178,9 @@ def _provider(device: str, available: list[str]) -> tuple[str, dict[str, str]]:
     kind, _, number = device.partition(":")
     name = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(kind)
     if name is None or (number and not number.isdecimal()):
-        raise UserError(f"ONNX Runtime runs on cpu, cuda or cuda:N here, not on {device!r}")
+        raise UserError(
+            f"ONNX Runtime runs on cpu, cuda or cuda:N here, not on {device!r}: this machine has {devices_here()}"
+        )
     if name not in available:
         raise UserError(
             f"ONNX Runtime here has no {name}{_both_installed()}: pip install onnxruntime-gpu, or use --device cpu"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from zoo.errors import UserError, reason_of
 from zoo.inference.outputs import EMBEDDING
+from zoo.system.hardware import devices_here
 from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -130,7 +131,9 @@ def torch_device(device: str | None) -> str:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} is not usable here: {reason_of(error)}") from None
+        raise UserError(
+            f"device {device!r} is not usable here ({reason_of(error)}): this machine has {devices_here()}"
+        ) from None
     return device
 
 
