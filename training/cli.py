@@ -13,11 +13,19 @@ app = new_app("Train siamese networks and their baselines, resume, and export en
 
 
 @app.command()
-def recipes() -> None:
-    """List all recipes, with the papers' results for them."""
-    from training.messages import print_recipes
+def recipes(
+    name: Annotated[str, typer.Argument(metavar="[TEXT]", help="Only names with this text.")] = "",
+    method: Annotated[str | None, typer.Option(help="byol, simsiam, simclr, mocov2, swav or supervised.")] = None,
+    data: Annotated[str | None, typer.Option(help="imagenet, cifar10 or tiny.")] = None,
+    max_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, at most.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also learning rate, views, hardware and the source of the score.")
+    ] = False,
+) -> None:
+    """List recipes, with the papers' results for them."""
+    from training.messages import RecipeFilters, print_recipes
 
-    print_recipes()
+    print_recipes(RecipeFilters(name, method, data, max_epochs), full=full)
 
 
 @app.command("run")
@@ -41,10 +49,9 @@ def run_recipe(
 ) -> None:
     """Train. If the run is killed, `--resume` continues from the last checkpoint with the same results."""
     from zoo.system.hardware import require_device_name
-    from zoo.system.preflight import require_packages, require_path
+    from zoo.system.preflight import require_packages
 
     require_device_name(device)
-    require_path(data, f"no data at {data}: give a folder of images, a parquet, tar or npz file or a folder of them")
     if tensorboard:
         require_packages("--tensorboard", "train", "tensorboard")
     from training.launch import launch

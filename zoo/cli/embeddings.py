@@ -132,17 +132,22 @@ def extract(
     require_path(images, f"{images} does not exist: give the folder that holds the images")
     from zoo import api
     from zoo.cli.messages import print_extraction, print_opened
+    from zoo.cli.model_info import say_default
+    from zoo.embeddings.shards import STATE
     from zoo.extraction.partition import own_device, own_partition
     from zoo.inference.outputs import Outputs, grid
     from zoo.system.progress import Progress
 
     # Find the part of the work that this process does.
     partition = own_partition(run.shard)
+    is_new = not (out / "manifest.json").exists() and not (out / STATE / "plan.parquet").exists()
     with ExitStack() as stack:
         progress = Progress("images")
 
         def opened(model: Embedder | RemoteModel) -> None:
             print_opened(model)
+            if is_new:  # once per result folder
+                say_default(str(model.identity()["model"]))
             stack.enter_context(progress)  # not before: the bar of a terminal redirects what is printed
 
         done = api.extract(

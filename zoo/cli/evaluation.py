@@ -64,8 +64,10 @@ def evaluate(
         )
     from zoo.cli.app import parse_assignments
     from zoo.cli.messages import print_result
+    from zoo.cli.model_info import say_default
     from zoo.evaluate.run import evaluate as run_protocol
 
+    say_default(model)
     result = run_protocol(
         protocol,
         model,
@@ -102,11 +104,14 @@ def report(
     require_packages("zoo report", "eval", "matplotlib", *(["sklearn"] if data is not None else []))
     for folder in folders:
         require_path(folder, f"no folder {folder}: give one that `zoo evaluate --out` wrote to")
+    from zoo.cli.model_info import say_default
     from zoo.report.generate import report as write
 
     # Features are drawn from images, so a model is of no use without data.
     if model and data is None:
         raise UserError("--model needs --data: give a labelled folder with train and test")
     models = (model or [DEFAULT_MODEL]) if data is not None else []
+    for name in models:
+        say_default(name)
     for path in write(folders, out, data=data, models=models, device=device):
         print(path)

@@ -18,24 +18,36 @@ Pixels = Literal["any", "crop", "normalised"]
 CheckpointKind = Literal["deepmind-byol", "simsiam", "moco", "swav", "simclr", "torch"]
 KeyNames = Literal["torchvision", "timm", "detectron2"]
 Network = Literal["online", "target"]
+Sort = Literal["name", "score", "params", "dim", "licence"]
 
 
 @app.command("list")
 def list_models(
+    licence: Annotated[
+        str | None, typer.Option(help="commercial (permits it), non-commercial, or an SPDX name such as MIT.")
+    ] = None,
+    max_params: Annotated[float | None, typer.Option(min=0, help="Millions of parameters, at most.")] = None,
+    method: Annotated[str | None, typer.Option(help="byol, simsiam, simclr, moco, swav, ...")] = None,
+    sort: Annotated[Sort, typer.Option(help="score: the best first.")] = "name",
+    tags: Annotated[bool, typer.Option("--tags", help="Every set of weights, not only the default of a name.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what `zoo info` tells, for all models.")] = False,
 ) -> None:
-    """List all models: embedding size, parameters, weights."""
-    from zoo.cli.model_info import print_list, print_list_json
+    """List models: input size, embedding size, parameters, published score, licence, size of the download."""
+    from zoo.cli.model_info import Filters, print_list, print_list_json
 
-    print_list_json() if json else print_list()
+    filters = Filters(licence, max_params, method, sort, tags)
+    print_list_json(filters) if json else print_list(filters)
 
 
 @app.command()
-def info(name: Annotated[str, typer.Argument(help="NAME or NAME.tag.")]) -> None:
+def info(
+    name: Annotated[str, typer.Argument(help="NAME or NAME.tag.")],
+    full: Annotated[bool, typer.Option("--full", help="All sets of weights, and the command of each score.")] = False,
+) -> None:
     """Show one model: weights, licence, source, preprocessing, how to train it."""
     from zoo.cli.model_info import print_info
 
-    print_info(name)
+    print_info(name, full=full)
 
 
 @app.command()
@@ -83,6 +95,7 @@ def export(
         require_path(calibrate, f"no folder of photographs at {calibrate}")
     from zoo.api import load
     from zoo.cli.messages import print_exported
+    from zoo.cli.model_info import say_default
     from zoo.export.export import Variant, export_onnx
     from zoo.hub.weights import locate
     from zoo.system.progress import Progress
@@ -92,6 +105,7 @@ def export(
         out = out.with_name(f"{out.name}.onnx")
     if not model.endswith(".onnx"):
         locate(model)  # a wrong name is an error before a line of progress
+    say_default(model)
     with Progress("steps") as progress:
         progress.say(f"opening {model}")
         embedder = load(model, device="cpu", normalize=normalize)

@@ -109,7 +109,8 @@ def download(url: str, partial: Path, *, max_bytes: int, progress: Progress | No
     # Refuse early what would touch the network or an unsafe address.
     if is_offline():
         raise UserError(
-            f"{OFFLINE} is set and {url} is not in the cache: unset it, or give the file to `zoo fetch NAME --file FILE`"
+            f"{OFFLINE} is set and {url} is not in the cache: unset it, or give the file to "
+            "`zoo fetch NAME --file FILE`"
         )
     address = _mirrored(url)
     _require_safe(address, address)
