@@ -47,7 +47,7 @@ def extract(
     partition: Partition | None = None,
     engine: str = "here",
     ray_address: str | None = None,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = None,
     on_open: Callable[[Embedder | RemoteModel], None] | None = None,
 ) -> Extraction:
     """Embed every image of the source ``images`` into ``out``; ``zoo extract`` does the same.
@@ -80,7 +80,7 @@ def extract(
         partition: the shards that this process makes, as ``Partition(0, 8)``; ``None`` is all.
         engine: ``here``, or ``ray`` to make the shards on a Ray cluster.
         ray_address: address of a running Ray cluster; ``None`` is RAY_ADDRESS, or else a cluster started here.
-        progress: where to show progress; ``None`` is silent.
+        progress: show progress on stderr, or where to show it; ``None`` shows it in a terminal and in a notebook.
         on_open: called once with the open model, before the images are listed.
 
     Returns:
@@ -125,6 +125,12 @@ def extract(
             from zoo.extraction.ray_executor import connect
 
             executor = stack.enter_context(connect(ray_address, cores=workers or 1))
+        # Show progress where somebody can see it.
+        from zoo.system.progress import Progress, is_watched
+
+        bar = progress if isinstance(progress, Progress) else None
+        if progress is True or (progress is None and is_watched()):
+            bar = stack.enter_context(Progress("images"))
         # Open the model where it will run.
         opened = opening.load(model) if executor is None else executor.open(model, opening)
         if on_open is not None:
@@ -138,5 +144,5 @@ def extract(
             workers=workers,
             partition=partition or ALL_SHARDS,
             executor=executor,
-            progress=progress,
+            progress=bar,
         )

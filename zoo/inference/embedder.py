@@ -69,7 +69,7 @@ class Recipe:
     state: TensorState
 
 
-@dataclass
+@dataclass(repr=False)
 class Embedder:
     """A function from images to float32 embeddings [N, D], preprocessing included; ``zoo.load`` makes it.
 
@@ -95,6 +95,12 @@ class Embedder:
     backend_reason: str = "asked for"
     requested: Outputs = EMBEDDING_ONLY
     recipe: Recipe | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        about = self.weights_info
+        runs = f"{self.engine.backend} {self.engine.precision} on {self.engine.device}"
+        licence = about.get("licence", "licence unknown")
+        return f"Embedder({about.get('model', 'a network in memory')}: {self.dim} numbers, {runs}, {licence})"
 
     def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[object, ...]]:
         if self.recipe is None:

@@ -1,4 +1,7 @@
-"""Show the progress of a long run on stderr: a bar on a terminal, a plain line every ten seconds elsewhere."""
+"""Show the progress of a long run on stderr: a bar on a terminal, plain lines elsewhere.
+
+A notebook gets one line that is written over, others a line every ten seconds.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from zoo.system.verbosity import is_quiet
+
+_NOTEBOOK_SECONDS, _NOTEBOOK_WIDTH = 0.5, 80
+
+
+def in_notebook() -> bool:
+    """True in Jupyter, Colab and Databricks, whose stderr is no terminal and yet is watched."""
+    return Console().is_jupyter
+
+
+def is_watched() -> bool:
+    """True where somebody can see progress: stderr is a terminal, or this is a notebook."""
+    return (sys.stderr is not None and sys.stderr.isatty()) or in_notebook()
 
 
 class Progress:
@@ -34,6 +49,9 @@ class Progress:
         self._fields = ""
         self._started = self._last_line = time.monotonic()
         self._bar: Bar | None = None
+        self._in_notebook = stream is None and in_notebook()
+        if self._in_notebook:
+            self._seconds_per_line = _NOTEBOOK_SECONDS
         # A terminal gets a bar, a log file gets lines.
         if self._stream.isatty() and not is_quiet():
             rate = TextColumn("{task.description}", markup=False)
@@ -53,6 +71,8 @@ class Progress:
             self._bar.stop()
         elif self._done > self._reported:
             self._line()
+        if self._in_notebook and self._reported and not is_quiet():
+            print(file=self._stream, flush=True)
 
     def start(self, total: int, done: int = 0) -> None:
         """Set the number of units, and how many of them an earlier run has done."""
@@ -90,7 +110,11 @@ class Progress:
         if self._total is not None and self._done > 0 and done < self._total:
             seconds = (self._total - done) * (self._last_line - self._started) / self._done
             left = f", about {seconds:.0f} s left"
-        self.say(f"{done}{of} {self._unit}, {self._rate()}{left}{self._fields}")
+        line = f"{done}{of} {self._unit}, {self._rate()}{left}{self._fields}"
+        if self._in_notebook and not is_quiet():
+            print(f"\r{line:<{_NOTEBOOK_WIDTH}}", end="", file=self._stream, flush=True)  # over the last one
+        else:
+            self.say(line)
 
 
 def _shown(value: object) -> str:
