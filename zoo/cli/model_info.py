@@ -122,7 +122,7 @@ def say_default(model: str) -> None:
 
 def default_note() -> str:
     """Return the line that says what the default network is, and what to take for real work."""
-    texts = []
+    texts: list[str] = []
     for name in FOR_REAL_WORK:
         spec = registry.MODELS[name]
         tag = spec.default_tag

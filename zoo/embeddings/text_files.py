@@ -10,7 +10,7 @@ import base64
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import BinaryIO, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,13 @@ Shards: TypeAlias = "Iterable[tuple[pa.Table, Mapping[str, Vectors]]]"
 """For each shard its table without the columns of outputs, and the outputs, NaN where there is none."""
 
 
-def write_text(kind: str, shards: Shards, file: BinaryIO) -> None:
+class Writable(Protocol):
+    """A file open for writing bytes."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
+def write_text(kind: str, shards: Shards, file: Writable) -> None:
     """Write shards as a CSV file with a header, or as a JSON object per line.
 
     Args:
@@ -46,7 +52,7 @@ def _blocks(shards: Shards) -> Iterator[tuple[pa.Table, Mapping[str, Vectors]]]:
             yield table.slice(first, height), {name: v[first : first + height] for name, v in outputs.items()}
 
 
-def _write_csv(shards: Shards, file: BinaryIO) -> None:
+def _write_csv(shards: Shards, file: Writable) -> None:
     writer = None
     for table, outputs in shards:
         missing = _missing(table)
@@ -67,7 +73,7 @@ def _write_csv(shards: Shards, file: BinaryIO) -> None:
         writer.close()
 
 
-def _write_json_lines(shards: Shards, file: BinaryIO) -> None:
+def _write_json_lines(shards: Shards, file: Writable) -> None:
     for table, outputs in shards:
         rows, missing = table.to_pylist(), _missing(table)
         texts = {name: _lists(values) for name, values in outputs.items()}
@@ -83,7 +89,7 @@ def _missing(table: pa.Table) -> NDArray[np.bool_]:
 
 def _lists(values: Vectors) -> list[str]:
     """Return each row of [N, ...] as a JSON list, nested as its shape is."""
-    numbers = pc.cast(pa.array(values.ravel().astype(np.float32)), pa.string()).to_pylist()
+    numbers: list[str] = pc.cast(pa.array(values.ravel().astype(np.float32)), pa.string()).to_pylist()
     # Close the innermost lists first.
     for length in reversed(values.shape[1:]):
         numbers = ["[" + ", ".join(numbers[i : i + length]) + "]" for i in range(0, len(numbers), length)]

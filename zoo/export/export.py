@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from zoo.errors import UserError
 from zoo.export.onnx_graph import OPSET, OPSETS, PIXELS, assemble, half, trace
-from zoo.inference.embedder import Embedder, as_rgb
+from zoo.inference.embedder import Embedder
+from zoo.inference.images import as_rgb
 from zoo.inference.onnx_backend import FORMAT, METADATA, OnnxEngine, import_onnxruntime
 from zoo.models import registry
 from zoo.system.atomic_files import atomic_write_bytes, make_folder, sha256_file

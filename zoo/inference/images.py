@@ -13,6 +13,7 @@ from PIL import Image
 
 from zoo.errors import UserError, reason_of
 from zoo.transforms import decode as decoder
+from zoo.transforms.limits import MAX_BYTES
 from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _content(file: Any) -> bytes:
     try:
         if getattr(file, "seekable", lambda: False)():
             file.seek(0)
-        data = file.read(decoder.MAX_BYTES + 1)
+        data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: it is closed
         raise UserError(f"an open file cannot be read: {reason_of(error)}") from None
     if not isinstance(data, bytes):
@@ -128,8 +129,8 @@ def _content(file: Any) -> bytes:
 def _decoded(source: str | Path | bytes, name: str) -> Image.Image:
     try:
         data = source if isinstance(source, bytes) else decoder.read_bytes(source)
-        if len(data) > decoder.MAX_BYTES:
-            raise decoder.UnreadableImage("too-large", f"more than {decoder.MAX_BYTES} bytes")
+        if len(data) > MAX_BYTES:
+            raise decoder.UnreadableImage("too-large", f"more than {MAX_BYTES} bytes")
         return decoder.decode(data)
     except decoder.UnreadableImage as error:
         raise UserError(f"{name} cannot be read: {error}") from None
@@ -155,7 +156,7 @@ def _named(image: Any) -> str:
     return f"{kind} of shape {tuple(image.shape)} and type {str(image.dtype).removeprefix('torch.')}"
 
 
-def _as_array(image: NDArray[np.generic] | Tensor) -> NDArray[np.generic]:
+def _as_array(image: Any) -> NDArray[np.generic]:
     """Convert a tensor to a uint8 array [H, W, C], anything else as numpy does."""
     # NumPy takes everything but a tensor as it is.
     if not hasattr(image, "detach"):
