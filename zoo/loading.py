@@ -159,5 +159,5 @@ def _load_onnx_file(path: Path, device: str | None, precision: str, normalize: b
 def _absolute(model: str | Path, file: weights.WeightFile) -> str:
     """Return a name that means the same weights in any working folder and after a repository or a default changed."""
     if weights.is_hub_reference(model):
-        return f"hf-hub:{file.source}"
+        return file.source  # with the commit
     return os.path.abspath(model) if weights.is_path(model) else file.name

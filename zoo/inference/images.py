@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -19,12 +19,13 @@ from zoo.transforms.preprocess import Preprocessing
 if TYPE_CHECKING:
     from torch import Tensor
 
-ImageLike: TypeAlias = "str | Path | bytes | BinaryIO | Image.Image | NDArray[np.generic] | Tensor"
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.generic] | Tensor"
 """One image: a path; the bytes of an image file; a file open for reading in binary mode, BytesIO too; a PIL image; an
 array uint8 [H, W, 3] or [H, W]; a tensor [3, H, W] or [1, H, W], uint8 or float in 0..1."""
 Images: TypeAlias = "ImageLike | Iterable[ImageLike]"
 """One image or several; an array [N, H, W, 3] or a tensor [N, 3, H, W] is N images."""
 
+_BLOCK = 1 << 22
 _FORMS = "uint8 [H, W, 3] or [H, W] is, and so is a tensor [3, H, W], uint8 or float in [0, 1]"
 
 
@@ -50,8 +51,8 @@ def as_rgb(image: ImageLike) -> Image.Image:
         UserError: it cannot be read as one image.
     """
     # Files are decoded, and turned upright as the camera says.
-    if isinstance(image, str | Path):
-        return _decoded(image, str(image))
+    if isinstance(image, str | os.PathLike):
+        return _decoded(image, os.fspath(image))
     if isinstance(image, bytes | bytearray | memoryview):
         return _decoded(bytes(image), f"an image of {len(bytes(image))} bytes")
     if _is_file(image):
@@ -90,7 +91,7 @@ def each_image(images: Any) -> Iterator[Image.Image]:
         try:
             rgb = as_rgb(image)
         except UserError as error:
-            if isinstance(image, str | Path):  # its name says which one it is
+            if isinstance(image, str | os.PathLike):  # its name says which one it is
                 raise
             raise UserError(f"image {number}: {error}") from None
         yield rgb
@@ -104,7 +105,7 @@ def count_of(images: Any) -> int | None:
 
 
 def _is_one(images: Any) -> bool:
-    if isinstance(images, str | Path | bytes | bytearray | memoryview | Image.Image) or _is_file(images):
+    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or _is_file(images):
         return True
     return hasattr(images, "shape") and len(images.shape) in (2, 3)
 
@@ -115,18 +116,21 @@ def _is_file(image: object) -> bool:
 
 def _content(file: Any) -> bytes:
     """Read an open file from its beginning, as Pillow does: a BytesIO that was just written stands at its end."""
+    blocks: list[bytes] = []
     try:
         if getattr(file, "seekable", lambda: False)():
             file.seek(0)
-        data = file.read(MAX_BYTES + 1)
+        # A socket or a file in an archive gives a part at a time.
+        while (block := file.read(_BLOCK)) and sum(map(len, blocks)) <= MAX_BYTES:
+            blocks.append(block)
+        return b"".join(blocks)
     except (OSError, ValueError) as error:  # ValueError: it is closed
         raise UserError(f"an open file cannot be read: {reason_of(error)}") from None
-    if not isinstance(data, bytes):
-        raise UserError(f"the file {getattr(file, 'name', '')} is open as text: open it with mode 'rb'")
-    return data
+    except TypeError:
+        raise UserError(f"the file {getattr(file, 'name', '')} is open as text: open it with mode 'rb'") from None
 
 
-def _decoded(source: str | Path | bytes, name: str) -> Image.Image:
+def _decoded(source: str | os.PathLike[str] | bytes, name: str) -> Image.Image:
     try:
         data = source if isinstance(source, bytes) else decoder.read_bytes(source)
         if len(data) > MAX_BYTES:

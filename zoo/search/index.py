@@ -9,6 +9,7 @@ atomically, so an index is there whole or not at all. The exact index is a .npy 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -161,8 +162,7 @@ def build(collection: Collection, *, exact: bool | None = None) -> IndexInfo:
     for path in folder.iterdir():
         if path.name not in ("index.json", written.name) and path.name.startswith(("exact-", "graph-")):
             atomic_files.remove(path)
-    if (collection.root / _OLD_FOLDER / "index.json").is_file():
-        atomic_files.remove_tree(collection.root / _OLD_FOLDER)
+    _remove_old(collection.root / _OLD_FOLDER)
     return info
 
 
@@ -205,6 +205,17 @@ def open_index(collection: Collection) -> Index:
     if kind == "exact":
         return Index(ExactSearch(np.load(path, mmap_mode="r", allow_pickle=False)), info)
     return Index(HNSWSearch(_import_usearch().Index.restore(str(path), view=True)), info)
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove the index that an earlier version left; files of others stay, and so does the folder then."""
+    if not (folder / "index.json").is_file():
+        return
+    for path in folder.iterdir():
+        if path.name == "index.json" or path.name.startswith(("exact-", "graph-")):
+            atomic_files.remove(path)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _write_matrix(collection: Collection, path: Path) -> int:

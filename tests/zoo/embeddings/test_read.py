@@ -200,6 +200,7 @@ def test_a_folder_of_an_earlier_version_opens_and_its_files_move(images: Path, t
     run(images, out)
     build(Collection(out))
     (out / ".zoo" / "index").rename(out / "index")
+    (out / "index" / "mine.txt").write_text("of the user")
     (out / "_run.log.jsonl").rename(out / "run.log.jsonl")
     assert open_index(Collection(out)).info["indexed"] == 8
     (out / "embeddings-00001.parquet").unlink()
@@ -207,6 +208,9 @@ def test_a_folder_of_an_earlier_version_opens_and_its_files_move(images: Path, t
     log = [json.loads(line)["event"] for line in (out / "_run.log.jsonl").read_text().splitlines()]
     assert log == ["start", "end", "start", "end"]
     build(Collection(out))
+    assert [path.name for path in (out / "index").iterdir()] == ["mine.txt"]
+    (out / "index" / "mine.txt").rename(tmp_path / "mine.txt")
+    (out / "index").rmdir()
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith("emb")) == [
         ".zoo", "_run.log.jsonl", "manifest.json",
     ]  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +44,18 @@ def test_every_form_of_an_image_gives_its_embedding(embedder: zoo.Embedder) -> N
         np.testing.assert_array_equal(embedder(form), reference)
 
 
-def test_bytes_files_and_generators_are_images(embedder: zoo.Embedder) -> None:
+class Trickle(io.RawIOBase):
+    """A file that gives less than it is asked for, and cannot be rewound, as a socket."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = data
+
+    def read(self, size: int = -1) -> bytes:
+        block, self._left = self._left[:1000], self._left[1000:]
+        return block
+
+
+def test_bytes_files_and_generators_are_images(embedder: zoo.Embedder, tmp_path: Path) -> None:
     reference, data = embedder(CAT), CAT.read_bytes()
     buffer = io.BytesIO()
     buffer.write(data)  # it stands at its end now
@@ -50,6 +63,12 @@ def test_bytes_files_and_generators_are_images(embedder: zoo.Embedder) -> None:
         for form in (data, bytearray(data), memoryview(data), buffer, file, raw, [data], (x for x in [buffer])):
             np.testing.assert_array_equal(embedder(form), reference)
         np.testing.assert_array_equal(embedder.transform(file), embedder.transform(CAT))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat", data)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive, archive.open("cat") as member, os.scandir(PHOTOS) as entries:
+        entry = next(entry for entry in entries if entry.name == CAT.name)
+        for form in (member, [member], Trickle(data), entry, [entry]):
+            np.testing.assert_array_equal(embedder(form), reference)
     four = embedder([data, CAT, buffer, Image.open(CAT)])
     np.testing.assert_allclose(four, np.repeat(reference, 4, axis=0), rtol=1e-4, atol=1e-4)
 
