@@ -116,7 +116,7 @@ def extract(
     if Path(out).is_file():
         raise UserError(f"{out} is a file: choose another --out")
     if not is_url(os.fsencode(images)):  # a server is asked once, when the model is open
-        open_source(images, keep)
+        open_source(images)
     opening = LoadArguments(device, backend, precision, normalize, outputs or Outputs())
     # The stack closes the connection to Ray however the run ends.
     with ExitStack() as stack:

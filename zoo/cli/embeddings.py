@@ -146,7 +146,7 @@ def extract(
 
         def opened(model: Embedder | RemoteModel) -> None:
             print_opened(model)
-            if is_new:  # once per result folder
+            if is_new and partition.index == 0:  # once per result folder, by one of several processes
                 say_default(str(model.identity()["model"]))
             stack.enter_context(progress)  # not before: the bar of a terminal redirects what is printed
 

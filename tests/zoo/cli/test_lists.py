@@ -135,5 +135,6 @@ def test_the_default_network_is_told_once_per_folder_and_not_quietly(
         return caught.err.count(NOTE)
 
     assert [told("a"), told("a"), told("b", "--quiet"), told("b")] == [1, 0, 0, 0]
+    assert [told("e", "--shard", "1/2"), told("f", "--shard", "0/2")] == [0, 1]  # one of several processes
     assert told("c", "--model", "byol_r18_mini") == 0
     assert told("d", "--model", "simclr_r18_mini.random") == 0

@@ -62,7 +62,7 @@ def test_an_interrupted_command_says_how_to_go_on(number: signal.Signals, twice:
 def test_an_interruption_of_any_command_is_told(
     program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("zoo.cli.model_info.print_list_json", interrupt)
