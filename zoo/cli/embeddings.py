@@ -132,7 +132,7 @@ def extract(
     require_path(images, f"{images} does not exist: give the folder that holds the images")
     from zoo import api
     from zoo.cli.messages import print_extraction, print_opened
-    from zoo.cli.model_info import say_default
+    from zoo.cli.model_info import default_note, is_demo
     from zoo.embeddings.shards import STATE
     from zoo.extraction.partition import own_device, own_partition
     from zoo.inference.outputs import Outputs, grid
@@ -146,8 +146,9 @@ def extract(
 
         def opened(model: Embedder | RemoteModel) -> None:
             print_opened(model)
-            if is_new and partition.index == 0:  # once per result folder, by one of several processes
-                say_default(str(model.identity()["model"]))
+            # once per result folder, by one of several processes
+            if is_new and partition.index == 0 and is_demo(str(model.identity()["model"])):
+                progress.first_line = default_note()
             stack.enter_context(progress)  # not before: the bar of a terminal redirects what is printed
 
         done = api.extract(

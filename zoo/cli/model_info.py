@@ -115,9 +115,14 @@ def print_list(filters: Filters) -> None:
 
 def say_default(model: str) -> None:
     """Print on stderr, unless it is quiet, what to take for real work, if ``model`` is the default demo network."""
-    name, tag = registry.split_name(model)
-    if name == DEFAULT_MODEL and tag != RANDOM:
+    if is_demo(model):
         note(default_note())
+
+
+def is_demo(model: str) -> bool:
+    """True for the default demo network with its weights."""
+    name, tag = registry.split_name(model)
+    return name == DEFAULT_MODEL and tag != RANDOM
 
 
 def default_note() -> str:

@@ -36,7 +36,12 @@ class Progress:
         unit: name of the units, in the plural.
         stream: output; ``None`` is stderr.
         seconds_per_line: seconds between two lines where the stream is no terminal.
+
+    Attributes:
+        first_line: is said when the work begins, after all that could refuse it; ``None`` is nothing.
     """
+
+    first_line: str | None = None
 
     def __init__(self, unit: str, *, stream: TextIO | None = None, seconds_per_line: float = 10.0) -> None:
         self._unit = unit
@@ -76,6 +81,9 @@ class Progress:
 
     def start(self, total: int, done: int = 0) -> None:
         """Set the number of units, and how many of them an earlier run has done."""
+        if self.first_line is not None:
+            self.say(self.first_line)
+            self.first_line = None
         self._total, self._before, self._done, self._reported, self._started = total, done, 0, 0, time.monotonic()
         if self._bar is not None:
             self._bar.reset(self._task, total=total, completed=done, visible=True)
