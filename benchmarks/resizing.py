@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from zoo.api import load
-from zoo.inference.embedder import Embedder, as_rgb
+from zoo.inference.embedder import Embedder
+from zoo.inference.images import as_rgb
 from zoo.transforms.preprocess import PILLOW, Preprocessing
 from zoo.transforms.tf_bicubic import TF_BICUBIC
 

@@ -120,7 +120,7 @@ def results(out: Path) -> dict[str, str]:
     """The hash of every result file; the log of the runs is not one, and nothing else may be there."""
     assert {path.name for path in out.iterdir() if path.is_dir()} == {".zoo"}
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir() if path.is_file()}
-    files.pop("run.log.jsonl", None)
+    files.pop("_run.log.jsonl", None)
     return files
 
 

@@ -7,17 +7,25 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli.app import new_app, run
+from zoo.cli.app import add_verbosity, new_app, run
 
 app = new_app("Train siamese networks and their baselines, resume, and export encoders for the zoo.")
 
 
 @app.command()
-def recipes() -> None:
-    """List all recipes, with the papers' results for them."""
-    from training.messages import print_recipes
+def recipes(
+    name: Annotated[str, typer.Argument(metavar="[TEXT]", help="Only names with this text.")] = "",
+    method: Annotated[str | None, typer.Option(help="byol, simsiam, simclr, mocov2, swav or supervised.")] = None,
+    data: Annotated[str | None, typer.Option(help="imagenet, cifar10 or tiny.")] = None,
+    max_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, at most.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also learning rate, views, hardware and the source of the score.")
+    ] = False,
+) -> None:
+    """List recipes, with the papers' results for them."""
+    from training.messages import RecipeFilters, print_recipes
 
-    print_recipes()
+    print_recipes(RecipeFilters(name, method, data, max_epochs), full=full)
 
 
 @app.command("run")
@@ -52,6 +60,12 @@ def run_recipe(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
 ) -> None:
     """Train. If the run is killed, `--resume` continues from the last checkpoint with the same results."""
+    from zoo.system.hardware import require_device_name
+    from zoo.system.preflight import require_packages
+
+    require_device_name(device)
+    if tensorboard:
+        require_packages("--tensorboard", "train", "tensorboard")
     from training.launch import launch
     from training.messages import print_trained
 
@@ -81,6 +95,12 @@ def ablate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
 ) -> None:
     """Run one of the papers' ablations and print it beside the published table; minutes to an hour on two cores."""
+    from zoo.system.hardware import require_device_name
+    from zoo.system.preflight import require_packages, require_path
+
+    require_device_name(device)
+    require_packages("zoo-train ablate", "train", "matplotlib", "scipy")
+    require_path(data, f"no data at {data}: give a folder of images, a parquet, tar or npz file or a folder of them")
     from training.launch import launch_ablation
     from training.messages import print_ablation, print_progress
 
@@ -108,6 +128,9 @@ def export(
     ] = None,
 ) -> None:
     """Write the encoder as safetensors for `zoo extract --model` and `zoo.load`, with its card and heads."""
+    from zoo.system.preflight import require_path
+
+    require_path(checkpoint, f"no checkpoint at {checkpoint}")
     from training.results.export import COMPANION_SUFFIXES
     from training.results.export import export as write
 
@@ -122,6 +145,9 @@ def plot(
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("curves.png"),
 ) -> None:
     """Draw the logs of runs: losses, accuracies, spread and rank of the outputs, gradient norm, lr, tau."""
+    from zoo.system.preflight import require_packages
+
+    require_packages("zoo-train plot", "train", "matplotlib")
     from training.results.plot import plot as draw
 
     print(f"{out}: {', '.join(draw(runs, out))}")
@@ -133,12 +159,19 @@ def summary(
     out: Annotated[Path, typer.Option(help="Folder for training.json and curve.png.")],
 ) -> None:
     """Write the summary of a run for its model card: recipe, data, hardware, minutes, curves."""
+    from zoo.system.preflight import require_packages, require_path
+
+    require_packages("zoo-train summary", "train", "matplotlib")
+    require_path(run_folder, f"{run_folder} holds no checkpoint: give the folder of a run")
     from training.results.summary import summarise
 
     facts = summarise(run_folder, out)
     print(f"{out}: {facts['steps']} steps, {facts['minutes']} minutes on {facts['hardware']}")
 
 
+add_verbosity(app)
+
+
 def main() -> None:
     """Entry point of ``zoo-train``."""
-    run(app, "zoo-train", resume_hint="the same command with --resume continues from the last checkpoint")
+    run(app, "zoo-train", resume_hint="run the same command again to go on (`run` with --resume)")

@@ -3,51 +3,77 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from training.ablations.result import AblationResult
-from training.recipes.table import RECIPES
+from training.recipes.config import Recipe
+from training.recipes.table import RECIPES, RecipeEntry
+from zoo.errors import UserError
+
+_WIDTH = 100  # characters of a row, unless all columns are asked for
+_DATA = {"imagenet": "ImageNet-1k", "cifar10": "CIFAR-10", "tiny": "Tiny-ImageNet"}
+_NOTES = """
+expected: top-1 of linear evaluation on the data, of one run, unless it says otherwise; * of several runs or
+epochs, or of the released one: --full says which. [B]: BYOL, [S]: SimSiam. lr (--full): optimiser and base
+rate for a batch of 256. Names end with whose hyper-parameters a small recipe has: lightly's, the paper's
+([S] app. D), MoCo's demo; without one of these words they are ours.
+precision: recipes of published runs default to bf16 autocast, the originals were fp32 (SwAV: apex O1, fp16);
+--set precision=fp32 reproduces fp32, without TF32."""
 
 
-def print_recipes() -> None:
-    """Print one row per recipe, with its published result."""
-    from rich.console import Console
-    from rich.table import Table
+@dataclass(frozen=True)
+class RecipeFilters:
+    """Which recipes are listed: part of the name, method, data (``imagenet``, ``cifar10``, ``tiny``), most epochs."""
 
-    # Set up the columns.
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("recipe", "epochs", "batch", "lr", "size", "data", "hardware", "expected", "source"):
-        table.add_column(column, no_wrap=column in ("recipe", "lr"), justify="left")
-    # Add one row for each recipe.
-    for name, entry in RECIPES.items():
-        config = entry.make()
-        optim, views = config.optim, config.views
+    name: str = ""
+    method: str | None = None
+    data: str | None = None
+    max_epochs: int | None = None
+
+    def recipes(self) -> list[tuple[Recipe, RecipeEntry]]:
+        """Return the recipes that pass. Raises UserError: a method or data set is not known, or none passes."""
+        every = [(entry.make(), entry) for entry in RECIPES.values()]
+        methods = list(dict.fromkeys(recipe.method for recipe, _ in every))
+        for option, value, known in (("--method", self.method, methods), ("--data", self.data, list(_DATA))):
+            if value is not None and value not in known:
+                raise UserError(f"{option} {value!r} is not known: choose from {', '.join(known)}")
+        found = [
+            (recipe, entry)
+            for recipe, entry in every
+            if self.name in recipe.name
+            and self.method in (None, recipe.method)
+            and (self.data is None or entry.data.startswith(_DATA[self.data]))
+            and (self.max_epochs is None or recipe.optim.epochs <= self.max_epochs)
+        ]
+        if not found:
+            raise UserError("no recipe is like that: leave a filter out; `zoo-train recipes` lists all")
+        return found
+
+
+def print_recipes(filters: RecipeFilters, *, full: bool = False) -> None:
+    """Print a recipe a line with its published result; on a terminal with what the columns mean.
+
+    Args:
+        full: all columns, in lines of any length.
+    """
+    head = ("recipe", "epochs", "batch", "data", "expected")
+    rows = [(*head, "lr", "size", "hardware", "source") if full else head]
+    for recipe, entry in filters.recipes():
+        optim, views = recipe.optim, recipe.views
         small = f" + {views.small_count}x{views.small_size}" if views.small_count else ""
-        table.add_row(
-            name,
-            str(optim.epochs),
-            str(optim.batch_size),
-            f"{optim.name} {optim.lr:g}",
-            f"{views.size}{small}",
-            entry.data,
-            entry.hardware,
-            f"{entry.score} ({entry.runs})" if entry.runs else entry.score,
-            entry.source,
-        )
-    # Print the table and explain its columns.
-    console = Console()
-    if not console.is_terminal:  # do not cut or wrap lines in a pipe
-        console.width = 200
-    console.print(table)
-    console.print(
-        "\nexpected: top-1 of linear evaluation on the data, of one run, unless it says otherwise. [B]: BYOL, [S]: "
-        "SimSiam. lr: optimiser and base rate for a batch of 256. Names end with whose hyper-parameters a small recipe "
-        "has: lightly's, the paper's ([S] app. D), MoCo's demo; without one of these words they are ours.\n"
-        "precision: recipes of published runs default to bf16 autocast, the originals were fp32 (SwAV: apex O1, fp16); "
-        "--set precision=fp32 reproduces fp32, without TF32.",
-        style="dim",
-        markup=False,
-    )
+        runs = f" ({entry.runs})" if full else "*"
+        score = f"{entry.score}{runs}" if entry.runs else entry.score
+        cells = (recipe.name, str(optim.epochs), str(optim.batch_size), entry.data, score)
+        more = (f"{optim.name} {optim.lr:g}", f"{views.size}{small}", entry.hardware, entry.source)
+        rows.append((*cells, *more) if full else cells)
+    # Numbers stand to the right; the last column may be cut.
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(f"{cell:{'>' if i in (1, 2) else '<'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
+        print(line if full or len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}...")
+    if sys.stdout.isatty():
+        print(_NOTES)
 
 
 def print_progress(line: str) -> None:

@@ -1,5 +1,5 @@
-"""Self-supervised ResNet features: ``zoo.load``, ``zoo.extract``, ``zoo.list_models``, ``zoo.Embedder``,
-``zoo.Outputs``. This file only re-exports; ``import zoo`` imports neither numpy nor torch."""
+"""Self-supervised ResNet features: ``zoo.load``, ``zoo.extract``, ``zoo.read``, ``zoo.list_models``, ``zoo.Embedder``,
+``zoo.Embeddings``, ``zoo.Outputs``. This file only re-exports; ``import zoo`` imports neither numpy nor torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING
 
 from zoo.version import __version__
 
-__all__ = ["Embedder", "Outputs", "UserError", "__version__", "extract", "list_models", "load"]
+__all__ = [
+    "Embedder",
+    "Embeddings",
+    "Outputs",
+    "UserError",
+    "__version__",
+    "extract",
+    "list_models",
+    "load",
+    "read",
+]
 
 if TYPE_CHECKING:
     from zoo.api import extract
+    from zoo.embeddings.result import Embeddings, read
     from zoo.errors import UserError
     from zoo.inference.embedder import Embedder
     from zoo.inference.outputs import Outputs
@@ -18,11 +29,13 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Embedder": "zoo.inference.embedder",
+    "Embeddings": "zoo.embeddings.result",
     "Outputs": "zoo.inference.outputs",
     "UserError": "zoo.errors",
     "extract": "zoo.api",
     "list_models": "zoo.loading",
     "load": "zoo.loading",
+    "read": "zoo.embeddings.result",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.loading import list_models, load
+from zoo.system.hardware import require_device_name
 from zoo.transforms.limits import MAX_PIXELS, WHITE_16, DecodeOptions, Icc, Truncated
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def extract(
     partition: Partition | None = None,
     engine: str = "here",
     ray_address: str | None = None,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = None,
     on_open: Callable[[Embedder | RemoteModel], None] | None = None,
 ) -> Extraction:
     """Embed every image of the source ``images`` into ``out``; ``zoo extract`` does the same.
@@ -58,7 +60,7 @@ def extract(
 
     Args:
         images: a folder, read recursively, or any other source of the table in ``zoo.sources``.
-        out: folder for ``embeddings-*.parquet``, ``manifest.json`` and ``run.log.jsonl``.
+        out: folder for ``embeddings-*.parquet``, ``manifest.json`` and ``_run.log.jsonl``.
         model: as ``name_or_path`` of ``load``.
         device, precision, normalize: as in ``load``.
         backend: as in ``load``; ``auto`` is the fastest on this machine.
@@ -87,7 +89,7 @@ def extract(
         partition: the shards that this process makes, as ``Partition(0, 8)``; ``None`` is all.
         engine: ``here``, or ``ray`` to make the shards on a Ray cluster.
         ray_address: address of a running Ray cluster; ``None`` is RAY_ADDRESS, or else a cluster started here.
-        progress: where to show progress; ``None`` is silent.
+        progress: show progress on stderr, or where to show it; ``None`` shows it in a terminal and in a notebook.
         on_open: called once with the open model, before the images are listed.
 
     Returns:
@@ -101,6 +103,8 @@ def extract(
     from zoo.extraction.fingerprint import ExtractionConfig
     from zoo.extraction.partition import ALL_SHARDS
     from zoo.inference.outputs import Outputs
+    from zoo.sources import open_source
+    from zoo.sources.storage import is_url
 
     # Refuse options that contradict each other before a slow model opens.
     if engine not in ("here", "ray"):
@@ -121,6 +125,11 @@ def extract(
         dedupe=dedupe,
         near=near,
     )
+    require_device_name(device)
+    if Path(out).is_file():
+        raise UserError(f"{out} is a file: choose another --out")
+    if not is_url(os.fsencode(images)):  # a server is asked once, when the model is open
+        open_source(images)
     opening = LoadArguments(device, backend, precision, normalize, outputs or Outputs())
     # The stack closes the connection to Ray however the run ends.
     with ExitStack() as stack:
@@ -129,6 +138,12 @@ def extract(
             from zoo.extraction.ray_executor import connect
 
             executor = stack.enter_context(connect(ray_address, cores=workers or 1))
+        # Show progress where somebody can see it.
+        from zoo.system.progress import Progress, is_watched
+
+        bar = progress if isinstance(progress, Progress) else None
+        if progress is True or (progress is None and is_watched()):
+            bar = stack.enter_context(Progress("images"))
         # Open the model where it will run.
         opened = opening.load(model) if executor is None else executor.open(model, opening)
         if on_open is not None:
@@ -142,5 +157,5 @@ def extract(
             workers=workers,
             partition=partition or ALL_SHARDS,
             executor=executor,
-            progress=progress,
+            progress=bar,
         )

@@ -19,6 +19,10 @@ class UserError(Exception):
     Commands print the message after ``error:`` and exit with ``EXIT_USER_ERROR``. Finished output stays on disk.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython and Jupyter show in place of the traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def reason_of(error: BaseException, most: int = 200) -> str:
     """Return the first line of another library's message, or the class name of an error without a message.

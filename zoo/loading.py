@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.errors import UserError
@@ -12,6 +14,48 @@ from zoo.inference.embedder import Embedder, open_torch, weights_info_of
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
 from zoo.models import registry
 from zoo.models.registry import DEFAULT_MODEL
+from zoo.system.atomic_files import sha256_file
+from zoo.system.hardware import require_device_name
+from zoo.system.preflight import require_packages
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The call of ``load`` that opens the same embedder in another process; an embedder is pickled as this.
+
+    Attributes:
+        model: ``NAME.tag``, ``hf-hub:ORG/NAME@COMMIT``, or an absolute path.
+        sha256: of the weights, or of an ONNX file; ``None`` for random weights.
+        device, backend, precision, normalize, outputs: as in ``load``; the backend is the one that was chosen.
+    """
+
+    model: str
+    sha256: str | None
+    device: str | None
+    backend: str
+    precision: str
+    normalize: bool
+    outputs: Outputs
+
+    def __call__(self) -> Embedder:
+        """Open the embedder. Raises UserError: ``load`` does, or the weights are others now."""
+        if self.model.endswith(".onnx"):
+            found = sha256_file(Path(self.model)) if os.path.isfile(self.model) else None
+        else:
+            found = weights.locate(self.model).sha256
+        if found is not None and found != self.sha256:
+            raise UserError(
+                f"{self.model} has other weights (sha256 {found[:16]}...) than when this embedder was pickled "
+                f"({str(self.sha256)[:16]}...): open it with zoo.load again"
+            )
+        return load(
+            self.model,
+            device=self.device,
+            backend=self.backend,
+            precision=self.precision,
+            normalize=self.normalize,
+            outputs=self.outputs,
+        )
 
 
 def load(
@@ -49,6 +93,10 @@ def load(
         UserError: the name is unknown, no weights are released, a file is damaged, the device is missing, or the
             checkpoint or the backend lacks a requested output.
     """
+    # what can be said at once, before weights are fetched and libraries imported
+    require_device_name(device)
+    if backend == "onnx" or str(name_or_path).endswith(".onnx"):
+        require_packages("the ONNX backend", "onnx", "onnxruntime")
     model = DEFAULT_MODEL if name_or_path is None else name_or_path
     if str(model).endswith(".onnx"):
         return _load_onnx_file(Path(model), device, precision, normalize, outputs)
@@ -61,10 +109,11 @@ def load(
     choice = backend_choice.choose(
         backend, device=device, precision=precision, random=file.sha256 is None, torch_only=requested.torch_only
     )
+    opening = Opening(_absolute(model, file), file.sha256, device, choice.backend, precision, normalize, outputs)
     if choice.backend == "onnx":
         from zoo.inference.onnx_backend import open_onnx
 
-        return open_onnx(
+        embedder = open_onnx(
             cached_onnx(file, precision),
             device=device,
             normalize=normalize,
@@ -73,7 +122,8 @@ def load(
             heads_sha256=file.heads_sha256,
             backend_reason=choice.reason,
         )
-    return open_torch(
+        return embedder.with_recipe(opening)
+    embedder = open_torch(
         weights.load_encoder(file),
         file.preprocessing,
         weights_info_of(file, with_heads=bool(requested.heads)),
@@ -84,6 +134,7 @@ def load(
         heads=weights.load_heads(file),
         backend_reason=choice.reason,
     )
+    return embedder.with_recipe(opening)
 
 
 def list_models() -> list[str]:
@@ -99,4 +150,14 @@ def _load_onnx_file(path: Path, device: str | None, precision: str, normalize: b
     if outputs.torch_only:
         raise UserError(f"{outputs.torch_only} needs weights and --backend torch, not an .onnx file")
     requested = outputs.for_checkpoint((), str(path))
-    return open_onnx(path, device=device, normalize=normalize, requested=requested)
+    embedder = open_onnx(path, device=device, normalize=normalize, requested=requested)
+    sha256 = embedder.engine.versions["onnx_file"]
+    opening = Opening(os.path.abspath(path), sha256, device, "onnx", "fp32", normalize, outputs)
+    return embedder.with_recipe(opening)
+
+
+def _absolute(model: str | Path, file: weights.WeightFile) -> str:
+    """Return a name that means the same weights in any working folder and after a repository or a default changed."""
+    if weights.is_hub_reference(model):
+        return file.source  # with the commit
+    return os.path.abspath(model) if weights.is_path(model) else file.name

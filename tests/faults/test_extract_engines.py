@@ -115,7 +115,7 @@ def test_on_a_full_disk_it_stops_and_its_shares_go_on_when_there_is_room(
 ) -> None:
     out = tmp_path / "out"
     assert finish(images, out, model=model, largest_file=10_000) == EXIT_USER_ERROR, "a shard has 12 kB of vectors"
-    assert '"stopped"' in (out / "run.log.jsonl").read_text()
+    assert '"stopped"' in (out / "_run.log.jsonl").read_text()
     assert not any((out / ".zoo" / "tmp").iterdir())
     assert finish(images, out, model=model, partition=Partition(1, 2)) == EXIT_OK
     assert finish(images, out, model=model, partition=Partition(0, 2)) == EXIT_OK

@@ -125,7 +125,7 @@ def test_a_signal_ends_the_run_soon_and_it_can_be_gone_on_with(
     assert time.monotonic() - sent < 5
     assert not (out / "manifest.json").exists()
     assert os.listdir(out / ".zoo" / "tmp") == []
-    assert '"interrupted"' in (out / "run.log.jsonl").read_text()
+    assert '"interrupted"' in (out / "_run.log.jsonl").read_text()
     assert finish(images, out) == EXIT_OK
     assert results(out) == results(tmp_path / "undisturbed")
 

@@ -215,7 +215,7 @@ def test_torchrun_and_the_command(images: Path, tmp_path: Path, random_weights: 
     )
     assert ranks.returncode == EXIT_OK, ranks.stderr
     assert "bad.jpg: " in ranks.stderr
-    log = [json.loads(line) for line in (tmp_path / "ranks" / "run.log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (tmp_path / "ranks" / "_run.log.jsonl").read_text().splitlines()]
     assert {line["share"] for line in log} == {"rank 0 of 2", "rank 1 of 2"}
     refused = start_command(tmp_path / "log", *command(images, tmp_path / "ranks", random_weights, "--shard", "2/2"))
     refused.join(60)

@@ -217,14 +217,17 @@ class Recipe:
 def override(recipe: Recipe, assignments: list[str]) -> Recipe:
     """Return ``recipe`` with assignments such as ``["optim.lr=0.3", "views.size=48"]`` applied.
 
+    The end of a path is enough where only one field has it: ``lr`` is ``optim.lr``.
+
     Raises:
-        UserError: an assignment is not ``field=value``, names an unknown field (the message names the nearest one), or
-            has a value of another type or outside the field's range.
+        UserError: an assignment is not ``field=value``, names an unknown field (the message names the nearest one) or
+            several (it lists them), or has a value of another type or outside the field's range.
     """
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(f"--set takes field=value, not {assignment!r}")
+        path = _full_path(recipe, path)
         recipe = _with_field(recipe, path.split("."), text, path)
     check_ranges(recipe)
     return recipe
@@ -245,6 +248,26 @@ def check_ranges(config: object, path: str = "") -> None:
                 raise UserError(f"{path}{name}={value} is out of range: it must be {allowed}")
 
 
+def _full_path(recipe: Recipe, path: str) -> str:
+    """Return the path of the one field that ends in ``path``, or ``path`` itself where there is none."""
+    if path.partition(".")[0] in _field_types(Recipe):
+        return path
+    found = [field for field in _field_paths(recipe) if field.endswith(f".{path}")]
+    if len(found) > 1:
+        raise UserError(f"--set {path} could be {', '.join(found[:-1])} or {found[-1]}: give one of them")
+    return found[0] if found else path
+
+
+def _field_paths(config: object, path: str = "") -> Iterator[str]:
+    """Yield the path of every value of a recipe, or of its part at ``path``."""
+    for name in _field_types(type(config)):
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            yield from _field_paths(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}"
+
+
 def _with_field(config: T, path: list[str], text: str, option: str) -> T:
     """Return ``config`` with the field at ``path`` set to ``text``; ``option`` is the whole path, for messages."""
     if path[0] == "options" and isinstance(config, Recipe):
@@ -253,7 +276,8 @@ def _with_field(config: T, path: list[str], text: str, option: str) -> T:
     types = _field_types(type(config))
     name, *rest = path
     if name not in types:
-        nearest = closest_name(name, types)
+        known = {field.rpartition(".")[2]: field for field in _field_paths(config)} | {field: field for field in types}
+        nearest = known[closest_name(name, known) or name]
         raise UserError(
             f"--set {option}: no field {name!r}; the nearest is {nearest!r} (of {', '.join(sorted(types))})"
         )

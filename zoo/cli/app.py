@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import platform
 import signal
 import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
@@ -13,20 +20,52 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, UserError
+from zoo.system import verbosity
 from zoo.system.shortage import shortage_of
 from zoo.version import __version__
 
 
-class _NoEmptyPaths(TyperGroup):
-    """Refuses an empty path in any command.
+class _Interrupted(Exception):
+    """Ctrl-C or SIGTERM; typer turns a KeyboardInterrupt into an exit code without a word."""
+
+
+class _ClosedPipe(Exception):
+    """Nobody reads the output any more; typer turns a BrokenPipeError into exit code 1."""
+
+
+@contextmanager
+def _kept_from_typer() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise _Interrupted from error
+    except BrokenPipeError as error:
+        raise _ClosedPipe from error
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich exits by itself
+            raise _ClosedPipe from error
+        raise
+
+
+class _Commands(TyperGroup):
+    """The commands of a program: each expands ``~`` and refuses an empty path.
 
     In ``--out "$OUT"`` with an unset variable the value becomes ``Path("")``, which is the working folder.
     """
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _kept_from_typer():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _kept_from_typer():
+            return super().invoke(ctx)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
+        rest = [_home_expanded(word) for word in rest]
         if command is not None:
-            given, _, _ = command.make_parser(typer.Context(command, parent=ctx)).parse_args(list(rest))
+            given, _, _ = command.make_parser(typer.Context(command, info_name=name, parent=ctx)).parse_args(list(rest))
             hints = get_type_hints(command.callback)
             for parameter in command.params:
                 hint, value = hints.get(parameter.name), given.get(parameter.name)
@@ -35,22 +74,84 @@ class _NoEmptyPaths(TyperGroup):
         return name, command, rest
 
 
+def _home_expanded(word: str) -> str:
+    """Expand ``~/photos`` and ``--images=~/photos``, which a shell leaves alone in quotes and after an equals sign."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{os.path.expanduser(value)}" if value == "~" or value.startswith(("~/", "~\\")) else word
+
+
+def _versions() -> str:
+    found = [f"siamese-zoo {__version__}", f"python {platform.python_version()} on {platform.platform()}"]
+    for package in ("torch", "timm", "onnxruntime", "onnxruntime-gpu", "pyarrow", "pillow", "numpy"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return ", ".join(found)
+
+
 def new_app(text: str) -> typer.Typer:
     """Create a typer application with plain output and ``--version``; ``text`` is its help."""
-    app = typer.Typer(cls=_NoEmptyPaths, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    app = typer.Typer(
+        cls=_Commands,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
 
     @app.callback(invoke_without_command=True, help=text)
     def without_command(
         context: typer.Context,
-        version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+        show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     ) -> None:
-        if version:
+        if show_version:
             print(f"siamese-zoo {__version__}")
             raise typer.Exit
         if context.invoked_subcommand is None:
             print(context.get_help())
 
     return app
+
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print errors, failures and results; no progress, no notes.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print versions first, and errors with their traceback.")
+]
+
+
+def add_verbosity(app: typer.Typer) -> None:
+    """Give every command of a complete application the options ``--quiet`` and ``--verbose``."""
+    groups = [group.typer_instance for group in app.registered_groups]
+    for commands in (app, *(group for group in groups if group is not None)):
+        for command in commands.registered_commands:
+            assert command.callback is not None
+            command.callback = _with_verbosity(command.callback)
+
+
+def _with_verbosity(function: Callable[..., Any]) -> Callable[..., Any]:
+    hints = get_type_hints(function, include_extras=True)
+    switches = {"quiet": Quiet, "verbose": Verbose}
+
+    @wraps(function)
+    def command(*, quiet: bool, verbose: bool, **given: object) -> Any:
+        verbosity.set_level(1 if verbose else -1 if quiet else 0)
+        if verbose:
+            print(_versions(), file=sys.stderr, flush=True)
+        return function(**given)
+
+    # Typer reads the options off the signature.
+    options = [
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(function).parameters.items()
+    ]
+    options += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=hint)
+        for name, hint in switches.items()
+    ]
+    vars(command)["__signature__"] = inspect.Signature(options)
+    command.__annotations__ = {option.name: option.annotation for option in options}
+    return command
 
 
 def run(app: typer.Typer, name: str, *, resume_hint: str) -> NoReturn:
@@ -70,26 +171,30 @@ def run(app: typer.Typer, name: str, *, resume_hint: str) -> NoReturn:
 
 def exit_code(app: typer.Typer, name: str, resume_hint: str) -> int:
     """Run ``app`` as ``run`` does, print its error if there is one, and return the exit code."""
+    verbosity.set_level(0)
     try:
-        result = app(standalone_mode=False)
+        result = app(standalone_mode=False, prog_name=name)
         # Flush here, where a broken pipe can still be handled.
         sys.stdout.flush()
         return result if isinstance(result, int) else EXIT_OK
     except UserError as error:
-        return _fail(f"{name}: error: {error}")
+        return _fail(f"{name}: error: {error}", error)
     except TyperException as error:
-        return _fail(f"{name}: error: {error.format_message()} See `{name} --help`.")
-    except (KeyboardInterrupt, typer.Abort):
+        context = getattr(error, "ctx", None)
+        command = name if context is None else context.command_path
+        return _fail(f"{name}: error: {error.format_message()} See `{command} --help`.", error)
+    except (KeyboardInterrupt, _Interrupted, typer.Abort) as error:
+        _print_traceback(error)
         print(f"{name}: interrupted: {resume_hint}", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # `zoo list | head`
+    except (BrokenPipeError, _ClosedPipe):  # `zoo list | head`
         # Silence the flush at exit, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except (MemoryError, OSError, RuntimeError, ImportError) as error:
         if (short := shortage_of(error)) is None:
             raise
-        return _fail(f"{name}: error: {short}")
+        return _fail(f"{name}: error: {short}", error)
 
 
 def parse_assignments(texts: list[str]) -> dict[str, str]:
@@ -103,10 +208,18 @@ def parse_assignments(texts: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, error: BaseException) -> int:
+    _print_traceback(error)
     print(" ".join(message.split()), file=sys.stderr)
     return EXIT_USER_ERROR
 
 
+def _print_traceback(error: BaseException) -> None:
+    if verbosity.is_verbose():
+        traceback.print_exception(error)
+
+
 def _interrupt(*_: object) -> NoReturn:
+    # Whoever stops a machine may send it twice: the second must not interrupt what the first has begun.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt

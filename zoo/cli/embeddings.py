@@ -14,6 +14,7 @@ from zoo.cli.options import Device, Model
 from zoo.errors import EXIT_OK, EXIT_SOME_FAILED, UserError
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.search.limits import MAX_NEIGHBOURS
+from zoo.system.preflight import require_path
 from zoo.transforms.limits import MAX_PIXELS, WHITE_16, Icc, Truncated
 
 if TYPE_CHECKING:
@@ -139,8 +140,8 @@ def extract(
         ),
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="Folder for embeddings-*.parquet, manifest.json, run.log.jsonl.")],
     reading: InputOptions,
+    out: Annotated[Path, typer.Option(help="Folder for embeddings-*.parquet, manifest.json, _run.log.jsonl.")],
     network: ModelOptions,
     wanted: OutputOptions,
     result: ResultOptions,
@@ -153,11 +154,7 @@ def extract(
     With --shard and under torchrun, 0 while shards of others are missing; under torchrun, which would end the other
     ranks, 0 instead of 3.
     """
-    from zoo import api
-    from zoo.cli.messages import print_extraction, print_opened
-    from zoo.extraction.partition import own_device, own_partition
-    from zoo.inference.outputs import Outputs, grid
-    from zoo.system.progress import Progress
+    from zoo.system.hardware import require_device_name
 
     # The source is an argument or an option.
     if source is not None and reading.images is not None:
@@ -165,13 +162,28 @@ def extract(
     images = source if source is not None else reading.images
     if images is None:
         raise UserError("give the images: zoo extract IMAGES --out OUT")
+    # Say at once what needs no library.
+    require_device_name(network.device)
+    require_path(images, f"{images} does not exist: give the folder that holds the images")
+    from zoo import api
+    from zoo.cli.messages import print_extraction, print_opened
+    from zoo.cli.model_info import default_note, is_demo
+    from zoo.embeddings.shards import STATE
+    from zoo.extraction.partition import own_device, own_partition
+    from zoo.inference.outputs import Outputs, grid
+    from zoo.system.progress import Progress
+
     # Find the part of the work that this process does.
     partition = own_partition(run.shard)
+    is_new = not (out / "manifest.json").exists() and not (out / STATE / "plan.parquet").exists()
     with ExitStack() as stack:
         progress = Progress("images")
 
         def opened(model: Embedder | RemoteModel) -> None:
             print_opened(model)
+            # once per result folder, by one of several processes
+            if is_new and partition.index == 0 and is_demo(str(model.identity()["model"])):
+                progress.first_line = default_note()
             stack.enter_context(progress)  # not before: the bar of a terminal redirects what is printed
 
         done = api.extract(
@@ -224,6 +236,7 @@ def _names(text: str | None) -> tuple[str, ...]:
 @app.command()
 def verify(out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")]) -> None:
     """Check an extraction: every hash and count of its manifest is taken again. Exit code 2 names what differs."""
+    require_path(out, f"{out} has no manifest.json: run the extraction to its end")
     from zoo.cli.messages import print_verified
     from zoo.embeddings.verify import verify as run_verification
 
@@ -233,9 +246,12 @@ def verify(out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")]
 @app.command()
 def cat(
     out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")],
-    file: Annotated[Path, typer.Argument(help="New .parquet; or .npy or .safetensors, with a .parquet beside it.")],
+    file: Annotated[
+        Path, typer.Argument(help="New .parquet; .csv or .jsonl; .npy or .safetensors, with a .parquet beside it.")
+    ],
 ) -> None:
     """Verify an extraction and merge its shards into one file, which is read back and compared."""
+    require_path(out, f"{out} has no manifest.json: run the extraction to its end")
     from zoo.cli.messages import print_merged
     from zoo.embeddings.merge import merge
 
@@ -250,11 +266,16 @@ def index(
     ] = None,
 ) -> None:
     """Make an extraction searchable; the recall against exact search is measured and printed."""
+    _require_extraction(out)
     from zoo.search.collection import Collection
     from zoo.search.index import build
     from zoo.search.messages import print_index
 
     print_index(build(Collection(out), exact=exact), out)
+
+
+def _require_extraction(out: Path) -> None:
+    require_path(out, f"{out} is no finished extraction: run `zoo extract --out {out}` to its end")
 
 
 Original = Annotated[
@@ -281,6 +302,7 @@ def search(
 
     Exit code 0: all queries were read; 3: some were not (named at the end); 2: none was, or the command must change.
     """
+    _require_extraction(out)
     from zoo.cli.search import run_search
 
     return run_search(
@@ -303,6 +325,7 @@ def serve(
     device: Device = None,
 ) -> None:
     """A local page: drop a photograph and see its neighbours, a map, all images; /embed for other programs."""
+    _require_extraction(out)
     from zoo.search.server.serve import serve as run_server
 
     run_server(out, images=images, host=host, port=port, allowed_hosts=allow_host or (), model=model, device=device)

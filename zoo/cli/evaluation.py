@@ -51,10 +51,23 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Score a representation on labelled images and write one JSON file."""
+    from zoo.evaluate.protocols import PACKAGES
+    from zoo.system.hardware import require_device_name
+    from zoo.system.preflight import require_packages, require_path
+
+    # Say at once what needs no model.
+    require_device_name(device)
+    require_packages(f"zoo evaluate {protocol}", "eval", *PACKAGES.get(protocol, ()))
+    if root is None:
+        require_path(
+            data, f"no data at {data}: give a folder of images, a parquet, tar or npz file or a folder of them"
+        )
     from zoo.cli.app import parse_assignments
     from zoo.cli.messages import print_result
+    from zoo.cli.model_info import say_default
     from zoo.evaluate.run import evaluate as run_protocol
 
+    say_default(model)
     result = run_protocol(
         protocol,
         model,
@@ -86,11 +99,19 @@ def report(
 ) -> None:
     """Write the papers' tables with measured rows beside the published ones, and figures."""
     from zoo.errors import UserError
+    from zoo.system.preflight import require_packages, require_path
+
+    require_packages("zoo report", "eval", "matplotlib", *(["sklearn"] if data is not None else []))
+    for folder in folders:
+        require_path(folder, f"no folder {folder}: give one that `zoo evaluate --out` wrote to")
+    from zoo.cli.model_info import say_default
     from zoo.report.generate import report as write
 
     # Features are drawn from images, so a model is of no use without data.
     if model and data is None:
         raise UserError("--model needs --data: give a labelled folder with train and test")
     models = (model or [DEFAULT_MODEL]) if data is not None else []
+    for name in models:
+        say_default(name)
     for path in write(folders, out, data=data, models=models, device=device):
         print(path)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from zoo.cli import embeddings, evaluation, models
-from zoo.cli.app import new_app, run
+from zoo.cli.app import add_verbosity, new_app, run
 
 app = new_app("Self-supervised ResNet features: list models, extract embeddings, evaluate, export.")
 for group in (embeddings, models, evaluation):
     app.add_typer(group.app)
+add_verbosity(app)
 
 
 def main() -> None:
     """Entry point of ``zoo``."""
-    run(app, "zoo", resume_hint="run the same command again to continue")
+    run(app, "zoo", resume_hint="run the same command again to go on")

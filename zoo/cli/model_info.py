@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import sys
+import textwrap
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from zoo.errors import UserError
 from zoo.hub import pretrained
+from zoo.hub.weights import RANDOM
 from zoo.models import registry
 from zoo.models.licences import is_non_commercial
-from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL, ModelSpec, Score, Weights
+from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL, FOR_REAL_WORK, LINEAR, ModelSpec, Score, Weights
+from zoo.system.verbosity import note
 
 RESULTS = Path(__file__).parents[2] / "model_cards" / "results"
 
@@ -25,31 +30,175 @@ class MeasuredScore(TypedDict):
     file: str
 
 
-def print_list() -> None:
-    """Print a table of all models."""
-    from rich.console import Console
-    from rich.table import Table
+@dataclass(frozen=True)
+class Filters:
+    """Which models are listed, and in which order.
 
-    # Minimum widths keep names and numbers whole on a narrow terminal.
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("name", min_width=max(map(len, registry.MODELS)), no_wrap=True)
-    table.add_column("dim", justify="right", min_width=4, no_wrap=True)
-    table.add_column("params", justify="right", min_width=7, no_wrap=True)
-    table.add_column("weights", overflow="fold")
-    for spec in registry.MODELS.values():
+    Attributes:
+        licence: ``commercial`` (permits it), ``non-commercial``, or an SPDX name; ``None`` is every one.
+        max_params: largest number of parameters, in millions.
+        method: such as ``byol``.
+        sort: ``name`` (the registry's order), ``score``, ``params``, ``dim`` or ``licence``.
+        tags: all sets of weights, not only the default of each name.
+    """
+
+    licence: str | None = None
+    max_params: float | None = None
+    method: str | None = None
+    sort: str = "name"
+    tags: bool = False
+
+    def models(self) -> list[tuple[ModelSpec, str | None]]:
+        """Return the models that pass, each with a tag; ``None`` where no weights are released.
+
+        Raises:
+            UserError: no model has such a licence or method.
+        """
+        every = [
+            (spec, tag)
+            for spec in registry.MODELS.values()
+            for tag in (spec.weights if self.tags and spec.weights else [spec.default_tag])
+        ]
+        _require_known("--licence", self.licence, [*_KINDS_OF_LICENCE, *_licences()])
+        _require_known("--method", self.method, sorted({spec.method for spec, _ in every}))
+        found = [entry for entry in every if self._passes(*entry)]
+        if self.sort == "name":
+            return found
+        # The largest score first, all else from small to large; what is not known comes last.
+        keys = {"score": _score_key, "params": _parameters, "dim": _dim, "licence": _licence_key}
+        return sorted(found, key=lambda entry: keys[self.sort](*entry))
+
+    def _passes(self, spec: ModelSpec, tag: str | None) -> bool:
+        if self.max_params is not None and ARCHITECTURES[spec.architecture].parameters > self.max_params * 1e6:
+            return False
+        if self.method not in (None, spec.method):
+            return False
+        if self.licence is None:
+            return True
+        if tag is None:  # without weights there is no licence
+            return False
+        licence = spec.weights[tag].licence
+        if self.licence in _KINDS_OF_LICENCE:
+            return is_non_commercial(licence) == (self.licence == "non-commercial")
+        return licence.lower() == self.licence.lower()
+
+
+def print_list(filters: Filters) -> None:
+    """Print the models, one a line; on a terminal with a line below that explains the columns."""
+    rows = [("name", "input", "dim", "params", "top-1", "licence", "download")]
+    for spec, tag in filters.models():
         architecture = ARCHITECTURES[spec.architecture]
-        table.add_row(
-            spec.name, str(architecture.num_features), f"{architecture.parameters / 1e6:.1f} M", _weights_summary(spec)
+        weights = spec.weights[tag] if tag else None
+        score = _score(spec, tag)
+        rows.append(
+            (
+                f"{spec.name}.{tag}" if filters.tags and tag else spec.name,
+                str(weights.preprocessing.input_size) if weights else "-",
+                str(architecture.num_features),
+                f"{architecture.parameters / 1e6:.1f} M",
+                "-" if score is None else f"{score.value:g}{'' if score.protocol.startswith(LINEAR) else '*'}",
+                weights.licence if weights else "-",
+                _download(weights),
+            )
         )
-    Console().print(table)
-    print(f"\ndefault of `zoo extract`: {DEFAULT_MODEL}; details: `zoo info NAME`")
+    # Names and licences to the left, numbers to the right.
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [f"{cell:{'<' if i in (0, 5, 6) else '>'}{widths[i]}}" for i, cell in enumerate(row)]
+        print("  ".join(cells).rstrip())
+    if sys.stdout.isatty():
+        print(
+            "\ntop-1: ImageNet, linear, as published; * of its own classifier. download: at most; none: train it."
+            f"\ndefault of `zoo extract`: {DEFAULT_MODEL}; details: `zoo info NAME`; filters: `zoo list -h`"
+        )
 
 
-def print_info(name: str) -> None:
-    """Print everything that is known of one model; ``name`` is ``NAME`` or ``NAME.tag``. UserError: no such model."""
-    from zoo.publish.card.gather import card_path
+def say_default(model: str) -> None:
+    """Print on stderr, unless it is quiet, what to take for real work, if ``model`` is the default demo network."""
+    if is_demo(model):
+        note(default_note())
 
+
+def is_demo(model: str) -> bool:
+    """True for the default demo network with its weights."""
+    name, tag = registry.split_name(model)
+    return name == DEFAULT_MODEL and tag != RANDOM
+
+
+def default_note() -> str:
+    """Return the line that says what the default network is, and what to take for real work."""
+    texts: list[str] = []
+    for name in FOR_REAL_WORK:
+        spec = registry.MODELS[name]
+        tag = spec.default_tag
+        score = _score(spec, tag)
+        assert tag is not None
+        assert score is not None
+        licence = spec.weights[tag].licence
+        words = "non-commercial" if is_non_commercial(licence) else licence
+        texts.append(f"{name} ({words}, {score.value:g} %{'' if texts else ' ImageNet'})")
+    return f"{DEFAULT_MODEL} is a small demo network; for real work --model {' or '.join(texts)}"
+
+
+_KINDS_OF_LICENCE = ("commercial", "non-commercial")
+
+
+def _require_known(option: str, value: str | None, known: list[str]) -> None:
+    if value is not None and value.lower() not in [name.lower() for name in known]:
+        raise UserError(f"{option} {value!r} is not known: choose from {', '.join(known)}")
+
+
+def _licences() -> list[str]:
+    return sorted({weights.licence for spec in registry.MODELS.values() for weights in spec.weights.values()})
+
+
+def _score(spec: ModelSpec, tag: str | None) -> Score | None:
+    """Return the published top-1 of these weights, or of the paper where none are released."""
+    scores = spec.weights[tag].scores if tag else spec.scores
+    return next((score for score in scores if "top-1" in score.protocol), None)
+
+
+def _score_key(spec: ModelSpec, tag: str | None) -> tuple[float, str]:
+    score = _score(spec, tag)
+    return (0.0 if score is None else -score.value), spec.name
+
+
+def _parameters(spec: ModelSpec, tag: str | None) -> tuple[float, str]:
+    return ARCHITECTURES[spec.architecture].parameters, spec.name
+
+
+def _dim(spec: ModelSpec, tag: str | None) -> tuple[float, str]:
+    return ARCHITECTURES[spec.architecture].num_features, spec.name
+
+
+def _licence_key(spec: ModelSpec, tag: str | None) -> tuple[float, str]:
+    return (1.0, "") if tag is None else (0.0, spec.weights[tag].licence)
+
+
+def _download(weights: Weights | None) -> str:
+    if weights is None:
+        return "none"
+    if weights.bundled:
+        return "ships"
+    return f"{weights.max_megabytes / 1000:g} GB"
+
+
+def print_info(name: str, *, full: bool = False) -> None:
+    """Print what is known of a model, in a screen of 24 lines of 100 characters.
+
+    Args:
+        name: ``NAME`` or ``NAME.tag``.
+        full: print all sets of weights, and the command of each measurement.
+
+    Raises:
+        UserError: no such model or tag.
+    """
     spec = registry.find(name)
+    chosen = registry.split_name(name)[1] or spec.default_tag
+    if chosen == RANDOM and chosen not in spec.weights:
+        chosen = spec.default_tag
+    if chosen is not None and chosen not in spec.weights:
+        raise UserError(f"{spec.name} has no weights {chosen!r}; its tags: {', '.join(spec.weights) or 'none'}")
     architecture = ARCHITECTURES[spec.architecture]
     # Describe the model itself, whatever its weights.
     print(f"{spec.name}: {spec.method}, {spec.architecture}")
@@ -57,29 +206,12 @@ def print_info(name: str) -> None:
     print(f"  embedding  {architecture.num_features} numbers, {architecture.parameters / 1e6:.3f} M parameters")
     for score in spec.scores:
         print(f"  published  {_published(score)}")
-    for tag, weights in spec.weights.items():
-        transform = weights.preprocessing
-        print(f"  weights    {spec.name}.{tag}{' (default)' if tag == spec.default_tag else ''}")
-        print(f"    file      {weights.location}")
-        print(f"    sha256    {_sha256(weights)}")
-        # Weights inside the package have no publisher's hash.
-        if not weights.bundled:
-            print(f"    published hash  {_published_hash(weights)}")
-        if weights.other_link:
-            print(f"    also at   {weights.other_link}")
-        print(f"    here      {_local_path(spec, tag)}")
-        print(f"    licence   {weights.licence}{commercial_use(weights.licence)}; source: {weights.source}")
-        if weights.licence_note:
-            print(f"              {weights.licence_note}")
-        print(f"    pixels    {transform.summary}, mean {transform.mean}, std {transform.std}")
-        print(f"    padding   {weights.padding}")
-        if weights.note:
-            print(f"    note      {weights.note}")
-        for score in weights.scores:
-            print(f"    published {_published(score)}")
-        for result in measured_scores(spec.name, tag):
-            print(f"    measured  {result['score']:.2f} % {result['what']} ({result['command']})")
-        print(f"    card      model_cards/{card_path(f'{spec.name}.{tag}').name}")
+    for tag in spec.weights if full else [chosen] if chosen else []:
+        _print_weights(spec, tag, full=full)
+    # The others by name, so that a screen holds it all.
+    if not full and (others := [tag for tag in spec.weights if tag != chosen]):
+        more = f"{', '.join(others)} (`zoo info {spec.name}.TAG`, or --full)"
+        print(_wrapped("  others     ", more if name == spec.name else f"{len(others)}: `zoo info {spec.name}`"))
     # Without weights, the recipe is the way to the model.
     if not spec.weights:
         print("  weights    none released")
@@ -87,9 +219,44 @@ def print_info(name: str) -> None:
         print(f"  train      zoo-train run {spec.recipe} --data DATA --out RUN")
 
 
-def print_list_json() -> None:
-    """Print what ``zoo info`` tells, of all models, as JSON."""
-    print(json.dumps([_to_json(spec) for spec in registry.MODELS.values()], indent=1))
+def _print_weights(spec: ModelSpec, tag: str, *, full: bool) -> None:
+    from zoo.publish.card.gather import card_path
+
+    weights = spec.weights[tag]
+    transform = weights.preprocessing
+    print(f"  weights    {spec.name}.{tag}{' (default)' if tag == spec.default_tag else ''}")
+    print(f"    file      {weights.location}")
+    print(f"    sha256    {_sha256(weights)}")
+    # Weights inside the package have no publisher's hash.
+    if not weights.bundled:
+        print(f"    published hash  {_published_hash(weights)}")
+    if weights.other_link:
+        print(f"    also at   {weights.other_link}")
+    print(f"    here      {_local_path(spec, tag)}")
+    print(f"    licence   {weights.licence}{commercial_use(weights.licence)}; source: {weights.source}")
+    if weights.licence_note:
+        print(_wrapped("              ", weights.licence_note))
+    print(_wrapped("    pixels    ", f"{transform.summary}, mean {transform.mean}, std {transform.std}"))
+    print(f"    padding   {weights.padding}")
+    if weights.note:
+        print(_wrapped("    note      ", weights.note))
+    for score in weights.scores:
+        print(_wrapped("    published ", _published(score)))
+    for result in measured_scores(spec.name, tag):
+        command = f" ({result['command']})" if full else ""
+        print(f"    measured  {result['score']:.2f} % {result['what']}" + command)
+    print(f"    card      model_cards/{card_path(f'{spec.name}.{tag}').name}")
+
+
+def _wrapped(head: str, text: str) -> str:
+    """Return a line, cut at words after 100 characters; what follows stands below the text."""
+    return textwrap.fill(text, 100, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+
+
+def print_list_json(filters: Filters) -> None:
+    """Print what ``zoo info`` tells, of all models that pass, as JSON."""
+    specs = {spec.name: spec for spec, _ in filters.models()}
+    print(json.dumps([_to_json(spec) for spec in specs.values()], indent=1))
 
 
 def _to_json(spec: ModelSpec) -> dict[str, object]:
@@ -178,10 +345,3 @@ def _local_path(spec: ModelSpec, tag: str) -> str:
         return "ships with the package"
     folder = pretrained.cached(spec, tag)
     return str(folder) if folder.is_dir() else f"not yet: `zoo fetch {spec.name}.{tag}`, or loading it"
-
-
-def _weights_summary(spec: ModelSpec) -> str:
-    if not spec.weights:
-        return "none released"
-    tags = [f"{tag} (ships)" if w.bundled else f"{tag} ({w.licence})" for tag, w in spec.weights.items()]
-    return ", ".join(tags[:2]) + (f" and {len(tags) - 2} more" if len(tags) > 2 else "")

@@ -18,24 +18,36 @@ Pixels = Literal["any", "crop", "normalised"]
 CheckpointKind = Literal["deepmind-byol", "simsiam", "moco", "swav", "simclr", "torch"]
 KeyNames = Literal["torchvision", "timm", "detectron2"]
 Network = Literal["online", "target"]
+Sort = Literal["name", "score", "params", "dim", "licence"]
 
 
 @app.command("list")
 def list_models(
+    licence: Annotated[
+        str | None, typer.Option(help="commercial (permits it), non-commercial, or an SPDX name such as MIT.")
+    ] = None,
+    max_params: Annotated[float | None, typer.Option(min=0, help="Millions of parameters, at most.")] = None,
+    method: Annotated[str | None, typer.Option(help="byol, simsiam, simclr, moco, swav, ...")] = None,
+    sort: Annotated[Sort, typer.Option(help="score: the best first.")] = "name",
+    tags: Annotated[bool, typer.Option("--tags", help="Every set of weights, not only the default of a name.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what `zoo info` tells, for all models.")] = False,
 ) -> None:
-    """List all models: embedding size, parameters, weights."""
-    from zoo.cli.model_info import print_list, print_list_json
+    """List models: input size, embedding size, parameters, published score, licence, size of the download."""
+    from zoo.cli.model_info import Filters, print_list, print_list_json
 
-    print_list_json() if json else print_list()
+    filters = Filters(licence, max_params, method, sort, tags)
+    print_list_json(filters) if json else print_list(filters)
 
 
 @app.command()
-def info(name: Annotated[str, typer.Argument(help="NAME or NAME.tag.")]) -> None:
+def info(
+    name: Annotated[str, typer.Argument(help="NAME or NAME.tag.")],
+    full: Annotated[bool, typer.Option("--full", help="All sets of weights, and the command of each score.")] = False,
+) -> None:
     """Show one model: weights, licence, source, preprocessing, how to train it."""
     from zoo.cli.model_info import print_info
 
-    print_info(name)
+    print_info(name, full=full)
 
 
 @app.command()
@@ -54,7 +66,7 @@ def fetch(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
+    out: Annotated[Path, typer.Option(help="The file to write; .onnx is added where it is missing.")],
     model: Model = DEFAULT_MODEL,
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Scale embeddings to length 1 inside the graph.")
@@ -76,13 +88,29 @@ def export(
     ] = None,
 ) -> None:
     """Export one self-contained ONNX file, from pixels to embeddings, after comparing it with torch on photographs."""
+    from zoo.system.preflight import require_packages, require_path
+
+    require_packages("zoo export", "onnx", "onnx", "onnxscript", "onnxruntime")
+    if calibrate is not None:
+        require_path(calibrate, f"no folder of photographs at {calibrate}")
     from zoo.api import load
     from zoo.cli.messages import print_exported
+    from zoo.cli.model_info import say_default
     from zoo.export.export import Variant, export_onnx
+    from zoo.hub.weights import locate
+    from zoo.system.progress import Progress
 
     variant = Variant(pixels, precision, opset)
-    embedder = load(model, device="cpu", normalize=normalize)
-    print_exported(export_onnx(embedder, out, variant, calibrate=calibrate))
+    if out.suffix != ".onnx":
+        out = out.with_name(f"{out.name}.onnx")
+    if not model.endswith(".onnx"):
+        locate(model)  # a wrong name is an error before a line of progress
+    say_default(model)
+    with Progress("steps") as progress:
+        progress.say(f"opening {model}")
+        embedder = load(model, device="cpu", normalize=normalize)
+        exported = export_onnx(embedder, out, variant, calibrate=calibrate, report=progress.say)
+    print_exported(exported)
 
 
 @app.command()
@@ -111,6 +139,7 @@ def convert(
     """
     from zoo.cli.messages import print_converted, print_renamed
     from zoo.errors import UserError
+    from zoo.system.preflight import require_path
 
     # Two directions share this command, and a call takes one of them.
     if (from_ is None) == (to is None):
@@ -121,6 +150,7 @@ def convert(
         print_renamed(rename(file, to, out))
         return
     # What is left is an official file to convert.
+    require_path(file, f"cannot read {file}: no such file")
     assert from_ is not None
     from zoo.convert.convert import convert as run_conversion
     from zoo.transforms.preprocess import Preprocessing
@@ -160,6 +190,9 @@ def publish(
 
     Every loader is checked before; the upload is downloaded again and compared.
     """
+    from zoo.system.preflight import require_packages
+
+    require_packages("zoo publish", "onnx", "onnx", "onnxscript", "onnxruntime")
     from zoo.cli.messages import print_published
     from zoo.publish.publish import publish as run_publish
 

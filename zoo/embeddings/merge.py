@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +18,15 @@ import pyarrow.parquet as pq
 from zoo.embeddings import columns
 from zoo.embeddings.columns import Arrays, Vectors
 from zoo.embeddings.shards import is_shard_file
+from zoo.embeddings.text_files import TEXT_KINDS, write_text
 from zoo.embeddings.verify import Verified, verify
 from zoo.errors import UserError
 from zoo.inference.outputs import EMBEDDING
-from zoo.system.atomic_files import atomic_write, remove
+from zoo.system.atomic_files import atomic_write, remove, sha256_file
 from zoo.system.json_types import JSON
 from zoo.system.parquet import read_table
 
-KINDS = (".parquet", ".npy", ".safetensors")
+KINDS = (".parquet", ".npy", ".safetensors", *TEXT_KINDS)
 _MANIFEST = b"zoo.manifest"
 
 
@@ -47,13 +49,19 @@ class Merged:
     others: Mapping[str, tuple[int, ...]]
 
 
+class _Hash(Protocol):
+    """A hash of hashlib."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+
 def merge(out: Path, file: Path) -> Merged:
     """Verify the extraction ``out`` and write it as one ``file``, in the format of its extension.
 
     A ``.parquet`` file has all columns, and the manifest in its metadata. ``FILE.npy`` holds the embeddings [rows, D],
     NaN where there are none, and ``FILE.layer3.npy`` another output; a ``.safetensors`` file holds a tensor for each
-    output. With both the remaining columns go to a ``.parquet`` file of the same name. One shard is in memory at a
-    time.
+    output. With both the remaining columns go to a ``.parquet`` file of the same name. A ``.csv`` has a column for
+    each number (``embedding_0``, ...), and a ``.jsonl`` a list for each output. One shard is in memory at a time.
 
     Raises:
         UserError: ``out`` is not complete or was altered; the file exists or has another extension; the disk is full.
@@ -61,11 +69,17 @@ def merge(out: Path, file: Path) -> Merged:
     # Check the names before anything is read.
     if file.suffix not in KINDS:
         raise UserError(f"{file}: give a name that ends in {', '.join(KINDS)}")
-    table = file.with_suffix(".parquet")
+    text = file.suffix in TEXT_KINDS
+    table = file if text else file.with_suffix(".parquet")
     _require_new({file, table})
     # Only a verified result may be merged.
     whole = verify(out)
     shapes = whole.fingerprint.shapes
+    others = {name: shape for name, shape in shapes.items() if name != EMBEDDING}
+    fingerprint = whole.fingerprint
+    if text:
+        _write_text(whole, file)
+        return Merged((file,), whole.manifest["images"], fingerprint.dim, fingerprint.dtype, others)
     beside = columns.file_names(file.stem, file.suffix[1:], list(shapes))
     holding = {file.with_name(name): outputs for name, outputs in beside.items()}
     _require_new({*holding, table})
@@ -80,8 +94,6 @@ def merge(out: Path, file: Path) -> Merged:
         for path in (*holding, table):
             remove(path)
         raise
-    others = {name: shape for name, shape in shapes.items() if name != EMBEDDING}
-    fingerprint = whole.fingerprint
     return Merged((*holding, table), whole.manifest["images"], fingerprint.dim, fingerprint.dtype, others)
 
 
@@ -105,6 +117,32 @@ def _shards(whole: Verified) -> Iterator[tuple[pa.Table, dict[str, Vectors]]]:
         yield table.drop_columns([name for name in shapes if name in table.schema.names]), vectors
 
 
+def _write_text(whole: Verified, path: Path) -> None:
+    """Write a text file, and read it back: its bytes must be those that were written."""
+    digest = hashlib.sha256()
+    try:
+        atomic_write(path, lambda opened: write_text(path.suffix, _shards(whole), _Hashing(opened, digest)))
+        if sha256_file(path) != digest.hexdigest():
+            raise UserError(f"{path} does not read back as it was written: the disk may be failing")
+    except BaseException:
+        remove(path)
+        raise
+
+
+class _Hashing(io.RawIOBase):
+    """A file to write to that hashes what goes through."""
+
+    def __init__(self, file: BinaryIO, digest: _Hash) -> None:
+        self._file, self._digest = file, digest
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        return self._file.write(data)
+
+
 def _same_table(whole: Verified, path: Path, outputs: list[str]) -> bool:
     """Write the merged table with these outputs, read them back, and return whether they are the same."""
     digest = hashlib.sha256()
@@ -122,12 +160,6 @@ def _same_arrays(whole: Verified, path: Path, outputs: list[str]) -> bool:
     digest = hashlib.sha256()
     atomic_write(path, lambda opened: _write_arrays(whole, path.suffix, opened, digest, outputs))
     return _digest_of_end(path, sum(_sizes(whole, outputs).values())) == digest.hexdigest()
-
-
-class _Hash(Protocol):
-    """A hash of hashlib."""
-
-    def update(self, data: bytes, /) -> None: ...
 
 
 def _update(digest: _Hash, vectors: Arrays) -> None:

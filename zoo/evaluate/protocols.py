@@ -17,5 +17,11 @@ PROTOCOLS: Mapping[str, str] = {
     "depth": "zoo.evaluate.depth.depth",
 }
 
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "linear": ("scipy", "threadpoolctl"),
+    "detect": ("faster_coco_eval",),
+}
+"""Packages of the extra ``eval`` that a protocol needs, whatever its data."""
+
 WITH_SCHEDULE = frozenset(("detect", "segment", "depth"))
 """Protocols that train a dense head by a schedule of ``zoo.evaluate.dense.schedules``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from zoo.errors import UserError
 from zoo.export.onnx_graph import OPSET, OPSETS, PIXELS, assemble, half, trace
-from zoo.inference.embedder import Embedder, as_rgb
+from zoo.inference.embedder import Embedder
+from zoo.inference.images import as_rgb
 from zoo.inference.onnx_backend import FORMAT, METADATA, OnnxEngine, import_onnxruntime
 from zoo.models import registry
 from zoo.system.atomic_files import atomic_write_bytes, make_folder, sha256_file
@@ -95,6 +96,7 @@ def export_onnx(
     photographs: Sequence[Path] = (),
     calibrate: Path | None = None,
     core: ModelProto | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Exported:
     """Write one self-contained ONNX file: pixels in, ``embedding`` float32 [batch, D] out.
 
@@ -107,6 +109,7 @@ def export_onnx(
             without ``calibrate``).
         calibrate: folder of photographs that int8 is calibrated on; default: the other two.
         core: result of ``trace_core`` for this embedder, to trace it once for several variants.
+        report: called with a line at the beginning of each step; they take seconds to minutes.
 
     Raises:
         UserError: onnx is not installed, a photograph cannot be read, or the file differs from torch by more than
@@ -116,24 +119,30 @@ def export_onnx(
     variant = variant or Variant()
     if calibrate and variant.precision != "int8":
         raise UserError(f"--calibrate is for --precision int8, not {variant.precision}")
+    say = report or (lambda line: None)
     # the network, in its precision
     shipped = sorted(_PARITY_PHOTOS.glob("*.jpg"))
-    core = core if core is not None else trace_core(embedder)
+    if core is None:
+        say("tracing the network")
+        core = trace_core(embedder)
     extra: dict[str, object] = {}
     if variant.precision == "fp16":
         core = half(core)
     elif variant.precision == "int8":
+        say("measuring the ranges of int8")
         measured = _photographs_in(calibrate) if calibrate else shipped[::2]
         photographs = photographs or (shipped if calibrate else shipped[1::2])
         core = _int8(core, embedder, measured)
         extra["calibration"] = {"photographs": len(measured), "folder": calibrate.name if calibrate else "shipped"}
     # the whole graph, with its metadata
+    say("writing the graph")
     images = [as_rgb(path) for path in photographs or shipped]
     model = assemble(
         core, embedder.preprocessing, pixels=variant.pixels, normalize=embedder.normalize, opset=variant.opset
     )
     data = _serialised(_with_metadata(model, embedder, variant, extra))
     # the parity check, then the file
+    say("comparing it with torch")
     with tempfile.TemporaryDirectory() as scratch:
         candidate = Path(scratch) / "candidate.onnx"
         candidate.write_bytes(data)

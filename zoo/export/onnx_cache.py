@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.system.cache_dir import cache_folder
+from zoo.system.preflight import require_packages
 
 if TYPE_CHECKING:
     from zoo.hub.weights import WeightFile
@@ -47,6 +48,7 @@ def cached_onnx(file: WeightFile, precision: str) -> Path:
         pass
     # Otherwise export it again.
     try:
+        require_packages("exporting", "onnx", "onnx", "onnxscript")
         _make(file, precision, path, hash_file)
     except UserError as error:  # no silent switch to torch, whose embeddings have other bytes
         raise UserError(f"no ONNX file of {file.name} could be made ({error}): use --backend torch") from error

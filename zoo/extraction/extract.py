@@ -19,7 +19,9 @@ from pathlib import Path
 
 from zoo.embeddings import manifest
 from zoo.embeddings.fingerprint import Fingerprint
+from zoo.embeddings.pictures import first_figures, page
 from zoo.embeddings.plan import Plan
+from zoo.embeddings.result import Embeddings, read
 from zoo.embeddings.row_reader import RowReader
 from zoo.embeddings.shards import DamagedShard, OutputFolder, OutputReplaced, names
 from zoo.errors import UserError
@@ -32,12 +34,13 @@ from zoo.extraction.partition import ALL_SHARDS, Partition
 from zoo.extraction.pipeline import FeatureExtractor
 from zoo.sources import absolute, open_source
 from zoo.sources.file_listing import Listing
-from zoo.system.atomic_files import append_line, remove_temporaries
+from zoo.system.atomic_files import append_line, move, remove_temporaries
 from zoo.system.hardware import usable_cores
 from zoo.system.progress import Progress
 from zoo.system.shortage import raise_if_short
 
-LOG = "run.log.jsonl"
+LOG = "_run.log.jsonl"  # readers of Parquet folders pass over names that begin with _
+_OLD_LOG = "run.log.jsonl"  # of version 0.3 and before
 _ATTEMPTS = 5  # of a run while other runs move updates into place
 
 
@@ -61,6 +64,8 @@ class Extraction:
         marked: number of images with an embedding and a note, by note: truncated, dark-16-bit, profile-ignored.
         missing: number of shards that other processes have yet to make, by process. While there are any, there is no
             manifest, and ``total``, ``ok`` and ``failed`` count the partition of this process.
+        folder: the output folder.
+        images: the source, as a URL or an absolute path.
     """
 
     total: int
@@ -78,6 +83,18 @@ class Extraction:
     left_out: dict[str, int]
     marked: dict[str, int]
     missing: dict[str, int]
+    folder: Path
+    images: str
+
+    def read(self, *, all_rows: bool = False, outputs: Sequence[str] = ()) -> Embeddings:
+        """Read the result: paths, embeddings float32 [N, D], other columns; as ``zoo.read`` with these images."""
+        return read(self.folder, all_rows=all_rows, outputs=outputs, images=self.images)
+
+    def _repr_html_(self) -> str:
+        """Counts, what failed, and the first pictures, for a notebook."""
+        failed = "".join(f"; {count} {reason}" for reason, count in self.failed.items())
+        title = f"{self.folder}: {self.ok} of {self.total} images embedded{failed}"
+        return page(title, first_figures(self.folder, self.images))
 
 
 def run_extraction(
@@ -288,6 +305,8 @@ class _Run:
             left_out=dict(listing.left_out),
             marked=summary.manifest.get(manifest.NOTES, {}),
             missing=self.partition.makers(elsewhere),
+            folder=self.folder.root,
+            images=self.images,
         )
 
     def say(self, line: str) -> None:
@@ -299,6 +318,8 @@ class _Run:
 
     def _log(self, event: str, **facts: object) -> None:
         line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
+        if not (self.folder.root / LOG).exists():
+            move(self.folder.root / _OLD_LOG, self.folder.root / LOG)
         append_line(self.folder.root / LOG, json.dumps(line))
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MIRROR = "SIAMESE_ZOO_MIRROR"  # https://HOST/PATH: a file is then requested at MIRROR/<host of the URL>/<its path>
 OFFLINE = "HF_HUB_OFFLINE"
 CONNECT_SECONDS = 15.0
+FIRST_CONNECT_SECONDS = 2.5  # until the server has answered once: who is offline should learn it soon
+UNREACHED_SECONDS = 1.0  # further attempts to reach it begin in this time
 READ_SECONDS = 30.0
 STALL_SECONDS, STALL_BYTES = 60.0, 1 << 16  # fewer bytes in this time are a stall, however regularly they arrive
 ATTEMPTS = 5
@@ -42,6 +44,10 @@ Progress = Callable[[int, int | None], None]
 
 class _Retry(Exception):
     """A failure that may pass; the message describes it."""
+
+
+class _Unreachable(_Retry):
+    """No connection could be made: the server, or the whole network, is out of reach."""
 
 
 @dataclass(frozen=True)
@@ -102,21 +108,29 @@ def download(url: str, partial: Path, *, max_bytes: int, progress: Progress | No
     """
     # Refuse early what would touch the network or an unsafe address.
     if is_offline():
-        raise UserError(f"{OFFLINE} is set and {url} is not in the cache: unset it, or convert a local file")
+        raise UserError(
+            f"{OFFLINE} is set and {url} is not in the cache: unset it, or give the file to "
+            "`zoo fetch NAME --file FILE`"
+        )
     address = _mirrored(url)
     _require_safe(address, address)
     # Continue in the partial file that an earlier run has left.
     make_folder(partial.parent)
     here = _Partial(partial)
     attempts, last = ATTEMPTS, "no answer"
+    reached, started = False, time.monotonic()
     # Try until the attempts without progress are used up.
     while attempts:
         before = here.size
         try:
-            _attempt(address, here, max_bytes, progress)
+            _attempt(address, here, max_bytes, progress, CONNECT_SECONDS if reached else FIRST_CONNECT_SECONDS)
             return partial
-        except _Retry as error:
+        except _Unreachable as error:
             last = str(error)
+            if not reached and time.monotonic() - started > UNREACHED_SECONDS:
+                break
+        except _Retry as error:
+            last, reached = str(error), True
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 here.remove()
@@ -128,7 +142,13 @@ def download(url: str, partial: Path, *, max_bytes: int, progress: Progress | No
         # Progress renews the attempts, so a slow line can finish a large file.
         attempts = ATTEMPTS if here.size - before >= _PROGRESS_BYTES else attempts - 1
         if attempts:
-            time.sleep(_BACKOFF * 2 ** (ATTEMPTS - 1 - attempts))
+            pause = _BACKOFF * 2 ** (ATTEMPTS - 1 - attempts)
+            time.sleep(pause if reached else min(pause, UNREACHED_SECONDS / 2))
+    if not reached:
+        raise UserError(
+            f"{address} cannot be reached ({last}): are you offline? download {url} elsewhere and run "
+            f"`zoo fetch NAME --file FILE`, or set {MIRROR} to a mirror"
+        )
     raise UserError(f"{url} could not be downloaded ({last}): run the same again, it goes on where it stopped")
 
 
@@ -161,7 +181,9 @@ def _http_library() -> ModuleType:
     raise UserError("downloading needs httpx2: pip install httpx2")
 
 
-def _attempt(address: str, partial: _Partial, max_bytes: int, progress: Progress | None) -> None:
+def _attempt(
+    address: str, partial: _Partial, max_bytes: int, progress: Progress | None, connect_seconds: float
+) -> None:
     """Request the rest of the file, or all of it, once."""
     library = _http_library()
     # Ask only for the missing part, if the server still has the same file.
@@ -169,7 +191,7 @@ def _attempt(address: str, partial: _Partial, max_bytes: int, progress: Progress
     headers = {"Accept-Encoding": "identity", "User-Agent": "siamese-zoo"}
     if start:
         headers |= {"Range": f"bytes={start}-", "If-Range": validator}
-    timeout = library.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+    timeout = library.Timeout(READ_SECONDS, connect=connect_seconds)
     # Follow the redirects ourselves, since each address must be safe.
     try:
         with library.Client(timeout=timeout, follow_redirects=False) as client:
@@ -178,6 +200,8 @@ def _attempt(address: str, partial: _Partial, max_bytes: int, progress: Progress
                 _receive(response, partial, start, max_bytes, progress)
             finally:
                 response.close()
+    except (library.ConnectError, library.ConnectTimeout) as error:
+        raise _Unreachable(f"{type(error).__name__}: {error}".rstrip(": ")) from None
     except library.HTTPError as error:  # time-outs, dropped connections, wrong lengths
         raise _Retry(f"{type(error).__name__}: {error}".rstrip(": ")) from None
 

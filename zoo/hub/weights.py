@@ -146,8 +146,8 @@ def _from_registry(name: str, *, pretrained: bool) -> WeightFile:
     # Say what to do where there is nothing to load.
     if tag is None:
         raise UserError(
-            f"{spec.name} has no released weights: train them with `zoo-train run {spec.recipe} --data DATA --out RUN` "
-            "and load the file that `zoo-train export` writes, or ask for pretrained=False"
+            f"{spec.name} has no released weights: {spec.name}.{RANDOM} is the untrained network; or train them with "
+            f"`zoo-train run {spec.recipe} --data DATA --out RUN` and load the file that `zoo-train export` writes"
         )
     if tag not in spec.weights:
         known = ", ".join(spec.weights) or "none"

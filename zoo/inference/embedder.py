@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from zoo.errors import UserError
+from zoo.inference.images import ImageLike, Images, ImageTransform, as_rgb, count_of, each_image
 from zoo.inference.outputs import EMBEDDING, EMBEDDING_ONLY, HEAD_PARTS, TILES, Outputs
-from zoo.inference.torch_backend import TorchEngine, torch_device
-from zoo.transforms import decode as decoder
+from zoo.inference.torch_backend import TensorState, TorchEngine, tensor_state, torch_device
+from zoo.system.progress import Progress
 from zoo.transforms.preprocess import Preprocessing
 from zoo.version import __version__
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from zoo.hub.weights import WeightFile
     from zoo.models.head_spec import EncoderHeads
 
 _BATCH = 32
-
-ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[np.generic] | Tensor"
-"""One image: a path, a PIL image, an array uint8 [H, W, 3] or [H, W], or a tensor [3, H, W], uint8 or float in 0..1."""
-Images: TypeAlias = "ImageLike | Iterable[ImageLike]"
-"""One image or several; an array [N, H, W, 3] or a tensor [N, 3, H, W] is N images."""
 
 
 class WeightsInfo(TypedDict, total=False):
@@ -59,7 +56,20 @@ class Engine(Protocol):
         """uint8 [N, H, W, 3], RGB, of the preprocessing's size -> float32 [N, D]."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Recipe:
+    """How an embedder is opened again.
+
+    Attributes:
+        open: opens it.
+        state: of its tensors when it was opened, to notice a change.
+    """
+
+    open: Callable[[], Embedder]
+    state: TensorState
+
+
+@dataclass(repr=False)
 class Embedder:
     """A function from images to float32 embeddings [N, D], preprocessing included; ``zoo.load`` makes it.
 
@@ -71,6 +81,10 @@ class Embedder:
         heads: projector and predictor of a converted model, on the same device; ``None`` where it has none.
         backend_reason: why this backend runs the model, in a few words.
         requested: the outputs that ``outputs`` returns, and the crops that an embedding is made of.
+        recipe: how another process opens the same embedder; ``None`` for a network that was made in memory.
+
+    An embedder pickles as its recipe, in some hundred bytes: name or path, settings, and the sha256 of the weights.
+    Unpickling opens the weights again, and refuses others. A copy (``copy.deepcopy``) holds the network itself.
     """
 
     engine: Engine
@@ -80,6 +94,50 @@ class Embedder:
     heads: EncoderHeads | None = None
     backend_reason: str = "asked for"
     requested: Outputs = EMBEDDING_ONLY
+    recipe: Recipe | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        about = self.weights_info
+        runs = f"{self.engine.backend} {self.engine.precision} on {self.engine.device}"
+        licence = about.get("licence", "licence unknown")
+        return f"Embedder({about.get('model', 'a network in memory')}: {self.dim} numbers, {runs}, {licence})"
+
+    def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[object, ...]]:
+        if self.recipe is None:
+            raise UserError(
+                "this embedder was made of a network in memory and has no file to open again: pickle "
+                "embedder.transform, or save the network and zoo.load the file"
+            )
+        if self.recipe.state != self._state():
+            raise UserError(
+                "the network was changed since it was opened, and a pickle holds its file only, not its weights: "
+                "pickle embedder.model.state_dict() instead"
+            )
+        settings = {name: getattr(self, name) for name in ("preprocessing", "normalize", "requested", "backend_reason")}
+        return _reopened, (self.recipe.open, settings)
+
+    def __copy__(self) -> Embedder:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Embedder:
+        copied = replace(self, engine=deepcopy(self.engine, memo), heads=deepcopy(self.heads, memo))
+        # The copy's tensors are others, and as unchanged as these.
+        if self.recipe is not None and self.recipe.state == self._state():
+            copied.recipe = Recipe(self.recipe.open, copied._state())
+        return copied
+
+    def with_recipe(self, reopen: Callable[[], Embedder]) -> Embedder:
+        """Return the embedder with its recipe, for pickling.
+
+        Args:
+            reopen: opens the same weights in another process; it is pickled itself.
+        """
+        return replace(self, recipe=Recipe(reopen, self._state()))
+
+    def _state(self) -> TensorState:
+        modules = [self.engine.model] if isinstance(self.engine, TorchEngine) else []
+        heads = [part for part in vars(self.heads).values() if part is not None] if self.heads else []
+        return tensor_state([*modules, *heads])
 
     @property
     def dim(self) -> int:
@@ -107,13 +165,17 @@ class Embedder:
         model: nn.Module = self._torch_engine.model
         return model
 
-    def __call__(self, images: Images) -> NDArray[np.float32]:
+    def __call__(
+        self, images: Images, *, batch_size: int | None = None, progress: bool | Progress = False
+    ) -> NDArray[np.float32]:
         """Embed images; the rows are in the order given.
 
         Args:
-            images: one or an iterable of: paths; PIL images (any mode, EXIF orientation applied); arrays uint8
-                [H, W, 3] or [H, W]; tensors uint8 or float in [0, 1], [3, H, W]. Arrays [N, H, W, 3] and tensors
-                [N, 3, H, W] are N images.
+            images: one or an iterable (a generator, too) of: paths; bytes of image files; files open in binary mode,
+                BytesIO too; PIL images (any mode, EXIF orientation applied); arrays uint8 [H, W, 3] or [H, W]; tensors
+                uint8 or float in [0, 1], [3, H, W]. Arrays [N, H, W, 3] and tensors [N, 3, H, W] are N images.
+            batch_size: crops in a forward pass; ``None`` is 32. It changes the last digits only.
+            progress: show a bar on stderr (a line every ten seconds where that is no terminal), or where to show it.
 
         Returns:
             float32 [N, D]; one image gives [1, D].
@@ -122,16 +184,18 @@ class Embedder:
             UserError: a file cannot be read, or an array has another shape, type or range.
         """
         plain = replace(self, requested=self.requested.embedding_only())
-        rows = [part[EMBEDDING] for part in plain._batches(images)]
+        rows = [part[EMBEDDING] for part in plain._batches(images, batch_size, progress)]
         return np.concatenate(rows) if rows else np.empty((0, self.dim), np.float32)
 
-    def outputs(self, images: Images) -> dict[str, NDArray[np.float32]]:
+    def outputs(
+        self, images: Images, *, batch_size: int | None = None, progress: bool | Progress = False
+    ) -> dict[str, NDArray[np.float32]]:
         """Compute all outputs that were requested when the model was loaded; the rows are in the order given.
 
         Heads take the embedding before normalisation; ``normalize`` applies to ``embedding`` and ``tiles``.
 
         Args:
-            images: as for ``__call__``.
+            images, batch_size, progress: as for ``__call__``.
 
         Returns:
             float32 arrays by name: ``embedding`` [N, D], and the outputs of ``zoo.load(outputs=...)``, see
@@ -140,17 +204,19 @@ class Embedder:
         Raises:
             UserError: as ``__call__``.
         """
-        parts = list(self._batches(images))
+        parts = list(self._batches(images, batch_size, progress))
         return {
             name: np.concatenate([part[name] for part in parts]) if parts else np.empty((0, *shape), np.float32)
             for name, shape in self.shapes.items()
         }
 
-    def transform(self, image: ImageLike) -> Tensor:
-        """Preprocess one image for ``model``: float32 tensor [3, H, W], normalised."""
-        import torch
+    @property
+    def transform(self) -> ImageTransform:
+        """Preprocess one image for ``model``: ``transform(image)`` is a float32 tensor [3, H, W], normalised.
 
-        return torch.from_numpy(self.preprocessing.normalise(self.pixels(image)[None])[0])
+        The transform holds no network: it pickles, for the workers of a ``DataLoader``.
+        """
+        return ImageTransform(self.preprocessing)
 
     def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
         """Resize and crop one image: uint8 [H, W, 3]."""
@@ -214,10 +280,24 @@ class Embedder:
             },
         }
 
-    def _batches(self, images: Images) -> Iterator[dict[str, NDArray[np.float32]]]:
-        each = iter(_each(images))
-        while batch := [self.views(as_rgb(image)) for image in islice(each, max(1, _BATCH // self.requested.views))]:
-            yield self.outputs_of(batch)
+    def _batches(
+        self, images: Images, batch_size: int | None, progress: bool | Progress
+    ) -> Iterator[dict[str, NDArray[np.float32]]]:
+        at_once = _BATCH if batch_size is None else batch_size
+        if at_once < 1:
+            raise UserError(f"batch_size {batch_size}: give a number above zero")
+        each = each_image(images)
+        with ExitStack() as stack:
+            # A bar of our own ends with the last image; the caller's goes on.
+            bar = progress if isinstance(progress, Progress) else None
+            if progress is True:
+                bar = stack.enter_context(Progress("images"))
+                if (total := count_of(images)) is not None:
+                    bar.start(total)
+            while batch := [self.views(image) for image in islice(each, max(1, at_once // self.requested.views))]:
+                yield self.outputs_of(batch, at_once)
+                if bar is not None:
+                    bar.advance(len(batch))
 
     def _center(self, image: Image.Image) -> list[NDArray[np.uint8]]:
         return [self.preprocessing.pixels(image)]
@@ -245,6 +325,11 @@ class Embedder:
         if self.normalize:
             embeddings = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
         return embeddings
+
+
+def _reopened(reopen: Callable[[], Embedder], settings: Mapping[str, Any]) -> Embedder:
+    """Unpickle an embedder."""
+    return replace(reopen(), **settings)
 
 
 def open_torch(
@@ -290,70 +375,6 @@ def weights_info_of(file: WeightFile, *, with_heads: bool = False) -> WeightsInf
     if with_heads:
         info["heads_sha256"] = file.heads_sha256
     return info
-
-
-# ---------------------------------------------------------------- anything that holds an image -> an RGB PIL image
-
-
-def as_rgb(image: ImageLike) -> Image.Image:
-    """Convert a path, PIL image, array or tensor to an upright RGB PIL image; see ``Embedder.__call__``.
-
-    Raises:
-        UserError: it cannot be read as one image.
-    """
-    # Files are decoded, and turned upright as the camera says.
-    if isinstance(image, str | Path):
-        try:
-            return decoder.decode(decoder.read_bytes(image))
-        except decoder.UnreadableImage as error:
-            raise UserError(f"{image} cannot be read: {error}") from None
-    if isinstance(image, Image.Image):
-        try:
-            return decoder.to_rgb(image)
-        except decoder.UnreadableImage as error:
-            raise UserError(f"a PIL image cannot be used: {error}") from None
-    # Arrays and tensors are checked for the layout of an image.
-    array = _as_array(image)
-    if array.ndim == 2:
-        array = np.repeat(array[:, :, None], 3, axis=2)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
-        raise UserError(
-            f"an array of shape {array.shape} and type {array.dtype} is not an image: uint8 [H, W, 3] or [H, W] is, "
-            "and so is a tensor [3, H, W], uint8 or float in [0, 1]"
-        )
-    return Image.fromarray(np.ascontiguousarray(array))
-
-
-def _as_array(image: NDArray[np.generic] | Tensor) -> NDArray[np.generic]:
-    """Convert a tensor to a uint8 array [H, W, C], anything else as numpy does."""
-    # NumPy takes everything but a tensor as it is.
-    if not hasattr(image, "detach"):
-        return np.asarray(image)
-    array: NDArray[Any] = image.detach().cpu().numpy()
-    # Move a tensor's channels to the end.
-    if array.ndim == 3:
-        array = array.transpose(1, 2, 0)
-        if array.shape[2] == 1:
-            array = array[:, :, 0]
-    # Bring floats to the bytes that the preprocessing expects.
-    if np.issubdtype(array.dtype, np.floating):
-        if not (array.size and array.min() >= 0 and array.max() <= 1):
-            raise UserError("a float tensor must hold values in [0, 1]; give normalised ones to embedder.model")
-        array = np.round(array * 255).astype(np.uint8)
-    return array
-
-
-def _each(images: Any) -> Iterable[ImageLike]:
-    """Iterate over one image or several."""
-    if isinstance(images, str | Path | Image.Image):
-        return [images]
-    if hasattr(images, "shape") and len(images.shape) in (2, 3):
-        return [images]
-    try:
-        each: Iterable[ImageLike] = iter(images)
-        return each
-    except TypeError:
-        raise UserError(f"{type(images).__name__} is not an image: give paths, PIL images, arrays or tensors") from None
 
 
 def _batched(views: list[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:

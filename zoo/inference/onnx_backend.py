@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from zoo.inference.embedder import Embedder, WeightsInfo
 from zoo.inference.onnx_checks import require_self_contained
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
 from zoo.system.atomic_files import sha256_file
-from zoo.system.hardware import usable_cores
+from zoo.system.hardware import devices_here, usable_cores
 from zoo.system.shortage import raise_if_short
 from zoo.transforms.preprocess import Preprocessing
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 METADATA = "siamese-zoo"  # metadata key under which ``zoo.export.export`` stores a JSON
 FORMAT = 2  # of that JSON and of the graph; a new number renews all cached files
+_OF_PARENTS: list[object] = []  # sessions that a forked process has inherited and cannot end
 _PACKAGES = ("onnxruntime-gpu", "onnxruntime")
 
 
@@ -47,21 +49,8 @@ class OnnxEngine:
         # Check the file before the runtime opens it.
         ort = import_onnxruntime()
         require_self_contained(path)
-        provider = _provider(device, ort.get_available_providers())
-        # Set the session up for a process that also decodes images.
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only: it warns about GPUs that are not there
-        options.intra_op_num_threads = usable_cores()  # its own count ignores the process's affinity and limits
-        # its threads must not spin between two batches, when the cores decode images
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        # Start the session, and refuse a silent fall-back to the CPU.
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=[provider])
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise_if_short(error)
-            raise UserError(f"{path} is not an ONNX file that runs here: {reason_of(error)}") from None
-        if provider[0] not in self._session.get_providers():  # ONNX Runtime itself falls back with a warning
-            raise UserError(f"ONNX Runtime could not start {provider[0]}{_both_installed()}: use --device cpu")
+        self._path, self._provider = path, _provider(device, ort.get_available_providers())
+        self._session = self._start()
         # Keep what callers ask about the file.
         self._input: str = self._session.get_inputs()[0].name
         self.device = device
@@ -71,9 +60,43 @@ class OnnxEngine:
         self.file = read_metadata(self.metadata, path)
         self.precision = self.file.precision
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> OnnxEngine:
+        """A session never changes, and several threads may use it: copies share it."""
+        return self
+
+    def _start(self) -> Any:
+        ort, path, provider = import_onnxruntime(), self._path, self._provider
+        # Set the session up for a process that also decodes images.
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors only: it warns about GPUs that are not there
+        options.intra_op_num_threads = usable_cores()  # its own count ignores the process's affinity and limits
+        # its threads must not spin between two batches, when the cores decode images
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Start the session, and refuse a silent fall-back to the CPU.
+        try:
+            session = ort.InferenceSession(str(path), options, providers=[provider])
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise_if_short(error)
+            raise UserError(f"{path} is not an ONNX file that runs here: {reason_of(error)}") from None
+        if provider[0] not in session.get_providers():  # ONNX Runtime itself falls back with a warning
+            raise UserError(f"ONNX Runtime could not start {provider[0]}{_both_installed()}: use --device cpu")
+        self._process = os.getpid()
+        return session
+
+    def _session_of_this_process(self) -> Any:
+        """Return the session; a forked process starts its own, because the threads of its parent's are not there."""
+        if self._process != os.getpid():
+            if self._provider[0] != "CPUExecutionProvider":
+                raise UserError("a GPU cannot be used in a forked process: start it with spawn")
+            if sha256_file(self._path) != self.versions["onnx_file"]:
+                raise UserError(f"{self._path} was changed since it was opened: open it again")
+            _OF_PARENTS.append(self._session)  # ending it would wait for its threads
+            self._session = self._start()
+        return self._session
+
     def run(self, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
         """Run the graph on its own kind of input: float32 [N, D]."""
-        result: NDArray[np.float32] = self._session.run(["embedding"], {self._input: inputs})[0]
+        result: NDArray[np.float32] = self._session_of_this_process().run(["embedding"], {self._input: inputs})[0]
         return result
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -157,7 +180,9 @@ def _provider(device: str, available: list[str]) -> tuple[str, dict[str, str]]:
     kind, _, number = device.partition(":")
     name = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(kind)
     if name is None or (number and not number.isdecimal()):
-        raise UserError(f"ONNX Runtime runs on cpu, cuda or cuda:N here, not on {device!r}")
+        raise UserError(
+            f"ONNX Runtime runs on cpu, cuda or cuda:N here, not on {device!r}: this machine has {devices_here()}"
+        )
     if name not in available:
         raise UserError(
             f"ONNX Runtime here has no {name}{_both_installed()}: pip install onnxruntime-gpu, or use --device cpu"

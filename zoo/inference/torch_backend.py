@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import UserError, reason_of
 from zoo.inference.outputs import EMBEDDING
+from zoo.system.hardware import devices_here
 from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
+
+
+TensorState: TypeAlias = tuple[tuple[object, ...], ...]
+"""Where each tensor of a network lies, and how often it was written to."""
 
 
 class TorchEngine:
@@ -31,12 +37,12 @@ class TorchEngine:
     def __init__(self, model: nn.Module, preprocessing: Preprocessing, *, device: str, precision: str) -> None:
         import torch
 
-        self._torch = torch
         self.device, self.precision = device, precision
         self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dim = int(model.num_features)  # type: ignore[arg-type]
         self.versions = {p: version(p) for p in ("torch", "timm")}
         self._folded: nn.Module | None = None
+        self._process = os.getpid()
         self._mean, self._std = (
             torch.tensor(v, device=device).mul(255)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
         )
@@ -55,7 +61,9 @@ class TorchEngine:
             layers: stages to return averaged over height and width: ``layer3`` gives float32 [N, C].
             maps: stages to return in full: ``layer3`` gives ``layer3_map``, float32 [N, C, H, W].
         """
-        torch = self._torch
+        import torch
+
+        self._notice_fork()
         found: dict[str, Tensor] = {}
 
         def hook(network: nn.Module, name: str) -> RemovableHandle:
@@ -81,6 +89,20 @@ class TorchEngine:
             found[EMBEDDING] = network(x)
         return {name: values.float().cpu().contiguous().numpy() for name, values in found.items()}
 
+    def _notice_fork(self) -> None:
+        """Set torch up in a forked process: the threads of its parent are not there, and waiting for them hangs."""
+        if self._process == os.getpid():
+            return
+        import torch
+
+        if self.device.startswith("cuda"):
+            raise UserError(
+                "a GPU cannot be used in a forked process: start it with spawn "
+                "(DataLoader(multiprocessing_context='spawn')), or give it embedder.transform alone"
+            )
+        torch.set_num_threads(1)
+        self._process = os.getpid()
+
     def _network(self) -> nn.Module:
         if self._folded is None:
             from zoo.models.fuse_bn import fold_batch_norms
@@ -88,6 +110,12 @@ class TorchEngine:
             can_fold = self.device == "cpu" and self.precision == "fp32"
             self._folded = (fold_batch_norms(self.model) if can_fold else None) or self.model
         return self._folded
+
+
+def tensor_state(modules: Iterable[nn.Module]) -> TensorState:
+    """Return a value that changes when somebody trains, loads or moves the parameters and buffers of these modules."""
+    tensors = (t for m in modules for part in (m.named_parameters(), m.named_buffers()) for t in part)
+    return tuple((name, t.data_ptr(), -1 if t.is_inference() else t._version) for name, t in tensors)
 
 
 def torch_device(device: str | None) -> str:
@@ -103,7 +131,9 @@ def torch_device(device: str | None) -> str:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} is not usable here: {reason_of(error)}") from None
+        raise UserError(
+            f"device {device!r} is not usable here ({reason_of(error)}): this machine has {devices_here()}"
+        ) from None
     return device
 
 

@@ -324,6 +324,8 @@ _CROP_95 = 235  # timm's transform: floor(224 / .95)
 
 
 DEFAULT_MODEL = "simclr_r18_mini"  # ships with the package
+FOR_REAL_WORK = ("mocov2_r50", "byol_r50")
+"""What users of the default network are told to take: a good one for any use, and the paper's for research."""
 
 MODELS: Mapping[str, ModelSpec] = {
     spec.name: spec

@@ -167,7 +167,7 @@ def compare_loaders(file: WeightFile, folder: Path, embedder: Embedder) -> Agree
     from timm.data.config import resolve_model_data_config
     from timm.data.transforms_factory import create_transform
 
-    from zoo.inference.embedder import as_rgb
+    from zoo.inference.images import as_rgb
 
     if needs_import(checkpoint_dir.read(folder).architecture):
         import zoo.timm_models  # noqa: F401

@@ -1,6 +1,6 @@
 """The index of a collection: exact search for small ones, an HNSW graph (usearch) for large ones.
 
-``OUT/index/index.json`` names the index file beside it and the extraction it belongs to. It is written last and
+``OUT/.zoo/index/index.json`` names the index file beside it and the extraction it belongs to. It is written last and
 atomically, so an index is there whole or not at all. The exact index is a .npy matrix of unit vectors, float32
 [rows, D], NaN where an image has no embedding. The graph is built over the same matrix, which stays on the disk
 (memory-mapped): memory grows by the graph alone.
@@ -9,6 +9,7 @@ atomically, so an index is there whole or not at all. The exact index is a .npy 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,12 +19,14 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from zoo.embeddings.shards import STATE
 from zoo.errors import UserError
 from zoo.numerics.similarity import ExactSearch, TopK, l2_normalize
 from zoo.search.collection import Collection
 from zoo.system import atomic_files
 
-FOLDER = "index"
+FOLDER = f"{STATE}/index"  # where a reader of the folder's tables does not look
+_OLD_FOLDER = "index"  # of version 0.3 and before
 EXACT_BELOW = 10_000  # rows: a ResNet-50's matrix is then 80 MB, and a query takes a few milliseconds
 RECALL_AT = 10
 RECALL_SAMPLE = 200
@@ -108,7 +111,7 @@ class Index:
 
 
 def build(collection: Collection, *, exact: bool | None = None) -> IndexInfo:
-    """Write the index of a collection into ``OUT/index``; an index that is there already is replaced.
+    """Write the index of a collection into ``OUT/.zoo/index``; an index that is there already is replaced.
 
     Args:
         exact: exact search or a graph; ``None`` is exact below ``EXACT_BELOW`` images.
@@ -159,6 +162,7 @@ def build(collection: Collection, *, exact: bool | None = None) -> IndexInfo:
     for path in folder.iterdir():
         if path.name not in ("index.json", written.name) and path.name.startswith(("exact-", "graph-")):
             atomic_files.remove(path)
+    _remove_old(collection.root / _OLD_FOLDER)
     return info
 
 
@@ -171,6 +175,8 @@ def open_index(collection: Collection) -> Index:
     """
     again = f"run `zoo index {collection.root}`"
     folder = collection.root / FOLDER
+    if not (folder / "index.json").exists() and (collection.root / _OLD_FOLDER / "index.json").exists():
+        folder = collection.root / _OLD_FOLDER
     # Read the small file first: it tells whether the large one fits.
     try:
         info: IndexInfo = json.loads((folder / "index.json").read_bytes())
@@ -199,6 +205,17 @@ def open_index(collection: Collection) -> Index:
     if kind == "exact":
         return Index(ExactSearch(np.load(path, mmap_mode="r", allow_pickle=False)), info)
     return Index(HNSWSearch(_import_usearch().Index.restore(str(path), view=True)), info)
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove the index that an earlier version left; files of others stay, and so does the folder then."""
+    if not (folder / "index.json").is_file():
+        return
+    for path in folder.iterdir():
+        if path.name == "index.json" or path.name.startswith(("exact-", "graph-")):
+            atomic_files.remove(path)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _write_matrix(collection: Collection, path: Path) -> int:

@@ -10,19 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.errors import UserError
+from zoo.embeddings.reopen_model import reopen_model
 from zoo.inference.embedder import Embedder
-from zoo.inference.outputs import EMBEDDING, Outputs
-from zoo.loading import load
-from zoo.models import registry
+from zoo.inference.outputs import EMBEDDING
 from zoo.numerics.similarity import l2_normalize
 from zoo.search.collection import Collection, Item
 from zoo.search.index import Searcher
 from zoo.transforms.decode import UnreadableImage, decoded, read_bytes
 from zoo.transforms.limits import DEFAULT_OPTIONS, DecodeOptions
-
-# These decide where an embedding points. Backend and device move it by less than neighbours differ.
-_MUST_AGREE = ("weights_sha256", "preprocessing", "dim")
 
 
 @dataclass(frozen=True)
@@ -64,38 +59,7 @@ def open_model(collection: Collection, model: str | None = None, *, device: str 
     Raises:
         UserError: the model cannot be found, or it is another one.
     """
-    manifest = collection.manifest
-    # Fall back to the model that the manifest names.
-    if model is None:
-        model = collection.model
-        if registry.split_name(model)[0] not in registry.MODELS:
-            sha256 = str(manifest.get("weights_sha256"))[:16]
-            raise UserError(
-                f"{collection.root} was made with a file named {model!r} (sha256 {sha256}...), "
-                "which is no name of `zoo list`: say where it is with --model PATH"
-            )
-    # Load it as the extraction did, so that embeddings are comparable.
-    normalize, outputs = bool(manifest.get("normalize")), Outputs(crops=str(manifest.get("crops", "center")))
-    if str(model).endswith(".onnx"):  # the file decides backend and precision
-        embedder = load(model, device=device, normalize=normalize, outputs=outputs)
-    else:
-        backend, precision = str(manifest["backend"]), str(manifest["precision"])
-        embedder = load(
-            model, device=device, backend=backend, precision=precision, normalize=normalize, outputs=outputs
-        )
-
-    # refuse any other model: its embeddings cannot be compared
-    identity = embedder.identity()
-    for key in _MUST_AGREE:
-        if identity.get(key) != manifest.get(key):
-            raise UserError(
-                f"{collection.root} was made with another model: {key} is {_short(manifest.get(key))} there and "
-                f"{_short(identity.get(key))} in {model}; search with the one it was made with, or extract again"
-            )
-    # Without a hash, the name is all there is to compare.
-    if manifest.get("weights_sha256") is None and identity["model"] != collection.model:
-        raise UserError(f"{collection.root} was made with {collection.model}, not with {identity['model']}")
-    return embedder
+    return reopen_model(collection.root, collection.manifest, model, device=device)
 
 
 def embed_bytes(
@@ -140,8 +104,3 @@ def nearest(collection: Collection, searcher: Searcher, vector: NDArray[np.float
         return []
     rows, cosines = searcher.search(queries, k)[0]
     return [Match(collection.item(int(row)), float(cosine)) for row, cosine in zip(rows, cosines, strict=True)]
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 64 else text[:64] + "..."

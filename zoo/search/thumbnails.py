@@ -7,21 +7,17 @@ are followed is refused even if its hash agrees.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 
-from PIL import Image
-
 from zoo.embeddings.plan import Plan
 from zoo.errors import UserError
 from zoo.search.collection import Collection, Item
-from zoo.transforms.decode import UnreadableImage, decoded, read_bytes
-from zoo.transforms.limits import MAX_PIXELS
+from zoo.transforms.decode import UnreadableImage, read_bytes
+from zoo.transforms.thumbnail import thumbnail
 
 SMALL, LARGE = 240, 960  # longest side, pixels
 _CACHED = 2000  # small thumbnails in memory, about 10 kB each
@@ -105,21 +101,3 @@ def _folder_reader(folder: str) -> Callable[[Item], bytes]:
         return read_bytes(path)
 
     return read
-
-
-def thumbnail(data: bytes, side: int) -> bytes:
-    """Turn an encoded image into a JPEG of at most ``side`` pixels a side, without metadata.
-
-    Raises:
-        UnreadableImage: it cannot be decoded.
-    """
-    with decoded(data, MAX_PIXELS) as image:
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
-
-
-def data_uri(jpeg: bytes) -> str:
-    """Return a JPEG as a data URI, for ``<img src>`` in a page without other files."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

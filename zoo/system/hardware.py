@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 
+from zoo.errors import UserError
+
 CORES = "SIAMESE_ZOO_CORES"
+_DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu|npu|mtia)(:\d{1,4})?")
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and Windows' GPU seen from WSL
 
 
@@ -33,3 +38,33 @@ def gpu_in_sight() -> bool:
     if platform.system() == "Windows":
         return (Path(os.environ.get("SYSTEMROOT", "C:/Windows")) / "System32" / "nvcuda.dll").exists()
     return any(Path(file).exists() for file in _GPU_FILES)
+
+
+def require_device_name(device: str | None) -> None:
+    """Check the name of a device, without asking the device. Raises UserError, which lists those of this machine."""
+    if device is not None and not _DEVICE.fullmatch(device):
+        raise UserError(f"device {device!r} is not usable here: this machine has {devices_here()}")
+
+
+def devices_here() -> str:
+    """Return the devices of this machine for messages, as far as they can be seen without importing torch."""
+    found = ["cpu"]
+    if gpu_in_sight() and platform.system() == "Darwin":
+        found.append("mps")
+    elif gpu_in_sight():
+        found += [f"cuda:{number} ({name})" for number, name in enumerate(_nvidia_names())] or ["cuda"]
+    return ", ".join(found)
+
+
+def _nvidia_names() -> list[str]:
+    """Names of the GPUs that NVIDIA's driver lists, of those that CUDA_VISIBLE_DEVICES leaves."""
+    try:
+        texts = [(folder / "information").read_text() for folder in sorted(_NVIDIA.iterdir())]
+    except OSError:
+        return []
+    names = [found[1].strip() if (found := re.search(r"Model:(.*)", text)) else "NVIDIA" for text in texts]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return names
+    numbers = [int(number) for number in visible.split(",") if number.strip().isdigit()]
+    return [names[number] for number in numbers if number < len(names)]

@@ -1,4 +1,7 @@
-"""Show the progress of a long run on stderr: a bar on a terminal, a plain line every ten seconds elsewhere."""
+"""Show the progress of a long run on stderr: a bar on a terminal, plain lines elsewhere.
+
+A notebook gets one line that is written over, others a line every ten seconds.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from zoo.system.verbosity import is_quiet
+
+_NOTEBOOK_SECONDS, _NOTEBOOK_WIDTH = 0.5, 80
+
+
+def in_notebook() -> bool:
+    """True in Jupyter, Colab and Databricks, whose stderr is no terminal and yet is watched."""
+    return Console().is_jupyter
+
+
+def is_watched() -> bool:
+    """True where somebody can see progress: stderr is a terminal, or this is a notebook."""
+    return (sys.stderr is not None and sys.stderr.isatty()) or in_notebook()
+
 
 class Progress:
     """Counts units of work; use it as a context manager.
@@ -19,7 +36,12 @@ class Progress:
         unit: name of the units, in the plural.
         stream: output; ``None`` is stderr.
         seconds_per_line: seconds between two lines where the stream is no terminal.
+
+    Attributes:
+        first_line: is said when the work begins, after all that could refuse it; ``None`` is nothing.
     """
+
+    first_line: str | None = None
 
     def __init__(self, unit: str, *, stream: TextIO | None = None, seconds_per_line: float = 10.0) -> None:
         self._unit = unit
@@ -32,8 +54,11 @@ class Progress:
         self._fields = ""
         self._started = self._last_line = time.monotonic()
         self._bar: Bar | None = None
+        self._in_notebook = stream is None and in_notebook()
+        if self._in_notebook:
+            self._seconds_per_line = _NOTEBOOK_SECONDS
         # A terminal gets a bar, a log file gets lines.
-        if self._stream.isatty():
+        if self._stream.isatty() and not is_quiet():
             rate = TextColumn("{task.description}", markup=False)
             columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
             self._bar = Bar(*columns, console=Console(file=self._stream))
@@ -51,9 +76,14 @@ class Progress:
             self._bar.stop()
         elif self._done > self._reported:
             self._line()
+        if self._in_notebook and self._reported and not is_quiet():
+            print(file=self._stream, flush=True)
 
     def start(self, total: int, done: int = 0) -> None:
         """Set the number of units, and how many of them an earlier run has done."""
+        if self.first_line is not None:
+            self.say(self.first_line)
+            self.first_line = None
         self._total, self._before, self._done, self._reported, self._started = total, done, 0, 0, time.monotonic()
         if self._bar is not None:
             self._bar.reset(self._task, total=total, completed=done, visible=True)
@@ -69,6 +99,8 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Write a line of its own, above the bar."""
+        if is_quiet():
+            return
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False)
         else:
@@ -86,7 +118,11 @@ class Progress:
         if self._total is not None and self._done > 0 and done < self._total:
             seconds = (self._total - done) * (self._last_line - self._started) / self._done
             left = f", about {seconds:.0f} s left"
-        self.say(f"{done}{of} {self._unit}, {self._rate()}{left}{self._fields}")
+        line = f"{done}{of} {self._unit}, {self._rate()}{left}{self._fields}"
+        if self._in_notebook and not is_quiet():
+            print(f"\r{line:<{_NOTEBOOK_WIDTH}}", end="", file=self._stream, flush=True)  # over the last one
+        else:
+            self.say(line)
 
 
 def _shown(value: object) -> str:

@@ -125,10 +125,20 @@ def test_overrides_reach_nested_fields_and_keep_types() -> None:
     assert override(recipe, ["zero_init_residual=true"]).zero_init_residual is True
 
 
+def test_the_end_of_a_path_is_enough_where_one_field_has_it() -> None:
+    recipe = table.find("byol_r18_tin32")
+    for short, full in (("lr", "optim.lr"), ("tau", "optim.tau"), ("first.hue", "views.first.hue")):
+        assert override(recipe, [f"{short}=0.125"]) == override(recipe, [f"{full}=0.125"]) != recipe
+    assert override(recipe, ["seed=3"]).seed == 3  # a whole path comes first
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
         ("optim.rl=1", "nearest is 'lr'"),
+        ("hue=0", r"--set hue could be views\.first\.hue or views\.second\.hue: give one of them"),
+        ("epoch=1", r"no field 'epoch'; the nearest is 'optim\.epochs'"),
+        ("lr=x", r"--set optim\.lr: 'x' is not a valid float"),
         ("optim=1", "name one of its fields"),
         ("optim.lr.x=1", "'lr' has no fields"),
         ("seed=1.5", "not a valid int"),

@@ -76,7 +76,7 @@ def test_every_output_is_written_merged_verified_and_indexed(
         told = table.schema.field(name).metadata
         assert told is None if name == "embedding" else json.loads(told[b"zoo.shape"]) == list(values.shape[1:])
     assert build(Collection(out))["indexed"] == 6
-    shutil.rmtree(out / "index")
+    shutil.rmtree(out / ".zoo" / "index")
     before = results(out)
     damaged = out / ("embeddings-00001.layer4.npy" if format == "npy" else f"embeddings-00001.{format}")
     data = damaged.read_bytes()

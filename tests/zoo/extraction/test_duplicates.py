@@ -100,7 +100,7 @@ def test_copies_keep_their_rows_and_are_embedded_once(images: Path, tmp_path: Pa
     assert merge(out, tmp_path / "all.npy").rows == 17
     assert np.isnan(np.load(tmp_path / "all.npy")).all(axis=1).sum() == 4
     assert build(Collection(out))["left_out"] == 4
-    shutil.rmtree(out / "index")
+    shutil.rmtree(out / ".zoo" / "index")
     assert_tidy(out)
     run(images, tmp_path / "plain", format=format, batch_size=1)
     ones = {row["path"]: row["sha256"] for row in rows(tmp_path / "plain")}

@@ -162,7 +162,7 @@ def test_the_manifest_says_what_was_done_and_nothing_of_when_and_where(images: P
     assert [shard["rows"] for shard in manifest["shards"]] == [6, 6, 6, 3]
     for shard in manifest["shards"]:
         assert shard["sha256"] == hashlib.sha256((out / shard["file"]).read_bytes()).hexdigest()
-    log = [json.loads(line) for line in (out / "run.log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (out / "_run.log.jsonl").read_text().splitlines()]
     assert [line["event"] for line in log] == ["start", "end"]
     assert log[1]["images_per_second"] > 0
 

@@ -114,7 +114,9 @@ def test_a_server_that_never_recovers_is_given_up(server: Server, tmp_path: Path
 
 def test_an_address_that_answers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(module.MIRROR, "http://127.0.0.1:1")
-    with pytest.raises(UserError, match="ConnectError"):
+    with pytest.raises(
+        UserError, match=r"ConnectError.*are you offline\? .*`zoo fetch NAME --file FILE`, or set SIAMESE_ZOO_MIRROR"
+    ):
         get(tmp_path)
 
 

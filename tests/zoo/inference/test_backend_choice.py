@@ -135,7 +135,7 @@ main()
 
 
 def test_a_missing_gpu_provider_is_said_and_nothing_falls_back(cached: Path) -> None:
-    for device, message in (("cuda", "Provider"), ("cuda:x", "not on 'cuda:x'"), ("mps", "not on 'mps'")):
+    for device, message in (("cuda", "Provider"), ("cuda:x", "'cuda:x' is not usable here"), ("mps", "not on 'mps'")):
         if device == "cuda" and torch.cuda.is_available():
             continue
         with pytest.raises(UserError, match=message):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from PIL import Image
 import zoo
 from zoo.errors import UserError
 from zoo.models.registry import DEFAULT_MODEL, MODELS
+from zoo.system.progress import Progress
 
 PHOTOS = Path(__file__).parents[3] / "examples" / "photos"
 CAT = PHOTOS / "cat_chelsea.jpg"
@@ -38,6 +42,61 @@ def test_every_form_of_an_image_gives_its_embedding(embedder: zoo.Embedder) -> N
     tensor = torch.from_numpy(array).permute(2, 0, 1)
     for form in (str(CAT), [CAT], image, array, array[None], tensor, tensor[None], tensor.float() / 255, iter([image])):
         np.testing.assert_array_equal(embedder(form), reference)
+
+
+class Trickle(io.RawIOBase):
+    """A file that gives less than it is asked for, and cannot be rewound, as a socket."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = data
+
+    def read(self, size: int = -1) -> bytes:
+        block, self._left = self._left[:1000], self._left[1000:]
+        return block
+
+
+def test_bytes_files_and_generators_are_images(embedder: zoo.Embedder, tmp_path: Path) -> None:
+    reference, data = embedder(CAT), CAT.read_bytes()
+    buffer = io.BytesIO()
+    buffer.write(data)  # it stands at its end now
+    with CAT.open("rb") as file, CAT.open("rb", buffering=0) as raw:
+        for form in (data, bytearray(data), memoryview(data), buffer, file, raw, [data], (x for x in [buffer])):
+            np.testing.assert_array_equal(embedder(form), reference)
+        np.testing.assert_array_equal(embedder.transform(file), embedder.transform(CAT))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat", data)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive, archive.open("cat") as member, os.scandir(PHOTOS) as entries:
+        entry = next(entry for entry in entries if entry.name == CAT.name)
+        for form in (member, [member], Trickle(data), entry, [entry]):
+            np.testing.assert_array_equal(embedder(form), reference)
+    four = embedder([data, CAT, buffer, Image.open(CAT)])
+    np.testing.assert_allclose(four, np.repeat(reference, 4, axis=0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_generator_is_read_as_it_is_used(embedder: zoo.Embedder) -> None:
+    ahead: list[int] = []
+    calls = 0
+
+    class Counting(Progress):
+        def advance(self, n: int, **fields: object) -> None:
+            nonlocal calls
+            calls += n
+            assert ahead[-1] + 1 == calls  # no image is held that was not embedded
+
+    images = (ahead.append(i) or CAT for i in range(10))  # type: ignore[func-returns-value]
+    rows = embedder(images, batch_size=4, progress=Counting("images"))
+    assert rows.shape == (10, embedder.dim)
+    assert calls == 10
+    np.testing.assert_allclose(rows, embedder([CAT] * 10), rtol=1e-4, atol=1e-4)
+
+
+def test_progress_is_shown_when_asked_for(embedder: zoo.Embedder, capsys: pytest.CaptureFixture[str]) -> None:
+    embedder([CAT, CAT])
+    assert capsys.readouterr().err == ""
+    embedder([CAT, CAT], progress=True)
+    assert capsys.readouterr().err.startswith("2 of 2 images")
+    embedder.outputs(iter([CAT, CAT]), progress=True)
+    assert capsys.readouterr().err.startswith("2 images")
 
 
 def test_gray_and_rotated_images_are_taken(embedder: zoo.Embedder) -> None:
@@ -100,6 +159,19 @@ def test_random_weights_come_only_when_asked_for() -> None:
         ("no/such/file.jpg", "missing"),
         (Path(__file__), "not-an-image"),
         (3, "int is not an image"),
+        (None, "NoneType is not an image"),
+        (b"GIF", "an image of 3 bytes cannot be read: not-an-image"),
+        (io.BytesIO(b"no image"), "the file BytesIO cannot be read: not-an-image"),
+        (io.StringIO("text"), "open it with mode 'rb'"),
+        # the caller's own shapes: not those of a part, nor of a tensor turned around
+        (np.zeros((2, 5, 6, 4), np.uint8), r"an array of shape \(2, 5, 6, 4\) and type uint8 is no batch"),
+        (torch.zeros(2, 5, 6, 4), r"a tensor of shape \(2, 5, 6, 4\) and type float32 is no batch"),
+        (np.zeros((2, 2, 5, 6, 3), np.uint8), r"shape \(2, 2, 5, 6, 3\)"),
+        (torch.zeros(4, 5, 6), r"a tensor of shape \(4, 5, 6\) and type float32 is not an image"),
+        (torch.zeros(3, 5, 0), r"\[0, 1\]"),
+        ([CAT, np.zeros((5, 5, 4), np.uint8)], r"image 1: an array of shape \(5, 5, 4\)"),
+        ([CAT, b""], "image 1: an image of 0 bytes"),
+        ([CAT, 3], "image 1: int is not an image"),
     ],
 )
 def test_what_is_no_image_is_one_line(embedder: zoo.Embedder, images: object, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -141,6 +142,9 @@ def test_published_and_loaded_again(hub: HubServer, converted: Path, repository:
     photo = ROOT / "examples" / "photos" / "cat_chelsea.jpg"
     np.testing.assert_array_equal(embedder(photo), zoo.load(converted)(photo))
     assert embedder.heads is not None
+    data = pickle.dumps(embedder)
+    assert f"hf-hub:{REPO}@{done.commit}".encode() in data  # a branch can move
+    np.testing.assert_array_equal(pickle.loads(data)(photo), embedder(photo))
     assert embedder.weights_info["weights_sha256"] == sha256_file(converted / "model.safetensors")
     assert not any(WRITE_TOKEN.encode() in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert not any(WRITE_TOKEN.encode() in data for data in live.values())

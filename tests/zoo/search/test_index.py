@@ -70,7 +70,7 @@ def test_a_stale_index_is_refused_and_rebuilt(tmp_path: Path) -> None:
         open_index(changed)
     second = build(changed, exact=False)
     assert open_index(changed).info == second
-    left = sorted(path.name for path in (tmp_path / "index").iterdir())
+    left = sorted(path.name for path in (tmp_path / ".zoo" / "index").iterdir())
     assert left == sorted(["index.json", second["file"]])
     assert first["file"] not in left
 
@@ -78,9 +78,9 @@ def test_a_stale_index_is_refused_and_rebuilt(tmp_path: Path) -> None:
 def test_an_index_of_another_model_is_refused(tmp_path: Path) -> None:
     collection = make(tmp_path, clusters(10, 8))
     build(collection)
-    info = json.loads((tmp_path / "index" / "index.json").read_text())
+    info = json.loads((tmp_path / ".zoo" / "index" / "index.json").read_text())
     info["weights_sha256"] = "1" * 64
-    (tmp_path / "index" / "index.json").write_text(json.dumps(info))
+    (tmp_path / ".zoo" / "index" / "index.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match="another model"):
         open_index(collection)
 
@@ -89,7 +89,7 @@ def test_an_index_of_another_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("harm", ["cut", "flip", "gone", "json"])
 def test_a_damaged_index_is_refused(tmp_path: Path, exact: bool, harm: str) -> None:
     collection = make(tmp_path, clusters(30, 8))
-    path = tmp_path / "index" / build(collection, exact=exact)["file"]
+    path = tmp_path / ".zoo" / "index" / build(collection, exact=exact)["file"]
     data = bytearray(path.read_bytes())
     if harm == "cut":
         path.write_bytes(data[:-1])
@@ -111,7 +111,7 @@ def test_errors_say_what_cannot_be_indexed(tmp_path: Path) -> None:
         open_index(make(tmp_path / "a", clusters(3, 4)))
     with pytest.raises(UserError, match="nothing to index"):
         build(make(tmp_path / "b", clusters(3, 4), failed=(0, 1, 2)))
-    assert not list((tmp_path / "b" / "index").iterdir())
+    assert not list((tmp_path / "b" / ".zoo" / "index").iterdir())
     damaged = make(tmp_path / "c", clusters(3, 4))
     shard = tmp_path / "c" / "embeddings-00000.parquet"
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_the_old_index(tmp_path: Path, monkeypatch: pytest.Mo
         build(collection, exact=False)
     monkeypatch.undo()
     assert open_index(collection).info == info
-    assert not list((tmp_path / "index").glob("*.tmp"))
+    assert not list((tmp_path / ".zoo" / "index").glob("*.tmp"))
 
 
 def test_recall_is_measured_and_high(tmp_path: Path) -> None:

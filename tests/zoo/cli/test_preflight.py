@@ -1,0 +1,136 @@
+"""What is missing is said before a model is opened and before torch is imported, which takes seconds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zoo
+from zoo.errors import UserError
+from zoo.system import hardware
+from zoo.system.preflight import require_packages, require_path
+
+PHOTOS = Path(__file__).parents[3] / "examples" / "photos"
+_SCRIPT = """
+import sys
+{before}
+sys.argv = {words!r}
+from {module} import app
+from zoo.cli.app import exit_code
+code = exit_code(app, sys.argv[0], "")
+late = sorted({{"torch", "timm", "onnxruntime"}} & set(sys.modules))
+print(code, ",".join(name for name in late if sys.modules[name] is not None))
+"""
+
+
+def said(*words: object, before: str = "") -> str:
+    """The error of a command in a new process; it had exit code 2 and imported none of the slow libraries."""
+    module = "zoo.cli.main" if words[0] == "zoo" else "training.cli"
+    script = _SCRIPT.format(before=before, words=[str(word) for word in words], module=module)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "2 \n", done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("zoo", "extract", "--images", "nowhere", "--out", "out"),
+        ("zoo", "verify", "nowhere"),
+        ("zoo", "cat", "nowhere", "all.csv"),
+        ("zoo", "index", "nowhere"),
+        ("zoo", "search", "nowhere", "a.jpg"),
+        ("zoo", "serve", "nowhere"),
+        ("zoo", "convert", "nowhere", "--from", "simsiam", "--out", "new"),
+        ("zoo", "export", "--out", "a.onnx", "--precision", "int8", "--calibrate", "nowhere"),
+        ("zoo", "export", "--out", "a.onnx", "--model", "nowhere/a.safetensors"),
+        ("zoo", "evaluate", "knn", "--data", "nowhere"),
+        ("zoo", "evaluate", "detect", "--data", "nowhere"),
+        ("zoo", "report", "nowhere"),
+        ("zoo-train", "run", "byol_r18_tin32", "--data", "nowhere", "--out", "run"),
+        ("zoo-train", "ablate", "target", "--data", "nowhere", "--out", "run"),
+        ("zoo-train", "export", "nowhere", "--out", "a.safetensors"),
+        ("zoo-train", "summary", "nowhere", "--out", "run"),
+    ],
+    ids=" ".join,
+)
+def test_a_missing_file_or_folder(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "nowhere" in said(*words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ("onnx", ("zoo", "export", "--out", "a.onnx")),
+        ("onnxruntime", ("zoo", "export", "--out", "a.onnx")),
+        ("onnxruntime", ("zoo", "extract", "--images", PHOTOS, "--out", "out", "--backend", "onnx")),
+        ("onnxscript", ("zoo", "publish", "byol_r18_mini", "--repo", "a/b", "--dry-run", "out")),
+        ("scipy", ("zoo", "evaluate", "linear", "--data", PHOTOS)),
+        ("faster_coco_eval", ("zoo", "evaluate", "detect", "--data", PHOTOS)),
+        ("matplotlib", ("zoo", "report", PHOTOS)),
+        ("tensorboard", ("zoo-train", "run", "byol_r18_tin32", "--data", PHOTOS, "--out", "run", "--tensorboard")),
+        ("matplotlib", ("zoo-train", "ablate", "target", "--data", PHOTOS, "--out", "run")),
+    ],
+    ids=str,
+)
+def test_a_missing_extra(
+    package: str, words: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = said(*words, before=f"sys.modules[{package!r}] = None")
+    assert f"needs {package}: pip install 'siamese-zoo[" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "device"),
+    [
+        (("zoo", "extract", "--images", PHOTOS, "--out", "out"), "gpu"),
+        (("zoo-train", "run", "byol_r18_tin32", "--data", PHOTOS, "--out", "run"), "gpu"),
+        *((("zoo", "evaluate", "knn", "--data", PHOTOS), device) for device in ("gpu", "cuda0", "CPU", "cuda:x", "")),
+    ],
+    ids=str,
+)
+def test_a_wrong_device_lists_those_of_the_machine(
+    words: tuple[object, ...], device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = said(*words, "--device", device)
+    assert f"device {device!r} is not usable here: this machine has cpu" in line
+
+
+def test_gpus_are_listed_by_name_as_far_as_they_are_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, name in enumerate(("NVIDIA H200", "NVIDIA L4")):
+        folder = tmp_path / f"0000:0{number}:00.0"
+        folder.mkdir()
+        (folder / "information").write_text(f"Model: \t\t {name}\nIRQ: 1\n")
+    monkeypatch.setattr(hardware, "_NVIDIA", tmp_path)
+    monkeypatch.setattr(hardware, "_GPU_FILES", (str(tmp_path),))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    assert hardware.devices_here() == "cpu, cuda:0 (NVIDIA H200), cuda:1 (NVIDIA L4)"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert hardware.devices_here() == "cpu, cuda:0 (NVIDIA L4)"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert hardware.devices_here() == "cpu"
+
+
+def test_a_model_without_weights_names_its_untrained_network() -> None:
+    with pytest.raises(UserError, match=r"byol_r18 has no released weights: byol_r18\.random is the untrained network"):
+        zoo.load("byol_r18")
+    assert zoo.load("byol_r18.random", device="cpu").dim == 512
+
+
+def test_patterns_urls_and_names_are_left_to_those_who_open_them(tmp_path: Path) -> None:
+    for place in ("a-{000..009}.tar", "*.jpg", "s3://bucket/a", "-", "torchvision:CIFAR10:x", "", str(tmp_path)):
+        require_path(place, "missing")
+    with pytest.raises(UserError, match="missing"):
+        require_path(tmp_path / "a", "missing")
+    with pytest.raises(UserError, match=r"x needs nosuch and no\.such: pip install 'siamese-zoo\[onnx\]'"):
+        require_packages("x", "onnx", "numpy", "nosuch", "no.such")

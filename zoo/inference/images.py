@@ -1,0 +1,179 @@
+"""Anything that holds an image -> an upright RGB PIL image; and the preprocessing alone, for data loaders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from zoo.errors import UserError, reason_of
+from zoo.transforms import decode as decoder
+from zoo.transforms.limits import MAX_BYTES
+from zoo.transforms.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.generic] | Tensor"
+"""One image: a path; the bytes of an image file; a file open for reading in binary mode, BytesIO too; a PIL image; an
+array uint8 [H, W, 3] or [H, W]; a tensor [3, H, W] or [1, H, W], uint8 or float in 0..1."""
+Images: TypeAlias = "ImageLike | Iterable[ImageLike]"
+"""One image or several; an array [N, H, W, 3] or a tensor [N, 3, H, W] is N images."""
+
+_BLOCK = 1 << 22
+_FORMS = "uint8 [H, W, 3] or [H, W] is, and so is a tensor [3, H, W], uint8 or float in [0, 1]"
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Preprocess one image for ``Embedder.model``: any form of an image -> float32 tensor [3, H, W], normalised.
+
+    It holds no network: it pickles in a few hundred bytes, and the workers of a ``DataLoader`` open no weights.
+    """
+
+    preprocessing: Preprocessing
+
+    def __call__(self, image: ImageLike) -> Tensor:
+        import torch
+
+        return torch.from_numpy(self.preprocessing.normalise(self.preprocessing.pixels(as_rgb(image))[None])[0])
+
+
+def as_rgb(image: ImageLike) -> Image.Image:
+    """Convert one image of any form to an upright RGB PIL image.
+
+    Raises:
+        UserError: it cannot be read as one image.
+    """
+    # Files are decoded, and turned upright as the camera says.
+    if isinstance(image, str | os.PathLike):
+        return _decoded(image, os.fspath(image))
+    if isinstance(image, bytes | bytearray | memoryview):
+        return _decoded(bytes(image), f"an image of {len(bytes(image))} bytes")
+    if _is_file(image):
+        return _decoded(_content(image), f"the file {getattr(image, 'name', type(image).__name__)}")
+    if isinstance(image, Image.Image):
+        try:
+            return decoder.to_rgb(image)
+        except decoder.UnreadableImage as error:
+            raise UserError(f"a PIL image cannot be used: {error}") from None
+    # Arrays and tensors are checked for the layout of an image.
+    array = _as_array(image)
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
+        raise UserError(f"{_named(image)} is not an image: {_FORMS}")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def each_image(images: Any) -> Iterator[Image.Image]:
+    """Iterate over one image or several, each as ``as_rgb`` returns it; a generator is read as it is used.
+
+    Raises:
+        UserError: one is no image; where there are several, the message counts them from 0.
+    """
+    if _is_one(images):
+        yield as_rgb(images)
+        return
+    _require_batch_of_images(images)
+    try:
+        several = iter(images)
+    except TypeError:
+        raise UserError(
+            f"{type(images).__name__} is not an image: give paths, bytes, files, PIL images, arrays or tensors"
+        ) from None
+    for number, image in enumerate(several):
+        try:
+            rgb = as_rgb(image)
+        except UserError as error:
+            if isinstance(image, str | os.PathLike):  # its name says which one it is
+                raise
+            raise UserError(f"image {number}: {error}") from None
+        yield rgb
+
+
+def count_of(images: Any) -> int | None:
+    """Return how many images these are; ``None`` for a generator, whose length nobody knows."""
+    if _is_one(images):
+        return 1
+    return len(images) if hasattr(images, "__len__") else None
+
+
+def _is_one(images: Any) -> bool:
+    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or _is_file(images):
+        return True
+    return hasattr(images, "shape") and len(images.shape) in (2, 3)
+
+
+def _is_file(image: object) -> bool:
+    return hasattr(image, "read") and not hasattr(image, "shape")
+
+
+def _content(file: Any) -> bytes:
+    """Read an open file from its beginning, as Pillow does: a BytesIO that was just written stands at its end."""
+    blocks: list[bytes] = []
+    try:
+        if getattr(file, "seekable", lambda: False)():
+            file.seek(0)
+        # A socket or a file in an archive gives a part at a time.
+        while (block := file.read(_BLOCK)) and sum(map(len, blocks)) <= MAX_BYTES:
+            blocks.append(block)
+        return b"".join(blocks)
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise UserError(f"an open file cannot be read: {reason_of(error)}") from None
+    except TypeError:
+        raise UserError(f"the file {getattr(file, 'name', '')} is open as text: open it with mode 'rb'") from None
+
+
+def _decoded(source: str | os.PathLike[str] | bytes, name: str) -> Image.Image:
+    try:
+        data = source if isinstance(source, bytes) else decoder.read_bytes(source)
+        if len(data) > MAX_BYTES:
+            raise decoder.UnreadableImage("too-large", f"more than {MAX_BYTES} bytes")
+        return decoder.decode(data)
+    except decoder.UnreadableImage as error:
+        raise UserError(f"{name} cannot be read: {error}") from None
+
+
+def _require_batch_of_images(images: Any) -> None:
+    """Refuse an array or tensor of several that holds no images, by the caller's own shape."""
+    shape = getattr(images, "shape", None)
+    if shape is None or len(shape) == 1:  # a list of paths may be an array, too
+        return
+    channels = shape[1] if len(shape) == 4 and hasattr(images, "detach") else shape[-1] if len(shape) == 4 else 0
+    if channels not in ((1, 3) if hasattr(images, "detach") else (3,)):
+        raise UserError(
+            f"{_named(images)} is no batch of images: uint8 [N, H, W, 3] is, and so is a tensor [N, 3, H, W]"
+        )
+
+
+def _named(image: Any) -> str:
+    """Describe an array or tensor as its owner sees it."""
+    if not hasattr(image, "shape"):
+        return f"{type(image).__name__}"
+    kind = "a tensor" if hasattr(image, "detach") else "an array"
+    return f"{kind} of shape {tuple(image.shape)} and type {str(image.dtype).removeprefix('torch.')}"
+
+
+def _as_array(image: Any) -> NDArray[np.generic]:
+    """Convert a tensor to a uint8 array [H, W, C], anything else as numpy does."""
+    # NumPy takes everything but a tensor as it is.
+    if not hasattr(image, "detach"):
+        return np.asarray(image)
+    array: NDArray[Any] = image.detach().cpu().numpy()
+    # Move a tensor's channels to the end.
+    if array.ndim == 3:
+        array = array.transpose(1, 2, 0)
+        if array.shape[2] == 1:
+            array = array[:, :, 0]
+    # Bring floats to the bytes that the preprocessing expects.
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.size and array.min() >= 0 and array.max() <= 1):
+            raise UserError("a float tensor must hold values in [0, 1]; give normalised ones to embedder.model")
+        array = np.round(array * 255).astype(np.uint8)
+    return array
