@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from zoo.cli.app import new_app, run
+from zoo.system.terminal import print_line
 
 app = new_app("Train siamese networks and their baselines, resume, and export encoders for the zoo.")
 
@@ -90,8 +91,8 @@ def export(
     from training.results.export import export as write
 
     sha256 = write(checkpoint, out, input_size=input_size, resize=resize, half=half)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {sha256}")
-    print("beside it: " + ", ".join(out.with_suffix(s).name for s in COMPANION_SUFFIXES))
+    print_line(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {sha256}")
+    print_line("beside it: " + ", ".join(out.with_suffix(s).name for s in COMPANION_SUFFIXES))
 
 
 @app.command()
@@ -102,7 +103,7 @@ def plot(
     """Draw the logs of runs: losses, accuracies, spread and rank of the outputs, gradient norm, lr, tau."""
     from training.results.plot import plot as draw
 
-    print(f"{out}: {', '.join(draw(runs, out))}")
+    print_line(f"{out}: {', '.join(draw(runs, out))}")
 
 
 @app.command()
@@ -114,7 +115,7 @@ def summary(
     from training.results.summary import summarise
 
     facts = summarise(run_folder, out)
-    print(f"{out}: {facts['steps']} steps, {facts['minutes']} minutes on {facts['hardware']}")
+    print_line(f"{out}: {facts['steps']} steps, {facts['minutes']} minutes on {facts['hardware']}")
 
 
 def main() -> None:

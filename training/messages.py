@@ -7,6 +7,7 @@ from pathlib import Path
 
 from training.ablations.result import AblationResult
 from training.recipes.table import RECIPES
+from zoo.system.terminal import print_line
 
 
 def print_recipes() -> None:
@@ -52,7 +53,7 @@ def print_recipes() -> None:
 
 def print_progress(line: str) -> None:
     """Print to stderr, so that a pipe receives only the table."""
-    print(line, file=sys.stderr, flush=True)
+    print_line(line, file=sys.stderr, flush=True)
 
 
 def print_ablation(result: AblationResult, out: Path) -> None:
@@ -102,10 +103,11 @@ def print_ablation(result: AblationResult, out: Path) -> None:
             console.print(f"apart: {better} > {worse}", markup=False)
     else:
         console.print("apart: no two rows, so nothing follows about their order", markup=False)
-    print(f"{out / result['ablation']}.json, {out / result['ablation']}.png")
+    print_line(f"{out / result['ablation']}.json, {out / result['ablation']}.png")
 
 
 def print_trained(path: Path | None) -> None:
     """Print the last checkpoint and the next command; nothing for ``None``."""
     if path is not None:
-        print(f"trained: {path}\nnext: zoo-train export {path.parent} --out ENCODER.safetensors")
+        print_line(f"trained: {path}")
+        print_line(f"next: zoo-train export {path.parent} --out ENCODER.safetensors")

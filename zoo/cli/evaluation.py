@@ -9,6 +9,7 @@ import typer
 
 from zoo.cli.options import Device
 from zoo.models.registry import DEFAULT_MODEL
+from zoo.system.terminal import print_line
 
 app = typer.Typer()
 
@@ -93,4 +94,4 @@ def report(
         raise UserError("--model needs --data: give a labelled folder with train and test")
     models = (model or [DEFAULT_MODEL]) if data is not None else []
     for path in write(folders, out, data=data, models=models, device=device):
-        print(path)
+        print_line(path)

@@ -13,6 +13,7 @@ from zoo.inference.outputs import EMBEDDING, NEAR_DUPLICATES
 from zoo.models import checkpoint_dir
 from zoo.models.model_config import MODEL
 from zoo.system.hardware import gpu_in_sight
+from zoo.system.terminal import print_line
 
 if TYPE_CHECKING:
     from zoo.convert.convert import Converted
@@ -34,9 +35,9 @@ def print_opened(embedder: Embedder | RemoteModel) -> None:
     backend = f"{identity['backend']} on {identity['device']}, {identity['precision']}: {embedder.backend_reason}"
     shapes = {name: shape for name, shape in embedder.shapes.items() if name != EMBEDDING}
     others = "".join(f", {name} {list(shape)}" for name, shape in shapes.items())
-    print(f"{identity['model']} ({backend}): {embedder.dim} numbers an image{others}", flush=True)
+    print_line(f"{identity['model']} ({backend}): {embedder.dim} numbers an image{others}", flush=True)
     if identity["device"] == "cpu" and gpu_in_sight():
-        print(f"NOTE: there is a GPU here, and {identity['backend']} runs on the CPU", file=sys.stderr, flush=True)
+        print_line(f"NOTE: there is a GPU here, and {identity['backend']} runs on the CPU", file=sys.stderr, flush=True)
 
 
 def print_extraction(result: Extraction, out: Path) -> None:
@@ -45,7 +46,7 @@ def print_extraction(result: Extraction, out: Path) -> None:
     new = result.total - result.reused
     work = f"{new} of them now, in {result.seconds:.1f} s" if new else "nothing was left to do"
     counts = f"{_count(result.ok, 'embedding')} of {_count(result.total, 'image')} in {_count(result.shards, 'shard')}"
-    print(f"{out}: {counts} ({work})")
+    print_line(f"{out}: {counts} ({work})")
 
     # skipped files, duplicates, and shards that other processes still make
     for count, what in (
@@ -53,29 +54,30 @@ def print_extraction(result: Extraction, out: Path) -> None:
         (result.links_to_folders, "link to a folder"),
     ):
         if count:
-            print(f"left out: {_count(count, what)}")
+            print_line(f"left out: {_count(count, what)}")
     if result.duplicates:
-        print(f"{_count(result.duplicates, 'image')} with the bytes of an earlier one: status duplicate, no embedding")
+        duplicates = _count(result.duplicates, "image")
+        print_line(f"{duplicates} with the bytes of an earlier one: status duplicate, no embedding")
     if result.near_duplicates:
         pairs = _count(result.near_duplicates, "pair")
-        print(f"{pairs} of near duplicates: {out / NEAR_DUPLICATES}")
+        print_line(f"{pairs} of near duplicates: {out / NEAR_DUPLICATES}")
     if result.missing:
         # Name only the first processes, for a large job has many.
         processes = [f"{process} makes {count}" for process, count in result.missing.items()]
         more = f" and {len(processes) - _MAX_PROCESSES} more processes" if len(processes) > _MAX_PROCESSES else ""
         shards = _count(sum(result.missing.values()), "shard")
         named = ", ".join(processes[:_MAX_PROCESSES])
-        print(f"{shards} still missing: {named}{more}; the last one to finish writes the manifest")
+        print_line(f"{shards} still missing: {named}{more}; the last one to finish writes the manifest")
 
     # Failures come last, where they are seen.
     if result.failed:
         total = sum(result.failed.values())
         has = "has" if total == 1 else "have"
-        print(f"{_count(total, 'image')} could not be read and {has} no embedding:", file=sys.stderr)
+        print_line(f"{_count(total, 'image')} could not be read and {has} no embedding:", file=sys.stderr)
         for path, reason, error in result.failures:
-            print(f"  {path}: {reason} ({error})", file=sys.stderr)
+            print_line(f"  {path}: {reason} ({error})", file=sys.stderr)
         if total > len(result.failures):
-            print(f"  and {total - len(result.failures)} more: see the column status", file=sys.stderr)
+            print_line(f"  and {total - len(result.failures)} more: see the column status", file=sys.stderr)
 
 
 def _count(number: int, noun: str) -> str:
@@ -87,7 +89,7 @@ def _count(number: int, noun: str) -> str:
 def print_verified(verified: Verified) -> None:
     """Print the counts of a verified extraction and its plan's key."""
     m = verified.manifest
-    print(
+    print_line(
         f"{verified.folder.root}: {_count(m['ok'], 'embedding')} of {_count(m['images'], 'image')} in "
         f"{_count(len(verified.parts), 'shard')}, every hash agrees; plan {m['plan'][:16]}..."
     )
@@ -97,12 +99,12 @@ def print_merged(merged: Merged) -> None:
     """Print the merged files and the shapes in them."""
     names = " and ".join(str(path) for path in merged.files)
     others = "".join(f", {name} {' x '.join(map(str, shape))}" for name, shape in merged.others.items())
-    print(f"{names}: {_count(merged.rows, 'row')} x {merged.dim} {merged.dtype}{others}, read back and equal")
+    print_line(f"{names}: {_count(merged.rows, 'row')} x {merged.dim} {merged.dtype}{others}, read back and equal")
 
 
 def print_exported(file: Exported) -> None:
     """Print the ONNX file's size and its differences from torch."""
-    print(
+    print_line(
         f"{file.path}: {file.bytes / 1e6:.1f} MB, {file.variant.precision}, opset {file.variant.opset}; against torch "
         f"on {file.photographs} photographs: relative difference {file.parity:.1e}, cosine {file.cosine:.6f}; "
         f"sha256 {file.sha256}"
@@ -113,8 +115,8 @@ def print_published(result: PublishResult) -> None:
     """Print where the repository is, and how far the loaders differ from torch."""
     size, a = f"{_count(len(result.files), 'file')}, {sum(result.files.values()) / 1e6:.1f} MB", result.agreement
     state = f"live as {result.commit}, downloaded again and equal" if result.commit else "nothing was sent"
-    print(f"{result.where}: {size}, {state}")
-    print(
+    print_line(f"{result.where}: {size}, {state}")
+    print_line(
         f"largest relative difference from torch on {a.photographs} photographs: timm {a.timm:.1e}, ONNX {a.onnx:.1e}"
     )
 
@@ -145,9 +147,9 @@ def print_fetched(folder: Path) -> None:
     """Print where the weights are, their licence and their hashes."""
     config = checkpoint_dir.read(folder)
     licence = f"{config.licence}{commercial_use(config.licence)}"
-    print(f"{folder}: {config.full_name}, licence {licence}, source: {config.source}")
+    print_line(f"{folder}: {config.full_name}, licence {licence}, source: {config.source}")
     official = config.extra.get("official_sha256")
-    print(f"sha256 of the official file {official}, of model.safetensors {config.sha256[MODEL]}")
+    print_line(f"sha256 of the official file {official}, of model.safetensors {config.sha256[MODEL]}")
 
 
 def print_converted(converted: Converted) -> None:
@@ -156,27 +158,27 @@ def print_converted(converted: Converted) -> None:
     # Heads and unusual arguments are named only if there are any.
     heads = f", {' and '.join(config.heads)}" if config.heads else ""
     args = f" {dict(architecture.model_args)}" if architecture.model_args else ""
-    print(
+    print_line(
         f"{converted.folder}: {config.full_name}, timm {architecture.timm_name}{args} "
         f"with {architecture.padding} padding, {architecture.num_features} numbers an image, "
         f"{architecture.parameters / 1e6:.3f} M parameters{heads}"
     )
-    print(f"licence {config.licence}; source: {config.source}")
+    print_line(f"licence {config.licence}; source: {config.source}")
     if converted.left_out:
-        print(f"left out: {_count(len(converted.left_out), 'tensor')}, first {converted.left_out[0]}")
+        print_line(f"left out: {_count(len(converted.left_out), 'tensor')}, first {converted.left_out[0]}")
 
 
 def print_renamed(renamed: Renamed) -> None:
     """Print the file with renamed keys, and what its reader must know besides."""
-    print(f"{renamed.path}: {_count(renamed.tensors, 'tensor')}, sha256 {renamed.sha256}")
+    print_line(f"{renamed.path}: {_count(renamed.tensors, 'tensor')}, sha256 {renamed.sha256}")
     for note in renamed.notes:
-        print(f"note: {note}")
+        print_line(f"note: {note}")
 
 
 def print_result(result: Mapping[str, Any]) -> None:
     """Print a score of ``zoo evaluate`` with its 95 % interval; ``result`` is its JSON."""
     low, high = result["interval_95"]
-    print(
+    print_line(
         f"{result['model']['name']} on {result['data']['name']}: {result['protocol']} {result['metric']} "
         f"{result['score']:.2f} % (95 %: {low:.2f} to {high:.2f}; {result['seconds']:.0f} s)"
     )

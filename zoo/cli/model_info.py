@@ -11,6 +11,7 @@ from zoo.hub import pretrained
 from zoo.models import registry
 from zoo.models.licences import is_non_commercial
 from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL, ModelSpec, Score, Weights
+from zoo.system.terminal import print_json, print_line
 
 RESULTS = Path(__file__).parents[2] / "model_cards" / "results"
 
@@ -42,7 +43,8 @@ def print_list() -> None:
             spec.name, str(architecture.num_features), f"{architecture.parameters / 1e6:.1f} M", _weights_summary(spec)
         )
     Console().print(table)
-    print(f"\ndefault of `zoo extract`: {DEFAULT_MODEL}; details: `zoo info NAME`")
+    print_line("")
+    print_line(f"default of `zoo extract`: {DEFAULT_MODEL}; details: `zoo info NAME`")
 
 
 def print_info(name: str) -> None:
@@ -52,44 +54,44 @@ def print_info(name: str) -> None:
     spec = registry.find(name)
     architecture = ARCHITECTURES[spec.architecture]
     # Describe the model itself, whatever its weights.
-    print(f"{spec.name}: {spec.method}, {spec.architecture}")
-    print(f"  network    timm {architecture.timm_name} {dict(architecture.model_args) or ''}".rstrip())
-    print(f"  embedding  {architecture.num_features} numbers, {architecture.parameters / 1e6:.3f} M parameters")
+    print_line(f"{spec.name}: {spec.method}, {spec.architecture}")
+    print_line(f"  network    timm {architecture.timm_name} {dict(architecture.model_args) or ''}".rstrip())
+    print_line(f"  embedding  {architecture.num_features} numbers, {architecture.parameters / 1e6:.3f} M parameters")
     for score in spec.scores:
-        print(f"  published  {_published(score)}")
+        print_line(f"  published  {_published(score)}")
     for tag, weights in spec.weights.items():
         transform = weights.preprocessing
-        print(f"  weights    {spec.name}.{tag}{' (default)' if tag == spec.default_tag else ''}")
-        print(f"    file      {weights.location}")
-        print(f"    sha256    {_sha256(weights)}")
+        print_line(f"  weights    {spec.name}.{tag}{' (default)' if tag == spec.default_tag else ''}")
+        print_line(f"    file      {weights.location}")
+        print_line(f"    sha256    {_sha256(weights)}")
         # Weights inside the package have no publisher's hash.
         if not weights.bundled:
-            print(f"    published hash  {_published_hash(weights)}")
+            print_line(f"    published hash  {_published_hash(weights)}")
         if weights.other_link:
-            print(f"    also at   {weights.other_link}")
-        print(f"    here      {_local_path(spec, tag)}")
-        print(f"    licence   {weights.licence}{commercial_use(weights.licence)}; source: {weights.source}")
+            print_line(f"    also at   {weights.other_link}")
+        print_line(f"    here      {_local_path(spec, tag)}")
+        print_line(f"    licence   {weights.licence}{commercial_use(weights.licence)}; source: {weights.source}")
         if weights.licence_note:
-            print(f"              {weights.licence_note}")
-        print(f"    pixels    {transform.summary}, mean {transform.mean}, std {transform.std}")
-        print(f"    padding   {weights.padding}")
+            print_line(f"              {weights.licence_note}")
+        print_line(f"    pixels    {transform.summary}, mean {transform.mean}, std {transform.std}")
+        print_line(f"    padding   {weights.padding}")
         if weights.note:
-            print(f"    note      {weights.note}")
+            print_line(f"    note      {weights.note}")
         for score in weights.scores:
-            print(f"    published {_published(score)}")
+            print_line(f"    published {_published(score)}")
         for result in measured_scores(spec.name, tag):
-            print(f"    measured  {result['score']:.2f} % {result['what']} ({result['command']})")
-        print(f"    card      model_cards/{card_path(f'{spec.name}.{tag}').name}")
+            print_line(f"    measured  {result['score']:.2f} % {result['what']} ({result['command']})")
+        print_line(f"    card      model_cards/{card_path(f'{spec.name}.{tag}').name}")
     # Without weights, the recipe is the way to the model.
     if not spec.weights:
-        print("  weights    none released")
+        print_line("  weights    none released")
     if spec.recipe:
-        print(f"  train      zoo-train run {spec.recipe} --data DATA --out RUN")
+        print_line(f"  train      zoo-train run {spec.recipe} --data DATA --out RUN")
 
 
 def print_list_json() -> None:
     """Print what ``zoo info`` tells, of all models, as JSON."""
-    print(json.dumps([_to_json(spec) for spec in registry.MODELS.values()], indent=1))
+    print_json([_to_json(spec) for spec in registry.MODELS.values()])
 
 
 def _to_json(spec: ModelSpec) -> dict[str, object]:

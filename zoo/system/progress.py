@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from zoo.system.terminal import print_line, printable
+
 
 class Progress:
     """Counts units of work; use it as a context manager.
@@ -70,9 +72,9 @@ class Progress:
     def say(self, line: str) -> None:
         """Write a line of its own, above the bar."""
         if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False)
+            self._bar.console.print(printable(line), markup=False, highlight=False)
         else:
-            print(line, file=self._stream, flush=True)
+            print_line(line, file=self._stream, flush=True)
 
     def _rate(self) -> str:
         return f"{self._done / max(time.monotonic() - self._started, 1e-9):.1f} {self._unit}/s"

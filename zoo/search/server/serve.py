@@ -15,6 +15,7 @@ from zoo.search.index import open_index
 from zoo.search.pca_map import pca_points
 from zoo.search.query import open_model
 from zoo.search.thumbnails import Thumbnails
+from zoo.system.terminal import print_line
 
 
 def serve(
@@ -76,7 +77,7 @@ def serve(
         )
         with suppress(KeyboardInterrupt):  # the normal end; uvicorn raises it again after its shutdown
             uvicorn.Server(config).run(sockets=[listening])
-    print("stopped", file=sys.stderr)
+    print_line("stopped", file=sys.stderr)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -97,11 +98,11 @@ def _is_local(host: str) -> bool:
 
 def _announce(host: str, port: int, has_thumbnails: bool) -> None:
     url_host = f"[{host}]" if ":" in host else host
-    print(f"http://{url_host}:{port}/  (Ctrl-C ends it)", flush=True)
+    print_line(f"http://{url_host}:{port}/  (Ctrl-C ends it)", flush=True)
     if not has_thumbnails:
-        print("NOTE: without --images DIR there are no thumbnails", file=sys.stderr, flush=True)
+        print_line("NOTE: without --images DIR there are no thumbnails", file=sys.stderr, flush=True)
     if not _is_local(host):
-        print(
+        print_line(
             "WARNING: whoever reaches this port sees the pictures and can use /embed: there is no password and no "
             "encryption; --host 127.0.0.1 keeps it to this machine",
             file=sys.stderr,
