@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.cli.model_info import commercial_use
-from zoo.inference.outputs import EMBEDDING, NEAR_DUPLICATES
+from zoo.inference.outputs import EMBEDDING
 from zoo.models import checkpoint_dir
 from zoo.models.model_config import MODEL
 from zoo.system.hardware import gpu_in_sight
@@ -59,8 +59,7 @@ def print_extraction(result: Extraction, out: Path) -> None:
         duplicates = _count(result.duplicates, "image")
         print_line(f"{duplicates} with the bytes of an earlier one: status duplicate, no embedding")
     if result.near_duplicates:
-        pairs = _count(result.near_duplicates, "pair")
-        print_line(f"{pairs} of near duplicates: {out / NEAR_DUPLICATES}")
+        _print_near_duplicates(result, out)
     if result.missing:
         # Name only the first processes, for a large job has many.
         processes = [f"{process} makes {count}" for process, count in result.missing.items()]
@@ -80,6 +79,19 @@ def print_extraction(result: Extraction, out: Path) -> None:
             print_line(f"  and {total - len(result.failures)} more: see the column status", file=sys.stderr)
 
 
+def _print_near_duplicates(result: Extraction, out: Path) -> None:
+    from zoo.embeddings.manifest import NEAR_DUPLICATES, NEAR_GROUPS
+
+    pairs = _count(result.near_duplicates, "pair")
+    if (written := result.near_pairs_written) < result.near_duplicates:
+        print_line(f"the first {written} of {pairs} of near duplicates: {out / NEAR_DUPLICATES}; the groups are of all")
+    else:
+        print_line(f"{pairs} of near duplicates: {out / NEAR_DUPLICATES}")
+    if result.near_groups is not None:
+        groups, images = result.near_groups
+        print_line(f"{_count(images, 'image')} in {_count(groups, 'group')} of them: {out / NEAR_GROUPS}")
+
+
 def _count(number: int, noun: str) -> str:
     """Return ``3 images``, ``1 link to a folder``: the first word gets the plural."""
     first, _, rest = noun.partition(" ")
@@ -89,9 +101,10 @@ def _count(number: int, noun: str) -> str:
 def print_verified(verified: Verified) -> None:
     """Print the counts of a verified extraction and its plan's key."""
     m = verified.manifest
+    note = "" if verified.has_plan else "; its plan is gone, so what it says of the model was compared with nothing"
     print_line(
         f"{verified.folder.root}: {_count(m['ok'], 'embedding')} of {_count(m['images'], 'image')} in "
-        f"{_count(len(verified.parts), 'shard')}, every hash agrees; plan {m['plan'][:16]}..."
+        f"{_count(len(verified.parts), 'shard')}, every hash agrees; plan {m['plan'][:16]}...{note}"
     )
 
 
