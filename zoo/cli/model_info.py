@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict
 
+from zoo.evaluate.result import read_result
 from zoo.hub import pretrained
 from zoo.models import registry
 from zoo.models.licences import is_non_commercial
 from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL, ModelSpec, Score, Weights
+from zoo.system.json_reader import fields
 from zoo.system.terminal import print_json, print_line
 
 RESULTS = Path(__file__).parents[2] / "model_cards" / "results"
@@ -135,15 +136,17 @@ def measured_scores(name: str, tag: str) -> list[MeasuredScore]:
     """Read the scores of these weights from ``model_cards/results``; none if that folder was not installed."""
     scores: list[MeasuredScore] = []
     for path in sorted((RESULTS / f"{name}.{tag}").glob("*.json")):
-        result = json.loads(path.read_text())
-        if "protocol" not in result or result["model"]["model"] != f"{name}.{tag}":  # training.json, random weights
+        if path.name == "training.json":
+            continue
+        result = read_result(path)
+        if fields(result["model"]).get("model") != f"{name}.{tag}":  # random weights
             continue
         protocol, data = result["protocol"], result["data"]["name"]
         # The command lets a reader repeat the measurement.
         scores.append(
             {
                 "score": result["score"],
-                "interval_95": result["interval_95"],
+                "interval_95": list(result["interval_95"]),
                 "what": f"{protocol} {result['metric']} on {data}",
                 "command": f"zoo evaluate {protocol} --model {name}.{tag} --data {data}",
                 "file": f"model_cards/results/{name}.{tag}/{path.name}",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from zoo.inference.outputs import EMBEDDING
 from zoo.system.json_reader import BadJson, fields, items, number, text, whole
 from zoo.system.json_types import JSON
+from zoo.system.terminal import printable
 
 _OWN = frozenset(
     ("dim", "versions", "outputs", "decoder", "format", "dtype", "batch_size", "shard_size", "keep", "dedupe")
@@ -26,6 +27,7 @@ _MAX_AXES = 8
 _MAX_ROWS = 2**40  # of a shard
 FORMATS = ("parquet", "npy", "safetensors")
 DTYPES = ("float32", "float16")
+_SHOWN_MOST = 200  # characters of a value in a message
 _SHOWN_DIGITS = 16  # of a hash, enough to tell two apart
 
 
@@ -163,9 +165,10 @@ def _flattened(value: Mapping[str, object], prefix: str = "") -> Iterator[tuple[
 
 
 def _shown(value: object) -> str:
-    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
-    is_hash = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
-    return text[:_SHOWN_DIGITS] + "..." if is_hash else text
+    shown = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+    is_hash = len(shown) == 64 and all(c in "0123456789abcdef" for c in shown)
+    most = _SHOWN_DIGITS if is_hash else _SHOWN_MOST
+    return printable(shown[:most]) + "..." * (len(shown) > most)
 
 
 def _one_of(value: JSON, known: tuple[str, ...]) -> str:

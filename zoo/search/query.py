@@ -20,6 +20,7 @@ from zoo.search.index import Searcher
 from zoo.transforms.decode import UnreadableImage, decoded, read_bytes
 
 # These decide where an embedding points. Backend and device move it by less than neighbours differ.
+_BACKENDS = ("torch", "onnx")
 _MUST_AGREE = ("weights_sha256", "preprocessing", "dim")
 
 
@@ -77,7 +78,9 @@ def open_model(collection: Collection, model: str | None = None, *, device: str 
     if str(model).endswith(".onnx"):  # the file decides backend and precision
         embedder = load(model, device=device, normalize=normalize, outputs=outputs)
     else:
-        backend, precision = str(manifest["backend"]), str(manifest["precision"])
+        backend, precision = manifest.get("backend"), manifest.get("precision")
+        if backend not in _BACKENDS or not isinstance(precision, str):
+            raise UserError(f"the manifest of {collection.root} does not say what ran the model: extract again")
         embedder = load(
             model, device=device, backend=backend, precision=precision, normalize=normalize, outputs=outputs
         )
@@ -134,7 +137,10 @@ def nearest(collection: Collection, searcher: Searcher, vector: NDArray[np.float
     if np.isnan(queries).any():
         return []
     rows, cosines = searcher.search(queries, k)[0]
-    return [Match(collection.item(int(row)), float(cosine)) for row, cosine in zip(rows, cosines, strict=True)]
+    try:
+        return [Match(collection.item(int(row)), float(cosine)) for row, cosine in zip(rows, cosines, strict=True)]
+    except IndexError:  # a graph whose keys are not those of this collection, with the hash that index.json says
+        raise UserError(f"the index of {collection.root} is of other images: run `zoo index` again") from None
 
 
 def _short(value: object) -> str:
