@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.search.collection import Collection
@@ -15,6 +18,10 @@ from zoo.search.index import open_index
 from zoo.search.pca_map import pca_points
 from zoo.search.query import open_model
 from zoo.search.thumbnails import Thumbnails
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
 from zoo.system.terminal import print_line
 
 
@@ -63,21 +70,37 @@ def serve(
         )
         # Give the address only when all is loaded.
         _announce(host, listening.getsockname()[1], thumbnails is not None)
-        # Bound connections and waits, for strangers may connect.
-        config = uvicorn.Config(
-            create_app(served),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            ws="none",
-            limit_concurrency=256,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=3,
-        )
+        app = create_app(served)
         with suppress(KeyboardInterrupt):  # the normal end; uvicorn raises it again after its shutdown
-            uvicorn.Server(config).run(sockets=[listening])
+            uvicorn.Server(server_config(app)).run(sockets=[listening])
+        app.state.close()
     print_line("stopped", file=sys.stderr)
+
+
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """Return the settings of the server, which bound connections and waits, for strangers may connect."""
+    import uvicorn
+
+    from zoo.search.server.http_protocol import BoundedProtocol
+
+    # A request that is cut off at the end of the server is no error.
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=3,
+    )
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError) and not str(record.msg).startswith("Cancel %s running task")
 
 
 def _listen(host: str, port: int) -> socket.socket:
