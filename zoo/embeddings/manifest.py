@@ -242,7 +242,8 @@ def write(folder: OutputFolder, summary: Summary) -> None:
     atomic_files.remove(folder.manifest_hash)
     folder.commit(folder.manifest.name, lambda file: file.write(data))
     digest = hashlib.sha256(data).hexdigest()
-    with suppress(FileNotFoundError):  # another run of the same plan has finished and cleared the temporary files
+    # The result is complete without it: a full disk, or another run that cleared the temporary files, does not matter.
+    with suppress(FileNotFoundError, UserError):
         line = f"{digest}  {folder.manifest.name}\n"
         atomic_files.atomic_write_text(folder.manifest_hash, line, scratch=folder.scratch)
 
