@@ -63,16 +63,17 @@ def verify(out: Path) -> Verified:
     keys = (*RESULT_KEYS, *(DEDUPE_KEYS if "dedupe" in manifest else ()))
     described = {key: value for key, value in manifest.items() if key not in keys}
 
-    # The plan, which was frozen before the manifest was written.
-    plan = Plan.load(folder.plan)
-    wrong = [] if plan is None else _wrong_in_plan(plan, manifest, described, parts)
-
     # The files: every one has its hash, and no shard file is there that the manifest does not name.
-    wrong += [line for shard, files in enumerate(shards) for line in _wrong_in_shard(folder, manifest, shard, files)]
+    wrong = [line for shard, files in enumerate(shards) for line in _wrong_in_shard(folder, manifest, shard, files)]
     known = {file.name for files in shards for file in files}
     wrong += [f"{name} is not in the manifest" for name in sorted(folder.shard_files() - known)]
     for name, sha256 in files_of_duplicates(manifest):
         wrong += _wrong_in_file(folder, name, sha256)
+
+    # The plan, which was frozen before the manifest was written.
+    plan = Plan.load(folder.plan)
+    if plan is not None:
+        wrong += _wrong_in_plan(plan, manifest, described, parts)
 
     # The contents: counts and names agree with the rows of the shards.
     if not wrong:
