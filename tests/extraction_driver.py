@@ -29,6 +29,7 @@ from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ER
 from zoo.extraction.extract import Extraction, run_extraction
 from zoo.extraction.fingerprint import ExtractionConfig
 from zoo.inference.outputs import Outputs
+from zoo.system.atomic_files import sha256_file
 from zoo.system.hardware import CORES
 from zoo.transforms.preprocess import Preprocessing
 
@@ -126,7 +127,11 @@ def results(out: Path) -> dict[str, str]:
 
 def assert_tidy(out: Path) -> None:
     """Nothing is left of runs that did not end."""
-    assert sorted(path.name for path in (out / ".zoo").rglob("*")) == ["plan.parquet", "tmp"]
+    state = {path.name for path in (out / ".zoo").rglob("*")}
+    assert state - {"manifest.sha256"} == {"plan.parquet", "tmp"}  # a kill right before the hash leaves none
+    if "manifest.sha256" in state:
+        recorded = (out / ".zoo" / "manifest.sha256").read_text()
+        assert recorded == f"{sha256_file(out / 'manifest.json')}  manifest.json\n"
     assert all(name.endswith((".parquet", ".npy", ".safetensors")) or name == "manifest.json" for name in results(out))
 
 

@@ -15,6 +15,7 @@ from zoo.embeddings.columns import OK
 from zoo.embeddings.fingerprint import Fingerprint
 from zoo.embeddings.plan import Plan
 from zoo.embeddings.shards import OutputFolder, Rows
+from zoo.extraction import near_duplicates
 from zoo.search.collection import Collection
 from zoo.sources.file_listing import FILES
 
@@ -27,9 +28,13 @@ def make(
     paths: list[bytes] | None = None,
     shard_size: int = 1024,
     format: str = "parquet",
+    frozen: bool = False,
     **identity: Any,
 ) -> Collection:
-    """Write ``vectors`` [N, D] as an extraction into ``root``; the rows ``failed`` have no embedding."""
+    """Write ``vectors`` [N, D] as an extraction into ``root``; the rows ``failed`` have no embedding.
+
+    ``frozen`` keeps the plan in the folder, as an extraction does; ``dedupe`` writes near duplicates.
+    """
     paths = paths or [b"%07d.jpg" % n for n in range(len(vectors))]
     told = {
         "model": "made",
@@ -41,8 +46,14 @@ def make(
     }
     told |= {"weights_sha256": "0" * 64, "preprocessing": {"input_size": 32, "resize": 36}, **identity}
     table = pa.table([paths, [1] * len(paths), [1] * len(paths)], schema=FILES)
-    plan, folder = Plan.new(Fingerprint.from_json(told), table), OutputFolder(root)
+    nothing = pa.nulls(len(paths))
+    copies = pa.table({"zoo.copy_of": pa.array([-1] * len(paths), pa.int64()), "zoo.sha256": nothing.cast(pa.string()),
+                       "zoo.width": nothing.cast(pa.int32()), "zoo.height": nothing.cast(pa.int32())})  # fmt: skip
+    fingerprint, folder = Fingerprint.from_json(told), OutputFolder(root)
+    plan = Plan.new(fingerprint, table, copies if fingerprint.dedupe else None)
     folder.create()
+    if frozen:
+        plan.save(folder.plan, folder.scratch)
     for shard in range(plan.shards):
         rows, planned = Rows.empty(plan, shard), plan.rows(shard)
         for slot, row in enumerate(planned):
@@ -54,6 +65,8 @@ def make(
             rows.sha256[slot] = hashlib.sha256(paths[row]).hexdigest()
             rows.width[slot] = rows.height[slot] = 8
         folder.write(plan, shard, rows)
+    if fingerprint.dedupe:
+        near_duplicates.write(folder, plan)
     manifest.write(folder, manifest.summarise(folder, plan))
     return Collection(root)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from zoo.cli.app import add_verbosity, new_app, run
+from zoo.system.terminal import print_line
 
 app = new_app("Train siamese networks and their baselines, resume, and export encoders for the zoo.")
 
@@ -135,8 +136,8 @@ def export(
     from training.results.export import export as write
 
     sha256 = write(checkpoint, out, input_size=input_size, resize=resize, half=half, method=method, licence=licence)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {sha256}")
-    print("beside it: " + ", ".join(out.with_suffix(s).name for s in COMPANION_SUFFIXES))
+    print_line(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {sha256}")
+    print_line("beside it: " + ", ".join(out.with_suffix(s).name for s in COMPANION_SUFFIXES))
 
 
 @app.command()
@@ -150,7 +151,7 @@ def plot(
     require_packages("zoo-train plot", "train", "matplotlib")
     from training.results.plot import plot as draw
 
-    print(f"{out}: {', '.join(draw(runs, out))}")
+    print_line(f"{out}: {', '.join(draw(runs, out))}")
 
 
 @app.command()
@@ -166,7 +167,7 @@ def summary(
     from training.results.summary import summarise
 
     facts = summarise(run_folder, out)
-    print(f"{out}: {facts['steps']} steps, {facts['minutes']} minutes on {facts['hardware']}")
+    print_line(f"{out}: {facts['steps']} steps, {facts['minutes']} minutes on {facts['hardware']}")
 
 
 add_verbosity(app)

@@ -10,6 +10,7 @@ from training.ablations.result import AblationResult
 from training.recipes.config import Recipe
 from training.recipes.table import RECIPES, RecipeEntry
 from zoo.errors import UserError
+from zoo.system.terminal import print_line
 
 _WIDTH = 100  # characters of a row, unless all columns are asked for
 _DATA = {"imagenet": "ImageNet-1k", "cifar10": "CIFAR-10", "tiny": "Tiny-ImageNet"}
@@ -71,14 +72,15 @@ def print_recipes(filters: RecipeFilters, *, full: bool = False) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         line = "  ".join(f"{cell:{'>' if i in (1, 2) else '<'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
-        print(line if full or len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}...")
+        print_line(line if full or len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}...")
     if sys.stdout.isatty():
-        print(_NOTES)
+        for line in _NOTES.splitlines():
+            print_line(line)
 
 
 def print_progress(line: str) -> None:
     """Print to stderr, so that a pipe receives only the table."""
-    print(line, file=sys.stderr, flush=True)
+    print_line(line, file=sys.stderr, flush=True)
 
 
 def print_ablation(result: AblationResult, out: Path) -> None:
@@ -128,10 +130,11 @@ def print_ablation(result: AblationResult, out: Path) -> None:
             console.print(f"apart: {better} > {worse}", markup=False)
     else:
         console.print("apart: no two rows, so nothing follows about their order", markup=False)
-    print(f"{out / result['ablation']}.json, {out / result['ablation']}.png")
+    print_line(f"{out / result['ablation']}.json, {out / result['ablation']}.png")
 
 
 def print_trained(path: Path | None) -> None:
     """Print the last checkpoint and the next command; nothing for ``None``."""
     if path is not None:
-        print(f"trained: {path}\nnext: zoo-train export {path.parent} --out ENCODER.safetensors")
+        print_line(f"trained: {path}")
+        print_line(f"next: zoo-train export {path.parent} --out ENCODER.safetensors")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
+import logging
 import os
 import platform
 import signal
@@ -21,7 +23,9 @@ from typer.exceptions import TyperException
 
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, UserError
 from zoo.system import verbosity
+from zoo.system.atomic_files import FULL
 from zoo.system.shortage import shortage_of
+from zoo.system.terminal import print_line
 from zoo.version import __version__
 
 
@@ -104,10 +108,10 @@ def new_app(text: str) -> typer.Typer:
         show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     ) -> None:
         if show_version:
-            print(f"siamese-zoo {__version__}")
+            print_line(f"siamese-zoo {__version__}")
             raise typer.Exit
         if context.invoked_subcommand is None:
-            print(context.get_help())
+            print(context.get_help())  # noqa: T201  many lines, of our own
 
     return app
 
@@ -137,7 +141,7 @@ def _with_verbosity(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(*, quiet: bool, verbose: bool, **given: object) -> Any:
         verbosity.set_level(1 if verbose else -1 if quiet else 0)
         if verbose:
-            print(_versions(), file=sys.stderr, flush=True)
+            print_line(_versions(), file=sys.stderr, flush=True)
         return function(**given)
 
     # Typer reads the options off the signature.
@@ -161,12 +165,47 @@ def run(app: typer.Typer, name: str, *, resume_hint: str) -> NoReturn:
         name: the command's name, before each error.
         resume_hint: how to continue, printed after an interruption.
     """
+    end = _EndOfProcess()
+    atexit.register(end.leave)  # first of all, because what is registered first runs last
     signal.signal(signal.SIGTERM, _interrupt)
     # Give printing a stream even where the process has none.
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # a daemon may start its children with closed streams
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  for the life of the process
-    sys.exit(exit_code(app, name, resume_hint))
+        getattr(sys, stream).reconfigure(errors="backslashreplace")  # a terminal of ASCII shows any name
+    try:
+        end.code = exit_code(app, name, resume_hint)
+    except KeyboardInterrupt:  # a second one, while the first is printed
+        end.code = EXIT_INTERRUPTED
+    sys.exit(end.code)
+
+
+class _EndOfProcess:
+    """Ends the process without taking the interpreter down.
+
+    Threads of Arrow, ONNX Runtime and torch that a command leaves behind, after an error most of all, may still call
+    into Python: ``pyarrow.csv`` reads ahead from a Python file and does not stop when it raises. Once the interpreter
+    is finalizing, CPython ends such a thread by ``pthread_exit``, which unwinds through C++ that must not throw, and
+    the process aborts: exit code 134 instead of 2, now and then. Nobody can wait for all threads of all libraries. So
+    the process leaves here: Python has joined its own threads by then, and the handlers that libraries registered
+    (Ray, multiprocessing, temporary folders) have run, for those registered last run first.
+
+    Attributes:
+        code: exit code; that of a traceback until the command has one.
+    """
+
+    def __init__(self) -> None:
+        self.code = 1
+        self._process = os.getpid()
+
+    def leave(self) -> None:
+        """Flush what was printed or logged, and end the process; a child that was forked from it ends as it likes."""
+        if os.getpid() != self._process:
+            return
+        for flush in (logging.shutdown, *(s.flush for s in (sys.stdout, sys.stderr) if s is not None)):
+            with suppress(OSError, ValueError):  # nobody reads it any more, or the stream is closed
+                flush()
+        os._exit(self.code)
 
 
 def exit_code(app: typer.Typer, name: str, resume_hint: str) -> int:
@@ -185,13 +224,17 @@ def exit_code(app: typer.Typer, name: str, resume_hint: str) -> int:
         return _fail(f"{name}: error: {error.format_message()} See `{command} --help`.", error)
     except (KeyboardInterrupt, _Interrupted, typer.Abort) as error:
         _print_traceback(error)
-        print(f"{name}: interrupted: {resume_hint}", file=sys.stderr)
+        with suppress(OSError):
+            print_line(f"{name}: interrupted: {resume_hint}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (BrokenPipeError, _ClosedPipe):  # `zoo list | head`
-        # Silence the flush at exit, which would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         return EXIT_OK
     except (MemoryError, OSError, RuntimeError, ImportError) as error:
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            _silence_stdout()  # `zoo list > /mnt/full/list.txt`
+            reason = f"cannot print: {error.strerror}; free space and run the same command again"
+            return _fail(f"{name}: error: {reason}", error)
         if (short := shortage_of(error)) is None:
             raise
         return _fail(f"{name}: error: {short}", error)
@@ -208,9 +251,16 @@ def parse_assignments(texts: list[str]) -> dict[str, str]:
     return pairs
 
 
+def _silence_stdout() -> None:
+    """Send what is left in the buffer nowhere: the flush at exit would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fail(message: str, error: BaseException) -> int:
     _print_traceback(error)
-    print(" ".join(message.split()), file=sys.stderr)
+    # The error may quote a file's name or contents, which must not reach the terminal as commands to it.
+    with suppress(OSError):  # nobody listens; the exit code still tells
+        print_line(" ".join(message.split()), file=sys.stderr, flush=True)
     return EXIT_USER_ERROR
 
 

@@ -9,6 +9,7 @@ import typer
 
 from zoo.cli.options import Device
 from zoo.models.registry import DEFAULT_MODEL
+from zoo.system.terminal import print_line
 
 app = typer.Typer()
 
@@ -114,4 +115,4 @@ def report(
     for name in models:
         say_default(name)
     for path in write(folders, out, data=data, models=models, device=device):
-        print(path)
+        print_line(path)

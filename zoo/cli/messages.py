@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.cli.model_info import commercial_use
-from zoo.inference.outputs import EMBEDDING, NEAR_DUPLICATES
+from zoo.inference.outputs import EMBEDDING
 from zoo.models import checkpoint_dir
 from zoo.models.model_config import MODEL
 from zoo.system.hardware import gpu_in_sight
+from zoo.system.terminal import print_line
 from zoo.system.verbosity import note, say
 from zoo.transforms.limits import HEIC_EXTENSIONS, NEEDS_HEIC
 
@@ -65,8 +66,7 @@ def print_extraction(result: Extraction, out: Path) -> None:
     if result.duplicates:
         say(f"{_count(result.duplicates, 'image')} with the bytes of an earlier one: status duplicate, no embedding")
     if result.near_duplicates:
-        pairs = _count(result.near_duplicates, "pair")
-        say(f"{pairs} of near duplicates: {out / NEAR_DUPLICATES}")
+        _print_near_duplicates(result, out)
     if result.missing:
         # Name only the first processes, for a large job has many.
         processes = [f"{process} makes {count}" for process, count in result.missing.items()]
@@ -79,11 +79,24 @@ def print_extraction(result: Extraction, out: Path) -> None:
     if result.failed:
         total = sum(result.failed.values())
         has = "has" if total == 1 else "have"
-        print(f"{_count(total, 'image')} could not be read and {has} no embedding:", file=sys.stderr)
+        print_line(f"{_count(total, 'image')} could not be read and {has} no embedding:", file=sys.stderr)
         for path, reason, error in result.failures:
-            print(f"  {path}: {reason} ({error})", file=sys.stderr)
+            print_line(f"  {path}: {reason} ({error})", file=sys.stderr)
         if total > len(result.failures):
-            print(f"  and {total - len(result.failures)} more: see the column status", file=sys.stderr)
+            print_line(f"  and {total - len(result.failures)} more: see the column status", file=sys.stderr)
+
+
+def _print_near_duplicates(result: Extraction, out: Path) -> None:
+    from zoo.embeddings.manifest import NEAR_DUPLICATES, NEAR_GROUPS
+
+    pairs = _count(result.near_duplicates, "pair")
+    if (written := result.near_pairs_written) < result.near_duplicates:
+        say(f"the first {written} of {pairs} of near duplicates: {out / NEAR_DUPLICATES}; the groups are of all")
+    else:
+        say(f"{pairs} of near duplicates: {out / NEAR_DUPLICATES}")
+    if result.near_groups is not None:
+        groups, images = result.near_groups
+        say(f"{_count(images, 'image')} in {_count(groups, 'group')} of them: {out / NEAR_GROUPS}")
 
 
 def _by_kind(left_out: Mapping[str, int]) -> str:
@@ -104,9 +117,10 @@ def _count(number: int, noun: str) -> str:
 def print_verified(verified: Verified) -> None:
     """Print the counts of a verified extraction and its plan's key."""
     m = verified.manifest
+    unknown = "" if verified.has_plan else "; its plan is gone, so what it says of the model was compared with nothing"
     say(
         f"{verified.folder.root}: {_count(m['ok'], 'embedding')} of {_count(m['images'], 'image')} in "
-        f"{_count(len(verified.parts), 'shard')}, every hash agrees; plan {m['plan'][:16]}..."
+        f"{_count(len(verified.parts), 'shard')}, every hash agrees; plan {m['plan'][:16]}...{unknown}"
     )
 
 
@@ -191,7 +205,7 @@ def print_renamed(renamed: Renamed) -> None:
 def print_result(result: Mapping[str, Any]) -> None:
     """Print a score of ``zoo evaluate`` with its 95 % interval; ``result`` is its JSON."""
     low, high = result["interval_95"]
-    print(
+    print_line(
         f"{result['model']['name']} on {result['data']['name']}: {result['protocol']} {result['metric']} "
         f"{result['score']:.2f} % (95 %: {low:.2f} to {high:.2f}; {result['seconds']:.0f} s)"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import textwrap
 from dataclasses import asdict, dataclass
@@ -10,11 +9,14 @@ from pathlib import Path
 from typing import TypedDict
 
 from zoo.errors import UserError
+from zoo.evaluate.result import read_result
 from zoo.hub import pretrained
 from zoo.hub.weights import RANDOM
 from zoo.models import registry
 from zoo.models.licences import is_non_commercial
 from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL, FOR_REAL_WORK, LINEAR, ModelSpec, Score, Weights
+from zoo.system.json_reader import fields
+from zoo.system.terminal import print_json, print_line
 from zoo.system.verbosity import note
 
 RESULTS = Path(__file__).parents[2] / "model_cards" / "results"
@@ -105,12 +107,11 @@ def print_list(filters: Filters) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [f"{cell:{'<' if i in (0, 5, 6) else '>'}{widths[i]}}" for i, cell in enumerate(row)]
-        print("  ".join(cells).rstrip())
+        print_line("  ".join(cells).rstrip())
     if sys.stdout.isatty():
-        print(
-            "\ntop-1: ImageNet, linear, as published; * of its own classifier. download: at most; none: train it."
-            f"\ndefault of `zoo extract`: {DEFAULT_MODEL}; details: `zoo info NAME`; filters: `zoo list -h`"
-        )
+        print_line("")
+        print_line("top-1: ImageNet, linear, as published; * of its own classifier. download: at most; none: train it.")
+        print_line(f"default of `zoo extract`: {DEFAULT_MODEL}; details: `zoo info NAME`; filters: `zoo list -h`")
 
 
 def say_default(model: str) -> None:
@@ -201,22 +202,22 @@ def print_info(name: str, *, full: bool = False) -> None:
         raise UserError(f"{spec.name} has no weights {chosen!r}; its tags: {', '.join(spec.weights) or 'none'}")
     architecture = ARCHITECTURES[spec.architecture]
     # Describe the model itself, whatever its weights.
-    print(f"{spec.name}: {spec.method}, {spec.architecture}")
-    print(f"  network    timm {architecture.timm_name} {dict(architecture.model_args) or ''}".rstrip())
-    print(f"  embedding  {architecture.num_features} numbers, {architecture.parameters / 1e6:.3f} M parameters")
+    print_line(f"{spec.name}: {spec.method}, {spec.architecture}")
+    print_line(f"  network    timm {architecture.timm_name} {dict(architecture.model_args) or ''}".rstrip())
+    print_line(f"  embedding  {architecture.num_features} numbers, {architecture.parameters / 1e6:.3f} M parameters")
     for score in spec.scores:
-        print(f"  published  {_published(score)}")
+        print_line(f"  published  {_published(score)}")
     for tag in spec.weights if full else [chosen] if chosen else []:
         _print_weights(spec, tag, full=full)
     # The others by name, so that a screen holds it all.
     if not full and (others := [tag for tag in spec.weights if tag != chosen]):
         more = f"{', '.join(others)} (`zoo info {spec.name}.TAG`, or --full)"
-        print(_wrapped("  others     ", more if name == spec.name else f"{len(others)}: `zoo info {spec.name}`"))
+        _print_wrapped("  others     ", more if name == spec.name else f"{len(others)}: `zoo info {spec.name}`")
     # Without weights, the recipe is the way to the model.
     if not spec.weights:
-        print("  weights    none released")
+        print_line("  weights    none released")
     if spec.recipe:
-        print(f"  train      zoo-train run {spec.recipe} --data DATA --out RUN")
+        print_line(f"  train      zoo-train run {spec.recipe} --data DATA --out RUN")
 
 
 def _print_weights(spec: ModelSpec, tag: str, *, full: bool) -> None:
@@ -224,39 +225,41 @@ def _print_weights(spec: ModelSpec, tag: str, *, full: bool) -> None:
 
     weights = spec.weights[tag]
     transform = weights.preprocessing
-    print(f"  weights    {spec.name}.{tag}{' (default)' if tag == spec.default_tag else ''}")
-    print(f"    file      {weights.location}")
-    print(f"    sha256    {_sha256(weights)}")
+    print_line(f"  weights    {spec.name}.{tag}{' (default)' if tag == spec.default_tag else ''}")
+    print_line(f"    file      {weights.location}")
+    print_line(f"    sha256    {_sha256(weights)}")
     # Weights inside the package have no publisher's hash.
     if not weights.bundled:
-        print(f"    published hash  {_published_hash(weights)}")
+        print_line(f"    published hash  {_published_hash(weights)}")
     if weights.other_link:
-        print(f"    also at   {weights.other_link}")
-    print(f"    here      {_local_path(spec, tag)}")
-    print(f"    licence   {weights.licence}{commercial_use(weights.licence)}; source: {weights.source}")
+        print_line(f"    also at   {weights.other_link}")
+    print_line(f"    here      {_local_path(spec, tag)}")
+    print_line(f"    licence   {weights.licence}{commercial_use(weights.licence)}; source: {weights.source}")
     if weights.licence_note:
-        print(_wrapped("              ", weights.licence_note))
-    print(_wrapped("    pixels    ", f"{transform.summary}, mean {transform.mean}, std {transform.std}"))
-    print(f"    padding   {weights.padding}")
+        _print_wrapped("              ", weights.licence_note)
+    _print_wrapped("    pixels    ", f"{transform.summary}, mean {transform.mean}, std {transform.std}")
+    print_line(f"    padding   {weights.padding}")
     if weights.note:
-        print(_wrapped("    note      ", weights.note))
+        _print_wrapped("    note      ", weights.note)
     for score in weights.scores:
-        print(_wrapped("    published ", _published(score)))
+        _print_wrapped("    published ", _published(score))
     for result in measured_scores(spec.name, tag):
         command = f" ({result['command']})" if full else ""
-        print(f"    measured  {result['score']:.2f} % {result['what']}" + command)
-    print(f"    card      model_cards/{card_path(f'{spec.name}.{tag}').name}")
+        print_line(f"    measured  {result['score']:.2f} % {result['what']}" + command)
+    print_line(f"    card      model_cards/{card_path(f'{spec.name}.{tag}').name}")
 
 
-def _wrapped(head: str, text: str) -> str:
-    """Return a line, cut at words after 100 characters; what follows stands below the text."""
-    return textwrap.fill(text, 100, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+def _print_wrapped(head: str, text: str) -> None:
+    """Print a line, cut at words after 100 characters; what follows stands below the text."""
+    below = " " * len(head)
+    for line in textwrap.wrap(text, 100, initial_indent=head, subsequent_indent=below, break_on_hyphens=False):
+        print_line(line)
 
 
 def print_list_json(filters: Filters) -> None:
     """Print what ``zoo info`` tells, of all models that pass, as JSON."""
     specs = {spec.name: spec for spec, _ in filters.models()}
-    print(json.dumps([_to_json(spec) for spec in specs.values()], indent=1))
+    print_json([_to_json(spec) for spec in specs.values()])
 
 
 def _to_json(spec: ModelSpec) -> dict[str, object]:
@@ -300,15 +303,17 @@ def measured_scores(name: str, tag: str) -> list[MeasuredScore]:
     """Read the scores of these weights from ``model_cards/results``; none if that folder was not installed."""
     scores: list[MeasuredScore] = []
     for path in sorted((RESULTS / f"{name}.{tag}").glob("*.json")):
-        result = json.loads(path.read_text())
-        if "protocol" not in result or result["model"]["model"] != f"{name}.{tag}":  # training.json, random weights
+        if path.name == "training.json":
+            continue
+        result = read_result(path)
+        if fields(result["model"]).get("model") != f"{name}.{tag}":  # random weights
             continue
         protocol, data = result["protocol"], result["data"]["name"]
         # The command lets a reader repeat the measurement.
         scores.append(
             {
                 "score": result["score"],
-                "interval_95": result["interval_95"],
+                "interval_95": list(result["interval_95"]),
                 "what": f"{protocol} {result['metric']} on {data}",
                 "command": f"zoo evaluate {protocol} --model {name}.{tag} --data {data}",
                 "file": f"model_cards/results/{name}.{tag}/{path.name}",

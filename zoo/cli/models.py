@@ -9,6 +9,7 @@ import typer
 
 from zoo.cli.options import Model
 from zoo.models.registry import DEFAULT_MODEL
+from zoo.system.terminal import print_line
 
 app = typer.Typer()
 
@@ -205,4 +206,4 @@ def card(name: Annotated[str, typer.Argument(help="NAME or NAME.tag with weights
     """Write a model's card into model_cards/, from the registry and the measured JSON files there."""
     from zoo.publish.card.render import write
 
-    print(write(name))
+    print_line(write(name))

@@ -11,6 +11,7 @@ from zoo.search.collection import Collection
 from zoo.search.index import open_index
 from zoo.search.query import open_model, search
 from zoo.search.thumbnails import Thumbnails
+from zoo.system.terminal import print_line
 
 
 def run_search(
@@ -43,6 +44,6 @@ def run_search(
         messages.print_results(results)
     else:
         messages.print_unreadable(results)
-        print(html)
+        print_line(html)
     # Tell by the exit code whether all, some or no queries were read.
     return EXIT_OK if not failed else EXIT_USER_ERROR if failed == len(results) else EXIT_SOME_FAILED

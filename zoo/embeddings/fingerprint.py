@@ -7,16 +7,28 @@ It is frozen in the plan and repeated in the manifest, as the same JSON. It stan
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from zoo.inference.outputs import EMBEDDING
+from zoo.system.json_reader import BadJson, fields, items, number, text, whole
 from zoo.system.json_types import JSON
+from zoo.system.terminal import printable
 from zoo.transforms.limits import DecodeOptions
 
 _OWN = frozenset(
     ("dim", "versions", "outputs", "decoder", "format", "dtype", "batch_size", "shard_size", "keep", "dedupe")
 )
+_TEXTS = ("model", "backend", "device", "precision", "crops")  # of ``network``, where they are there
+_OUTPUT = re.compile(r"[a-z0-9_]{1,64}")  # a name of an output: it becomes part of a file's name
+_MAX_NUMBERS = 2**31  # in an output of an image; maps of layer1 at 1024 pixels have 2**24
+_MAX_AXES = 8
+_MAX_ROWS = 2**40  # of a shard
+FORMATS = ("parquet", "npy", "safetensors")
+DTYPES = ("float32", "float16")
+_SHOWN_MOST = 200  # characters of a value in a message
 _SHOWN_DIGITS = 16  # of a hash, enough to tell two apart
 
 
@@ -71,7 +83,7 @@ class Fingerprint:
     @property
     def max_pixels(self) -> int:
         """Limit of pixels of one image; larger ones are refused."""
-        return _whole((self.decoder or {})["max_pixels"])
+        return whole((self.decoder or {}).get("max_pixels"), 1)
 
     @property
     def image_column(self) -> str | None:
@@ -111,21 +123,30 @@ class Fingerprint:
         """Read ``to_json``'s object; a key that is not there stays away when it is written again.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not the object of a fingerprint.
+            BadJson: it is not the object of a fingerprint, or a value is out of its range.
         """
-        dedupe, outputs, keep = value.get("dedupe"), value.get("outputs"), value.get("keep")
+        value = fields(value, "dim", "format", "batch_size", "shard_size")
+        dedupe, outputs, keep, decoder, versions = (
+            value.get(key) for key in ("dedupe", "outputs", "keep", "decoder", "versions")
+        )
+        network = {key: item for key, item in value.items() if key not in _OWN}
+        for key in _TEXTS:
+            if network.get(key) is not None:
+                text(network[key])
+        if decoder is not None and "max_pixels" in fields(decoder):
+            whole(fields(decoder)["max_pixels"], 1)
         return cls(
-            network={key: item for key, item in value.items() if key not in _OWN},
-            dim=_whole(value["dim"]),
-            format=_text(value["format"]),
-            batch_size=_whole(value["batch_size"]),
-            shard_size=_whole(value["shard_size"]),
-            stored_dtype=None if value.get("dtype") is None else _text(value["dtype"]),
-            outputs=None if outputs is None else {k: tuple(map(_whole, _list(v))) for k, v in _object(outputs).items()},
-            decoder=None if value.get("decoder") is None else _object(value["decoder"]),
-            keep=None if keep is None else tuple(map(_text, _list(keep))),
-            versions=None if value.get("versions") is None else _object(value["versions"]),
-            near_threshold=None if dedupe is None else _number(_object(dedupe)["near"]),
+            network=network,
+            dim=whole(value["dim"], 1, _MAX_NUMBERS),
+            format=_one_of(value["format"], FORMATS),
+            batch_size=whole(value["batch_size"], 1),
+            shard_size=whole(value["shard_size"], 1, _MAX_ROWS),
+            stored_dtype=None if value.get("dtype") is None else _one_of(value["dtype"], DTYPES),
+            outputs=None if outputs is None else {_output(k): _shape(v) for k, v in fields(outputs).items()},
+            decoder=None if decoder is None else fields(decoder),
+            keep=None if keep is None else tuple(map(text, items(keep))),
+            versions=None if versions is None else fields(versions),
+            near_threshold=None if dedupe is None else number(fields(dedupe, "near")["near"], 0, 1),
         )
 
     def canonical(self) -> bytes:
@@ -156,36 +177,26 @@ def _flattened(value: Mapping[str, object], prefix: str = "") -> Iterator[tuple[
 
 
 def _shown(value: object) -> str:
-    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
-    is_hash = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
-    return text[:_SHOWN_DIGITS] + "..." if is_hash else text
+    shown = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+    is_hash = len(shown) == 64 and all(c in "0123456789abcdef" for c in shown)
+    most = _SHOWN_DIGITS if is_hash else _SHOWN_MOST
+    return printable(shown[:most]) + "..." * (len(shown) > most)
 
 
-def _whole(value: JSON) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no whole number")
-    return value
+def _one_of(value: JSON, known: tuple[str, ...]) -> str:
+    if (found := text(value)) not in known:
+        raise BadJson(f"{found[:40]!r} is none of {', '.join(known)}")
+    return found
 
 
-def _number(value: JSON) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no number")
-    return value
+def _output(name: str) -> str:
+    if not _OUTPUT.fullmatch(name) or name == EMBEDDING:
+        raise BadJson(f"{name[:40]!r} is no name of an output")
+    return name
 
 
-def _text(value: JSON) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _list(value: JSON) -> list[JSON]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r} is no list")
-    return value
-
-
-def _object(value: JSON) -> dict[str, JSON]:
-    if not isinstance(value, dict):
-        raise TypeError(f"{value!r} is no object")
-    return value
+def _shape(value: JSON) -> tuple[int, ...]:
+    shape = tuple(whole(side, 1, _MAX_NUMBERS) for side in items(value))
+    if len(shape) > _MAX_AXES or math.prod(shape) > _MAX_NUMBERS:
+        raise BadJson("an output is too large")
+    return shape

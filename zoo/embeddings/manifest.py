@@ -1,6 +1,9 @@
 """The manifest, the last file of an extraction: what the result holds, how it was made, and the hash of every part.
 
-It has no time, host or absolute path: the same images and the same run give the same bytes.
+It has no time, host or absolute path: the same images and the same run give the same bytes. Its own hash stands in
+``.zoo/manifest.sha256``, as ``sha256sum`` writes it. The hash is removed before the manifest changes and written after
+it: no hash means an earlier version or a run that was killed in between, another hash means that somebody changed the
+manifest.
 """
 
 from __future__ import annotations
@@ -9,16 +12,20 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow.parquet as pq
 
 from zoo.embeddings.columns import NOTES_BETWEEN, OK
+from zoo.embeddings.fingerprint import Fingerprint
 from zoo.embeddings.plan import Plan
-from zoo.embeddings.shards import DUPLICATE, OutputFolder, names
-from zoo.inference.outputs import NEAR_DUPLICATES
+from zoo.embeddings.shards import DUPLICATE, OutputFolder, is_shard_file, names, require_columns
+from zoo.errors import UserError
+from zoo.system import atomic_files
 from zoo.system.atomic_files import sha256_file
+from zoo.system.json_reader import BadJson, fields, items, parse_json, sha256, text, whole
 from zoo.system.json_types import JSON
 from zoo.system.parquet import read_table
 
@@ -26,6 +33,19 @@ MAX_FAILURES = 20
 NOTES, LEFT_OUT = "notes", "left_out"
 """Keys of the result that are there where there is something to say: the numbers of images with an embedding by the
 note in their column ``error``, and of files that are no rows by extension. Shards cannot tell the second."""
+NEAR_DUPLICATES = "near_duplicates.parquet"
+"""File with pairs of near images, beside the shards; a result of version 0.3 and before has no other."""
+NEAR_GROUPS = "near_duplicate_groups.parquet"
+"""File with a row for each image that is near another one."""
+PAIRS_FOUND = b"zoo.pairs_found"
+"""Metadata key in both files: the number of pairs, of which ``near_duplicates.parquet`` may hold the first ones."""
+GROUPS = b"zoo.groups"
+"""Metadata key in ``near_duplicate_groups.parquet``: the number of groups."""
+RESULT_KEYS = ("plan", "images", "ok", "failed", "paths_and_sha256", "shards")
+"""Keys of a manifest that state the result; those of the fingerprint say how it was made."""
+DEDUPE_KEYS = ("duplicates", "near_duplicates")
+"""More of them, where duplicates were looked for."""
+_MAX_ROWS = 2**40  # in all
 _READ = ["path", "path_bytes", "sha256", "status", "error"]
 
 Manifest: TypeAlias = dict[str, Any]
@@ -84,7 +104,9 @@ def summarise_parts(
     shards: list[Manifest] = []
     # Count each shard's rows, and hash what they name, one table at a time.
     for table_name, *beside in parts:
-        rows = read_table(folder.root / table_name, _READ).to_pylist()
+        table = read_table(folder.root / table_name, _READ)
+        require_columns(table)
+        rows = table.to_pylist()
         for row in rows:
             path = row["path_bytes"] or row["path"].encode()
             listed.update(b"%b %d %b\n" % ((row["sha256"] or "-").encode(), len(path), path))
@@ -120,7 +142,90 @@ def summarise_parts(
 
 def _near_duplicates(folder: OutputFolder) -> Manifest:
     path = folder.root / NEAR_DUPLICATES
-    return {"file": path.name, "pairs": pq.read_metadata(path).num_rows, "sha256": sha256_file(path)}
+    pairs = pq.read_metadata(path)
+    near: Manifest = {"file": path.name, "pairs": pairs.num_rows, "sha256": sha256_file(path)}
+    if (found := (pairs.metadata or {}).get(PAIRS_FOUND)) is None:  # an earlier version wrote no groups
+        return near
+    groups = folder.root / NEAR_GROUPS
+    metadata = pq.read_metadata(groups)
+    return {
+        **near,
+        "pairs_found": int(found),
+        "groups": {
+            "file": groups.name,
+            "groups": int(metadata.metadata[GROUPS]),
+            "images": metadata.num_rows,
+            "sha256": sha256_file(groups),
+        },
+    }
+
+
+def parse(data: bytes) -> Manifest:
+    """Parse a manifest and check every value that this version reads: the one reader of manifests.
+
+    Raises:
+        BadJson: it is no manifest, a value is out of its range, or a file's name is none of a shard, so that it could
+            lead out of the folder.
+    """
+    manifest = fields(parse_json(data), *RESULT_KEYS)
+    result = (*RESULT_KEYS, *(DEDUPE_KEYS if "dedupe" in manifest else ()))
+    Fingerprint.from_json({key: value for key, value in manifest.items() if key not in result})
+    # The counts.
+    sha256(manifest["plan"])
+    sha256(manifest["paths_and_sha256"])
+    for count in (manifest["images"], manifest["ok"], manifest.get("duplicates", 0)):
+        whole(count, most=_MAX_ROWS)
+    for key, count in fields(manifest["failed"]).items():
+        text(key)
+        whole(count, 1, _MAX_ROWS)
+    if "near_duplicates" in result and manifest.get("near_duplicates") is not None:
+        _check_near_duplicates(fields(manifest["near_duplicates"], "file", "pairs", "sha256"))
+    # The shards.
+    shards = [fields(shard, "file", "rows", "sha256") for shard in items(manifest["shards"])]
+    if not shards or sum(whole(shard["rows"], 1, _MAX_ROWS) for shard in shards) > _MAX_ROWS:
+        raise BadJson("it has no shard, or too many rows")
+    parts: list[JSON] = []
+    for shard in shards:
+        beside = [shard["vectors"]] if "vectors" in shard else []
+        files = [shard, *map(fields, beside), *map(fields, items(shard.get("more_vectors", [])))]
+        parts += [fields(file, "file", "sha256")["file"] for file in files]
+        for file in files:
+            sha256(file["sha256"])
+    if not all(is_shard_file(name) for name in parts) or len(set(map(str, parts))) < len(parts):
+        raise BadJson("it names a file that is none of a shard, or one twice")
+    return manifest
+
+
+def _check_near_duplicates(near: Manifest) -> None:
+    found = [near, *([fields(near["groups"], "file", "groups", "images", "sha256")] if "groups" in near else [])]
+    if [entry["file"] for entry in found] != [NEAR_DUPLICATES, NEAR_GROUPS][: len(found)]:
+        raise BadJson("it names other files of near duplicates")
+    for entry in found:
+        sha256(entry["sha256"])
+        for key in ("pairs", "pairs_found", "groups", "images"):
+            if not isinstance(entry.get(key, 0), dict):
+                whole(entry.get(key, 0))
+
+
+def read(folder: OutputFolder) -> Manifest:
+    """Read the manifest of a finished extraction.
+
+    Raises:
+        UserError: there is none, or ``parse`` refuses it.
+    """
+    again = "run the same `zoo extract` again"
+    try:
+        return parse(folder.manifest.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{folder.root} has no manifest.json, it is no finished extraction: run `zoo extract` to its end"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{folder.manifest} cannot be read ({error.strerror}): allow reading it") from error
+    except BadJson as error:
+        raise UserError(
+            f"{folder.manifest} is damaged, it is no manifest of an extraction ({error}): {again}"
+        ) from None
 
 
 def files_of(shard: Manifest) -> list[HashedFile]:
@@ -129,14 +234,39 @@ def files_of(shard: Manifest) -> list[HashedFile]:
     return [HashedFile(entry["file"], entry.get("sha256")) for entry in entries]
 
 
+def files_of_duplicates(manifest: Manifest) -> list[HashedFile]:
+    """Return the files of near duplicates, where a manifest has any: pairs, and groups since version 0.4."""
+    if "dedupe" not in manifest:
+        return []
+    near = manifest.get("near_duplicates") or {}
+    pairs = HashedFile(NEAR_DUPLICATES, near.get("sha256", "none"))
+    return [pairs, *([HashedFile(NEAR_GROUPS, near["groups"]["sha256"])] if "groups" in near else [])]
+
+
 def write(folder: OutputFolder, summary: Summary, left_out: Mapping[str, int] | None = None) -> None:
     """Commit the folder: with its manifest an extraction is complete.
 
     Args:
         left_out: numbers of files that are no rows, by extension.
     """
-    text = json.dumps({**summary.manifest, **({LEFT_OUT: dict(left_out)} if left_out else {})}, indent=2) + "\n"
-    folder.commit(folder.manifest.name, lambda file: file.write(text.encode()))
+    contents = {**summary.manifest, **({LEFT_OUT: dict(left_out)} if left_out else {})}
+    data = (json.dumps(contents, indent=2) + "\n").encode()
+    atomic_files.remove(folder.manifest_hash)
+    folder.commit(folder.manifest.name, lambda file: file.write(data))
+    digest = hashlib.sha256(data).hexdigest()
+    # The result is complete without it: a full disk, or another run that cleared the temporary files, does not matter.
+    with suppress(FileNotFoundError, UserError):
+        line = f"{digest}  {folder.manifest.name}\n"
+        atomic_files.atomic_write_text(folder.manifest_hash, line, scratch=folder.scratch)
+
+
+def is_altered(folder: OutputFolder, data: bytes) -> bool:
+    """Return whether a hash is recorded, and it is not that of the manifest ``data``."""
+    try:
+        recorded = folder.manifest_hash.read_bytes()[:64]
+    except OSError:
+        return False
+    return recorded != hashlib.sha256(data).hexdigest().encode()
 
 
 def completed(folder: OutputFolder, plan: Plan) -> Summary | None:
@@ -144,9 +274,10 @@ def completed(folder: OutputFolder, plan: Plan) -> Summary | None:
     if not folder.manifest.exists():
         return None
     try:
-        recorded = json.loads(folder.manifest.read_bytes())
+        data = folder.manifest.read_bytes()
+        recorded = parse(data)
         recorded.pop(LEFT_OUT, None)
         summary = summarise(folder, plan)
     except Exception:  # a damaged or missing part: whatever it raises, the folder is not complete
         return None
-    return summary if summary.manifest == recorded else None
+    return summary if summary.manifest == recorded and not is_altered(folder, data) else None

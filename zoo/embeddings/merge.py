@@ -90,9 +90,12 @@ def merge(out: Path, file: Path) -> Merged:
             same = _same_arrays(whole, path, outputs) and same
         if not same or pq.read_metadata(table).num_rows != whole.manifest["images"]:
             raise UserError(f"{file} does not read back as it was written: the disk may be failing")
-    except BaseException:
+    except BaseException as error:
         for path in (*holding, table):
             remove(path)
+        # Columns of other types with the right hashes, in a forged result, make Arrow and numpy raise these.
+        if isinstance(error, pa.ArrowException | ValueError | LookupError | TypeError | AttributeError):
+            raise UserError(f"{out}: a shard is no table of embeddings: run the extraction again") from error
         raise
     return Merged((*holding, table), whole.manifest["images"], fingerprint.dim, fingerprint.dtype, others)
 

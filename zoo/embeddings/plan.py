@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -25,6 +25,7 @@ from zoo.errors import UserError
 from zoo.sources.base import IN_CONTAINER
 from zoo.sources.file_listing import FILES
 from zoo.system.atomic_files import create_exclusively
+from zoo.system.json_reader import fields, parse_json
 from zoo.system.parquet import read_table
 
 _FINGERPRINT = b"zoo.identity"
@@ -148,22 +149,62 @@ class Plan:
         """Read the plan at ``path``; ``None`` if there is none. Raises UserError if it cannot be read."""
         try:
             table = read_table(path, checked=True).combine_chunks()
-            fingerprint = Fingerprint.from_json(json.loads(table.schema.metadata[_FINGERPRINT]))
+            fingerprint = Fingerprint.from_json(fields(parse_json(table.schema.metadata[_FINGERPRINT])))
             # Separate the planner's own columns from those of the files.
             duplicates = table.select(_DUPLICATES).replace_schema_metadata(None) if fingerprint.dedupe else None
             own = [_REUSE.name, *(_DUPLICATES if fingerprint.dedupe else ())]
             files = table.drop_columns(own).replace_schema_metadata(None)
-            if files.schema.names[: len(FILES)] != FILES.names:
-                raise ValueError("other columns")
-            return cls(fingerprint, files, table[_REUSE.name].to_numpy(), duplicates)
+            _require_listing(files)
+            _require_rows(table.schema, pa.schema([_REUSE]), table)
+            reuse = table[_REUSE.name].to_numpy()
+            if len(reuse) and reuse.min() < -1:
+                raise ValueError("a row reuses none")
+            if duplicates is not None:
+                _require_duplicates(duplicates)
+            return cls(fingerprint, files, reuse, duplicates)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror or 'it is damaged'}): choose another --out"
+            ) from error
+        except Exception as error:  # what Arrow raises for damaged bytes is not a closed set
             raise UserError(f"{path} is damaged: choose another --out") from error
 
     def _paths_and_sizes(self) -> Iterator[tuple[bytes, int]]:
         for batch in self.files.to_batches(max_chunksize=65536):
             yield from zip(batch["path"].to_pylist(), batch["size"].to_pylist(), strict=True)
+
+
+def _require_listing(files: pa.Table) -> None:
+    """Raise ValueError where the columns are none of a listing: other types, a null, a container that ends nowhere."""
+    own = IN_CONTAINER if "inside" in files.schema.names else FILES
+    if files.schema.names[: len(own)] != own.names:
+        raise ValueError("other columns")
+    _require_rows(files.schema, own, files)
+    if not len(files):
+        raise ValueError("no row")
+    if own is IN_CONTAINER:
+        inside = files["inside"].to_numpy()
+        if inside.min() < 0 or (inside > pc.binary_length(files["path"]).to_numpy()).any():
+            raise ValueError("a container is no part of a path")
+
+
+def _require_duplicates(duplicates: pa.Table) -> None:
+    """Raise ValueError where a row is the copy of none that stands before it, or its facts have other types."""
+    types = [pa.int64(), pa.string(), pa.int32(), pa.int32()]
+    if duplicates.schema.types != types:
+        raise ValueError("other columns")
+    _require_rows(duplicates.schema, duplicates.schema.field(0), duplicates)
+    first = duplicates[_DUPLICATES[0]].to_numpy()
+    if ((first < -1) | (first >= np.arange(len(first)))).any():
+        raise ValueError("a copy of no earlier row")
+
+
+def _require_rows(found: pa.Schema, wanted: pa.Schema | pa.Field, table: pa.Table) -> None:
+    for field in [wanted] if isinstance(wanted, pa.Field) else wanted:
+        if found.field(field.name).type != field.type or table[field.name].null_count:
+            raise ValueError(f"column {field.name} has another type or lacks a value")
 
 
 def kept_columns(files: pa.Table) -> pa.Table:

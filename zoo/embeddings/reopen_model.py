@@ -12,6 +12,7 @@ from zoo.loading import load
 from zoo.models import registry
 
 # These decide where an embedding points. Backend and device move it by less than neighbours differ.
+_BACKENDS = ("torch", "onnx")
 _MUST_AGREE = ("weights_sha256", "preprocessing", "dim")
 
 
@@ -42,7 +43,9 @@ def reopen_model(
     if str(model).endswith(".onnx"):  # the file decides backend and precision
         embedder = load(model, device=device, normalize=normalize, outputs=outputs)
     else:
-        backend, precision = str(manifest["backend"]), str(manifest["precision"])
+        backend, precision = manifest.get("backend"), manifest.get("precision")
+        if backend not in _BACKENDS or not isinstance(precision, str):
+            raise UserError(f"the manifest of {root} does not say what ran the model: extract again")
         embedder = load(
             model, device=device, backend=backend, precision=precision, normalize=normalize, outputs=outputs
         )

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -32,12 +31,11 @@ from zoo.embeddings.plan import Plan
 from zoo.inference.outputs import EMBEDDING
 from zoo.sources.base import IN_CONTAINER
 from zoo.system import atomic_files
+from zoo.system.json_reader import read_json
 from zoo.system.parquet import read_table
 
 DUPLICATE = "duplicate"
 STATE = ".zoo"
-FORMATS = ("parquet", "npy", "safetensors")
-DTYPES = ("float32", "float16")
 
 _SHARD_FILE = re.compile(r"embeddings-\d{5,}\.(parquet|([a-z0-9_]+\.)?npy|safetensors)")
 _COLUMNS = pa.schema(
@@ -51,6 +49,7 @@ _COLUMNS = pa.schema(
         ("error", pa.string()),
     ]
 )
+_NEVER_NULL = ("path", "status")
 RESERVED = frozenset((*_COLUMNS.names, EMBEDDING, *IN_CONTAINER.names))
 """Names that a kept column cannot have: the result has columns of these names."""
 PLAN, SHARD, _VECTORS = b"zoo.plan", b"zoo.shard", "zoo.vectors_sha256"
@@ -125,6 +124,7 @@ class OutputFolder:
         scratch: for temporary files.
         plan: path of the plan.
         manifest: path of the manifest; a folder that has one is complete.
+        manifest_hash: path of the hash of the manifest, see ``zoo.embeddings.manifest``.
     """
 
     def __init__(self, root: Path) -> None:
@@ -133,6 +133,7 @@ class OutputFolder:
         self.scratch = self.state / "tmp"
         self.plan = self.state / "plan.parquet"
         self.manifest = root / "manifest.json"
+        self.manifest_hash = self.state / "manifest.sha256"
 
     @property
     def staged(self) -> OutputFolder:
@@ -200,13 +201,28 @@ class OutputFolder:
         if digits is None and not self._is_unaltered_without_hash(plan, table_name(shard), data, table):
             raise DamagedShard("was altered")
 
+        # A table whose hash agrees can still have been made by somebody, with other columns.
+        try:
+            return self._rows(plan, shard, table)
+        except (DamagedShard, OSError):
+            raise
+        except Exception as error:  # what Arrow and numpy raise for foreign columns
+            raise DamagedShard("is no table of embeddings") from error
+
+    def _rows(self, plan: Plan, shard: int, table: pa.Table) -> Rows:
+        planned, shapes = plan.rows(shard), plan.fingerprint.shapes
+        require_columns(table)
+        if len(table) != len(planned):
+            raise DamagedShard("has other rows than its plan")
+        # The vectors stand in the table or beside it.
         beside = vector_files(plan, shard)
-        shapes = plan.fingerprint.shapes
         vectors = {} if beside else {name: columns.array(table[name], shape) for name, shape in shapes.items()}
         for name, outputs in beside.items():
-            vectors |= self._read_vectors(name, metadata[hash_key(name).encode()].decode(), outputs)
+            vectors |= self._read_vectors(name, table.schema.metadata[hash_key(name).encode()].decode(), outputs)
+        found = {name: values.shape for name, values in vectors.items()}
+        if found != {name: (len(planned), *shape) for name, shape in shapes.items()}:
+            raise DamagedShard("has other outputs than its plan")
         # All is sound: join the facts with the planned paths.
-        planned = plan.rows(shard)
         paths = plan.files["path"].slice(planned.start, len(planned)).to_pylist()
         return Rows(paths, vectors, *(table[name].to_pylist() for name in _FACTS))
 
@@ -218,7 +234,7 @@ class OutputFolder:
         can differ, and the shard is made again, which costs time and loses nothing.
         """
         try:
-            manifest = json.loads(self.manifest.read_bytes())
+            manifest: Any = read_json(self.manifest)
             recorded = {part["file"]: part["sha256"] for part in manifest["shards"]}
             if manifest["plan"] == plan.key and recorded.get(name) == hashlib.sha256(data).hexdigest():
                 return True
@@ -259,6 +275,20 @@ def hash_key(name: str) -> str:
     """Return the metadata key under which a table stores the sha256 of the companion file ``name``."""
     output = name.split(".")[1:-1]  # empty for the embedding
     return ".".join([_VECTORS, *output])
+
+
+def require_columns(table: pa.Table) -> None:
+    """Check the columns of a shard's table that are there: their types, and that each row has a path and a status.
+
+    Raises:
+        ValueError: somebody else made this table.
+    """
+    for field in table.schema:
+        if field.name in _COLUMNS.names and field.type != _COLUMNS.field(field.name).type:
+            raise ValueError(f"column {field.name} is {field.type}")
+    for name in _NEVER_NULL:
+        if name in table.schema.names and table[name].null_count:
+            raise ValueError(f"column {name} lacks a value")
 
 
 def is_shard_file(name: object) -> bool:

@@ -9,10 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
-from typing import NotRequired, TypedDict, TypeVar
+from typing import NotRequired, TypedDict, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from zoo.errors import UserError
+from zoo.system.json_reader import BadJson, fields, items, number, read_json, text, whole
+from zoo.system.json_types import JSON
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -128,6 +132,66 @@ class Result:
             "details": dict(self.details),
             "data": dict(self.data),
         }
+
+
+RESULT_KEYS = frozenset(("protocol", "metric", "score", "interval_95", "data", "model"))
+"""Keys by which a JSON object is known to be the result of an evaluation."""
+
+
+def check_result(value: object) -> EvaluationJson:
+    """Check a parsed JSON file of ``zoo evaluate``: the one reader of results, for report, card and ``zoo info``.
+
+    The values that tables and figures use are checked; what else stands in the file is passed on.
+
+    Raises:
+        BadJson: it is no result, or a value has another type or is out of its range.
+    """
+    result = fields(value, *RESULT_KEYS)
+    text(result["protocol"])
+    text(result["metric"])
+    number(result["score"])
+    for bound in _two(result["interval_95"]):
+        number(bound)
+    # Only what tables and figures use.
+    data, model = fields(result["data"], "name"), fields(result["model"], "name")
+    text(data["name"])
+    text(model["name"])
+    for key in ("dim", "parameters"):
+        if key in model:
+            whole(model[key])
+    for split in ("train", "val", "test"):
+        if split in data:
+            text(fields(data[split]).get("sha256", ""))
+    text(fields(result.setdefault("parameters", {})).get("mode") or "")
+    for key in ("metrics", "options"):
+        fields(result.get(key, {}))
+    for metric in fields(result.get("metrics", {})).values():
+        if metric is not None and metric == metric:  # null and NaN: the data has no such class
+            number(metric)
+    fractions = items(fields(result.get("details", {})).get("fractions", []))
+    for fraction in fractions:
+        number(fields(fraction, "percent", "mean", "spread")["percent"], 1e-6, 100)
+        for key in ("mean", "spread"):
+            number(fields(fraction)[key])
+    if result["protocol"] == "semi-supervised" and not fractions:
+        raise BadJson("it has no details.fractions")
+    return cast(EvaluationJson, result)
+
+
+def read_result(path: Path) -> EvaluationJson:
+    """Read a JSON file of ``zoo evaluate``. UserError: it cannot be read, or ``check_result`` refuses it."""
+    try:
+        return check_result(read_json(path, nan=True))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except BadJson as error:
+        raise UserError(f"{path} is no result of `zoo evaluate` ({error}): evaluate again, or remove it") from None
+
+
+def _two(value: object) -> list[JSON]:
+    if len(pair := items(value)) != 2:
+        raise BadJson("an interval has two bounds")
+    return pair
 
 
 def data_summary(path: Path, classes: int, **splits: tuple[int, str]) -> dict[str, object]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from zoo.errors import UserError
 from zoo.system.cache_dir import cache_folder
 from zoo.system.preflight import require_packages
+from zoo.system.terminal import print_line
 
 if TYPE_CHECKING:
     from zoo.hub.weights import WeightFile
@@ -61,7 +62,7 @@ def _make(file: WeightFile, precision: str, path: Path, hash_file: Path) -> None
     from zoo.inference.embedder import open_torch, weights_info_of
     from zoo.system.atomic_files import atomic_write_text, make_folder
 
-    print(f"making the ONNX file of {file.name} ({precision}), once: {path}", file=sys.stderr, flush=True)
+    print_line(f"making the ONNX file of {file.name} ({precision}), once: {path}", file=sys.stderr, flush=True)
     make_folder(path.parent)
     embedder: Embedder = open_torch(load_encoder(file), file.preprocessing, weights_info_of(file), device="cpu")
     made = export_onnx(embedder, path, Variant(pixels="crop", precision=precision))

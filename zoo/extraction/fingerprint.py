@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from zoo.embeddings.fingerprint import Fingerprint
-from zoo.embeddings.shards import DTYPES, FORMATS, RESERVED
+from zoo.embeddings.fingerprint import DTYPES, FORMATS, Fingerprint
+from zoo.embeddings.shards import RESERVED
 from zoo.errors import UserError
 from zoo.inference.outputs import EMBEDDING, Outputs
 from zoo.transforms.decode import DECODER, PILLOW_MAX_PIXELS, choices_json

@@ -7,22 +7,21 @@ command continues, or a finished one, which every command first moves into place
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zoo.embeddings.manifest import files_of
+from zoo.embeddings.manifest import files_of, files_of_duplicates, parse
 from zoo.embeddings.plan import Plan
 from zoo.embeddings.row_reader import RowReader
 from zoo.embeddings.shards import OutputFolder, OutputReplaced
 from zoo.extraction.changes import Changes, describe_changes
 from zoo.extraction.exact_duplicates import FileReader, KnownFiles, find_exact_duplicates
-from zoo.inference.outputs import NEAR_DUPLICATES
 from zoo.sources.base import ImageRow, Source
 from zoo.system import atomic_files
+from zoo.system.json_reader import BadJson
 from zoo.transforms.decode import UnreadableImage
 
 
@@ -125,13 +124,17 @@ def install_staged(folder: OutputFolder) -> None:
     with atomic_files.one_at_a_time(folder.state):
         # A staged manifest proves that the update is complete.
         try:
-            new = json.loads(staged.manifest.read_bytes())
+            new = parse(staged.manifest.read_bytes())
         except FileNotFoundError:
+            return
+        except BadJson:  # no run wrote it, so nothing is known to be complete: the next update makes it again
+            atomic_files.remove_tree(staged.root)
             return
         # From here on the folder has no manifest, so a killed move is seen and repeated.
         atomic_files.remove(folder.manifest)
+        atomic_files.remove(folder.manifest_hash)
         names = [file.name for shard in new["shards"] for file in files_of(shard)]
-        for name in [*names, *([NEAR_DUPLICATES] if "near_duplicates" in new else [])]:
+        for name in [*names, *(file.name for file in files_of_duplicates(new))]:
             atomic_files.move(staged.root / name, folder.root / name)
         # Remove the shards that the update no longer has.
         for name in folder.shard_files() - set(names):
@@ -139,6 +142,7 @@ def install_staged(folder: OutputFolder) -> None:
         # The manifest comes last: it commits the update.
         atomic_files.move(staged.plan, folder.plan)
         atomic_files.move(staged.manifest, folder.manifest)
+        atomic_files.move(staged.manifest_hash, folder.manifest_hash)  # a kill before it leaves none, which is allowed
         atomic_files.remove_tree(staged.root)
 
 

@@ -1,8 +1,8 @@
-"""Find near duplicates by their embeddings: every pair of images whose cosine reaches a threshold.
+"""Find near duplicates by their embeddings: every pair of images whose cosine reaches a threshold, and their groups.
 
-The search is exact and goes block by block: memory holds some hundred megabytes of vectors whatever their number, and
-time grows with the square of that number. An approximate graph would find other pairs depending on how it was built,
-and the same command must give the same bytes.
+The search is exact and goes block by block: memory holds some hundred megabytes of vectors and 16 bytes a row, whatever
+the number of pairs, and time grows with the square of the number of images. An approximate graph would find other
+pairs depending on how it was built, and the same command must give the same bytes.
 """
 
 from __future__ import annotations
@@ -17,64 +17,138 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from zoo.embeddings.manifest import GROUPS, NEAR_DUPLICATES, NEAR_GROUPS, PAIRS_FOUND
 from zoo.embeddings.plan import Plan
 from zoo.embeddings.shards import DamagedShard, OutputFolder, table_name
 from zoo.errors import UserError
-from zoo.inference.outputs import EMBEDDING, NEAR_DUPLICATES
+from zoo.inference.outputs import EMBEDDING
 from zoo.numerics.similarity import ExactSearch, l2_normalize
 
-MAX_PAIRS = 10_000_000  # nearly all frames of one scene are pairs: the file must end somewhere
+MAX_PAIRS = 10_000_000  # nearly all frames of one scene are pairs: this file must end somewhere, the groups have all
 _HELD_BYTES = 256 * 1024 * 1024
-_PAIRS_AT_ONCE = 65_536
-_SCHEMA = pa.schema([("path", pa.string()), ("path_of_other", pa.string()), ("cosine", pa.float32())])
+_ROWS_AT_ONCE = 65_536
+_HALF, _LOW = np.uint64(32), np.uint64(2**32 - 1)
+_PAIRS = pa.schema([("path", pa.string()), ("path_of_other", pa.string()), ("cosine", pa.float32())])
+_GROUPS = pa.schema(
+    [("path", pa.string()), ("group", pa.int64()), ("path_of_nearest", pa.string()), ("cosine", pa.float32())]
+)
 
+Rows = NDArray[np.int64]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 
 def write(folder: OutputFolder, plan: Plan) -> None:
-    """Commit ``near_duplicates.parquet``: the pairs of a complete folder whose cosine reaches the plan's threshold.
+    """Commit the pairs of a complete folder whose cosine reaches the plan's threshold, and the groups that they form.
 
-    Columns: ``path``, ``path_of_other`` and ``cosine``; the first path of a pair comes first in the plan. At most
-    ``MAX_PAIRS`` rows.
+    ``near_duplicates.parquet`` has the columns ``path``, ``path_of_other`` and ``cosine``; the first path of a pair
+    comes first in the plan. It has at most ``MAX_PAIRS`` rows, the first ones found; its metadata says how many there
+    are in all. ``near_duplicate_groups.parquet`` has a row for each image that is in any pair, see ``NearGroups``.
 
     Raises:
         UserError: a shard is damaged, or the disk is full.
         FileNotFoundError: a shard is missing, because another run of the same update has moved it into place.
     """
-    folder.commit(NEAR_DUPLICATES, lambda file: _write(folder, plan, file))
+    groups = NearGroups(len(plan.files))
+    folder.commit(NEAR_DUPLICATES, lambda file: _write_pairs(folder, plan, file, groups))
+    if not groups.complete:  # a shard was missing, and the pairs are those of another run
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder.root / NEAR_DUPLICATES))
+    folder.commit(NEAR_GROUPS, lambda file: _write_groups(plan, file, groups))
 
 
-def _write(folder: OutputFolder, plan: Plan, file: BinaryIO) -> None:
+class NearGroups:
+    """The connected components of pairs of rows, and the nearest other row of each: 16 bytes a row, however many pairs.
+
+    Two images are in one group if a chain of pairs joins them, so the first and the last frame of a slow pan are, near
+    or not.
+
+    Attributes:
+        pairs: number of pairs so far.
+        complete: all pairs were added.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.pairs = 0
+        self.complete = False
+        self._label = np.arange(rows)  # the first row of each row's group
+        # Cosine above, complement of the other row below: the largest is the nearest, and of equal ones the first.
+        self._nearest = np.zeros(rows, np.uint64)
+
+    def add(self, pairs: Pairs) -> None:
+        """Take in pairs: earlier rows, later rows and cosines above 0, [P] each."""
+        earlier, later, cosines = pairs
+        self.pairs += len(earlier)
+        bits = cosines.view(np.uint32).astype(np.uint64) << _HALF  # positive floats are ordered as their bits are
+        for rows, others in ((earlier, later), (later, earlier)):
+            np.maximum.at(self._nearest, rows, bits | (_LOW - others.astype(np.uint64)))
+        self._join(earlier, later)
+
+    def rows(self) -> Rows:
+        """Return the rows that are in a group, int64 [M], in order."""
+        return np.flatnonzero(self._nearest)
+
+    def of(self, rows: Rows) -> tuple[Rows, Rows, NDArray[np.float32]]:
+        """Return for rows of groups their group's first row, their nearest row, and its cosine."""
+        nearest = self._nearest[rows]
+        others = (_LOW - (nearest & _LOW)).astype(np.int64)
+        return self._label[rows], others, (nearest >> _HALF).astype(np.uint32).view(np.float32)
+
+    def _join(self, a: Rows, b: Rows) -> None:
+        """Give the groups of each pair one label, the least."""
+        while True:
+            first, second = self._label[a], self._label[b]
+            apart = first != second
+            if not apart.any():
+                return
+            a, b, first, second = a[apart], b[apart], first[apart], second[apart]
+            # Hang each group below the least group it touches, then let every row point at the top of its chain.
+            np.minimum.at(self._label, np.maximum(first, second), np.minimum(first, second))
+            while True:
+                jumped = self._label[self._label]
+                if np.array_equal(jumped, self._label):
+                    break
+                self._label = jumped
+
+
+def _write_pairs(folder: OutputFolder, plan: Plan, file: BinaryIO, groups: NearGroups) -> None:
     threshold = plan.fingerprint.near_threshold
     assert threshold is not None  # only a run with --dedupe comes here
-    with pq.ParquetWriter(file, _SCHEMA, compression="zstd", write_page_checksum=True) as writer:
-        for pairs in _gathered(_pairs(folder, plan, float(threshold))):
-            earlier, later, cosines = pairs
-            paths = [pa.array(map(_shown, plan.files["path"].take(rows).to_pylist())) for rows in (earlier, later)]
-            writer.write_table(pa.table([*paths, cosines], schema=_SCHEMA))
+    with pq.ParquetWriter(file, _PAIRS, compression="zstd", write_page_checksum=True) as writer:
+        held: list[Pairs] = []
+        left = MAX_PAIRS
+        for pairs in _pairs(folder, plan, float(threshold)):
+            groups.add(pairs)
+            # Write a full row group, while the limit is not reached.
+            if left:
+                held.append(pairs)
+                if (count := sum(len(part[0]) for part in held)) >= min(left, _ROWS_AT_ONCE):
+                    writer.write_table(_pair_table(plan, held, left))
+                    held, left = [], left - min(left, count)
+        if any(len(part[0]) for part in held):
+            writer.write_table(_pair_table(plan, held, left))
+        writer.add_key_value_metadata({PAIRS_FOUND: str(groups.pairs)})
+    groups.complete = True
 
 
-def _gathered(pairs: Iterator[Pairs]) -> Iterator[Pairs]:
-    """Join pairs to portions for a row group each, at most ``MAX_PAIRS`` in all."""
-    held: list[Pairs] = []
-    left = MAX_PAIRS
-    for found in pairs:
-        held.append(found)
-        count = sum(len(part[0]) for part in held)
-        # Hand on a full group, and count it against the limit.
-        if count >= min(left, _PAIRS_AT_ONCE):
-            yield _joined(held, left)
-            held, left = [], left - min(left, count)
-        if not left:
-            return
-    # Hand on what is left.
-    if sum(len(part[0]) for part in held):
-        yield _joined(held, left)
-
-
-def _joined(held: list[Pairs], most: int) -> Pairs:
+def _pair_table(plan: Plan, held: list[Pairs], most: int) -> pa.Table:
     earlier, later, cosines = (np.concatenate(parts)[:most] for parts in zip(*held, strict=True))
-    return earlier, later, cosines
+    return pa.table([_paths(plan, earlier), _paths(plan, later), cosines], schema=_PAIRS)
+
+
+def _write_groups(plan: Plan, file: BinaryIO, groups: NearGroups) -> None:
+    rows = groups.rows()
+    firsts = np.unique(groups.of(rows)[0])
+    with pq.ParquetWriter(file, _GROUPS, compression="zstd", write_page_checksum=True) as writer:
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            part = rows[start : start + _ROWS_AT_ONCE]
+            first, nearest, cosines = groups.of(part)
+            numbers = np.searchsorted(firsts, first)
+            columns = [_paths(plan, part), numbers, _paths(plan, nearest), cosines]
+            writer.write_table(pa.table(columns, schema=_GROUPS))
+        writer.add_key_value_metadata({PAIRS_FOUND: str(groups.pairs), GROUPS: str(len(firsts))})
+
+
+def _paths(plan: Plan, rows: Rows) -> pa.Array:
+    return pa.array(map(_shown, plan.files["path"].take(rows).to_pylist()), pa.string())
 
 
 def _pairs(folder: OutputFolder, plan: Plan, threshold: float) -> Iterator[Pairs]:

@@ -9,9 +9,11 @@ The hub's ordinary cache and variables apply: ``HF_ENDPOINT``, ``HF_HOME``, ``HF
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 PREFIX = "hf-hub:"
+_SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _REFERENCE = re.compile(r"hf-hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -66,11 +70,17 @@ def download(reference: Reference, first: str, then: Callable[[Path], Mapping[st
         UserError: the repository, revision or file does not exist or may not be read, there is no network and the cache
             lacks a file, the disk is full, or a file has another hash twice (it is then removed from the cache).
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
 
     with user_errors(reference.repo, reference.revision), quiet():
         # The first file tells the commit, which all others must come from.
         path = Path(hf_hub_download(reference.repo, first, revision=reference.revision))
+        if not _is_what_the_cache_names(path):  # altered in the cache, or on its way: download once more
+            _remove_from_cache(path)
+            path = Path(hf_hub_download(reference.repo, first, revision=reference.revision))
+            if not _is_what_the_cache_names(path):
+                _remove_from_cache(path)
+                raise UserError(f"{constants.ENDPOINT} sent another {first} of {reference} than it names: run it again")
         snapshot = Snapshot(reference.repo, path.parent.name, path.parent)
         # Compare each file with the hash that the first one states.
         for name, sha256 in then(path).items():
@@ -85,6 +95,20 @@ def download(reference: Reference, first: str, then: Callable[[Path], Mapping[st
                         "not used, and removed from the cache; tell the owner of the repository"
                     )
     return snapshot
+
+
+def _is_what_the_cache_names(file: Path) -> bool:
+    """Return whether a file has the hash by which the cache names its content; True where that name is no hash.
+
+    The hub's name is the sha256 of large files and git's hash of others. Proxies are known that give the plain sha1.
+    """
+    name = file.resolve().name
+    if _SHA256.fullmatch(name):
+        return sha256_file(file) == name
+    if not _SHA1.fullmatch(name):
+        return True
+    data = file.read_bytes()
+    return name in (hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(), hashlib.sha1(data).hexdigest())
 
 
 def _remove_from_cache(file: Path) -> None:
@@ -154,7 +178,26 @@ def user_message(error: BaseException, repo: str, revision: str | None) -> str |
         return f"no connection to {where}, and {repo} is not complete in the cache: check the network and run it again"
     if any(isinstance(cause, OSError) and "Consistency check failed" in str(cause) for cause in causes):
         return f"{where} sent only a part of a file of {repo}: nothing was kept, run it again"
+    if isinstance(error, _MALFORMED) and _is_of_the_client(error):
+        return f"{where} does not answer as a model hub: sign in to the network if it asks for that, see HF_ENDPOINT"
     return None
+
+
+def passes_with_time(error: BaseException) -> bool:
+    """Return whether the same request may succeed later: the network failed, or the hub is busy or broken."""
+    from huggingface_hub import errors
+
+    for cause in _causes(error):
+        if isinstance(cause, errors.HfHubHTTPError):
+            status = cause.response.status_code
+            return status in (408, 429) or status >= 500
+    return any(_is_network(cause) for cause in _causes(error))
+
+
+def _is_of_the_client(error: BaseException) -> bool:
+    """Return whether an error was raised while huggingface_hub read an answer."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(str(frame.f_globals.get("__name__", "")).startswith("huggingface_hub") for frame, _ in frames)
 
 
 def _message_for_status(error: HfHubHTTPError, repo: str, where: str) -> str:

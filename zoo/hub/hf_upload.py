@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from zoo.errors import UserError
-from zoo.hub.hf_download import PREFIX, Reference, quiet, user_errors, user_message
+from zoo.hub.hf_download import PREFIX, Reference, passes_with_time, quiet, user_errors, user_message
 from zoo.system.atomic_files import sha256_file
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
+
+
+T = TypeVar("T")
+
+_WAITS = (1.0, 2.0, 4.0)  # seconds between the attempts of a request
+_MAX_WAIT = 30.0  # seconds, of what the hub asks for
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,11 @@ class Uploaded:
 
 @dataclass(frozen=True)
 class _Commit:
-    """The commit of this run, and the commit before it with its files."""
+    """The commit of this run, and the commit before it with its files.
+
+    ``certain`` is False if the hub's answer to the commit was lost, and the commit was found on the branch: it may be
+    somebody else's.
+    """
 
     repo: str
     revision: str | None
@@ -36,6 +48,7 @@ class _Commit:
     before: str
     files_before: frozenset[str]
     changed: tuple[str, ...]
+    certain: bool = True
 
 
 def upload(
@@ -45,6 +58,8 @@ def upload(
 
     The old revision stays live until the commit is made, and the commit is refused if somebody else's came in between.
     If the hub returns other bytes, a second commit restores the old files, unless somebody else has committed by then.
+    What fails for a moment is tried again, four times in all. If the answer to the commit is lost, the hub is asked
+    whether it was made.
 
     Args:
         repo: ``ORG/NAME``, created if it does not exist.
@@ -58,7 +73,7 @@ def upload(
             the repository is public; or the hub does not return the bytes that were sent (the message says which
             revision is live then).
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 
     # Refuse a malformed name before the hub is asked.
     Reference.parse(PREFIX + repo)
@@ -67,10 +82,10 @@ def upload(
     names = [p.relative_to(folder).as_posix() for p in paths]
     with user_errors(repo, revision), quiet():
         # the repository, and its state before the commit
-        api.create_repo(repo, private=private, exist_ok=True)
+        _retried(lambda: api.create_repo(repo, private=private, exist_ok=True))
         if revision:
-            api.create_branch(repo, branch=revision, exist_ok=True)
-        before = api.model_info(repo, revision=revision)
+            _retried(lambda: api.create_branch(repo, branch=revision, exist_ok=True))
+        before = _retried(lambda: api.model_info(repo, revision=revision))
         if private and not before.private:
             raise UserError(f"{repo} exists and is public: publish without --private, or make it private on the hub")
         there = {s.rfilename for s in before.siblings or []}
@@ -80,11 +95,89 @@ def upload(
             *(CommitOperationAdd(n, str(p)) for n, p in zip(names, paths, strict=True)),
             *(CommitOperationDelete(n) for n in gone),
         ]
-        done = api.create_commit(repo, operations, commit_message=message, revision=revision, parent_commit=before.sha)
+        sha, certain = _made_commit(api, repo, operations, message, revision, before.sha or "")
         # the comparison
-        commit = _Commit(repo, revision, done.oid, before.sha or "", frozenset(there), (*names, *gone))
+        commit = _Commit(repo, revision, sha, before.sha or "", frozenset(there), (*names, *gone), certain)
         _compare(api, commit, folder, names)
-    return Uploaded(repo, done.oid, str(done.repo_url), len(names))
+        _require_live(api, commit)
+    return Uploaded(repo, sha, f"{constants.ENDPOINT}/{repo}", len(names))
+
+
+def _retried(call: Callable[[], T]) -> T:
+    """Return what ``call`` returns; it is repeated while it fails for reasons that pass with time."""
+    for wait in _WAITS:
+        try:
+            return call()
+        except Exception as error:  # the hub's, its client's and the system's share no base class
+            if not passes_with_time(error):
+                raise
+            time.sleep(max(wait, _asked_to_wait(error)))
+    return call()
+
+
+def _asked_to_wait(error: BaseException) -> float:
+    """Return the seconds of ``Retry-After``, within a bound."""
+    response = getattr(error, "response", None)
+    asked = str(response.headers.get("Retry-After", "")) if response is not None else ""
+    return min(float(asked), _MAX_WAIT) if asked.isascii() and asked.isdecimal() else 0.0
+
+
+def _made_commit(
+    api: HfApi,
+    repo: str,
+    operations: Sequence[CommitOperationAdd | CommitOperationDelete],
+    message: str,
+    revision: str | None,
+    before: str,
+) -> tuple[str, bool]:
+    """Commit, and return the commit's hash and whether it is certain that this run made it.
+
+    A commit whose answer is lost, cut off or no answer of a hub may have been made all the same: sending it again
+    would fail as somebody else's change, and saying that nothing was published could be wrong. So the branch is asked
+    first, and the commit is repeated only if the branch has not moved.
+    """
+    for wait in (*_WAITS, None):
+        try:
+            done = api.create_commit(repo, operations, commit_message=message, revision=revision, parent_commit=before)
+            return done.oid, True
+        except Exception as error:  # see ``_retried``
+            response = getattr(error, "response", None)
+            if response is not None and not passes_with_time(error):
+                raise  # the hub refused it
+            if (live := _live(api, repo, revision, before, error)) != before:
+                return live, False
+            if wait is None or not passes_with_time(error):
+                raise
+            time.sleep(max(wait, _asked_to_wait(error)))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _live(api: HfApi, repo: str, revision: str | None, before: str, lost: Exception) -> str:
+    """Return the commit of the branch after a commit whose answer was lost.
+
+    Raises:
+        UserError: the hub does not tell.
+    """
+    try:
+        return _retried(lambda: api.model_info(repo, revision=revision)).sha or ""
+    except Exception as error:
+        if user_message(error, repo, revision) is None:
+            raise
+        why = (user_message(lost, repo, revision) or type(lost).__name__).partition(": ")[0]
+        raise UserError(
+            f"{why}, and whether {repo} was changed is not known: run the same command again, which compares it "
+            f"(before it was {before[:12]})"
+        ) from None
+
+
+def _require_live(api: HfApi, commit: _Commit) -> None:
+    """Raise UserError where the hub has the commit, and still serves the one before."""
+    live = _live(api, commit.repo, commit.revision, commit.before, UserError("the hub could not be asked afterwards"))
+    if live == commit.before != commit.sha:
+        raise UserError(
+            f"{commit.repo} has the commit {commit.sha[:12]}, but still serves {commit.before[:12]}: nothing was "
+            "published, run the same command again"
+        )
 
 
 def _compare(api: HfApi, commit: _Commit, folder: Path, names: Sequence[str]) -> None:
@@ -95,7 +188,7 @@ def _compare(api: HfApi, commit: _Commit, folder: Path, names: Sequence[str]) ->
     """
     # Read the commit back from the hub.
     try:
-        different = _first_difference(commit, folder, names)
+        different = _first_difference(api, commit, folder, names)
     except Exception as error:  # see ``user_errors``, whose messages do not say that the commit is live
         if (reason := _reason(error, commit)) is None:
             raise
@@ -106,6 +199,12 @@ def _compare(api: HfApi, commit: _Commit, folder: Path, names: Sequence[str]) ->
     # Nothing differs: the upload is good.
     if different is None:
         return
+    # A commit that may be somebody else's is not taken back.
+    if not commit.certain:
+        raise UserError(
+            f"the answer to the commit was lost, and {commit.repo} is at {commit.sha[:12]} now, whose {different} is "
+            f"not what was sent: if that is nobody else's, restore {commit.before[:12]} on the hub, or publish again"
+        )
     # Say what is live now, and take it back where something else was live before.
     damaged = f"{commit.repo} does not give back the {different} that was sent (commit {commit.sha[:12]})"
     if commit.sha == commit.before:
@@ -113,16 +212,20 @@ def _compare(api: HfApi, commit: _Commit, folder: Path, names: Sequence[str]) ->
     raise UserError(f"{damaged}{_revert(api, commit)}")
 
 
-def _first_difference(commit: _Commit, folder: Path, names: Sequence[str]) -> str | None:
-    """Return the first file that the hub returns with other bytes."""
+def _first_difference(api: HfApi, commit: _Commit, folder: Path, names: Sequence[str]) -> str | None:
+    """Return the first file that the hub returns with other bytes, or has although it was deleted."""
     from huggingface_hub import hf_hub_download
 
     with tempfile.TemporaryDirectory() as fresh:
         for name in names:
-            file = Path(hf_hub_download(commit.repo, name, revision=commit.sha, cache_dir=fresh))
+            download = partial(hf_hub_download, commit.repo, name, revision=commit.sha, cache_dir=fresh)
+            file = Path(_retried(download))
             if sha256_file(file) != sha256_file(folder / name):
                 return name
             file.resolve().unlink()  # needs the disk for one file at a time
+    if deleted := set(commit.changed).difference(names):
+        there = _retried(lambda: api.model_info(commit.repo, revision=commit.sha)).siblings or []
+        return min(deleted.intersection(file.rfilename for file in there), default=None)
     return None
 
 

@@ -23,6 +23,7 @@ from zoo.models import checkpoint_dir, registry
 from zoo.models.registry import ARCHITECTURES, Architecture, ModelSpec, Weights
 from zoo.system.atomic_files import create_exclusively, make_folder, remove_tree, sha256_file
 from zoo.system.cache_dir import cache_folder
+from zoo.system.terminal import print_line
 
 
 def cached(spec: ModelSpec, tag: str) -> Path:
@@ -102,7 +103,7 @@ def _is_whole(folder: Path) -> bool:
 def _download_and_convert(spec: ModelSpec, tag: str, folder: Path, partial: Path, progress: Progress | None) -> None:
     weights = spec.weights[tag]
     if not is_offline():
-        print(f"{folder.name}: downloading {weights.location}", file=sys.stderr, flush=True)
+        print_line(f"{folder.name}: downloading {weights.location}", file=sys.stderr, flush=True)
     body = download(weights.location, partial, max_bytes=weights.max_megabytes * 10**6, progress=progress)
     try:
         _convert(body, weights.location, spec, tag, folder)

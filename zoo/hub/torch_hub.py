@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from zoo.errors import UserError
 from zoo.hub.weights import WeightFile, is_hub_reference, load_encoder, locate
 from zoo.models import registry
+from zoo.system.terminal import print_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -120,6 +121,6 @@ def _print_progress(name: str) -> Callable[[int, int | None], None]:
         nonlocal tenths
         if total and 10 * done // total > tenths:
             tenths = 10 * done // total
-            print(f"{name}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", file=sys.stderr, flush=True)
+            print_line(f"{name}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", file=sys.stderr, flush=True)
 
     return progress

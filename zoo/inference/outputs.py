@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from zoo.errors import UserError
 
 EMBEDDING, TILES = "embedding", "tiles"
-NEAR_DUPLICATES = "near_duplicates.parquet"  # file with pairs of rows, beside the shards
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 CROPS = ("center", "ten", "full")
 HEAD_PARTS = {"projection": ("projector",), "prediction": ("projector", "predictor"), "logits": ("classifier",)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from zoo.system.terminal import print_line
+
 _announced: set[str] = set()
 
 
@@ -17,4 +19,4 @@ def announce(name: str, licence: str, source: str) -> None:
     if is_non_commercial(licence) and name not in _announced:
         _announced.add(name)
         where = f"; source: {source}" if source else ""
-        print(f"{name}: licence {licence}, not for commercial use{where}", file=sys.stderr)
+        print_line(f"{name}: licence {licence}, not for commercial use{where}", file=sys.stderr)

@@ -17,7 +17,7 @@ from zoo.evaluate.features import cached_features
 from zoo.evaluate.frozen import knn
 from zoo.evaluate.result import EvaluationJson
 from zoo.report.embedding_map import write_map
-from zoo.report.render import png_figure
+from zoo.report.render import clipped, png_figure
 from zoo.report.tables import is_random, model_name, published
 from zoo.system.atomic_files import atomic_write
 
@@ -76,7 +76,12 @@ def _draw_label_fractions(results: list[EvaluationJson], data: str, path: Path) 
             means, spreads = [f["mean"] for f in fractions], [f["spread"] for f in fractions]
             style = "--" if is_random(result) else "-"
             axes.errorbar(
-                x, means, spreads, fmt=f"o{style}", capsize=3, label=f"measured: {model_name(result)}, {data}"
+                x,
+                means,
+                spreads,
+                fmt=f"o{style}",
+                capsize=3,
+                label=f"measured: {clipped(model_name(result))}, {clipped(data)}",
             )
         # published ones
         table = next(t for t in published() if t["id"] == "semi-supervised-r50")
@@ -91,7 +96,7 @@ def _draw_label_fractions(results: list[EvaluationJson], data: str, path: Path) 
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axes.minorticks_off()
         axes.set_xlim(min(ticks) * 0.8, max(ticks) * 2.6)
-        axes.set_title(f"{data}; dotted: published, ResNet-50 on ImageNet, other data", fontsize=9)
+        axes.set_title(f"{clipped(data)}; dotted: published, ResNet-50 on ImageNet, other data", fontsize=9)
         figure.legend(fontsize=8, loc="outside lower center")
 
 
@@ -173,4 +178,4 @@ def _draw_confusion(answers: Ints, truth: Ints, classes: list[str], title: str, 
 
 
 def _file_stem(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")[:80]

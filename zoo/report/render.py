@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from zoo.errors import UserError
-from zoo.report.tables import Table
+from zoo.report.tables import Table, TableRow
 from zoo.system.atomic_files import atomic_write
+from zoo.system.markdown import markdown_text
+from zoo.system.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LEGEND = "published: from the paper named in the row; measured: by this project, from the file named in the row"
+_MOST = 100  # characters of a cell in a picture
 _COLOUR = {"published": "#ffffff", "measured": "#fff2c2"}
 _CJK = """
 Noto Sans CJK SC, Noto Sans CJK JP, Noto Sans CJK TC, Noto Sans CJK KR, Noto Sans SC, Noto Sans JP, Noto Sans TC,
@@ -45,12 +48,19 @@ def to_markdown(tables: list[Table], figures: list[str]) -> str:
         parts.append("|---" * (len(table.columns) + 2) + "|")
         for row in table.rows:
             mark = f"**{row.kind}**" if row.kind == "measured" else row.kind
-            parts.append(f"| {mark} | " + " | ".join(c.replace("|", "\\|") for c in row.cells) + f" | {row.source} |")
+            parts.append(f"| {mark} | " + " | ".join(_markdown(row)) + " |")
         parts += ["", *([table.note, ""] if table.note else [])]
     if figures:
         parts += ["## Pictures", ""]
         parts += [f"![{p}]({p})" if p.endswith(".png") else f"[{p}]({p})" for p in figures]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _markdown(row: TableRow) -> list[str]:
+    """Return cells and source; those of measured rows come from files, and must not become markup."""
+    if row.kind == "measured":
+        return [markdown_text(cell) for cell in (*row.cells, row.source)]
+    return [*(cell.replace("|", "\\|") for cell in row.cells), row.source]
 
 
 def to_html(tables: list[Table], figures: list[str]) -> str:
@@ -67,8 +77,8 @@ def to_html(tables: list[Table], figures: list[str]) -> str:
         heads = "".join(f"<th>{escape(c)}</th>" for c in ("", *table.columns, "source"))
         parts.append(f"<h3>{escape(table.title)}</h3><table><thead><tr>{heads}</tr></thead><tbody>")
         for row in table.rows:
-            cells = "".join(f"<td>{escape(c)}</td>" for c in (row.kind, *row.cells))
-            parts.append(f"<tr class={row.kind}>{cells}<td class=source>{escape(row.source)}</td></tr>")
+            cells = "".join(f"<td>{escape(printable(c))}</td>" for c in (row.kind, *row.cells))
+            parts.append(f"<tr class={row.kind}>{cells}<td class=source>{escape(printable(row.source))}</td></tr>")
         parts.append("</tbody></table>" + (f"<p class=note>{escape(table.note)}</p>" if table.note else ""))
     for figure in figures:
         name = escape(figure)
@@ -85,7 +95,7 @@ def write_png(table: Table, path: Path) -> None:
     """
     # The longest text of each column sets its width.
     columns = ["", *table.columns]
-    cells = [[row.kind, *row.cells] for row in table.rows]
+    cells = [[row.kind, *map(clipped, row.cells)] for row in table.rows]
     widths = [max(len(line[i]) for line in [columns, *cells]) + 2 for i in range(len(columns))]
     with png_figure(path, max(6.0, 0.085 * sum(widths)), 0.8 + 0.27 * (len(cells) + 1)) as figure:
         axes = figure.subplots()
@@ -108,6 +118,12 @@ def write_png(table: Table, path: Path) -> None:
         axes.set_title(table.title, loc="left", fontsize=10, weight="bold")
 
 
+def clipped(cell: str) -> str:
+    """Return a cell as one line that leaves room for the others."""
+    line = printable(cell)
+    return line if len(line) <= _MOST else f"{line[: _MOST - 3]}..."
+
+
 @contextmanager
 def png_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     """Yield an empty matplotlib figure without a window; at the end it is written as PNG, atomically.
@@ -127,7 +143,8 @@ def png_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     # Class names may need glyphs that the default font lacks.
     installed = {font.name for font in fontManager.ttflist}  # matplotlib warns of others
     fallbacks = [name for name in map(str.strip, _CJK.split(",")) if name in installed]
-    with rc_context({"font.family": ["DejaVu Sans", *fallbacks]}):
+    # A dollar in a name is no formula.
+    with rc_context({"font.family": ["DejaVu Sans", *fallbacks], "text.parse_math": False}):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
 

@@ -11,14 +11,16 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict
 
 from zoo.datasets.transfer_sets import TRANSFER_SETS
 from zoo.errors import UserError
-from zoo.evaluate.result import EvaluationJson
+from zoo.evaluate.result import RESULT_KEYS, EvaluationJson, check_result
 from zoo.models.registry import ARCHITECTURES, MODELS, split_name
+from zoo.system.json_reader import BadJson, read_json
 
 _PUBLISHED = Path(__file__).parents[1] / "evaluate" / "published.json"
+_HEAD = 1 << 20  # bytes
 _SETTINGS = (  # keys of rows that become columns
     "architecture",
     "parameters",
@@ -28,7 +30,6 @@ _SETTINGS = (  # keys of rows that become columns
     "predictor",
     "target_network",
 )
-_KEYS = {"protocol", "metric", "score", "interval_95", "data", "model"}
 _IMAGENET = {"imagenet", "imagenet-1k", "imagenet1k", "imagenet2012", "in1k", "ilsvrc2012"}  # not ImageNette
 # Options that do not change the protocol. The papers choose on held-out images, and [S] searches the fine-tuning rate.
 _SAME_PROTOCOL = {"seed", "schedule", "mode", "percent", "seeds", "held_out", "lrs", "trials"}
@@ -149,17 +150,39 @@ def load_results(folders: Iterable[Path]) -> list[EvaluationJson]:
             raise UserError(f"no folder {folder}: give one that `zoo evaluate --out` wrote to")
         found: dict[Path, EvaluationJson] = {}
         for path in sorted(folder.rglob("*.json")) if folder.is_dir() else [folder]:
-            # Other JSON files may lie in the same folder.
+            # Other JSON files, and files that are no JSON, may lie in the same folder.
             try:
-                value = json.loads(path.read_text())
-            except (OSError, ValueError):
+                value = read_json(path, nan=True)
+            except OSError:
                 continue
-            if isinstance(value, dict) and value.keys() >= _KEYS:
-                found[path.resolve()] = cast(EvaluationJson, value | {"file": path.name})
+            except BadJson as error:
+                if _claims_to_be_a_result(path):
+                    raise _no_result(path, error) from None
+                continue
+            if isinstance(value, dict) and value.keys() >= RESULT_KEYS:
+                found[path.resolve()] = _checked(value, path)
         if not found:
             raise UserError(f"{folder} holds no result of `zoo evaluate`")
         results |= found
     return list(results.values())
+
+
+def _checked(value: object, path: Path) -> EvaluationJson:
+    try:
+        return {**check_result(value), "file": path.name}
+    except BadJson as error:
+        raise _no_result(path, error) from None
+
+
+def _claims_to_be_a_result(path: Path) -> bool:
+    """Return whether the beginning of a file that cannot be parsed has the keys of a result."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    return b'"protocol"' in head and b'"interval_95"' in head
+
+
+def _no_result(path: Path, error: BadJson) -> UserError:
+    return UserError(f"{path} is no result of `zoo evaluate` ({error}): evaluate again, or remove it")
 
 
 def build(results: Sequence[EvaluationJson]) -> list[Table]:

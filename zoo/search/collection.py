@@ -7,22 +7,24 @@ shards are cached, so a collection of a million images opens as fast as one of t
 from __future__ import annotations
 
 import hashlib
-import json
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from zoo.embeddings import manifest as manifest_file
 from zoo.embeddings.columns import OK, array, decode
-from zoo.embeddings.shards import STATE
+from zoo.embeddings.shards import STATE, OutputFolder, require_columns
 from zoo.errors import UserError
 from zoo.inference.outputs import EMBEDDING
+from zoo.system import atomic_files
 from zoo.system.parquet import read_table
 from zoo.transforms.limits import DecodeOptions
 
@@ -84,22 +86,13 @@ class Collection:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.state = root / STATE
-        # Parse the whole manifest here, so that all damage is reported alike.
-        try:
-            data = (root / MANIFEST).read_bytes()
-            manifest = json.loads(data)
-            self._shards = [
-                _Shard(_file_name(s["file"]), int(s["rows"]), s["sha256"], s.get("vectors")) for s in manifest["shards"]
-            ]
-            self.plan, self.dim = str(manifest["plan"]), int(manifest["dim"])
-        except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"{root} is no finished extraction: run `zoo extract --out {root}` to its end") from None
-        except OSError as error:
-            raise UserError(f"{root / MANIFEST} cannot be read ({error.strerror}): allow reading it") from error
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise UserError(f"{root / MANIFEST} is damaged: run the same `zoo extract` again") from None
-        self.manifest: Mapping[str, object] = manifest
-        self.sha256 = hashlib.sha256(data).hexdigest()
+        # The one reader of manifests checks every value.
+        self.manifest: Mapping[str, Any] = manifest_file.read(OutputFolder(root))
+        self.plan, self.dim = self.manifest["plan"], self.manifest["dim"]
+        self._shards = [_Shard(s["file"], s["rows"], s["sha256"], s.get("vectors")) for s in self.manifest["shards"]]
+        self.sha256 = atomic_files.sha256_file(root / MANIFEST)
+        if not isinstance(self.manifest.get("model"), str):
+            raise UserError(f"{root / MANIFEST} is damaged, it names no model: run the same `zoo extract` again")
         # Prepare the look-up of single rows.
         self._ends = list(accumulate(shard.rows for shard in self._shards))  # row after the last one of each shard
         self._metadata = lru_cache(_CACHED_SHARDS)(self._read_metadata)
@@ -165,7 +158,7 @@ class Collection:
             table = read_table(data, ["status"] if shard.vectors else ["status", EMBEDDING])
             failed = np.asarray(table["status"].to_numpy()) != OK
             if shard.vectors:
-                file = _file_name(shard.vectors["file"])
+                file = shard.vectors["file"]
                 stored = decode(file, self._read_verified(file, shard.vectors["sha256"]), [EMBEDDING])[EMBEDDING]
             elif EMBEDDING in table.column_names:
                 stored = array(table[EMBEDDING], (self.dim,))
@@ -195,6 +188,9 @@ class Collection:
         name, rows = self._shards[shard].file, self._shards[shard].rows
         try:
             table = read_table(self.root / name, _METADATA_COLUMNS)
+            require_columns(table)
+            if table.schema.names != _METADATA_COLUMNS:
+                raise ValueError("a column is missing")
             plan = (table.schema.metadata or {}).get(_PLAN, b"").decode()
         except Exception as error:  # as above
             raise self._damaged(name) from error
@@ -206,10 +202,3 @@ class Collection:
         return UserError(
             f"{self.root / name} is missing or not what the manifest says: run the same `zoo extract` again"
         )
-
-
-def _file_name(name: str) -> str:
-    """Return ``name`` if it is a plain file name; ValueError for a path that could lead out of the folder."""
-    if name != Path(name).name or name in ("", ".."):
-        raise ValueError(name)
-    return name

@@ -9,11 +9,12 @@ atomically, so an index is there whole or not at all. The exact index is a .npy 
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, Protocol, TypedDict
+from typing import Any, BinaryIO, Protocol, TypedDict, cast
 
 import numpy as np
 from numpy.lib import format as npy
@@ -24,6 +25,8 @@ from zoo.errors import UserError
 from zoo.numerics.similarity import ExactSearch, TopK, l2_normalize
 from zoo.search.collection import Collection
 from zoo.system import atomic_files
+from zoo.system.json_reader import BadJson, fields, read_json, sha256, text, whole
+from zoo.system.terminal import printable
 
 FOLDER = f"{STATE}/index"  # where a reader of the folder's tables does not look
 _OLD_FOLDER = "index"  # of version 0.3 and before
@@ -31,6 +34,7 @@ EXACT_BELOW = 10_000  # rows: a ResNet-50's matrix is then 80 MB, and a query ta
 RECALL_AT = 10
 RECALL_SAMPLE = 200
 _FORMAT = "siamese-zoo index 1"
+_INDEX_FILE = re.compile(r"(exact|graph)-[0-9a-f]{16}\.(npy|usearch)")
 _MODEL_KEYS = ("model", "weights_sha256", "preprocessing")  # of the manifest; another model needs another index
 _ROWS_PER_ADD = 8192
 _EXPANSION = 256  # candidates per query in the graph; usearch's default is 64
@@ -179,32 +183,60 @@ def open_index(collection: Collection) -> Index:
         folder = collection.root / _OLD_FOLDER
     # Read the small file first: it tells whether the large one fits.
     try:
-        info: IndexInfo = json.loads((folder / "index.json").read_bytes())
+        info = _check_info(read_json(folder / "index.json"))
         if info["format"] != _FORMAT:
             raise UserError(f"{folder} was written by another version: {again}")
         stale = info["manifest_sha256"] != collection.sha256
-        path, sha256, kind = folder / Path(info["file"]).name, info["sha256"], info["kind"]
+        path, recorded, kind = folder / info["file"], info["sha256"], info["kind"]
         model = (info["model"], info["weights_sha256"], info["preprocessing"])
     except FileNotFoundError:
         raise UserError(f"{collection.root} has no index: {again}") from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, BadJson):
         raise UserError(f"{folder} is damaged: {again}") from None
     # Another model explains more than a changed manifest, so check it first.
     if model != tuple(collection.manifest.get(key) for key in _MODEL_KEYS):
-        raise UserError(f"the index in {folder} was made by another model ({model[0]}): {again}")
+        raise UserError(f"the index in {folder} was made by another model ({printable(model[0])[:100]}): {again}")
     if stale:
         raise UserError(f"{collection.root} has changed since it was indexed: {again}")
     # Check the bytes before anything trusts them.
     try:
-        intact = atomic_files.sha256_file(path) == sha256
+        intact = atomic_files.sha256_file(path) == recorded
     except OSError:
         intact = False
     if not intact:
         raise UserError(f"{path} is missing or damaged: {again}")
-    # Map the file instead of reading it into memory.
+    # Map the file instead of reading it into memory; a file that somebody made can have the right hash.
+    damaged = UserError(f"{path} is no index of {collection.root}: {again}")
     if kind == "exact":
-        return Index(ExactSearch(np.load(path, mmap_mode="r", allow_pickle=False)), info)
-    return Index(HNSWSearch(_import_usearch().Index.restore(str(path), view=True)), info)
+        try:
+            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            raise damaged from None
+        if vectors.shape != (len(collection), collection.dim) or vectors.dtype != np.float32:
+            raise damaged
+        return Index(ExactSearch(vectors), info)
+    usearch = _import_usearch()
+    try:
+        graph = usearch.Index.restore(str(path), view=True)
+        fits = graph is not None and graph.ndim == collection.dim and len(graph) <= len(collection)
+    except Exception:  # usearch's own
+        fits = False
+    if not fits:
+        raise damaged
+    return Index(HNSWSearch(graph), info)
+
+
+def _check_info(value: object) -> IndexInfo:
+    """Check a parsed ``index.json``. BadJson: it is none, or the file that it names is in another folder."""
+    info = fields(value, *IndexInfo.__annotations__)
+    for key in ("format", "kind", "file", "manifest_sha256"):
+        text(info[key])
+    sha256(info["sha256"])
+    for key in ("dim", "indexed", "left_out"):
+        whole(info[key])
+    if not _INDEX_FILE.fullmatch(text(info["file"])) or info["kind"] not in ("exact", "usearch"):
+        raise BadJson("it names no index file")
+    return cast(IndexInfo, info)
 
 
 def _remove_old(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 from zoo.search.collection import Collection
 from zoo.search.index import IndexInfo
 from zoo.search.query import QueryResult
+from zoo.system import terminal
+from zoo.system.terminal import print_line, printable
 
 
 def print_index(info: IndexInfo, out: Path) -> None:
@@ -20,9 +21,9 @@ def print_index(info: IndexInfo, out: Path) -> None:
         if info["kind"] != "exact"
         else "searched exactly (recall 1)"
     )
-    print(f"{out}: index of {info['indexed']} embeddings of {info['dim']} numbers, {info['kind']}; {accuracy}")
+    print_line(f"{out}: index of {info['indexed']} embeddings of {info['dim']} numbers, {info['kind']}; {accuracy}")
     if info["left_out"]:
-        print(f"left out: {info['left_out']} without an embedding (see the column status)", file=sys.stderr)
+        print_line(f"left out: {info['left_out']} without an embedding (see the column status)", file=sys.stderr)
 
 
 def print_results(results: Sequence[QueryResult]) -> None:
@@ -35,12 +36,12 @@ def print_results(results: Sequence[QueryResult]) -> None:
     # Unreadable queries get no table; they are named at the end.
     for result in results:
         if result.error is None:
-            table = Table(title=escape(_printable(result.query)), title_justify="left", box=None, pad_edge=False)
+            table = Table(title=escape(printable(result.query)), title_justify="left", box=None, pad_edge=False)
             table.add_column("", justify="right")
             table.add_column("cosine", justify="right")
             table.add_column("path", overflow="fold")
             for rank, match in enumerate(result.neighbours, 1):
-                table.add_row(str(rank), f"{match.cosine:.4f}", escape(_printable(match.item.name)))
+                table.add_row(str(rank), f"{match.cosine:.4f}", escape(printable(match.item.name)))
             console.print(table)
     print_unreadable(results)
 
@@ -55,7 +56,7 @@ def print_json(results: Sequence[QueryResult], collection: Collection) -> None:
             for r in results
         ],
     }
-    print(json.dumps(content, indent=1))
+    terminal.print_json(content)
     print_unreadable(results)
 
 
@@ -63,9 +64,4 @@ def print_unreadable(results: Sequence[QueryResult]) -> None:
     """Print a line on stderr for each query that could not be read."""
     for result in results:
         if result.error is not None:
-            print(f"{_printable(result.query)} cannot be read: {result.error}", file=sys.stderr)
-
-
-def _printable(name: str) -> str:
-    """Escape control characters: a file name must not move the cursor or change the terminal's title."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+            print_line(f"{result.query} cannot be read: {result.error}", file=sys.stderr)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.embeddings.reopen_model import reopen_model
+from zoo.errors import UserError
 from zoo.inference.embedder import Embedder
 from zoo.inference.outputs import EMBEDDING
 from zoo.numerics.similarity import l2_normalize
@@ -103,4 +104,7 @@ def nearest(collection: Collection, searcher: Searcher, vector: NDArray[np.float
     if np.isnan(queries).any():
         return []
     rows, cosines = searcher.search(queries, k)[0]
-    return [Match(collection.item(int(row)), float(cosine)) for row, cosine in zip(rows, cosines, strict=True)]
+    try:
+        return [Match(collection.item(int(row)), float(cosine)) for row, cosine in zip(rows, cosines, strict=True)]
+    except IndexError:  # a graph whose keys are not those of this collection, with the hash that index.json says
+        raise UserError(f"the index of {collection.root} is of other images: run `zoo index` again") from None

@@ -1,8 +1,10 @@
 """Thumbnails of a collection's images, and of no other file.
 
 An image is requested by row number, and its bytes must have the sha256 that was embedded. So a link, an altered table
-or a replaced file shows nothing that is not in the collection. In a folder, a file that lies outside it once all links
-are followed is refused even if its hash agrees.
+or a replaced file shows nothing that is not in the collection. What had no embedding is not read. What is sent is a
+JPEG made from decoded pixels, never the bytes of a file. In a folder, a file that lies outside it once all links are
+followed is refused even if its hash agrees. A list may name files anywhere, ``/etc/passwd`` too: only what it names is
+read, by the rules above, so that an altered plan leads nowhere else, and to no URL.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 
+from zoo.embeddings.columns import OK
 from zoo.embeddings.plan import Plan
+from zoo.embeddings.shards import DUPLICATE
 from zoo.errors import UserError
 from zoo.search.collection import Collection, Item
 from zoo.transforms.decode import UnreadableImage, read_bytes
 from zoo.transforms.thumbnail import thumbnail
 
 SMALL, LARGE = 240, 960  # longest side, pixels
+_SHOWN = (OK, DUPLICATE)
 _CACHED = 2000  # small thumbnails in memory, about 10 kB each
 
 
@@ -53,6 +58,8 @@ class Thumbnails:
 
     def _read_verified(self, row: int) -> bytes:
         item = self._collection.item(row)
+        if item.status not in _SHOWN:  # what was no image is not even read
+            raise UnreadableImage("not-an-image", f"it has no embedding: {item.status}")
         if item.sha256 is None:
             raise UnreadableImage("missing", "it could not be read when it was extracted")
         data = self._read(item)
@@ -72,7 +79,7 @@ def _image_reader(collection: Collection, images: str) -> Callable[[Item], bytes
         return _folder_reader(images)
     # Any other source is opened as the extraction did.
     from zoo.sources import open_source
-    from zoo.sources.image_files import ImageFolder
+    from zoo.sources.image_files import FileList, ImageFolder
 
     column = collection.manifest.get("image_column")
     source = open_source(images, image_column=column if isinstance(column, str) else None)
@@ -84,7 +91,15 @@ def _image_reader(collection: Collection, images: str) -> Callable[[Item], bytes
             f"{collection.root} has no plan in {collection.state.name} that says where images are: leave --images away"
         )
     files = plan.files
-    return lambda item: source.read(files.slice(item.row, 1).to_pylist()[0])
+    listed = set(source.listing().files["path"].to_pylist()) if isinstance(source, FileList) else None
+
+    def read(item: Item) -> bytes:
+        row = files.slice(item.row, 1).to_pylist()[0]
+        if listed is not None and row["path"] not in listed:
+            raise UnreadableImage("no-permission", "the list of images does not name it")
+        return source.read(row)
+
+    return read
 
 
 def _folder_reader(folder: str) -> Callable[[Item], bytes]:

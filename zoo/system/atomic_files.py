@@ -20,7 +20,8 @@ from typing import BinaryIO
 
 from zoo.errors import UserError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""Error numbers of a disk that has no room left."""
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # some network file systems
@@ -356,7 +357,7 @@ def _user_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         # Turn what a user can put right into advice, and pass on the rest.
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise UserError(
                 f"disk full while writing {path}: free space and run the same command again; what was finished is kept"
             ) from error

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from zoo.system.terminal import print_line, printable
 from zoo.system.verbosity import is_quiet
 
 _NOTEBOOK_SECONDS, _NOTEBOOK_WIDTH = 0.5, 80
@@ -102,9 +103,9 @@ class Progress:
         if is_quiet():
             return
         if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False)
+            self._bar.console.print(printable(line), markup=False, highlight=False)
         else:
-            print(line, file=self._stream, flush=True)
+            print_line(line, file=self._stream, flush=True)
 
     def _rate(self) -> str:
         return f"{self._done / max(time.monotonic() - self._started, 1e-9):.1f} {self._unit}/s"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from zoo.system.terminal import print_line
+
 _level = 0  # -1 quiet, 1 verbose
 
 
@@ -26,10 +28,10 @@ def is_verbose() -> bool:
 def say(line: str) -> None:
     """Print a line that tells what was done, on stdout; nothing where it is quiet."""
     if not is_quiet():
-        print(line, flush=True)
+        print_line(line, flush=True)
 
 
 def note(line: str) -> None:
     """Print a hint on stderr; nothing where it is quiet."""
     if not is_quiet():
-        print(line, file=sys.stderr, flush=True)
+        print_line(line, file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ from pictures import encode, fill, picture
 from PIL import Image
 
 import zoo
+from zoo.cli.messages import print_extraction
 from zoo.embeddings.merge import merge
 from zoo.embeddings.verify import verify
 from zoo.errors import EXIT_OK, UserError
@@ -155,7 +156,7 @@ def test_near_pairs_are_those_of_a_direct_loop(tmp_path: Path, monkeypatch: pyte
     (images / "bad.jpg").write_bytes(b"bad")
     shutil.copy(images / "01.png", images / "zz_copy.png")
     monkeypatch.setattr(near_duplicates, "_HELD_BYTES", held)
-    monkeypatch.setattr(near_duplicates, "_PAIRS_AT_ONCE", 7)
+    monkeypatch.setattr(near_duplicates, "_ROWS_AT_ONCE", 7)
     out = tmp_path / "out"
     result = run(images, out, dedupe=True, near=0.9)
     expected = near_by_hand(out, 0.9)
@@ -165,12 +166,50 @@ def test_near_pairs_are_those_of_a_direct_loop(tmp_path: Path, monkeypatch: pyte
     cosines = pq.read_table(out / "near_duplicates.parquet")["cosine"].to_numpy()
     assert cosines.min() >= 0.9
     assert cosines.max() <= 1
+    assert groups(out) == groups_by_hand(out, 0.9)
+    assert result.near_groups == (len({group for group, *_ in groups(out).values()}), len(groups(out)))
 
 
-def test_the_list_of_near_pairs_ends_somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def groups(out: Path) -> dict[str, tuple[int, str, float]]:
+    table = pq.read_table(out / "near_duplicate_groups.parquet").to_pylist()
+    return {row["path"]: (row["group"], row["path_of_nearest"], round(row["cosine"], 5)) for row in table}
+
+
+def groups_by_hand(out: Path, least: float) -> dict[str, tuple[int, str, float]]:
+    """Grow each group from its first image; the nearest of each image by a loop over all."""
+    known = {row["path"]: np.array(row["embedding"]) for row in rows(out) if row["embedding"] is not None}
+    units = {path: vector / np.linalg.norm(vector) for path, vector in known.items()}
+    near = {path: {o for p in near_by_hand(out, least) if path in p for o in p} - {path} for path in units}
+    found: dict[str, tuple[int, str, float]] = {}
+    number = 0
+    for first in units:
+        if first in found or not near[first]:
+            continue
+        group = {first}
+        while more := {other for path in group for other in near[path]} - group:
+            group |= more
+        for path in group:
+            nearest = max(near[path], key=lambda other: float(units[path] @ units[other]))
+            found[path] = number, nearest, round(float(units[path] @ units[nearest]), 5)
+        number += 1
+    return found
+
+
+def test_the_list_of_near_pairs_ends_somewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And says so; the groups hold every image none the less."""
     monkeypatch.setattr(near_duplicates, "MAX_PAIRS", 5)
-    assert run(fill(tmp_path / "images", 12), tmp_path / "out", dedupe=True, near=1e-6).near_duplicates == 5
-    verify(tmp_path / "out")
+    out = tmp_path / "out"
+    result = run(fill(tmp_path / "images", 12), out, dedupe=True, near=1e-6)
+    assert (result.near_duplicates, result.near_pairs_written, result.near_groups) == (66, 5, (1, 12))
+    print_extraction(result, out)
+    said = capsys.readouterr().out
+    assert f"the first 5 of 66 pairs of near duplicates: {out}/near_duplicates.parquet; the groups are of all" in said
+    assert f"12 images in 1 group of them: {out}/near_duplicate_groups.parquet" in said
+    near = verify(out).manifest["near_duplicates"]
+    assert (near["pairs"], near["pairs_found"], near["groups"]["images"]) == (5, 66, 12)
+    assert len(pq.read_table(out / "near_duplicate_groups.parquet")) == 12
 
 
 def test_a_photograph_saved_again_is_near_the_first_with_the_shipped_network(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_the_gain_is_over_random_init_of_the_same_task() -> None:
 def test_rows_are_marked_and_text_is_escaped() -> None:
     built = tables.build([result(model={"name": "<b>|evil", "dim": 1})])
     text, page = to_markdown(built, ["a.png"]), to_html(built, ["a.png", "map.html"])
-    assert "| **measured** | <b>\\|evil |" in text
+    assert "| **measured** | &lt;b&gt;\\|evil |" in text
     assert "| published | BYOL | 74.3 | 91.6 | [B] table 1a |" in text
     assert "AP50 / AP / AP75" in text
     assert "<tr class=measured>" in page

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from zoo.errors import UserError, reason_of
+from zoo.evaluate.result import read_result
 from zoo.hub.weights import WeightFile
 from zoo.models import registry
 from zoo.models.registry import ARCHITECTURES, MODELS, Architecture
 from zoo.models.state_dict import read_metadata
 from zoo.publish.card.facts import EvaluationResult, Facts, TrainingRecord
+from zoo.system.json_reader import BadJson, fields, number, parse_json, read_json, text, whole
 
 CARDS = Path(__file__).parents[3] / "model_cards"
 
@@ -47,7 +48,7 @@ def registry_facts(name: str) -> Facts:
         chosen.sha256,
         chosen.location,
         half=chosen.bundled,  # bundled files are small
-        training=_read(training) if chosen.bundled else None,
+        training=_training(training) if chosen.bundled else None,
         results=load_results(base, tag),
         published=chosen.scores,
         selection=chosen.selection,
@@ -84,8 +85,10 @@ def training_of(file: WeightFile) -> TrainingRecord | None:
     if file.folder is not None or file.path is None:
         return None
     found = read_metadata(file.path).get("training")
-    training: TrainingRecord | None = json.loads(found) if found else None
-    return training
+    try:
+        return check_training(parse_json(found)) if found else None
+    except BadJson as error:
+        raise UserError(f"{file.path} has no readable record of its training ({error}): export it again") from None
 
 
 def hub_name(method: str, architecture: Architecture) -> str | None:
@@ -112,7 +115,7 @@ def read_results(folder: Path) -> list[EvaluationResult]:
     Raises:
         UserError: a file cannot be read.
     """
-    return [_read(p) for p in sorted(folder.glob("*.json")) if p.name != "training.json"]
+    return [_result(p) for p in sorted(folder.glob("*.json")) if p.name != "training.json"]
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -123,8 +126,39 @@ def _split(name: str) -> tuple[str, str]:
     return spec.name, tag
 
 
-def _read(path: Path) -> Any:
+def _result(path: Path) -> EvaluationResult:
+    result = read_result(path)
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        text(fields(result["model"], "model")["model"])
+    except BadJson as error:
+        raise UserError(f"{path} does not name its model ({error}): evaluate again, or remove it") from None
+    return cast(EvaluationResult, result)
+
+
+def _training(path: Path) -> TrainingRecord:
+    try:
+        return check_training(read_json(path))
+    except OSError as error:
         raise UserError(f"{path} cannot be read: {reason_of(error)}") from None
+    except BadJson as error:
+        raise UserError(f"{path} is no summary of a run ({error}): run `zoo-train summary` again") from None
+
+
+def check_training(value: object) -> TrainingRecord:
+    """Check the record of a training run as ``zoo-train`` writes it. BadJson: it is none."""
+    record = fields(value, "recipe", "data", "steps", "total_steps", "images_seen", "minutes", "hardware")
+    recipe = fields(record["recipe"], "name", "seed", "optim", "views")
+    optim = fields(recipe["optim"], "name", "lr", "batch_size", "weight_decay", "tau")
+    data = fields(record["data"], "images")
+    for name in (recipe["name"], optim["name"], record["hardware"], data.get("name", "")):
+        text(name)
+    text(recipe.get("precision", ""))
+    for size in (recipe["seed"], record["steps"], record["total_steps"], record["images_seen"]):
+        whole(size)
+    for size in (optim["batch_size"], fields(recipe["views"], "size")["size"], data["images"]):
+        whole(size, 1)
+    for amount in (optim["lr"], optim["weight_decay"], optim["tau"], record["minutes"]):
+        number(amount, 0)
+    for version in fields(record.get("versions", {})).values():
+        text(version)
+    return cast(TrainingRecord, record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from zoo.publish.card.facts import Facts, TrainingRecord
 from zoo.publish.card.markdown import rows, wrap
 from zoo.publish.card.wording import DATA_SETS, METHODS
+from zoo.system.markdown import markdown_text
 
 
 def section(facts: Facts) -> str:
@@ -38,7 +39,7 @@ def _recorded(facts: Facts, training: TrainingRecord) -> str:
     pairs.append(
         (
             "recipe",
-            f"`zoo-train run {recipe['name']}`: {views['size']} pixel views, {optim['name'].upper()}, base lr "
+            f"`zoo-train run {markdown_text(recipe['name'])}`: {views['size']} pixel views, {markdown_text(optim['name'].upper())}, base lr "
             f"{optim['lr']:g} per 256, batch {optim['batch_size']}, weight decay {optim['weight_decay']:g}, "
             + (f"tau {optim['tau']:g} to 1, " if facts.method == "byol" else "")
             + f"seed {recipe['seed']}"
@@ -50,9 +51,9 @@ def _recorded(facts: Facts, training: TrainingRecord) -> str:
     unfinished = "" if steps == total else f" of {total:,}: not finished"
     epochs = f"{seen:,} images, {seen / data['images']:.1f} epochs"
     pairs.append(("length", f"{steps:,} steps{unfinished}, {epochs}, {_time(training['minutes'])}"))
-    pairs.append(("hardware", training["hardware"]))
+    pairs.append(("hardware", markdown_text(training["hardware"])))
     if "versions" in training:
-        pairs.append(("versions", ", ".join(f"{k} {v}" for k, v in training["versions"].items())))
+        pairs.append(("versions", ", ".join(markdown_text(f"{k} {v}") for k, v in training["versions"].items())))
     # Only bundled models have their curve in the repository.
     curve = ""
     if facts.bundled and not facts.repository:
@@ -65,7 +66,7 @@ def compute(facts: Facts) -> str:
     if facts.training:
         minutes = facts.training["minutes"]
         length = _time(minutes) if minutes < 120 else f"{minutes / 60:.1f} hours"
-        return wrap(f"{length} on {facts.training['hardware']}. Energy and carbon were not measured.")
+        return wrap(f"{length} on {markdown_text(facts.training['hardware'])}. Energy and carbon were not measured.")
     method = METHODS.get(facts.method)
     if facts.official and method and method.compute:
         return wrap(f"Stated by the authors: {method.compute}. Energy and carbon were not measured.")
@@ -78,7 +79,7 @@ def _time(minutes: float) -> str:
 
 def _training_data(facts: Facts, training: TrainingRecord) -> str:
     data = training["data"]
-    title = DATA_SETS[facts.data or ""].title if facts.data else data.get("name", "not recorded")
+    title = DATA_SETS[facts.data or ""].title if facts.data else markdown_text(data.get("name", "not recorded"))
     labels = "labelled" if facts.method == "supervised" else "unlabelled"
     images = f", {data['images']:,} {labels} training images"
     shards = " (two of four shards), 64 x 64 JPEG" if facts.bundled else ""

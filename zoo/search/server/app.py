@@ -20,7 +20,8 @@ from zoo.inference.embedder import Embedder
 from zoo.search.collection import Collection
 from zoo.search.index import Index
 from zoo.search.query import embed_bytes, nearest
-from zoo.search.server.host_check import HostCheckMiddleware
+from zoo.search.server.form_data import FORM
+from zoo.search.server.host_check import SECURITY_HEADERS, HostCheckMiddleware
 from zoo.search.server.request_limits import RequestLimiter, RequestLimits
 from zoo.search.thumbnails import Thumbnails
 from zoo.transforms.decode import UnreadableImage
@@ -34,7 +35,17 @@ _IMAGE_BODY: dict[str, object] = {
     "requestBody": {
         "required": True,
         "description": "The bytes of one JPEG, PNG, GIF, WebP, BMP or TIFF file.",
-        "content": {"application/octet-stream": _BINARY, "image/*": _BINARY},
+        "content": {
+            "application/octet-stream": _BINARY,
+            "image/*": _BINARY,
+            FORM: {
+                "schema": {
+                    "type": "object",
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                    "required": ["file"],
+                }
+            },
+        },
     }
 }
 
@@ -71,6 +82,7 @@ class Image(BaseModel):
     row: int
     path: str
     status: str = Field(description="ok, or why it has no embedding.")
+    error: str | None = Field(None, description="More of why.")
 
 
 class About(BaseModel):
@@ -130,6 +142,7 @@ def create_app(served: ServedCollection) -> FastAPI:
     # Check the host before any route sees the request.
     app.add_middleware(HostCheckMiddleware, allowed_hosts=served.allowed_hosts)
     app.add_exception_handler(UserError, _user_error)
+    app.add_exception_handler(Exception, _unexpected)
     app.add_exception_handler(ClientDisconnect, _client_disconnected)
     # Add the page, then what it asks for.
     _add_static_files(app)
@@ -181,7 +194,7 @@ def _add_collection_routes(app: FastAPI, served: ServedCollection) -> None:
     def images(start: Annotated[int, Query(ge=0, le=2**62)] = 0, count: Count = 60) -> list[Image]:
         """Images by row."""
         items = collection.items(start, count)
-        return [Image(row=item.row, path=item.name, status=item.status) for item in items]
+        return [Image(row=item.row, path=item.name, status=item.status, error=item.error) for item in items]
 
     @app.get("/api/neighbours/{row}", responses=_NOT_FOUND)
     def neighbours(row: RowNumber, k: Count = 24) -> list[Neighbour]:
@@ -215,6 +228,7 @@ def _add_collection_routes(app: FastAPI, served: ServedCollection) -> None:
 def _add_image_routes(app: FastAPI, served: ServedCollection) -> None:
     """Routes that take an image in the request's body."""
     limiter, embedder = RequestLimiter(served.limits), served.embedder
+    app.state.close = limiter.close
     identity = embedder.identity()
 
     # Both routes embed alike, under the same limits.
@@ -246,6 +260,11 @@ def _neighbours(served: ServedCollection, vector: NDArray[np.float32], k: int) -
 
 def _user_error(_: Request, error: Exception) -> Response:
     return JSONResponse({"detail": str(error)}, 500)
+
+
+def _unexpected(_: Request, error: Exception) -> Response:
+    """Answer after an error of our own, which the log has; Starlette sends this outside of all middleware."""
+    return JSONResponse({"detail": "internal error"}, 500, headers={**SECURITY_HEADERS, "cache-control": "no-store"})
 
 
 def _client_disconnected(_: Request, error: Exception) -> Response:

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_SECURITY_HEADERS = {
+SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -49,7 +49,7 @@ class HostCheckMiddleware:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 response_headers = MutableHeaders(scope=message)
-                for name, value in _SECURITY_HEADERS.items():
+                for name, value in SECURITY_HEADERS.items():
                     response_headers[name] = value
                 response_headers.setdefault("cache-control", "no-store")
             await send(message)
@@ -58,7 +58,7 @@ class HostCheckMiddleware:
         if not self._is_allowed(host):
             response = PlainTextResponse("this server does not go by that name\n", 421)
             await response(scope, receive, send_with_headers)
-        elif origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        elif origin is not None and _netloc(origin) != host.lower():
             response = PlainTextResponse("requests of other sites are refused\n", 403)
             await response(scope, receive, send_with_headers)
         else:
@@ -77,3 +77,11 @@ class HostCheckMiddleware:
         except ValueError:
             return False
         return True
+
+
+def _netloc(origin: str) -> str | None:
+    """Return host and port of an origin in lower case; ``None`` for what is no URL."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # "http://["
+        return None

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from fastapi import HTTPException, Request
 
+from zoo.search.server.form_data import file_of
 from zoo.transforms.decode import UnreadableImage
 from zoo.transforms.limits import MAX_PIXELS
 
@@ -44,7 +45,7 @@ class RequestLimiter:
         self._pool = ThreadPoolExecutor(limits.concurrent, thread_name_prefix="embed")
 
     async def run(self, request: Request, work: Callable[[bytes], T]) -> T:
-        """Return ``work`` of the request's body.
+        """Return ``work`` of the request's body, or of the one file in it if it is a form.
 
         Raises:
             HTTPException: 408 sent too slowly, 413 too many bytes or pixels, 422 no image, 503 too many at once,
@@ -56,12 +57,17 @@ class RequestLimiter:
         # Count the request while its body still arrives.
         self._active += 1
         try:
-            future = self._pool.submit(work, await self._read_body(request))
+            body, content_type = await self._read_body(request), request.headers.get("content-type", "")
+            future = self._pool.submit(lambda: work(file_of(body, content_type)))
         except BaseException:
             # No work was started that would release it.
             self._active -= 1
             raise
         return await self._result(future)
+
+    def close(self) -> None:
+        """Drop what waits for its turn; what has begun goes on to its end."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _result(self, future: Future[T]) -> T:
         # A request counts as active until its work ends, which may be after its client was answered 504.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.search.collection import Collection
@@ -15,6 +18,11 @@ from zoo.search.index import open_index
 from zoo.search.pca_map import pca_points
 from zoo.search.query import open_model
 from zoo.search.thumbnails import Thumbnails
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+from zoo.system.terminal import print_line
 
 
 def serve(
@@ -62,21 +70,37 @@ def serve(
         )
         # Give the address only when all is loaded.
         _announce(host, listening.getsockname()[1], thumbnails is not None)
-        # Bound connections and waits, for strangers may connect.
-        config = uvicorn.Config(
-            create_app(served),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            ws="none",
-            limit_concurrency=256,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=3,
-        )
+        app = create_app(served)
         with suppress(KeyboardInterrupt):  # the normal end; uvicorn raises it again after its shutdown
-            uvicorn.Server(config).run(sockets=[listening])
-    print("stopped", file=sys.stderr)
+            uvicorn.Server(server_config(app)).run(sockets=[listening])
+        app.state.close()
+    print_line("stopped", file=sys.stderr)
+
+
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """Return the settings of the server, which bound connections and waits, for strangers may connect."""
+    import uvicorn
+
+    from zoo.search.server.http_protocol import BoundedProtocol
+
+    # A request that is cut off at the end of the server is no error.
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=3,
+    )
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError) and not str(record.msg).startswith("Cancel %s running task")
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -97,11 +121,11 @@ def _is_local(host: str) -> bool:
 
 def _announce(host: str, port: int, has_thumbnails: bool) -> None:
     url_host = f"[{host}]" if ":" in host else host
-    print(f"http://{url_host}:{port}/  (Ctrl-C ends it)", flush=True)
+    print_line(f"http://{url_host}:{port}/  (Ctrl-C ends it)", flush=True)
     if not has_thumbnails:
-        print("NOTE: without --images DIR there are no thumbnails", file=sys.stderr, flush=True)
+        print_line("NOTE: without --images DIR there are no thumbnails", file=sys.stderr, flush=True)
     if not _is_local(host):
-        print(
+        print_line(
             "WARNING: whoever reaches this port sees the pictures and can use /embed: there is no password and no "
             "encryption; --host 127.0.0.1 keeps it to this machine",
             file=sys.stderr,

@@ -30,8 +30,13 @@ function element(tag, className, ...children) {
   return made;
 }
 
-function thumbnail(row, name) {
+function thumbnail(row, name, status, error) {
   const shown = element("div", "shown");
+  if (status !== undefined && status !== "ok" && status !== "duplicate") {
+    shown.textContent = `cannot be read: ${status}`;
+    shown.title = error ?? "";
+    return shown;
+  }
   if (!about.pictures) {
     shown.textContent = "no thumbnails";
     return shown;
@@ -40,15 +45,18 @@ function thumbnail(row, name) {
   image.loading = "lazy";
   image.decoding = "async";
   image.alt = name;
-  image.addEventListener("error", () => (shown.textContent = "not there any more"));
+  image.addEventListener("error", async () => {
+    shown.textContent = "cannot be shown";
+    await json(picture(row)).catch((reason) => (shown.textContent = reason.message));
+  });
   image.src = picture(row);
   shown.append(image);
   return shown;
 }
 
-function tile({ row, path, cosine, status }) {
+function tile({ row, path, cosine, status, error }) {
   const label = element("div", "label", element("span", "", path));
-  const button = element("button", "tile", thumbnail(row, path), label);
+  const button = element("button", "tile", thumbnail(row, path, status, error), label);
   button.title = path;
   button.dataset.row = row;
   if (cosine !== undefined) {

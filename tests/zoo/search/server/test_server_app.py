@@ -34,7 +34,7 @@ from zoo.search.index import build, open_index
 from zoo.search.pca_map import pca_points
 from zoo.search.server.app import ServedCollection, create_app
 from zoo.search.server.request_limits import RequestLimits
-from zoo.search.server.serve import _announce, serve
+from zoo.search.server.serve import _announce, serve, server_config
 from zoo.search.thumbnails import Thumbnails
 
 PHOTOS = Path(__file__).parents[4] / "examples" / "photos"
@@ -46,7 +46,12 @@ class Means(PixelMeans):
     normalize = False
     wait: threading.Event | None = None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = threading.Semaphore(0)
+
     def embed_pixels(self, pixels: Any) -> Any:
+        self.started.release()
         if self.wait is not None:
             self.wait.wait(20)
         return super().embed_pixels(pixels)
@@ -58,8 +63,7 @@ class Site:
     def __init__(self, served: ServedCollection) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
-        config = uvicorn.Config(create_app(served), log_level="error", lifespan="off", timeout_graceful_shutdown=1)
-        self._server = uvicorn.Server(config)
+        self._server = uvicorn.Server(server_config(create_app(served)))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._thread.start()
 
@@ -190,7 +194,7 @@ def test_embed_equals_extract_and_is_in_openapi(site: Site, served: Callable[...
     np.testing.assert_allclose(answer["embedding"], vectors[5], rtol=1e-5)
     assert (answer["dim"], answer["normalize"], answer["model"]) == (24, False, "pixel_means")
     operation = site.json("/openapi.json")["paths"]["/embed"]["post"]
-    assert set(operation["requestBody"]["content"]) == {"application/octet-stream", "image/*"}
+    assert set(operation["requestBody"]["content"]) == {"application/octet-stream", "image/*", "multipart/form-data"}
     assert {"200", "408", "413", "422", "503", "504"} <= set(operation["responses"])
     assert site.request("GET", "/docs")[0] == site.request("GET", "/redoc")[0] == 404
 
