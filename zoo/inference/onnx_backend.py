@@ -17,6 +17,7 @@ from zoo.errors import UserError, reason_of
 from zoo.inference.embedder import Embedder, WeightsInfo
 from zoo.inference.onnx_checks import require_self_contained
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
+from zoo.models.model_config import line_of_text
 from zoo.system.atomic_files import sha256_file
 from zoo.system.hardware import usable_cores
 from zoo.transforms.preprocess import Preprocessing
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 METADATA = "siamese-zoo"  # metadata key under which ``zoo.export.export`` stores a JSON
 FORMAT = 2  # of that JSON and of the graph; a new number renews all cached files
+_MAX_DIM = 1 << 16
+_PIXELS, _PRECISIONS = ("any", "crop", "normalised"), ("fp32", "fp16", "int8")
 _PACKAGES = ("onnxruntime-gpu", "onnxruntime")
 
 
@@ -61,9 +64,13 @@ class OnnxEngine:
         if provider[0] not in self._session.get_providers():  # ONNX Runtime itself falls back with a warning
             raise UserError(f"ONNX Runtime could not start {provider[0]}{_both_installed()}: use --device cpu")
         # Keep what callers ask about the file.
-        self._input: str = self._session.get_inputs()[0].name
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        shape = outputs[0].shape if len(inputs) == len(outputs) == 1 and outputs[0].name == "embedding" else []
+        if len(shape) != 2 or type(shape[1]) is not int or not 0 < shape[1] <= _MAX_DIM:
+            raise UserError(f"{path} was not written by `zoo export`: it does not map images to embeddings")
+        self._input: str = inputs[0].name
         self.device = device
-        self.dim = int(self._session.get_outputs()[0].shape[1])
+        self.dim = shape[1]
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         self.versions = {"onnxruntime": runtime_version(), "onnx_file": sha256_file(path)}
         self.file = read_metadata(self.metadata, path)
@@ -140,14 +147,21 @@ def read_metadata(metadata: dict[str, str], path: Path) -> OnnxMetadata:
     """
     try:
         values = json.loads(metadata[METADATA])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise UserError(f"{path} was not written by `zoo export`: it does not say its preprocessing") from None
     try:
-        if values["format"] != FORMAT:
+        if values["format"] != FORMAT or type(values["normalize"]) is not bool:
             raise ValueError
+        if values["pixels"] not in _PIXELS or values["precision"] not in _PRECISIONS:
+            raise ValueError
+        for text in values["about"].values():
+            if text is not None:
+                line_of_text(text)  # it is printed
         preprocessing = Preprocessing.from_json(values["preprocessing"])
         return OnnxMetadata(values["about"], preprocessing, values["normalize"], values["pixels"], values["precision"])
-    except (KeyError, ValueError, TypeError):
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (KeyError, ValueError, TypeError, AttributeError):
         raise UserError(f"{path} was written by another version of `zoo export`: export it again") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from zoo.evaluate.depth.colours import change_colours
 from zoo.system.atomic_files import sha256_file
 
 _NYU, _NYU_SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
+_SPLITS = ("trainNdxs", "testNdxs")
+_MAX_FRAMES, _MAX_FRAME_BYTES = 1_000_000, 64 << 20  # NYU v2 has 1449 frames of 1 MB
 _TEST_PART = 5  # a flat folder is split: the last fifth, in the order of names, is the test split
 
 
@@ -152,22 +155,43 @@ def _open_folder(data: Path, split: str, unit: float) -> PngFrames:
 def _open_nyu(data: Path) -> tuple[DepthFrames, DepthFrames]:
     # The list of splits is a Matlab file.
     try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
+        from scipy.io import loadmat, whosmat
     except ImportError:
         raise UserError("NYU v2's files need scipy: pip install 'siamese-zoo[eval]'") from None
     # Matlab counts rows from 1.
     try:
-        lists = loadmat(data / _NYU_SPLITS)
-        train, test = (lists[name].ravel().astype(int) - 1 for name in ("trainNdxs", "testNdxs"))
-    except (MatReadError, OSError, KeyError, ValueError, NotImplementedError) as error:
-        raise UserError(f"{data / _NYU_SPLITS} is not NYU v2's list of splits ({error})") from None
+        # The sizes are looked at first: a compressed matrix can be a thousand times as large as its file.
+        if any(math.prod(shape) > _MAX_FRAMES for _, shape, _ in whosmat(data / _NYU_SPLITS)):
+            raise ValueError(f"a matrix of more than {_MAX_FRAMES} numbers")
+        lists = loadmat(data / _NYU_SPLITS, variable_names=_SPLITS)
+        train, test = (lists[name].ravel().astype(int) - 1 for name in _SPLITS)
+        if not len(train) or not len(test) or min(train.min(), test.min()) < 0:
+            raise ValueError("a split without frames, or with a frame 0")
+    except Exception as error:  # scipy raises nearly anything for damaged files
+        raise UserError(f"{data / _NYU_SPLITS} is not NYU v2's list of splits ({reason_of(error)})") from None
     path = data / _NYU
     # The splits must fit the images before hours of work begin.
     with _open_h5(path) as file:
-        if not {"images", "depths"} <= set(file) or max(*train, *test) >= len(file["images"]):
+        frames = [f for name, n in (("images", 4), ("depths", 3)) if (f := _frames(file, name, n)) is not None]
+        if len(frames) < 2 or max(train.max(), test.max()) >= min(len(f) for f in frames):
             raise UserError(f"{path} does not hold the images and depths of its splits")
     return NyuFrames(path, train.tolist(), "NYUv2/train"), NyuFrames(path, test.tolist(), "NYUv2/test")
+
+
+def _frames(file: Any, name: str, dimensions: int) -> Any | None:
+    """Return a data set of frames whose numbers lie in this file, and of which one fits into memory; else ``None``."""
+    import h5py
+
+    # A link or an external storage could name any file of this machine.
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        return None
+    found = file[name]
+    if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual or found.ndim != dimensions:
+        return None
+    # HDF5 reads a frame, and for that the chunks that it lies in; neither need be in the file to be allocated.
+    sizes = math.prod(found.shape[1:]), math.prod(found.chunks or (1,))
+    plain = found.dtype.kind in "iuf" and (dimensions == 3 or found.shape[1] == 3)
+    return found if plain and max(sizes) * found.dtype.itemsize <= _MAX_FRAME_BYTES else None
 
 
 def _open_h5(path: Path) -> Any:
