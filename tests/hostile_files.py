@@ -276,6 +276,7 @@ def array_files(marker: Path) -> dict[str, bytes]:
         "label_shape.npz": npz(images=images, labels=npy((2**40,), bytes(16), "<i8")),
         "label_text.npz": npz(images=images, labels=npy((2,), bytes(16), f"<U{2**30}")),
         "expands.npz": npz(images=npy((100, 1000, 700, 3), bytes(210_000_000)), labels=labels),
+        "names.npz": npz(**{"x\n\x1b[31m": images}),
         "truncated.npz": npz(images=images, labels=labels)[:100],
     }
 

@@ -51,7 +51,7 @@ def refused(tmp_path: Path, commands: Mapping[str, tuple[list[str | Path], int]]
     for (case, (_, size)), answer in zip(commands.items(), answers, strict=True):
         assert answer["code"] == 2, (case, answer)
         assert len(answer["stderr"].strip().splitlines()) == 1, (case, answer)
-        assert "Traceback" not in answer["stderr"], (case, answer)
+        assert answer["stderr"].strip().isprintable(), (case, answer)
         assert len(answer["stderr"]) < 1000, (case, answer)
         assert answer["peak"] < 2 * size / 2**20 + 256, (case, answer)
         errors[case] = answer["stderr"].strip()
@@ -146,6 +146,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "resize": {"preprocessing": {"input_size": 64, "resize": 10**9}},
     "side_float": {"preprocessing": {"input_size": 64.5, "resize": 73}},
     "side_true": {"preprocessing": {"input_size": True, "resize": 73}},
+    "side_controls": {"preprocessing": {"input_size": "\x1b[31m\n", "resize": 73}},
     "side_text": {"preprocessing": {"input_size": "64", "resize": 73}},
     "mean_nan": {"preprocessing": {"input_size": 64, "resize": 73, "mean": [float("nan"), 0, 0]}},
     "mean_two": {"preprocessing": {"input_size": 64, "resize": 73, "mean": [0, 0]}},
@@ -201,10 +202,11 @@ def parquet(table: pa.Table, **options: Any) -> bytes:
 def test_tables_of_results_and_of_images(tmp_path: Path) -> None:
     """A result whose manifest states the right hashes, and a data set: small files of much."""
     zeros = pa.array(np.zeros(20_000_000, np.int64))
-    one_text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(3000, np.int32)), ["x" * 500_000])
-    inside = pa.StructArray.from_arrays([one_text.cast(pa.binary()).dictionary_encode()], ["bytes"])
+    first = pa.array(np.zeros(3000, np.int32))
+    one_text = pa.DictionaryArray.from_arrays(first, ["x" * 500_000])
+    inside = pa.StructArray.from_arrays([pa.DictionaryArray.from_arrays(first, [b"x" * 500_000])], ["bytes"])
     tables = {
-        "numbers": parquet(pa.table({"status": zeros, "image": zeros})),
+        "numbers": parquet(pa.table({"status": zeros, "image": zeros}), use_dictionary=False),
         "text": parquet(pa.table({"status": one_text, "image": one_text})),
         "struct": parquet(pa.table({"status": one_text, "image": inside})),
         "list": parquet(pa.table({"status": pa.array([["y" * 1000] * 50] * 3000), "image": one_text})),
@@ -221,6 +223,64 @@ def test_tables_of_results_and_of_images(tmp_path: Path) -> None:
         shard = {"file": "embeddings-000000.parquet", "rows": 1, "sha256": sha256_file(path)}
         (folder / "manifest.json").write_text(json.dumps({"shards": [shard], "plan": "p", "dim": 2, "model": "m"}))
         commands[f"{name} result"] = ["zoo", "index", folder], len(data)
+    refused(tmp_path, commands)
+
+
+def test_a_footer_that_ends_pyarrow_s_process(tmp_path: Path) -> None:
+    """Found by ``fuzz_readers.py``: a column's histogram does not fit its schema, and pyarrow 26 aborts when asked."""
+    data = parquet(pa.table({"status": ["ok"] * 10}))
+    optional, required = b"\x25\x02\x18\x06status", b"\x25\x00\x18\x06status"
+    assert data.count(optional) == 1
+    path = tmp_path / "embeddings-000000.parquet"
+    path.write_bytes(data.replace(optional, required))
+    shard = {"file": path.name, "rows": 1, "sha256": sha256_file(path)}
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": [shard], "plan": "p", "dim": 2, "model": "m"}))
+    refused(tmp_path, {"footer": (["zoo", "index", tmp_path], len(data))})
+
+
+def onnx_file(**metadata: Any) -> bytes:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[n, 3, 8, 8] x) => (float[n, 3] embedding) {
+            embedding = ReduceMean <axes = [2, 3], keepdims = 0> (x) }"""
+    )
+    about = {"model": "m", "method": "byol", "licence": "MIT", "weights_sha256": "0"}
+    values = {"format": 2, "about": about, "preprocessing": {"input_size": 8, "resize": 8}, "normalize": False}
+    values |= {"pixels": "normalised", "precision": "fp32"} | metadata
+    renamed, text = values.pop("rename", []), values.pop("text", None)
+    model.metadata_props.add(key="siamese-zoo", value=text or json.dumps(values))
+    for name in renamed:
+        model.graph.output[0].name = model.graph.node[0].output[0] = name
+    made: bytes = model.SerializeToString()
+    return made
+
+
+def test_onnx_files(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    preprocessing = {"input_size": 8, "resize": 8}
+    changes: dict[str, dict[str, Any]] = {
+        "side": {"preprocessing": {"input_size": 60_000, "resize": 60_000}},
+        "mean": {"preprocessing": preprocessing | {"mean": [float("nan"), 0, 0]}},
+        "about_list": {"about": [1]},
+        "about_number": {"about": {"model": 1}},
+        "about_lines": {"about": {"model": "a\n\x1b[31m"}},
+        "normalize": {"normalize": "no"},
+        "pixels": {"pixels": ["crop"]},
+        "precision": {"precision": "fp1"},
+        "format": {"format": 10**30},
+        "deep": {"text": "[" * 100_000},
+        "list": {"text": "[1]"},
+        "output": {"rename": ["other"]},
+    }
+    folder = tmp_path / "models"
+    folder.mkdir()
+    files = {name: onnx_file(**change) for name, change in changes.items()}
+    files["not_text"] = files["side"].replace(b"\x01x", b"\x01\xff")  # the input's name
+    commands = {}
+    for name, path in write(folder, files, ".onnx").items():
+        words = ["zoo", "extract", "--images", folder, "--model", path, "--out", tmp_path / "o"]
+        commands[name] = words, path.stat().st_size
     refused(tmp_path, commands)
 
 

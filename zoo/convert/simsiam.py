@@ -48,5 +48,5 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
     """
     require_online(which, "simsiam")
     file = read(path)
-    heads = {"projector": sequential(file.projector), "predictor": sequential(file.predictor)}
+    heads = {name: sequential(v) for name, v in (("projector", file.projector), ("predictor", file.predictor)) if v}
     return OfficialCheckpoint("simsiam", file.architecture, file.encoder, heads, FAIR_224)

@@ -76,8 +76,12 @@ def open_npz(path: Path, split: str | None) -> PixelArray:
                 next((file[prefix + k] for k in keys if prefix + k in file.files), None) for keys in (_IMAGES, _LABELS)
             )
             if images is None:
-                raise UserError(f"{path} has no array {prefix}images; it has {', '.join(file.files) or 'none'}")
+                raise UserError(f"{path} has no array {prefix}images; it has {_shown(file.files) or 'none'}")
     return _check(images, labels, path)
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(name[:60] if name.isprintable() else ascii(name[:60]) for name in names[:10])
 
 
 def _check_header(file: IO[bytes], size: int) -> None:

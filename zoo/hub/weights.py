@@ -202,7 +202,7 @@ def load_heads(file: WeightFile) -> EncoderHeads | None:
         return None
     layouts = checkpoint_dir.read(file.folder).heads
     if unknown := sorted(set(layouts) - set(PARTS)):
-        raise UserError(f"{file.folder}: heads {unknown} are not known to this version")
+        raise UserError(f"{file.folder}: heads {str(unknown)[:100]} are not known to this version")
     state, _ = read_tensors(file.heads_path)
     require_finite(state, file.heads_path.name)
     # The config decides the sizes: compare keys and shapes with the file before any memory is taken.

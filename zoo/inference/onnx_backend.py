@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,14 +64,12 @@ class OnnxEngine:
         if provider[0] not in self._session.get_providers():  # ONNX Runtime itself falls back with a warning
             raise UserError(f"ONNX Runtime could not start {provider[0]}{_both_installed()}: use --device cpu")
         # Keep what callers ask about the file.
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        shape = outputs[0].shape if len(inputs) == len(outputs) == 1 and outputs[0].name == "embedding" else []
-        if len(shape) != 2 or type(shape[1]) is not int or not 0 < shape[1] <= _MAX_DIM:
-            raise UserError(f"{path} was not written by `zoo export`: it does not map images to embeddings")
-        self._input: str = inputs[0].name
         self.device = device
-        self.dim = shape[1]
-        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        try:
+            self._input, self.dim = _input_and_dim(self._session)
+            self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        except ValueError:  # a UnicodeDecodeError, too: names are the file's
+            raise UserError(f"{path} was not written by `zoo export`: it does not map images to embeddings") from None
         self.versions = {"onnxruntime": runtime_version(), "onnx_file": sha256_file(path)}
         self.file = read_metadata(self.metadata, path)
         self.precision = self.file.precision
@@ -163,6 +161,17 @@ def read_metadata(metadata: dict[str, str], path: Path) -> OnnxMetadata:
         raise UserError(f"{path}: {error}") from None
     except (KeyError, ValueError, TypeError, AttributeError):
         raise UserError(f"{path} was written by another version of `zoo export`: export it again") from None
+
+
+def _input_and_dim(session: Any) -> tuple[str, int]:
+    """Return the name of the input and the length of an embedding. ValueError: the graph has no such in- and output."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1 or outputs[0].name != "embedding" or len(outputs[0].shape) != 2:
+        raise ValueError
+    name, dim = inputs[0].name, outputs[0].shape[1]
+    if not isinstance(name, str) or type(dim) is not int or not 0 < dim <= _MAX_DIM:
+        raise ValueError
+    return name, dim
 
 
 def _provider(device: str, available: list[str]) -> tuple[str, dict[str, str]]:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 
 Layout = list[list[object]]
 PARTS = ("projector", "predictor", "classifier", "prototypes")
@@ -71,6 +71,8 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
         if number not in _POSITIONS or leaf not in _LEAVES or value.ndim != (2 if _is_matrix(key, state) else 1):
             raise UserError(f"heads: {key[:60]!r} belongs to no layer that this version understands")
         layers.setdefault(int(number), {})[leaf] = value
+    if not layers:
+        raise UserError("heads: one without layers")
     if missing := [n for n, layer in layers.items() if not {"weight", "running_mean"} & set(layer)]:
         raise UserError(f"heads: layer {missing[0]} has no weight")
     return [_read_layer(layers.get(n)) for n in range(max(layers) + 1)]
@@ -103,7 +105,7 @@ def build_head(layout: Sequence[Sequence[object]]) -> nn.Sequential:
             raise ValueError(f"{len(layout)} layers")
         return nn.Sequential(*(_build_layer(*layer) for layer in layout)).eval()
     except (TypeError, ValueError) as error:
-        raise UserError(f"heads: a layout that this version does not understand ({error})") from None
+        raise UserError(f"heads: a layout that this version does not understand ({reason_of(error)})") from None
 
 
 def _build_layer(kind: object, *sizes: object) -> nn.Module:

@@ -132,7 +132,7 @@ def read_config(path: Path) -> ModelConfig:
     try:
         return _parse(config)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {reason_of(error)}") from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = reason_of(error)
         raise UserError(f"{path} was not written by `zoo convert`, or by a newer version ({reason})") from None

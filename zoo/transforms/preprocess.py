@@ -66,7 +66,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         # Values may come from a file of somebody else, with any type.
         if not (_is_side(self.input_size) and _is_side(self.resize)):
-            found = f"input_size {str(self.input_size)[:20]}, resize {str(self.resize)[:20]}"
+            found = f"input_size {repr(self.input_size)[:20]}, resize {repr(self.resize)[:20]}"
             raise UserError(f"preprocessing: {found}: whole numbers in 1..{MAX_SIDE} are needed")
         if not self.input_size <= self.resize:
             raise UserError(f"preprocessing: input_size {self.input_size} is not in 1..{self.resize}")
@@ -221,7 +221,7 @@ class Preprocessing:
             raise UserError("preprocessing: not a mapping")
         unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
         if unknown or not {"input_size", "resize"} <= set(fields):
-            raise UserError(f"preprocessing: input_size and resize are needed, {unknown} not known")
+            raise UserError(f"preprocessing: input_size and resize are needed, {str(unknown)[:100]} not known")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return cls(**values)
 

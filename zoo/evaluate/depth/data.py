@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +18,11 @@ from zoo.errors import UserError, reason_of
 from zoo.evaluate.dense.augment import FLIP_STREAM, AnnotatedImages, draw_uniforms, resized_size
 from zoo.evaluate.dense.schedules import DepthSchedule
 from zoo.evaluate.depth.colours import change_colours
+from zoo.evaluate.depth.matlab import read_matrices
 from zoo.system.atomic_files import sha256_file
 
 _NYU, _NYU_SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
-_SPLITS = ("trainNdxs", "testNdxs")
-_MAX_FRAMES, _MAX_FRAME_BYTES = 1_000_000, 64 << 20  # NYU v2 has 1449 frames of 1 MB
+_MAX_FRAME_BYTES = 64 << 20  # NYU v2 has 1449 frames of 1 MB
 _TEST_PART = 5  # a flat folder is split: the last fifth, in the order of names, is the test split
 
 
@@ -153,21 +154,13 @@ def _open_folder(data: Path, split: str, unit: float) -> PngFrames:
 
 
 def _open_nyu(data: Path) -> tuple[DepthFrames, DepthFrames]:
-    # The list of splits is a Matlab file.
-    try:
-        from scipy.io import loadmat, whosmat
-    except ImportError:
-        raise UserError("NYU v2's files need scipy: pip install 'siamese-zoo[eval]'") from None
     # Matlab counts rows from 1.
     try:
-        # The sizes are looked at first: a compressed matrix can be a thousand times as large as its file.
-        if any(math.prod(shape) > _MAX_FRAMES for _, shape, _ in whosmat(data / _NYU_SPLITS)):
-            raise ValueError(f"a matrix of more than {_MAX_FRAMES} numbers")
-        lists = loadmat(data / _NYU_SPLITS, variable_names=_SPLITS)
-        train, test = (lists[name].ravel().astype(int) - 1 for name in _SPLITS)
+        lists = read_matrices(data / _NYU_SPLITS)
+        train, test = (lists[name].astype(np.int64) - 1 for name in ("trainNdxs", "testNdxs"))
         if not len(train) or not len(test) or min(train.min(), test.min()) < 0:
             raise ValueError("a split without frames, or with a frame 0")
-    except Exception as error:  # scipy raises nearly anything for damaged files
+    except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{data / _NYU_SPLITS} is not NYU v2's list of splits ({reason_of(error)})") from None
     path = data / _NYU
     # The splits must fit the images before hours of work begin.
@@ -194,12 +187,17 @@ def _frames(file: Any, name: str, dimensions: int) -> Any | None:
     return found if plain and max(sizes) * found.dtype.itemsize <= _MAX_FRAME_BYTES else None
 
 
-def _open_h5(path: Path) -> Any:
+@contextmanager
+def _open_h5(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file; what HDF5 finds damaged, then or later, is a UserError."""
     try:
         import h5py
     except ImportError:
         raise UserError("NYU v2's files need h5py: pip install 'siamese-zoo[eval]'") from None
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except UserError:
+        raise
+    except Exception as error:  # h5py raises KeyError, OSError, RuntimeError and others for damage
         raise UserError(f"{path} cannot be read ({reason_of(error)})") from None
