@@ -12,6 +12,7 @@ from torch import Tensor
 
 from training.methods import Method
 from training.monitoring.online_probe import MonitorState
+from zoo.convert.readers.torch_checkpoint import load_torch
 from zoo.errors import UserError, reason_of
 from zoo.system import atomic_files
 from zoo.system.json_types import JSON
@@ -112,10 +113,10 @@ def read(path: Path) -> CheckpointState:
         UserError: it is missing, damaged, or not written by ``save``.
     """
     # Load tensors and plain values only, as a checkpoint may come from elsewhere.
+    if not path.exists():
+        raise UserError(f"no checkpoint at {path}")
     try:
-        state: CheckpointState = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"no checkpoint at {path}") from None
+        state: CheckpointState = load_torch(path)
     except Exception as error:  # damage raises whatever unpickling and unzipping can raise
         raise UserError(f"{path} is not a readable checkpoint: {reason_of(error)}") from None
     # Refuse files of other programs.

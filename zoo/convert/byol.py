@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo.convert.common import OfficialCheckpoint, recognise, sequential
 from zoo.convert.readers.safe_pickle import read_pickle
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.models.registry import BYOL_224, Architecture
 
 _BLOCK = re.compile(r"block_group_(\d+)/~/block_(\d+)/~/(?:shortcut_)?(conv|batchnorm)(?:_(\d))?$")
@@ -57,14 +57,15 @@ def read(path: Path) -> ByolCheckpoint:
     # Split the tree by network, and name the encoder's tensors as timm does.
     try:
         state = tree["experiment_state"]
-        online = _parts(state["online_params"], state["online_state"])
-        target = _parts(state["target_params"], state["target_state"])
+        made: dict[tuple[int, bool], Tensor] = {}
+        online = _parts(state["online_params"], state["online_state"], made)
+        target = _parts(state["target_params"], state["target_state"], made)
         architecture, online["encoder"] = recognise(online["encoder"], padding="same")
         other, target["encoder"] = recognise(target["encoder"], padding="same")
         if other != architecture:
             raise ValueError("online and target network differ")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path.name} is not a BYOL checkpoint of the official code ({error!r})") from None
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError) as error:
+        raise UserError(f"{path.name} is not a BYOL checkpoint of the official code ({reason_of(error)})") from None
     return ByolCheckpoint(architecture, online, target)
 
 
@@ -80,13 +81,14 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
     return OfficialCheckpoint("byol", file.architecture, parts["encoder"], heads, BYOL_224)
 
 
-def _parts(params: Params, state: Params) -> dict[str, dict[str, Tensor]]:
+def _parts(params: Params, state: Params, made: dict[tuple[int, bool], Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return state dicts by part. An array that the file mentions often becomes one tensor, which ``made`` keeps."""
     parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "projector": {}, "predictor": {}, "classifier": {}}
     # Sort the weights by the head or encoder that owns them.
     for module, values in params.items():
         part, key = _locate(module)
         for name, array in values.items():
-            parts[part][key + _leaf(name)] = _layout(array, name)
+            parts[part][key + _leaf(name)] = _layout(array, name, made)
     # BN's moving averages
     for module, values in state.items():
         if not module.endswith("_ema"):
@@ -94,7 +96,7 @@ def _parts(params: Params, state: Params) -> dict[str, dict[str, Tensor]]:
         owner, _, statistic = module.rpartition("/~/")
         part, key = _locate(owner)
         which = {"mean_ema": "running_mean", "var_ema": "running_var"}[statistic]
-        parts[part][key + which] = _layout(values["average"], "average")
+        parts[part][key + which] = _layout(values["average"], "average", made)
     return parts
 
 
@@ -126,8 +128,12 @@ def _leaf(name: str) -> str:
     return {"w": "weight", "scale": "weight", "b": "bias", "offset": "bias"}[name]
 
 
-def _layout(array: NDArray[np.float32], name: str) -> Tensor:
-    tensor = torch.tensor(array)  # a copy: the pickle's arrays may be read-only
-    if name == "w":  # HWIO -> OIHW, and [in, out] -> [out, in]
-        return tensor.permute(3, 2, 0, 1).contiguous() if tensor.ndim == 4 else tensor.t().contiguous()
-    return tensor.flatten()  # BN values are stored (1, 1, 1, C) or (1, C)
+def _layout(array: NDArray[np.float32], name: str, made: dict[tuple[int, bool], Tensor]) -> Tensor:
+    key = id(array), name == "w"  # the tree keeps the array, and so its id
+    if key not in made:
+        tensor = torch.from_numpy(array)
+        if name == "w":  # HWIO -> OIHW, and [in, out] -> [out, in]
+            made[key] = tensor.permute(3, 2, 0, 1).contiguous() if tensor.ndim == 4 else tensor.t().contiguous()
+        else:
+            made[key] = tensor.flatten()  # BN values are stored (1, 1, 1, C) or (1, C)
+    return made[key]

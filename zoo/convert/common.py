@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zoo.errors import UserError
 from zoo.models.key_mapping import torchvision_to_resnetv2
+from zoo.models.model_config import MAX_BLOCKS, MAX_WIDTH
 from zoo.models.registry import IMAGENET_224, Architecture, ModelArgs
 from zoo.models.state_dict import without_counters
 from zoo.transforms.preprocess import Preprocessing
@@ -60,11 +61,15 @@ def recognise(state: Mapping[str, Tensor], *, padding: str = "symmetric") -> tup
     # depth: the blocks of each stage
     blocks = {(int(m[1]), int(m[2])) for m in map(_BLOCK.match, encoder) if m}
     layers = tuple(sum(1 for g, _ in blocks if g == stage) for stage in range(1, 5))
+    if not 0 < min(layers) <= max(layers) <= MAX_BLOCKS:
+        raise ValueError(f"stages of {layers} blocks")
     # width and kind of block
     channels, _, kernel, _ = encoder["conv1.weight"].shape
+    if not 0 < channels <= 64 * MAX_WIDTH:
+        raise ValueError(f"a stem of {channels} channels")
     parameters = sum(v.numel() for k, v in encoder.items() if "running" not in k)
     last = "bn2" if (is_basic := "layer1.0.conv3.weight" not in encoder) else "bn3"
-    features = encoder[f"layer4.{layers[3] - 1}.{last}.weight"].shape[0]
+    (features,) = encoder[f"layer4.{layers[3] - 1}.{last}.weight"].shape
     # timm's name, and its arguments where the name alone does not say it
     timm_name = (_BASIC if is_basic else _BOTTLENECK).get(layers) if channels == 64 else None
     if is_basic and timm_name is None:

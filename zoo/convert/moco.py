@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with
 from zoo.convert.readers.torch_checkpoint import read_torch
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.models.registry import FAIR_224
 
 _NETWORKS = {"online": "encoder_q.", "target": "encoder_k."}
@@ -29,6 +29,6 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
             raise UserError(f"{path.name} holds no {_NETWORKS[which]}*: the published files have --which online only")
         architecture, encoder = recognise({k: v for k, v in network.items() if not k.startswith("fc.")})
         projector = sequential(starting_with(network, "fc."))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path.name} is not a MoCo checkpoint of the official code ({error!r})") from None
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise UserError(f"{path.name} is not a MoCo checkpoint of the official code ({reason_of(error)})") from None
     return OfficialCheckpoint("moco", architecture, encoder, {"projector": projector} if projector else {}, FAIR_224)

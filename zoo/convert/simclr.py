@@ -24,7 +24,7 @@ from torch import Tensor
 
 from zoo.convert.common import OfficialCheckpoint, recognise, require_online
 from zoo.convert.readers.tf_checkpoint import read_bundle
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.models.registry import SIMCLR_224
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -52,8 +52,8 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
     try:
         architecture, encoder = recognise(_encoder(scopes["base_model"]), padding="same-pool")
         heads = {"projector": _projector(scopes["head_contrastive"]), "classifier": _linear(scopes["head_supervised"])}
-    except (KeyError, ValueError, IndexError, StopIteration) as error:
-        raise UserError(f"{path.name} is not a SimCLR checkpoint of the official code ({error!r})") from None
+    except (KeyError, ValueError, IndexError, StopIteration, RuntimeError) as error:
+        raise UserError(f"{path.name} is not a SimCLR checkpoint of the official code ({reason_of(error)})") from None
     return OfficialCheckpoint("simclr", architecture, encoder, {k: v for k, v in heads.items() if v}, SIMCLR_224)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.convert.common import OfficialCheckpoint, recognise, require_online, sequential, starting_with
 from zoo.convert.readers.torch_checkpoint import read_torch
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.models.registry import FAIR_224, Architecture
 
 
@@ -35,8 +35,8 @@ def read(path: Path) -> SimSiamCheckpoint:
         encoder = starting_with(state, "encoder.")
         projector, predictor = starting_with(encoder, "fc."), starting_with(state, "predictor.")
         architecture, encoder = recognise({k: v for k, v in encoder.items() if not k.startswith("fc.")})
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path.name} is not a SimSiam checkpoint of the official code ({error!r})") from None
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise UserError(f"{path.name} is not a SimSiam checkpoint of the official code ({reason_of(error)})") from None
     return SimSiamCheckpoint(architecture, encoder, projector, predictor)
 
 
@@ -48,5 +48,5 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
     """
     require_online(which, "simsiam")
     file = read(path)
-    heads = {"projector": sequential(file.projector), "predictor": sequential(file.predictor)}
+    heads = {name: sequential(v) for name, v in (("projector", file.projector), ("predictor", file.predictor)) if v}
     return OfficialCheckpoint("simsiam", file.architecture, file.encoder, heads, FAIR_224)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zoo.convert.common import OfficialCheckpoint, recognise, require_online, sequential, starting_with
 from zoo.convert.readers.torch_checkpoint import read_torch, state_dict_of
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.models.registry import SWAV_224
 
 _HEADS = ("projection_head.", "prototypes.")
@@ -34,8 +34,8 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         heads = {"projector": starting_with(state, "projection_head."), "prototypes": prototypes}
         groups = (k for k in state if k.startswith("prototypes.prototypes"))
         left_out = tuple(k for k in groups if not k.startswith("prototypes.prototypes0."))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path.name} is not a SwAV checkpoint of the official code ({error!r})") from None
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise UserError(f"{path.name} is not a SwAV checkpoint of the official code ({reason_of(error)})") from None
     # Give the heads the layout of a plain sequence, and leave out empty ones.
     heads = {k: sequential(v) for k, v in heads.items() if v}
     return OfficialCheckpoint("swav", architecture, encoder, heads, SWAV_224, left_out)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with
 from zoo.convert.readers.torch_checkpoint import read_torch, state_dict_of
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.models.key_mapping import to_torchvision
 
 
@@ -35,7 +35,7 @@ def read_official(path: Path, prefix: str | None) -> OfficialCheckpoint:
     try:
         architecture, encoder = recognise(body)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path.name} holds no ResNet of this family under {prefix!r} ({error!r})") from None
+        raise UserError(f"{path.name} holds no ResNet of this family under {prefix!r} ({reason_of(error)})") from None
     # Tell the user which tensors stay behind.
     outside = (k for k in state if not k.startswith(prefix))
     left_out = (*outside, *(prefix + k for k in named if k not in body and not k.startswith("fc.")))

@@ -347,6 +347,8 @@ def _open_parquet(files: list[Path], name: str) -> Dataset:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from zoo.system.parquet import read_table
+
     # the columns, found by their usual names in the first file
     try:
         columns = pq.read_schema(files[0]).names
@@ -356,7 +358,7 @@ def _open_parquet(files: list[Path], name: str) -> Dataset:
             raise UserError(
                 f"{files[0]} has no image column ({', '.join(_IMAGE_COLUMNS)}); it has {', '.join(columns)}"
             )
-        table = pa.concat_tables([pq.read_table(f, columns=[image] + ([label] if label else [])) for f in files])
+        table = pa.concat_tables([read_table(f, [image] + ([label] if label else [])) for f in files])
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{name}: {reason_of(error)}") from None
     if not table.num_rows:

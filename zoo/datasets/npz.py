@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import UserError, reason_of
 
+_FREE_EXPANSION, _MAX_EXPANSION = 128 << 20, 64  # drawings compress up to 20 times
 _IMAGES, _LABELS = ("images", "x", "data"), ("labels", "y", "targets")  # names of the arrays in an .npz file
 
 
@@ -39,6 +40,10 @@ def open_npy(path: Path) -> PixelArray:
     """
     beside = path.with_suffix(".labels.npy")
     with _readable(path):
+        for file in (path, beside):
+            if file.exists():
+                with file.open("rb") as opened:
+                    _check_header(opened, file.stat().st_size)
         images = np.load(path, mmap_mode="r", allow_pickle=False)
         labels = np.load(beside, allow_pickle=False) if beside.exists() else None
     return _check(images, labels, path)
@@ -55,17 +60,39 @@ def open_npz(path: Path, split: str | None) -> PixelArray:
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("no .npz file")
         with file:
-            # Check the unpacked size before anything is read.
+            # Check the unpacked sizes before anything is read: those of the archive, and those that the arrays claim.
             with zipfile.ZipFile(path) as members:
-                require_memory(sum(m.file_size for m in members.infolist()), path.name)
+                expanded, size = sum(m.file_size for m in members.infolist()), path.stat().st_size
+                require_memory(expanded, path.name)
+                if expanded > _FREE_EXPANSION + _MAX_EXPANSION * size:
+                    raise ValueError(f"it expands from {size} bytes to {expanded}")
+                for member in members.infolist():
+                    if member.filename.endswith(".npy"):
+                        with members.open(member) as opened:
+                            _check_header(opened, member.file_size)
             # A file with splits has a prefix before the names of its arrays.
             prefix = f"{split}_" if split is not None and any(k.startswith(f"{split}_") for k in file.files) else ""
             images, labels = (
                 next((file[prefix + k] for k in keys if prefix + k in file.files), None) for keys in (_IMAGES, _LABELS)
             )
             if images is None:
-                raise UserError(f"{path} has no array {prefix}images; it has {', '.join(file.files) or 'none'}")
+                raise UserError(f"{path} has no array {prefix}images; it has {_shown(file.files) or 'none'}")
     return _check(images, labels, path)
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(name[:60] if name.isprintable() else ascii(name[:60]) for name in names[:10])
+
+
+def _check_header(file: IO[bytes], size: int) -> None:
+    """Raise ValueError unless the shape in the header of an .npy file fits the ``size`` bytes of the file."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("an array of objects, which are never read")
+    if not all(n >= 0 for n in shape) or math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"an array of {' x '.join(map(str, shape))[:100]} {dtype} in {size} bytes")
 
 
 def require_memory(size: int, name: str) -> None:
@@ -101,14 +128,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except MemoryError:
         raise UserError(f"{path} does not fit into memory") from None
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        KeyError,
-        SyntaxError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except UserError:
+        raise
+    except Exception as error:  # numpy parses a header with Python's own parser, which raises nearly anything
         raise UserError(f"{path} cannot be read as images ({reason_of(error)})") from None

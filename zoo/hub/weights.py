@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.models import checkpoint_dir, registry
 from zoo.models.licences import announce
-from zoo.models.model_config import CONFIG, HEADS, MODEL, ModelConfig, read_config
+from zoo.models.model_config import CONFIG, HEADS, MODEL, ModelConfig, line_of_text, read_config
 from zoo.models.registry import ARCHITECTURES, Architecture
 from zoo.models.state_dict import (
     check_state,
@@ -194,10 +194,7 @@ def load_encoder(file: WeightFile) -> nn.Module:
         encoder = build_encoder(file.architecture).eval()
     encoder.to_empty(device="cpu")
     encoder.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
-    # Set BN's counters, which a file may lack and to_empty leaves undefined.
-    for name, buffer in encoder.named_buffers():
-        if name.endswith("num_batches_tracked"):
-            buffer.zero_()
+    _zero_counters(encoder)
     return encoder
 
 
@@ -207,6 +204,8 @@ def load_heads(file: WeightFile) -> EncoderHeads | None:
     Raises:
         UserError: as ``load_encoder``.
     """
+    import torch
+
     from zoo.models.head_spec import PARTS, EncoderHeads, build_head
 
     # Not every file has heads.
@@ -216,17 +215,19 @@ def load_heads(file: WeightFile) -> EncoderHeads | None:
         return _load_companion(file)
     layouts = checkpoint_dir.read(file.folder).heads
     if unknown := sorted(set(layouts) - set(PARTS)):
-        raise UserError(f"{file.folder}: heads {unknown} are not known to this version")
+        raise UserError(f"{file.folder}: heads {str(unknown)[:100]} are not known to this version")
     state, _ = read_tensors(file.heads_path)
-    # Build the heads that the config describes.
     require_finite(state, file.heads_path.name)
-    modules = {part: build_head(layout) for part, layout in layouts.items()}
-    # Compare keys and shapes before the values are loaded.
+    # The config decides the sizes: compare keys and shapes with the file before any memory is taken.
+    with torch.device("meta"):
+        modules = {part: build_head(layout) for part, layout in layouts.items()}
     expected = {f"{part}.{k}": v.shape for part, m in modules.items() for k, v in m.state_dict().items()}
     require_equal({k: v.shape for k, v in state.items()}, without_counters(expected), file.heads_path.name)
     for part, module in modules.items():
         own = {k.removeprefix(f"{part}."): v.float() for k, v in state.items() if k.startswith(f"{part}.")}
+        module.to_empty(device="cpu")
         module.load_state_dict(own, strict=False)
+        _zero_counters(module)
     return EncoderHeads(**modules)
 
 
@@ -271,6 +272,13 @@ def _load_companion(file: WeightFile) -> EncoderHeads | None:
         modules[part] = build_head(read_layout(state))
         modules[part].load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
     return EncoderHeads(**modules) if modules else None
+
+
+def _zero_counters(module: nn.Module) -> None:
+    """Set BN's counters, which a file may lack and ``to_empty`` leaves undefined."""
+    for name, buffer in module.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            buffer.zero_()
 
 
 def save_encoder(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, object], *, half: bool = False) -> str:
@@ -321,10 +329,15 @@ def _from_file(path: Path) -> WeightFile:
     try:
         architecture = _architecture(metadata["architecture"])
         preprocessing = Preprocessing.from_json(json.loads(metadata["preprocessing"]))
-        method, licence, source = metadata["method"], metadata["licence"], metadata.get("source", "")
+        texts = metadata["method"], metadata["licence"], metadata.get("source", "")
+        method, licence, source = map(line_of_text, texts)  # they are printed
         return WeightFile(path, path.stem, sha256, method, architecture, preprocessing, licence, source)
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path} has metadata that this version does not understand ({error!r})") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path} has metadata that this version does not understand ({reason_of(error)}): export it again"
+        ) from None
 
 
 def _architecture(text: str) -> Architecture:

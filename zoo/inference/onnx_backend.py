@@ -18,6 +18,7 @@ from zoo.errors import UserError, reason_of
 from zoo.inference.embedder import Embedder, WeightsInfo
 from zoo.inference.onnx_checks import require_self_contained
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
+from zoo.models.model_config import line_of_text
 from zoo.system.atomic_files import sha256_file
 from zoo.system.hardware import devices_here, usable_cores
 from zoo.system.shortage import raise_if_short
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 METADATA = "siamese-zoo"  # metadata key under which ``zoo.export.export`` stores a JSON
 FORMAT = 2  # of that JSON and of the graph; a new number renews all cached files
 _OF_PARENTS: list[object] = []  # sessions that a forked process has inherited and cannot end
+_MAX_DIM = 1 << 16
+_PIXELS, _PRECISIONS = ("any", "crop", "normalised"), ("fp32", "fp16", "int8")
 _PACKAGES = ("onnxruntime-gpu", "onnxruntime")
 
 
@@ -52,10 +55,12 @@ class OnnxEngine:
         self._path, self._provider = path, _provider(device, ort.get_available_providers())
         self._session = self._start()
         # Keep what callers ask about the file.
-        self._input: str = self._session.get_inputs()[0].name
         self.device = device
-        self.dim = int(self._session.get_outputs()[0].shape[1])
-        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        try:
+            self._input, self.dim = _input_and_dim(self._session)
+            self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        except ValueError:  # a UnicodeDecodeError, too: names are the file's
+            raise UserError(f"{path} was not written by `zoo export`: it does not map images to embeddings") from None
         self.versions = {"onnxruntime": runtime_version(), "onnx_file": sha256_file(path)}
         self.file = read_metadata(self.metadata, path)
         self.precision = self.file.precision
@@ -165,15 +170,33 @@ def read_metadata(metadata: dict[str, str], path: Path) -> OnnxMetadata:
     """
     try:
         values = json.loads(metadata[METADATA])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise UserError(f"{path} was not written by `zoo export`: it does not say its preprocessing") from None
     try:
-        if values["format"] != FORMAT:
+        if values["format"] != FORMAT or type(values["normalize"]) is not bool:
             raise ValueError
+        if values["pixels"] not in _PIXELS or values["precision"] not in _PRECISIONS:
+            raise ValueError
+        for text in values["about"].values():
+            if text is not None:
+                line_of_text(text)  # it is printed
         preprocessing = Preprocessing.from_json(values["preprocessing"])
         return OnnxMetadata(values["about"], preprocessing, values["normalize"], values["pixels"], values["precision"])
-    except (KeyError, ValueError, TypeError):
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (KeyError, ValueError, TypeError, AttributeError):
         raise UserError(f"{path} was written by another version of `zoo export`: export it again") from None
+
+
+def _input_and_dim(session: Any) -> tuple[str, int]:
+    """Return the name of the input and the length of an embedding. ValueError: the graph has no such in- and output."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1 or outputs[0].name != "embedding" or len(outputs[0].shape) != 2:
+        raise ValueError
+    name, dim = inputs[0].name, outputs[0].shape[1]
+    if not isinstance(name, str) or type(dim) is not int or not 0 < dim <= _MAX_DIM:
+        raise ValueError
+    return name, dim
 
 
 def _provider(device: str, available: list[str]) -> tuple[str, dict[str, str]]:

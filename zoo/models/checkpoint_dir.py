@@ -96,10 +96,13 @@ def _fill(
     from safetensors.torch import save
 
     from zoo.models.head_spec import read_layout
-    from zoo.models.state_dict import check_state, half_of
+    from zoo.models.state_dict import check_state, half_of, require_own_memory
 
     # weights
     check_state(encoder, config.architecture, config.full_name)
+    layouts = {part: read_layout(state) for part, state in heads.items()}
+    for part, state in heads.items():
+        require_own_memory(state, f"the {part} of {config.full_name}")
     # Inference does not read BN's counters, but without them transformers reports missing weights.
     counters = [k.removesuffix("running_var") + "num_batches_tracked" for k in encoder if k.endswith(".running_var")]
     files = {MODEL: dict(encoder) | {k: torch.zeros((), dtype=torch.int64) for k in counters}}
@@ -110,7 +113,7 @@ def _fill(
     # config, read back once
     written = replace(
         config,
-        heads={part: read_layout(state) for part, state in heads.items()},
+        heads=layouts,
         sha256={name: sha256_file(folder / name) for name in files},
     )
     atomic_write_text(folder / CONFIG, json.dumps(written.to_json(), indent=2) + "\n")

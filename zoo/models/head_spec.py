@@ -14,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 
 Layout = list[list[object]]
 PARTS = ("projector", "predictor", "classifier", "prototypes")
 _MAX_LAYERS = 16
+_POSITIONS = tuple(str(n) for n in range(_MAX_LAYERS))
+_LEAVES = ("weight", "bias", "running_mean", "running_var")
 _MAX_CHANNELS = 1 << 20
 
 
@@ -60,13 +62,25 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
     """Return the layout of an ``nn.Sequential``'s state dict; a position without tensors is a ReLU.
 
     Raises:
-        ValueError: no such layer has this key or shape.
+        UserError: no such layer has this key or shape, or there are too many layers.
     """
     layers: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
         number, _, leaf = key.partition(".")
+        # The number is the file's, and the positions before it would become ReLUs.
+        if number not in _POSITIONS or leaf not in _LEAVES or value.ndim != (2 if _is_matrix(key, state) else 1):
+            raise UserError(f"heads: {key[:60]!r} belongs to no layer that this version understands")
         layers.setdefault(int(number), {})[leaf] = value
+    if not layers:
+        raise UserError("heads: one without layers")
+    if missing := [n for n, layer in layers.items() if not {"weight", "running_mean"} & set(layer)]:
+        raise UserError(f"heads: layer {missing[0]} has no weight")
     return [_read_layer(layers.get(n)) for n in range(max(layers) + 1)]
+
+
+def _is_matrix(key: str, state: Mapping[str, Tensor]) -> bool:
+    number, _, leaf = key.partition(".")
+    return leaf == "weight" and f"{number}.running_mean" not in state
 
 
 def _read_layer(tensors: Mapping[str, Tensor] | None) -> list[object]:
@@ -81,15 +95,17 @@ def _read_layer(tensors: Mapping[str, Tensor] | None) -> list[object]:
 def build_head(layout: Sequence[Sequence[object]]) -> nn.Sequential:
     """Build the module of a layout, in eval mode; the layout comes from a file and is not trusted.
 
+    Under ``torch.device("meta")`` no memory is taken, so that the sizes can be compared with a file first.
+
     Raises:
         UserError: the layout holds anything but these layers in sensible sizes.
     """
     try:
-        if not 0 < len(layout) <= _MAX_LAYERS:
+        if not isinstance(layout, list | tuple) or not 0 < len(layout) <= _MAX_LAYERS:
             raise ValueError(f"{len(layout)} layers")
         return nn.Sequential(*(_build_layer(*layer) for layer in layout)).eval()
     except (TypeError, ValueError) as error:
-        raise UserError(f"heads: a layout that this version does not understand ({error})") from None
+        raise UserError(f"heads: a layout that this version does not understand ({reason_of(error)})") from None
 
 
 def _build_layer(kind: object, *sizes: object) -> nn.Module:

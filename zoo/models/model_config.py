@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.models.registry import Architecture
 from zoo.transforms.preprocess import Preprocessing
 
@@ -24,6 +24,7 @@ FORMAT = 1
 SECTION = "siamese_zoo"
 TIMM_PREFIX = "siamese_zoo_"  # of a timm name that ``zoo.timm_models`` registers
 TIMM_NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200", "resnetv2_50")
+MAX_WIDTH, MAX_BLOCKS = 16, 64  # of all channels, and in one stage; timm builds them in two seconds
 _MAX_CONFIG_BYTES = 1 << 20
 _PADDINGS = ("symmetric", "same", "same-pool")
 _STEMS = ("imagenet", "cifar")
@@ -131,9 +132,10 @@ def read_config(path: Path) -> ModelConfig:
     try:
         return _parse(config)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {reason_of(error)}") from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UserError(f"{path} was not written by `zoo convert`, or by a newer version ({error!r})") from None
+        reason = reason_of(error)
+        raise UserError(f"{path} was not written by `zoo convert`, or by a newer version ({reason})") from None
 
 
 def crop_pct(preprocessing: Preprocessing) -> float:
@@ -177,11 +179,11 @@ def _parse(config: Any) -> ModelConfig:
         method=_name(section["method"]),
         architecture=_parse_architecture(config, section),
         preprocessing=Preprocessing.from_json(section["preprocessing"]),
-        licence=_line(section["licence"]),
-        source=_line(section["source"]),
+        licence=line_of_text(section["licence"]),
+        source=line_of_text(section["source"]),
         heads={str(k): list(v) for k, v in section["heads"].items()},
         sha256=sha256,
-        extra={str(k): _line(v) for k, v in section["extra"].items()},
+        extra={str(k): line_of_text(v) for k, v in section["extra"].items()},
     )
 
 
@@ -198,7 +200,7 @@ def _parse_architecture(config: Any, section: Any) -> Architecture:
     if timm_name == "resnetv2_50":
         layers, width = unknown.pop("layers", [3, 4, 6, 3]), unknown.pop("width_factor", 1)
         preact = unknown.pop("preact")
-        if preact is not False or not 0 < width <= 16 or len(layers) != 4 or not all(0 < n <= 200 for n in layers):
+        if preact is not False or not _is_size(width, layers):
             raise UserError("model_args are out of range")
     if unknown:
         raise UserError(f"model_args {sorted(unknown)} are not known to this version")
@@ -217,6 +219,13 @@ def _parse_architecture(config: Any, section: Any) -> Architecture:
     return architecture
 
 
+def _is_size(width: Any, layers: Any) -> bool:
+    """True for a width and four numbers of blocks within the limits of ``zoo convert``; timm takes them as they are."""
+    if type(width) not in (int, float) or not 0 < width <= MAX_WIDTH:
+        return False
+    return isinstance(layers, list) and len(layers) == 4 and all(type(n) is int and 0 < n <= MAX_BLOCKS for n in layers)
+
+
 def _name(text: object) -> str:
     """A name that may become part of a path or of a line of output."""
     if not isinstance(text, str) or not 0 < len(text) <= 200 or not set(text) <= _NAME_CHARACTERS:
@@ -224,7 +233,8 @@ def _name(text: object) -> str:
     return text
 
 
-def _line(text: object) -> str:
+def line_of_text(text: object) -> str:
+    """Return a text of a file that may be printed as it is. Raises UserError: it is none, long, or has more lines."""
     if not isinstance(text, str) or len(text) > 1000 or not text.isprintable():
         raise UserError(f"{str(text)[:60]!r} is not a line of text")
     return text

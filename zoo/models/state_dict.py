@@ -36,6 +36,7 @@ def check_state(state: Mapping[str, Tensor], architecture: Architecture, what: s
         raise UserError(f"{what} states {architecture.num_features} features, its network has {encoder.num_features}")
     expected = without_counters({k: v.shape for k, v in encoder.state_dict().items()})
     require_equal(without_counters({k: v.shape for k, v in state.items()}), expected, what)
+    require_own_memory(state, what)
     require_finite(state, what)
 
 
@@ -48,6 +49,20 @@ def require_equal(found: Mapping[str, object], expected: Mapping[str, object], w
     """Raise UserError where two mappings of keys to shapes differ; the message names the first such key."""
     if keys := sorted({key for key, _ in found.items() ^ expected.items()}):
         raise UserError(f"{what} does not fit its architecture: {len(keys)} keys differ, first {keys[0]}")
+
+
+def require_own_memory(state: Mapping[str, Tensor], what: str) -> None:
+    """Raise UserError where tensors are no plain numbers, or overlap in memory: a copy of each could fill a disk."""
+    import torch
+
+    sizes: dict[int, int] = {}
+    for key, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype.is_complex:
+            raise UserError(f"{what} holds numbers of a kind that is not read, first in {key}")
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = sizes.get(storage.data_ptr(), 0) + tensor.nbytes
+        if tensor.nbytes and sizes[storage.data_ptr()] > storage.nbytes():
+            raise UserError(f"{what} holds tensors that share memory, such as {key}: save each on its own")
 
 
 def require_finite(state: Mapping[str, Tensor], what: str) -> None:

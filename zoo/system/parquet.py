@@ -1,12 +1,27 @@
-"""Read Parquet files whole, on the calling thread."""
+"""Read Parquet files whole, on the calling thread, after a look at how much memory they would take."""
 
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from zoo.errors import reason_of
+from zoo.system.parquet_footer import LeafColumn, leaf_columns
+
+# A table may take so much memory. The paths of a plan compress up to 40 times; 60 kB can hold gigabytes of one text.
+_FREE_BYTES = 128 << 20
+_MAX_EXPANSION = 64
+# Numbers of parquet.thrift: bytes of a BOOLEAN, INT32, INT64, INT96, FLOAT and DOUBLE.
+_WIDTHS = {0: 1, 1: 4, 2: 8, 3: 12, 4: 4, 5: 8}
+_PLAIN = {0, 3, 4, 6}  # PLAIN, RLE, BIT_PACKED, DELTA_LENGTH_BYTE_ARRAY store a text each time
+_DELTA = 7  # DELTA_BYTE_ARRAY stores what a text does not share with the one before it
+_PROBED_BYTES = 32 << 20
 
 
 def read_table(source: Path | bytes, columns: list[str] | None = None, *, checked: bool = False) -> pa.Table:
@@ -21,8 +36,70 @@ def read_table(source: Path | bytes, columns: list[str] | None = None, *, checke
 
     Raises:
         OSError: the file cannot be read.
-        pa.ArrowException: the bytes are damaged; Arrow also raises other kinds for that.
+        pa.ArrowException: the bytes are damaged, or would take more than 128 MB and 64 times the file; Arrow also
+            raises other kinds for damage.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=checked)
+        _require_memory(file, columns)
         return parquet.read(columns=columns, use_threads=False)
+
+
+def _require_memory(file: BinaryIO, columns: list[str] | None) -> None:
+    """Raise pa.ArrowInvalid where the columns would take more memory than the file's size allows."""
+    limit = _FREE_BYTES + _MAX_EXPANSION * file.seek(0, os.SEEK_END)
+    needed = 0
+    probed = []
+    try:
+        leaves = leaf_columns(file)
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+        raise pa.ArrowInvalid(f"its footer is damaged: {reason_of(error)}") from None
+    for leaf in leaves:
+        if columns is not None and leaf.path[0] not in columns:
+            continue
+        # A number takes its width for each value, a text at least an offset.
+        width = leaf.length or _WIDTHS.get(leaf.physical_type)
+        needed += max(leaf.uncompressed, leaf.values * (width or 4))
+        # A dictionary stores a text once, however many rows have it: the product bounds what they take.
+        if width is None and not leaf.encodings <= _PLAIN and leaf.values * leaf.uncompressed > limit:
+            probed.append(leaf)
+    for leaf in probed:
+        if needed <= limit:
+            needed += _text_bytes(file, leaf, limit)
+    if needed > limit:
+        raise pa.ArrowInvalid(f"its columns would take more than {limit >> 20} MB of memory, far more than the file")
+
+
+def _text_bytes(file: BinaryIO, leaf: LeafColumn, limit: int) -> int:
+    """Return the bytes that the texts of a column take without their dictionary, or a number above ``limit``."""
+    if _DELTA not in leaf.encodings:
+        try:
+            return _summed(file, leaf, leaf.uncompressed // leaf.values, limit, as_dictionary=True)
+        except pa.ArrowNotImplementedError:  # of some nested columns
+            pass
+    # Any one text may be as long as all pages together.
+    return _summed(file, leaf, leaf.uncompressed, limit, as_dictionary=False)
+
+
+def _summed(file: BinaryIO, leaf: LeafColumn, bytes_per_value: int, limit: int, *, as_dictionary: bool) -> int:
+    file.seek(0)
+    path, total = ".".join(leaf.path), 0
+    rows = min(max(1, _PROBED_BYTES // max(1, bytes_per_value)), 1 << 20)
+    opened = pq.ParquetFile(file, pre_buffer=False, read_dictionary=[path] if as_dictionary else None)
+    for group in range(opened.num_row_groups):
+        for batch in opened.iter_batches(rows, row_groups=[group], columns=[path], use_threads=False):
+            total += _decoded_bytes(batch.column(0))
+            if total > limit:
+                return total
+    return total
+
+
+def _decoded_bytes(array: pa.Array) -> int:
+    if pa.types.is_struct(array.type):
+        return sum(_decoded_bytes(field) for field in array.flatten())
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_map(array.type):
+        return sum(_decoded_bytes(field) for field in [array.flatten()])
+    if not pa.types.is_dictionary(array.type):
+        return int(array.nbytes)
+    lengths = pc.binary_length(array.dictionary)
+    return int(pc.sum(lengths.cast(pa.int64()).take(array.indices)).as_py() or 0)

@@ -11,8 +11,9 @@ This module imports quickly: numpy and Pillow are imported when they are used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError
@@ -29,6 +30,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_RESIZED_PIXELS = 64_000_000  # a 1 x 100000 image would grow to 256 x 25600000
 MAX_WHOLE_PIXELS = 4_000_000  # an uncropped image: a ResNet-50 needs a gigabyte of memory for so many
+
+MAX_SIDE = 4096  # a crop of this side is 200 MB of floats, and some gigabytes in the network
+MIN_STD, MAX_VALUE = 1e-6, 1e6  # of values in 0..1, or in 0..255 for networks that scale them
 
 PILLOW = "pillow"
 RESIZINGS = (PILLOW, *TF_BICUBIC)
@@ -60,12 +64,18 @@ class Preprocessing:
     resizing: str = PILLOW
 
     def __post_init__(self) -> None:
-        if not 1 <= self.input_size <= self.resize:
+        # Values may come from a file of somebody else, with any type.
+        if not (_is_side(self.input_size) and _is_side(self.resize)):
+            found = f"input_size {repr(self.input_size)[:20]}, resize {repr(self.resize)[:20]}"
+            raise UserError(f"preprocessing: {found}: whole numbers in 1..{MAX_SIDE} are needed")
+        if not self.input_size <= self.resize:
             raise UserError(f"preprocessing: input_size {self.input_size} is not in 1..{self.resize}")
         if self.interpolation not in _INTERPOLATIONS:
             raise UserError(f"preprocessing: interpolation must be one of {', '.join(_INTERPOLATIONS)}")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
-            raise UserError("preprocessing: mean and std need three numbers each, std above zero")
+        if not (_are_channels(self.mean) and _are_channels(self.std) and all(s >= MIN_STD for s in self.std)):
+            raise UserError(
+                f"preprocessing: mean and std need three finite numbers each up to {MAX_VALUE:g}, std from {MIN_STD:g}"
+            )
         if self.resizing not in RESIZINGS:
             raise UserError(f"preprocessing: resizing must be one of {', '.join(RESIZINGS)}")
         if self.tf_bicubic and self.interpolation != "bicubic":
@@ -220,9 +230,11 @@ class Preprocessing:
         Raises:
             UserError: a key is missing or unknown, or a value is out of range.
         """
+        if not isinstance(fields, Mapping):
+            raise UserError("preprocessing: not a mapping")
         unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
         if unknown or not {"input_size", "resize"} <= set(fields):
-            raise UserError(f"preprocessing: input_size and resize are needed, {unknown} not known")
+            raise UserError(f"preprocessing: input_size and resize are needed, {str(unknown)[:100]} not known")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return cls(**values)
 
@@ -255,6 +267,18 @@ def _check_resized(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise UnreadableImage("too-large", f"{width} x {height} pixels after resizing, too long and thin")
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= int(value) <= MAX_SIDE
+
+
+def _are_channels(values: object) -> bool:
+    return (
+        isinstance(values, Sequence)
+        and len(values) == 3
+        and all(isinstance(v, Real) and not isinstance(v, bool) and abs(float(v)) <= MAX_VALUE for v in values)
+    )
 
 
 def _corners(width: int, height: int, side: int) -> list[Box]:

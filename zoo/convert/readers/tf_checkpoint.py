@@ -26,6 +26,8 @@ _MAGIC = 0xDB4775248B80FB57  # leveldb table/format.h
 _BLOCK_TRAILER = 5  # compression type, crc32c
 _DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # tensorflow types.proto, the numeric ones
 _MAX_INDEX_BYTES = 64 << 20
+_MAX_KEY = 4096  # bytes
+_MAX_EXPANSION, _FREE_EXPANSION = 1.5, 64 << 20  # the published archives expand by 8 %
 
 
 class _Files(Protocol):
@@ -86,6 +88,7 @@ def read_bundle(path: Path) -> dict[str, NDArray[np.float32]]:
         # A zip archive, a folder or the stem of the bundle's files: one reader serves all three.
         if path.is_file() and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
+                _require_sizes(archive, path.stat().st_size)
                 return _read(_Zip(archive), None)
         if path.is_dir():
             return _read(_Folder(path), None)
@@ -95,6 +98,16 @@ def read_bundle(path: Path) -> dict[str, NDArray[np.float32]]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, IndexError, KeyError, OverflowError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
         raise UserError(f"{path.name} is not a TensorFlow checkpoint, or a damaged one: {error}") from None
+
+
+def _require_sizes(archive: zipfile.ZipFile, size: int) -> None:
+    """Weights do not compress well: an archive that expands much holds something else."""
+    members = archive.infolist()
+    if len({m.filename for m in members}) < len(members):
+        raise ValueError("two members of its archive have one name")
+    expanded = sum(m.file_size for m in members)
+    if expanded > _MAX_EXPANSION * size + _FREE_EXPANSION:
+        raise ValueError(f"its archive expands from {size} bytes to {expanded}")
 
 
 def _read(files: _Files, stem: str | None) -> dict[str, NDArray[np.float32]]:
@@ -162,11 +175,16 @@ def _table(data: bytes) -> Iterator[tuple[str, bytes]]:
     _, position = _varint(data, position)
     offset, position = _varint(data, position)
     size, _ = _varint(data, position)
-    # Each handle names a data block, which holds the entries.
+    # Each handle names a data block, which holds the entries. An entry takes three bytes or more, so that blocks which
+    # are named twice show.
+    left = len(data) // 3
     for _, handle in _block(data, offset, size):
         start, after = _varint(handle, 0)
         length, _ = _varint(handle, after)
         for key, value in _block(data, start, length):
+            left -= 1
+            if left < 0:
+                raise ValueError("its index names its blocks more than once")
             yield key.decode(), value
 
 
@@ -188,6 +206,8 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
         length, position = _varint(data, position)
         if shared > len(key) or position + unshared + length > end:
             raise ValueError("an entry of its index lies outside its block")
+        if shared + unshared > _MAX_KEY:
+            raise ValueError("a name in its index is too long")
         key = key[:shared] + data[position : position + unshared]
         position += unshared
         yield key, data[position : position + length]

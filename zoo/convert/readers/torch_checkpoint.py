@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.convert.readers.safe_pickle import read_pickle
+from zoo.convert.readers.torch_claims import check_claims
 from zoo.errors import UserError, reason_of
 
 
@@ -31,9 +32,28 @@ def read_torch(path: Path) -> dict[str, Any]:
         return dict(read_tensors(path)[0])
     if path.suffix == ".pkl" and (arrays := _arrays(path)) is not None:
         return arrays
-    # Load with weights_only, so that a pickle cannot run code.
+    loaded = load_torch(path)
+    # Every official checkpoint is a dict at its top.
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path.name} holds a {type(loaded).__name__}, not a dict of tensors")
+    return loaded
+
+
+def load_torch(path: Path) -> Any:
+    """Read a file of ``torch.save`` in the zip or the legacy form, on the CPU, after its claims were checked.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, claims more than it holds, or holds more than tensors and plain
+            values.
+    """
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            check_claims(file)
+            file.seek(0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the pickle's protocol
+                # weights_only, so that a pickle cannot run code
+                return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except MemoryError:
@@ -42,10 +62,6 @@ def read_torch(path: Path) -> dict[str, Any]:
         raise UserError(f"{path.name} is refused: {reason_of(error)}") from None
     except Exception as error:  # a hostile file can fail in any way
         raise UserError(f"{path.name} is refused: {type(error).__name__}: {reason_of(error)}") from None
-    # Every official checkpoint is a dict at its top.
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path.name} holds a {type(loaded).__name__}, not a dict of tensors")
-    return loaded
 
 
 def state_dict_of(loaded: dict[str, Any]) -> dict[str, Tensor]:
@@ -66,16 +82,22 @@ def _arrays(path: Path) -> dict[str, object] | None:
             tree = read_pickle(file, path.name)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    if not isinstance(tree, dict):
+        return None
     try:
-        return _as_tensors(tree) if isinstance(tree, dict) else None
-    except (TypeError, RecursionError) as error:  # an array of objects or texts; a dict that holds itself
+        return _as_tensors(tree, {})
+    except TypeError as error:
         raise UserError(f"{path.name} is refused: {reason_of(error)}") from None
 
 
-def _as_tensors(tree: Mapping[str, object]) -> dict[str, object]:
-    def converted(value: object) -> object:
+def _as_tensors(tree: dict[str, object], done: dict[int, dict[str, object]]) -> dict[str, object]:
+    """Replace arrays by tensors of the same memory; dicts that the tree mentions twice, or in themselves, stay one."""
+    if id(tree) in done:
+        return done[id(tree)]
+    tensors = done[id(tree)] = dict[str, object]()
+    for key, value in tree.items():
         if isinstance(value, dict):
-            return _as_tensors(value)
-        return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-
-    return {key: converted(value) for key, value in tree.items()}
+            tensors[key] = _as_tensors(value, done)
+        else:
+            tensors[key] = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    return tensors

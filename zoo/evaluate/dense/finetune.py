@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -22,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from zoo.convert.readers.torch_checkpoint import load_torch
+from zoo.errors import UserError
 from zoo.evaluate.errors import Diverged
 from zoo.numerics.counter_rng import permutation, uniforms
 from zoo.system.atomic_files import atomic_write, make_folder, remove, remove_temporaries
@@ -167,15 +168,15 @@ class _Checkpoint:
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
         """Restore model and optimiser, and return the losses so far; without a checkpoint change nothing."""
         try:
-            state = torch.load(self._path, map_location="cpu", weights_only=True)
+            if not self._path.exists():
+                return []
+            state = load_torch(self._path)
             # checkpoints of version 0.2 call the backbone trunk
             model.load_state_dict({re.sub(r"^trunk\.", "backbone.", name): v for name, v in state["model"].items()})
             optimizer.load_state_dict(state["optimizer"])
             losses: list[float] = state["losses"]
             return losses
-        except FileNotFoundError:
-            return []
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError):
+        except (UserError, RuntimeError, KeyError, TypeError, ValueError):
             # A damaged checkpoint is worth nothing: start again.
             remove(self._path)
             return []

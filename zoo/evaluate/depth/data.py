@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +18,11 @@ from zoo.errors import UserError, reason_of
 from zoo.evaluate.dense.augment import FLIP_STREAM, AnnotatedImages, draw_uniforms, resized_size
 from zoo.evaluate.dense.schedules import DepthSchedule
 from zoo.evaluate.depth.colours import change_colours
+from zoo.evaluate.depth.matlab import read_matrices
 from zoo.system.atomic_files import sha256_file
 
 _NYU, _NYU_SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
+_MAX_FRAME_BYTES = 64 << 20  # NYU v2 has 1449 frames of 1 MB
 _TEST_PART = 5  # a flat folder is split: the last fifth, in the order of names, is the test split
 
 
@@ -150,32 +154,50 @@ def _open_folder(data: Path, split: str, unit: float) -> PngFrames:
 
 
 def _open_nyu(data: Path) -> tuple[DepthFrames, DepthFrames]:
-    # The list of splits is a Matlab file.
-    try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ImportError:
-        raise UserError("NYU v2's files need scipy: pip install 'siamese-zoo[eval]'") from None
     # Matlab counts rows from 1.
     try:
-        lists = loadmat(data / _NYU_SPLITS)
-        train, test = (lists[name].ravel().astype(int) - 1 for name in ("trainNdxs", "testNdxs"))
-    except (MatReadError, OSError, KeyError, ValueError, NotImplementedError) as error:
-        raise UserError(f"{data / _NYU_SPLITS} is not NYU v2's list of splits ({error})") from None
+        lists = read_matrices(data / _NYU_SPLITS)
+        train, test = (lists[name].astype(np.int64) - 1 for name in ("trainNdxs", "testNdxs"))
+        if not len(train) or not len(test) or min(train.min(), test.min()) < 0:
+            raise ValueError("a split without frames, or with a frame 0")
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{data / _NYU_SPLITS} is not NYU v2's list of splits ({reason_of(error)})") from None
     path = data / _NYU
     # The splits must fit the images before hours of work begin.
     with _open_h5(path) as file:
-        if not {"images", "depths"} <= set(file) or max(*train, *test) >= len(file["images"]):
+        frames = [f for name, n in (("images", 4), ("depths", 3)) if (f := _frames(file, name, n)) is not None]
+        if len(frames) < 2 or max(train.max(), test.max()) >= min(len(f) for f in frames):
             raise UserError(f"{path} does not hold the images and depths of its splits")
     return NyuFrames(path, train.tolist(), "NYUv2/train"), NyuFrames(path, test.tolist(), "NYUv2/test")
 
 
-def _open_h5(path: Path) -> Any:
+def _frames(file: Any, name: str, dimensions: int) -> Any | None:
+    """Return a data set of frames whose numbers lie in this file, and of which one fits into memory; else ``None``."""
+    import h5py
+
+    # A link or an external storage could name any file of this machine.
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        return None
+    found = file[name]
+    if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual or found.ndim != dimensions:
+        return None
+    # HDF5 reads a frame, and for that the chunks that it lies in; neither need be in the file to be allocated.
+    sizes = math.prod(found.shape[1:]), math.prod(found.chunks or (1,))
+    plain = found.dtype.kind in "iuf" and (dimensions == 3 or found.shape[1] == 3)
+    return found if plain and max(sizes) * found.dtype.itemsize <= _MAX_FRAME_BYTES else None
+
+
+@contextmanager
+def _open_h5(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file; what HDF5 finds damaged, then or later, is a UserError."""
     try:
         import h5py
     except ImportError:
         raise UserError("NYU v2's files need h5py: pip install 'siamese-zoo[eval]'") from None
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except UserError:
+        raise
+    except Exception as error:  # h5py raises KeyError, OSError, RuntimeError and others for damage
         raise UserError(f"{path} cannot be read ({reason_of(error)})") from None

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.datasets import voc_classes
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.evaluate.dense.augment import hash_files
+from zoo.transforms.limits import MAX_PIXELS
 
 _FAR = 10  # a polygon that leaves the image by more than this many sides is damaged, not rounded
 
@@ -199,8 +200,12 @@ def read_coco(file: Path, data: Path) -> DetectionDataset:
         annotations = content["annotations"]
         sizes = {key: (int(i["width"]), int(i["height"])) for key, i in images.items()}
         names = {key: str(i["file_name"]) for key, i in images.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is not a COCO json with images, annotations and categories ({error!r})") from None
+        # masks are made in the size that the json states
+        if large := [key for key, (w, h) in sizes.items() if w < 1 or h < 1 or w * h > MAX_PIXELS]:
+            raise ValueError(f"an image of {sizes[large[0]][0]} x {sizes[large[0]][1]} pixels"[:80])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        reason = reason_of(error)
+        raise UserError(f"{file} is not a COCO json with images, annotations and categories ({reason})") from None
 
     # annotations by image
     labels = {c["id"]: n for n, c in enumerate(categories)}

@@ -1,0 +1,312 @@
+"""Mutate real small files and give them to one reader for some seconds; what it may answer is a value or a UserError.
+
+    python tests/faults/fuzz_readers.py READER SECONDS [SEED]
+
+READER is a key of ``READERS``. A process of its own reads the files, so that a crash or a hang is a find like any
+other: its input is written to ``/tmp/find-READER-NUMBER``. Memory is limited to 3 GB of addresses beyond the start.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import json
+import multiprocessing
+import pickle
+import resource
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+import torch  # noqa: E402
+from hostile_files import mutated, npy, npz  # noqa: E402
+
+from zoo.errors import UserError  # noqa: E402
+
+VALUES: list[Any] = [
+    *(None, True, -1, 0, 1.5, 10**30, 1e308, float("nan"), float("inf"), "", "x", "\x1b[31m\n", "x" * 5000),
+    *([], {}, [[]], [1, 2, 3, 4], {"a": {}}, ["relu"], [["linear", 1 << 20, 1 << 20, True]] * 20),
+]
+MOST_MEMORY, MOST_SECONDS = 3 << 30, 10
+Reader = tuple[str, Callable[[Path], object], Callable[[], list[bytes]]]
+
+
+def _golden(*names: str) -> list[bytes]:
+    return [(TESTS / name).read_bytes() for name in names]
+
+
+def _state() -> dict[str, Any]:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    return {"state_dict": {f"module.encoder.{k}": v for k, v in net.state_dict().items()}, "epoch": 3, "arch": "x"}
+
+
+def _pickles() -> list[bytes]:
+    arrays = {"a": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, "n": [1, 2.5, None, True, "x", b"y"]}
+    made = [pickle.dumps(arrays, protocol) for protocol in range(6)]
+    return made + [data[:20_000] for data in _golden("goldens/byol_r14_free.init.pkl")]
+
+
+def _torch_files() -> list[bytes]:
+    made = []
+    for form in (True, False):
+        file = io.BytesIO()
+        torch.save(_state(), file, _use_new_zipfile_serialization=form)
+        made.append(file.getvalue())
+    return made
+
+
+def _safetensors() -> list[bytes]:
+    from safetensors.torch import save
+
+    return [save(_state()["state_dict"], {"format": "siamese-zoo encoder 1", "architecture": "r10", "method": "byol"})]
+
+
+def _configs() -> list[bytes]:
+    from zoo.models.model_config import ModelConfig
+    from zoo.models.registry import Architecture
+    from zoo.transforms.preprocess import Preprocessing
+
+    args: Any = {"preact": False, "layers": [1, 1, 1, 1], "width_factor": 0.0625}
+    heads: Any = {"projector": [["linear", 8, 4, True], ["batch_norm", 4, True], ["relu"]]}
+    architecture = Architecture("resnetv2_50", 128, 93_056, args)
+    hashes = {"model.safetensors": "0" * 64}
+    config = ModelConfig("n", None, "byol", architecture, Preprocessing(64, 73), "MIT", "s", heads, hashes)
+    return [json.dumps(config.to_json()).encode(), *_with_other_values(config.to_json())]
+
+
+def _with_other_values(tree: dict[str, Any]) -> list[bytes]:
+    """The JSON with one value, at any depth, replaced by each of ``VALUES``."""
+    made = []
+
+    def visit(node: Any) -> None:
+        for key in node if isinstance(node, dict) else range(len(node)):
+            kept = node[key]
+            for value in VALUES:
+                node[key] = value
+                made.append(json.dumps(tree).encode())
+            node[key] = kept
+            if isinstance(kept, dict | list):
+                visit(kept)
+
+    visit(tree)
+    return made
+
+
+def _tables() -> list[bytes]:
+    table = pa.table({"path": ["a", "b"] * 50, "status": ["ok"] * 100, "v": [[1.0, 2.0]] * 100, "n": list(range(100))})
+    made = []
+    for options in ({}, {"use_dictionary": False}, {"data_page_version": "2.0", "compression": "zstd"}):
+        file = io.BytesIO()
+        pq.write_table(table, file, **options)
+        made.append(file.getvalue())
+    return made
+
+
+def _bundle() -> list[bytes]:
+    import zipfile
+
+    with zipfile.ZipFile(TESTS / "zoo" / "data" / "simclr_narrow.zip") as archive:
+        return [archive.read(next(n for n in archive.namelist() if n.endswith(".index")))]
+
+
+def _onnx() -> list[bytes]:
+    import onnx
+
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[n, 2] x) => (float[n, 2] embedding) <float[2] b = {1, 2}> { embedding = Add (x, b) }"""
+    )
+    return [model.SerializeToString()]
+
+
+def _h5() -> list[bytes]:
+    import h5py
+
+    file = io.BytesIO()
+    with h5py.File(file, "w") as opened:
+        opened.create_dataset("images", data=np.zeros((4, 3, 8, 8), np.uint8), chunks=(1, 3, 8, 8), compression="gzip")
+        opened["depths"] = np.zeros((4, 8, 8), np.float32)
+    return [file.getvalue()]
+
+
+def _splits() -> list[bytes]:
+    from scipy.io import savemat
+
+    made = []
+    for packed in (False, True):
+        file = io.BytesIO()
+        savemat(file, {"trainNdxs": np.array([[1], [2]]), "testNdxs": np.array([[3]])}, do_compression=packed)
+        made.append(file.getvalue())
+    return made
+
+
+def _read_config(path: Path) -> object:
+    from zoo.models.head_spec import build_head
+    from zoo.models.model_config import read_config
+
+    config = read_config(path)
+    with torch.device("meta"):
+        return [build_head(layout) for layout in config.heads.values()]
+
+
+def _read_pickle(path: Path) -> object:
+    from zoo.convert.readers.safe_pickle import read_pickle
+
+    with path.open("rb") as file:
+        return read_pickle(file, path.name)
+
+
+def _read_bundle(path: Path) -> object:
+    from zoo.convert.readers.tf_checkpoint import read_bundle
+
+    path.with_suffix(".data-00000-of-00001").write_bytes(bytes(5000))
+    return read_bundle(path)
+
+
+def _read_table(path: Path) -> object:
+    from zoo.system.parquet import read_table
+
+    try:
+        return read_table(path, ["path", "status", "v"]).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError):  # its callers name the file
+        return None
+
+
+def _read_h5(path: Path) -> object:
+    from scipy.io import savemat
+
+    from zoo.evaluate.depth.data import _open_nyu
+
+    path.rename(path.with_name("nyu_depth_v2_labeled.mat"))
+    savemat(path.with_name("splits.mat"), {"trainNdxs": np.array([[1], [2]]), "testNdxs": np.array([[3]])})
+    train, _ = _open_nyu(path.parent)
+    return train.frame(0)
+
+
+def _read_splits(path: Path) -> object:
+    import h5py
+
+    from zoo.evaluate.depth.data import _open_nyu
+
+    path.rename(path.with_name("splits.mat"))
+    with h5py.File(path.with_name("nyu_depth_v2_labeled.mat"), "w") as file:
+        file["images"], file["depths"] = np.zeros((4, 3, 8, 8), np.uint8), np.zeros((4, 8, 8), np.float32)
+    return _open_nyu(path.parent)
+
+
+def _lazy(module: str, name: str, *more: object) -> Callable[[Path], object]:
+    def read(path: Path) -> object:
+        return getattr(__import__(module, fromlist=[name]), name)(path, *more)
+
+    return read
+
+
+READERS: dict[str, Reader] = {
+    "pickle": ("x.pkl", _read_pickle, _pickles),
+    "torch-pickle": ("x.pkl", _lazy("zoo.convert.readers.torch_checkpoint", "read_torch"), _pickles),
+    "torch": ("x.pth", _lazy("zoo.convert.readers.torch_checkpoint", "load_torch"), _torch_files),
+    "checkpoint": ("x.pt", _lazy("training.engine.checkpoint", "read"), _torch_files),
+    "safetensors": ("x.safetensors", _lazy("zoo.hub.weights", "locate"), _safetensors),
+    "config": ("config.json", _read_config, _configs),
+    "bundle": ("x.index", _read_bundle, _bundle),
+    "parquet": ("x.parquet", _read_table, _tables),
+    "npy": ("x.npy", _lazy("zoo.datasets.npz", "open_npy"), lambda: [npy((2, 4, 4, 3), bytes(96))]),
+    "npz": (
+        "x.npz",
+        _lazy("zoo.datasets.npz", "open_npz", None),
+        lambda: [npz(images=npy((2, 4, 4, 3), bytes(96)), labels=npy((2,), bytes(16), "<i8"))],
+    ),
+    "onnx": ("x.onnx", _lazy("zoo.inference.onnx_backend", "OnnxEngine"), _onnx),
+    "h5": ("x.h5", _read_h5, _h5),
+    "mat": ("x.mat", _read_splits, _splits),
+}
+
+
+def _inputs(seeds: list[bytes], seed: int) -> Iterator[bytes]:
+    random = np.random.default_rng(seed)
+    while True:
+        data = seeds[int(random.integers(len(seeds)))]
+        if len(seeds) < 100 or random.random() < 0.3:
+            data = mutated(data, random)
+        yield mutated(data, random) if random.random() < 0.3 else data
+
+
+def _work(reader: str, seed: int, start: int, until: float, progress: Any, folder: Path) -> None:
+    """Read inputs from number ``start`` on; ``progress`` is (number, time of its start, what was accepted)."""
+    faulthandler.enable()
+    warnings.simplefilter("ignore")
+    name, read, make = READERS[reader]
+    seeds = make()
+    for number, data in enumerate(_inputs(seeds, seed)):
+        if time.time() > until:
+            return
+        if number < start:
+            continue
+        place = folder / str(number)
+        place.mkdir()
+        (place / name).write_bytes(data)
+        progress[0], progress[1] = number, time.time()
+        if number == start + 20:  # everything is imported
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + MOST_MEMORY, used + MOST_MEMORY))
+        try:
+            read(place / name)
+            progress[2] += 1
+        except UserError as error:
+            if "\n" in str(error) or len(str(error)) > 1000:
+                raise AssertionError(f"not one line: {error}") from None
+        for file in place.iterdir():
+            file.unlink()
+        place.rmdir()
+
+
+def _entry(*arguments: Any) -> None:
+    try:
+        _work(*arguments)
+    except BaseException:
+        traceback.print_exc()
+        raise
+
+
+def fuzz(reader: str, seconds: float, seed: int = 0) -> list[Path]:
+    """Return the files of the finds."""
+    context = multiprocessing.get_context("fork")
+    progress = context.Array("d", [0, time.time(), 0])
+    until, start, finds = time.time() + seconds, 0, list[Path]()
+    with tempfile.TemporaryDirectory() as folder:
+        while time.time() < until and len(finds) < 10:
+            progress[1] = time.time()
+            child = context.Process(target=_entry, args=(reader, seed, start, until, progress, Path(folder)))
+            child.start()
+            while child.is_alive() and time.time() - progress[1] < MOST_SECONDS + (30 if progress[0] == start else 0):
+                child.join(0.5)
+            if child.is_alive():
+                child.kill()
+            child.join()
+            number = int(progress[0])
+            if child.exitcode != 0:
+                places = list((Path(folder) / str(number)).iterdir())
+                if not places:
+                    break
+                find = Path(tempfile.gettempdir()) / f"find-{reader}-{number}{places[0].suffix}"
+                find.write_bytes(places[0].read_bytes())
+                finds.append(find)
+                print(f"{reader}: {find}, exit {child.exitcode}", flush=True)
+            start = number + 1
+    print(f"{reader}: {int(progress[0])} inputs in {seconds:.0f} s, {int(progress[2])} read, {len(finds)} finds")
+    return finds
+
+
+if __name__ == "__main__":
+    sys.exit(bool(fuzz(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0)))
