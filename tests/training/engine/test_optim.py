@@ -77,6 +77,7 @@ def test_every_optimiser_name_is_built() -> None:
     method = SimSiam(nn.Linear(4, 4), 4, out=4, hidden=2)
     for name in ("lars", "lars_classic", "larc", "sgd", "adamw"):
         optimiser = build_optimiser(method, Optim(name=name))
+        assert {group["lr"] for group in optimiser.param_groups} == {0.0}, "the loop sets the rate of each step"
         held = sum(p.numel() for g in optimiser.param_groups for p in g["params"])
         assert held == sum(p.numel() for p in method.parameters() if p.requires_grad), name
 
@@ -132,9 +133,11 @@ def test_sgd_and_larc_decay_all_parameters_and_only_the_predictor_can_stay_const
 def test_zero_norms_and_missing_gradients_are_no_division(kind: type[LARS | LARC]) -> None:
     """A zero gradient of a non-zero parameter leaves LARC's decay out, as NVIDIA's code does; LARS has factor 1."""
     still, unused = nn.Parameter(torch.full((2, 2), 2.0)), nn.Parameter(torch.ones(2, 2))
-    optimiser = kind([unused, still], lr=0.5, momentum=0.0, weight_decay=0.0)
-    still.grad = torch.zeros(2, 2)
+    moves = nn.Parameter(torch.ones(2, 2))
+    optimiser = kind([unused, still, moves], lr=0.5, momentum=0.0, weight_decay=0.0)
+    still.grad, moves.grad = torch.zeros(2, 2), torch.ones(2, 2)
     optimiser.step()
+    assert torch.allclose(moves.detach(), torch.full((2, 2), 1 - 0.5 * 1e-3))
     assert torch.equal(still.detach(), torch.full((2, 2), 2.0))
     assert torch.equal(unused.detach(), torch.ones(2, 2))
     with pytest.raises(TypeError, match="takes no closure"):
