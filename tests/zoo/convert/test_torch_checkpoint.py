@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.convert.readers import safe_pickle
 from zoo.convert.readers.safe_pickle import read_pickle
 from zoo.convert.readers.torch_checkpoint import read_torch, state_dict_of
 from zoo.errors import UserError
@@ -134,3 +135,11 @@ def test_record_classes_become_dicts_and_only_those_of_the_official_codes() -> N
         read_pickle(as_named(data, "Flattery"), "m")
     with pytest.raises(UserError, match=r"FlatMapping is not on the allow-list"):
         read_pickle(as_named(data, "FlatMapping").replace(b"c__main__", b"cos"), "m")
+
+
+def test_a_record_has_as_many_values_as_names() -> None:
+    """dill's named tuples: the class is made first, by name and fields, then called."""
+    record = safe_pickle._create_namedtuple("Step", ["tau", "lr"])
+    assert dict(record(0.99, 0.3)) == {"tau": 0.99, "lr": 0.3}
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        record(0.99, 0.3, 7)
