@@ -107,8 +107,9 @@ def test_every_type_shape_block_and_shard_is_read(tmp_path: Path) -> None:
 
 
 def test_tensors_that_touch_the_end_and_each_other_are_read(tmp_path: Path) -> None:
-    index = table([block([(b"v", entry(1, (1,), 0, 0, 4)), (b"w", entry(1, (6,), 0, 4, 24))])])
-    found = read_bundle(bundle(tmp_path / "m", index, DATA))
+    entries = [(b"e", entry(1, (0, 3), 0, 0, 0)), (b"v", entry(1, (1,), 0, 0, 4)), (b"w", entry(1, (6,), 0, 4, 24))]
+    found = read_bundle(bundle(tmp_path / "m", table([block(entries)]), DATA))
+    assert found["e"].shape == (0, 3)
     assert found["w"].tolist() == [0, 1, 2, 3, 4, 5]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from zoo.convert.readers import safe_pickle
 from zoo.convert.readers.safe_pickle import read_pickle
@@ -93,6 +94,20 @@ def test_what_is_no_dict_or_not_there_is_named(tmp_path: Path) -> None:
         read_torch(tmp_path / "text.pth")
 
 
+def test_safetensors_are_read_and_any_other_failure_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"w": torch.ones(2)}, tmp_path / "m.safetensors", metadata={"a": "b"})
+    assert torch.equal(read_torch(tmp_path / "m.safetensors")["w"], torch.ones(2))
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(UserError, match=r"^m\.pth is refused: AttributeError: no such thing$"):
+        read_torch(tmp_path / "m.pth")
+
+
 def test_memory_that_is_not_there_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def short(*_: Any, **__: Any) -> None:
         raise MemoryError
@@ -112,6 +127,7 @@ def test_the_state_dict_lies_under_a_usual_key_or_is_the_file(key: str) -> None:
     loaded = {key: {**tensors, "step": 3, 7: torch.ones(1)}, "other": torch.zeros(1)}
     assert list(state_dict_of(loaded)) == ["w"]
     assert list(state_dict_of({**tensors, key: "resnet50"})) == ["w"]
+    assert list(state_dict_of({"state_dict": {**tensors, key: {"inner": torch.ones(1)}}})) == ["w"]
     assert list(state_dict_of({"model": tensors, "state_dict": {"first": torch.ones(1)}})) == ["first"]
 
 
