@@ -82,3 +82,7 @@ def test_a_decoded_image_is_freed_at_the_end() -> None:
         assert image.getpixel((0, 0)) is not None
     with pytest.raises(ValueError, match="closed image"):
         image.load()
+
+
+def test_the_highest_limit_is_pillow_s() -> None:
+    assert decode.PILLOW_MAX_PIXELS == 2 * (Image.MAX_IMAGE_PIXELS or 0)
