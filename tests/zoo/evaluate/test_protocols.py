@@ -109,6 +109,9 @@ def test_knn_s_constants_are_those_of_the_papers(monkeypatch: pytest.MonkeyPatch
     assert (knn.K, knn.TEMPERATURE) == (20, 0.07)
     assert (knn.K_VALUES, knn.TEMPERATURES, knn.LEAVE_ONE_OUT) == ((200, 20), (0.07, 0.1), 10_000)
     assert knn.KnnOptions() == knn.KnnOptions((200, 20), (0.07, 0.1))
+    for k, temperature in (((), (0.1,)), ((5,), ()), ((0,), (0.1,)), ((5,), (0.0,))):
+        with pytest.raises(UserError, match="--set k and --set temperature take values above 0"):
+            knn.KnnOptions(k, temperature)
     monkeypatch.setattr(knn, "LEAVE_ONE_OUT", 7)  # of 60 images seven are classified
     features, labels = clusters(60)
     _, tried = knn.choose_by_leave_one_out(torch.from_numpy(features), torch.from_numpy(labels))
