@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,3 +163,10 @@ def test_a_column_knows_its_shape_and_has_one_kind_of_nan() -> None:
     np.testing.assert_array_equal(back[0], values[0])
     assert np.isnan(back[1:]).all()
     assert len(np.unique(back[1:].view(np.uint16))) == 1
+
+
+def test_an_array_of_objects_is_not_unpickled() -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{"a": 1}]), allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        columns.decode("a.npy", buffer.getvalue(), ["embedding"])
