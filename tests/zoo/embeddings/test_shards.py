@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from zoo.embeddings import columns, shards
@@ -170,3 +171,15 @@ def test_an_array_of_objects_is_not_unpickled() -> None:
     np.save(buffer, np.array([{"a": 1}]), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle"):
         columns.decode("a.npy", buffer.getvalue(), ["embedding"])
+
+
+def test_kept_columns_stand_between_the_facts_and_the_vectors(tmp_path: Path) -> None:
+    plan = Plan.new(
+        replace(PLAIN, format="parquet", keep=("score",)), FILES_OF.append_column("score", pa.array([0.5, None, 2.5]))
+    )
+    folder = OutputFolder(tmp_path / "out")
+    folder.create()
+    folder.write(plan, 1, filled(plan, 1))
+    table = pq.read_table(folder.root / "embeddings-00001.parquet")
+    assert table["score"].to_pylist() == [2.5]
+    assert table.schema.names[-4:] == ["error", "score", "embedding", "layer3"]
