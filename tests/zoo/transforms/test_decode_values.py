@@ -85,4 +85,4 @@ def test_a_decoded_image_is_freed_at_the_end() -> None:
 
 
 def test_the_highest_limit_is_pillow_s() -> None:
-    assert decode.PILLOW_MAX_PIXELS == 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    assert 2 * (Image.MAX_IMAGE_PIXELS or 0) == decode.PILLOW_MAX_PIXELS
