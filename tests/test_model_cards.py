@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from huggingface_hub import ModelCard
 
+from training.recipes.table import RECIPES
 from zoo.errors import UserError
 from zoo.models.registry import DEFAULT_MODEL, MODELS
 from zoo.publish.card.gather import CARDS, card_path, load_results, registry_facts
@@ -68,6 +69,20 @@ def test_a_card_says_who_publishes_a_hash(name: str) -> None:
         assert f"{facts.hash_prefix.algorithm} begins with `{facts.hash_prefix.digits}`" in row
     else:
         assert (f"sha256 `{facts.sha256}`" if facts.sha256 else "its authors publish no hash") in row
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_an_official_card_says_that_the_recipe_here_is_in_bf16(name: str) -> None:
+    facts = registry_facts(name)
+    method = {"moco": "mocov2"}.get(facts.method, facts.method)
+    recipes = [entry.make() for entry in RECIPES.values() if entry.data.startswith("ImageNet")]
+    formats = {recipe.precision for recipe in recipes if recipe.method == method}
+    section = " ".join(card_path(name).read_text().partition("## Training")[2].partition("\n## ")[0].split())
+    same_recipe = facts.method != "supervised" or bool(facts.recipe)  # later supervised weights have another one
+    said = "The training recipe here uses bf16 autocast by default" in section
+    assert said == (facts.official and formats == {"bf16"} and same_recipe)
+    assert ("`precision=fp32` reproduces the original." in section) == (said and facts.method != "swav")
+    assert ("the original mixed fp16" in section) == (said and facts.method == "swav")
 
 
 def test_the_cards_of_moco_say_both_licences() -> None:

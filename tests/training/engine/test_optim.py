@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from training.data.sampler import EpochSampler
 from training.engine import schedules
-from training.engine.optim import LARC, build_optimiser
+from training.engine.optim import LARC, build_optimiser, set_learning_rate
 from training.engine.schedules import learning_rate, tau
+from training.methods import SimSiam
 from training.recipes.config import Optim
 from training.recipes.table import find
 from zoo.numerics.lars import LARS
@@ -72,13 +74,82 @@ def test_a_lars_state_from_before_the_option_still_loads() -> None:
 
 
 def test_every_optimiser_name_is_built() -> None:
-    from training.methods import SimSiam
-
     method = SimSiam(nn.Linear(4, 4), 4, out=4, hidden=2)
     for name in ("lars", "lars_classic", "larc", "sgd", "adamw"):
         optimiser = build_optimiser(method, Optim(name=name))
+        assert {group["lr"] for group in optimiser.param_groups} == {0.0}, "the loop sets the rate of each step"
         held = sum(p.numel() for g in optimiser.param_groups for p in g["params"])
         assert held == sum(p.numel() for p in method.parameters() if p.requires_grad), name
+
+
+def with_bn() -> SimSiam:
+    """An encoder with a bias and BN, so that the groups differ."""
+    return SimSiam(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), 4, out=4, hidden=2)
+
+
+def trained(method: SimSiam) -> set[str]:
+    return {name for name, p in method.named_parameters() if p.requires_grad}  # without the projector's last bias
+
+
+def names_of(method: SimSiam, group: dict[str, Any]) -> set[str]:
+    names = {id(p): name for name, p in method.named_parameters()}
+    return {names[id(p)] for p in group["params"]}
+
+
+@pytest.mark.parametrize("name", ["lars", "lars_classic"])
+def test_lars_leaves_biases_and_bn_as_they_are(name: str) -> None:
+    """[B] 3.3: neither weight decay nor a trust ratio."""
+    method = with_bn()
+    layers, rest = build_optimiser(method, Optim(name=name, weight_decay=0.5, momentum=0.7)).param_groups
+    assert names_of(method, layers) == {n for n, p in method.named_parameters() if p.ndim == 2}
+    assert names_of(method, layers) | names_of(method, rest) == trained(method)
+    assert (layers["weight_decay"], layers["adapt"]) == (0.5, True)
+    assert (rest["weight_decay"], rest["adapt"]) == (0.0, False)
+    for group in (layers, rest):
+        assert (group["momentum"], group["eta"], group["classic_momentum"]) == (0.7, 1e-3, name == "lars_classic")
+
+
+def test_sgd_and_larc_decay_all_parameters_and_only_the_predictor_can_stay_constant() -> None:
+    method = with_bn()
+    optim = Optim(name="sgd", lr=0.05, batch_size=512, weight_decay=1e-4, momentum=0.8, fixed_predictor_lr=True)
+    optimiser = build_optimiser(method, optim)
+    assert [(g["weight_decay"], g["momentum"], g["nesterov"]) for g in optimiser.param_groups] == [
+        (1e-4, 0.8, False)
+    ] * 2
+    rest, predictor = (names_of(method, group) for group in optimiser.param_groups)
+    assert predictor == {name for name in trained(method) if name.startswith("predictor.")}
+    assert rest | predictor == trained(method)
+    for config, expected in ((optim, [0.01, 0.1]), (replace(optim, fixed_predictor_lr=False), [0.01, 0.01])):
+        set_learning_rate(optimiser, config, 0.01)
+        assert [group["lr"] for group in optimiser.param_groups] == pytest.approx(expected)
+    (group,) = build_optimiser(method, replace(optim, name="larc")).param_groups
+    assert (group["larc_weight_decay"], group["eta"], group["momentum"], group["weight_decay"]) == (1e-4, 1e-3, 0.8, 0)
+    assert names_of(method, group) == trained(method)
+    (group,) = build_optimiser(method, replace(optim, name="adamw")).param_groups
+    assert (group["weight_decay"], names_of(method, group)) == (1e-4, trained(method))
+
+
+@pytest.mark.parametrize("kind", [LARS, LARC])
+def test_zero_norms_and_missing_gradients_are_no_division(kind: type[LARS | LARC]) -> None:
+    """A zero gradient of a non-zero parameter leaves LARC's decay out, as NVIDIA's code does; LARS has factor 1."""
+    still, unused = nn.Parameter(torch.full((2, 2), 2.0)), nn.Parameter(torch.ones(2, 2))
+    moves = nn.Parameter(torch.ones(2, 2))
+    optimiser = kind([unused, still, moves], lr=0.5, momentum=0.0, weight_decay=0.0)
+    still.grad, moves.grad = torch.zeros(2, 2), torch.ones(2, 2)
+    optimiser.step()
+    assert torch.allclose(moves.detach(), torch.full((2, 2), 1 - 0.5 * 1e-3))
+    assert torch.equal(still.detach(), torch.full((2, 2), 2.0))
+    assert torch.equal(unused.detach(), torch.ones(2, 2))
+    with pytest.raises(TypeError, match="takes no closure"):
+        optimiser.step(lambda: 0.0)
+
+
+def test_the_defaults_are_the_codes() -> None:
+    for kind, decay in ((LARS, "weight_decay"), (LARC, "larc_weight_decay")):
+        (group,) = kind([nn.Parameter(torch.ones(2))], lr=0.1).param_groups
+        assert (group["momentum"], group[decay], group["eta"]) == (0.9, 0.0, 1e-3)
+    (group,) = LARS([nn.Parameter(torch.ones(2))], lr=0.1).param_groups
+    assert (group["adapt"], group["classic_momentum"]) == (True, False)
 
 
 def rates(name: str, at: Callable[[EpochSampler], list[int]]) -> list[float]:
@@ -106,6 +177,24 @@ def test_the_others_rates_are_the_published_ones() -> None:
     assert rates("mocov2_r50_in1k_200ep", lambda e: [0, e.steps(100)]) == pytest.approx([0.03, 0.015])
     decayed = rates("supervised_r50_in1k_90ep", lambda e: [e.steps(29), e.steps(30), e.steps(60)])
     assert decayed == pytest.approx([0.1, 0.01, 0.001])
+
+
+def test_schedules_between_their_ends() -> None:
+    """A cosine's value is (1 + cos 60 degrees) / 2 = .75 after a third, and .25 after two."""
+    step = {"base": 0.3, "batch_size": 512, "total": 40, "warmup": 10}
+    found = [schedules.warmup_cosine(n, **step) for n in (0, 5, 10, 20, 30, 40)]
+    assert found == pytest.approx([0, 0.3, 0.6, 0.45, 0.15, 0])
+    swav = {"start": 0.1, "base": 1.0, "final": 0.2, "batch_size": 512, "total": 40, "warmup": 10}
+    found = [schedules.swav_cosine(n, **swav) for n in (0, 3, 9, 10, 20, 30, 40)]
+    assert found == pytest.approx([0.2, 0.8, 2, 2, 0.4 + 0.75 * 1.6, 0.4 + 0.25 * 1.6, 0.4])
+    assert schedules.swav_cosine(1, **swav | {"warmup": 2}) == pytest.approx(2)
+    by_epoch = [schedules.cosine_by_epoch(n, base=0.03, batch_size=512, epochs=30) for n in (0, 10, 20)]
+    assert by_epoch == pytest.approx([0.06, 0.045, 0.015])
+    decay = [schedules.step_decay(n, base=0.1, batch_size=512, every=30) for n in (0, 29, 30, 59, 60)]
+    assert decay == pytest.approx([0.2, 0.2, 0.02, 0.02, 0.002])
+    assert [schedules.target_momentum(n, base=0.9, total=30) for n in (0, 10, 20, 30)] == pytest.approx(
+        [0.9, 0.925, 0.975, 1]
+    )
 
 
 def test_tau_can_stay() -> None:

@@ -22,6 +22,7 @@ from zoo.datasets.dataset import open_dataset
 from zoo.errors import UserError
 from zoo.models.registry import ARCHITECTURES
 from zoo.models.resnet import build_encoder
+from zoo.numerics.counter_rng import permutation
 
 
 def info(step: int, tau: float = 0.9) -> StepInfo:
@@ -185,13 +186,41 @@ def test_symmetric_moco_is_the_mean_of_both_directions() -> None:
     assert int(model.queue_pointer) == 8
 
 
+def test_the_parts_of_bn_see_shuffled_keys_on_one_rank() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model = MoCoV2(nn.Sequential(*layers), 6, out=4, queue=8, bn_parts=2, seed=5)
+    model.before_step(info(3))
+    views = torch.randn(8, 3, 6, 6)
+    conv, _, *after = model.key_encoder
+
+    def keys(order: Tensor) -> Tensor:
+        """Computed in this order, image i in part i modulo 2, and given back in the order of the images."""
+        maps = conv(views[order])
+        for part in (0, 1):
+            maps[part::2] = F.batch_norm(maps[part::2], None, None, training=True)
+        found = F.normalize(model.key_projector(nn.Sequential(*after)(maps)), dim=1)
+        return found[order.argsort()]
+
+    with torch.no_grad():
+        shuffled, plain = keys(torch.from_numpy(permutation(5, 3, 8))), keys(torch.arange(8))
+    assert not torch.allclose(shuffled, plain, atol=1e-2)
+    assert torch.allclose(model._compute_keys(views), shuffled, atol=1e-6)
+
+
 def test_split_bn_is_bn_of_each_part() -> None:
     x = torch.randn(8, 3, 2, 2)
     bn, reference = nn.Sequential(nn.BatchNorm2d(3)), nn.BatchNorm2d(3)
     split_batch_norm(bn, 4)
     y = bn(x)
+    means, variances = [], []
     for part in range(4):
+        reference.reset_running_stats()
         assert torch.allclose(y[part::4], reference(x[part::4]), atol=1e-6)
+        means.append(reference.running_mean.clone())
+        variances.append(reference.running_var.clone())
+    assert torch.allclose(bn[0].running_mean, torch.stack(means).mean(0), atol=1e-6)
+    assert torch.allclose(bn[0].running_var, torch.stack(variances).mean(0), atol=1e-6)
     assert torch.allclose(bn.eval()(x), F.batch_norm(x, bn[0].running_mean, bn[0].running_var, eps=1e-5))
     assert set(bn.state_dict()) == {f"0.{k}" for k in reference.state_dict()}
 
@@ -247,6 +276,21 @@ def test_the_queue_starts_in_its_epoch_and_is_used_once_full() -> None:
     assert int(model.queue_rows) == 12
     newest = F.normalize(model.projector(model.encoder(torch.cat(crops))), dim=1)[:4]
     assert torch.allclose(model.queue[0, :4], newest)
+
+
+def test_the_queue_of_micro_batches_is_that_of_the_whole_batch() -> None:
+    whole, parts = swav(queue=12, queue_from_epoch=0), swav(queue=12, queue_from_epoch=0)
+    whole.projector = parts.projector = nn.Linear(6, 4).double()  # no BN, whose statistics differ
+    for step in (0, 1):
+        crops = [rows(4, seed=10 * step + n) for n in range(3)]
+        for model, count in ((whole, 1), (parts, 2)):
+            model.before_step(info(step))
+            for micro in zip(*(crop.chunk(count) for crop in crops), strict=True):
+                model(list(micro))
+            model.after_step(info(step))
+    assert int(parts.queue_rows) == 8
+    assert torch.equal(parts.queue[:, 8:], torch.zeros(2, 4, 4).double())
+    assert torch.allclose(whole.queue, parts.queue)
 
 
 def test_crops_of_two_sizes_pass() -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from zoo.embeddings import plan as plan_module
 from zoo.embeddings.fingerprint import Fingerprint, differences
-from zoo.embeddings.plan import Plan
+from zoo.embeddings.plan import Duplicate, Plan, digest_of
 from zoo.errors import UserError
 from zoo.sources.file_listing import FILES
 
@@ -62,6 +63,80 @@ def test_a_saved_plan_comes_back_and_the_first_one_stays(tmp_path: Path) -> None
     assert loaded is not None
     assert (loaded.fingerprint, loaded.key, loaded.reuse.tolist()) == (FINGERPRINT, plan.key, [-1, 7])
     assert loaded.same_files(plan.files)
+
+
+def with_duplicates(first: list[int], **changes: Any) -> Plan:
+    """Seven files in shards of four; ``first`` is the row of the first file with the same bytes, -1 for none."""
+    n = len(first)
+    facts = {
+        "zoo.copy_of": pa.array(first, pa.int64()),
+        "zoo.sha256": [f"{row:064d}" for row in range(n)],
+        "zoo.width": pa.array([None, *range(1, n)], pa.int32()),
+        "zoo.height": pa.array([None, *range(11, n + 10)], pa.int32()),
+    }
+    return Plan.new(replace(FINGERPRINT, near_threshold=0.9, **changes), numbered(n), pa.table(facts))
+
+
+def test_duplicates_are_those_of_their_shard_and_are_not_computed(tmp_path: Path) -> None:
+    plan = with_duplicates([-1, 0, -1, 2, -1, 0, -1])
+    path = tmp_path / "plan"
+    assert plan.save(path, tmp_path)
+    loaded = Plan.load(path)
+    assert loaded is not None
+    assert loaded.key == plan.key
+    for found in (plan, loaded):
+        assert found.duplicates_in(0) == [
+            Duplicate(1, b"000.jpg", f"{1:064d}", 1, 11),
+            Duplicate(3, b"002.jpg", f"{3:064d}", 3, 13),
+        ]
+        assert found.duplicates_in(1) == [Duplicate(5, b"000.jpg", f"{5:064d}", 5, 15)]
+        assert [found.to_compute(shard).tolist() for shard in range(2)] == [[0, 2], [4, 6]]
+        assert found.first_of_bytes.tolist() == [0, 0, 2, 2, 4, 0, 6]
+        assert found.same_files(plan.files)
+        assert found.files.schema.names == FILES.names
+    assert not loaded.same_files(numbered(6))
+    assert with_duplicates([-1, 0, -1, 2, -1, 4, -1]).key != plan.key
+    without = Plan.new(FINGERPRINT, numbered(3))
+    assert (without.duplicates_in(0), without.first_of_bytes.tolist()) == ([], [0, 1, 2])
+
+
+def test_kept_columns_are_part_of_the_key_and_stay(tmp_path: Path) -> None:
+    def keeping(values: list[float]) -> Plan:
+        files = numbered(3).append_column("score", pa.array(values))
+        return Plan.new(replace(FINGERPRINT, keep=("score",)), files)
+
+    plan = keeping([0.5, 1.5, float("nan")])
+    assert plan.kept.schema.names == ["score"]
+    assert keeping([0.5, 1.5, float("nan")]).key == plan.key
+    assert keeping([0.5, 1.5, 2.0]).key != plan.key
+    assert plan.save(tmp_path / "plan", tmp_path)
+    loaded = Plan.load(tmp_path / "plan")
+    assert loaded is not None
+    assert (loaded.key, loaded.kept["score"].to_pylist()[:2]) == (plan.key, [0.5, 1.5])
+
+
+def test_a_digest_is_of_names_types_and_every_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {"a": pa.array(range(10), pa.int64()), "b": pa.array([f"é{n}" for n in range(10)])}
+    digest = digest_of(pa.table(columns))
+    assert digest.hex().startswith("ac993a74ec428132")  # plans of earlier versions must keep their key
+    chunked = pa.concat_tables([pa.table(columns).slice(0, 3), pa.table(columns).slice(3)])
+    assert digest_of(chunked) == digest
+    for changed in (
+        columns | {"a": pa.array(range(10), pa.int32())},
+        columns | {"a": pa.array([*range(9), 8], pa.int64())},
+        {"c": columns["a"], "b": columns["b"]},
+        {"b": columns["b"], "a": columns["a"]},
+    ):
+        assert digest_of(pa.table(changed)) != digest
+    monkeypatch.setattr(plan_module, "_VALUES_AT_ONCE", 4)
+    assert digest_of(pa.table(columns)) == digest_of(chunked)
+    assert digest_of(pa.table(columns)) != digest_of(pa.table(columns | {"a": pa.array([*range(9), 8], pa.int64())}))
+
+
+def test_a_key_stays_what_it_was() -> None:
+    """A result of an earlier version is continued only under the same key."""
+    assert Plan.new(FINGERPRINT, numbered(5)).key.startswith("17aed91a89971873")
+    assert with_duplicates([-1, 0, -1, 2, -1, 0, -1]).key.startswith("275cd2b8cb412ff5")
 
 
 def test_a_damaged_plan_is_one_line(tmp_path: Path) -> None:

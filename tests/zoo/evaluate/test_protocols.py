@@ -104,6 +104,21 @@ def test_leave_one_out_is_scikit_learn_s(monkeypatch: pytest.MonkeyPatch) -> Non
     assert tried["k 3, t 0.1"] == pytest.approx(100 * float((np.concatenate(right) == labels).mean()), abs=0.01)
 
 
+def test_knn_s_constants_are_those_of_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wu et al.: k 200 and t .07; DINO, app. F: k 20; lightly's benchmarks: t .1."""
+    assert (knn.K, knn.TEMPERATURE) == (20, 0.07)
+    assert (knn.K_VALUES, knn.TEMPERATURES, knn.LEAVE_ONE_OUT) == ((200, 20), (0.07, 0.1), 10_000)
+    assert knn.KnnOptions() == knn.KnnOptions((200, 20), (0.07, 0.1))
+    for k, temperature in (((), (0.1,)), ((5,), ()), ((0,), (0.1,)), ((5,), (0.0,))):
+        with pytest.raises(UserError, match="--set k and --set temperature take values above 0"):
+            knn.KnnOptions(k, temperature)
+    monkeypatch.setattr(knn, "LEAVE_ONE_OUT", 7)  # of 60 images seven are classified
+    features, labels = clusters(60)
+    _, tried = knn.choose_by_leave_one_out(torch.from_numpy(features), torch.from_numpy(labels))
+    assert list(tried) == ["k 200, t 0.07", "k 200, t 0.1", "k 20, t 0.07", "k 20, t 0.1"]
+    assert all(score in [round(100 * n / 7, 2) for n in range(8)] for score in tried.values())
+
+
 def clusters(n: int, dim: int = 10, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Features on very different scales, with labels that they tell in part."""
     rng = np.random.default_rng(seed)

@@ -292,14 +292,20 @@ def test_the_output_may_lie_among_the_images(images: Path) -> None:
 
 def test_what_cannot_be_run_is_one_line(images: Path, out: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for options in ({"batch_size": 0}, {"shard_size": 0}, {"workers": 0}, {"format": "csv"}, {"max_pixels": 10**9}):
-        with pytest.raises(UserError):
+    for options, message in (
+        ({"batch_size": 0}, "batch size 0: give"),
+        ({"shard_size": 0}, "shard size 0: give"),
+        ({"workers": 0}, "workers 0: give"),
+        ({"format": "csv"}, "csv"),
+        ({"max_pixels": 10**9}, "max pixels 1000000000: give"),
+    ):
+        with pytest.raises(UserError, match=message):
             run(images, out, **options)
     with pytest.raises(UserError, match="does not exist"):
         run(tmp_path / "absent", out)
     assert not out.exists()
-    for bad in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match=r"is a file|Not a directory"):
+    for bad, message in ((tmp_path / "file", "is a file"), (tmp_path / "file" / "below", "Not a directory")):
+        with pytest.raises(UserError, match=message):
             run(images, bad)
 
 

@@ -105,8 +105,13 @@ def test_a_number_stands_in_a_published_table_only_on_the_same_data() -> None:
     ],
 )
 def test_other_data_and_reduced_protocols_stay_out_of_published_tables(changes: dict[str, Any]) -> None:
-    for table in tables.build([result(**changes)]):
-        assert "measured with" in table.title or {row.kind for row in table.rows} == {"published"}
+    built = tables.build([result(**changes)])
+    (own,) = (table for table in built if "measured with" in table.title)
+    assert [row.kind for row in own.rows] == ["measured"]
+    others = [table for table in built if table is not own]
+    assert len(others) == len(tables.published())
+    for table in others:
+        assert {row.kind for row in table.rows} == {"published"}, table.title
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_rows_that_the_graph_cannot_reach_are_found_too() -> None:
     sparse.add(np.arange(200), vectors)
     sparse.expansion_search = 400
     assert min(sparse.search(vectors[:3], 200, threads=1).counts) < 200
-    for row, (found, cosines) in enumerate(HNSWSearch(sparse).search(vectors[:3], 200)):
+    for row, (found, cosines) in zip(range(3), HNSWSearch(sparse).search(vectors[:3], 200), strict=True):
         assert found.tolist() == reference(vectors, vectors[row], 200)
         assert (np.diff(cosines) <= 0).all()
 

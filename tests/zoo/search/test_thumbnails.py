@@ -43,12 +43,13 @@ def test_only_images_of_the_collection_are_shown(photos_out: Path, tmp_path: Pat
 
 def test_paths_of_an_altered_table_are_refused(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    shutil.copy(PHOTOS / "rocket.jpg", tmp_path / "secret.jpg")  # only its place can be the reason
     paths = [b"../secret.jpg", str(tmp_path / "secret.jpg").encode(), b"a\0b.jpg", b"."]
     thumbnails = Thumbnails(make(tmp_path / "out", clusters(4, 4), paths=paths), str(tmp_path / "images"))
-    for row in range(4):
-        with pytest.raises(UnreadableImage):
+    for row, reason in enumerate(("no-permission", "no-permission", "missing", "not-a-file")):
+        with pytest.raises(UnreadableImage) as caught:
             thumbnails.small(row)
+        assert caught.value.reason == reason, paths[row]
 
 
 def test_thumbnails_of_a_tar(tmp_path: Path) -> None:

@@ -102,12 +102,13 @@ def test_a_broken_exif_block_does_not_fail_a_good_picture(block: bytes, tiff_lik
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
-    values = np.array([[0, 255, 1000, 40000, 65535]], np.uint16)
+    values = np.array([[0, 128, 129, 255, 1000, 40000, 65535]], np.uint16)
+    expected = [0, 0, 1, 1, 4, 156, 255]  # the nearest: 128 / 257 is .498
     for format in ("PNG", "TIFF"):
         result = pixels(encode(Image.fromarray(values), format))
-        assert result[0].tolist() == [[v] * 3 for v in (0, 1, 4, 156, 255)]
-    big_endian = Image.frombytes("I;16B", (5, 1), values.astype(">u2").tobytes())
-    assert pixels(encode(big_endian, "TIFF"))[0, :, 0].tolist() == [0, 1, 4, 156, 255]
+        assert result[0].tolist() == [[v] * 3 for v in expected]
+    big_endian = Image.frombytes("I;16B", (7, 1), values.astype(">u2").tobytes())
+    assert pixels(encode(big_endian, "TIFF"))[0, :, 0].tolist() == expected
 
 
 def test_integers_are_read_as_sixteen_bits_where_they_fit() -> None:

@@ -69,20 +69,28 @@ def test_json_and_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "message"),
     [
-        {"input_size": 224, "resize": 200},
-        {"input_size": 0, "resize": 200},
-        {"input_size": 224, "resize": 256, "interpolation": "cubic"},
-        {"input_size": 224, "resize": 256, "std": [0.5, 0.0, 0.5]},
-        {"input_size": 224, "resize": 256, "mean": [0.5]},
-        {"input_size": 224, "resize": 256, "crop": 1},
-        {"input_size": 224},
+        ({"input_size": 224, "resize": 200}, r"input_size 224 is not in 1\.\.200"),
+        ({"input_size": 0, "resize": 200}, r"input_size 0 is not in 1\.\.200"),
+        ({"input_size": 224, "resize": 256, "interpolation": "cubic"}, "interpolation must be one of"),
+        ({"input_size": 224, "resize": 256, "std": [0.5, 0.0, 0.5]}, "three numbers each"),
+        ({"input_size": 224, "resize": 256, "std": [0.5, 0.5]}, "three numbers each"),
+        ({"input_size": 224, "resize": 256, "mean": [0.5]}, "three numbers each"),
+        ({"input_size": 224, "resize": 256, "resizing": "jax"}, "resizing must be one of"),
+        ({"input_size": 224, "resize": 256, "resizing": "byol", "interpolation": "bilinear"}, "byol is bicubic, not"),
+        ({"input_size": 224, "resize": 256, "crop": 1}, r"\['crop'\] not known"),
+        ({"input_size": 224}, "input_size and resize are needed"),
     ],
 )
-def test_what_makes_no_sense_is_refused(fields: dict[str, object]) -> None:
-    with pytest.raises(UserError):
+def test_what_makes_no_sense_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=f"^preprocessing: .*{message}"):
         Preprocessing.from_json(fields)
+
+
+def test_the_smallest_and_equal_sizes_are_taken() -> None:
+    assert Preprocessing(1, 1).pixels(picture(5, 3)).shape == (1, 1, 3)
+    assert Preprocessing(16, 16).pixels(picture(16, 16)).shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize(("name", "third_std"), [("simsiam_r50", 0.229), ("mocov2_r50", 0.229), ("swav_r50", 0.228)])

@@ -97,8 +97,16 @@ PUBLISHED = {
 
 
 def evaluate(context: Context) -> Result:
-    """Train a head per learning rate, choose one on held-out images, and return top-1 on the test split."""
+    """Train a head per learning rate, choose one on held-out images, and return top-1 on the test split.
+
+    Raises:
+        UserError: data or options cannot be used, ``held_out`` with a single learning rate among them.
+    """
     options = context.options(PUBLISHED[context.protocol])
+    if options.held_out and len(options.lr) == 1:
+        raise UserError(
+            "--set held_out chooses between learning rates: give several, as --set lr=0.4,0.1, or leave held_out out"
+        )
     splits = open_splits(context.data, context.seed)
     train, test = splits.train, splits.test
     embedder, labels, classes = _with_size(context.embedder, options.size), train.labels, len(train.classes)
@@ -106,8 +114,9 @@ def evaluate(context: Context) -> Result:
 
     # rows that choose the learning rate, where there are several
     choosing = len(options.lr) > 1
-    held, chosen_by = held_out_rows(train, options.held_out, context.seed)
-    held, chosen_by = (held, chosen_by) if choosing else (held[:0], "given")
+    held, chosen_by = np.empty(0, np.int64), "given"
+    if choosing:
+        held, chosen_by = held_out_rows(train, options.held_out, context.seed)
 
     # one head per learning rate for the score, then one each for the choice, which does not see the held-out rows
     peaks = [lr * options.batch / 256 if options.scaled else lr for lr in options.lr]

@@ -25,6 +25,10 @@ def section(facts: Facts) -> str:
     again = (
         f" The recipe with their constants, to train it again: `zoo-train run {facts.recipe}`." if facts.recipe else ""
     )
+    method = METHODS.get(facts.method)
+    # Supervised weights with another recipe than ours are none that fp32 reproduces.
+    if method and method.precision and (facts.recipe or facts.method != "supervised"):
+        again += f" {method.precision}"
     text = f"## Training\n\n{wrap(what + again)}"
     if facts.others:
         text += "\n\n" + wrap(f"Other weights of this network: {', '.join(f'`{o}`' for o in facts.others)}.")

@@ -15,14 +15,20 @@ class MethodText:
         learns: one sentence about the training signal.
         bibtex: the paper.
         compute: the training time of the authors' ResNet-50 with its source; "" where they give none.
+        precision: how the number format of ``zoo-train``'s recipes differs from the authors'; "" without such recipes.
     """
 
     title: str
     learns: str
     bibtex: str
     compute: str = ""
+    precision: str = ""
 
 
+_FP32 = "The training recipe here uses bf16 autocast by default; `precision=fp32` reproduces the original."
+_MIXED = (  # facebookresearch/swav, main_swav.py: apex O1
+    "The training recipe here uses bf16 autocast by default, the original mixed fp16; `precision=fp32` is neither."
+)
 _SWAV_PAPER = """@inproceedings{caron2020swav,
   title     = {Unsupervised Learning of Visual Features by Contrasting Cluster Assignments},
   author    = {Caron, Mathilde and Misra, Ishan and Mairal, Julien and Goyal, Priya and Bojanowski, Piotr and
@@ -48,6 +54,7 @@ METHODS: Mapping[str, MethodText] = {
   note      = {arXiv 2006.07733}
 }""",
         "about 8 hours on 512 Cloud TPU v3 cores for ResNet-50 1x at 1000 epochs (paper, implementation details)",
+        precision=_FP32,
     ),
     "simsiam": MethodText(
         "SimSiam",
@@ -60,6 +67,7 @@ METHODS: Mapping[str, MethodText] = {
   year      = {2021},
   note      = {arXiv 2011.10566}
 }""",
+        precision=_FP32,
     ),
     "simclr": MethodText(
         "SimCLR",
@@ -72,6 +80,7 @@ METHODS: Mapping[str, MethodText] = {
   note      = {arXiv 2002.05709}
 }""",
         "about 1.5 hours per 100 epochs on 128 TPU v3 cores for ResNet-50 1x at batch 4096 (paper, section 2.2)",
+        precision=_FP32,
     ),
     "moco": MethodText(
         "MoCo v2",
@@ -84,11 +93,13 @@ METHODS: Mapping[str, MethodText] = {
   year    = {2020}
 }""",
         "53 hours per 200 epochs on 8 V100 GPUs for ResNet-50 at batch 256 (paper, table 3)",
+        precision=_FP32,
     ),
     "swav": MethodText(
         "SwAV",
         "One view of an image predicts the cluster of another view, the clusters being found along; no labels",
         _SWAV_PAPER,
+        precision=_MIXED,
     ),
     "mocov1": MethodText(
         "MoCo v1",
@@ -122,6 +133,7 @@ METHODS: Mapping[str, MethodText] = {
   year      = {2016},
   note      = {arXiv 1512.03385}
 }""",
+        precision=_FP32,
     ),
 }
 

@@ -108,6 +108,16 @@ def test_a_list_names_the_held_out_images(tiles: Path, tiny_weights: str, tmp_pa
         linear_sgd.held_out_rows(train, str(tmp_path / "none.txt"), 0)
 
 
+@pytest.mark.parametrize(("protocol", "settings"), [("linear-moco", {}), ("linear-sgd", {"lr": "0.1"})])
+def test_a_list_without_a_choice_is_refused(
+    protocol: str, settings: dict[str, str], tiles: Path, tiny_weights: str, tmp_path: Path
+) -> None:
+    """Whether or not the file can be read: a single learning rate would leave it unused."""
+    for held_out in (tmp_path / "none.txt", tiles):
+        with pytest.raises(UserError, match=r"^--set held_out chooses between learning rates: give several, .*lr="):
+            evaluate(protocol, tiny_weights, tiles, settings={"epochs": "1", "held_out": str(held_out), **settings})
+
+
 @pytest.mark.parametrize(("protocol", "high"), [("linear-sgd", "4"), ("linear-lars", "400")])
 def test_the_sweep_learns_and_is_the_same_again(
     protocol: str, high: str, tiles: Path, tiny_weights: str, cache: Path
