@@ -70,7 +70,7 @@ def test_a_block_that_fails_is_named(tmp_path: Path, text: str, message: str) ->
     [
         ("zoo extrakt --out OUT", "zoo has no command extrakt"),
         ("zoo extract --images DIR \\\n    --ouput OUT", "zoo extract has no option --ouput"),
-        ("zoo-train run NAME --epochs 3 --data D", "zoo-train run has no option --epochs"),
+        ("zoo-train run NAME --rounds 3 --data D", "zoo-train run has no option --rounds"),
         ("pip install x && zoo fetch NAME --fast", "zoo fetch has no option --fast"),
     ],
 )

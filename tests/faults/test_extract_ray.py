@@ -37,7 +37,9 @@ def test_without_ray_one_line_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "ray", None)
 
     def error(*options: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["zoo", "extract", "--images", "x", "--out", str(tmp_path / "out"), *options])
+        monkeypatch.setattr(
+            sys, "argv", ["zoo", "extract", "--images", str(tmp_path), "--out", str(tmp_path / "out"), *options]
+        )
         assert exit_code(app, "zoo", "") == EXIT_USER_ERROR
         return capsys.readouterr().err
 

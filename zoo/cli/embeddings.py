@@ -161,7 +161,7 @@ def extract(
         raise UserError(f"the images are given twice, as {source!r} and as --images {reading.images!r}: leave one out")
     images = source if source is not None else reading.images
     if images is None:
-        raise UserError("give the images: zoo extract IMAGES --out OUT")
+        raise UserError("give the images: zoo extract IMAGES --out OUT. See `zoo extract --help`.")
     # Say at once what needs no library.
     require_device_name(network.device)
     require_path(images, f"{images} does not exist: give the folder that holds the images")

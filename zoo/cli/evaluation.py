@@ -68,7 +68,6 @@ def evaluate(
     from zoo.cli.model_info import say_default
     from zoo.evaluate.run import evaluate as run_protocol
 
-    say_default(model)
     result = run_protocol(
         protocol,
         model,
@@ -81,6 +80,7 @@ def evaluate(
         root=root,
         subset_files=subset_files,
     )
+    say_default(model)
     print_result(result)
 
 
@@ -112,7 +112,7 @@ def report(
     if model and data is None:
         raise UserError("--model needs --data: give a labelled folder with train and test")
     models = (model or [DEFAULT_MODEL]) if data is not None else []
-    for name in models:
-        say_default(name)
     for path in write(folders, out, data=data, models=models, device=device):
         print_line(path)
+    for name in models:
+        say_default(name)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypedDict
 
 from zoo.errors import UserError
-from zoo.evaluate.result import read_result
 from zoo.hub import pretrained
 from zoo.hub.weights import RANDOM
 from zoo.models import registry
@@ -301,6 +300,8 @@ def _to_json(spec: ModelSpec) -> dict[str, object]:
 
 def measured_scores(name: str, tag: str) -> list[MeasuredScore]:
     """Read the scores of these weights from ``model_cards/results``; none if that folder was not installed."""
+    from zoo.evaluate.result import read_result  # which imports numpy
+
     scores: list[MeasuredScore] = []
     for path in sorted((RESULTS / f"{name}.{tag}").glob("*.json")):
         if path.name == "training.json":

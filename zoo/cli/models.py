@@ -106,11 +106,11 @@ def export(
         out = out.with_name(f"{out.name}.onnx")
     if not model.endswith(".onnx"):
         locate(model)  # a wrong name is an error before a line of progress
-    say_default(model)
     with Progress("steps") as progress:
         progress.say(f"opening {model}")
         embedder = load(model, device="cpu", normalize=normalize)
         exported = export_onnx(embedder, out, variant, calibrate=calibrate, report=progress.say)
+    say_default(model)
     print_exported(exported)
 
 

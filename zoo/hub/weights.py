@@ -251,6 +251,7 @@ def head_states(file: WeightFile) -> dict[str, dict[str, Tensor]]:
     found = {}
     for part in PARTS:
         own = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+        own = without_counters(own)
         if set(own) <= {"weight", "bias"}:  # a single layer: SwAV's prototypes, a classifier
             own = {f"0.{key}": value for key, value in own.items()}
         try:
@@ -258,7 +259,7 @@ def head_states(file: WeightFile) -> dict[str, dict[str, Tensor]]:
             expected = {k: v.shape for k, v in build_head(layout).state_dict().items()}
         except (ValueError, KeyError, UserError):
             continue
-        if without_counters(expected) == without_counters({k: v.shape for k, v in own.items()}):
+        if without_counters(expected) == {k: v.shape for k, v in own.items()}:
             found[part] = own
     return found
 

@@ -11,6 +11,7 @@ import pytest
 from zoo.convert.readers import tf_checkpoint
 from zoo.convert.readers.tf_checkpoint import read_bundle
 from zoo.errors import UserError
+from zoo.numerics.crc32c import masked_crc32c
 
 MAGIC = 0xDB4775248B80FB57
 TYPES = {"<f4": 1, "<f8": 2, "<i4": 3, "<i8": 9, "<f2": 19}
@@ -56,7 +57,8 @@ def table(blocks: list[bytes], *, compression: int = 0, magic: int = MAGIC) -> b
             content = block(handles)
         handle = varint(len(data)) + varint(len(content))
         handles.append((b"%d" % n, handle))
-        data += content + bytes([compression]) + b"crc4"
+        whole = content + bytes([compression])
+        data += whole + masked_crc32c(whole).to_bytes(4, "little")
     meta = varint(0) + varint(8)
     return data + (meta + handle).ljust(40, b"\0") + magic.to_bytes(8, "little")
 
@@ -177,9 +179,9 @@ def test_a_saved_model_beside_the_checkpoint_does_not_count(tmp_path: Path) -> N
 
 def test_a_large_index_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = bundle(tmp_path / "m", one(), DATA)
-    assert tf_checkpoint._MAX_INDEX_BYTES == 64 * 2**20
+    assert tf_checkpoint._MAX_INDEX_BYTES == 4 * 2**20
     monkeypatch.setattr(tf_checkpoint, "_MAX_INDEX_BYTES", len(one()))
     assert list(read_bundle(folder)) == ["w"]
     monkeypatch.setattr(tf_checkpoint, "_MAX_INDEX_BYTES", len(one()) - 1)
-    with pytest.raises(UserError, match="larger than 64 MB"):
+    with pytest.raises(UserError, match="larger than 4 MB"):
         read_bundle(folder)

@@ -30,7 +30,7 @@ from zoo.embeddings.verify import verify
 from zoo.errors import UserError
 from zoo.extraction.incremental import install_staged
 from zoo.search.collection import Collection
-from zoo.search.index import build, open_index
+from zoo.search.index import FOLDER, build, open_index
 from zoo.search.pca_map import pca_points
 from zoo.search.query import nearest, open_model
 from zoo.search.thumbnails import Thumbnails
@@ -125,7 +125,7 @@ def test_a_manifest_names_no_file_outside_its_folder(out: Path, tmp_path: Path) 
 
 
 def test_any_index_json(out: Path) -> None:
-    file = out / "index" / "index.json"
+    file = out / FOLDER / "index.json"
     for what, data in mutations(json.loads(file.read_text())):
         file.write_bytes(data)
         ends_well(lambda: search_by(out), what)

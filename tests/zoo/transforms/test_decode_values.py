@@ -48,7 +48,7 @@ def test_a_damaged_annotation_has_a_reason() -> None:
         with pytest.raises(UnreadableImage) as caught:
             decode_values(data[:end])
         assert caught.value.reason == "truncated"
-    with pytest.raises(UnreadableImage, match="40 pixels, more than 1199"):
+    with pytest.raises(UnreadableImage, match="40 pixels, more than the 1199 of --max-pixels"):
         decode_values(data, max_pixels=1199)
     assert decode_values(data, max_pixels=1200).shape == (40, 30)
 
