@@ -24,7 +24,8 @@ from training.recipes.config import Heads, Objective, Recipe, View
 from zoo.datasets.dataset import Dataset
 from zoo.models.registry import ARCHITECTURES, Architecture
 
-METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised")
+METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised", "instdisc")
+BANKS = ("instdisc",)  # have a memory bank, and BN per rank
 _OPTIM: dict[str, dict[str, Any]] = {
     "simclr": {"name": "lars_classic", "schedule": "step"},
     "swav": {"name": "larc", "schedule": "swav", "final_lr": 0.001},
@@ -32,6 +33,10 @@ _OPTIM: dict[str, dict[str, Any]] = {
 _VIEWS: dict[str, dict[str, Any]] = {
     "swav": {"small": View(), "small_size": 24, "small_count": 2},
     "supervised": {"second": None},
+    "instdisc": {"second": None},
+}
+_OPTIONS: dict[str, dict[str, int | float | str]] = {
+    "instdisc": {"negatives": 12, "bank_momentum": 0.5, "loss": "nce"},
 }
 _OBJECTIVES = {
     "mocov2": Objective(queue=40, temperature=0.2, key_momentum=0.9),
@@ -77,6 +82,7 @@ def tiny(method: str, *, optim: dict[str, Any] | None = None, **changes: Any) ->
             "heads": Heads(hidden=16, out=8, projector_layers=2, prototypes=12, classes=2),
             "objective": _OBJECTIVES.get(method, Objective()),
             "optim": replace(base.optim, **settings),
+            "options": _OPTIONS.get(method, {}),
             "checkpoint_steps": 3,
             "monitor_epochs": 0,
         }
@@ -93,7 +99,7 @@ def tiny_run(
     change: Callable[[nn.Module], None] = lambda module: None,
 ) -> Run:
     """``recipe`` before its first step, with its network in ``dtype`` and changed by ``change``; no checkpoints."""
-    method = build_method(recipe)
+    method = build_method(recipe, len(dataset))
     change(method)
     recipe = replace(recipe, checkpoint_steps=1_000_000)
     return new_run(recipe, dataset, folder, torch.device("cpu"), method.to(dtype))

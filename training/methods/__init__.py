@@ -3,6 +3,7 @@
 from training.methods.base import Method, StepInfo
 from training.methods.byol import BYOL
 from training.methods.find import METHODS, build_method, find_method
+from training.methods.instdisc import InstDisc
 from training.methods.mocov2 import MoCoV2
 from training.methods.simclr import SimCLR
 from training.methods.simsiam import SimSiam
@@ -12,6 +13,7 @@ from training.methods.swav import SwAV
 __all__ = [
     "BYOL",
     "METHODS",
+    "InstDisc",
     "Method",
     "MoCoV2",
     "SimCLR",

@@ -8,6 +8,7 @@ import torch
 
 from training.methods.base import Method
 from training.methods.byol import BYOL
+from training.methods.instdisc import InstDisc
 from training.methods.mocov2 import MoCoV2
 from training.methods.simclr import SimCLR
 from training.methods.simsiam import SimSiam
@@ -24,6 +25,7 @@ METHODS: Mapping[str, type[Method]] = {
     "simclr": SimCLR,
     "mocov2": MoCoV2,
     "swav": SwAV,
+    "instdisc": InstDisc,
     "supervised": Supervised,
 }
 

@@ -16,6 +16,9 @@ from training.recipes.config import Heads, Objective, Optim, Recipe, View, Views
 MOCO_VIEW = View(min_area=0.2, saturation=0.4, blur_p=0.5)  # official main_moco.py --aug-plus, main_simsiam.py
 SIMCLR_VIEW = View(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_p=0.5)  # strength 1 (data_util.py)
 
+LEM_VIEW = View(min_area=0.2, jitter_p=1.0, saturation=0.4, hue=0.4, blur_p=0.0)  # LEM main.py:116-127
+PYC_VIEW_A = replace(LEM_VIEW, min_area=0.08)  # PyContrast datasets/util.py:227-244, crops of methods with a bank
+
 
 def byol_in1k(architecture: str, epochs: int) -> Recipe:
     """BYOL on ImageNet-1k, batch 4096 ([B] section 3.3 and app. F; deepmind-research, ``byol/configs/byol.py``).
@@ -240,4 +243,41 @@ def supervised_in1k(architecture: str) -> Recipe:
             name="sgd", lr=0.1, batch_size=256, epochs=90, warmup_epochs=0, schedule="decay", weight_decay=1e-4
         ),
         precision="bf16",
+    )
+
+
+def instdisc_in1k() -> Recipe:
+    """InstDisc on ImageNet-1k, batch 256, 200 epochs, NCE with 4096 negatives (lemniscate.pytorch f7cfe29, main.py)."""
+    return Recipe(
+        "instdisc_r50_in1k_200ep",
+        "instdisc",
+        "r50",
+        views=Views(operations="torchvision", first=LEM_VIEW, second=None),
+        heads=Heads(out=128),
+        objective=Objective(temperature=0.07),
+        optim=Optim(
+            name="sgd",
+            lr=0.03,
+            batch_size=256,
+            epochs=200,
+            warmup_epochs=0,
+            schedule="decay",
+            decay_start=120,  # and again at 160
+            decay_epochs=40,
+            weight_decay=1e-4,
+        ),
+        options={"negatives": 4096, "bank_momentum": 0.5, "loss": "nce", "bank_start": "uniform"},
+        precision="bf16",
+    )
+
+
+def instdisc_pycontrast_in1k() -> Recipe:
+    """PyContrast's InsDis (84f94ea, ``--method InsDis --cosine``): InfoNCE with 65 536 negatives, cosine by epoch."""
+    base = instdisc_in1k()
+    return replace(
+        base,
+        name="instdisc_r50_in1k_200ep_pycontrast",
+        views=replace(base.views, first=PYC_VIEW_A),
+        optim=replace(base.optim, schedule="epoch_end", final_lr=0.03e-3, decay_start=0, decay_epochs=30),
+        options={"negatives": 65_536, "bank_momentum": 0.5, "loss": "softmax", "bank_start": "normal_unit"},
     )

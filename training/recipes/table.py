@@ -15,6 +15,8 @@ from training.recipes.config import Recipe
 from training.recipes.imagenet import (
     byol_in1k,
     byol_r50_in1k_1000ep_b512,
+    instdisc_in1k,
+    instdisc_pycontrast_in1k,
     mocov2_in1k,
     mocov2_symmetric_in1k,
     simclr_3layer_in1k,
@@ -65,10 +67,12 @@ class RecipeEntry:
 
 
 _METHODS: tuple[str, ...] = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised")
+_BANK_METHODS = ("instdisc",)
 _SMALL_DATA: dict[SmallData, str] = {"cifar10": "CIFAR-10", "tin": "Tiny-ImageNet"}
 _ARCHITECTURES = ("r18", "r50", "r50x2", "r50x4", "r200", "r200x2")
 _TPU, _GPU8, _GPU1 = "512 TPU v3 cores", "8 V100", "1 RTX A6000"
 GROUP = "siamese_zoo.recipes"  # of entry points
+_GPUS = "GPUs, number not stated"
 _IN1K, _S4 = "ImageNet-1k", "[S] table 4"
 
 _BYOL_SCORES: dict[tuple[str, int], tuple[str, ...]] = {
@@ -189,6 +193,14 @@ def _swav() -> list[RecipeEntry]:
     ]
 
 
+def _instdisc() -> list[RecipeEntry]:
+    pyc = "PyContrast's readme"
+    return [
+        RecipeEntry(instdisc_in1k, _IN1K, _GPUS, "54.99", "VISSL's model zoo, of the authors' weights"),
+        RecipeEntry(instdisc_pycontrast_in1k, _IN1K, _GPUS, "59.5", pyc),
+    ]
+
+
 def _supervised() -> list[RecipeEntry]:
     source = "torchvision, weights V1"
     return [
@@ -226,7 +238,7 @@ def _cpu_budget() -> list[RecipeEntry]:
     return [
         *(
             RecipeEntry(partial(cpu_budget, method, 3), "CIFAR-10", "1 CPU core")
-            for method in _METHODS
+            for method in (*_METHODS, *_BANK_METHODS)
             if method != "supervised"
         ),
         RecipeEntry(byol_r18_tin32, half, "2 CPU cores", "linear 12.8", "model_cards/byol_r18_mini.md"),
@@ -242,6 +254,7 @@ _ENTRIES = [
     *_mocov2(),
     *_swav(),
     *_supervised(),
+    *_instdisc(),
     *_small_budget(),
     *_cpu_budget(),
 ]

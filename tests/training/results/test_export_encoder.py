@@ -35,7 +35,7 @@ PHOTOS = sorted(Path("examples/photos").glob("*.jpg"))[:2]
 
 def exported(recipe: Recipe, folder: Path, *, step: int = 5, **options: Any) -> torch.nn.Module:
     """``e.safetensors`` and what comes with it, of a checkpoint after so many steps of ten; the network behind it."""
-    network = build_method(recipe)
+    network = build_method(recipe, 48)
     known = {"data": {"name": "Birds of 2024/train", "images": 48}, "seconds": 61.0, "hardware": ["cpu A", "cpu B"]}
     state = {"recipe": to_json(recipe), "method": network.state_dict(), "step": step, "total_steps": 10} | known
     checkpoint.save(folder, step, state)

@@ -112,6 +112,17 @@ METHODS: Mapping[str, MethodText] = {
         "Each image predicts a cluster, the clusters being assigned in equal parts along the training; no labels",
         _SWAV_PAPER,
     ),
+    "instdisc": MethodText(
+        "InstDisc",
+        "Every image is a class of its own, told from others by the vectors of a memory bank; no labels",
+        """@inproceedings{wu2018instdisc,
+  title     = {Unsupervised Feature Learning via Non-Parametric Instance Discrimination},
+  author    = {Wu, Zhirong and Xiong, Yuanjun and Yu, Stella X. and Lin, Dahua},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year      = {2018},
+  note      = {arXiv 1805.01978}
+}""",
+    ),
     "supervised": MethodText(
         "supervised learning",
         "Each image predicts its label",
