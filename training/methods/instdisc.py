@@ -1,4 +1,4 @@
-"""InstDisc: Unsupervised Feature Learning via Non-Parametric Instance Discrimination (Wu et al. 2018, arXiv 1805.01978).
+"""InstDisc: Non-Parametric Instance Discrimination (Wu et al. 2018, arXiv 1805.01978).
 
 Every image is a class of its own, and the vector of its last visit is the class's weight. An image must be told from
 others by the vectors of a memory bank, with noise-contrastive estimation (section 3.2) or a softmax.

@@ -135,8 +135,8 @@ class Optim:
 
     Schedules: ``step`` is BYOL's and SimCLR's (linear warm-up, then cosine to ``final_lr``). ``swav`` is the same from
     ``start_lr``. ``epoch`` is SimSiam's and MoCo v2's (cosine by epoch, no warm-up). ``epoch_end`` is PyContrast's:
-    the same to ``final_lr``, where epoch e has the rate of e + 1. ``decay`` divides by ten after every ``decay_epochs``,
-    or first after ``decay_start`` epochs and then after every ``decay_epochs``.
+    the same to ``final_lr``, where epoch e has the rate of e + 1. ``decay`` divides by ten after every
+    ``decay_epochs``, or first after ``decay_start`` epochs and then after every ``decay_epochs``.
     """
 
     name: Literal["lars", "lars_classic", "larc", "sgd", "adamw"] = "lars"  # lars_classic is SimCLR's

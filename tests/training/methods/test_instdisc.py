@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,13 @@ from bank_checks import below, give_draws, group_files, images, read_official, t
 from relative_errors import RelativeErrors
 from torch import nn
 
+from training.data.sampler import EpochSampler
+from training.engine.schedules import learning_rate
 from training.methods.instdisc import InstDisc
 from training.methods.memory_bank import MemoryBank
+from training.recipes import table
+from training.recipes.config import from_json, to_json
+from zoo.errors import UserError
 
 CASES = ("nce", "nce2", "full")
 
@@ -75,12 +82,22 @@ def test_trajectory(instdisc_group: Path) -> None:
     errors.require(1e-9, ["embedding", "projection", *steps_and_z])
     after.add("memory", bank.memory, data["memory_after"])
     after.add("fc", model.projector[0].weight, data["final_fc_weight"])
-    conv1, bn1 = (
-        p for n, p in model.encoder.state_dict().items() if n in ("stem.conv.weight", "stem.norm.running_mean")
-    )
+    state = model.encoder.state_dict()
+    conv1, bn1 = state["stem.conv.weight"], state["stem.norm.running_mean"]
     after.add("conv1", conv1, data["final_conv1_weight"])
     after.add("bn1", bn1, data["final_bn1_running_mean"])
     after.require(1e-7, ["memory", "fc", "conv1", "bn1"])
+
+
+def test_pycontrast_s_rates(pycontrast_ops: Path) -> None:
+    """Both of its schedules, by the recipes' settings."""
+    data, sampler = np.load(pycontrast_ops), EpochSampler(256, 256, True)
+    optim = table.find("instdisc_r50_in1k_200ep_pycontrast").optim
+    stepwise = table.find("instdisc_r50_in1k_200ep").optim
+    for epoch in range(200):
+        for config, kind in ((optim, "cosine"), (stepwise, "step")):
+            expected = data[f"learning_rate_{kind}_by_epoch"][epoch]
+            assert learning_rate(config, epoch, sampler) == pytest.approx(expected, rel=1e-12)
 
 
 def nce_by_hand(memory: np.ndarray, f: np.ndarray, drawn: np.ndarray, T: float, eps: float) -> tuple[float, float]:
@@ -164,3 +181,32 @@ def test_the_bank_at_the_start(start: str, unit: bool) -> None:
         assert float(memory.abs().max()) == pytest.approx((12 / 3) ** -0.5, rel=1e-2)
         assert float(lengths.square().mean()) == pytest.approx(1, rel=0.05)
     assert float(memory.mean()) == pytest.approx(0, abs=0.02)
+
+
+def test_the_published_recipe_s_rates_and_what_an_older_version_reads() -> None:
+    """LEM main.py: a tenth at epochs 120 and 160. Fields that say nothing are left out."""
+    optim, sampler = table.find("instdisc_r50_in1k_200ep").optim, EpochSampler(256, 256, True)
+    rates = [learning_rate(optim, epoch, sampler) for epoch in (0, 119, 120, 159, 160, 199)]
+    assert rates == pytest.approx([0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003])
+    assert from_json(to_json(table.find("instdisc_r50_in1k_200ep"))).optim.decay_start == 120
+    assert "decay_start" not in to_json(table.find("supervised_r18_in1k_90ep"))["optim"]
+    supervised = table.find("supervised_r18_in1k_90ep").optim
+    assert [learning_rate(supervised, e, sampler) for e in (29, 30, 60)] == pytest.approx([0.1, 0.01, 0.001])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"negatives": -1}, "negatives=-1 is out of range"),
+        ({"bank_momentum": 1.5}, "bank_momentum=1.5 is out of range"),
+        ({"loss": "nec"}, "loss=nec is not one of nce, softmax"),
+        ({"bank_start": "zeros"}, "bank_start=zeros is not one of uniform"),
+        (None, "needs the option 'bank_momentum'"),
+    ],
+)
+def test_wrong_options_are_one_line(options: dict[str, Any] | None, message: str) -> None:
+    recipe = table.find("instdisc_r10_cifar10_3ep")
+    recipe = replace(recipe, options={} if options is None else {**recipe.options, **options})
+    with pytest.raises(UserError, match=message) as caught:
+        MemoryBank.check(recipe)
+    assert "\n" not in str(caught.value)
