@@ -24,8 +24,8 @@ from training.recipes.config import Heads, Objective, Recipe, View
 from zoo.datasets.dataset import Dataset
 from zoo.models.registry import ARCHITECTURES, Architecture
 
-METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised", "instdisc")
-BANKS = ("instdisc",)  # have a memory bank, and BN per rank
+METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised", "instdisc", "cmc")
+BANKS = ("instdisc", "cmc")  # have a memory bank, and BN per rank
 _OPTIM: dict[str, dict[str, Any]] = {
     "simclr": {"name": "lars_classic", "schedule": "step"},
     "swav": {"name": "larc", "schedule": "swav", "final_lr": 0.001},
@@ -34,9 +34,11 @@ _VIEWS: dict[str, dict[str, Any]] = {
     "swav": {"small": View(), "small_size": 24, "small_count": 2},
     "supervised": {"second": None},
     "instdisc": {"second": None},
+    "cmc": {"second": None},
 }
 _OPTIONS: dict[str, dict[str, int | float | str]] = {
     "instdisc": {"negatives": 12, "bank_momentum": 0.5, "loss": "nce"},
+    "cmc": {"negatives": 12, "bank_momentum": 0.5, "loss": "nce"},
 }
 _OBJECTIVES = {
     "mocov2": Objective(queue=40, temperature=0.2, key_momentum=0.9),
@@ -65,6 +67,10 @@ def add_tiny_architecture() -> None:
     channels = (8, 8, 16, 16)
     ARCHITECTURES["tiny"] = Architecture("resnet18", 16, 36_896, {"channels": channels})  # type: ignore[index]
     shallow = {"channels": channels, "layers": (1, 1, 1, 1)}
+    half = {"channels": (4, 4, 8, 8)}  # of CMC's two networks
+    split = Architecture("resnet18", 16, 26_144, half, colours="lab")
+    ARCHITECTURES["tiny_cmc"] = split  # type: ignore[index]
+    ARCHITECTURES["tiny10_cmc"] = replace(split, parameters=20_192, model_args=shallow | half)  # type: ignore[index]
     ARCHITECTURES["tiny10"] = Architecture("resnet18", 16, 25_184, shallow)  # type: ignore[index]
 
 
@@ -77,7 +83,7 @@ def tiny(method: str, *, optim: dict[str, Any] | None = None, **changes: Any) ->
         base,
         **{
             "method": method,
-            "architecture": "tiny",
+            "architecture": "tiny_cmc" if method == "cmc" else "tiny",
             "views": replace(base.views, size=32, **_VIEWS.get(method, {})),
             "heads": Heads(hidden=16, out=8, projector_layers=2, prototypes=12, classes=2),
             "objective": _OBJECTIVES.get(method, Objective()),

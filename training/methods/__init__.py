@@ -2,6 +2,7 @@
 
 from training.methods.base import Method, StepInfo
 from training.methods.byol import BYOL
+from training.methods.cmc import CMC
 from training.methods.find import METHODS, build_method, find_method
 from training.methods.instdisc import InstDisc
 from training.methods.mocov2 import MoCoV2
@@ -12,6 +13,7 @@ from training.methods.swav import SwAV
 
 __all__ = [
     "BYOL",
+    "CMC",
     "METHODS",
     "InstDisc",
     "Method",

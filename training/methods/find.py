@@ -8,6 +8,7 @@ import torch
 
 from training.methods.base import Method
 from training.methods.byol import BYOL
+from training.methods.cmc import CMC
 from training.methods.instdisc import InstDisc
 from training.methods.mocov2 import MoCoV2
 from training.methods.simclr import SimCLR
@@ -26,6 +27,7 @@ METHODS: Mapping[str, type[Method]] = {
     "mocov2": MoCoV2,
     "swav": SwAV,
     "instdisc": InstDisc,
+    "cmc": CMC,
     "supervised": Supervised,
 }
 

@@ -271,6 +271,35 @@ def instdisc_in1k() -> Recipe:
     )
 
 
+def cmc_in1k() -> Recipe:
+    """CMC on ImageNet-1k: two half-width R50, Lab, NCE with 16 384 negatives, batch 128 (7b227be, train_CMC.py)."""
+    base = instdisc_in1k()
+    view = View(jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)  # a crop of 8 to 100 % and a flip
+    return replace(
+        base,
+        name="cmc_r50_in1k_240ep",
+        method="cmc",
+        architecture="cmc_r50",
+        views=replace(base.views, first=view),
+        # .03 at 128; a tenth after 120, 160 and 200 epochs
+        optim=replace(base.optim, lr=0.06, batch_size=128, epochs=240),
+        options={**base.options, "negatives": 16_384},
+    )
+
+
+def cmc_pycontrast_in1k() -> Recipe:
+    """PyContrast's CMC (84f94ea, ``--method CMC --cosine``): YDbDr with jitter, InfoNCE with 65 536 negatives."""
+    base = instdisc_pycontrast_in1k()
+    view = replace(PYC_VIEW_A, hue=0.1, grayscale_p=0.0)  # PyContrast's view C
+    return replace(
+        base,
+        name="cmc_r50_in1k_200ep_pycontrast",
+        method="cmc",
+        architecture="cmc_r50_ydbdr",
+        views=replace(base.views, first=view),
+    )
+
+
 def instdisc_pycontrast_in1k() -> Recipe:
     """PyContrast's InsDis (84f94ea, ``--method InsDis --cosine``): InfoNCE with 65 536 negatives, cosine by epoch."""
     base = instdisc_in1k()

@@ -142,6 +142,8 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
             base = replace(base, zero_init_residual=True, objective=objective, heads=heads)
         case "instdisc":
             base = _bank_budget(method)
+        case "cmc":
+            return _cmc_budget(epochs)
         case _:
             raise UserError(f"no recipe of this size for {method!r}")
     # Shrink the network, the images and the batch for a CPU.
@@ -170,6 +172,19 @@ def _bank_budget(method: str) -> Recipe:
         objective=Objective(temperature=0.1),
         optim=replace(base.optim, lr=0.06),
         options={"negatives": 0, "bank_momentum": 0.5, "loss": "softmax"},
+    )
+
+
+def _cmc_budget(epochs: int) -> Recipe:
+    """CMC with two half-width ResNet-10, InfoNCE with 1024 negatives at T .1, and CMC's crop and flip."""
+    base = cpu_budget("instdisc", epochs)
+    return replace(
+        base,
+        name=f"cmc_r10_cifar10_{epochs}ep",
+        method="cmc",
+        architecture="cmc_r10",
+        views=replace(base.views, first=View(min_area=0.2, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)),
+        options={"negatives": 1024, "bank_momentum": 0.5, "loss": "softmax"},
     )
 
 

@@ -15,6 +15,8 @@ from training.recipes.config import Recipe
 from training.recipes.imagenet import (
     byol_in1k,
     byol_r50_in1k_1000ep_b512,
+    cmc_in1k,
+    cmc_pycontrast_in1k,
     instdisc_in1k,
     instdisc_pycontrast_in1k,
     mocov2_in1k,
@@ -67,7 +69,7 @@ class RecipeEntry:
 
 
 _METHODS: tuple[str, ...] = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised")
-_BANK_METHODS = ("instdisc",)
+_BANK_METHODS = ("instdisc", "cmc")
 _SMALL_DATA: dict[SmallData, str] = {"cifar10": "CIFAR-10", "tin": "Tiny-ImageNet"}
 _ARCHITECTURES = ("r18", "r50", "r50x2", "r50x4", "r200", "r200x2")
 _TPU, _GPU8, _GPU1 = "512 TPU v3 cores", "8 V100", "1 RTX A6000"
@@ -193,11 +195,13 @@ def _swav() -> list[RecipeEntry]:
     ]
 
 
-def _instdisc() -> list[RecipeEntry]:
+def _banks() -> list[RecipeEntry]:
     pyc = "PyContrast's readme"
     return [
         RecipeEntry(instdisc_in1k, _IN1K, _GPUS, "54.99", "VISSL's model zoo, of the authors' weights"),
         RecipeEntry(instdisc_pycontrast_in1k, _IN1K, _GPUS, "59.5", pyc),
+        RecipeEntry(cmc_in1k, _IN1K, _GPUS),
+        RecipeEntry(cmc_pycontrast_in1k, _IN1K, _GPUS, "58.6", pyc),
     ]
 
 
@@ -254,7 +258,7 @@ _ENTRIES = [
     *_mocov2(),
     *_swav(),
     *_supervised(),
-    *_instdisc(),
+    *_banks(),
     *_small_budget(),
     *_cpu_budget(),
 ]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from zoo.errors import UserError
+from zoo.models.colour_split import SplitEncoder
 from zoo.models.registry import Architecture
 
 
@@ -23,6 +24,16 @@ def build_encoder(architecture: Architecture, *, zero_init_residual: bool = Fals
     """
     import timm
 
+    # Build the two networks of split colours.
+    if architecture.colours:
+        first, second = (
+            build_encoder(
+                replace(architecture, colours="", model_args={**architecture.model_args, "in_chans": channels}),
+                zero_init_residual=zero_init_residual,
+            )
+            for channels in (1, 2)
+        )
+        return SplitEncoder(first, second, architecture.colours)
     # Build timm's network.
     encoder: nn.Module = timm.create_model(
         architecture.timm_name,
@@ -72,7 +83,8 @@ def _shrink_stem(encoder: nn.Module) -> None:
     )
     width = getattr(parent, convolution).out_channels
     # at stride 1 TensorFlow's 'SAME' padding is 1 too
-    small = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
+    channels = getattr(parent, convolution).in_channels
+    small = nn.Conv2d(channels, width, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
     setattr(parent, convolution, small)
     setattr(parent, pool, nn.Identity())

@@ -34,7 +34,7 @@ from zoo.errors import UserError
 
 def recipe_for_ranks(method: str, **changes: Any) -> Recipe:
     """With few layers: ranks on a CPU spend their time waiting for each other's BN statistics."""
-    return tiny(method, architecture="tiny10", **changes)
+    return tiny(method, architecture="tiny10_cmc" if method == "cmc" else "tiny10", **changes)
 
 
 def whole_run() -> Recipe:

@@ -112,6 +112,18 @@ METHODS: Mapping[str, MethodText] = {
         "Each image predicts a cluster, the clusters being assigned in equal parts along the training; no labels",
         _SWAV_PAPER,
     ),
+    "cmc": MethodText(
+        "CMC",
+        "Two networks, of an image's lightness and of its colours, find the image by what the other said of it; no "
+        "labels",
+        """@inproceedings{tian2020cmc,
+  title     = {Contrastive Multiview Coding},
+  author    = {Tian, Yonglong and Krishnan, Dilip and Isola, Phillip},
+  booktitle = {European Conference on Computer Vision},
+  year      = {2020},
+  note      = {arXiv 1906.05849}
+}""",
+    ),
     "instdisc": MethodText(
         "InstDisc",
         "Every image is a class of its own, told from others by the vectors of a memory bank; no labels",
