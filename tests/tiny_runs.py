@@ -24,8 +24,8 @@ from training.recipes.config import Heads, Objective, Recipe, View
 from zoo.datasets.dataset import Dataset
 from zoo.models.registry import ARCHITECTURES, Architecture
 
-METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised", "instdisc", "cmc")
-BANKS = ("instdisc", "cmc")  # have a memory bank, and BN per rank
+METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised", "instdisc", "cmc", "pirl", "infomin")
+BANKS = ("instdisc", "cmc", "pirl", "infomin")  # take rows, and have BN per rank
 _OPTIM: dict[str, dict[str, Any]] = {
     "simclr": {"name": "lars_classic", "schedule": "step"},
     "swav": {"name": "larc", "schedule": "swav", "final_lr": 0.001},
@@ -35,12 +35,17 @@ _VIEWS: dict[str, dict[str, Any]] = {
     "supervised": {"second": None},
     "instdisc": {"second": None},
     "cmc": {"second": None},
+    "infomin": {"small": View(), "small_size": 48, "small_count": 1},
+    "pirl": {"second": None, "small": View(), "small_size": 48, "small_count": 1},
 }
 _OPTIONS: dict[str, dict[str, int | float | str]] = {
     "instdisc": {"negatives": 12, "bank_momentum": 0.5, "loss": "nce"},
     "cmc": {"negatives": 12, "bank_momentum": 0.5, "loss": "nce"},
+    "infomin": {"patch_weight": 0.5},
+    "pirl": {"negatives": 12, "bank_momentum": 0.5, "loss": "nce", "code": "vissl", "patch_weight": 0.5},
 }
 _OBJECTIVES = {
+    "infomin": Objective(queue=40, temperature=0.2, key_momentum=0.9),
     "mocov2": Objective(queue=40, temperature=0.2, key_momentum=0.9),
     "swav": Objective(queue=8, queue_from_epoch=0, frozen_steps=2),
 }

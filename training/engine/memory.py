@@ -50,7 +50,7 @@ def estimate(recipe: Recipe, ranks: int = 1) -> Estimate:
     value = 4 if recipe.precision == "fp32" else 2
     image = round(sum(size**2 for size in sizes) * per_area * value)
     # A second network that follows the first has weights, but keeps no activations for a backward pass.
-    copies = _COPIES[recipe.optim.name] + (recipe.method in ("byol", "mocov2"))
+    copies = _COPIES[recipe.optim.name] + (recipe.method in ("byol", "mocov2", "infomin"))
     return Estimate(
         round(parameters * 4 * copies + _OTHER), image, recipe.optim.batch_size // ranks // recipe.accumulate
     )

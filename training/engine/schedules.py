@@ -28,7 +28,8 @@ def learning_rate(config: Optim, step: int, sampler: EpochSampler) -> float:
                 step, start=start, base=base, final=final, batch_size=batch_size, total=total, warmup=warmup
             )
         case "epoch":
-            return cosine_by_epoch(epoch, base=base, batch_size=batch_size, epochs=config.epochs)
+            final = config.final_lr
+            return cosine_by_epoch(epoch, base=base, batch_size=batch_size, epochs=config.epochs, final=final)
         case "epoch_end":
             final = config.final_lr
             return cosine_by_epoch(epoch + 1, base=base, batch_size=batch_size, epochs=config.epochs, final=final)
@@ -69,7 +70,7 @@ def swav_cosine(
 def cosine_by_epoch(epoch: int, *, base: float, batch_size: int, epochs: int, final: float = 0.0) -> float:
     """SimSiam's and MoCo v2's rate: a cosine that is constant within an epoch (official ``main_*.py``).
 
-    PyContrast's ends at ``final``, and its epochs count from 1 (``learning/base_trainer.py``).
+    VISSL's and PyContrast's end at ``final``, and PyContrast's epochs count from 1.
     """
     peak, end = base * batch_size / 256, final * batch_size / 256
     return end + (peak - end) * 0.5 * (1 + cos(pi * epoch / epochs))

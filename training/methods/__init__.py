@@ -4,8 +4,10 @@ from training.methods.base import Method, StepInfo
 from training.methods.byol import BYOL
 from training.methods.cmc import CMC
 from training.methods.find import METHODS, build_method, find_method
+from training.methods.infomin import InfoMin
 from training.methods.instdisc import InstDisc
 from training.methods.mocov2 import MoCoV2
+from training.methods.pirl import PIRL
 from training.methods.simclr import SimCLR
 from training.methods.simsiam import SimSiam
 from training.methods.supervised import Supervised
@@ -15,6 +17,8 @@ __all__ = [
     "BYOL",
     "CMC",
     "METHODS",
+    "PIRL",
+    "InfoMin",
     "InstDisc",
     "Method",
     "MoCoV2",

@@ -92,10 +92,15 @@ class TwoLinears(nn.Linear):
     def __init__(self, dim: int, out: int) -> None:
         super().__init__(dim, out)
         halves = [nn.Linear(dim // 2, out // 2) for _ in range(2)]
-        self.register_buffer("mask", torch.block_diag(*(torch.ones_like(h.weight) for h in halves)), persistent=False)
+        mask = torch.zeros_like(self.weight)
         with torch.no_grad():
-            self.weight.copy_(torch.block_diag(*(h.weight for h in halves)))
-            self.bias.copy_(torch.cat([h.bias for h in halves]))
+            for n, half in enumerate(halves):
+                rows, columns = slice(n * out // 2, (n + 1) * out // 2), slice(n * dim // 2, (n + 1) * dim // 2)
+                mask[rows, columns] = 1
+                self.weight[rows, columns] = half.weight
+                self.bias[rows] = half.bias
+            self.weight.mul_(mask)
+        self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight * self.mask, self.bias)

@@ -9,8 +9,10 @@ import torch
 from training.methods.base import Method
 from training.methods.byol import BYOL
 from training.methods.cmc import CMC
+from training.methods.infomin import InfoMin
 from training.methods.instdisc import InstDisc
 from training.methods.mocov2 import MoCoV2
+from training.methods.pirl import PIRL
 from training.methods.simclr import SimCLR
 from training.methods.simsiam import SimSiam
 from training.methods.supervised import Supervised
@@ -28,6 +30,8 @@ METHODS: Mapping[str, type[Method]] = {
     "swav": SwAV,
     "instdisc": InstDisc,
     "cmc": CMC,
+    "pirl": PIRL,
+    "infomin": InfoMin,
     "supervised": Supervised,
 }
 

@@ -310,3 +310,78 @@ def instdisc_pycontrast_in1k() -> Recipe:
         optim=replace(base.optim, schedule="epoch_end", final_lr=0.03e-3, decay_start=0, decay_epochs=30),
         options={"negatives": 65_536, "bank_momentum": 0.5, "loss": "softmax", "bank_start": "normal_unit"},
     )
+
+
+def pirl_in1k(epochs: int) -> Recipe:
+    """PIRL with an MLP head and blur on ImageNet-1k, batch 1024 (VISSL 09270ed, pirl/, transforms/photo_gblur.yaml).
+
+    VISSL draws colours for each patch anew; here the nine patches share those of their crop.
+    """
+    colours = replace(SIMCLR_VIEW, blur_p=0.5)
+    return Recipe(
+        f"pirl_r50_in1k_{epochs}ep",
+        "pirl",
+        "r50",
+        views=Views(
+            operations="torchvision",
+            first=colours,
+            second=None,
+            small=replace(colours, min_area=0.6),
+            small_size=255,
+            small_count=1,
+        ),
+        heads=Heads(out=128, mlp_layers=2),
+        objective=Objective(temperature=0.1),
+        optim=Optim(
+            name="sgd",
+            lr=0.03,  # .12 at 1024
+            batch_size=1024,
+            epochs=epochs,
+            warmup_epochs=0,
+            schedule="epoch",
+            final_lr=0.03e-3,
+            weight_decay=1e-4,
+        ),
+        options={
+            "code": "vissl",
+            "patch_weight": 0.5,
+            "negatives": 32_000,
+            "bank_momentum": 0.5,
+            "loss": "softmax",
+            "bank_start": "uniform_unit",
+        },
+        precision="bf16",
+    )
+
+
+def pirl_pycontrast_in1k() -> Recipe:
+    """PyContrast's PIRL (84f94ea, ``--method PIRL --cosine``): plain patches, InfoNCE with 65 536 negatives."""
+    base = instdisc_pycontrast_in1k()
+    plain = View(min_area=0.6, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+    return replace(
+        base,
+        name="pirl_r50_in1k_200ep_pycontrast",
+        method="pirl",
+        views=replace(base.views, small=plain, small_size=255, small_count=1),
+        heads=Heads(out=128, mlp_layers=1),
+        options={**base.options, "code": "pycontrast", "patch_weight": 0.5},
+    )
+
+
+def infomin_in1k(epochs: int) -> Recipe:
+    """InfoMin Aug. on ImageNet-1k, batch 256 (PyContrast 84f94ea, ``--method InfoMin --cosine``), WITHOUT RandAugment.
+
+    The official view has RandAugment (rand-n2-m10-mstd0.5) between blur and grayscale, which our views do not have.
+    """
+    base = mocov2_in1k("r50", epochs)
+    view = replace(SIMCLR_VIEW, min_area=0.2)
+    plain = View(min_area=0.6, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+    return replace(
+        base,
+        name=f"infomin_r50_in1k_{epochs}ep_norandaug",
+        method="infomin",
+        views=replace(base.views, first=view, second=view, small=plain, small_size=255, small_count=1),
+        objective=Objective(temperature=0.15, queue=65_536, key_momentum=0.999),
+        optim=replace(base.optim, schedule="epoch_end", final_lr=0.03e-3),
+        options={"patch_weight": 0.5},
+    )

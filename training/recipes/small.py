@@ -144,6 +144,10 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
             base = _bank_budget(method)
         case "cmc":
             return _cmc_budget(epochs)
+        case "pirl":
+            return _pirl_budget(epochs)
+        case "infomin":
+            return _infomin_budget(epochs)
         case _:
             raise UserError(f"no recipe of this size for {method!r}")
     # Shrink the network, the images and the batch for a CPU.
@@ -185,6 +189,40 @@ def _cmc_budget(epochs: int) -> Recipe:
         architecture="cmc_r10",
         views=replace(base.views, first=View(min_area=0.2, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)),
         options={"negatives": 1024, "bank_momentum": 0.5, "loss": "softmax"},
+    )
+
+
+def _pirl_budget(epochs: int) -> Recipe:
+    """PIRL as PyContrast has it, with 1024 negatives at T .1; patches of 12 pixels from crops of 48."""
+    base = cpu_budget("instdisc", epochs)
+    plain = View(min_area=0.6, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+    return replace(
+        base,
+        name=f"pirl_r10_cifar10_{epochs}ep",
+        method="pirl",
+        views=replace(base.views, small=plain, small_size=48, small_count=1),
+        heads=replace(base.heads, mlp_layers=1),
+        options={
+            "code": "pycontrast",
+            "patch_weight": 0.5,
+            "negatives": 1024,
+            "bank_momentum": 0.5,
+            "loss": "softmax",
+        },
+    )
+
+
+def _infomin_budget(epochs: int) -> Recipe:
+    """MoCo v2's small recipe with a jigsaw branch; patches of 12 pixels from crops of 48."""
+    base = cpu_budget("mocov2", epochs)
+    plain = View(min_area=0.6, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+    return replace(
+        base,
+        name=f"infomin_r10_cifar10_{epochs}ep",
+        method="infomin",
+        views=replace(base.views, small=plain, small_size=48, small_count=1),
+        objective=replace(base.objective, symmetric=False),
+        options={"patch_weight": 0.5},
     )
 
 

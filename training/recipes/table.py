@@ -17,10 +17,13 @@ from training.recipes.imagenet import (
     byol_r50_in1k_1000ep_b512,
     cmc_in1k,
     cmc_pycontrast_in1k,
+    infomin_in1k,
     instdisc_in1k,
     instdisc_pycontrast_in1k,
     mocov2_in1k,
     mocov2_symmetric_in1k,
+    pirl_in1k,
+    pirl_pycontrast_in1k,
     simclr_3layer_in1k,
     simclr_in1k,
     simsiam_b256_in1k,
@@ -69,12 +72,12 @@ class RecipeEntry:
 
 
 _METHODS: tuple[str, ...] = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised")
-_BANK_METHODS = ("instdisc", "cmc")
+_BANK_METHODS = ("instdisc", "cmc", "pirl", "infomin")
 _SMALL_DATA: dict[SmallData, str] = {"cifar10": "CIFAR-10", "tin": "Tiny-ImageNet"}
 _ARCHITECTURES = ("r18", "r50", "r50x2", "r50x4", "r200", "r200x2")
 _TPU, _GPU8, _GPU1 = "512 TPU v3 cores", "8 V100", "1 RTX A6000"
 GROUP = "siamese_zoo.recipes"  # of entry points
-_GPUS = "GPUs, number not stated"
+_GPUS, _GPU32 = "GPUs, number not stated", "32 GPUs"
 _IN1K, _S4 = "ImageNet-1k", "[S] table 4"
 
 _BYOL_SCORES: dict[tuple[str, int], tuple[str, ...]] = {
@@ -202,6 +205,11 @@ def _banks() -> list[RecipeEntry]:
         RecipeEntry(instdisc_pycontrast_in1k, _IN1K, _GPUS, "59.5", pyc),
         RecipeEntry(cmc_in1k, _IN1K, _GPUS),
         RecipeEntry(cmc_pycontrast_in1k, _IN1K, _GPUS, "58.6", pyc),
+        RecipeEntry(partial(pirl_in1k, 200), _IN1K, _GPU32, "65.8", "VISSL's model zoo"),
+        RecipeEntry(partial(pirl_in1k, 800), _IN1K, _GPU32, "69.9", "VISSL's model zoo"),
+        RecipeEntry(pirl_pycontrast_in1k, _IN1K, _GPUS, "61.7", pyc),
+        RecipeEntry(partial(infomin_in1k, 200), _IN1K, _GPU8),
+        RecipeEntry(partial(infomin_in1k, 800), _IN1K, _GPU8),
     ]
 
 

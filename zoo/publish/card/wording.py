@@ -124,6 +124,30 @@ METHODS: Mapping[str, MethodText] = {
   note      = {arXiv 1906.05849}
 }""",
     ),
+    "pirl": MethodText(
+        "PIRL",
+        "An image and its shuffled patches are both found by the image's vector in a memory bank; no labels",
+        """@inproceedings{misra2020pirl,
+  title     = {Self-Supervised Learning of Pretext-Invariant Representations},
+  author    = {Misra, Ishan and van der Maaten, Laurens},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year      = {2020},
+  note      = {arXiv 1912.01991}
+}""",
+    ),
+    "infomin": MethodText(
+        "InfoMin Aug.",
+        "A view of an image and its shuffled patches are told from a queue of other images by the key of another view, "
+        "encoded by a slowly moving average of the network; no labels",
+        """@inproceedings{tian2020infomin,
+  title     = {What Makes for Good Views for Contrastive Learning?},
+  author    = {Tian, Yonglong and Sun, Chen and Poole, Ben and Krishnan, Dilip and Schmid, Cordelia and
+               Isola, Phillip},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2020},
+  note      = {arXiv 2005.10243}
+}""",
+    ),
     "instdisc": MethodText(
         "InstDisc",
         "Every image is a class of its own, told from others by the vectors of a memory bank; no labels",
