@@ -24,8 +24,20 @@ from training.recipes.config import Heads, Objective, Recipe, View
 from zoo.datasets.dataset import Dataset
 from zoo.models.registry import ARCHITECTURES, Architecture
 
-METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised", "instdisc", "cmc", "pirl", "infomin")
-BANKS = ("instdisc", "cmc", "pirl", "infomin")  # take rows, and have BN per rank
+METHODS = (
+    "byol",
+    "simsiam",
+    "simclr",
+    "mocov2",
+    "swav",
+    "supervised",
+    "instdisc",
+    "cmc",
+    "pirl",
+    "infomin",
+    "localagg",
+)
+BANKS = ("instdisc", "cmc", "pirl", "infomin", "localagg")  # take rows, and have BN per rank
 _OPTIM: dict[str, dict[str, Any]] = {
     "simclr": {"name": "lars_classic", "schedule": "step"},
     "swav": {"name": "larc", "schedule": "swav", "final_lr": 0.001},
@@ -36,12 +48,21 @@ _VIEWS: dict[str, dict[str, Any]] = {
     "instdisc": {"second": None},
     "cmc": {"second": None},
     "infomin": {"small": View(), "small_size": 48, "small_count": 1},
+    "localagg": {"second": None},
     "pirl": {"second": None, "small": View(), "small_size": 48, "small_count": 1},
 }
 _OPTIONS: dict[str, dict[str, int | float | str]] = {
     "instdisc": {"negatives": 12, "bank_momentum": 0.5, "loss": "nce"},
     "cmc": {"negatives": 12, "bank_momentum": 0.5, "loss": "nce"},
     "infomin": {"patch_weight": 0.5},
+    "localagg": {
+        "negatives": 12,
+        "bank_momentum": 0.5,
+        "loss": "nce",
+        "clusterings": 2,
+        "clusters": 4,
+        "instance_epochs": 0,
+    },
     "pirl": {"negatives": 12, "bank_momentum": 0.5, "loss": "nce", "code": "vissl", "patch_weight": 0.5},
 }
 _OBJECTIVES = {

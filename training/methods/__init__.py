@@ -6,6 +6,7 @@ from training.methods.cmc import CMC
 from training.methods.find import METHODS, build_method, find_method
 from training.methods.infomin import InfoMin
 from training.methods.instdisc import InstDisc
+from training.methods.local_aggregation import LocalAggregation
 from training.methods.mocov2 import MoCoV2
 from training.methods.pirl import PIRL
 from training.methods.simclr import SimCLR
@@ -20,6 +21,7 @@ __all__ = [
     "PIRL",
     "InfoMin",
     "InstDisc",
+    "LocalAggregation",
     "Method",
     "MoCoV2",
     "SimCLR",

@@ -11,6 +11,7 @@ from training.methods.byol import BYOL
 from training.methods.cmc import CMC
 from training.methods.infomin import InfoMin
 from training.methods.instdisc import InstDisc
+from training.methods.local_aggregation import LocalAggregation
 from training.methods.mocov2 import MoCoV2
 from training.methods.pirl import PIRL
 from training.methods.simclr import SimCLR
@@ -32,6 +33,7 @@ METHODS: Mapping[str, type[Method]] = {
     "cmc": CMC,
     "pirl": PIRL,
     "infomin": InfoMin,
+    "localagg": LocalAggregation,
     "supervised": Supervised,
 }
 

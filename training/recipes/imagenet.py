@@ -385,3 +385,19 @@ def infomin_in1k(epochs: int) -> Recipe:
         optim=replace(base.optim, schedule="epoch_end", final_lr=0.03e-3),
         options={"patch_weight": 0.5},
     )
+
+
+def localagg_in1k() -> Recipe:
+    """Local Aggregation on ImageNet-1k, batch 128, 10 + 190 epochs (LAT 87ac593, la_final.json, param_setter.py).
+
+    A tenth at steps 1 522 000 and 1 895 857 of 2 001 800, which are epochs 152 and 189. The official network is a
+    pre-activation ResNet of TensorFlow; here it is R50 as for the other methods.
+    """
+    base = instdisc_in1k()
+    return replace(
+        base,
+        name="localagg_r50_in1k_200ep",
+        method="localagg",
+        optim=replace(base.optim, lr=0.06, batch_size=128, decay_start=152, decay_epochs=37),  # .03 at 128
+        options={**base.options, "clusterings": 10, "clusters": 30_000, "instance_epochs": 10},
+    )

@@ -142,6 +142,8 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
             base = replace(base, zero_init_residual=True, objective=objective, heads=heads)
         case "instdisc":
             base = _bank_budget(method)
+        case "localagg":
+            return _localagg_budget(epochs)
         case "cmc":
             return _cmc_budget(epochs)
         case "pirl":
@@ -223,6 +225,18 @@ def _infomin_budget(epochs: int) -> Recipe:
         views=replace(base.views, small=plain, small_size=48, small_count=1),
         objective=replace(base.objective, symmetric=False),
         options={"patch_weight": 0.5},
+    )
+
+
+def _localagg_budget(epochs: int) -> Recipe:
+    """Local Aggregation with one epoch of instance discrimination, 1024 neighbours and 3 clusterings into 1000."""
+    base = cpu_budget("instdisc", epochs)
+    options = {"negatives": 1024, "bank_momentum": 0.5, "loss": "nce", "clusterings": 3, "clusters": 1000}
+    return replace(
+        base,
+        name=f"localagg_r10_cifar10_{epochs}ep",
+        method="localagg",
+        options={**options, "instance_epochs": 1},
     )
 
 

@@ -20,6 +20,7 @@ from training.recipes.imagenet import (
     infomin_in1k,
     instdisc_in1k,
     instdisc_pycontrast_in1k,
+    localagg_in1k,
     mocov2_in1k,
     mocov2_symmetric_in1k,
     pirl_in1k,
@@ -72,7 +73,7 @@ class RecipeEntry:
 
 
 _METHODS: tuple[str, ...] = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised")
-_BANK_METHODS = ("instdisc", "cmc", "pirl", "infomin")
+_BANK_METHODS = ("instdisc", "cmc", "pirl", "infomin", "localagg")
 _SMALL_DATA: dict[SmallData, str] = {"cifar10": "CIFAR-10", "tin": "Tiny-ImageNet"}
 _ARCHITECTURES = ("r18", "r50", "r50x2", "r50x4", "r200", "r200x2")
 _TPU, _GPU8, _GPU1 = "512 TPU v3 cores", "8 V100", "1 RTX A6000"
@@ -208,6 +209,7 @@ def _banks() -> list[RecipeEntry]:
         RecipeEntry(partial(pirl_in1k, 200), _IN1K, _GPU32, "65.8", "VISSL's model zoo"),
         RecipeEntry(partial(pirl_in1k, 800), _IN1K, _GPU32, "69.9", "VISSL's model zoo"),
         RecipeEntry(pirl_pycontrast_in1k, _IN1K, _GPUS, "61.7", pyc),
+        RecipeEntry(localagg_in1k, _IN1K, _GPUS, "60.2", "the paper, best layer, ten crops"),
         RecipeEntry(partial(infomin_in1k, 200), _IN1K, _GPU8),
         RecipeEntry(partial(infomin_in1k, 800), _IN1K, _GPU8),
     ]

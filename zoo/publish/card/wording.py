@@ -148,6 +148,17 @@ METHODS: Mapping[str, MethodText] = {
   note      = {arXiv 2005.10243}
 }""",
     ),
+    "localagg": MethodText(
+        "Local Aggregation",
+        "An image is drawn to those of its neighbours in a memory bank that share a cluster with it; no labels",
+        """@inproceedings{zhuang2019localagg,
+  title     = {Local Aggregation for Unsupervised Learning of Visual Embeddings},
+  author    = {Zhuang, Chengxu and Zhai, Alex Lin and Yamins, Daniel},
+  booktitle = {International Conference on Computer Vision},
+  year      = {2019},
+  note      = {arXiv 1903.12355}
+}""",
+    ),
     "instdisc": MethodText(
         "InstDisc",
         "Every image is a class of its own, told from others by the vectors of a memory bank; no labels",
