@@ -24,20 +24,8 @@ from training.recipes.config import Heads, Objective, Recipe, View
 from zoo.datasets.dataset import Dataset
 from zoo.models.registry import ARCHITECTURES, Architecture
 
-METHODS = (
-    "byol",
-    "simsiam",
-    "simclr",
-    "mocov2",
-    "swav",
-    "supervised",
-    "instdisc",
-    "cmc",
-    "pirl",
-    "infomin",
-    "localagg",
-)
 BANKS = ("instdisc", "cmc", "pirl", "infomin", "localagg")  # take rows, and have BN per rank
+METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised", "barlowtwins", "vicreg", *BANKS)
 _OPTIM: dict[str, dict[str, Any]] = {
     "simclr": {"name": "lars_classic", "schedule": "step"},
     "swav": {"name": "larc", "schedule": "swav", "final_lr": 0.001},
@@ -63,6 +51,8 @@ _OPTIONS: dict[str, dict[str, int | float | str]] = {
         "clusters": 4,
         "instance_epochs": 0,
     },
+    "barlowtwins": {"lambd": 0.0051},
+    "vicreg": {"invariance": 25.0, "variance": 25.0, "covariance": 1.0},
     "pirl": {"negatives": 12, "bank_momentum": 0.5, "loss": "nce", "code": "vissl", "patch_weight": 0.5},
 }
 _OBJECTIVES = {

@@ -102,7 +102,7 @@ def _advice(recipe: Recipe, limit: int, ranks: int) -> str:
                 break
             if estimate(replace(changed, accumulate=parts), ranks).total > limit:
                 continue
-            if recipe.method in ("simclr", "swav"):
+            if recipe.method in ("simclr", "swav", "barlowtwins", "vicreg"):
                 batch = recipe.optim.batch_size // 2**halvings
                 return f"--set optim.batch_size={batch}{also} fits (the loss depends on the batch)"
             return f"--set accumulate={parts}{also} fits"

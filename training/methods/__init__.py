@@ -1,5 +1,6 @@
 """Each method in one file, to be read beside its paper: network, losses and hooks; nothing about data or the loop."""
 
+from training.methods.barlow_twins import BarlowTwins
 from training.methods.base import Method, StepInfo
 from training.methods.byol import BYOL
 from training.methods.cmc import CMC
@@ -13,12 +14,14 @@ from training.methods.simclr import SimCLR
 from training.methods.simsiam import SimSiam
 from training.methods.supervised import Supervised
 from training.methods.swav import SwAV
+from training.methods.vicreg import VICReg
 
 __all__ = [
     "BYOL",
     "CMC",
     "METHODS",
     "PIRL",
+    "BarlowTwins",
     "InfoMin",
     "InstDisc",
     "LocalAggregation",
@@ -29,6 +32,7 @@ __all__ = [
     "StepInfo",
     "Supervised",
     "SwAV",
+    "VICReg",
     "build_method",
     "find_method",
 ]

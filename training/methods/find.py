@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from training.methods.barlow_twins import BarlowTwins
 from training.methods.base import Method
 from training.methods.byol import BYOL
 from training.methods.cmc import CMC
@@ -18,6 +19,7 @@ from training.methods.simclr import SimCLR
 from training.methods.simsiam import SimSiam
 from training.methods.supervised import Supervised
 from training.methods.swav import SwAV
+from training.methods.vicreg import VICReg
 from training.recipes.config import Recipe
 from training.recipes.plugins import entry_point, import_object
 from zoo.errors import UserError, closest_name
@@ -34,6 +36,8 @@ METHODS: Mapping[str, type[Method]] = {
     "pirl": PIRL,
     "infomin": InfoMin,
     "localagg": LocalAggregation,
+    "barlowtwins": BarlowTwins,
+    "vicreg": VICReg,
     "supervised": Supervised,
 }
 

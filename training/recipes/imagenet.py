@@ -401,3 +401,47 @@ def localagg_in1k() -> Recipe:
         optim=replace(base.optim, lr=0.06, batch_size=128, decay_start=152, decay_epochs=37),  # .03 at 128
         options={**base.options, "clusterings": 10, "clusters": 30_000, "instance_epochs": 10},
     )
+
+
+def barlowtwins_in1k(epochs: int) -> Recipe:
+    """Barlow Twins on ImageNet-1k, batch 2048 (facebookresearch/barlowtwins 8e8d284, main.py)."""
+    optim = Optim("lars", 0.2, 2048, epochs, warmup_epochs=10, final_lr=1e-3 * 0.2, weight_decay=1e-6)
+    return Recipe(
+        f"barlowtwins_r50_in1k_{epochs}ep",
+        "barlowtwins",
+        "r50",
+        zero_init_residual=True,
+        views=Views(operations="torchvision"),
+        heads=Heads(hidden=8192, out=8192),
+        optim=optim,
+        options={"lambd": 0.0051},
+        precision="bf16",
+    )
+
+
+def vicreg_in1k(epochs: int) -> Recipe:
+    """VICReg on ImageNet-1k, batch 2048 (facebookresearch/vicreg 4e12602, main_vicreg.py); 100 epochs: batch 512."""
+    base, lr = barlowtwins_in1k(epochs), 0.3 if epochs == 100 else 0.2
+    return replace(
+        base,
+        name=f"vicreg_r50_in1k_{epochs}ep",
+        method="vicreg",
+        optim=replace(base.optim, lr=lr, final_lr=1e-3 * lr, batch_size=512 if epochs == 100 else 2048),
+        options={"invariance": 25.0, "variance": 25.0, "covariance": 1.0},
+    )
+
+
+def mocov1_in1k() -> Recipe:
+    """MoCo v1 on ImageNet-1k (arXiv 1911.05722, official main_moco.py without --mlp, --aug-plus and --cos).
+
+    A head of one Linear, T .07, v1's view, a tenth at epochs 120 and 160.
+    """
+    base = mocov2_in1k("r50", 200)
+    return replace(
+        base,
+        name="mocov1_r50_in1k_200ep",
+        views=replace(base.views, first=LEM_VIEW, second=LEM_VIEW),
+        heads=Heads(out=128, mlp_layers=1),
+        objective=replace(base.objective, temperature=0.07),
+        optim=replace(base.optim, schedule="decay", decay_start=120, decay_epochs=40),
+    )

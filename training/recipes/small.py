@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from training.recipes.config import Heads, Objective, Optim, Recipe, View, Views
-from training.recipes.imagenet import MOCO_VIEW, SIMCLR_VIEW, byol_in1k, simsiam_in1k
+from training.recipes.imagenet import MOCO_VIEW, SIMCLR_VIEW, barlowtwins_in1k, byol_in1k, simsiam_in1k, vicreg_in1k
 from zoo.errors import UserError
 
 SmallData: TypeAlias = Literal["cifar10", "tin"]
@@ -142,6 +142,8 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
             base = replace(base, zero_init_residual=True, objective=objective, heads=heads)
         case "instdisc":
             base = _bank_budget(method)
+        case "barlowtwins" | "vicreg":
+            return _redundancy_budget(method, epochs)
         case "localagg":
             return _localagg_budget(epochs)
         case "cmc":
@@ -237,6 +239,21 @@ def _localagg_budget(epochs: int) -> Recipe:
         name=f"localagg_r10_cifar10_{epochs}ep",
         method="localagg",
         options={**options, "instance_epochs": 1},
+    )
+
+
+def _redundancy_budget(method: str, epochs: int) -> Recipe:
+    """Barlow Twins and VICReg with SimCLR's small view, AdamW and heads of 512; their rates were not searched."""
+    base = cpu_budget("simclr", epochs)
+    published = barlowtwins_in1k(1000) if method == "barlowtwins" else vicreg_in1k(1000)
+    return replace(
+        base,
+        name=f"{method}_r10_cifar10_{epochs}ep",
+        method=method,
+        heads=Heads(hidden=512, out=512),
+        objective=_OBJECTIVE,
+        optim=replace(base.optim, name="adamw", lr=0.002, weight_decay=1e-6),
+        options=published.options,
     )
 
 

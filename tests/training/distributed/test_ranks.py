@@ -28,7 +28,15 @@ from zoo.errors import UserError
 from zoo.numerics.counter_rng import permutation
 
 SETTINGS = {"ZOO_TRAIN_TIMEOUT": "60", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-SHARED = ("byol", "simsiam", "simclr", "swav", *BANKS)  # the methods whose batch is that of all ranks
+SHARED = (
+    "byol",
+    "simsiam",
+    "simclr",
+    "swav",
+    "barlowtwins",
+    "vicreg",
+    *BANKS,
+)  # the methods whose batch is that of all ranks
 
 
 @pytest.fixture(scope="module")

@@ -159,6 +159,28 @@ METHODS: Mapping[str, MethodText] = {
   note      = {arXiv 1903.12355}
 }""",
     ),
+    "barlowtwins": MethodText(
+        "Barlow Twins",
+        "The features of two views of an image agree one by one, and no two features say the same; no labels",
+        """@inproceedings{zbontar2021barlow,
+  title     = {Barlow Twins: Self-Supervised Learning via Redundancy Reduction},
+  author    = {Zbontar, Jure and Jing, Li and Misra, Ishan and LeCun, Yann and Deny, St{\\'e}phane},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2021},
+  note      = {arXiv 2103.03230}
+}""",
+    ),
+    "vicreg": MethodText(
+        "VICReg",
+        "Two views of an image have the same features, which keep their variance and are not correlated; no labels",
+        """@inproceedings{bardes2022vicreg,
+  title     = {VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning},
+  author    = {Bardes, Adrien and Ponce, Jean and LeCun, Yann},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2022},
+  note      = {arXiv 2105.04906}
+}""",
+    ),
     "instdisc": MethodText(
         "InstDisc",
         "Every image is a class of its own, told from others by the vectors of a memory bank; no labels",
