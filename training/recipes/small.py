@@ -233,12 +233,18 @@ def _infomin_budget(epochs: int) -> Recipe:
 def _localagg_budget(epochs: int) -> Recipe:
     """Local Aggregation with one epoch of instance discrimination, 1024 neighbours and 3 clusterings into 1000."""
     base = cpu_budget("instdisc", epochs)
-    options = {"negatives": 1024, "bank_momentum": 0.5, "loss": "nce", "clusterings": 3, "clusters": 1000}
     return replace(
         base,
         name=f"localagg_r10_cifar10_{epochs}ep",
         method="localagg",
-        options={**options, "instance_epochs": 1},
+        options={
+            "negatives": 1024,
+            "bank_momentum": 0.5,
+            "loss": "nce",
+            "clusterings": 3,
+            "clusters": 1000,
+            "instance_epochs": 1,
+        },
     )
 
 

@@ -16,7 +16,6 @@ class ModelArgs(TypedDict, total=False):
     preact: bool
     layers: list[int]
     channels: list[int]
-    in_chans: int
     width_factor: float
 
 

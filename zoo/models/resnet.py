@@ -22,23 +22,21 @@ def build_encoder(architecture: Architecture, *, zero_init_residual: bool = Fals
     Args:
         zero_init_residual: set the last BN gamma of each block to 0 (SimSiam's official code; BYOL's paper used 1).
     """
+    if not architecture.colours:
+        return _build_one(architecture, 3, zero_init_residual)
+    first, second = (_build_one(architecture, channels, zero_init_residual) for channels in (1, 2))
+    return SplitEncoder(first, second, architecture.colours)
+
+
+def _build_one(architecture: Architecture, channels: int, zero_init_residual: bool) -> nn.Module:
     import timm
 
-    # Build the two networks of split colours.
-    if architecture.colours:
-        first, second = (
-            build_encoder(
-                replace(architecture, colours="", model_args={**architecture.model_args, "in_chans": channels}),
-                zero_init_residual=zero_init_residual,
-            )
-            for channels in (1, 2)
-        )
-        return SplitEncoder(first, second, architecture.colours)
     # Build timm's network.
     encoder: nn.Module = timm.create_model(
         architecture.timm_name,
         pretrained=False,
         num_classes=0,
+        in_chans=channels,
         zero_init_last=zero_init_residual,
         **architecture.model_args,
     )
