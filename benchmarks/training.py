@@ -82,7 +82,9 @@ def our_recipe(method: str, args: argparse.Namespace, compiled: bool) -> Recipe:
 
 def our_run(method: str, args: argparse.Namespace, dataset: Dataset, compiled: bool) -> Run:
     recipe = our_recipe(method, args, compiled)
-    return new_run(recipe, dataset, Path(tempfile.mkdtemp()), torch.device(args.device), build_method(recipe))
+    return new_run(
+        recipe, dataset, Path(tempfile.mkdtemp()), torch.device(args.device), build_method(recipe, len(dataset))
+    )
 
 
 def bare_step(run: Run, views: list[Tensor]) -> None:

@@ -45,7 +45,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for every group of goldens found in DIR, told by its content and not by its name.
 
     ``byol_group``, ``simsiam_group``, ``mocov2_group`` are paths without a suffix: whole training steps.
-    ``byol_ops``, ``simclr_ops``, ``swav_ops`` are .npz files: operations.
+    ``byol_ops``, ``simclr_ops``, ``swav_ops`` and those of ``_OPERATIONS`` are .npz files: operations.
     """
     wanted = [n for n in metafunc.fixturenames if n.endswith(("_group", "_ops"))]
     if not wanted:
@@ -60,6 +60,12 @@ _OPERATIONS = {  # endings of names of arrays that only such a file has
     "byol": ("_grayscale.npy",),
     "simclr": ("_hidden.npy",),
     "swav": ("_assignments.npy", "_grad_prototypes.npy"),
+    "instdisc": ("full_output.npy",),
+    "cmc": ("_memory0_ab.npy",),
+    "pirl": ("_embedding_patches.npy",),
+    "pycontrast": ("queue_shuffle.npy",),
+    "localagg": ("kmeans_squared_distance.npy",),
+    "infomin": ("jigsaw_vissl_offsets.npy",),
 }
 
 

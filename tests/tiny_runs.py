@@ -24,7 +24,8 @@ from training.recipes.config import Heads, Objective, Recipe, View
 from zoo.datasets.dataset import Dataset
 from zoo.models.registry import ARCHITECTURES, Architecture
 
-METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised")
+BANKS = ("instdisc", "cmc", "pirl", "infomin", "localagg")  # take rows, and have BN per rank
+METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised", "barlowtwins", "vicreg", *BANKS)
 _OPTIM: dict[str, dict[str, Any]] = {
     "simclr": {"name": "lars_classic", "schedule": "step"},
     "swav": {"name": "larc", "schedule": "swav", "final_lr": 0.001},
@@ -32,8 +33,30 @@ _OPTIM: dict[str, dict[str, Any]] = {
 _VIEWS: dict[str, dict[str, Any]] = {
     "swav": {"small": View(), "small_size": 24, "small_count": 2},
     "supervised": {"second": None},
+    "instdisc": {"second": None},
+    "cmc": {"second": None},
+    "infomin": {"small": View(), "small_size": 48, "small_count": 1},
+    "localagg": {"second": None},
+    "pirl": {"second": None, "small": View(), "small_size": 48, "small_count": 1},
+}
+_OPTIONS: dict[str, dict[str, int | float | str]] = {
+    "instdisc": {"negatives": 12, "bank_momentum": 0.5, "loss": "nce"},
+    "cmc": {"negatives": 12, "bank_momentum": 0.5, "loss": "nce"},
+    "infomin": {"patch_weight": 0.5},
+    "localagg": {
+        "negatives": 12,
+        "bank_momentum": 0.5,
+        "loss": "nce",
+        "clusterings": 2,
+        "clusters": 4,
+        "instance_epochs": 0,
+    },
+    "barlowtwins": {"lambd": 0.0051},
+    "vicreg": {"invariance": 25.0, "variance": 25.0, "covariance": 1.0},
+    "pirl": {"negatives": 12, "bank_momentum": 0.5, "loss": "nce", "code": "vissl", "patch_weight": 0.5},
 }
 _OBJECTIVES = {
+    "infomin": Objective(queue=40, temperature=0.2, key_momentum=0.9),
     "mocov2": Objective(queue=40, temperature=0.2, key_momentum=0.9),
     "swav": Objective(queue=8, queue_from_epoch=0, frozen_steps=2),
 }
@@ -60,6 +83,10 @@ def add_tiny_architecture() -> None:
     channels = (8, 8, 16, 16)
     ARCHITECTURES["tiny"] = Architecture("resnet18", 16, 36_896, {"channels": channels})  # type: ignore[index]
     shallow = {"channels": channels, "layers": (1, 1, 1, 1)}
+    half = {"channels": (4, 4, 8, 8)}  # of CMC's two networks
+    split = Architecture("resnet18", 16, 26_144, half, colours="lab")
+    ARCHITECTURES["tiny_cmc"] = split  # type: ignore[index]
+    ARCHITECTURES["tiny10_cmc"] = replace(split, parameters=20_192, model_args=shallow | half)  # type: ignore[index]
     ARCHITECTURES["tiny10"] = Architecture("resnet18", 16, 25_184, shallow)  # type: ignore[index]
 
 
@@ -72,11 +99,12 @@ def tiny(method: str, *, optim: dict[str, Any] | None = None, **changes: Any) ->
         base,
         **{
             "method": method,
-            "architecture": "tiny",
+            "architecture": "tiny_cmc" if method == "cmc" else "tiny",
             "views": replace(base.views, size=32, **_VIEWS.get(method, {})),
             "heads": Heads(hidden=16, out=8, projector_layers=2, prototypes=12, classes=2),
             "objective": _OBJECTIVES.get(method, Objective()),
             "optim": replace(base.optim, **settings),
+            "options": _OPTIONS.get(method, {}),
             "checkpoint_steps": 3,
             "monitor_epochs": 0,
         }
@@ -93,7 +121,7 @@ def tiny_run(
     change: Callable[[nn.Module], None] = lambda module: None,
 ) -> Run:
     """``recipe`` before its first step, with its network in ``dtype`` and changed by ``change``; no checkpoints."""
-    method = build_method(recipe)
+    method = build_method(recipe, len(dataset))
     change(method)
     recipe = replace(recipe, checkpoint_steps=1_000_000)
     return new_run(recipe, dataset, folder, torch.device("cpu"), method.to(dtype))

@@ -1,6 +1,6 @@
 """Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230): the cross-correlation of two views' features is the identity.
 
-A method in a file of its own. Train it, and export the encoder:
+A method in a file of its own, as yours would be; the package has it too, as ``barlowtwins``. Train it and export it:
 
     zoo-train run examples/methods/barlow_twins.py:recipe --data IMAGES --out run
     zoo-train export run --out barlow.safetensors --method examples/methods/barlow_twins.py:BarlowTwins

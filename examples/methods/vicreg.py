@@ -1,6 +1,6 @@
 """VICReg (Bardes et al. 2022, arXiv 2105.04906): invariance, variance and covariance of two views' features.
 
-A method in a file of its own. Train it, and export the encoder:
+A method in a file of its own, as yours would be; the package has it too, as ``vicreg``. Train it and export it:
 
     zoo-train run examples/methods/vicreg.py:recipe --data IMAGES --out run
     zoo-train export run --out vicreg.safetensors --method examples/methods/vicreg.py:VICReg

@@ -211,7 +211,7 @@ def _scores(last: Path, train: Dataset, test: Dataset, recipe: Recipe, setting: 
         predicted = linear.fit_predict(bank, train.required_labels, queries).predictions
         score = float((predicted == test.required_labels).mean()) * 100
     # The projections of the checkpoint, which show a collapse.
-    method = build_method(recipe)
+    method = build_method(recipe, len(train))
     load_weights(method, read(last), last)
     method.eval()
     with torch.no_grad():

@@ -50,7 +50,7 @@ def estimate(recipe: Recipe, ranks: int = 1) -> Estimate:
     value = 4 if recipe.precision == "fp32" else 2
     image = round(sum(size**2 for size in sizes) * per_area * value)
     # A second network that follows the first has weights, but keeps no activations for a backward pass.
-    copies = _COPIES[recipe.optim.name] + (recipe.method in ("byol", "mocov2"))
+    copies = _COPIES[recipe.optim.name] + (recipe.method in ("byol", "mocov2", "infomin"))
     return Estimate(
         round(parameters * 4 * copies + _OTHER), image, recipe.optim.batch_size // ranks // recipe.accumulate
     )
@@ -102,7 +102,7 @@ def _advice(recipe: Recipe, limit: int, ranks: int) -> str:
                 break
             if estimate(replace(changed, accumulate=parts), ranks).total > limit:
                 continue
-            if recipe.method in ("simclr", "swav"):
+            if recipe.method in ("simclr", "swav", "barlowtwins", "vicreg"):
                 batch = recipe.optim.batch_size // 2**halvings
                 return f"--set optim.batch_size={batch}{also} fits (the loss depends on the batch)"
             return f"--set accumulate={parts}{also} fits"

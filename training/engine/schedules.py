@@ -28,9 +28,14 @@ def learning_rate(config: Optim, step: int, sampler: EpochSampler) -> float:
                 step, start=start, base=base, final=final, batch_size=batch_size, total=total, warmup=warmup
             )
         case "epoch":
-            return cosine_by_epoch(epoch, base=base, batch_size=batch_size, epochs=config.epochs)
+            final = config.final_lr
+            return cosine_by_epoch(epoch, base=base, batch_size=batch_size, epochs=config.epochs, final=final)
+        case "epoch_end":
+            final = config.final_lr
+            return cosine_by_epoch(epoch + 1, base=base, batch_size=batch_size, epochs=config.epochs, final=final)
         case "decay":
-            return step_decay(epoch, base=base, batch_size=batch_size, every=config.decay_epochs)
+            every, start = config.decay_epochs, config.decay_start
+            return step_decay(epoch, base=base, batch_size=batch_size, every=every, start=start)
 
 
 def tau(config: Optim, step: int, total_steps: int) -> float:
@@ -62,14 +67,22 @@ def swav_cosine(
     return scale * (final + 0.5 * (base - final) * (1 + cos(pi * (step - warmup) / (total - warmup))))
 
 
-def cosine_by_epoch(epoch: int, *, base: float, batch_size: int, epochs: int) -> float:
-    """SimSiam's and MoCo v2's rate: a cosine that is constant within an epoch (official ``main_*.py``)."""
-    return base * batch_size / 256 * 0.5 * (1 + cos(pi * epoch / epochs))
+def cosine_by_epoch(epoch: int, *, base: float, batch_size: int, epochs: int, final: float = 0.0) -> float:
+    """SimSiam's and MoCo v2's rate: a cosine that is constant within an epoch (official ``main_*.py``).
+
+    VISSL's and PyContrast's end at ``final``, and PyContrast's epochs count from 1.
+    """
+    peak, end = base * batch_size / 256, final * batch_size / 256
+    return end + (peak - end) * 0.5 * (1 + cos(pi * epoch / epochs))
 
 
-def step_decay(epoch: int, *, base: float, batch_size: int, every: int) -> float:
-    """The supervised rate: divided by ten after every ``every`` epochs (torchvision's reference: 30)."""
-    return base * batch_size / 256 * 0.1 ** (epoch // every)
+def step_decay(epoch: int, *, base: float, batch_size: int, every: int, start: int = 0) -> float:
+    """The supervised rate: divided by ten after every ``every`` epochs (torchvision's reference: 30).
+
+    InstDisc's and CMC's: divided by ten after ``start`` epochs, and after every ``every`` later ones.
+    """
+    drops = epoch // every if not start else max(0, (epoch - start) // every + 1)
+    return base * batch_size / 256 * 0.1**drops
 
 
 def target_momentum(step: int, *, base: float, total: int) -> float:

@@ -1,17 +1,30 @@
 """Each method in one file, to be read beside its paper: network, losses and hooks; nothing about data or the loop."""
 
+from training.methods.barlow_twins import BarlowTwins
 from training.methods.base import Method, StepInfo
 from training.methods.byol import BYOL
+from training.methods.cmc import CMC
 from training.methods.find import METHODS, build_method, find_method
+from training.methods.infomin import InfoMin
+from training.methods.instdisc import InstDisc
+from training.methods.local_aggregation import LocalAggregation
 from training.methods.mocov2 import MoCoV2
+from training.methods.pirl import PIRL
 from training.methods.simclr import SimCLR
 from training.methods.simsiam import SimSiam
 from training.methods.supervised import Supervised
 from training.methods.swav import SwAV
+from training.methods.vicreg import VICReg
 
 __all__ = [
     "BYOL",
+    "CMC",
     "METHODS",
+    "PIRL",
+    "BarlowTwins",
+    "InfoMin",
+    "InstDisc",
+    "LocalAggregation",
     "Method",
     "MoCoV2",
     "SimCLR",
@@ -19,6 +32,7 @@ __all__ = [
     "StepInfo",
     "Supervised",
     "SwAV",
+    "VICReg",
     "build_method",
     "find_method",
 ]

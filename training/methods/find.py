@@ -6,13 +6,20 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from training.methods.barlow_twins import BarlowTwins
 from training.methods.base import Method
 from training.methods.byol import BYOL
+from training.methods.cmc import CMC
+from training.methods.infomin import InfoMin
+from training.methods.instdisc import InstDisc
+from training.methods.local_aggregation import LocalAggregation
 from training.methods.mocov2 import MoCoV2
+from training.methods.pirl import PIRL
 from training.methods.simclr import SimCLR
 from training.methods.simsiam import SimSiam
 from training.methods.supervised import Supervised
 from training.methods.swav import SwAV
+from training.methods.vicreg import VICReg
 from training.recipes.config import Recipe
 from training.recipes.plugins import entry_point, import_object
 from zoo.errors import UserError, closest_name
@@ -24,6 +31,13 @@ METHODS: Mapping[str, type[Method]] = {
     "simclr": SimCLR,
     "mocov2": MoCoV2,
     "swav": SwAV,
+    "instdisc": InstDisc,
+    "cmc": CMC,
+    "pirl": PIRL,
+    "infomin": InfoMin,
+    "localagg": LocalAggregation,
+    "barlowtwins": BarlowTwins,
+    "vicreg": VICReg,
     "supervised": Supervised,
 }
 

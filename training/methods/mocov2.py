@@ -146,6 +146,11 @@ class MoCoV2(Method):
     def before_step(self, info: StepInfo) -> None:
         """k <- m k + (1 - m) q for parameters, before the keys are computed, as in the official code."""
         self._step = info.step
+        self.average_key_network()
+
+    @torch.no_grad()
+    def average_key_network(self) -> None:
+        """k <- m k + (1 - m) q for parameters; buffers are the key network's own."""
         for query, key in ((self.encoder, self.key_encoder), (self.projector, self.key_projector)):
             for p, k in zip(query.parameters(), key.parameters(), strict=True):
                 k.mul_(self.m).add_(p, alpha=1 - self.m)

@@ -134,8 +134,9 @@ class Optim:
     """Optimiser and schedules; learning rates are base rates for a batch of 256 (the linear scaling rule).
 
     Schedules: ``step`` is BYOL's and SimCLR's (linear warm-up, then cosine to ``final_lr``). ``swav`` is the same from
-    ``start_lr``. ``epoch`` is SimSiam's and MoCo v2's (cosine by epoch, no warm-up). ``decay`` divides by ten after
-    every ``decay_epochs``.
+    ``start_lr``. ``epoch`` is SimSiam's and MoCo v2's (cosine by epoch, no warm-up). ``epoch_end`` is PyContrast's:
+    the same to ``final_lr``, where epoch e has the rate of e + 1. ``decay`` divides by ten after every
+    ``decay_epochs``, or first after ``decay_start`` epochs and then after every ``decay_epochs``.
     """
 
     name: Literal["lars", "lars_classic", "larc", "sgd", "adamw"] = "lars"  # lars_classic is SimCLR's
@@ -144,10 +145,11 @@ class Optim:
     epochs: PositiveInt = 300
     drop_last: bool = True  # leave out an epoch's last images that fill no batch (``training.data.sampler``)
     warmup_epochs: NonNegativeFloat = 10
-    schedule: Literal["step", "swav", "epoch", "decay"] = "step"
+    schedule: Literal["step", "swav", "epoch", "epoch_end", "decay"] = "step"
     start_lr: NonNegativeFloat = 0.0
     final_lr: NonNegativeFloat = 0.0
     decay_epochs: PositiveInt = 30
+    decay_start: NonNegativeInt = 0  # 0 for ``decay_epochs``
     weight_decay: NonNegativeFloat = 1e-6
     momentum: UnitInterval = 0.9
     tau: UnitInterval = 0.99  # BYOL's starting target momentum
@@ -162,7 +164,7 @@ class Recipe:
     Attributes:
         method: a built-in method, or where another one's class is: ``module:Class``, or the name of an entry point
             (``training.methods.find_method``).
-        options: constants of a method that is not built in; it reads them in ``from_recipe``.
+        options: constants that one method alone has, or one that is not built in; it reads them in ``from_recipe``.
         padding: of the encoder's strided layers: ``symmetric`` is PyTorch's, ``same`` TensorFlow's (BYOL's official
             code), ``same-pool`` TensorFlow's in the max-pool only (SimCLR's). An exported encoder keeps it.
         project_first: a projection in the first block's shortcut of r18, as in DeepMind's networks.
@@ -337,10 +339,15 @@ def _one_of(choices: tuple[str, ...], text: str, option: str) -> str:
 
 
 def to_json(recipe: Recipe) -> dict[str, JSON]:
-    """Return nested dicts, as logs, checkpoints and cards store them; ``options`` is left out where it is empty."""
+    """Return nested dicts, as logs, checkpoints and cards store them.
+
+    ``options`` and ``optim.decay_start``, which came later, are left out where they say nothing.
+    """
     values = dataclasses.asdict(recipe)
     if not values["options"]:
         del values["options"]
+    if not values["optim"]["decay_start"]:
+        del values["optim"]["decay_start"]
     return values
 
 

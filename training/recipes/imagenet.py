@@ -16,6 +16,9 @@ from training.recipes.config import Heads, Objective, Optim, Recipe, View, Views
 MOCO_VIEW = View(min_area=0.2, saturation=0.4, blur_p=0.5)  # official main_moco.py --aug-plus, main_simsiam.py
 SIMCLR_VIEW = View(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_p=0.5)  # strength 1 (data_util.py)
 
+LEM_VIEW = View(min_area=0.2, jitter_p=1.0, saturation=0.4, hue=0.4, blur_p=0.0)  # LEM main.py:116-127
+PYC_VIEW_A = replace(LEM_VIEW, min_area=0.08)  # PyContrast datasets/util.py:227-244, crops of methods with a bank
+
 
 def byol_in1k(architecture: str, epochs: int) -> Recipe:
     """BYOL on ImageNet-1k, batch 4096 ([B] section 3.3 and app. F; deepmind-research, ``byol/configs/byol.py``).
@@ -240,4 +243,205 @@ def supervised_in1k(architecture: str) -> Recipe:
             name="sgd", lr=0.1, batch_size=256, epochs=90, warmup_epochs=0, schedule="decay", weight_decay=1e-4
         ),
         precision="bf16",
+    )
+
+
+def instdisc_in1k() -> Recipe:
+    """InstDisc on ImageNet-1k, batch 256, 200 epochs, NCE with 4096 negatives (lemniscate.pytorch f7cfe29, main.py)."""
+    return Recipe(
+        "instdisc_r50_in1k_200ep",
+        "instdisc",
+        "r50",
+        views=Views(operations="torchvision", first=LEM_VIEW, second=None),
+        heads=Heads(out=128),
+        objective=Objective(temperature=0.07),
+        optim=Optim(
+            name="sgd",
+            lr=0.03,
+            batch_size=256,
+            epochs=200,
+            warmup_epochs=0,
+            schedule="decay",
+            decay_start=120,  # and again at 160
+            decay_epochs=40,
+            weight_decay=1e-4,
+        ),
+        options={"negatives": 4096, "bank_momentum": 0.5, "loss": "nce", "bank_start": "uniform"},
+        precision="bf16",
+    )
+
+
+def cmc_in1k() -> Recipe:
+    """CMC on ImageNet-1k: two half-width R50, Lab, NCE with 16 384 negatives, batch 128 (7b227be, train_CMC.py)."""
+    base = instdisc_in1k()
+    view = View(jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)  # a crop of 8 to 100 % and a flip
+    return replace(
+        base,
+        name="cmc_r50_in1k_240ep",
+        method="cmc",
+        architecture="cmc_r50",
+        views=replace(base.views, first=view),
+        # .03 at 128; a tenth after 120, 160 and 200 epochs
+        optim=replace(base.optim, lr=0.06, batch_size=128, epochs=240),
+        options={**base.options, "negatives": 16_384},
+    )
+
+
+def cmc_pycontrast_in1k() -> Recipe:
+    """PyContrast's CMC (84f94ea, ``--method CMC --cosine``): YDbDr with jitter, InfoNCE with 65 536 negatives."""
+    base = instdisc_pycontrast_in1k()
+    view = replace(PYC_VIEW_A, hue=0.1, grayscale_p=0.0)  # PyContrast's view C
+    return replace(
+        base,
+        name="cmc_r50_in1k_200ep_pycontrast",
+        method="cmc",
+        architecture="cmc_r50_ydbdr",
+        views=replace(base.views, first=view),
+    )
+
+
+def instdisc_pycontrast_in1k() -> Recipe:
+    """PyContrast's InsDis (84f94ea, ``--method InsDis --cosine``): InfoNCE with 65 536 negatives, cosine by epoch."""
+    base = instdisc_in1k()
+    return replace(
+        base,
+        name="instdisc_r50_in1k_200ep_pycontrast",
+        views=replace(base.views, first=PYC_VIEW_A),
+        optim=replace(base.optim, schedule="epoch_end", final_lr=0.03e-3, decay_start=0, decay_epochs=30),
+        options={"negatives": 65_536, "bank_momentum": 0.5, "loss": "softmax", "bank_start": "normal_unit"},
+    )
+
+
+def pirl_in1k(epochs: int) -> Recipe:
+    """PIRL with an MLP head and blur on ImageNet-1k, batch 1024 (VISSL 09270ed, pirl/, transforms/photo_gblur.yaml).
+
+    VISSL draws colours for each patch anew; here the nine patches share those of their crop.
+    """
+    colours = replace(SIMCLR_VIEW, blur_p=0.5)
+    return Recipe(
+        f"pirl_r50_in1k_{epochs}ep",
+        "pirl",
+        "r50",
+        views=Views(
+            operations="torchvision",
+            first=colours,
+            second=None,
+            small=replace(colours, min_area=0.6),
+            small_size=255,
+            small_count=1,
+        ),
+        heads=Heads(out=128, mlp_layers=2),
+        objective=Objective(temperature=0.1),
+        optim=Optim(
+            name="sgd",
+            lr=0.03,  # .12 at 1024
+            batch_size=1024,
+            epochs=epochs,
+            warmup_epochs=0,
+            schedule="epoch",
+            final_lr=0.03e-3,
+            weight_decay=1e-4,
+        ),
+        options={
+            "code": "vissl",
+            "patch_weight": 0.5,
+            "negatives": 32_000,
+            "bank_momentum": 0.5,
+            "loss": "softmax",
+            "bank_start": "uniform_unit",
+        },
+        precision="bf16",
+    )
+
+
+def pirl_pycontrast_in1k() -> Recipe:
+    """PyContrast's PIRL (84f94ea, ``--method PIRL --cosine``): plain patches, InfoNCE with 65 536 negatives."""
+    base = instdisc_pycontrast_in1k()
+    plain = View(min_area=0.6, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+    return replace(
+        base,
+        name="pirl_r50_in1k_200ep_pycontrast",
+        method="pirl",
+        views=replace(base.views, small=plain, small_size=255, small_count=1),
+        heads=Heads(out=128, mlp_layers=1),
+        options={**base.options, "code": "pycontrast", "patch_weight": 0.5},
+    )
+
+
+def infomin_in1k(epochs: int) -> Recipe:
+    """InfoMin Aug. on ImageNet-1k, batch 256 (PyContrast 84f94ea, ``--method InfoMin --cosine``), WITHOUT RandAugment.
+
+    The official view has RandAugment (rand-n2-m10-mstd0.5) between blur and grayscale, which our views do not have.
+    """
+    base = mocov2_in1k("r50", epochs)
+    view = replace(SIMCLR_VIEW, min_area=0.2)
+    plain = View(min_area=0.6, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+    return replace(
+        base,
+        name=f"infomin_r50_in1k_{epochs}ep_norandaug",
+        method="infomin",
+        views=replace(base.views, first=view, second=view, small=plain, small_size=255, small_count=1),
+        objective=Objective(temperature=0.15, queue=65_536, key_momentum=0.999),
+        optim=replace(base.optim, schedule="epoch_end", final_lr=0.03e-3),
+        options={"patch_weight": 0.5},
+    )
+
+
+def localagg_in1k() -> Recipe:
+    """Local Aggregation on ImageNet-1k, batch 128, 10 + 190 epochs (LAT 87ac593, la_final.json, param_setter.py).
+
+    A tenth at steps 1 522 000 and 1 895 857 of 2 001 800, which are epochs 152 and 189. The official network is a
+    pre-activation ResNet of TensorFlow; here it is R50 as for the other methods.
+    """
+    base = instdisc_in1k()
+    return replace(
+        base,
+        name="localagg_r50_in1k_200ep",
+        method="localagg",
+        optim=replace(base.optim, lr=0.06, batch_size=128, decay_start=152, decay_epochs=37),  # .03 at 128
+        options={**base.options, "clusterings": 10, "clusters": 30_000, "instance_epochs": 10},
+    )
+
+
+def barlowtwins_in1k(epochs: int) -> Recipe:
+    """Barlow Twins on ImageNet-1k, batch 2048 (facebookresearch/barlowtwins 8e8d284, main.py)."""
+    optim = Optim("lars", 0.2, 2048, epochs, warmup_epochs=10, final_lr=1e-3 * 0.2, weight_decay=1e-6)
+    return Recipe(
+        f"barlowtwins_r50_in1k_{epochs}ep",
+        "barlowtwins",
+        "r50",
+        zero_init_residual=True,
+        views=Views(operations="torchvision"),
+        heads=Heads(hidden=8192, out=8192),
+        optim=optim,
+        options={"lambd": 0.0051},
+        precision="bf16",
+    )
+
+
+def vicreg_in1k(epochs: int) -> Recipe:
+    """VICReg on ImageNet-1k, batch 2048 (facebookresearch/vicreg 4e12602, main_vicreg.py); 100 epochs: batch 512."""
+    base, lr = barlowtwins_in1k(epochs), 0.3 if epochs == 100 else 0.2
+    return replace(
+        base,
+        name=f"vicreg_r50_in1k_{epochs}ep",
+        method="vicreg",
+        optim=replace(base.optim, lr=lr, final_lr=1e-3 * lr, batch_size=512 if epochs == 100 else 2048),
+        options={"invariance": 25.0, "variance": 25.0, "covariance": 1.0},
+    )
+
+
+def mocov1_in1k() -> Recipe:
+    """MoCo v1 on ImageNet-1k (arXiv 1911.05722, official main_moco.py without --mlp, --aug-plus and --cos).
+
+    A head of one Linear, T .07, v1's view, a tenth at epochs 120 and 160.
+    """
+    base = mocov2_in1k("r50", 200)
+    return replace(
+        base,
+        name="mocov1_r50_in1k_200ep",
+        views=replace(base.views, first=LEM_VIEW, second=LEM_VIEW),
+        heads=Heads(out=128, mlp_layers=1),
+        objective=replace(base.objective, temperature=0.07),
+        optim=replace(base.optim, schedule="decay", decay_start=120, decay_epochs=40),
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from training.recipes.config import Heads, Objective, Optim, Recipe, View, Views
-from training.recipes.imagenet import MOCO_VIEW, SIMCLR_VIEW, byol_in1k, simsiam_in1k
+from training.recipes.imagenet import MOCO_VIEW, SIMCLR_VIEW, barlowtwins_in1k, byol_in1k, simsiam_in1k, vicreg_in1k
 from zoo.errors import UserError
 
 SmallData: TypeAlias = Literal["cifar10", "tin"]
@@ -140,6 +140,18 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
             objective = replace(base.objective, queue=1024, queue_from_epoch=1)
             heads = replace(base.heads, prototypes=128)
             base = replace(base, zero_init_residual=True, objective=objective, heads=heads)
+        case "instdisc":
+            base = _bank_budget(method)
+        case "barlowtwins" | "vicreg":
+            return _redundancy_budget(method, epochs)
+        case "localagg":
+            return _localagg_budget(epochs)
+        case "cmc":
+            return _cmc_budget(epochs)
+        case "pirl":
+            return _pirl_budget(epochs)
+        case "infomin":
+            return _infomin_budget(epochs)
         case _:
             raise UserError(f"no recipe of this size for {method!r}")
     # Shrink the network, the images and the batch for a CPU.
@@ -152,6 +164,102 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
         optim=replace(base.optim, batch_size=64, epochs=epochs),
         precision="fp32",
         monitor_epochs=1,
+    )
+
+
+def _bank_budget(method: str) -> Recipe:
+    """The softmax over all images and T .1, LEM's setting for CIFAR-10 (``cifar.py``), with SimCLR's small view.
+
+    Its rate of .03 for a batch of 128 is .06 for 256; the weight decay of 5e-4 is that of the other small recipes.
+    """
+    base = small_budget("mocov2", "cifar10", 200)
+    return replace(
+        base,
+        method=method,
+        views=replace(base.views, second=None),
+        objective=Objective(temperature=0.1),
+        optim=replace(base.optim, lr=0.06),
+        options={"negatives": 0, "bank_momentum": 0.5, "loss": "softmax"},
+    )
+
+
+def _cmc_budget(epochs: int) -> Recipe:
+    """CMC with two half-width ResNet-10, InfoNCE with 1024 negatives at T .1, and CMC's crop and flip."""
+    base = cpu_budget("instdisc", epochs)
+    return replace(
+        base,
+        name=f"cmc_r10_cifar10_{epochs}ep",
+        method="cmc",
+        architecture="cmc_r10",
+        views=replace(base.views, first=View(min_area=0.2, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)),
+        options={"negatives": 1024, "bank_momentum": 0.5, "loss": "softmax"},
+    )
+
+
+def _pirl_budget(epochs: int) -> Recipe:
+    """PIRL as PyContrast has it, with 1024 negatives at T .1; patches of 12 pixels from crops of 48."""
+    base = cpu_budget("instdisc", epochs)
+    plain = View(min_area=0.6, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+    return replace(
+        base,
+        name=f"pirl_r10_cifar10_{epochs}ep",
+        method="pirl",
+        views=replace(base.views, small=plain, small_size=48, small_count=1),
+        heads=replace(base.heads, mlp_layers=1),
+        options={
+            "code": "pycontrast",
+            "patch_weight": 0.5,
+            "negatives": 1024,
+            "bank_momentum": 0.5,
+            "loss": "softmax",
+        },
+    )
+
+
+def _infomin_budget(epochs: int) -> Recipe:
+    """MoCo v2's small recipe with a jigsaw branch; patches of 12 pixels from crops of 48."""
+    base = cpu_budget("mocov2", epochs)
+    plain = View(min_area=0.6, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+    return replace(
+        base,
+        name=f"infomin_r10_cifar10_{epochs}ep",
+        method="infomin",
+        views=replace(base.views, small=plain, small_size=48, small_count=1),
+        objective=replace(base.objective, symmetric=False),
+        options={"patch_weight": 0.5},
+    )
+
+
+def _localagg_budget(epochs: int) -> Recipe:
+    """Local Aggregation with one epoch of instance discrimination, 1024 neighbours and 3 clusterings into 1000."""
+    base = cpu_budget("instdisc", epochs)
+    return replace(
+        base,
+        name=f"localagg_r10_cifar10_{epochs}ep",
+        method="localagg",
+        options={
+            "negatives": 1024,
+            "bank_momentum": 0.5,
+            "loss": "nce",
+            "clusterings": 3,
+            "clusters": 1000,
+            "instance_epochs": 1,
+        },
+    )
+
+
+def _redundancy_budget(method: str, epochs: int) -> Recipe:
+    """Barlow Twins and VICReg with SimCLR's small view, AdamW and heads of 512; their rates were not searched."""
+    base = cpu_budget("simclr", epochs)
+    published = barlowtwins_in1k(1000) if method == "barlowtwins" else vicreg_in1k(1000)
+    return replace(
+        base,
+        name=f"{method}_r10_cifar10_{epochs}ep",
+        method=method,
+        heads=Heads(hidden=512, out=512),
+        objective=_OBJECTIVE,
+        optim=replace(base.optim, name="adamw", lr=0.002, weight_decay=1e-6),
+        options=published.options,
     )
 
 

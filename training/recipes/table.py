@@ -13,10 +13,20 @@ from functools import partial
 
 from training.recipes.config import Recipe
 from training.recipes.imagenet import (
+    barlowtwins_in1k,
     byol_in1k,
     byol_r50_in1k_1000ep_b512,
+    cmc_in1k,
+    cmc_pycontrast_in1k,
+    infomin_in1k,
+    instdisc_in1k,
+    instdisc_pycontrast_in1k,
+    localagg_in1k,
+    mocov1_in1k,
     mocov2_in1k,
     mocov2_symmetric_in1k,
+    pirl_in1k,
+    pirl_pycontrast_in1k,
     simclr_3layer_in1k,
     simclr_in1k,
     simsiam_b256_in1k,
@@ -27,6 +37,7 @@ from training.recipes.imagenet import (
     swav_b256_in1k,
     swav_in1k,
     swav_wide_in1k,
+    vicreg_in1k,
 )
 from training.recipes.plugins import entry_point, import_object
 from training.recipes.small import (
@@ -65,10 +76,12 @@ class RecipeEntry:
 
 
 _METHODS: tuple[str, ...] = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised")
+_MORE_METHODS = ("instdisc", "cmc", "pirl", "infomin", "localagg", "barlowtwins", "vicreg")
 _SMALL_DATA: dict[SmallData, str] = {"cifar10": "CIFAR-10", "tin": "Tiny-ImageNet"}
 _ARCHITECTURES = ("r18", "r50", "r50x2", "r50x4", "r200", "r200x2")
 _TPU, _GPU8, _GPU1 = "512 TPU v3 cores", "8 V100", "1 RTX A6000"
 GROUP = "siamese_zoo.recipes"  # of entry points
+_GPUS, _GPU32 = "GPUs, number not stated", "32 GPUs"
 _IN1K, _S4 = "ImageNet-1k", "[S] table 4"
 
 _BYOL_SCORES: dict[tuple[str, int], tuple[str, ...]] = {
@@ -189,6 +202,26 @@ def _swav() -> list[RecipeEntry]:
     ]
 
 
+def _more() -> list[RecipeEntry]:
+    pyc = "PyContrast's readme"
+    return [
+        RecipeEntry(instdisc_in1k, _IN1K, _GPUS, "54.99", "VISSL's model zoo, of the authors' weights"),
+        RecipeEntry(instdisc_pycontrast_in1k, _IN1K, _GPUS, "59.5", pyc),
+        RecipeEntry(cmc_in1k, _IN1K, _GPUS),
+        RecipeEntry(cmc_pycontrast_in1k, _IN1K, _GPUS, "58.6", pyc),
+        RecipeEntry(partial(pirl_in1k, 200), _IN1K, _GPU32, "65.8", "VISSL's model zoo"),
+        RecipeEntry(partial(pirl_in1k, 800), _IN1K, _GPU32, "69.9", "VISSL's model zoo"),
+        RecipeEntry(pirl_pycontrast_in1k, _IN1K, _GPUS, "61.7", pyc),
+        RecipeEntry(localagg_in1k, _IN1K, _GPUS, "60.2", "the paper, best layer, ten crops"),
+        RecipeEntry(mocov1_in1k, _IN1K, _GPU8, "60.6", "MoCo's readme", "the released one"),
+        RecipeEntry(partial(barlowtwins_in1k, 1000), _IN1K, _GPU32, "73.5", "the official readme", "the released one"),
+        RecipeEntry(partial(vicreg_in1k, 1000), _IN1K, _GPU32, "73.2", "the official readme", "the released one"),
+        RecipeEntry(partial(vicreg_in1k, 100), _IN1K, _GPUS),
+        RecipeEntry(partial(infomin_in1k, 200), _IN1K, _GPU8),
+        RecipeEntry(partial(infomin_in1k, 800), _IN1K, _GPU8),
+    ]
+
+
 def _supervised() -> list[RecipeEntry]:
     source = "torchvision, weights V1"
     return [
@@ -226,7 +259,7 @@ def _cpu_budget() -> list[RecipeEntry]:
     return [
         *(
             RecipeEntry(partial(cpu_budget, method, 3), "CIFAR-10", "1 CPU core")
-            for method in _METHODS
+            for method in (*_METHODS, *_MORE_METHODS)
             if method != "supervised"
         ),
         RecipeEntry(byol_r18_tin32, half, "2 CPU cores", "linear 12.8", "model_cards/byol_r18_mini.md"),
@@ -242,6 +275,7 @@ _ENTRIES = [
     *_mocov2(),
     *_swav(),
     *_supervised(),
+    *_more(),
     *_small_budget(),
     *_cpu_budget(),
 ]

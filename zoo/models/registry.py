@@ -33,6 +33,8 @@ class Architecture:
             of about 32 pixels; SimCLR app. B.9, SimSiam app. D).
         project_first: the first block's shortcut has a projection although no width changes there, as in DeepMind's
             R18 and R34; only for timm's ``resnet18`` and ``resnet34``.
+        colours: ``lab``, ``ycbcr`` or ``ydbdr``: two such networks, of the first and of the two other channels of that
+            colour space (``zoo.models.colour_split``); ``num_features`` and ``parameters`` are those of both.
     """
 
     timm_name: str
@@ -42,6 +44,7 @@ class Architecture:
     padding: str = "symmetric"
     stem: str = "imagenet"
     project_first: bool = False
+    colours: str = ""
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -55,6 +58,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "r200": Architecture("resnet200", 2048, 62_624_832),
     "r200x2": Architecture(
         "resnetv2_50", 4096, 250_128_512, {"preact": False, "layers": [3, 24, 36, 3], "width_factor": 2}
+    ),
+    # CMC's: two networks of half the width behind a stem of 64 channels; the small one is ours
+    "cmc_r50": Architecture("resnet50", 2048, 11_795_648, {"channels": [32, 64, 128, 256]}, colours="lab"),
+    "cmc_r50_ydbdr": Architecture("resnet50", 2048, 11_795_648, {"channels": [32, 64, 128, 256]}, colours="ydbdr"),
+    "cmc_r10": Architecture(
+        "resnet18", 256, 639_744, {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]}, colours="lab"
     ),
 }
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from zoo.errors import UserError
+from zoo.models.colour_split import SplitEncoder
 from zoo.models.registry import Architecture
 
 
@@ -21,6 +22,13 @@ def build_encoder(architecture: Architecture, *, zero_init_residual: bool = Fals
     Args:
         zero_init_residual: set the last BN gamma of each block to 0 (SimSiam's official code; BYOL's paper used 1).
     """
+    if not architecture.colours:
+        return _build_one(architecture, 3, zero_init_residual)
+    first, second = (_build_one(architecture, channels, zero_init_residual) for channels in (1, 2))
+    return SplitEncoder(first, second, architecture.colours)
+
+
+def _build_one(architecture: Architecture, channels: int, zero_init_residual: bool) -> nn.Module:
     import timm
 
     # Build timm's network.
@@ -28,6 +36,7 @@ def build_encoder(architecture: Architecture, *, zero_init_residual: bool = Fals
         architecture.timm_name,
         pretrained=False,
         num_classes=0,
+        in_chans=channels,
         zero_init_last=zero_init_residual,
         **architecture.model_args,
     )
@@ -72,7 +81,8 @@ def _shrink_stem(encoder: nn.Module) -> None:
     )
     width = getattr(parent, convolution).out_channels
     # at stride 1 TensorFlow's 'SAME' padding is 1 too
-    small = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
+    channels = getattr(parent, convolution).in_channels
+    small = nn.Conv2d(channels, width, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
     setattr(parent, convolution, small)
     setattr(parent, pool, nn.Identity())

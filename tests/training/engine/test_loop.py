@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import METHODS, ROOT, Killed, after_step, assert_same_state, kill, last, log, tiny
+from tiny_runs import BANKS, METHODS, ROOT, Killed, after_step, assert_same_state, kill, last, log, tiny
 
 from training.engine import checkpoint, loop
 from training.engine.loop import train
@@ -93,7 +93,9 @@ def test_twenty_kills_at_random_steps_change_no_bit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if m not in (*BANKS, "barlowtwins", "vicreg")]
+)  # of these there is no such recipe
 def test_sigkill_at_random_moments_ends_with_the_same_weights(
     method: str, labelled_folder: Path, tmp_path: Path
 ) -> None:

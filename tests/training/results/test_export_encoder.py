@@ -35,7 +35,7 @@ PHOTOS = sorted(Path("examples/photos").glob("*.jpg"))[:2]
 
 def exported(recipe: Recipe, folder: Path, *, step: int = 5, **options: Any) -> torch.nn.Module:
     """``e.safetensors`` and what comes with it, of a checkpoint after so many steps of ten; the network behind it."""
-    network = build_method(recipe)
+    network = build_method(recipe, 48)
     known = {"data": {"name": "Birds of 2024/train", "images": 48}, "seconds": 61.0, "hardware": ["cpu A", "cpu B"]}
     state = {"recipe": to_json(recipe), "method": network.state_dict(), "step": step, "total_steps": 10} | known
     checkpoint.save(folder, step, state)
@@ -61,7 +61,7 @@ def test_a_checkpoint_becomes_encoder_heads_draft_and_card(method: str, tmp_path
     source = f"trained with `zoo-train run {tiny(method).name}` on Birds of 2024/train"
     draft = json.loads((tmp_path / "e.registry.json").read_text())
     in_the_zoo = "moco" if method == "mocov2" else method
-    assert (draft["name"], draft["method"], draft["architecture"]) == ("e", in_the_zoo, "tiny")
+    assert (draft["name"], draft["method"], draft["architecture"]) == ("e", in_the_zoo, tiny(method).architecture)
     weights = draft["weights"]["birds_of_2024_train"]
     assert (weights["sha256"], weights["source"], weights["selection"]) == (sha256, source, "")
 
@@ -69,8 +69,8 @@ def test_a_checkpoint_becomes_encoder_heads_draft_and_card(method: str, tmp_path
     text = " ".join(card.content.split())
     labels = "labelled" if method == "supervised" else "unlabelled"
     for said in (
-        "# e A ResNet-18 trained with",
-        "| embedding | 16 numbers, 0.037 M parameters |",
+        f"# e A ResNet-18{', twice, for two parts of the colours (lab)' if method == 'cmc' else ''} trained with",
+        f"| embedding | 16 numbers, {'0.026' if method == 'cmc' else '0.037'} M parameters |",
         f"| source | {source} |",
         f"| file | `e.safetensors`, sha256 `{sha256}` |",
         f"| heads | `e.heads.safetensors`: {', '.join(sorted(parts))} |",

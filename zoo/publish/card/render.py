@@ -153,7 +153,8 @@ def _network(architecture: Architecture) -> str:
     args = ", ".join(f"{k}={v}" for k, v in architecture.model_args.items())
     padding = {"symmetric": "", "same": "; TensorFlow's SAME padding", "same-pool": "; SAME padding in the pool"}
     stem = "; 3x3 stem without a pool" if architecture.stem == "cifar" else ""
-    return f"timm `{architecture.timm_name}`{f' ({args})' if args else ''}{padding[architecture.padding]}{stem}"
+    twice = f"; two of them, for two parts of the colours ({architecture.colours})" if architecture.colours else ""
+    return f"timm `{architecture.timm_name}`{f' ({args})' if args else ''}{padding[architecture.padding]}{stem}{twice}"
 
 
 def _depth(architecture: Architecture) -> str:
@@ -167,7 +168,8 @@ def _depth(architecture: Architecture) -> str:
     )
     if architecture.timm_name == "resnetv2_50" and not layers:
         depth = 50
-    return f"ResNet-{depth}" + (f" of {width:g} times the width" if width != 1 else "")
+    twice = f", twice, for two parts of the colours ({architecture.colours})" if architecture.colours else ""
+    return f"ResNet-{depth}" + (f" of {width:g} times the width" if width != 1 else "") + twice
 
 
 def _pixels(transform: Preprocessing) -> str:

@@ -123,6 +123,86 @@ METHODS: Mapping[str, MethodText] = {
         "Each image predicts a cluster, the clusters being assigned in equal parts along the training; no labels",
         _SWAV_PAPER,
     ),
+    "cmc": MethodText(
+        "CMC",
+        "Two networks, of an image's lightness and of its colours, find the image by what the other said of it; no "
+        "labels",
+        """@inproceedings{tian2020cmc,
+  title     = {Contrastive Multiview Coding},
+  author    = {Tian, Yonglong and Krishnan, Dilip and Isola, Phillip},
+  booktitle = {European Conference on Computer Vision},
+  year      = {2020},
+  note      = {arXiv 1906.05849}
+}""",
+    ),
+    "pirl": MethodText(
+        "PIRL",
+        "An image and its shuffled patches are both found by the image's vector in a memory bank; no labels",
+        """@inproceedings{misra2020pirl,
+  title     = {Self-Supervised Learning of Pretext-Invariant Representations},
+  author    = {Misra, Ishan and van der Maaten, Laurens},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year      = {2020},
+  note      = {arXiv 1912.01991}
+}""",
+    ),
+    "infomin": MethodText(
+        "InfoMin Aug.",
+        "A view of an image and its shuffled patches are told from a queue of other images by the key of another view, "
+        "encoded by a slowly moving average of the network; no labels",
+        """@inproceedings{tian2020infomin,
+  title     = {What Makes for Good Views for Contrastive Learning?},
+  author    = {Tian, Yonglong and Sun, Chen and Poole, Ben and Krishnan, Dilip and Schmid, Cordelia and
+               Isola, Phillip},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2020},
+  note      = {arXiv 2005.10243}
+}""",
+    ),
+    "localagg": MethodText(
+        "Local Aggregation",
+        "An image is drawn to those of its neighbours in a memory bank that share a cluster with it; no labels",
+        """@inproceedings{zhuang2019localagg,
+  title     = {Local Aggregation for Unsupervised Learning of Visual Embeddings},
+  author    = {Zhuang, Chengxu and Zhai, Alex Lin and Yamins, Daniel},
+  booktitle = {International Conference on Computer Vision},
+  year      = {2019},
+  note      = {arXiv 1903.12355}
+}""",
+    ),
+    "barlowtwins": MethodText(
+        "Barlow Twins",
+        "The features of two views of an image agree one by one, and no two features say the same; no labels",
+        """@inproceedings{zbontar2021barlow,
+  title     = {Barlow Twins: Self-Supervised Learning via Redundancy Reduction},
+  author    = {Zbontar, Jure and Jing, Li and Misra, Ishan and LeCun, Yann and Deny, St{\\'e}phane},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2021},
+  note      = {arXiv 2103.03230}
+}""",
+    ),
+    "vicreg": MethodText(
+        "VICReg",
+        "Two views of an image have the same features, which keep their variance and are not correlated; no labels",
+        """@inproceedings{bardes2022vicreg,
+  title     = {VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning},
+  author    = {Bardes, Adrien and Ponce, Jean and LeCun, Yann},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2022},
+  note      = {arXiv 2105.04906}
+}""",
+    ),
+    "instdisc": MethodText(
+        "InstDisc",
+        "Every image is a class of its own, told from others by the vectors of a memory bank; no labels",
+        """@inproceedings{wu2018instdisc,
+  title     = {Unsupervised Feature Learning via Non-Parametric Instance Discrimination},
+  author    = {Wu, Zhirong and Xiong, Yuanjun and Yu, Stella X. and Lin, Dahua},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year      = {2018},
+  note      = {arXiv 1805.01978}
+}""",
+    ),
     "supervised": MethodText(
         "supervised learning",
         "Each image predicts its label",

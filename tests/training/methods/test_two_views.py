@@ -1,0 +1,102 @@
+"""Barlow Twins and VICReg against the official codes' outputs, and MoCo v1 as a recipe of MoCo v2.
+
+``tests/examples/test_methods.py`` holds the same of the examples, and the losses against their formulas.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from bank_checks import below, group_files, images, trunk
+from relative_errors import RelativeErrors
+from torch import nn
+
+from training.data.sampler import EpochSampler
+from training.engine.optim import build_optimiser, set_learning_rate
+from training.engine.schedules import learning_rate, warmup_cosine
+from training.methods import BarlowTwins, VICReg, build_method
+from training.recipes import table
+
+
+def require_trajectory(group: Path, cls: type[BarlowTwins | VICReg], recipe: str) -> None:
+    """Loss with gradients, rates, the losses and the final weights of some steps."""
+    hyper, data, init = group_files(group)
+    with torch.serialization.safe_globals([(images, "__main__.exclude_bias_and_norm")]):  # VICReg's optimiser names it
+        state = below(torch.load(init, weights_only=True)["model"], "module.")
+    encoder, dim = trunk(below(state, "backbone."))
+    widths = [int(width) for width in hyper.get("projector", hyper.get("expander")).split("-")]
+    options: dict[str, Any] = {"lambd": hyper["lambd"]} if cls is BarlowTwins else {}
+    model = cls(encoder, dim, hidden=widths[0], out=widths[-1], **options).double()
+    model.projector.load_state_dict(below(state, "projector."))
+    errors, after = RelativeErrors(torch.float64), RelativeErrors(torch.float64)
+    model.eval()
+    with torch.no_grad():
+        embedding = model.encoder(images(data["eval_image"]))
+        errors.add("embedding", embedding, data["eval_embedding"])
+        errors.add("projection", model.projector(embedding), data["eval_projection"])
+    model.train()
+    for case in "ab":
+        leaves = [torch.tensor(data[f"loss_{case}_z{n}"]).requires_grad_() for n in (1, 2)]
+        norm = nn.BatchNorm1d(leaves[0].shape[1], affine=False).double() if cls is BarlowTwins else nn.Identity()
+        loss = model.loss(*(norm(z) for z in leaves))
+        loss.backward()
+        errors.add(f"loss {case}", loss, data[f"loss_{case}"])
+        for n, z in enumerate(leaves, 1):
+            errors.add(f"grad {case}{n}", z.grad, data[f"loss_{case}_grad_z{n}"])
+    optim = table.find(recipe).optim
+    optimiser = build_optimiser(model, optim)
+    plan = {"batch_size": hyper["batch"], "total": hyper["total_steps"], "warmup": hyper["warmup_steps"]}
+    for step, rates in enumerate(np.reshape(data["learning_rate"], (len(data["loss"]), -1))):
+        set_learning_rate(
+            optimiser, optim, warmup_cosine(hyper["first_step"] + step, base=optim.lr, final=optim.final_lr, **plan)
+        )
+        assert [group["lr"] for group in optimiser.param_groups][: len(rates)] == pytest.approx(rates, rel=1e-12)
+        loss = model([images(data[f"view{n}"][step]) for n in (1, 2)])["loss"]
+        errors.add(f"step {step}", loss, data["loss"][step])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    cases = [f"{what} {case}" for case in "ab" for what in ("loss",)] + [
+        f"grad {case}{n}" for case in "ab" for n in (1, 2)
+    ]
+    errors.require(1e-9, ["embedding", "projection", *cases, *(f"step {n}" for n in range(len(data["loss"])))])
+    after.add("projector", model.projector[6].weight, data["final_projector_weight"])
+    after.require(1e-10, ["projector"])
+
+
+def test_barlow_twins_trajectory(barlowtwins_group: Path) -> None:
+    require_trajectory(barlowtwins_group, BarlowTwins, "barlowtwins_r50_in1k_1000ep")
+
+
+def test_vicreg_trajectory(vicreg_group: Path) -> None:
+    require_trajectory(vicreg_group, VICReg, "vicreg_r50_in1k_1000ep")
+
+
+def test_the_losses_of_two_features_by_hand() -> None:
+    """Two dimensions, where every term can be written down."""
+    z1 = torch.tensor([[1.0, 2.0], [-1.0, 0.0], [3.0, 1.0]], dtype=torch.float64)
+    z2 = torch.tensor([[0.5, 1.0], [0.0, -1.0], [2.0, 2.0]], dtype=torch.float64)
+    c = (z1.T @ z2 / 3).numpy()
+    expected = (c[0, 0] - 1) ** 2 + (c[1, 1] - 1) ** 2 + 0.0051 * (c[0, 1] ** 2 + c[1, 0] ** 2)
+    barlow = BarlowTwins(nn.Identity(), 2, hidden=2, out=2)
+    assert float(barlow.loss(z1, z2)) == pytest.approx(expected, rel=1e-12)
+    total = 25 * float(((z1 - z2) ** 2).mean())
+    for z in (z1.numpy(), z2.numpy()):
+        std, cov = np.sqrt(z.var(0, ddof=1) + 1e-4), np.cov(z.T)
+        total += 25 * np.maximum(0, 1 - std).mean() / 2 + 2 * cov[0, 1] ** 2 / 2
+    vicreg = VICReg(nn.Identity(), 2, hidden=2, out=2)
+    assert float(vicreg.loss(z1, z2)) == pytest.approx(total, rel=1e-12)
+
+
+def test_moco_v1_is_v2_with_one_linear_another_temperature_view_and_schedule() -> None:
+    recipe, sampler = table.find("mocov1_r50_in1k_200ep"), EpochSampler(256, 256, True)
+    assert (recipe.method, recipe.objective.temperature, recipe.objective.queue) == ("mocov2", 0.07, 65_536)
+    assert [type(layer).__name__ for layer in build_method(recipe).projector] == ["Linear"]
+    view = recipe.views.first
+    assert (view.jitter_p, view.hue, view.blur_p, view.min_area, recipe.views.second) == (1.0, 0.4, 0.0, 0.2, view)
+    rates = [learning_rate(recipe.optim, epoch, sampler) for epoch in (119, 120, 160)]
+    assert rates == pytest.approx([0.03, 0.003, 0.0003])

@@ -1,0 +1,74 @@
+"""Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230): the cross-correlation of two views' features is the identity.
+
+Constants are those of facebookresearch/barlowtwins, commit 8e8d284, ``main.py``. On several ranks the official code
+gives 1 / ranks of the gradient (a sum over ranks, which DDP then averages); here it is the gradient itself. Gradient
+accumulation CHANGES the loss: each micro-batch has a cross-correlation of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from torch import Tensor, nn
+
+from training.distributed import collectives
+from training.methods.base import Method, recipe_encoder
+from training.recipes.config import Optim, Recipe
+
+LR_WEIGHTS, LR_BIASES = 0.2, 0.0048  # for a batch of 256; the second is of parameters with one dimension
+
+
+class BarlowTwins(Method):
+    """Encoder (float [N, 3, H, W] -> [N, dim]), projector, and BN without parameters on the projections.
+
+    Args:
+        dim: size of the encoder's output.
+        hidden, out: sizes of the projector; 8192 and 8192.
+        lambd: weight of the off-diagonal terms; .0051.
+    """
+
+    training_only = ("bn",)
+
+    def __init__(self, encoder: nn.Module, dim: int, *, hidden: int, out: int, lambd: float = 0.0051) -> None:
+        super().__init__()
+        self.lambd = lambd
+        self.encoder = encoder
+        self.projector = nn.Sequential(
+            nn.Linear(dim, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, out, bias=False),
+        )
+        self.bn = nn.BatchNorm1d(out, affine=False)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> Self:
+        encoder, dim = recipe_encoder(recipe)
+        heads = recipe.heads
+        return cls(encoder, dim, hidden=heads.hidden, out=heads.out, lambd=float(recipe.options["lambd"]))
+
+    def parameter_groups(self, optim: Optim) -> list[dict[str, object]]:
+        """LARS with a rate of their own for biases and BN, which get neither weight decay nor a trust ratio."""
+        weights = [p for p in self.parameters() if p.ndim > 1]
+        others = [p for p in self.parameters() if p.ndim <= 1]
+        return [
+            {"params": weights, "weight_decay": optim.weight_decay, "adapt": True},
+            {"params": others, "weight_decay": 0.0, "adapt": False, "lr_scale": LR_BIASES / LR_WEIGHTS},
+        ]
+
+    def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Two views [N, 3, H, W], normalised -> ``loss`` (equation 1)."""
+        z1, z2 = (self.bn(self.projector(self.encoder(view))) for view in views)
+        return {"loss": self.loss(z1, z2)}
+
+    def loss(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """Normalised projections [N, D] of both views -> the loss, over the images of all ranks."""
+        z1, z2 = collectives.gather_with_gradient(z1), collectives.gather_with_gradient(z2)
+        c = z1.T @ z2 / len(z1)  # D x D
+        on_diagonal = (c.diagonal() - 1).square().sum()
+        off_diagonal = c.square().sum() - c.diagonal().square().sum()
+        return on_diagonal + self.lambd * off_diagonal

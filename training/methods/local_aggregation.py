@@ -1,0 +1,150 @@
+"""Local Aggregation for Unsupervised Learning of Visual Embeddings (Zhuang et al. 2019, arXiv 1903.12355), section 3.
+
+After some epochs of instance discrimination, an image must be near to those of its neighbours in the memory bank that
+share a cluster with it, in any of several clusterings of the bank.
+
+Constants are those of neuroailab/LocalAggregation at 87ac593 (LAT), the paper's TensorFlow code. The same lab's PyTorch
+code divides [B] by [B, 1] in the loss (``localagg.py:65-74``), which is not what the paper says, and not followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from training.distributed import collectives
+from training.methods.base import Method, StepInfo, recipe_encoder
+from training.methods.memory_bank import MemoryBank
+from training.methods.similarity import similarities, unit
+from training.recipes.config import Recipe
+from zoo.datasets.dataset import Dataset
+from zoo.errors import UserError
+from zoo.models.heads import moco_projector
+
+_Z = 2876934.2 / 1281167  # for each image of the bank, LAT model/instance_model.py
+_EPS = 1e-7  # in the logarithm, LAT model/instance_model.py
+_SEED = 1234  # of the first clustering, LAT model/cluster_km.py
+_CHUNK = 1 << 26  # distances computed at once
+
+
+class LocalAggregation(Method):
+    """Encoder (float [N, 3, H, W] -> [N, dim]), a Linear, the bank and its clusterings.
+
+    Args:
+        dim: size of the encoder's output.
+        bank: D = 128, m = .5, T = .07, NCE in the first epochs with K = 4096, which is also the number of neighbours.
+        clusterings: H; 10 for ResNet-50.
+        clusters: of each clustering; 30 000.
+        instance_epochs: first epochs, of instance discrimination; 10.
+    """
+
+    synchronised_bn = False
+    views = (1, 1)
+    uses_rows = True
+    training_only = ("bank", "labels", "clustered_epoch")
+
+    labels: Tensor
+    clustered_epoch: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        dim: int,
+        bank: MemoryBank,
+        *,
+        clusterings: int = 10,
+        clusters: int = 30_000,
+        instance_epochs: int = 10,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.bank = encoder, bank
+        self.clusters, self.instance_epochs = clusters, instance_epochs
+        self.projector = moco_projector(dim, bank.memory.shape[1], layers=1)
+        bank.Z.fill_(_Z * len(bank.memory))
+        # Before the first clustering each image is its own cluster.
+        self.register_buffer("labels", torch.arange(len(bank.memory)).repeat(clusterings, 1))  # HxN
+        self.register_buffer("clustered_epoch", torch.tensor(-1))
+        self._info = StepInfo(0, 1, 0, 0.0)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, *, images: int = 1) -> Self:
+        encoder, dim = recipe_encoder(recipe)
+        numbers = {name: int(recipe.options[name]) for name in ("clusterings", "clusters", "instance_epochs")}
+        return cls(encoder, dim, MemoryBank.from_recipe(recipe, images), **numbers)
+
+    @classmethod
+    def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
+        super().check(recipe, rows=rows, dataset=dataset)
+        MemoryBank.check(recipe)
+        for name, least in (("negatives", 1), ("clusterings", 1), ("clusters", 1), ("instance_epochs", 0)):
+            if int(recipe.options.get(name, -1)) < least:
+                raise UserError(f"options.{name} is missing or out of range: it must be {least} or more")
+        for name in ("negatives", "clusters"):
+            if int(recipe.options[name]) > len(dataset):
+                raise UserError(
+                    f"options.{name}={recipe.options[name]} is more than the {len(dataset)} images: lower it"
+                )
+
+    def forward(
+        self, views: Sequence[Tensor], labels: Tensor | None = None, rows: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """One view [N, 3, H, W], normalised, and the images' rows [N] -> ``loss``."""
+        (view,) = views
+        if rows is None:
+            raise TypeError("the rows of the images in the memory bank are missing")
+        f = unit(self.projector(self.encoder(view)))  # NxD
+        if self._info.epoch < self.instance_epochs:
+            loss = self.bank.loss(f, rows, self.bank.draw(rows, self._info.step))
+        else:
+            loss = self.aggregation(f, rows)
+        self.bank.remember(f, rows)
+        return {"loss": loss}
+
+    def aggregation(self, f: Tensor, rows: Tensor) -> Tensor:
+        """Features [B, D] of unit length and rows [B] -> - mean log (sum of P in B and C / sum of P in B), equation 4.
+
+        B are the image's K nearest rows, C those that share a cluster with it. Z cancels.
+        """
+        nearest, B = (similarities(f, self.bank.memory) / self.bank.T).topk(self.bank.K)  # BxK
+        C = (self.labels[:, B] == self.labels[:, rows][:, :, None]).any(0)  # BxK
+        P = torch.exp(nearest)
+        return -torch.log((P * C).sum(1) / P.sum(1) + _EPS).mean()
+
+    def before_step(self, info: StepInfo) -> None:
+        """Cluster the bank at the first step of each epoch of the second phase."""
+        self._info = info
+        if info.epoch >= self.instance_epochs and info.epoch != int(self.clustered_epoch):
+            for h, labels in enumerate(self.labels):
+                found = (
+                    kmeans(self.bank.memory, self.clusters, seed=_SEED + h) if not collectives.rank() else labels * 0
+                )
+                labels.copy_(collectives.all_reduce_sum_(found))  # of the first rank: the others may round otherwise
+            self.clustered_epoch.fill_(info.epoch)
+
+    def after_step(self, info: StepInfo) -> None:
+        """The features of the step enter the bank."""
+        self.bank.update()
+
+
+@torch.no_grad()
+def kmeans(x: Tensor, clusters: int, *, seed: int, iterations: int = 20) -> Tensor:
+    """Lloyd's k-means: [N, D] -> cluster of each row, int64 [N]. It starts from rows of ``x`` drawn by ``seed``.
+
+    A cluster without rows keeps its centre. (LAT has faiss's, which splits a large cluster then; 20 iterations too.)
+    """
+    start = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:clusters]
+    centres = x[start.to(x.device)].clone()
+    labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    chunk = max(1, _CHUNK // clusters)
+    for _ in range(iterations):
+        # The nearest centre, by |c|^2 - 2 x.c.
+        for n in range(0, len(x), chunk):
+            labels[n : n + chunk] = (centres.square().sum(1) - 2 * x[n : n + chunk] @ centres.t()).argmin(1)
+        # The mean of its rows.
+        sums = torch.zeros_like(centres).index_add_(0, labels, x)
+        count = torch.bincount(labels, minlength=clusters)[:, None]
+        centres = torch.where(count > 0, sums / count.clamp(min=1), centres)
+    return labels

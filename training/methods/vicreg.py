@@ -1,0 +1,78 @@
+"""VICReg (Bardes et al. 2022, arXiv 2105.04906): invariance, variance and covariance of two views' features.
+
+Constants are those of facebookresearch/vicreg, commit 4e12602, ``main_vicreg.py``. Gradient accumulation CHANGES the
+loss: each micro-batch has variances and a covariance of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.distributed import collectives
+from training.methods.base import Method, recipe_encoder
+from training.recipes.config import Recipe
+
+_EPS = 1e-4  # in the standard deviation
+
+
+class VICReg(Method):
+    """Encoder (float [N, 3, H, W] -> [N, dim]) and expander.
+
+    Args:
+        dim: size of the encoder's output.
+        hidden, out: sizes of the expander; 8192 and 8192.
+        invariance, variance, covariance: weights of the terms; 25, 25 and 1.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        dim: int,
+        *,
+        hidden: int,
+        out: int,
+        invariance: float = 25.0,
+        variance: float = 25.0,
+        covariance: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.weights = invariance, variance, covariance
+        self.encoder = encoder
+        self.projector = nn.Sequential(
+            nn.Linear(dim, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, out, bias=False),
+        )
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> Self:
+        encoder, dim = recipe_encoder(recipe)
+        weights = {name: float(value) for name, value in recipe.options.items()}
+        return cls(encoder, dim, hidden=recipe.heads.hidden, out=recipe.heads.out, **weights)
+
+    def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Two views [N, 3, H, W], normalised -> ``loss`` (equation 6)."""
+        z1, z2 = (self.projector(self.encoder(view)) for view in views)
+        return {"loss": self.loss(z1, z2)}
+
+    def loss(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """Features [N, D] of both views -> the loss; variance and covariance are over the images of all ranks."""
+        invariance = F.mse_loss(z1, z2)
+        variance, covariance = torch.zeros_like(invariance), torch.zeros_like(invariance)
+        for z in (z1, z2):
+            z = collectives.gather_with_gradient(z)
+            z = z - z.mean(0)
+            variance = variance + F.relu(1 - torch.sqrt(z.var(0) + _EPS)).mean() / 2
+            c = z.T @ z / (len(z) - 1)  # D x D
+            covariance = covariance + (c.square().sum() - c.diagonal().square().sum()) / z.shape[1]
+        terms = torch.stack([invariance, variance, covariance])
+        return (terms * terms.new_tensor(self.weights)).sum()
