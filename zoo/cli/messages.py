@@ -193,6 +193,10 @@ def print_converted(converted: Converted) -> None:
     say(f"licence {config.licence}; source: {config.source}")
     if converted.left_out:
         say(f"left out: {_count(len(converted.left_out), 'tensor')}, first {converted.left_out[0]}")
+    if converted.dropped:
+        named = ", ".join(f"{place} ({kind})" for place, kind in list(converted.dropped.items())[:3])
+        more = f" and {len(converted.dropped) - 3} more" if len(converted.dropped) > 3 else ""
+        say(f"not read, as only tensors and plain values are: {named}{more}")
 
 
 def print_renamed(renamed: Renamed) -> None:

@@ -35,6 +35,7 @@ class OfficialCheckpoint:
         heads: state dicts of ``nn.Sequential`` by part, see ``zoo.models.head_spec``.
         preprocessing: transform that the official code evaluates with.
         left_out: keys of the file that belong to neither.
+        dropped: class of each object of the file that was not read, by its place.
     """
 
     method: str
@@ -43,6 +44,7 @@ class OfficialCheckpoint:
     heads: Mapping[str, Mapping[str, Tensor]]
     preprocessing: Preprocessing = IMAGENET_224
     left_out: tuple[str, ...] = field(default=())
+    dropped: Mapping[str, str] = field(default_factory=dict)
 
 
 def recognise(state: Mapping[str, Tensor], *, padding: str = "symmetric") -> tuple[Architecture, dict[str, Tensor]]:
@@ -101,6 +103,14 @@ def sequential(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def starting_with(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the entries of a state dict under a prefix, without the prefix."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def unread_weights(dropped: Mapping[str, str]) -> str:
+    """Return the end of a message where weights of the file were not read; empty where all were."""
+    for place, kind in dropped.items():
+        if place.rpartition(".")[2] in ("weight", "bias", "running_mean", "running_var"):
+            return f"; {place[:100]} is a {kind}, no plain tensor: save the full state_dict() of tensors on the CPU"
+    return ""
 
 
 def require_online(which: str, kind: str) -> None:

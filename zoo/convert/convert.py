@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -47,11 +47,17 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Converted:
-    """A converted model: its folder, its config, and the keys of the official file that it does not hold."""
+    """A converted model.
+
+    Attributes:
+        left_out: keys of the official file that the folder does not hold.
+        dropped: class of each object of the file that was not read, by its place.
+    """
 
     folder: Path
     config: ModelConfig
     left_out: tuple[str, ...]
+    dropped: Mapping[str, str]
 
 
 def convert(
@@ -111,7 +117,7 @@ def convert(
         extra={"network": which, "converted_from": kind} | _hash(file),
     )
     written = checkpoint_dir.write(out, config, official.encoder, official.heads, half=half)
-    return Converted(out, written, official.left_out)
+    return Converted(out, written, official.left_out, official.dropped)
 
 
 def read(file: Path, kind: str, *, which: str = "online", prefix: str | None = None) -> OfficialCheckpoint:
@@ -127,7 +133,20 @@ def read(file: Path, kind: str, *, which: str = "online", prefix: str | None = N
         result: OfficialCheckpoint = reader.read_official(file, prefix)
     else:
         result = reader.read_official(file, which)
+    _require_weights(file, result)
     return result
+
+
+def _require_weights(file: Path, official: OfficialCheckpoint) -> None:
+    """Raise UserError with the remedy where the encoder lacks a weight that was in the file, but no tensor."""
+    from zoo.convert.common import unread_weights
+    from zoo.models.state_dict import check_state
+
+    if reason := unread_weights(official.dropped):
+        try:
+            check_state(official.encoder, official.architecture, file.name)
+        except UserError as error:
+            raise UserError(f"{error}{reason}") from None
 
 
 def published_weights(file: Path) -> Weights | None:
