@@ -182,6 +182,8 @@ def print_fetched(folder: Path) -> None:
 def print_converted(converted: Converted) -> None:
     """Print what the new folder holds, its licence, and how many tensors of the file were left out."""
     config, architecture = converted.config, converted.config.architecture
+    if converted.found:
+        say(f"found {converted.found}")
     # Heads and unusual arguments are named only if there are any.
     heads = f", {' and '.join(config.heads)}" if config.heads else ""
     args = f" {dict(architecture.model_args)}" if architecture.model_args else ""

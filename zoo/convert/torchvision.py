@@ -13,7 +13,8 @@ from zoo.models.key_mapping import to_torchvision
 
 
 def read_official(path: Path, prefix: str | None) -> OfficialCheckpoint:
-    """Read a ResNet from a torch or safetensors file; ``fc``, where the file has one, becomes the classifier.
+    """Read a ResNet from a torch or safetensors file; ``fc`` becomes the classifier, or with several
+    layers the projector.
 
     Args:
         prefix: text before ``conv1.weight`` in the keys (``module.pre.``); ``None`` takes the only one that fits.
@@ -41,7 +42,10 @@ def read_official(path: Path, prefix: str | None) -> OfficialCheckpoint:
     # Tell the user which tensors stay behind.
     outside = (k for k in state if not k.startswith(prefix))
     left_out = (*outside, *(prefix + k for k in named if k not in body and not k.startswith("fc.")))
-    heads = {"classifier": sequential(classifier)} if classifier else {}
+    heads = {}
+    if classifier:  # a single linear layer; SimSiam's and SimCLR's layouts have a projector there
+        fc = sequential(classifier)
+        heads = {"classifier" if set(fc) <= {"0.weight", "0.bias"} else "projector": fc}
     return OfficialCheckpoint("unknown", architecture, encoder, heads, left_out=left_out, dropped=file.dropped)
 
 
