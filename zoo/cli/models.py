@@ -187,6 +187,9 @@ def publish(
     int8: Annotated[
         bool, typer.Option("--int8/--no-int8", help="Add an int8 ONNX file if it is accurate enough.")
     ] = True,
+    overwrite_card: Annotated[
+        bool, typer.Option("--overwrite-card", help="Replace a README.md that was edited on the hub.")
+    ] = False,
 ) -> None:
     """Upload a model as one commit that zoo, timm, transformers, torch.hub and ONNX Runtime can load.
 
@@ -198,7 +201,16 @@ def publish(
     from zoo.cli.messages import print_published
     from zoo.publish.publish import publish as run_publish
 
-    result = run_publish(model, repo, dry_run=dry_run, private=private, revision=revision, results=results, int8=int8)
+    result = run_publish(
+        model,
+        repo,
+        dry_run=dry_run,
+        private=private,
+        revision=revision,
+        results=results,
+        int8=int8,
+        overwrite_card=overwrite_card,
+    )
     print_published(result)
 
 
