@@ -216,6 +216,7 @@ READERS: dict[str, Reader] = {
     "pickle": ("x.pkl", _read_pickle, _pickles),
     "torch-pickle": ("x.pkl", _lazy("zoo.convert.readers.torch_checkpoint", "read_torch"), _pickles),
     "torch": ("x.pth", _lazy("zoo.convert.readers.torch_checkpoint", "load_torch"), _torch_files),
+    "torch-tree": ("x.pth", _lazy("zoo.convert.readers.torch_tree", "read_tree"), _torch_files),
     "checkpoint": ("x.pt", _lazy("training.engine.checkpoint", "read"), _torch_files),
     "safetensors": ("x.safetensors", _lazy("zoo.hub.weights", "locate"), _safetensors),
     "config": ("config.json", _read_config, _configs),

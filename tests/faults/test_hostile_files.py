@@ -75,7 +75,7 @@ def conversions(folder: Path, files: Mapping[str, Path], kinds: tuple[str, ...])
 
 def test_pickles(tmp_path: Path) -> None:
     files = write(tmp_path, pickles(), ".pkl")
-    errors = refused(tmp_path, conversions(tmp_path, files, ("deepmind-byol", "torch")))
+    errors = refused(tmp_path, conversions(tmp_path, files, ("deepmind-byol", "torch", "auto")))
     assert not (tmp_path / "out").exists()
     for way in ("dict", "ndarray", "encode", "namedtuple"):
         assert "only plain numbers are read" in errors[f"crash_{way} deepmind-byol"]
@@ -85,7 +85,7 @@ def test_pickles(tmp_path: Path) -> None:
 
 def test_torch_files(tmp_path: Path) -> None:
     files = write(tmp_path, torch_files(), ".pth.tar")
-    commands = conversions(tmp_path, files, ("simsiam", "torch"))
+    commands = conversions(tmp_path, files, ("simsiam", "torch", "auto"))
     for name, file in files.items():
         commands[f"{name} training"] = ["zoo-train", "export", file, "--out", tmp_path / "e"], file.stat().st_size
     errors = refused(tmp_path, commands)
@@ -307,7 +307,7 @@ def test_tensorflow_checkpoints(tmp_path: Path) -> None:
         "no_footer": packed({f"{stem}.index": index[:-footer], data: bytes(1000)}),
         "outside": packed({f"{stem}.index": index[:-footer] + b"\xff" * 9 + b"\x01" * 31 + index[-8:], data: b""}),
     }
-    refused(tmp_path, conversions(tmp_path, write(tmp_path, bundles, ".zip"), ("simclr",)))
+    refused(tmp_path, conversions(tmp_path, write(tmp_path, bundles, ".zip"), ("simclr", "auto")))
 
 
 def test_depth_files(tmp_path: Path) -> None:

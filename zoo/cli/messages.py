@@ -182,6 +182,8 @@ def print_fetched(folder: Path) -> None:
 def print_converted(converted: Converted) -> None:
     """Print what the new folder holds, its licence, and how many tensors of the file were left out."""
     config, architecture = converted.config, converted.config.architecture
+    if converted.found:
+        say(f"found {converted.found}")
     # Heads and unusual arguments are named only if there are any.
     heads = f", {' and '.join(config.heads)}" if config.heads else ""
     args = f" {dict(architecture.model_args)}" if architecture.model_args else ""
@@ -193,6 +195,10 @@ def print_converted(converted: Converted) -> None:
     say(f"licence {config.licence}; source: {config.source}")
     if converted.left_out:
         say(f"left out: {_count(len(converted.left_out), 'tensor')}, first {converted.left_out[0]}")
+    if converted.dropped:
+        named = ", ".join(f"{place} ({kind})" for place, kind in list(converted.dropped.items())[:3])
+        more = f" and {len(converted.dropped) - 3} more" if len(converted.dropped) > 3 else ""
+        say(f"not read, as only tensors and plain values are: {named}{more}")
 
 
 def print_renamed(renamed: Renamed) -> None:

@@ -16,7 +16,7 @@ app = typer.Typer()
 # Constants of the modules that do the work: importing those would take seconds. A test compares both.
 FilePrecision = Literal["fp32", "fp16", "int8"]
 Pixels = Literal["any", "crop", "normalised"]
-CheckpointKind = Literal["deepmind-byol", "simsiam", "moco", "swav", "simclr", "torch"]
+CheckpointKind = Literal["deepmind-byol", "simsiam", "moco", "swav", "simclr", "torch", "auto"]
 KeyNames = Literal["torchvision", "timm", "detectron2"]
 Network = Literal["online", "target"]
 Sort = Literal["name", "score", "params", "dim", "licence"]
@@ -116,25 +116,26 @@ def export(
 
 @app.command()
 def convert(
-    file: Annotated[str, typer.Argument(help="With --from: an official file. With --to: NAME, folder or file.")],
-    out: Annotated[
-        Path, typer.Option(help="With --from: a new folder. With --to: .safetensors, .pth or (detectron2) .pkl.")
-    ],
-    from_: Annotated[CheckpointKind | None, typer.Option("--from", help="Source of the official file.")] = None,
+    file: Annotated[str, typer.Argument(help="A checkpoint. With --to: NAME, folder or file of the zoo.")],
+    out: Annotated[Path, typer.Option(help="A new folder. With --to: .safetensors, .pth or (detectron2) .pkl.")],
+    from_: Annotated[
+        CheckpointKind | None, typer.Option("--from", help="Kind of the file; default: auto, which finds out.")
+    ] = None,
     to: Annotated[KeyNames | None, typer.Option(help="Library whose key names to write.")] = None,
     which: Annotated[Network, typer.Option(help="Network to take if the file has both.")] = "online",
     name: Annotated[str | None, typer.Option(help="Name of the new model; default: the file's name.")] = None,
     prefix: Annotated[
-        str | None, typer.Option(help="--from torch: prefix of the encoder's keys, before conv1.weight.")
+        str | None,
+        typer.Option(help="Prefix of the encoder's keys, before conv1.weight, if a file has several networks."),
     ] = None,
-    input_size: Annotated[int, typer.Option(min=1, help="--from torch: side of the crop, pixels.")] = 224,
-    resize: Annotated[int, typer.Option(min=1, help="--from torch: short side before the crop, pixels.")] = 256,
+    input_size: Annotated[int, typer.Option(min=1, help="--from auto or torch: side of the crop, pixels.")] = 224,
+    resize: Annotated[int, typer.Option(min=1, help="--from auto or torch: short side before the crop, pixels.")] = 256,
     licence: Annotated[
         str | None, typer.Option(help="SPDX name; default: that of a published file, else unknown.")
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store convolutions in float16, BN in float32.")] = False,
 ) -> None:
-    """Convert an official checkpoint to a folder that loads everywhere, or an encoder to other libraries' key names.
+    """Convert a checkpoint to a folder that loads everywhere, or an encoder to other libraries' key names.
 
     Nothing in the file is executed. Depth, width and stem are read from it.
     """
@@ -143,25 +144,25 @@ def convert(
     from zoo.system.preflight import require_path
 
     # Two directions share this command, and a call takes one of them.
-    if (from_ is None) == (to is None):
-        raise UserError("give --from (an official file to a folder) or --to (an encoder to other key names)")
+    if from_ is not None and to is not None:
+        raise UserError("give --from (a checkpoint to a folder) or --to (an encoder to other key names), not both")
     if to is not None:
         from zoo.export.checkpoint_formats import rename
 
         print_renamed(rename(file, to, out))
         return
-    # What is left is an official file to convert.
+    # What is left is a checkpoint to convert.
     require_path(file, f"cannot read {file}: no such file")
-    assert from_ is not None
     from zoo.convert.convert import convert as run_conversion
     from zoo.transforms.preprocess import Preprocessing
 
-    # Only a plain torch encoder leaves the preprocessing open.
-    preprocessing = Preprocessing(input_size, resize) if from_ == "torch" else None
+    # The official codes say their preprocessing, other checkpoints leave it open.
+    kind = from_ or "auto"
+    preprocessing = Preprocessing(input_size, resize) if kind in ("torch", "auto") else None
     print_converted(
         run_conversion(
             Path(file),
-            from_,
+            kind,
             out,
             which=which,
             name=name,
@@ -186,6 +187,9 @@ def publish(
     int8: Annotated[
         bool, typer.Option("--int8/--no-int8", help="Add an int8 ONNX file if it is accurate enough.")
     ] = True,
+    overwrite_card: Annotated[
+        bool, typer.Option("--overwrite-card", help="Replace a README.md that was edited on the hub.")
+    ] = False,
 ) -> None:
     """Upload a model as one commit that zoo, timm, transformers, torch.hub and ONNX Runtime can load.
 
@@ -197,7 +201,16 @@ def publish(
     from zoo.cli.messages import print_published
     from zoo.publish.publish import publish as run_publish
 
-    result = run_publish(model, repo, dry_run=dry_run, private=private, revision=revision, results=results, int8=int8)
+    result = run_publish(
+        model,
+        repo,
+        dry_run=dry_run,
+        private=private,
+        revision=revision,
+        results=results,
+        int8=int8,
+        overwrite_card=overwrite_card,
+    )
     print_published(result)
 
 

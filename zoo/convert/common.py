@@ -22,6 +22,7 @@ _BOTTLENECK: dict[tuple[int, ...], str] = {
     (3, 8, 36, 3): "resnet152",
     (3, 24, 36, 3): "resnet200",
 }
+_WIDE: dict[tuple[int, ...], str] = {(3, 4, 6, 3): "wide_resnet50_2", (3, 4, 23, 3): "wide_resnet101_2"}
 _BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.")
 
 
@@ -35,6 +36,8 @@ class OfficialCheckpoint:
         heads: state dicts of ``nn.Sequential`` by part, see ``zoo.models.head_spec``.
         preprocessing: transform that the official code evaluates with.
         left_out: keys of the file that belong to neither.
+        dropped: class of each object of the file that was not read, by its place.
+        found: what was found and where, for the user; empty where the kind of file says it.
     """
 
     method: str
@@ -43,6 +46,8 @@ class OfficialCheckpoint:
     heads: Mapping[str, Mapping[str, Tensor]]
     preprocessing: Preprocessing = IMAGENET_224
     left_out: tuple[str, ...] = field(default=())
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    found: str = ""
 
 
 def recognise(state: Mapping[str, Tensor], *, padding: str = "symmetric") -> tuple[Architecture, dict[str, Tensor]]:
@@ -70,8 +75,14 @@ def recognise(state: Mapping[str, Tensor], *, padding: str = "symmetric") -> tup
     parameters = sum(v.numel() for k, v in encoder.items() if "running" not in k)
     last = "bn2" if (is_basic := "layer1.0.conv3.weight" not in encoder) else "bn3"
     (features,) = encoder[f"layer4.{layers[3] - 1}.{last}.weight"].shape
+    _require_plain_blocks(encoder)
     # timm's name, and its arguments where the name alone does not say it
     timm_name = (_BASIC if is_basic else _BOTTLENECK).get(layers) if channels == 64 else None
+    inner = encoder["layer1.0.conv1.weight"].shape[0]  # channels in the first block
+    if not is_basic and channels == 64 and inner == 128 and layers in _WIDE:
+        timm_name = _WIDE[layers]  # torchvision's and timm's: only the inner convolutions are wide
+    elif inner != channels:
+        raise ValueError(f"a stem of {channels} channels and a first stage of {inner}: an unusual width")
     if is_basic and timm_name is None:
         raise ValueError(f"basic blocks {layers} with a stem of {channels}: only ResNet-18 and -34 have them")
     args: ModelArgs = {}
@@ -93,6 +104,22 @@ def recognise(state: Mapping[str, Tensor], *, padding: str = "symmetric") -> tup
     return architecture, encoder
 
 
+def _require_plain_blocks(encoder: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for relatives of the ResNet, by their names."""
+    second = encoder["layer1.0.conv2.weight"]
+    if second.shape[0] != second.shape[1] and "layer1.0.conv3.weight" in encoder:
+        raise ValueError("a ResNeXt: its convolutions have groups, which are not supported")
+    for part, name in ((".se.", "an SE-ResNet"), (".se_module.", "an SE-ResNet"), (".attn", "a ResNet with attention")):
+        if any(part in key for key in encoder):
+            raise ValueError(f"{name}, which is not supported")
+    if not any(key.startswith("bn1.") for key in encoder):
+        raise ValueError("a ResNet without a norm after its stem (pre-activation), which is not supported")
+    if encoder["bn1.weight"].shape != encoder.get("bn1.running_mean", encoder["bn1.weight"]).shape:
+        raise ValueError("a ResNet with split batch norm (lightly's num_splits), which is not supported")
+    if "bn1.running_mean" not in encoder:
+        raise ValueError("a ResNet without BN's moving averages (another norm), which is not supported")
+
+
 def sequential(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a head's state dict as one of an ``nn.Sequential``, without counters: a lone layer becomes layer 0."""
     return {f"0.{k}" if k in ("weight", "bias") else k: v for k, v in without_counters(state).items()}
@@ -101,6 +128,14 @@ def sequential(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def starting_with(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the entries of a state dict under a prefix, without the prefix."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def unread_weights(dropped: Mapping[str, str]) -> str:
+    """Return the end of a message where weights of the file were not read; empty where all were."""
+    for place, kind in dropped.items():
+        if place.rpartition(".")[2] in ("weight", "bias", "running_mean", "running_var"):
+            return f"; {place[:100]} is a {kind}, no plain tensor: save the full state_dict() of tensors on the CPU"
+    return ""
 
 
 def require_online(which: str, kind: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -42,16 +42,26 @@ KINDS = {
     "swav": CheckpointKind("swav"),
     "simclr": CheckpointKind("simclr"),
     "torch": CheckpointKind("torchvision"),
+    "auto": CheckpointKind("auto"),
 }
+_WITH_PREFIX = ("torch", "auto")
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A converted model: its folder, its config, and the keys of the official file that it does not hold."""
+    """A converted model.
+
+    Attributes:
+        left_out: keys of the official file that the folder does not hold.
+        dropped: class of each object of the file that was not read, by its place.
+        found: what was found and where; empty where the kind of file says it.
+    """
 
     folder: Path
     config: ModelConfig
     left_out: tuple[str, ...]
+    dropped: Mapping[str, str]
+    found: str = ""
 
 
 def convert(
@@ -73,14 +83,15 @@ def convert(
     """Read an official file and write the folder ``out``, see ``zoo.models.checkpoint_dir``.
 
     Args:
-        kind: a key of ``KINDS``.
+        kind: a key of ``KINDS``; ``auto`` recognises the official kinds, and any other checkpoint with a ResNet in it.
         which: ``online`` or ``target`` network, where the file has both.
         name: name of the model; default: the file's name.
         tag: tag of the registry, if the model is one of its weights.
-        prefix: for ``torch``: text before ``conv1.weight`` in the keys; default: the only one that fits.
+        prefix: for ``auto`` and ``torch``: text before ``conv1.weight`` in the keys; default: the only one that fits.
         licence, source: default: those of the registry, if the file is one of the published ones by its hash; else
             ``unknown``: the same code also trains files that are the user's own.
-        preprocessing: default: the transform that the project evaluates with.
+        preprocessing: default: the transform that the project evaluates with. With ``auto`` it is for files of no
+            official code.
         method: default: what the reader finds; the layout alone does not tell MoCo v1 from v2, for example.
         half: store convolutions in float16.
         check: is called with the detected architecture and may refuse it before anything is written.
@@ -91,8 +102,11 @@ def convert(
     # Refuse wrong options before the large file is read.
     if kind not in KINDS or which not in WHICH:
         raise UserError(f"--from {kind} --which {which}: one of {', '.join(KINDS)}, and of {', '.join(WHICH)}")
-    if prefix is not None and kind != "torch":
-        raise UserError("--prefix belongs to --from torch")
+    if prefix is not None and kind not in _WITH_PREFIX:
+        raise UserError("--prefix belongs to --from auto and --from torch")
+    if kind == "auto":
+        kind = _resolve(file, prefix)
+        preprocessing = preprocessing if kind == "auto" else None
     official = read(file, kind, which=which, prefix=prefix)
     # The caller may refuse the network before anything is written.
     if check:
@@ -111,7 +125,22 @@ def convert(
         extra={"network": which, "converted_from": kind} | _hash(file),
     )
     written = checkpoint_dir.write(out, config, official.encoder, official.heads, half=half)
-    return Converted(out, written, official.left_out)
+    return Converted(out, written, official.left_out, official.dropped, official.found)
+
+
+def _resolve(file: Path, prefix: str | None = None) -> str:
+    """Return the official kind of a file, or ``auto`` for another checkpoint and where a prefix is given.
+
+    Raises:
+        UserError: the file is no checkpoint to convert; the message names the command that takes it.
+    """
+    from zoo.convert.auto import official_kind
+
+    try:
+        found = official_kind(file)
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from None
+    return found if found and prefix is None else "auto"
 
 
 def read(file: Path, kind: str, *, which: str = "online", prefix: str | None = None) -> OfficialCheckpoint:
@@ -121,13 +150,26 @@ def read(file: Path, kind: str, *, which: str = "online", prefix: str | None = N
         UserError: the file is refused, or it has no such network.
     """
     reader = import_module(f"zoo.convert.{KINDS[kind].module}")
-    if kind == "torch":
+    if kind in _WITH_PREFIX:
         if which != "online":
-            raise UserError("--from torch has no target network: choose one with --prefix")
+            raise UserError(f"--from {kind} has no target network: choose one with --prefix")
         result: OfficialCheckpoint = reader.read_official(file, prefix)
     else:
         result = reader.read_official(file, which)
+    _require_weights(file, result)
     return result
+
+
+def _require_weights(file: Path, official: OfficialCheckpoint) -> None:
+    """Raise UserError with the remedy where the encoder lacks a weight that was in the file, but no tensor."""
+    from zoo.convert.common import unread_weights
+    from zoo.models.state_dict import check_state
+
+    if reason := unread_weights(official.dropped):
+        try:
+            check_state(official.encoder, official.architecture, file.name)
+        except UserError as error:
+            raise UserError(f"{error}{reason}") from None
 
 
 def published_weights(file: Path) -> Weights | None:

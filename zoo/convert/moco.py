@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with
+from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with, unread_weights
 from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.errors import UserError, reason_of
 from zoo.models.registry import FAIR_224
@@ -19,16 +19,20 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         which: ``online`` is the query encoder. ``target`` is the key encoder, which the published files lack.
 
     Raises:
-        UserError: the file cannot be read, holds more than tensors, is no MoCo checkpoint, or has no key encoder.
+        UserError: the file cannot be read, is no MoCo checkpoint, or has no key encoder.
     """
-    loaded = read_torch(path)
+    file = read_torch(path)
     try:
-        state = {k.removeprefix("module."): v for k, v in loaded["state_dict"].items()}
+        state = {k.removeprefix("module."): v for k, v in file.content["state_dict"].items()}
         network = starting_with(state, _NETWORKS[which])
         if not network and starting_with(state, "encoder_q."):
             raise UserError(f"{path.name} holds no {_NETWORKS[which]}*: the published files have --which online only")
         architecture, encoder = recognise({k: v for k, v in network.items() if not k.startswith("fc.")})
         projector = sequential(starting_with(network, "fc."))
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise UserError(f"{path.name} is not a MoCo checkpoint of the official code ({reason_of(error)})") from None
-    return OfficialCheckpoint("moco", architecture, encoder, {"projector": projector} if projector else {}, FAIR_224)
+        raise UserError(
+            f"{path.name} is not a MoCo checkpoint of the official code ({reason_of(error)})"
+            + unread_weights(file.dropped)
+        ) from None
+    heads = {"projector": projector} if projector else {}
+    return OfficialCheckpoint("moco", architecture, encoder, heads, FAIR_224, dropped=file.dropped)

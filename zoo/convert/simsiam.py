@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from zoo.convert.common import OfficialCheckpoint, recognise, require_online, sequential, starting_with
+from zoo.convert.common import OfficialCheckpoint, recognise, require_online, sequential, starting_with, unread_weights
 from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.errors import UserError, reason_of
 from zoo.models.registry import FAIR_224, Architecture
@@ -21,23 +22,27 @@ class SimSiamCheckpoint:
     encoder: dict[str, Tensor]
     projector: dict[str, Tensor]
     predictor: dict[str, Tensor]
+    dropped: Mapping[str, str]
 
 
 def read(path: Path) -> SimSiamCheckpoint:
     """Read a ``.pth.tar`` of the official code, of any depth and width.
 
     Raises:
-        UserError: the file cannot be read, holds more than tensors, or is no SimSiam checkpoint.
+        UserError: the file cannot be read, or is no SimSiam checkpoint.
     """
-    loaded = read_torch(path)
+    file = read_torch(path)
     try:
-        state = {k.removeprefix("module."): v for k, v in loaded["state_dict"].items()}
+        state = {k.removeprefix("module."): v for k, v in file.content["state_dict"].items()}
         encoder = starting_with(state, "encoder.")
         projector, predictor = starting_with(encoder, "fc."), starting_with(state, "predictor.")
         architecture, encoder = recognise({k: v for k, v in encoder.items() if not k.startswith("fc.")})
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise UserError(f"{path.name} is not a SimSiam checkpoint of the official code ({reason_of(error)})") from None
-    return SimSiamCheckpoint(architecture, encoder, projector, predictor)
+        raise UserError(
+            f"{path.name} is not a SimSiam checkpoint of the official code ({reason_of(error)})"
+            + unread_weights(file.dropped)
+        ) from None
+    return SimSiamCheckpoint(architecture, encoder, projector, predictor, file.dropped)
 
 
 def read_official(path: Path, which: str) -> OfficialCheckpoint:
@@ -49,4 +54,4 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
     require_online(which, "simsiam")
     file = read(path)
     heads = {name: sequential(v) for name, v in (("projector", file.projector), ("predictor", file.predictor)) if v}
-    return OfficialCheckpoint("simsiam", file.architecture, file.encoder, heads, FAIR_224)
+    return OfficialCheckpoint("simsiam", file.architecture, file.encoder, heads, FAIR_224, dropped=file.dropped)

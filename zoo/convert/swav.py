@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.convert.common import OfficialCheckpoint, recognise, require_online, sequential, starting_with
+from zoo.convert.common import OfficialCheckpoint, recognise, require_online, sequential, starting_with, unread_weights
 from zoo.convert.readers.torch_checkpoint import read_torch, state_dict_of
 from zoo.errors import UserError, reason_of
 from zoo.models.registry import SWAV_224
@@ -21,12 +21,13 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
     The first of several groups of prototypes (``nmb_prototypes`` is a list) is kept; the others are left out.
 
     Raises:
-        UserError: the file cannot be read, holds more than tensors, is no SwAV checkpoint, or ``which`` is ``target``.
+        UserError: the file cannot be read, is no SwAV checkpoint, or ``which`` is ``target``.
     """
     require_online(which, "swav")
+    file = read_torch(path)
     try:
         # Separate the encoder from the heads.
-        state = {k.removeprefix("module."): v for k, v in state_dict_of(read_torch(path)).items()}
+        state = {k.removeprefix("module."): v for k, v in state_dict_of(file.content).items()}
         architecture, encoder = recognise({k: v for k, v in state.items() if not k.startswith(_HEADS)})
         # Of several groups of prototypes, keep the first.
         prototypes = starting_with(state, "prototypes.")
@@ -35,7 +36,10 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         groups = (k for k in state if k.startswith("prototypes.prototypes"))
         left_out = tuple(k for k in groups if not k.startswith("prototypes.prototypes0."))
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise UserError(f"{path.name} is not a SwAV checkpoint of the official code ({reason_of(error)})") from None
+        raise UserError(
+            f"{path.name} is not a SwAV checkpoint of the official code ({reason_of(error)})"
+            + unread_weights(file.dropped)
+        ) from None
     # Give the heads the layout of a plain sequence, and leave out empty ones.
     heads = {k: sequential(v) for k, v in heads.items() if v}
-    return OfficialCheckpoint("swav", architecture, encoder, heads, SWAV_224, left_out)
+    return OfficialCheckpoint("swav", architecture, encoder, heads, SWAV_224, left_out, file.dropped)

@@ -6,22 +6,24 @@ from pathlib import Path
 
 from torch import Tensor
 
-from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with
+from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with, unread_weights
 from zoo.convert.readers.torch_checkpoint import read_torch, state_dict_of
 from zoo.errors import UserError, reason_of
 from zoo.models.key_mapping import to_torchvision
 
 
 def read_official(path: Path, prefix: str | None) -> OfficialCheckpoint:
-    """Read a ResNet from a torch or safetensors file; ``fc``, where the file has one, becomes the classifier.
+    """Read a ResNet from a torch or safetensors file; ``fc`` becomes the classifier, or with several
+    layers the projector.
 
     Args:
         prefix: text before ``conv1.weight`` in the keys (``module.pre.``); ``None`` takes the only one that fits.
 
     Raises:
-        UserError: the file cannot be read, holds more than tensors, or has no ResNet under the prefix.
+        UserError: the file cannot be read, or has no ResNet under the prefix.
     """
-    state = state_dict_of(read_torch(path))
+    file = read_torch(path)
+    state = state_dict_of(file.content)
     # Find the part of the file that holds the network.
     if prefix is None:
         prefix = _only_prefix(state, path)
@@ -35,12 +37,16 @@ def read_official(path: Path, prefix: str | None) -> OfficialCheckpoint:
     try:
         architecture, encoder = recognise(body)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path.name} holds no ResNet of this family under {prefix!r} ({reason_of(error)})") from None
+        reason = f"{path.name} holds no ResNet of this family under {prefix!r} ({reason_of(error)})"
+        raise UserError(reason + unread_weights(file.dropped)) from None
     # Tell the user which tensors stay behind.
     outside = (k for k in state if not k.startswith(prefix))
     left_out = (*outside, *(prefix + k for k in named if k not in body and not k.startswith("fc.")))
-    heads = {"classifier": sequential(classifier)} if classifier else {}
-    return OfficialCheckpoint("unknown", architecture, encoder, heads, left_out=left_out)
+    heads = {}
+    if classifier:  # a single linear layer; SimSiam's and SimCLR's layouts have a projector there
+        fc = sequential(classifier)
+        heads = {"classifier" if set(fc) <= {"0.weight", "0.bias"} else "projector": fc}
+    return OfficialCheckpoint("unknown", architecture, encoder, heads, left_out=left_out, dropped=file.dropped)
 
 
 # Key of the stem, and of the first block's convolution: a block has a conv1 too, so the stem alone is not enough.

@@ -6,6 +6,8 @@
 | ``FILE.parquet`` | encoded images in a column, read into memory |
 | ``FILE.tar``, ``shard-{000000..000009}.tar`` | webdataset shards, read in place (``zoo.sources.tar``) |
 | ``FILE.npy``, ``FILE.npz`` | small images as one array (``zoo.datasets.npz``) |
+| list, glob, URL, folder of Hugging Face | as ``zoo extract --images`` reads them (``zoo.datasets.listed``) |
+| ``lists/{split}.csv`` | one of these for each split |
 | ``torchvision:NAME:ROOT`` | a data set that torchvision has downloaded (``zoo.datasets.torchvision``) |
 
 The split ``train`` of a folder ``DIR`` is ``DIR/train``, ``DIR/train*.parquet``, ``DIR/train*.tar`` or
@@ -28,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from zoo.datasets.listed import LABEL_COLUMNS, Listed, split_of, takes, text_of
 from zoo.datasets.npz import PixelArray, open_npy, open_npz, require_memory
 from zoo.datasets.torchvision import has_torchvision_split, open_torchvision
 from zoo.errors import UserError, reason_of
@@ -154,12 +157,15 @@ def open_dataset(source: Path | str, split: str | None = None) -> Dataset:
     Raises:
         UserError: the source is missing or damaged, holds no images, or has an empty class or missing labels.
     """
-    text, path = str(source), Path(source)
+    text, path = text_of(source), Path(source)
     if not text or "\0" in text:
         raise UserError(f"no data at {text!r}: the name is empty or has a zero byte")
     # The form of the name tells torchvision sets and numbered shards apart.
     if text.startswith("torchvision:"):
         return _open_torchvision(text, split)
+    chosen = split_of(text, split) if split else text
+    if chosen and takes(chosen):
+        return _open_listed(chosen, path.name if split is None else f"{path.name}/{split}")
     if "{" in path.name and path.name.endswith(".tar"):
         return _open_tar(expand(text), path.stem)
     if path.is_file():
@@ -187,6 +193,8 @@ def has_split(source: Path | str, split: str) -> bool:
     if str(source).startswith("torchvision:"):
         return has_torchvision_split(str(source), split)
     path = Path(source)
+    if split_of(text_of(source), split) is not None:
+        return True
     return (path / split).is_dir() or any(path.glob(f"{split}*.parquet")) or any(_tars_or_arrays(path, split))
 
 
@@ -327,6 +335,23 @@ def _open_tar(shards: list[Path], name: str) -> Dataset:
         lambda i: f"{found[i].shard.path.name}:{found[i].name}",
         len(found),
         lambda i: found[i].size,
+    )
+
+
+def _open_listed(text: str, name: str) -> Dataset:
+    listed = Listed(text)
+    values = listed.labels()
+    labels, classes = (None, []) if values is None else _number_labels(values, name)
+    why = "" if labels is not None else f"give it a column {', '.join(LABEL_COLUMNS[:-1])} or {LABEL_COLUMNS[-1]}"
+    return Dataset(
+        name,
+        labels,
+        classes,
+        listed.read,
+        listed.name,
+        len(listed),
+        lambda i: listed.row(i)["size"],
+        without_labels=why,
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from zoo.datasets.dataset import Dataset, has_split, open_dataset
+from zoo.datasets.listed import takes, text_of
 from zoo.errors import UserError
 from zoo.transforms.decode import UnreadableImage, decode
 
@@ -147,13 +148,13 @@ class LabelledSplits:
 def open_splits(path: Path, seed: int = 0) -> LabelledSplits:
     """Open the splits ``train``, ``val`` and ``test`` of a folder; without ``test``, ``val`` gives the score.
 
-    A single file has no splits: a fifth of each class, drawn from ``seed``, becomes the test split.
+    A single file, list or glob has no splits: a fifth of each class, drawn from ``seed``, becomes the test split.
 
     Raises:
         UserError: a split or its labels are missing, or train lacks a class of another split.
     """
     # A single file has no splits, so a part of it is held out.
-    if path.is_file():
+    if path.is_file() or (takes(text_of(path)) and not has_split(path, "train")):
         whole = LabelledImages.from_dataset(open_dataset(path))
         kept, held = hold_out(whole.labels, 0.2, seed)
         rule = "a fifth of each class of one file held out as test"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,14 @@ class _Commit:
 
 
 def upload(
-    folder: Path, repo: str, *, message: str, private: bool = False, revision: str | None = None, owned: Sequence[str]
+    folder: Path,
+    repo: str,
+    *,
+    message: str,
+    private: bool = False,
+    revision: str | None = None,
+    owned: Sequence[str],
+    merge: Mapping[str, Callable[[str], str]] | None = None,
 ) -> Uploaded:
     """Upload the files of ``folder`` to ``repo`` in one commit, then download and hash them.
 
@@ -67,6 +74,8 @@ def upload(
         private: create a new repository as private.
         revision: a branch, created if it does not exist; ``None`` is the main branch.
         owned: files that are deleted from the repository if ``folder`` lacks them.
+        merge: by the name of a text file, what makes the text to upload from the one on the hub; it may refuse. The
+            file in ``folder`` is replaced by it.
 
     Raises:
         UserError: as ``zoo.hub.hf_download.download``; or the token has no write permission; or ``private`` is set and
@@ -90,6 +99,10 @@ def upload(
             raise UserError(f"{repo} exists and is public: publish without --private, or make it private on the hub")
         there = {s.rfilename for s in before.siblings or []}
         gone = [n for n in owned if n in there and n not in names]
+        for name, made in (merge or {}).items():
+            if name in there:
+                text = made(_text_on_hub(repo, name, before.sha or ""))
+                (folder / name).write_text(text, encoding="utf-8", newline="\n")
         # one commit that adds and deletes
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *(CommitOperationAdd(n, str(p)) for n, p in zip(names, paths, strict=True)),
@@ -101,6 +114,17 @@ def upload(
         _compare(api, commit, folder, names)
         _require_live(api, commit)
     return Uploaded(repo, sha, f"{constants.ENDPOINT}/{repo}", len(names))
+
+
+def _text_on_hub(repo: str, name: str, commit: str) -> str:
+    from huggingface_hub import hf_hub_download
+
+    with tempfile.TemporaryDirectory() as fresh:
+        file = Path(_retried(lambda: hf_hub_download(repo, name, revision=commit, cache_dir=fresh)))
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"{name} of {repo} is not UTF-8: save it so on the hub, and publish again") from None
 
 
 def _retried(call: Callable[[], T]) -> T:

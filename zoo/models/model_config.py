@@ -23,7 +23,17 @@ MODEL, HEADS, CONFIG = "model.safetensors", "heads.safetensors", "config.json"
 FORMAT = 1
 SECTION = "siamese_zoo"
 TIMM_PREFIX = "siamese_zoo_"  # of a timm name that ``zoo.timm_models`` registers
-TIMM_NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200", "resnetv2_50")
+TIMM_NAMES = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnet200",
+    "resnetv2_50",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
 MAX_WIDTH, MAX_BLOCKS = 16, 64  # of all channels, and in one stage; timm builds them in two seconds
 _MAX_CONFIG_BYTES = 1 << 20
 _PADDINGS = ("symmetric", "same", "same-pool")

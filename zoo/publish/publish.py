@@ -20,6 +20,7 @@ from zoo.hub import hf_download, hf_upload, weights
 from zoo.hub.weights import WeightFile
 from zoo.models import checkpoint_dir, registry
 from zoo.models.model_config import CONFIG, MODEL, ModelConfig, needs_import
+from zoo.publish.card.block import marked, merged
 from zoo.publish.card.facts import SAME, SAME_PHOTOGRAPH, Agreement, Facts, Int8
 from zoo.publish.card.gather import hub_name, read_results, registry_facts, training_of
 from zoo.publish.card.render import render
@@ -66,6 +67,7 @@ def publish(
     revision: str | None = None,
     results: Path | None = None,
     int8: bool = True,
+    overwrite_card: bool = False,
 ) -> PublishResult:
     """Publish a model as ``repository``, or write the repository into the folder ``dry_run``.
 
@@ -77,6 +79,8 @@ def publish(
         revision: branch; default: the main one.
         results: folder with JSON of ``zoo evaluate`` for the card; a model of the registry has its own.
         int8: add an int8 ONNX file if it passes its parity check; the card states the outcome.
+        overwrite_card: replace a card on the hub as a whole. Otherwise the text around its generated block is kept,
+            and a card without such a block, or with an edited one, is refused.
 
     Raises:
         UserError: there are no such weights, they do not load strictly or are not finite, a loader gives another
@@ -100,7 +104,16 @@ def publish(
         # Delete what an earlier run has published and this one no longer makes.
         owned = [*checkpoint_dir.FILES, ONNX, ONNX_INT8, *(f"{SCORES}/{d}.yaml" for d in DATA_SETS)]
         message = f"{file.name}, by siamese-zoo"
-        done = hf_upload.upload(folder, repository, message=message, private=private, revision=revision, owned=owned)
+        card = (folder / CARD).read_text(encoding="utf-8")
+        done = hf_upload.upload(
+            folder,
+            repository,
+            message=message,
+            private=private,
+            revision=revision,
+            owned=owned,
+            merge=None if overwrite_card else {CARD: lambda old: merged(old, card, repository)},
+        )
         return PublishResult(done.url, done.commit, files, agreement)
 
 
@@ -135,7 +148,7 @@ def build(
     agreement = replace(agreement, onnx=exported.parity, int8=_int8(embedder, folder, core) if int8 else None)
     # the card and the scores
     facts = replace(_facts(file, folder, repository, results), agreement=agreement)
-    atomic_write_text(folder / CARD, render(facts))
+    atomic_write_text(folder / CARD, marked(render(facts)))
     for name, text in evaluation_yaml(facts).items():
         make_folder(folder / SCORES)
         atomic_write_text(folder / SCORES / name, text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import io
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -14,9 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from zoo.convert.readers import safe_pickle
 from zoo.convert.readers.safe_pickle import read_pickle
-from zoo.convert.readers.torch_checkpoint import read_torch, state_dict_of
+from zoo.convert.readers.torch_checkpoint import load_torch, read_torch, state_dict_of
 from zoo.errors import UserError
 
 
@@ -41,7 +39,7 @@ def test_dicts_and_arrays_come_back(protocol: int, tmp_path: Path) -> None:
         "c": "text",
     }
     (tmp_path / "m.pkl").write_bytes(pickle.dumps(tree, protocol=protocol))
-    found = read_torch(tmp_path / "m.pkl")
+    found = read_torch(tmp_path / "m.pkl").content
     assert (list(found), found["c"]) == (["a", "b", "c"], "text")
     assert torch.equal(found["a"]["w"], torch.arange(6.0).reshape(2, 3))
     assert torch.equal(found["b"]["n"], torch.tensor([2**40]))
@@ -80,7 +78,7 @@ def test_arrays_that_are_no_numbers_and_dicts_in_themselves_are_refused(tmp_path
 @pytest.mark.parametrize("zipped", [True, False])
 def test_torch_s_own_files_are_read_under_any_name(name: str, zipped: bool, tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / name, _use_new_zipfile_serialization=zipped)
-    assert torch.equal(read_torch(tmp_path / name)["w"], torch.ones(2))
+    assert torch.equal(read_torch(tmp_path / name).content["w"], torch.ones(2))
 
 
 def test_what_is_no_dict_or_not_there_is_named(tmp_path: Path) -> None:
@@ -99,7 +97,7 @@ def test_safetensors_are_read_and_any_other_failure_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_file({"w": torch.ones(2)}, tmp_path / "m.safetensors", metadata={"a": "b"})
-    assert torch.equal(read_torch(tmp_path / "m.safetensors")["w"], torch.ones(2))
+    assert torch.equal(read_torch(tmp_path / "m.safetensors").content["w"], torch.ones(2))
 
     def fails(*_: Any, **__: Any) -> None:
         raise AttributeError("no such thing")
@@ -107,7 +105,7 @@ def test_safetensors_are_read_and_any_other_failure_has_its_name(
     torch.save({"w": torch.ones(2)}, tmp_path / "m.pth")
     monkeypatch.setattr(torch, "load", fails)
     with pytest.raises(UserError, match=r"^m\.pth is refused: AttributeError: no such thing$"):
-        read_torch(tmp_path / "m.pth")
+        load_torch(tmp_path / "m.pth")
 
 
 def test_memory_that_is_not_there_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,8 +115,11 @@ def test_memory_that_is_not_there_is_no_refusal(tmp_path: Path, monkeypatch: pyt
     torch.save({"w": torch.ones(2)}, tmp_path / "m.pth")
     monkeypatch.setattr(torch, "load", short)
     with pytest.raises(MemoryError):
+        load_torch(tmp_path / "m.pth")
+    monkeypatch.setattr("zoo.convert.readers.torch_tree._Tree.load", short)
+    with pytest.raises(MemoryError):
         read_torch(tmp_path / "m.pth")
-    monkeypatch.setattr("zoo.convert.readers.pickle_machine.PickleMachine.load", short)
+    monkeypatch.setattr("zoo.convert.readers.safe_pickle._OfficialFile.load", short)
     with pytest.raises(MemoryError):
         read_pickle(b"", "m")
 
@@ -157,8 +158,11 @@ def test_record_classes_become_dicts_and_only_those_of_the_official_codes() -> N
 
 def test_a_record_has_as_many_values_as_names() -> None:
     """dill's named tuples: the class is made first, by name and fields, then called."""
-    machine = safe_pickle._OfficialFile(io.BytesIO())
-    record = safe_pickle._Record(("tau", "lr"))
-    assert machine.call(record, (0.99, 0.3)) == {"tau": 0.99, "lr": 0.3}
-    with pytest.raises(ValueError, match="argument 2 is longer"):
-        machine.call(record, (0.99, 0.3, 7))
+
+    def record(values: bytes) -> bytes:
+        fields = b"(X\x03\0\0\0tauX\x02\0\0\0lrt"
+        return b"\x80\x02cdill._dill\n_create_namedtuple\n(X\x04\0\0\0Step" + fields + b"tR(" + values + b"tR."
+
+    assert read_pickle(record(b"K\x01K\x02"), "m") == {"tau": 1, "lr": 2}
+    with pytest.raises(UserError, match="argument 2 is longer"):
+        read_pickle(record(b"K\x01K\x02K\x03"), "m")

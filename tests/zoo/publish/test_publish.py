@@ -152,6 +152,30 @@ def test_published_and_loaded_again(hub: HubServer, converted: Path, repository:
         zoo.load(f"hf-hub:{REPO}", pretrained=False)
 
 
+def test_publishing_again_keeps_what_was_written_around_the_generated_card(
+    hub: HubServer, converted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user edits README.md on the hub: another key in its YAML, a text before and one after the generated block."""
+    publish.publish(converted, REPO, int8=False)
+    main = hub.repositories[REPO]
+    files = main.find("main").files
+    first = files["README.md"].decode()
+    head, body = first.split("\n---\n", 1)
+    edited = f"{head}\nfunding:\n- mine: 1\n---\nMy own words.\n\n{body}\n## Thanks\nTo you.\n"
+    main.add("main", files | {"README.md": edited.encode()})
+    publish.publish(converted, REPO, int8=False)
+    assert main.find("main").files["README.md"].decode() == edited
+    # An edit inside the block, or a card of somebody else, is not overwritten unasked.
+    inside = first.replace("not for commercial use", "free for all", 1).encode()
+    for other, what in ((inside, "was edited inside"), (b"# My model\n", "has no block")):
+        before = main.add("main", files | {"README.md": other})
+        with pytest.raises(UserError, match=f"README.md of {REPO} {what}.*nothing was published.*--overwrite-card"):
+            publish.publish(converted, REPO, int8=False)
+        assert main.branches["main"] == before
+    assert command("publish", converted, "--repo", REPO, "--no-int8", "--overwrite-card") == 0
+    assert main.find("main").files["README.md"].decode() == first
+
+
 def test_values_that_are_not_finite_are_not_published(hub: HubServer, converted: Path, tmp_path: Path) -> None:
     folder = damaged(converted, tmp_path / "nan", {"stem.norm.bias": torch.full((8,), float("nan"))})
     with pytest.raises(UserError, match=r"not finite, first in stem\.norm\.bias"):

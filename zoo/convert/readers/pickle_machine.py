@@ -219,11 +219,14 @@ def pairs(items: Iterable[object]) -> dict[object, object]:
         if not isinstance(item, tuple | list) or len(item) != 2:
             refuse("a mapping without pairs")
         key, value = item
-        if not (
-            (type(key) in (str, bytes) and len(key) <= _MAX_KEY)
-            or (type(key) is int and abs(key) < _MAX_KEY_NUMBER)
-            or key is None
-        ):
+        if not is_key(key):
             refuse(f"a key of type {type(key).__name__}, or a long one")
         made[key] = value
     return made
+
+
+def is_key(key: object) -> bool:
+    """True for a key that ``pairs`` takes."""
+    if type(key) in (str, bytes):
+        return len(key) <= _MAX_KEY  # type: ignore[arg-type]
+    return key is None or (type(key) is int and abs(key) < _MAX_KEY_NUMBER)

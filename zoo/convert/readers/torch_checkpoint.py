@@ -14,29 +14,34 @@ from torch import Tensor
 
 from zoo.convert.readers.safe_pickle import read_pickle
 from zoo.convert.readers.torch_claims import check_claims
+from zoo.convert.readers.torch_tree import TorchFile, read_tree
 from zoo.errors import UserError, reason_of
 
 
-def read_torch(path: Path) -> dict[str, Any]:
+def read_torch(path: Path) -> TorchFile:
     """Read the dict in a ``.pth``, ``.pt``, ``.pth.tar`` (zip or legacy form), ``.safetensors`` or ``.pkl`` file.
 
-    Tensors are on the CPU. The arrays of a ``.pkl`` (detectron2's files) become tensors.
+    Tensors are on the CPU. The arrays of a ``.pkl`` (detectron2's files) become tensors. Objects of other classes
+    than tensors and plain values are dropped by name.
 
     Raises:
-        UserError: the file cannot be read, is damaged, is no dict, or holds more than tensors and plain values.
+        UserError: the file cannot be read, is damaged, or is no dict.
     """
     # Formats that hold arrays only need no unpickling by torch.
     if path.suffix == ".safetensors":
         from zoo.models.state_dict import read_tensors
 
-        return dict(read_tensors(path)[0])
+        return TorchFile(dict(read_tensors(path)[0]), {})
     if path.suffix == ".pkl" and (arrays := _arrays(path)) is not None:
-        return arrays
-    loaded = load_torch(path)
+        return TorchFile(arrays, {})
+    file = read_tree(path)
     # Every official checkpoint is a dict at its top.
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path.name} holds a {type(loaded).__name__}, not a dict of tensors")
-    return loaded
+    if not isinstance(file.content, dict):
+        kind = next(iter(file.dropped.values()), type(file.content).__name__)
+        raise UserError(
+            f"{path.name} holds a {kind}, not a dict of tensors: save the network's state_dict() with torch.save"
+        )
+    return file
 
 
 def load_torch(path: Path) -> Any:

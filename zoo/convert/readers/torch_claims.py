@@ -11,6 +11,7 @@ import io
 import math
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -18,6 +19,7 @@ import torch
 
 from zoo.convert.readers.pickle_machine import Name, PickleMachine, pairs, refuse
 
+_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save's legacy form
 _MAX_EXPANSION = 64 << 20  # bytes by which the members of a zip archive may exceed the file
 _MAX_DIRECTORY = 32 << 20
 _MAX_DIMENSIONS = 64
@@ -29,6 +31,13 @@ _STORAGES = {
     **{f"{name}Storage": 4 for name in ("Float", "Int")},
     **{f"{name}Storage": 8 for name in ("Double", "Long", "ComplexFloat")},
     "ComplexDoubleStorage": 16,
+}
+_DTYPES = {  # of the elements by the storage's name; ``UntypedStorage`` holds bytes
+    **{f"{name}Storage": torch.uint8 for name in ("Byte", "Untyped")},
+    **{"CharStorage": torch.int8, "BoolStorage": torch.bool, "HalfStorage": torch.float16},
+    **{"BFloat16Storage": torch.bfloat16, "ShortStorage": torch.int16, "FloatStorage": torch.float32},
+    **{"IntStorage": torch.int32, "DoubleStorage": torch.float64, "LongStorage": torch.int64},
+    **{"ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128},
 }
 _TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
 _PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
@@ -43,23 +52,35 @@ _VALUES = (  # names whose calls are checked in ``call``
 
 
 @dataclass(frozen=True, eq=False)
-class _Storage:
+class StorageClaim:
+    """A storage that the file names; ``size`` is in bytes."""
+
     itemsize: int
-    size: int  # bytes
+    size: int
+    key: str
+    kind: str
 
 
 @dataclass(frozen=True, eq=False)
-class _Tensor:
-    storage: _Storage
+class TensorClaim:
+    """A view of a storage whose place and size were compared with it; ``dtype`` is that of the elements."""
+
+    storage: StorageClaim
+    dtype: torch.dtype
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
 
 
-class _Claims(PickleMachine):
+class Claims(PickleMachine):
     """Reads one pickle of ``torch.save``; ``records`` has the bytes of each storage, where they are known already."""
 
+    encoding = "bytes"  # of the texts of Python 2
+
     def __init__(self, file: BinaryIO, records: dict[str, int] | None) -> None:
-        super().__init__(file, encoding="bytes")
+        super().__init__(file, encoding=self.encoding)
         self.records = records
-        self.storages: dict[str, _Storage] = {}
+        self.storages: dict[str, StorageClaim] = {}
         self._hooks: list[object] = []
 
     def load(self) -> Any:
@@ -75,7 +96,7 @@ class _Claims(PickleMachine):
             refuse(f"{module}.{name} is not on the allow-list")
         return Name(module, name)
 
-    def persistent_load(self, identifier: object) -> _Storage:
+    def persistent_load(self, identifier: object) -> StorageClaim:
         if not isinstance(identifier, tuple) or len(identifier) not in (5, 6):
             refuse("an unknown kind of storage")
         kind, storage, key, _, numel, *view = identifier
@@ -84,7 +105,8 @@ class _Claims(PickleMachine):
         key = key.decode("ascii") if isinstance(key, bytes) else key
         if storage.name not in _STORAGES or not isinstance(key, str) or not _is_count(numel):
             refuse("an unknown kind of storage")
-        claimed = _Storage(_STORAGES[storage.name], _STORAGES[storage.name] * numel)
+        itemsize = _STORAGES[storage.name]
+        claimed = StorageClaim(itemsize, itemsize * numel, key, storage.name)
         # The first mention of a storage decides its size, as in torch.
         held = self.storages.setdefault(key, claimed).size if self.records is None else self.records.get(key, 0)
         if claimed.size > held:
@@ -123,31 +145,31 @@ class _Claims(PickleMachine):
             elif isinstance(arg, str):
                 self.spend(len(arg) // _BYTES_PER_STEP)
 
-    def _tensor(self, function: str, storage: Any, offset: Any, size: Any, stride: Any, *more: Any) -> _Tensor:
-        if not isinstance(storage, _Storage) or not (_is_shape(size) and _is_shape(stride) and _is_count(offset)):
+    def _tensor(self, function: str, storage: Any, offset: Any, size: Any, stride: Any, *more: Any) -> TensorClaim:
+        if not isinstance(storage, StorageClaim) or not (_is_shape(size) and _is_shape(stride) and _is_count(offset)):
             refuse("a tensor with an unknown shape")
         if len(size) != len(stride):
             refuse("a tensor with an unknown shape")
-        itemsize = storage.itemsize
+        dtype = _DTYPES[storage.kind]
         if more:
             grad, hooks, *rest = more
             self._hooks.append(hooks)
             if type(grad) is not bool or (hooks is not None and type(hooks) is not dict):
                 refuse("a tensor with hooks")
             if function == "_rebuild_tensor_v3" and rest:
-                dtype = getattr(torch, rest.pop(0).name, None)
-                itemsize = dtype.itemsize if isinstance(dtype, torch.dtype) else refuse("a tensor of an unknown dtype")
+                stated = getattr(torch, rest.pop(0).name, None)
+                dtype = stated if isinstance(stated, torch.dtype) else refuse("a tensor of an unknown dtype")
             if any(rest):
                 refuse("a tensor with metadata")
         # Both the elements and the place of the last one are compared with the storage.
         numel = math.prod(size)
         end = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if numel else offset
-        if max(numel, end) * itemsize > storage.size:
-            refuse(f"a tensor claims {max(numel, end) * itemsize} bytes of a storage of {storage.size}")
-        return _Tensor(storage)
+        if max(numel, end) * dtype.itemsize > storage.size:
+            refuse(f"a tensor claims {max(numel, end) * dtype.itemsize} bytes of a storage of {storage.size}")
+        return TensorClaim(storage, dtype, offset, size, stride)
 
     def _parameter(self, data: object, grad: object = True, hooks: object = None, *state: object) -> object:
-        if not isinstance(data, _Tensor) or type(grad) is not bool or any(state):
+        if not isinstance(data, TensorClaim) or type(grad) is not bool or any(state):
             refuse("an unknown kind of parameter")
         if hooks is not None and type(hooks) is not dict:
             refuse("a tensor with hooks")
@@ -163,8 +185,26 @@ class _Claims(PickleMachine):
         return pairs(args[0]) if type(args[0]) is list else dict(args[0])  # type: ignore[call-overload]
 
 
-def check_claims(file: BinaryIO) -> None:
+@dataclass(frozen=True)
+class Checked:
+    """What a file of ``torch.save`` holds, after its claims were compared.
+
+    Attributes:
+        tree: what the machine made of the pickle.
+        root: first folder of a zip archive, with its slash; empty in the legacy form.
+        places: position and bytes of each storage in a file of the legacy form.
+    """
+
+    tree: Any
+    root: str
+    places: Mapping[str, tuple[int, int]]
+
+
+def check_claims(file: BinaryIO, machine: type[Claims] = Claims) -> Checked:
     """Read the pickles of a file of ``torch.save``, in the zip or the legacy form, and compare all claims.
+
+    Args:
+        machine: what reads the pickle; ``Claims`` refuses every name that ``torch.load(weights_only=True)`` refuses.
 
     Raises:
         pickle.UnpicklingError, zipfile.BadZipFile, ValueError and others: the file is damaged, or claims more than it
@@ -174,13 +214,10 @@ def check_claims(file: BinaryIO) -> None:
     file.seek(0)
     is_zip = file.read(4) == b"PK\x03\x04"
     file.seek(0)
-    if is_zip:
-        _check_zip(file, size)
-    else:
-        _check_legacy(file, size)
+    return _check_zip(file, size, machine) if is_zip else _check_legacy(file, size, machine)
 
 
-def _check_zip(file: BinaryIO, size: int) -> None:
+def _check_zip(file: BinaryIO, size: int, machine: type[Claims]) -> Checked:
     # Python's and torch's readers of zip must find the same directory.
     _check_end(file, size)
     file.seek(0)
@@ -197,7 +234,10 @@ def _check_zip(file: BinaryIO, size: int) -> None:
             refuse("a TorchScript archive, which holds code")
         data = f"{root}data/"
         records = {m.filename.removeprefix(data): m.file_size for m in members if m.filename.startswith(data)}
-        _Claims(io.BytesIO(archive.read(f"{root}data.pkl")), records).load()
+        if f"{root}data.pkl" not in {m.filename for m in members}:
+            refuse("a zip archive that torch did not write")
+        tree = machine(io.BytesIO(archive.read(f"{root}data.pkl")), records).load()
+    return Checked(tree, root, {})
 
 
 def _check_end(file: BinaryIO, size: int) -> None:
@@ -215,15 +255,25 @@ def _check_end(file: BinaryIO, size: int) -> None:
         raise zipfile.BadZipFile("its zip archive has a directory in an unusual place")
 
 
-def _check_legacy(file: BinaryIO, size: int) -> None:
-    for _ in range(3):  # a magic number, the version, facts about the machine
-        _Claims(file, {}).load()
-    claims = _Claims(file, None)
-    claims.load()
-    keys = _Claims(file, {}).load()
+def _check_legacy(file: BinaryIO, size: int, machine: type[Claims]) -> Checked:
+    if Claims(file, {}).load() != _MAGIC:
+        refuse("no file of torch.save")
+    for _ in range(2):  # the version, facts about the machine
+        Claims(file, {}).load()
+    claims = machine(file, None)
+    tree = claims.load()
+    keys = Claims(file, {}).load()
     claimed = sum(8 + storage.size for storage in claims.storages.values())
     if not isinstance(keys, list) or claimed > size - file.tell():
         refuse(f"its storages claim {claimed} bytes and {size - file.tell()} are left")
+    places, position = {}, file.tell()
+    for key in keys:  # the number of elements goes before the bytes of each storage
+        text = key.decode("latin-1") if isinstance(key, bytes) else key
+        if text not in claims.storages:
+            refuse("a storage that no tensor uses")
+        places[text] = position + 8, claims.storages[text].size
+        position += 8 + claims.storages[text].size
+    return Checked(tree, "", places)
 
 
 def _is_plain(name: str, args: tuple[Any, ...]) -> bool:
