@@ -74,7 +74,7 @@ def search_by(out: Path) -> None:
     collection = Collection(out)
     index = open_index(collection)
     pca_points(collection)
-    nearest(collection, index.searcher, np.ones(collection.dim, np.float32), 3)
+    nearest(collection, index, np.ones(collection.dim, np.float32), 3)
     collection.items(0, 99)
     Thumbnails(collection, str(out / "no.csv"))
     open_model(collection)
@@ -125,7 +125,7 @@ def test_a_manifest_names_no_file_outside_its_folder(out: Path, tmp_path: Path) 
 
 
 def test_any_index_json(out: Path) -> None:
-    file = out / "index" / "index.json"
+    file = out / ".zoo" / "index" / "index.json"
     for what, data in mutations(json.loads(file.read_text())):
         file.write_bytes(data)
         ends_well(lambda: search_by(out), what)
