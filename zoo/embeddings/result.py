@@ -70,7 +70,7 @@ class Embeddings:
 
     Attributes:
         folder: the folder that was read.
-        manifest: parsed ``manifest.json``: model, licence, preprocessing, versions, counts.
+        manifest: parsed ``_manifest.json``: model, licence, preprocessing, versions, counts.
         table: pyarrow table of the columns other than vectors, N rows in the order of the extraction.
         vectors: float32 [N, D]; rows of NaN where a row has no embedding, with ``all_rows``.
         outputs: the other outputs asked for, [N, ...] by name.

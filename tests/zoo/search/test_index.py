@@ -184,7 +184,7 @@ def test_errors_say_what_cannot_be_indexed(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="not what the manifest says"):
         build(damaged)
-    (tmp_path / "c" / "manifest.json").write_text('{"shards": [{"file": "../x", "rows": 1, "sha256": ""}]}')
+    (tmp_path / "c" / "_manifest.json").write_text('{"shards": [{"file": "../x", "rows": 1, "sha256": ""}]}')
     with pytest.raises(UserError, match="is damaged"):
         Collection(tmp_path / "c")
 
