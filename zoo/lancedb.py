@@ -26,7 +26,7 @@ from zoo.inference.images import ImageLike
 from zoo.loading import load
 
 
-@register("siamese-zoo")
+@register("siamese-zoo")  # type: ignore[no-untyped-call]
 class ImageEmbeddings(EmbeddingFunction):
     """Embeds paths, bytes of image files, PIL images or arrays.
 
