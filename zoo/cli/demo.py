@@ -19,7 +19,7 @@ app = typer.Typer()
 
 PAGE = "_neighbours.html"  # readers of Parquet folders pass over names that begin with _
 QUERIES = ("cat_kitten.jpg", "flower_dahlia.jpg", "mountain_picos.jpg", "pyramid_giza.jpg", "horses_meadow.jpg")
-_NEIGHBOURS = 6  # the photograph itself, and five others
+_NEIGHBOURS = 5  # a row of the page: the photograph itself, and four others
 
 
 @app.command()
@@ -39,6 +39,7 @@ def demo(
         raise UserError(f"{source} is missing: install siamese-zoo again")
     from zoo import api
     from zoo.cli.messages import print_extraction, print_opened
+    from zoo.cli.model_info import default_note, is_demo
     from zoo.search import html_report
     from zoo.search.collection import Collection
     from zoo.search.index import build, open_index
@@ -61,6 +62,8 @@ def demo(
     embedder = open_model(collection, None if model == DEFAULT_MODEL else model, device=device)
     results = search(collection, index, embedder, queries, k=_NEIGHBOURS, max_pixels=MAX_PIXELS)
     html_report.write(page, collection, results, Thumbnails(collection, str(photos)), centred=index.is_centred)
+    if is_demo(collection.model):
+        note(default_note())
     print_line(page)
     note(f"next: zoo serve {result} --images {photos}   your own: zoo extract IMAGES --out OUT")
     if browser:

@@ -29,9 +29,11 @@ def test_one_command_gives_a_page_of_pictures(
     assert opened == [(out / PAGE).resolve().as_uri()]
     page = (out / PAGE).read_text()
     assert page.count("<section>") == len(QUERIES)
-    assert page.count('src="data:image/jpeg;base64,') == len(QUERIES) * 7  # the query and six neighbours
+    assert page.count('src="data:image/jpeg;base64,') == len(QUERIES) * 6  # the query and five neighbours
     assert "no picture" not in page
-    assert str(out / PAGE) in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert str(out / PAGE) in said.out
+    assert "is a small demo network" in said.err
     assert len(pandas.read_parquet(out / "embeddings")) == 24
 
 
