@@ -131,8 +131,8 @@ def assert_tidy(out: Path) -> None:
     assert state - {"manifest.sha256"} == {"plan.parquet", "tmp"}  # a kill right before the hash leaves none
     if "manifest.sha256" in state:
         recorded = (out / ".zoo" / "manifest.sha256").read_text()
-        assert recorded == f"{sha256_file(out / 'manifest.json')}  manifest.json\n"
-    assert all(name.endswith((".parquet", ".npy", ".safetensors")) or name == "manifest.json" for name in results(out))
+        assert recorded == f"{sha256_file(out / '_manifest.json')}  _manifest.json\n"
+    assert all(name.endswith((".parquet", ".npy", ".safetensors")) or name == "_manifest.json" for name in results(out))
 
 
 def _main(images: Path, out: Path, kill: int | None, embedder: PixelMeans | Path, largest_file: int | None,

@@ -45,7 +45,7 @@ def extract(
     white16: int = WHITE_16,
     image_column: str | None = None,
     dedupe: bool = False,
-    near: float | None = None,
+    near: float | str | None = None,
     update: bool = False,
     workers: int | None = None,
     partition: Partition | None = None,
@@ -60,7 +60,7 @@ def extract(
 
     Args:
         images: a folder, read recursively, or any other source of the table in ``zoo.sources``.
-        out: folder for ``embeddings-*.parquet``, ``manifest.json`` and ``_run.log.jsonl``.
+        out: folder for ``embeddings-*.parquet``, ``_manifest.json`` and ``_run.log.jsonl``.
         model: as ``name_or_path`` of ``load``.
         device, precision, normalize: as in ``load``.
         backend: as in ``load``; ``auto`` is the fastest on this machine.
@@ -79,9 +79,10 @@ def extract(
         image_column: column of a table that holds the images, or their paths; ``None`` finds it.
         dedupe: look for files with the same bytes first, and embed one of them; the others keep their rows, with
             status ``duplicate``. In the end pairs of embeddings that are near each other are written to
-            ``near_duplicates.parquet``. Without it no shard depends on another one.
+            ``_near_duplicates.parquet``. Without it no shard depends on another one.
         near: with ``dedupe`` the cosine from which on two embeddings are near each other; ``None`` is 0.99. How near
-            two images are depends on the model.
+            two images are depends on the model; ``"auto"`` centres the embeddings by their mean and chooses the cosine
+            from the collection, see ``zoo.extraction.near_threshold``.
         update: take in added, changed and removed files instead of refusing them, and try again what could not be
             read. The result is that of a new run over the files as they are now, duplicates too; only the last digits
             of a vector can differ, where the network gives others in another batch.

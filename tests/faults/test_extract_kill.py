@@ -82,7 +82,7 @@ def test_killed_before_every_step_of_an_update_the_result_is_the_same(images: Pa
         out = tmp_path / f"out{n}"
         shutil.copytree(tmp_path / "before", out)
         killed = finish(images, out, kill=n, format="npy", update=True) == -signal.SIGKILL
-        moving = (out / ".zoo" / "next" / "manifest.json").exists()
+        moving = (out / ".zoo" / "next" / "_manifest.json").exists()
         # a finished update is moved into place by any command; an unfinished one wants to be asked for again
         assert run(images, out, format="npy", update=not moving).ok == 8
         assert results(out) == expected
@@ -124,7 +124,7 @@ def test_a_signal_ends_the_run_soon_and_it_can_be_gone_on_with(
     process.join(10)
     assert process.exitcode == EXIT_INTERRUPTED
     assert time.monotonic() - sent < 5
-    assert not (out / "manifest.json").exists()
+    assert not (out / "_manifest.json").exists()
     assert os.listdir(out / ".zoo" / "tmp") == []
     assert '"interrupted"' in (out / "_run.log.jsonl").read_text()
     assert finish(images, out) == EXIT_OK

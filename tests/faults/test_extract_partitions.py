@@ -41,7 +41,7 @@ def test_one_partition_after_the_other(images: Path, tmp_path: Path, expected: d
     first = run(images, out, format="npy", partition=Partition(0, 3))
     assert (first.total, first.ok, first.shards, first.reused) == (8, 8, 2, 0)
     assert first.missing == {"--shard 1/3": 1, "--shard 2/3": 1}
-    assert not (out / "manifest.json").exists()
+    assert not (out / "_manifest.json").exists()
     assert os.listdir(out / ".zoo" / "tmp") == []
     last = run(images, out, format="npy", partition=Partition(2, 3))
     assert last.missing == {"--shard 1/3": 1}
@@ -102,7 +102,7 @@ def test_one_of_three_is_killed_in_the_middle_of_a_shard(
         assert finish(images, out, format="npy", partition=Partition(i, 3)) == EXIT_OK
     slow.kill()
     slow.join()
-    assert not (out / "manifest.json").exists()
+    assert not (out / "_manifest.json").exists()
     assert "embeddings-00003.parquet" not in results(out), "killed before the end of its partition"
     assert finish(images, out, format="npy", partition=Partition(0, 3)) == EXIT_OK
     assert results(out) == expected
@@ -118,7 +118,7 @@ def test_a_damaged_shard_of_another_partition_holds_the_manifest_back(
     result = run(images, out, format="npy", partition=Partition(0, 2))
     assert result.missing == {"--shard 1/2": 1}
     assert result.notes == ("embeddings-00001.parquet does not go with embeddings-00001.npy: run --shard 1/2 again",)
-    assert not (out / "manifest.json").exists()
+    assert not (out / "_manifest.json").exists()
     run(images, out, format="npy", partition=Partition(1, 2))
     assert results(out) == expected
 
@@ -175,7 +175,7 @@ def test_another_run_installs_the_update_that_this_one_has_planned(
     result = run(images, out, update=True, partition=Partition(0, 2))
     assert [other.reused > 0 for other in others] == [True]
     assert (result.missing, result.total) == ({}, others[0].total)
-    assert (out / "manifest.json").exists()
+    assert (out / "_manifest.json").exists()
     assert_tidy(out)
 
 
@@ -187,13 +187,13 @@ def test_two_runs_install_the_same_update_at_once(images: Path, tmp_path: Path) 
     with one_at_a_time(out / ".zoo"):
         waiting = [start(images, out, update=True) for _ in range(2)]
         until = time.monotonic() + 60
-        while not (out / ".zoo" / "next" / "manifest.json").exists() and time.monotonic() < until:
+        while not (out / ".zoo" / "next" / "_manifest.json").exists() and time.monotonic() < until:
             time.sleep(0.01)
         time.sleep(0.2)
     for process in waiting:
         process.join(60)
     assert [process.exitcode for process in waiting] == [EXIT_OK] * 2
-    assert (out / "manifest.json").exists()
+    assert (out / "_manifest.json").exists()
     assert_tidy(out)
 
 

@@ -145,7 +145,7 @@ def test_workers_and_machines_are_lost(images: Path, tmp_path: Path, random_weig
             seen.update(working())
 
         killer = meanwhile(lambda: shards(out) > 0 and working(), kill)
-        watcher = meanwhile(lambda: look() or (out / "manifest.json").exists(), lambda _: None)
+        watcher = meanwhile(lambda: look() or (out / "_manifest.json").exists(), lambda _: None)
         result = run(images, out, random_weights, executor)
         killer.join(10)
         watcher.join(10)
@@ -197,7 +197,7 @@ def test_the_command_is_stopped_and_gone_on_with_without_ray(
     assert process.returncode == EXIT_INTERRUPTED, errors
     assert time.monotonic() - stopped < 10
     assert "Traceback" not in errors
-    assert not (out / "manifest.json").exists()
+    assert not (out / "_manifest.json").exists()
     assert run(images, out, random_weights).reused > 0
     run(images, tmp_path / "one", random_weights)
     assert results(out) == results(tmp_path / "one")

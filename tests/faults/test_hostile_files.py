@@ -221,7 +221,7 @@ def test_tables_of_results_and_of_images(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "embeddings-000000.parquet").write_bytes(data)
         shard = {"file": "embeddings-000000.parquet", "rows": 1, "sha256": sha256_file(path)}
-        (folder / "manifest.json").write_text(json.dumps({"shards": [shard], "plan": "p", "dim": 2, "model": "m"}))
+        (folder / "_manifest.json").write_text(json.dumps({"shards": [shard], "plan": "p", "dim": 2, "model": "m"}))
         commands[f"{name} result"] = ["zoo", "index", folder], len(data)
     refused(tmp_path, commands)
 
@@ -234,7 +234,7 @@ def test_a_footer_that_ends_pyarrow_s_process(tmp_path: Path) -> None:
     path = tmp_path / "embeddings-000000.parquet"
     path.write_bytes(data.replace(optional, required))
     shard = {"file": path.name, "rows": 1, "sha256": sha256_file(path)}
-    (tmp_path / "manifest.json").write_text(json.dumps({"shards": [shard], "plan": "p", "dim": 2, "model": "m"}))
+    (tmp_path / "_manifest.json").write_text(json.dumps({"shards": [shard], "plan": "p", "dim": 2, "model": "m"}))
     refused(tmp_path, {"footer": (["zoo", "index", tmp_path], len(data))})
 
 

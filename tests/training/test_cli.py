@@ -38,7 +38,7 @@ def test_a_run_becomes_an_encoder_that_extracts(run: Path, tmp_path: Path) -> No
     options = ["--images", "examples/photos", "--out", tmp_path / "o", "--backend", "torch", "--model", encoder]
     done = run_module("zoo", "extract", *options, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    manifest = json.loads((tmp_path / "o" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "o" / "_manifest.json").read_text())
     assert (manifest["model"], manifest["images"], manifest["dim"]) == ("e", 24, 256)
     assert manifest["preprocessing"]["input_size"] == 32
 

@@ -84,8 +84,12 @@ class ResultOptions:
         bool, typer.Option("--dedupe", help="Embed files with the same bytes once, and list near duplicates.")
     ] = False
     near: Annotated[
-        float | None,
-        typer.Option(help="With --dedupe: cosine from which on two images are near; default 0.99, models differ."),
+        str | None,
+        typer.Option(
+            metavar="COSINE|auto",
+            help="With --dedupe: cosine from which on two images are near; auto: chosen from the collection. "
+            "Default: 0.99.",
+        ),
     ] = None
 
 
@@ -141,7 +145,7 @@ def extract(
     ] = None,
     *,
     reading: InputOptions,
-    out: Annotated[Path, typer.Option(help="Folder for embeddings-*.parquet, manifest.json, _run.log.jsonl.")],
+    out: Annotated[Path, typer.Option(help="Folder for embeddings-*.parquet, _manifest.json, _run.log.jsonl.")],
     network: ModelOptions,
     wanted: OutputOptions,
     result: ResultOptions,
@@ -168,14 +172,14 @@ def extract(
     from zoo import api
     from zoo.cli.messages import print_extraction, print_opened
     from zoo.cli.model_info import default_note, is_demo
-    from zoo.embeddings.shards import STATE
+    from zoo.embeddings.shards import STATE, OutputFolder
     from zoo.extraction.partition import own_device, own_partition
     from zoo.inference.outputs import Outputs, grid
     from zoo.system.progress import Progress
 
     # Find the part of the work that this process does.
     partition = own_partition(run.shard)
-    is_new = not (out / "manifest.json").exists() and not (out / STATE / "plan.parquet").exists()
+    is_new = not OutputFolder(out).manifest.exists() and not (out / STATE / "plan.parquet").exists()
     with ExitStack() as stack:
         progress = Progress("images")
 
@@ -207,7 +211,7 @@ def extract(
             dtype=result.dtype,
             shard_size=result.shard_size,
             dedupe=result.dedupe,
-            near=result.near,
+            near=_cosine(result.near),
             # How this run works through the images.
             update=run.update,
             batch_size=run.batch_size,
@@ -233,10 +237,18 @@ def _names(text: str | None) -> tuple[str, ...]:
     return tuple(text.split(",")) if text else ()
 
 
+def _cosine(text: str | None) -> float | str | None:
+    """Return the number in a text; any other text as it is, for those who know which words there are."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
 @app.command()
 def verify(out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")]) -> None:
     """Check an extraction: every hash and count of its manifest is taken again. Exit code 2 names what differs."""
-    require_path(out, f"{out} has no manifest.json: run the extraction to its end")
+    require_path(out, f"{out} has no _manifest.json: run the extraction to its end")
     from zoo.cli.messages import print_verified
     from zoo.embeddings.verify import verify as run_verification
 
@@ -251,7 +263,7 @@ def cat(
     ],
 ) -> None:
     """Verify an extraction and merge its shards into one file, which is read back and compared."""
-    require_path(out, f"{out} has no manifest.json: run the extraction to its end")
+    require_path(out, f"{out} has no _manifest.json: run the extraction to its end")
     from zoo.cli.messages import print_merged
     from zoo.embeddings.merge import merge
 

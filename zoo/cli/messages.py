@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _MAX_PROCESSES = 8  # named in a line
 _MAX_KINDS = 12  # likewise
+_MANY_NEAR = 0.1  # of the images: more near duplicates than that are seldom true
 _NOTES = {
     "truncated": "of which the end is missing, embedded as far as they go",
     "dark-16-bit": "of 16 bits without a value above 4095, nearly black: --white16 4095 scales 12 bits",
@@ -65,6 +66,8 @@ def print_extraction(result: Extraction, out: Path) -> None:
         say(f"{_count(count, 'image')} {_NOTES.get(name, name)}: see the column error")
     if result.duplicates:
         say(f"{_count(result.duplicates, 'image')} with the bytes of an earlier one: status duplicate, no embedding")
+    if result.near_threshold is not None:
+        say(f"near: a centred cosine of at least {result.near_threshold}, chosen from this collection")
     if result.near_duplicates:
         _print_near_duplicates(result, out)
     if result.missing:
@@ -97,6 +100,14 @@ def _print_near_duplicates(result: Extraction, out: Path) -> None:
     if result.near_groups is not None:
         groups, images = result.near_groups
         say(f"{_count(images, 'image')} in {_count(groups, 'group')} of them: {out / NEAR_GROUPS}")
+        if images > _MANY_NEAR * result.ok:
+            advice = (
+                "look at some groups before you drop any"
+                if result.near_threshold is not None
+                else "if they are not, this network's cosines crowd near 1: --near auto, with a new --out, chooses a "
+                "threshold from the collection"
+            )
+            note(f"WARNING: {images} of {result.ok} images ({images / result.ok:.0%}) are near duplicates: {advice}")
 
 
 def _by_kind(left_out: Mapping[str, int]) -> str:

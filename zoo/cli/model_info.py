@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import textwrap
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TypedDict
 
 from zoo.errors import UserError
@@ -15,10 +14,11 @@ from zoo.models import registry
 from zoo.models.licences import is_non_commercial
 from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL, FOR_REAL_WORK, LINEAR, ModelSpec, Score, Weights
 from zoo.system.json_reader import fields
+from zoo.system.shipped import shipped_folder
 from zoo.system.terminal import print_json, print_line
 from zoo.system.verbosity import note
 
-RESULTS = Path(__file__).parents[2] / "model_cards" / "results"
+RESULTS = shipped_folder("model_cards") / "results"
 
 
 class MeasuredScore(TypedDict):

@@ -32,16 +32,16 @@ def run_search(
     thumbnails = None if images is None else Thumbnails(collection, images)
     index = open_index(collection)
     embedder = open_model(collection, model, device=device)
-    results = search(collection, index.searcher, embedder, queries, k=k, max_pixels=max_pixels)
+    results = search(collection, index, embedder, queries, k=k, max_pixels=max_pixels)
 
     failed = sum(result.error is not None for result in results)
     # A page without any neighbours is not written.
     if html is not None and failed < len(results):
-        html_report.write(html, collection, results, thumbnails)
+        html_report.write(html, collection, results, thumbnails, centred=index.is_centred)
     if json:
-        messages.print_json(results, collection)
+        messages.print_json(results, collection, centred=index.is_centred)
     elif html is None:
-        messages.print_results(results)
+        messages.print_results(results, centred=index.is_centred)
     else:
         messages.print_unreadable(results)
         print_line(html)

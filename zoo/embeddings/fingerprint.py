@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from zoo.inference.outputs import EMBEDDING
 from zoo.system.json_reader import BadJson, fields, items, number, text, whole
@@ -48,8 +49,8 @@ class Fingerprint:
         shard_size: images in a shard.
         keep: columns of the source that the result carries.
         versions: of the libraries that decide the bytes.
-        near_threshold: cosine from which on two images are near duplicates; ``None`` where no duplicates are looked
-            for.
+        near_threshold: cosine from which on two images are near duplicates, or ``auto``: it is chosen from the
+            collection; ``None`` where no duplicates are looked for.
     """
 
     network: Mapping[str, JSON]
@@ -62,7 +63,7 @@ class Fingerprint:
     decoder: Mapping[str, JSON] | None = None
     keep: tuple[str, ...] | None = None
     versions: Mapping[str, JSON] | None = None
-    near_threshold: float | None = None
+    near_threshold: float | Literal["auto"] | None = None
 
     @property
     def dtype(self) -> str:
@@ -146,7 +147,7 @@ class Fingerprint:
             decoder=None if decoder is None else fields(decoder),
             keep=None if keep is None else tuple(map(text, items(keep))),
             versions=None if versions is None else fields(versions),
-            near_threshold=None if dedupe is None else number(fields(dedupe, "near")["near"], 0, 1),
+            near_threshold=None if dedupe is None else _near(fields(dedupe, "near")["near"]),
         )
 
     def canonical(self) -> bytes:
@@ -181,6 +182,10 @@ def _shown(value: object) -> str:
     is_hash = len(shown) == 64 and all(c in "0123456789abcdef" for c in shown)
     most = _SHOWN_DIGITS if is_hash else _SHOWN_MOST
     return printable(shown[:most]) + "..." * (len(shown) > most)
+
+
+def _near(value: JSON) -> float | Literal["auto"]:
+    return "auto" if value == "auto" else number(value, 0, 1)
 
 
 def _one_of(value: JSON, known: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow.parquet as pq
@@ -25,7 +26,7 @@ from zoo.embeddings.shards import DUPLICATE, OutputFolder, is_shard_file, names,
 from zoo.errors import UserError
 from zoo.system import atomic_files
 from zoo.system.atomic_files import sha256_file
-from zoo.system.json_reader import BadJson, fields, items, parse_json, sha256, text, whole
+from zoo.system.json_reader import BadJson, fields, items, number, parse_json, sha256, text, whole
 from zoo.system.json_types import JSON
 from zoo.system.parquet import read_table
 
@@ -33,14 +34,18 @@ MAX_FAILURES = 20
 NOTES, LEFT_OUT = "notes", "left_out"
 """Keys of the result that are there where there is something to say: the numbers of images with an embedding by the
 note in their column ``error``, and of files that are no rows by extension. Shards cannot tell the second."""
-NEAR_DUPLICATES = "near_duplicates.parquet"
-"""File with pairs of near images, beside the shards; a result of version 0.3 and before has no other."""
-NEAR_GROUPS = "near_duplicate_groups.parquet"
+NEAR_DUPLICATES = "_near_duplicates.parquet"
+"""File with pairs of near images; readers of Parquet folders pass over names that begin with _."""
+NEAR_GROUPS = "_near_duplicate_groups.parquet"
 """File with a row for each image that is near another one."""
+OLD_NEAR = {NEAR_DUPLICATES: "near_duplicates.parquet", NEAR_GROUPS: "near_duplicate_groups.parquet"}
+"""Their names in results of earlier versions, the oldest of which have no groups."""
 PAIRS_FOUND = b"zoo.pairs_found"
-"""Metadata key in both files: the number of pairs, of which ``near_duplicates.parquet`` may hold the first ones."""
+"""Metadata key in both files: the number of pairs, of which ``_near_duplicates.parquet`` may hold the first ones."""
+NEAR_THRESHOLD = b"zoo.near_threshold"
+"""Metadata key of the pairs: the centred cosine that ``near`` ``auto`` chose; not there with a fixed cosine."""
 GROUPS = b"zoo.groups"
-"""Metadata key in ``near_duplicate_groups.parquet``: the number of groups."""
+"""Metadata key in ``_near_duplicate_groups.parquet``: the number of groups."""
 RESULT_KEYS = ("plan", "images", "ok", "failed", "paths_and_sha256", "shards")
 """Keys of a manifest that state the result; those of the fingerprint say how it was made."""
 DEDUPE_KEYS = ("duplicates", "near_duplicates")
@@ -49,7 +54,7 @@ _MAX_ROWS = 2**40  # in all
 _READ = ["path", "path_bytes", "sha256", "status", "error"]
 
 Manifest: TypeAlias = dict[str, Any]
-"""The JSON object of ``manifest.json``: a fingerprint's, then counts and ``shards``."""
+"""The JSON object of ``_manifest.json``: a fingerprint's, then counts and ``shards``."""
 
 
 class HashedFile(NamedTuple):
@@ -141,12 +146,14 @@ def summarise_parts(
 
 
 def _near_duplicates(folder: OutputFolder) -> Manifest:
-    path = folder.root / NEAR_DUPLICATES
+    path = _near_file(folder, NEAR_DUPLICATES)
     pairs = pq.read_metadata(path)
     near: Manifest = {"file": path.name, "pairs": pairs.num_rows, "sha256": sha256_file(path)}
     if (found := (pairs.metadata or {}).get(PAIRS_FOUND)) is None:  # an earlier version wrote no groups
         return near
-    groups = folder.root / NEAR_GROUPS
+    if (threshold := pairs.metadata.get(NEAR_THRESHOLD)) is not None:
+        near["threshold"] = float(threshold)
+    groups = _near_file(folder, NEAR_GROUPS)
     metadata = pq.read_metadata(groups)
     return {
         **near,
@@ -158,6 +165,12 @@ def _near_duplicates(folder: OutputFolder) -> Manifest:
             "sha256": sha256_file(groups),
         },
     }
+
+
+def _near_file(folder: OutputFolder, name: str) -> Path:
+    """Return the path of a file of near duplicates, by its old name where there is none by the new one."""
+    new, old = folder.root / name, folder.root / OLD_NEAR[name]
+    return old if not new.exists() and old.exists() else new
 
 
 def parse(data: bytes) -> Manifest:
@@ -198,8 +211,10 @@ def parse(data: bytes) -> Manifest:
 
 def _check_near_duplicates(near: Manifest) -> None:
     found = [near, *([fields(near["groups"], "file", "groups", "images", "sha256")] if "groups" in near else [])]
-    if [entry["file"] for entry in found] != [NEAR_DUPLICATES, NEAR_GROUPS][: len(found)]:
+    named = [entry["file"] for entry in found]
+    if named not in (list(OLD_NEAR)[: len(found)], list(OLD_NEAR.values())[: len(found)]):
         raise BadJson("it names other files of near duplicates")
+    number(near.get("threshold", 1), 0, 1)
     for entry in found:
         sha256(entry["sha256"])
         for key in ("pairs", "pairs_found", "groups", "images"):
@@ -218,7 +233,7 @@ def read(folder: OutputFolder) -> Manifest:
         return parse(folder.manifest.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"{folder.root} has no manifest.json, it is no finished extraction: run `zoo extract` to its end"
+            f"{folder.root} has no _manifest.json, it is no finished extraction: run `zoo extract` to its end"
         ) from None
     except OSError as error:
         raise UserError(f"{folder.manifest} cannot be read ({error.strerror}): allow reading it") from error
@@ -239,8 +254,9 @@ def files_of_duplicates(manifest: Manifest) -> list[HashedFile]:
     if "dedupe" not in manifest:
         return []
     near = manifest.get("near_duplicates") or {}
-    pairs = HashedFile(NEAR_DUPLICATES, near.get("sha256", "none"))
-    return [pairs, *([HashedFile(NEAR_GROUPS, near["groups"]["sha256"])] if "groups" in near else [])]
+    pairs = HashedFile(near.get("file", NEAR_DUPLICATES), near.get("sha256", "none"))
+    groups = near.get("groups")
+    return [pairs, *([HashedFile(groups["file"], groups["sha256"])] if groups else [])]
 
 
 def write(folder: OutputFolder, summary: Summary, left_out: Mapping[str, int] | None = None) -> None:

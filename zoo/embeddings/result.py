@@ -27,14 +27,14 @@ from zoo.errors import UserError
 from zoo.inference.embedder import Embedder
 from zoo.inference.images import ImageLike
 from zoo.inference.outputs import EMBEDDING
-from zoo.numerics.similarity import ExactSearch, l2_normalize
+from zoo.numerics.similarity import ExactSearch, centred, l2_normalize, mean_direction
 from zoo.system.parquet import read_table
 
 _QUERIES_AT_ONCE = 256
 
 
 class Neighbour(NamedTuple):
-    """An image near another one: its row in the result, its path, and the cosine of the two embeddings."""
+    """An image near another one: its row in the result, its path, and the centred cosine of the two embeddings."""
 
     row: int
     path: str
@@ -70,7 +70,7 @@ class Embeddings:
 
     Attributes:
         folder: the folder that was read.
-        manifest: parsed ``manifest.json``: model, licence, preprocessing, versions, counts.
+        manifest: parsed ``_manifest.json``: model, licence, preprocessing, versions, counts.
         table: pyarrow table of the columns other than vectors, N rows in the order of the extraction.
         vectors: float32 [N, D]; rows of NaN where a row has no embedding, with ``all_rows``.
         outputs: the other outputs asked for, [N, ...] by name.
@@ -142,7 +142,10 @@ class Embeddings:
     def search(
         self, image: ImageLike, k: int = 9, *, model: str | None = None, device: str | None = None
     ) -> Neighbours:
-        """Find the ``k`` images whose embeddings are nearest to that of an image, by cosine, exactly.
+        """Find the ``k`` images whose embeddings are nearest to that of an image, by centred cosine, exactly.
+
+        The mean of the unit vectors of this result is subtracted first, as in ``zoo search``: all embeddings of a
+        network share a large part, and without it every cosine is near 1.
 
         Args:
             image: of any form that an embedder takes.
@@ -154,13 +157,13 @@ class Embeddings:
         """
         if self._embedder is None or self._embedder[0] != (model, device):
             self._embedder = (model, device), reopen_model(self.folder, self.manifest, model, device=device)
-        queries = l2_normalize(self._embedder[1]([image]))
+        queries = centred(l2_normalize(self._embedder[1]([image])), self._mean)
         rows, cosines = self._exact.search(queries, _positive(k))[0]
         found = [Neighbour(r, self.paths[r], c) for r, c in zip(rows.tolist(), cosines.tolist(), strict=True)]
         return Neighbours.of(found, self)
 
     def neighbours(self, k: int = 9) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Find the ``k`` nearest other images of each image, by cosine, exactly; time grows with N squared.
+        """Find the ``k`` nearest other images of each image, by centred cosine, exactly; time grows with N squared.
 
         Returns:
             Rows int64 [N, k] and their cosines float32 [N, k], nearest first; -1 and NaN where there are fewer.
@@ -175,8 +178,12 @@ class Embeddings:
         return rows, cosines
 
     @cached_property
+    def _mean(self) -> NDArray[np.float64]:
+        return mean_direction([l2_normalize(self.vectors)])
+
+    @cached_property
     def _unit(self) -> NDArray[np.float32]:
-        return l2_normalize(self.vectors)
+        return centred(l2_normalize(self.vectors), self._mean)
 
     @cached_property
     def _exact(self) -> ExactSearch:

@@ -58,6 +58,12 @@ _NO_DIGITS = b"0" * 64
 _FACTS = ("sha256", "width", "height", "status", "error")
 
 
+MANIFEST = "_manifest.json"
+"""Name of the manifest: readers of Parquet folders (pandas, pyarrow, datasets) pass over names that begin with _."""
+OLD_MANIFEST = "manifest.json"
+"""Its name in results of earlier versions."""
+
+
 class DamagedShard(Exception):
     """A shard file is not what a run of this plan wrote; the text says why."""
 
@@ -123,7 +129,6 @@ class OutputFolder:
         state: ``.zoo`` in it.
         scratch: for temporary files.
         plan: path of the plan.
-        manifest: path of the manifest; a folder that has one is complete.
         manifest_hash: path of the hash of the manifest, see ``zoo.embeddings.manifest``.
     """
 
@@ -132,8 +137,13 @@ class OutputFolder:
         self.state = root / STATE
         self.scratch = self.state / "tmp"
         self.plan = self.state / "plan.parquet"
-        self.manifest = root / "manifest.json"
         self.manifest_hash = self.state / "manifest.sha256"
+
+    @property
+    def manifest(self) -> Path:
+        """Path of the manifest; a folder that has one is complete. One of an earlier version keeps its name."""
+        new, old = self.root / MANIFEST, self.root / OLD_MANIFEST
+        return old if not new.exists() and old.exists() else new
 
     @property
     def staged(self) -> OutputFolder:

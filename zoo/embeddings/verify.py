@@ -89,7 +89,7 @@ def verify(out: Path) -> Verified:
             if found.get(key) != manifest.get(key)
         ]
     if not wrong and is_altered(folder, folder.manifest.read_bytes()):
-        wrong.append("manifest.json is not the one that the run wrote")
+        wrong.append(f"{folder.manifest.name} is not the one that the run wrote")
     # Report the first difference, and how many follow.
     if wrong:
         more = f" (and {len(wrong) - 1} more differences)" if wrong[1:] else ""

@@ -53,9 +53,10 @@ class Extraction:
         duplicates: number of images with the bytes of an earlier one, with ``dedupe``; they have no embedding and have
             not failed.
         near_duplicates: number of pairs of embeddings whose cosine reaches the threshold.
-        near_pairs_written: how many of them ``near_duplicates.parquet`` holds.
+        near_pairs_written: how many of them ``_near_duplicates.parquet`` holds.
         near_groups: number of groups that the pairs form, and of images in them; ``None`` in a result of version 0.3
             and before.
+        near_threshold: the centred cosine that ``near="auto"`` chose; else ``None``.
         failed: number of images by reason.
         failures: the first 20 of them as (path, reason, error).
         reused: number of rows that this run did not have to embed.
@@ -90,6 +91,7 @@ class Extraction:
     images: str
     near_pairs_written: int = 0
     near_groups: tuple[int, int] | None = None
+    near_threshold: float | None = None
 
     def read(self, *, all_rows: bool = False, outputs: Sequence[str] = ()) -> Embeddings:
         """Read the result: paths, embeddings float32 [N, D], other columns; as ``zoo.read`` with these images."""
@@ -301,6 +303,7 @@ class _Run:
             duplicates=summary.manifest.get("duplicates", 0),
             near_duplicates=near.get("pairs_found", near.get("pairs", 0)),
             near_pairs_written=near.get("pairs", 0),
+            near_threshold=near.get("threshold"),
             near_groups=(near["groups"]["groups"], near["groups"]["images"]) if "groups" in near else None,
             failed=summary.manifest["failed"],
             failures=summary.failures,

@@ -13,6 +13,7 @@ import pyarrow as pa
 from zoo.embeddings.fingerprint import DTYPES, FORMATS, Fingerprint
 from zoo.embeddings.shards import RESERVED
 from zoo.errors import UserError
+from zoo.extraction.near_threshold import AUTO
 from zoo.inference.outputs import EMBEDDING, Outputs
 from zoo.transforms.decode import DECODER, PILLOW_MAX_PIXELS, choices_json
 from zoo.transforms.limits import DEFAULT_OPTIONS, MAX_PIXELS, DecodeOptions
@@ -20,7 +21,8 @@ from zoo.transforms.preprocess import Preprocessing
 
 DEFAULT_NEAR = 0.99
 """Cosine from which on two images are near duplicates. In examples/photos no two different photographs are nearer than
-0.982 with the bundled network."""
+0.982 with the bundled network; in a collection of one subject many are. It stays the default, because the same command
+gives the same bytes; the command warns where it marks many."""
 
 
 class ModelInfo(Protocol):
@@ -55,7 +57,7 @@ class ExtractionConfig:
     decode: DecodeOptions = DEFAULT_OPTIONS
     image_column: str | None = None
     dedupe: bool = False
-    near: float | None = None
+    near: float | str | None = None
 
 
 def make_fingerprint(model: ModelInfo, config: ExtractionConfig) -> Fingerprint:
@@ -125,13 +127,13 @@ def default_shard_size(numbers: int) -> int:
     return int(max(1, min(1024, 2 ** math.floor(math.log2(2**26 / numbers)))))
 
 
-def _near_duplicates(dedupe: bool, near: float | None) -> float | None:
+def _near_duplicates(dedupe: bool, near: float | str | None) -> float | str | None:
     """Return the threshold; ``None`` where no duplicates are looked for."""
     if not dedupe and near is None:
         return None
     if not dedupe:
         raise UserError("--near needs --dedupe")
     threshold = DEFAULT_NEAR if near is None else near
-    if not 0 < threshold <= 1:
-        raise UserError(f"--near {threshold}: give a cosine above 0 and at most 1")
+    if threshold != AUTO and (isinstance(threshold, str) or not 0 < threshold <= 1):
+        raise UserError(f"--near {threshold}: give a cosine above 0 and at most 1, or auto")
     return threshold

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zoo.embeddings.manifest import files_of, files_of_duplicates, parse
+from zoo.embeddings.manifest import OLD_NEAR, files_of, files_of_duplicates, parse
 from zoo.embeddings.plan import Plan
 from zoo.embeddings.row_reader import RowReader
-from zoo.embeddings.shards import OutputFolder, OutputReplaced
+from zoo.embeddings.shards import MANIFEST, OLD_MANIFEST, OutputFolder, OutputReplaced
 from zoo.extraction.changes import Changes, describe_changes
 from zoo.extraction.exact_duplicates import FileReader, KnownFiles, find_exact_duplicates
 from zoo.sources.base import ImageRow, Source
@@ -131,13 +131,15 @@ def install_staged(folder: OutputFolder) -> None:
             atomic_files.remove_tree(staged.root)
             return
         # From here on the folder has no manifest, so a killed move is seen and repeated.
-        atomic_files.remove(folder.manifest)
+        for name in (MANIFEST, OLD_MANIFEST):
+            atomic_files.remove(folder.root / name)
         atomic_files.remove(folder.manifest_hash)
         names = [file.name for shard in new["shards"] for file in files_of(shard)]
-        for name in [*names, *(file.name for file in files_of_duplicates(new))]:
+        near = [file.name for file in files_of_duplicates(new)]
+        for name in [*names, *near]:
             atomic_files.move(staged.root / name, folder.root / name)
-        # Remove the shards that the update no longer has.
-        for name in folder.shard_files() - set(names):
+        # Remove the shards that the update no longer has, and near duplicates under an earlier version's names.
+        for name in (folder.shard_files() | set(OLD_NEAR.values())) - {*names, *near}:
             atomic_files.remove(folder.root / name)
         # The manifest comes last: it commits the update.
         atomic_files.move(staged.plan, folder.plan)

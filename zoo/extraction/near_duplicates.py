@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import BinaryIO
 
 import numpy as np
@@ -17,12 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from zoo.embeddings.manifest import GROUPS, NEAR_DUPLICATES, NEAR_GROUPS, PAIRS_FOUND
+from zoo.embeddings.manifest import GROUPS, NEAR_DUPLICATES, NEAR_GROUPS, NEAR_THRESHOLD, OLD_NEAR, PAIRS_FOUND
 from zoo.embeddings.plan import Plan
 from zoo.embeddings.shards import DamagedShard, OutputFolder, table_name
 from zoo.errors import UserError
+from zoo.extraction.near_threshold import AUTO, choose
 from zoo.inference.outputs import EMBEDDING
-from zoo.numerics.similarity import ExactSearch, l2_normalize
+from zoo.numerics.similarity import ExactSearch, centred, l2_normalize, mean_direction
+from zoo.system import atomic_files
 
 MAX_PAIRS = 10_000_000  # nearly all frames of one scene are pairs: this file must end somewhere, the groups have all
 _HELD_BYTES = 256 * 1024 * 1024
@@ -40,9 +43,11 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 def write(folder: OutputFolder, plan: Plan) -> None:
     """Commit the pairs of a complete folder whose cosine reaches the plan's threshold, and the groups that they form.
 
-    ``near_duplicates.parquet`` has the columns ``path``, ``path_of_other`` and ``cosine``; the first path of a pair
+    With the threshold ``auto`` the cosines are centred, and the metadata of the pairs says what was chosen.
+
+    ``_near_duplicates.parquet`` has the columns ``path``, ``path_of_other`` and ``cosine``; the first path of a pair
     comes first in the plan. It has at most ``MAX_PAIRS`` rows, the first ones found; its metadata says how many there
-    are in all. ``near_duplicate_groups.parquet`` has a row for each image that is in any pair, see ``NearGroups``.
+    are in all. ``_near_duplicate_groups.parquet`` has a row for each image that is in any pair, see ``NearGroups``.
 
     Raises:
         UserError: a shard is damaged, or the disk is full.
@@ -53,6 +58,8 @@ def write(folder: OutputFolder, plan: Plan) -> None:
     if not groups.complete:  # a shard was missing, and the pairs are those of another run
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder.root / NEAR_DUPLICATES))
     folder.commit(NEAR_GROUPS, lambda file: _write_groups(plan, file, groups))
+    for old in OLD_NEAR.values():
+        atomic_files.remove(folder.root / old)
 
 
 class NearGroups:
@@ -110,12 +117,11 @@ class NearGroups:
 
 
 def _write_pairs(folder: OutputFolder, plan: Plan, file: BinaryIO, groups: NearGroups) -> None:
-    threshold = plan.fingerprint.near_threshold
-    assert threshold is not None  # only a run with --dedupe comes here
+    threshold, mean = _threshold(folder, plan)
     with pq.ParquetWriter(file, _PAIRS, compression="zstd", write_page_checksum=True) as writer:
         held: list[Pairs] = []
         left = MAX_PAIRS
-        for pairs in _pairs(folder, plan, float(threshold)):
+        for pairs in _pairs(folder, plan, threshold, mean):
             groups.add(pairs)
             # Write a full row group, while the limit is not reached.
             if left:
@@ -125,8 +131,33 @@ def _write_pairs(folder: OutputFolder, plan: Plan, file: BinaryIO, groups: NearG
                     held, left = [], left - min(left, count)
         if any(len(part[0]) for part in held):
             writer.write_table(_pair_table(plan, held, left))
-        writer.add_key_value_metadata({PAIRS_FOUND: str(groups.pairs)})
+        chosen = {} if mean is None else {NEAR_THRESHOLD: str(threshold)}
+        writer.add_key_value_metadata({PAIRS_FOUND: str(groups.pairs), **chosen})
     groups.complete = True
+
+
+def _threshold(folder: OutputFolder, plan: Plan) -> tuple[float, NDArray[np.float64] | None]:
+    """Return the cosine from which on a pair is near, and the mean that is subtracted first, ``None`` for none."""
+    near = plan.fingerprint.near_threshold
+    assert near is not None  # only a run with --dedupe comes here
+    if near != AUTO:
+        return float(near), None
+    valid: list[Rows] = []
+
+    def read() -> Iterator[NDArray[np.float32]]:
+        for shard in range(plan.shards):
+            units = _unit_vectors(folder, plan, shard)
+            valid.append(np.flatnonzero(~np.isnan(units[:, 0])) + plan.rows(shard).start)
+            yield units
+
+    mean = mean_direction(read())
+    blocks = partial(_centred_shards, folder, plan, mean)
+    return choose(blocks, np.concatenate(valid)), mean
+
+
+def _centred_shards(folder: OutputFolder, plan: Plan, mean: NDArray[np.float64]) -> Iterator[NDArray[np.float32]]:
+    for shard in range(plan.shards):
+        yield _unit_vectors(folder, plan, shard, mean)
 
 
 def _pair_table(plan: Plan, held: list[Pairs], most: int) -> pa.Table:
@@ -151,17 +182,17 @@ def _paths(plan: Plan, rows: Rows) -> pa.Array:
     return pa.array(map(_shown, plan.files["path"].take(rows).to_pylist()), pa.string())
 
 
-def _pairs(folder: OutputFolder, plan: Plan, threshold: float) -> Iterator[Pairs]:
+def _pairs(folder: OutputFolder, plan: Plan, threshold: float, mean: NDArray[np.float64] | None) -> Iterator[Pairs]:
     """Hold as many shards as fit, compare them with themselves and all later ones, then take the next ones."""
     first = 0
     while first < plan.shards:
-        held = [_unit_vectors(folder, plan, first)]
+        held = [_unit_vectors(folder, plan, first, mean)]
         while first + len(held) < plan.shards and sum(units.nbytes for units in held) < _HELD_BYTES:
-            held.append(_unit_vectors(folder, plan, first + len(held)))
+            held.append(_unit_vectors(folder, plan, first + len(held), mean))
         matrix, base = ExactSearch(np.concatenate(held)), plan.rows(first).start
         # Stream the other shards past the held ones.
         for shard in range(first, plan.shards):
-            units = held[shard - first] if shard - first < len(held) else _unit_vectors(folder, plan, shard)
+            units = held[shard - first] if shard - first < len(held) else _unit_vectors(folder, plan, shard, mean)
             for queries, rows, cosines in matrix.at_least(units, threshold):
                 # Keep each pair once, and no row with itself.
                 later, earlier = queries + plan.rows(shard).start, rows + base
@@ -170,15 +201,18 @@ def _pairs(folder: OutputFolder, plan: Plan, threshold: float) -> Iterator[Pairs
         first += len(held)
 
 
-def _unit_vectors(folder: OutputFolder, plan: Plan, shard: int) -> NDArray[np.float32]:
-    """Return the unit vectors [rows, D] of a shard, NaN where a row has none."""
+def _unit_vectors(
+    folder: OutputFolder, plan: Plan, shard: int, mean: NDArray[np.float64] | None = None
+) -> NDArray[np.float32]:
+    """Return the unit vectors [rows, D] of a shard, centred if there is a mean, NaN where a row has none."""
     try:
         rows = folder.read(plan, shard)
     except DamagedShard as error:
         raise UserError(f"{table_name(shard)} {error}: run the same command again") from error
     if rows is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder.root / table_name(shard)))
-    return l2_normalize(rows.vectors[EMBEDDING].astype(np.float32, copy=False))
+    units = l2_normalize(rows.vectors[EMBEDDING].astype(np.float32, copy=False))
+    return units if mean is None else centred(units, mean)
 
 
 def _shown(path: bytes) -> str:

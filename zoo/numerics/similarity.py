@@ -1,13 +1,18 @@
-"""Cosine similarity of embeddings: l2 normalisation and exact search in blocks of bounded memory."""
+"""Cosine similarity of embeddings: l2 normalisation, centring, and exact search in blocks of bounded memory.
+
+All embeddings of a self-supervised network share a large part, so that any two images have a cosine near 1. Centring
+takes the collection's mean away before the cosine; then unrelated images have one near 0.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK_BYTES = 32 * 1024 * 1024
+_LEAST_SPREAD = 1e-6  # squared distance from the mean; embeddings of float32 differ by less where images are the same
 
 TopK = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Row numbers int64 [k] and their cosines float32 [k], most similar first."""
@@ -20,6 +25,41 @@ def l2_normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         scaled = wide / np.linalg.norm(wide, axis=1, keepdims=True)
     scaled[~np.isfinite(scaled).all(axis=1)] = np.nan
     narrow: NDArray[np.float32] = scaled.astype(np.float32)
+    return narrow
+
+
+def mean_direction(blocks: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Return the mean float64 [D] of unit vectors, which ``centred`` subtracts.
+
+    It is added up in float64 in the order of the rows, so that the same rows always give the same mean.
+
+    Args:
+        blocks: unit vectors float32 [N, D] each, at least one block; rows of NaN are left out.
+
+    Returns:
+        The mean; zeros where all rows are equal, because nothing would be left of them.
+    """
+    total, rows = np.zeros(()), 0
+    for block in blocks:
+        valid = block[~np.isnan(block[:, 0])]
+        total = total + valid.sum(axis=0, dtype=np.float64)
+        rows += len(valid)
+    mean: NDArray[np.float64] = total / max(rows, 1)
+    # The mean squared distance of unit vectors from their mean m is 1 - |m|^2.
+    return mean if 1 - float(mean @ mean) > _LEAST_SPREAD else np.zeros_like(mean)
+
+
+def centred(units: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Subtract the mean [D] from unit vectors float32 [N, D], and scale to length 1 again.
+
+    A row of NaN stays one. A row at the mean itself has no direction: it becomes zeros, of cosine 0 with all others.
+    """
+    if not mean.any():
+        return units
+    moved = units.astype(np.float64) - mean
+    lengths = np.linalg.norm(moved, axis=1, keepdims=True)
+    moved[lengths[:, 0] ** 2 < _LEAST_SPREAD**2] = 0
+    narrow: NDArray[np.float32] = (moved / np.maximum(lengths, _LEAST_SPREAD)).astype(np.float32)
     return narrow
 
 

@@ -28,7 +28,6 @@ from zoo.system import atomic_files
 from zoo.system.parquet import read_table
 from zoo.transforms.limits import DecodeOptions
 
-MANIFEST = "manifest.json"
 _PLAN = b"zoo.plan"  # metadata key of a shard's table
 _METADATA_COLUMNS = ["path", "path_bytes", "sha256", "status", "error"]
 _CACHED_SHARDS = 16  # metadata tables in memory, about 150 bytes per image
@@ -74,10 +73,10 @@ class Collection:
     Attributes:
         root: the folder.
         state: the folder ``.zoo`` in it.
-        manifest: parsed ``manifest.json``, see ``zoo.embeddings.manifest``.
+        manifest: parsed ``_manifest.json``, see ``zoo.embeddings.manifest``.
         plan: key of the plan that made all shards.
         dim: length of an embedding.
-        sha256: hash of ``manifest.json``, which lists all other hashes: it changes with any change of the result.
+        sha256: hash of ``_manifest.json``, which lists all other hashes: it changes with any change of the result.
 
     Raises:
         UserError: the folder holds no finished extraction, or its manifest is damaged.
@@ -87,12 +86,13 @@ class Collection:
         self.root = root
         self.state = root / STATE
         # The one reader of manifests checks every value.
-        self.manifest: Mapping[str, Any] = manifest_file.read(OutputFolder(root))
+        folder = OutputFolder(root)
+        self.manifest: Mapping[str, Any] = manifest_file.read(folder)
         self.plan, self.dim = self.manifest["plan"], self.manifest["dim"]
         self._shards = [_Shard(s["file"], s["rows"], s["sha256"], s.get("vectors")) for s in self.manifest["shards"]]
-        self.sha256 = atomic_files.sha256_file(root / MANIFEST)
+        self.sha256 = atomic_files.sha256_file(folder.manifest)
         if not isinstance(self.manifest.get("model"), str):
-            raise UserError(f"{root / MANIFEST} is damaged, it names no model: run the same `zoo extract` again")
+            raise UserError(f"{folder.manifest} is damaged, it names no model: run the same `zoo extract` again")
         # Prepare the look-up of single rows.
         self._ends = list(accumulate(shard.rows for shard in self._shards))  # row after the last one of each shard
         self._metadata = lru_cache(_CACHED_SHARDS)(self._read_metadata)

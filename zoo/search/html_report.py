@@ -33,15 +33,27 @@ figcaption b { flex: none; font-variant-numeric: tabular-nums }
 """
 
 
-def write(path: Path, collection: Collection, results: Sequence[QueryResult], thumbnails: Thumbnails | None) -> None:
-    """Write the page; without ``thumbnails`` the neighbours are names and cosines only.
+def write(
+    path: Path,
+    collection: Collection,
+    results: Sequence[QueryResult],
+    thumbnails: Thumbnails | None,
+    *,
+    centred: bool = True,
+) -> None:
+    """Write the page; without ``thumbnails`` the neighbours are names, ranks and cosines only.
+
+    Args:
+        centred: whether the cosines are those of centred embeddings.
 
     Raises:
         UserError: the file cannot be written.
     """
     # the page allows no other style than its own and no picture but those inside it
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-    about = f"{len(collection)} images, {collection.model}; cosine similarity, nearest first"
+    about = (
+        f"{len(collection)} images, {collection.model}; rank and {'centred ' if centred else ''}cosine, nearest first"
+    )
     # Keep everything inside the page, so that it works offline.
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -61,7 +73,7 @@ def _section(result: QueryResult, thumbnails: Thumbnails | None) -> str:
     name = escape(result.query)
     if result.error is not None:
         return f"<section><h2>{name}</h2><p>{escape(result.error)}</p></section>"
-    tiles = "".join(f"<li>{_tile(match, thumbnails)}</li>" for match in result.neighbours)
+    tiles = "".join(f"<li>{_tile(n, match, thumbnails)}</li>" for n, match in enumerate(result.neighbours, 1))
     return f"<section><div><h2>{name}</h2>{_query_image(result)}</div><ol>{tiles}</ol></section>"
 
 
@@ -72,7 +84,7 @@ def _query_image(result: QueryResult) -> str:
         return f'<div class="none">{escape(str(error))}</div>'
 
 
-def _tile(match: Match, thumbnails: Thumbnails | None) -> str:
+def _tile(rank: int, match: Match, thumbnails: Thumbnails | None) -> str:
     name = match.item.name
     image = '<div class="none">no picture</div>'
     if thumbnails is not None:
@@ -81,7 +93,7 @@ def _tile(match: Match, thumbnails: Thumbnails | None) -> str:
         except UnreadableImage as error:
             image = f'<div class="none">{escape(str(error))}</div>'
     label = escape(name)
-    caption = f'<span title="{label}">{label}</span><b>{match.cosine:.3f}</b>'
+    caption = f'<span title="{label}">{label}</span><b>{rank} · {match.cosine:.3f}</b>'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 

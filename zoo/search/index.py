@@ -4,6 +4,10 @@
 atomically, so an index is there whole or not at all. The exact index is a .npy matrix of unit vectors, float32
 [rows, D], NaN where an image has no embedding. The graph is built over the same matrix, which stays on the disk
 (memory-mapped): memory grows by the graph alone.
+
+The vectors are centred: the mean of the collection's unit vectors, float64 [D] in ``mean-*.npy``, is subtracted before
+they are scaled to length 1, and from a query alike. An index of an earlier version has no mean: its cosines are those
+of the embeddings themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, Protocol, TypedDict, cast
+from typing import Any, BinaryIO, NotRequired, Protocol, TypedDict, cast
 
 import numpy as np
 from numpy.lib import format as npy
@@ -22,7 +26,7 @@ from numpy.typing import NDArray
 
 from zoo.embeddings.shards import STATE
 from zoo.errors import UserError
-from zoo.numerics.similarity import ExactSearch, TopK, l2_normalize
+from zoo.numerics.similarity import ExactSearch, TopK, centred, l2_normalize, mean_direction
 from zoo.search.collection import Collection
 from zoo.system import atomic_files
 from zoo.system.json_reader import BadJson, fields, read_json, sha256, text, whole
@@ -33,8 +37,11 @@ _OLD_FOLDER = "index"  # of version 0.3 and before
 EXACT_BELOW = 10_000  # rows: a ResNet-50's matrix is then 80 MB, and a query takes a few milliseconds
 RECALL_AT = 10
 RECALL_SAMPLE = 200
-_FORMAT = "siamese-zoo index 1"
+_FORMAT = "siamese-zoo index 2"
+_WITHOUT_MEAN = "siamese-zoo index 1"  # of earlier versions
 _INDEX_FILE = re.compile(r"(exact|graph)-[0-9a-f]{16}\.(npy|usearch)")
+_MEAN_FILE = re.compile(r"mean-[0-9a-f]{16}\.npy")
+_OWN = ("exact-", "graph-", "mean-")  # how the names of an index's files begin
 _MODEL_KEYS = ("model", "weights_sha256", "preprocessing")  # of the manifest; another model needs another index
 _ROWS_PER_ADD = 8192
 _EXPANSION = 256  # candidates per query in the graph; usearch's default is 64
@@ -88,6 +95,13 @@ class Recall(TypedDict):
     value: float
 
 
+class MeanFile(TypedDict):
+    """Name and sha256 of the file that holds the collection's mean."""
+
+    file: str
+    sha256: str
+
+
 class IndexInfo(TypedDict):
     """Content of ``index.json``; ``kind`` is ``exact`` or ``usearch``, ``left_out`` counts rows without embedding."""
 
@@ -104,14 +118,32 @@ class IndexInfo(TypedDict):
     model: object
     weights_sha256: object
     preprocessing: object
+    mean: NotRequired[MeanFile]  # not in format 1
 
 
 @dataclass(frozen=True)
 class Index:
-    """An opened index: what searches it, and its ``index.json``."""
+    """An opened index.
+
+    Attributes:
+        searcher: searches it; its vectors are centred where there is a mean.
+        info: its ``index.json``.
+        mean: mean of the collection's unit vectors, float64 [D]; ``None`` in an index of an earlier version.
+    """
 
     searcher: Searcher
     info: IndexInfo
+    mean: NDArray[np.float64] | None = None
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether cosines are those of centred vectors."""
+        return self.mean is not None
+
+    def directions(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the searcher takes for embeddings [Q, D] of any length; NaN where one is zero or not finite."""
+        units = l2_normalize(embeddings)
+        return units if self.mean is None else centred(units, self.mean)
 
 
 def build(collection: Collection, *, exact: bool | None = None) -> IndexInfo:
@@ -135,10 +167,14 @@ def build(collection: Collection, *, exact: bool | None = None) -> IndexInfo:
     atomic_files.make_folder(folder)
     # Name the files after the manifest, so that indexes do not mix.
     stem = collection.sha256[:16]
-    matrix, graph = folder / f"exact-{stem}.npy", folder / f"graph-{stem}.usearch"
+    matrix, graph, mean_file = (
+        folder / name for name in (f"exact-{stem}.npy", f"graph-{stem}.usearch", f"mean-{stem}.npy")
+    )
     try:
-        # the index file, then index.json, which makes it valid
-        indexed = _write_matrix(collection, matrix)
+        # the index file and the mean, then index.json, which makes them valid
+        mean = mean_direction(l2_normalize(vectors) for _, vectors in collection.vectors())
+        indexed = _write_matrix(collection, matrix, mean)
+        _write_mean(mean, mean_file)
         if exact:
             written, recall = matrix, 1.0
         else:
@@ -158,13 +194,14 @@ def build(collection: Collection, *, exact: bool | None = None) -> IndexInfo:
             "model": collection.manifest.get("model"),
             "weights_sha256": collection.manifest.get("weights_sha256"),
             "preprocessing": collection.manifest.get("preprocessing"),
+            "mean": {"file": mean_file.name, "sha256": atomic_files.sha256_file(mean_file)},
         }
         atomic_files.atomic_write_text(folder / "index.json", json.dumps(info, indent=2) + "\n")
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is gone: another `zoo index` runs here; wait for it, then repeat") from error
     # files of an earlier extraction or of a killed run
     for path in folder.iterdir():
-        if path.name not in ("index.json", written.name) and path.name.startswith(("exact-", "graph-")):
+        if path.name not in ("index.json", written.name, mean_file.name) and path.name.startswith(_OWN):
             atomic_files.remove(path)
     _remove_old(collection.root / _OLD_FOLDER)
     return info
@@ -184,8 +221,10 @@ def open_index(collection: Collection) -> Index:
     # Read the small file first: it tells whether the large one fits.
     try:
         info = _check_info(read_json(folder / "index.json"))
-        if info["format"] != _FORMAT:
+        if info["format"] not in (_FORMAT, _WITHOUT_MEAN):
             raise UserError(f"{folder} was written by another version: {again}")
+        if ("mean" in info) != (info["format"] == _FORMAT):
+            raise BadJson("a mean is missing, or one too many")
         stale = info["manifest_sha256"] != collection.sha256
         path, recorded, kind = folder / info["file"], info["sha256"], info["kind"]
         model = (info["model"], info["weights_sha256"], info["preprocessing"])
@@ -199,14 +238,16 @@ def open_index(collection: Collection) -> Index:
     if stale:
         raise UserError(f"{collection.root} has changed since it was indexed: {again}")
     # Check the bytes before anything trusts them.
-    try:
-        intact = atomic_files.sha256_file(path) == recorded
-    except OSError:
-        intact = False
-    if not intact:
-        raise UserError(f"{path} is missing or damaged: {again}")
+    for file, hashed in [(path, recorded), *([(folder / m["file"], m["sha256"])] if (m := info.get("mean")) else [])]:
+        try:
+            intact = atomic_files.sha256_file(file) == hashed
+        except OSError:
+            intact = False
+        if not intact:
+            raise UserError(f"{file} is missing or damaged: {again}")
     # Map the file instead of reading it into memory; a file that somebody made can have the right hash.
     damaged = UserError(f"{path} is no index of {collection.root}: {again}")
+    mean = _read_mean(folder / m["file"], collection.dim, damaged) if m else None
     if kind == "exact":
         try:
             vectors = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -214,7 +255,7 @@ def open_index(collection: Collection) -> Index:
             raise damaged from None
         if vectors.shape != (len(collection), collection.dim) or vectors.dtype != np.float32:
             raise damaged
-        return Index(ExactSearch(vectors), info)
+        return Index(ExactSearch(vectors), info, mean)
     usearch = _import_usearch()
     try:
         graph = usearch.Index.restore(str(path), view=True)
@@ -223,12 +264,23 @@ def open_index(collection: Collection) -> Index:
         fits = False
     if not fits:
         raise damaged
-    return Index(HNSWSearch(graph), info)
+    return Index(HNSWSearch(graph), info, mean)
+
+
+def _read_mean(path: Path, dim: int, damaged: UserError) -> NDArray[np.float64]:
+    try:
+        mean = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        raise damaged from None
+    # A mean of unit vectors is no longer than 1.
+    if mean.shape != (dim,) or mean.dtype != np.float64 or not np.linalg.norm(mean) <= 1 + 1e-6:
+        raise damaged
+    return np.array(mean)
 
 
 def _check_info(value: object) -> IndexInfo:
     """Check a parsed ``index.json``. BadJson: it is none, or the file that it names is in another folder."""
-    info = fields(value, *IndexInfo.__annotations__)
+    info = fields(value, *(key for key in IndexInfo.__annotations__ if key != "mean"))
     for key in ("format", "kind", "file", "manifest_sha256"):
         text(info[key])
     sha256(info["sha256"])
@@ -236,6 +288,11 @@ def _check_info(value: object) -> IndexInfo:
         whole(info[key])
     if not _INDEX_FILE.fullmatch(text(info["file"])) or info["kind"] not in ("exact", "usearch"):
         raise BadJson("it names no index file")
+    if "mean" in info:
+        mean = fields(info["mean"], "file", "sha256")
+        sha256(mean["sha256"])
+        if not _MEAN_FILE.fullmatch(text(mean["file"])):
+            raise BadJson("it names no file of a mean")
     return cast(IndexInfo, info)
 
 
@@ -244,14 +301,18 @@ def _remove_old(folder: Path) -> None:
     if not (folder / "index.json").is_file():
         return
     for path in folder.iterdir():
-        if path.name == "index.json" or path.name.startswith(("exact-", "graph-")):
+        if path.name == "index.json" or path.name.startswith(_OWN):
             atomic_files.remove(path)
     with suppress(OSError):
         folder.rmdir()
 
 
-def _write_matrix(collection: Collection, path: Path) -> int:
-    """Write the unit vectors of all rows to a .npy file; return how many rows have one."""
+def _write_mean(mean: NDArray[np.float64], path: Path) -> None:
+    atomic_files.atomic_write(path, lambda file: np.save(file, mean.astype("<f8")))
+
+
+def _write_matrix(collection: Collection, path: Path, mean: NDArray[np.float64]) -> int:
+    """Write the centred unit vectors of all rows to a .npy file; return how many rows have one."""
     indexed = 0
 
     def write(file: BinaryIO) -> None:
@@ -260,7 +321,7 @@ def _write_matrix(collection: Collection, path: Path) -> int:
         shape = (len(collection), collection.dim)
         npy.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for _, vectors in collection.vectors():
-            scaled = l2_normalize(vectors)
+            scaled = centred(l2_normalize(vectors), mean)
             indexed += int((~np.isnan(scaled[:, 0])).sum())
             file.write(scaled.astype("<f4").tobytes())
         # An empty index would only fail later.

@@ -26,8 +26,12 @@ def print_index(info: IndexInfo, out: Path) -> None:
         print_line(f"left out: {info['left_out']} without an embedding (see the column status)", file=sys.stderr)
 
 
-def print_results(results: Sequence[QueryResult]) -> None:
-    """Print a table per query; unreadable queries go to stderr."""
+def print_results(results: Sequence[QueryResult], *, centred: bool) -> None:
+    """Print a table of rank, cosine and path per query; unreadable queries go to stderr.
+
+    Args:
+        centred: whether the cosines are those of centred embeddings.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -37,8 +41,8 @@ def print_results(results: Sequence[QueryResult]) -> None:
     for result in results:
         if result.error is None:
             table = Table(title=escape(printable(result.query)), title_justify="left", box=None, pad_edge=False)
-            table.add_column("", justify="right")
-            table.add_column("cosine", justify="right")
+            table.add_column("rank", justify="right")
+            table.add_column("centred cosine" if centred else "cosine", justify="right")
             table.add_column("path", overflow="fold")
             for rank, match in enumerate(result.neighbours, 1):
                 table.add_row(str(rank), f"{match.cosine:.4f}", escape(printable(match.item.name)))
@@ -46,11 +50,12 @@ def print_results(results: Sequence[QueryResult]) -> None:
     print_unreadable(results)
 
 
-def print_json(results: Sequence[QueryResult], collection: Collection) -> None:
+def print_json(results: Sequence[QueryResult], collection: Collection, *, centred: bool) -> None:
     """Print all results as one JSON object on stdout; unreadable queries go to stderr, too."""
     content = {
         "model": collection.model,
         "manifest_sha256": collection.sha256,
+        "centred": centred,
         "queries": [
             {"query": r.query, "error": r.error, "neighbours": [match.to_json() for match in r.neighbours]}
             for r in results

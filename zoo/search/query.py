@@ -14,16 +14,15 @@ from zoo.embeddings.reopen_model import reopen_model
 from zoo.errors import UserError
 from zoo.inference.embedder import Embedder
 from zoo.inference.outputs import EMBEDDING
-from zoo.numerics.similarity import l2_normalize
 from zoo.search.collection import Collection, Item
-from zoo.search.index import Searcher
+from zoo.search.index import Index
 from zoo.transforms.decode import UnreadableImage, decoded, read_bytes
 from zoo.transforms.limits import DEFAULT_OPTIONS, DecodeOptions
 
 
 @dataclass(frozen=True)
 class Match:
-    """An image of the collection and the cosine of its embedding with the query's."""
+    """An image of the collection and the cosine of its embedding with the query's, centred where the index is."""
 
     item: Item
     cosine: float
@@ -75,7 +74,7 @@ def embed_bytes(
 
 
 def search(
-    collection: Collection, searcher: Searcher, embedder: Embedder, queries: Sequence[Path], *, k: int, max_pixels: int
+    collection: Collection, index: Index, embedder: Embedder, queries: Sequence[Path], *, k: int, max_pixels: int
 ) -> list[QueryResult]:
     """Find the ``k`` nearest images of each query file; a file that cannot be read does not stop the others.
 
@@ -94,16 +93,25 @@ def search(
         except UnreadableImage as error:
             results.append(QueryResult(name, query, error=str(error)))
             continue
-        results.append(QueryResult(name, query, tuple(nearest(collection, searcher, vector, k))))
+        results.append(QueryResult(name, query, tuple(nearest(collection, index, vector, k))))
     return results
 
 
-def nearest(collection: Collection, searcher: Searcher, vector: NDArray[np.float32], k: int) -> list[Match]:
+def nearest(collection: Collection, index: Index, vector: NDArray[np.float32], k: int) -> list[Match]:
     """Return the ``k`` nearest images to an embedding [D] of any length; none if it is zero or not finite."""
-    queries = l2_normalize(vector[None])
+    return _matches(collection, index, index.directions(vector[None]), k)
+
+
+def nearest_to_row(collection: Collection, index: Index, row: int, k: int) -> list[Match] | None:
+    """Return the ``k`` nearest images to one of the collection, itself first; ``None`` if it has no embedding."""
+    vector = index.searcher.vector(row) if row < len(collection) else None
+    return None if vector is None else _matches(collection, index, vector[None], k)
+
+
+def _matches(collection: Collection, index: Index, queries: NDArray[np.float32], k: int) -> list[Match]:
     if np.isnan(queries).any():
         return []
-    rows, cosines = searcher.search(queries, k)[0]
+    rows, cosines = index.searcher.search(queries, k)[0]
     try:
         return [Match(collection.item(int(row)), float(cosine)) for row, cosine in zip(rows, cosines, strict=True)]
     except IndexError:  # a graph whose keys are not those of this collection, with the hash that index.json says

@@ -104,16 +104,19 @@ def test_a_pyarrow_that_writes_other_bytes_reads_what_is_there(
     run(images, out, format=format, dedupe=True)
     before = results(out)
     monkeypatch.setattr(shards, "_encode", other_encoding)
-    for lost in ("manifest.json", "near_duplicates.parquet"):  # an unfinished run, and one that ends with an old shard
+    for lost in (
+        "_manifest.json",
+        "_near_duplicates.parquet",
+    ):  # an unfinished run, and one that ends with an old shard
         (out / lost).unlink()
         result = run(images, out, format=format, dedupe=True)
         assert (result.reused, result.notes) == (14, ())
         assert results(out) == before
-    (out / "manifest.json").unlink()
+    (out / "_manifest.json").unlink()
     (out / "embeddings-00001.parquet").unlink()
     assert run(images, out, format=format, dedupe=True).reused == 8
     changed = {name for name, sha256 in results(out).items() if before[name] != sha256}
-    assert changed == {"embeddings-00001.parquet", "manifest.json"}
+    assert changed == {"embeddings-00001.parquet", "_manifest.json"}
     (images / "zz.png").write_bytes(encode(picture(seed=50), "PNG"))
     assert run(images, out, format=format, dedupe=True, update=True).reused == 14
     assert verify(out).manifest["images"] == 15
@@ -125,7 +128,7 @@ def test_a_run_that_an_earlier_version_began_is_continued(tmp_path: Path, format
     images, out = fill(tmp_path / "images", 14), tmp_path / "out"
     run(images, out, format=format)
     whole = results(out)
-    for name in ("manifest.json", "embeddings-00002.parquet"):
+    for name in ("_manifest.json", "embeddings-00002.parquet"):
         (out / name).unlink()
     for number in range(2):
         path = out / f"embeddings-{number:05d}.parquet"
@@ -133,7 +136,7 @@ def test_a_run_that_an_earlier_version_began_is_continued(tmp_path: Path, format
     result = run(images, out, format=format)
     assert (result.reused, result.notes) == (12, ())
     changed = {name for name, sha256 in results(out).items() if whole[name] != sha256}
-    assert changed == {"embeddings-00000.parquet", "embeddings-00001.parquet", "manifest.json"}
+    assert changed == {"embeddings-00000.parquet", "embeddings-00001.parquet", "_manifest.json"}
     verify(out)
     assert run(images, out, format=format).reused == 14
     assert_tidy(out)
@@ -144,7 +147,7 @@ def old_finished(out: Path, images: Path, **options: Any) -> dict[str, str]:
     run(images, out, **options)
     for path in out.glob("embeddings-*.parquet"):
         path.write_bytes(without_hash(path))
-    (out / "manifest.json").unlink()
+    (out / "_manifest.json").unlink()
     assert run(images, out, **options).notes == ()
     return results(out)
 
@@ -155,7 +158,7 @@ def test_shards_of_an_earlier_version_are_held_against_their_manifest(
     images, out = fill(tmp_path / "images", 14), tmp_path / "out"
     before = old_finished(out, images)
     shutil.copytree(out, tmp_path / "unfinished")
-    (tmp_path / "unfinished" / "manifest.json").unlink()
+    (tmp_path / "unfinished" / "_manifest.json").unlink()
     monkeypatch.setattr(shards, "_encode", other_encoding)
     verify(out)
     assert run(images, out).reused == 14
@@ -165,7 +168,7 @@ def test_shards_of_an_earlier_version_are_held_against_their_manifest(
     assert (result.reused, result.notes) == (8, ())
     assert {name for name, sha256 in results(out).items() if before[name] != sha256} == {
         "embeddings-00001.parquet",
-        "manifest.json",
+        "_manifest.json",
     }
     again = run(images, tmp_path / "unfinished")
     assert (again.reused, len(again.notes)) == (0, 3), "nothing says what they should be: they are made again"
@@ -185,7 +188,7 @@ def test_damage_of_a_shard_of_an_earlier_version_is_found(tmp_path: Path) -> Non
             if manifest:
                 with pytest.raises(UserError, match=r"embeddings-00000\.parquet has the sha256"):
                     verify(out)
-        (out / "manifest.json").unlink(missing_ok=True)
+        (out / "_manifest.json").unlink(missing_ok=True)
     assert run(images, out).reused == 2
     verify(out)
 

@@ -80,13 +80,13 @@ def altered(manifest: Any, place: tuple[Any, ...], *, remove: bool) -> Any:
 def test_every_value_of_a_manifest_is_compared(out: Path, remove: bool) -> None:
     """Without the manifest's own hash, as in a result of an earlier version: plan and shards alone notice."""
     (out / ".zoo" / "manifest.sha256").unlink()
-    manifest = json.loads((out / "manifest.json").read_text())
+    manifest = json.loads((out / "_manifest.json").read_text())
     unseen = []
     for place in places(manifest):
         changed = altered(manifest, place, remove=remove)
         if changed == manifest:
             continue  # an empty list stays an empty list
-        (out / "manifest.json").write_text(json.dumps(changed))
+        (out / "_manifest.json").write_text(json.dumps(changed))
         with suppress(UserError):
             verify(out)
             unseen.append(place)
@@ -94,8 +94,8 @@ def test_every_value_of_a_manifest_is_compared(out: Path, remove: bool) -> None:
 
 
 def test_a_key_that_no_run_wrote_is_seen(out: Path) -> None:
-    manifest = json.loads((out / "manifest.json").read_text())
-    (out / "manifest.json").write_text(json.dumps(manifest | {"audited_by": "somebody"}))
+    manifest = json.loads((out / "_manifest.json").read_text())
+    (out / "_manifest.json").write_text(json.dumps(manifest | {"audited_by": "somebody"}))
     with pytest.raises(UserError, match="'audited_by' is not what its plan says"):
         verify(out)
 
@@ -103,12 +103,12 @@ def test_a_key_that_no_run_wrote_is_seen(out: Path) -> None:
 def test_other_bytes_of_the_same_values_are_seen_by_the_hash_and_the_next_run_puts_it_right(tmp_path: Path) -> None:
     images, out = fill(tmp_path / "images", 6), tmp_path / "out"
     run(images, out)
-    before = (out / "manifest.json").read_bytes()
-    (out / "manifest.json").write_text(json.dumps(json.loads(before)))
+    before = (out / "_manifest.json").read_bytes()
+    (out / "_manifest.json").write_text(json.dumps(json.loads(before)))
     with pytest.raises(UserError, match="not the one that the run wrote"):
         verify(out)
     run(images, out)
-    assert (out / "manifest.json").read_bytes() == before
+    assert (out / "_manifest.json").read_bytes() == before
     verify(out)
 
 
@@ -120,8 +120,8 @@ def test_an_update_brings_its_own_hash(tmp_path: Path) -> None:
     run(images, out, update=True)
     assert (out / ".zoo" / "manifest.sha256").read_text() != first
     verify(out)
-    manifest = json.loads((out / "manifest.json").read_text())
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    manifest = json.loads((out / "_manifest.json").read_text())
+    (out / "_manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="not the one that the run wrote"):
         verify(out)
 

@@ -66,7 +66,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
 
 
 def pairs(out: Path) -> set[tuple[str, str]]:
-    table = pq.read_table(out / "near_duplicates.parquet").to_pylist()
+    table = pq.read_table(out / "_near_duplicates.parquet").to_pylist()
     return {(row["path"], row["path_of_other"]) for row in table}
 
 
@@ -163,7 +163,7 @@ def test_near_pairs_are_those_of_a_direct_loop(tmp_path: Path, monkeypatch: pyte
     assert 0 < len(expected) < 30 * 29 // 2
     assert pairs(out) == expected
     assert result.near_duplicates == len(expected) == verify(out).manifest["near_duplicates"]["pairs"]
-    cosines = pq.read_table(out / "near_duplicates.parquet")["cosine"].to_numpy()
+    cosines = pq.read_table(out / "_near_duplicates.parquet")["cosine"].to_numpy()
     assert cosines.min() >= 0.9
     assert cosines.max() <= 1
     assert groups(out) == groups_by_hand(out, 0.9)
@@ -171,7 +171,7 @@ def test_near_pairs_are_those_of_a_direct_loop(tmp_path: Path, monkeypatch: pyte
 
 
 def groups(out: Path) -> dict[str, tuple[int, str, float]]:
-    table = pq.read_table(out / "near_duplicate_groups.parquet").to_pylist()
+    table = pq.read_table(out / "_near_duplicate_groups.parquet").to_pylist()
     return {row["path"]: (row["group"], row["path_of_nearest"], round(row["cosine"], 5)) for row in table}
 
 
@@ -205,11 +205,11 @@ def test_the_list_of_near_pairs_ends_somewhere(
     assert (result.near_duplicates, result.near_pairs_written, result.near_groups) == (66, 5, (1, 12))
     print_extraction(result, out)
     said = capsys.readouterr().out
-    assert f"the first 5 of 66 pairs of near duplicates: {out}/near_duplicates.parquet; the groups are of all" in said
-    assert f"12 images in 1 group of them: {out}/near_duplicate_groups.parquet" in said
+    assert f"the first 5 of 66 pairs of near duplicates: {out}/_near_duplicates.parquet; the groups are of all" in said
+    assert f"12 images in 1 group of them: {out}/_near_duplicate_groups.parquet" in said
     near = verify(out).manifest["near_duplicates"]
     assert (near["pairs"], near["pairs_found"], near["groups"]["images"]) == (5, 66, 12)
-    assert len(pq.read_table(out / "near_duplicate_groups.parquet")) == 12
+    assert len(pq.read_table(out / "_near_duplicate_groups.parquet")) == 12
 
 
 def test_a_photograph_saved_again_is_near_the_first_with_the_shipped_network(tmp_path: Path) -> None:
@@ -371,15 +371,15 @@ def test_shares_and_races_give_the_bytes_of_one_run(images: Path, tmp_path: Path
 def test_verify_looks_at_the_near_pairs_too_and_they_are_made_again(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(images, out, dedupe=True, near=0.9)
-    before, file = results(out), out / "near_duplicates.parquet"
+    before, file = results(out), out / "_near_duplicates.parquet"
     for spoil in (lambda: file.unlink(), lambda: file.write_bytes(b"other")):
         spoil()
         with pytest.raises(UserError, match=r"near_duplicates\.parquet"):
             verify(out)
         run(images, out, dedupe=True, near=0.9)
         assert results(out) == before
-    manifest = json.loads((out / "manifest.json").read_text())
-    (out / "manifest.json").write_text(json.dumps(manifest | {"duplicates": 3}))
+    manifest = json.loads((out / "_manifest.json").read_text())
+    (out / "_manifest.json").write_text(json.dumps(manifest | {"duplicates": 3}))
     with pytest.raises(UserError, match="'duplicates' is not what the shards hold"):
         verify(out)
 

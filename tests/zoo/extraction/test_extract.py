@@ -153,7 +153,7 @@ def test_two_runs_of_copies_give_the_same_bytes(images: Path, out: Path, tmp_pat
 def test_the_manifest_says_what_was_done_and_nothing_of_when_and_where(images: Path, out: Path) -> None:
     (images / "bad.jpg").touch()
     run(images, out)
-    text = (out / "manifest.json").read_text()
+    text = (out / "_manifest.json").read_text()
     assert str(images.parent) not in text
     manifest = json.loads(text)
     assert (manifest["images"], manifest["ok"], manifest["failed"]) == (21, 20, {"empty": 1})
@@ -198,12 +198,12 @@ def test_missing_and_damaged_parts_are_made_again(images: Path, out: Path, forma
         for with_manifest in (True, False):
             spoil(out / first)
             if not with_manifest:
-                (out / "manifest.json").unlink()
+                (out / "_manifest.json").unlink()
             result = run(images, out, format=format)
             assert results(out) == whole, name
             assert result.reused == 14, name
             assert bool(result.notes) == (name != "gone" or format == "npy"), name
-    (out / "manifest.json").write_text("{}")
+    (out / "_manifest.json").write_text("{}")
     assert run(images, out, format=format).reused == 20
     assert results(out) == whole
 

@@ -75,7 +75,7 @@ def test_a_shrunk_folder_leaves_no_shard_behind(images: Path, out: Path) -> None
     shutil.rmtree(images / "a")
     result = run(images, out, update=True)
     assert result.shards == 2
-    assert sorted(results(out)) == ["embeddings-00000.parquet", "embeddings-00001.parquet", "manifest.json"]
+    assert sorted(results(out)) == ["_manifest.json", "embeddings-00000.parquet", "embeddings-00001.parquet"]
     assert set(vectors(out)) == {str(path.relative_to(images)) for path in images.rglob("*.*")}
 
 
@@ -89,7 +89,7 @@ def test_damaged_rows_are_embedded_again(images: Path, out: Path) -> None:
 
 def test_an_update_of_an_unfinished_folder_finishes_it(images: Path, out: Path) -> None:
     (out / "embeddings-00001.parquet").unlink()
-    (out / "manifest.json").unlink()
+    (out / "_manifest.json").unlink()
     (images / "zz_new.png").write_bytes(encode(picture(seed=51), "PNG"))
     assert run(images, out, update=True).reused == 14
     assert_tidy(out)

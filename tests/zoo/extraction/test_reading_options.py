@@ -43,7 +43,7 @@ def rows(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def manifest(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "manifest.json").read_bytes())
+    found: dict[str, Any] = json.loads((out / "_manifest.json").read_bytes())
     return found
 
 
@@ -82,7 +82,7 @@ def test_choices_are_in_the_fingerprint_and_what_they_did_in_the_rows(photos: Pa
 
 def test_notes_that_were_changed_in_the_manifest_are_found(photos: Path, tmp_path: Path) -> None:
     extract(photos, tmp_path / "out")
-    path = tmp_path / "out" / "manifest.json"
+    path = tmp_path / "out" / "_manifest.json"
     path.write_text(json.dumps(manifest(tmp_path / "out") | {"notes": {"dark-16-bit": 2}}))
     with pytest.raises(UserError, match=r"notes|manifest"):
         verify(tmp_path / "out")

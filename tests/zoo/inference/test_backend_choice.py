@@ -129,7 +129,7 @@ main()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "onnx on cpu, fp32: asked for" in done.stdout
-    manifest = json.loads((out / "manifest.json").read_text())
+    manifest = json.loads((out / "_manifest.json").read_text())
     assert (manifest["backend"], manifest["device"], manifest["precision"]) == ("onnx", "cpu", "fp32")
     assert (manifest["ok"], manifest["batch_size"]) == (24, 64)
 

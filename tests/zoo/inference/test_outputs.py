@@ -144,7 +144,7 @@ def test_verify_names_what_differs(images: Path, tmp_path: Path) -> None:
     (out / "embeddings-00009.npy").touch()
     check("embeddings-00009.npy is not in the manifest")
     (out / "embeddings-00009.npy").unlink()
-    recorded = json.loads((out / "manifest.json").read_text())
+    recorded = json.loads((out / "_manifest.json").read_text())
     for change, match in (
         ({"ok": 21}, "'ok' is not what the shards hold"),
         ({"model": "other", "plan": "0" * 64}, "belongs to another run"),
@@ -152,13 +152,13 @@ def test_verify_names_what_differs(images: Path, tmp_path: Path) -> None:
         ({"shards": [{"file": "../x.parquet", "sha256": ""}]}, "is no manifest"),
         ({"shards": 3}, "is no manifest"),
     ):
-        (out / "manifest.json").write_text(json.dumps(recorded | change))
+        (out / "_manifest.json").write_text(json.dumps(recorded | change))
         if match:
             check(match)
-    (out / "manifest.json").write_text("[]")
+    (out / "_manifest.json").write_text("[]")
     check("is no manifest")
-    (out / "manifest.json").unlink()
-    check("has no manifest.json")
+    (out / "_manifest.json").unlink()
+    check("has no _manifest.json")
     run(images, out, format="npy")
     (out / ".zoo" / "plan.parquet").unlink()
     assert verify(out).manifest == recorded, "a folder that was copied without its state can be verified"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from made_collection import clusters, make
 
 from zoo.errors import UserError
-from zoo.numerics.similarity import ExactSearch, l2_normalize
+from zoo.numerics.similarity import ExactSearch, centred, l2_normalize, mean_direction
 from zoo.search.collection import Collection
 from zoo.search.index import HNSWSearch, build, open_index
+from zoo.search.query import nearest
 
 
 def reference(vectors: np.ndarray, query: np.ndarray, k: int) -> list[int]:
@@ -33,15 +35,80 @@ def test_the_nearest_are_found_and_failed_rows_are_left_out(tmp_path: Path, form
     info = build(collection, exact=exact)
     assert (info["indexed"], info["left_out"]) == (86, 4)
     assert info["kind"] == ("exact" if exact else "usearch")
-    index = open_index(Collection(tmp_path)).searcher
-    good = [row for row in range(90) if row not in failed]
+    opened = open_index(Collection(tmp_path))
+    index, good = opened.searcher, [row for row in range(90) if row not in failed]
+    # Centred by the definition, in float64: nothing depends on the vectors that are not there.
+    units = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    moved = units - units[good].mean(axis=0)
     for row in (1, 6, 41, 88):
-        found, cosines = index.search(l2_normalize(vectors[row : row + 1]), 5)[0]
-        assert found.tolist() == [good[n] for n in reference(vectors[good], vectors[row], 5)]
+        found, cosines = index.search(opened.directions(vectors[row : row + 1]), 5)[0]
+        assert found.tolist() == [good[n] for n in reference(moved[good], moved[row], 5)]
         assert cosines[0] == pytest.approx(1, abs=1e-5)
-        np.testing.assert_allclose(index.vector(row), l2_normalize(vectors[row : row + 1])[0], atol=1e-6)
+        np.testing.assert_allclose(index.vector(row), moved[row] / np.linalg.norm(moved[row]), atol=1e-6)
     assert index.vector(7) is None
     assert len(index.search(l2_normalize(vectors[1:4]), 1000)[2][0]) == 86  # more than there are
+
+
+def test_cosines_of_a_crowded_collection_spread_after_centring(tmp_path: Path) -> None:
+    """A part that all images share hides who is near whom; the index takes it away, and stores what it took."""
+    vectors = clusters(60, 16) + 40
+    units = l2_normalize(vectors)
+    assert (units @ units.T).min() > 0.98
+    collection = make(tmp_path, vectors)
+    mean = units.astype(np.float64).mean(axis=0)
+    info = build(collection)
+    index = open_index(collection)
+    assert index.mean is not None
+    np.testing.assert_allclose(index.mean, mean, atol=1e-15)
+    cosines = index.searcher.search(index.directions(vectors[:1]), 60)[0][1]
+    assert (cosines[0], cosines[-1] < -0.3) == (pytest.approx(1, abs=1e-5), True)
+    # The same result gives the same mean, however its rows are cut into shards.
+    again = make(tmp_path / "again", vectors, shard_size=7)
+    build(again)
+    np.testing.assert_allclose(open_index(again).mean, index.mean, rtol=0, atol=1e-16)
+    # A mean that somebody altered is not used.
+    (tmp_path / ".zoo" / "index" / info["mean"]["file"]).write_bytes(b"")
+    with pytest.raises(UserError, match="damaged: run `zoo index"):
+        open_index(collection)
+
+
+def test_an_index_of_an_earlier_version_opens_without_a_mean(tmp_path: Path) -> None:
+    """Format 1 stored the unit vectors as they are, and its cosines stay those."""
+    vectors = clusters(20, 8) + 5
+    collection = make(tmp_path, vectors)
+    build(collection)
+    file = tmp_path / ".zoo" / "index" / "index.json"
+    info = json.loads(file.read_text())
+    np.save(tmp_path / ".zoo" / "index" / info["file"], l2_normalize(vectors))
+    matrix = (tmp_path / ".zoo" / "index" / info["file"]).read_bytes()
+    del info["mean"]
+    file.write_text(json.dumps({**info, "format": "siamese-zoo index 1", "sha256": hashlib.sha256(matrix).hexdigest()}))
+    index = open_index(collection)
+    assert (index.mean, index.is_centred) == (None, False)
+    rows, cosines = index.searcher.search(index.directions(vectors[3:4]), 20)[0]
+    assert rows.tolist() == reference(vectors, vectors[3], 20)
+    assert cosines.min() > 0.3
+    assert "mean" in build(collection)  # `zoo index` again centres it
+    assert open_index(collection).is_centred
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_images_that_are_all_equal_are_found(tmp_path: Path, rows: int) -> None:
+    """Nothing would be left of them after centring."""
+    vectors = np.repeat(clusters(1, 8), rows, axis=0)
+    collection = make(tmp_path, vectors)
+    build(collection)
+    index = open_index(collection)
+    assert [m.item.row for m in nearest(collection, index, vectors[0], 9)] == list(range(rows))
+
+
+def test_a_row_at_the_mean_is_near_nothing_and_breaks_nothing() -> None:
+    units = l2_normalize(np.array([[1, 0.5, 0], [1, -0.5, 0], [1, 0, 0.5], [1, 0, -0.5], [1, 0, 0]], np.float32))
+    units = np.concatenate([units, np.full((1, 3), np.nan, np.float32)])
+    moved = centred(units, units[4].astype(np.float64))
+    assert moved[4].tolist() == [0, 0, 0]
+    assert np.isnan(moved[5]).all()
+    assert np.isfinite(mean_direction([units[:2], units[2:]])).all()
 
 
 def test_rows_that_the_graph_cannot_reach_are_found_too() -> None:
@@ -71,7 +138,7 @@ def test_a_stale_index_is_refused_and_rebuilt(tmp_path: Path) -> None:
     second = build(changed, exact=False)
     assert open_index(changed).info == second
     left = sorted(path.name for path in (tmp_path / ".zoo" / "index").iterdir())
-    assert left == sorted(["index.json", second["file"]])
+    assert left == sorted(["index.json", second["file"], second["mean"]["file"]])
     assert first["file"] not in left
 
 
@@ -117,7 +184,7 @@ def test_errors_say_what_cannot_be_indexed(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="not what the manifest says"):
         build(damaged)
-    (tmp_path / "c" / "manifest.json").write_text('{"shards": [{"file": "../x", "rows": 1, "sha256": ""}]}')
+    (tmp_path / "c" / "_manifest.json").write_text('{"shards": [{"file": "../x", "rows": 1, "sha256": ""}]}')
     with pytest.raises(UserError, match="is damaged"):
         Collection(tmp_path / "c")
 

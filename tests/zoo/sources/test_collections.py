@@ -295,7 +295,7 @@ def test_rows_with_a_path_and_no_bytes(tmp_path: Path, kind: str) -> None:
     run(path, tmp_path / "named", image_column="file_name")
     assert [row["status"] for row in rows(tmp_path / "named")] == ["ok"] * 4 + ["empty"]
     assert rows(tmp_path / "named")[2]["embedding"] == found[2]["embedding"]
-    assert json.loads((tmp_path / "named" / "manifest.json").read_bytes())["image_column"] == "file_name"
+    assert json.loads((tmp_path / "named" / "_manifest.json").read_bytes())["image_column"] == "file_name"
 
 
 def test_a_column_is_chosen_by_name_and_an_error_lists_those_there(tmp_path: Path) -> None:
@@ -451,7 +451,7 @@ def test_a_presigned_url_is_read_and_its_signature_stays_secret(tmp_path: Path, 
         assert result.ok == (4 if name in ("x.tar", "x.parquet") else 1)
         if not name.startswith("list"):
             assert all("secret" not in row["path"] for row in rows(tmp_path / "out"))
-            assert b"secret" not in (tmp_path / "out" / "manifest.json").read_bytes()
+            assert b"secret" not in (tmp_path / "out" / "_manifest.json").read_bytes()
         with pytest.raises(UserError) as caught:
             run(f"{url}/a/gone-{name}?{SIGNED}", tmp_path / "none")
         assert "secret" not in str(caught.value)

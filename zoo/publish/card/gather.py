@@ -14,8 +14,9 @@ from zoo.models.registry import ARCHITECTURES, MODELS, Architecture
 from zoo.models.state_dict import read_metadata
 from zoo.publish.card.facts import EvaluationResult, Facts, TrainingRecord
 from zoo.system.json_reader import BadJson, fields, number, parse_json, read_json, text, whole
+from zoo.system.shipped import shipped_folder
 
-CARDS = Path(__file__).parents[3] / "model_cards"
+CARDS = shipped_folder("model_cards")
 
 
 def results_folder(name: str, tag: str) -> Path:

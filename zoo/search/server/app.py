@@ -19,7 +19,7 @@ from zoo.errors import UserError
 from zoo.inference.embedder import Embedder
 from zoo.search.collection import Collection
 from zoo.search.index import Index
-from zoo.search.query import embed_bytes, nearest
+from zoo.search.query import Match, embed_bytes, nearest, nearest_to_row
 from zoo.search.server.form_data import FORM
 from zoo.search.server.host_check import SECURITY_HEADERS, HostCheckMiddleware
 from zoo.search.server.request_limits import RequestLimiter, RequestLimits
@@ -73,7 +73,7 @@ class Neighbour(BaseModel):
 
     row: int
     path: str
-    cosine: float
+    cosine: float = Field(description="Of centred embeddings, if the collection says `centred`.")
 
 
 class Image(BaseModel):
@@ -94,6 +94,7 @@ class About(BaseModel):
     images: int
     indexed: int
     index: str
+    centred: bool = Field(description="Whether the collection's mean is subtracted before each cosine.")
     pictures: bool = Field(description="Whether thumbnails can be shown.")
 
 
@@ -187,6 +188,7 @@ def _add_collection_routes(app: FastAPI, served: ServedCollection) -> None:
             images=len(collection),
             indexed=index.info["indexed"],
             index=index.info["kind"],
+            centred=index.is_centred,
             pictures=thumbnails is not None,
         )
 
@@ -200,10 +202,10 @@ def _add_collection_routes(app: FastAPI, served: ServedCollection) -> None:
     def neighbours(row: RowNumber, k: Count = 24) -> list[Neighbour]:
         """The images nearest to one of the collection, itself first."""
         # Unknown rows and rows without an embedding get the same answer.
-        vector = index.searcher.vector(row) if row < len(collection) else None
-        if vector is None:
+        found = nearest_to_row(collection, index, row, k)
+        if found is None:
             raise HTTPException(404, f"image {row} has no embedding")
-        return _neighbours(served, vector, k)
+        return _neighbours(found)
 
     @app.get("/api/map", response_class=Response, responses={200: {"content": {"application/octet-stream": _BINARY}}})
     def map_points() -> Response:
@@ -228,6 +230,7 @@ def _add_collection_routes(app: FastAPI, served: ServedCollection) -> None:
 def _add_image_routes(app: FastAPI, served: ServedCollection) -> None:
     """Routes that take an image in the request's body."""
     limiter, embedder = RequestLimiter(served.limits), served.embedder
+    collection, index = served.collection, served.index
     app.state.close = limiter.close
     identity = embedder.identity()
 
@@ -250,11 +253,10 @@ def _add_image_routes(app: FastAPI, served: ServedCollection) -> None:
     @app.post("/api/search", responses=_BODY_ERRORS, openapi_extra=_IMAGE_BODY)
     async def search(request: Request, k: Count = 24) -> list[Neighbour]:
         """An image in, the nearest images of the collection out."""
-        return await limiter.run(request, lambda data: _neighbours(served, vector(data), k))
+        return await limiter.run(request, lambda data: _neighbours(nearest(collection, index, vector(data), k)))
 
 
-def _neighbours(served: ServedCollection, vector: NDArray[np.float32], k: int) -> list[Neighbour]:
-    matches = nearest(served.collection, served.index.searcher, vector, k)
+def _neighbours(matches: list[Match]) -> list[Neighbour]:
     return [Neighbour(row=m.item.row, path=m.item.name, cosine=round(m.cosine, 6)) for m in matches]
 
 

@@ -54,15 +54,16 @@ function thumbnail(row, name, status, error) {
   return shown;
 }
 
-function tile({ row, path, cosine, status, error }) {
+function tile({ row, path, cosine, status, error }, place) {
   const label = element("div", "label", element("span", "", path));
   const button = element("button", "tile", thumbnail(row, path, status, error), label);
   button.title = path;
   button.dataset.row = row;
   if (cosine !== undefined) {
-    label.append(element("b", "", cosine.toFixed(3)));
+    const kind = about.centred ? "centred cosine" : "cosine";
+    label.append(element("b", "", `${place + 1} · ${cosine.toFixed(3)}`));
     const meter = element("meter");
-    Object.assign(meter, { min: 0, max: 1, value: Math.max(cosine, 0), ariaLabel: `cosine ${cosine.toFixed(3)}` });
+    Object.assign(meter, { min: 0, max: 1, value: Math.max(cosine, 0), ariaLabel: `${kind} ${cosine.toFixed(3)}` });
     button.append(meter);
   }
   if (status !== undefined && status !== "ok") {

@@ -28,7 +28,7 @@ const tiles = (list) =>
     found.map((tile) => ({
       row: Number(tile.dataset.row),
       name: tile.querySelector(".label span").textContent,
-      cosine: Number(tile.querySelector(".label b")?.textContent ?? NaN),
+      cosine: Number(tile.querySelector(".label b")?.textContent.split("·").at(-1) ?? NaN),
     })),
   );
 const loaded = () =>

@@ -1,0 +1,14 @@
+"""Folders that come with the project: beside the packages in a checkout, inside ``zoo`` in a wheel (``setup.py``)."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+_IN_CHECKOUT = {"model_cards": Path("model_cards"), "photos": Path("examples", "photos")}
+
+
+def shipped_folder(name: str) -> Path:
+    """Return the folder ``model_cards`` or ``photos``; it may be missing in a checkout that somebody cut down."""
+    packaged = Path(str(files("zoo"))) / "bundled" / name
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / _IN_CHECKOUT[name]
