@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Backend = Literal["auto", "torch", "onnx"]
+Backend = Literal["auto", "torch", "onnx", "openvino"]
 Precision = Literal["fp32", "bf16", "int8"]
 Format = Literal["parquet", "npy", "safetensors"]
 Dtype = Literal["float32", "float16"]

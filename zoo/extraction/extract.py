@@ -322,9 +322,9 @@ class _Run:
         )
 
     def _scaled_gain(self, seconds: float) -> float | None:
-        is_exact = self.fingerprint.decode_options.decode == "exact"
-        can_scale = is_exact and isinstance(self.executor, LocalExecutor)
-        return self.executor.times.scaled_gain(seconds) if can_scale else None
+        if self.fingerprint.decode_options.decode == "scaled" or not isinstance(self.executor, LocalExecutor):
+            return None
+        return self.executor.times.scaled_gain(seconds)
 
     def say(self, line: str) -> None:
         if self.reader.progress is not None:

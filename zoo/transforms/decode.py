@@ -551,7 +551,7 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # a broken EXIF block does not damage the pixels
         return image
     method = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
-    if method is None:
+    if method is None or not isinstance(orientation, int):
         return image
     # Rotate the pixels, and drop the tags.
     upright = image.transpose(method)
