@@ -79,7 +79,7 @@ def print_extraction(result: Extraction, out: Path) -> None:
     if result.scaled_gain is not None:
         note(
             f"decoding took most of the time: --decode scaled would be about {result.scaled_gain:.1f} times as fast on "
-            "JPEGs like these, and moves embeddings by some .4 % of their length (a new --out)"
+            "JPEGs like these, and moves embeddings by less than 1 % of their length (a new --out)"
         )
     # Failures come last, where they are seen.
     if result.failed:

@@ -36,7 +36,7 @@ from zoo.transforms.decode import UnreadableImage, decoded, is_jpeg, notes_of, w
 from zoo.transforms.limits import DEFAULT_OPTIONS, DecodeOptions
 
 NOT_FINITE = "not-finite"
-_SCALED_SPEED = 3.0  # of decoding and resizing large JPEGs: benchmarks/results/decode_scaled.json measured 4 to 6
+_SCALED_SPEED = 5.0  # of decoding and resizing large JPEGs: benchmarks/results/decode_scaled.json has 6 to 9
 _WORTH_SECONDS, _LEAST_SHARE = 10, 0.5  # the least that is worth a hint: what it saves, share of the run
 _BURST_PER_WORKER = 8  # images: with fewer, most workers would wait for the one that has a large image
 

@@ -202,8 +202,8 @@ def test_the_gain_is_told_where_decoding_took_most_of_a_run() -> None:
     def gain(waited: float, scalable: float, seconds: float) -> float | None:
         return Times(waited=waited, images=2 * waited, scalable=2 * waited * scalable).scaled_gain(seconds)
 
-    assert gain(90, 1, 100) == pytest.approx(2.5)
-    assert gain(90, 0.5, 100) == pytest.approx(100 / 70)
+    assert gain(90, 1, 100) == pytest.approx(100 / 28)
+    assert gain(90, 0.5, 100) == pytest.approx(100 / 64)
     assert gain(40, 1, 100) is None, "the network took most"
     assert gain(90, 0.1, 100) is None, "few large JPEGs"
     assert gain(9, 1, 10) is None, "too short a run to care"
