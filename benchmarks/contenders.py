@@ -40,15 +40,15 @@ def zoo(work: Work, setting: dict[str, Any]) -> Run:
     """`zoo extract`, from image files to committed shards with a manifest."""
     from zoo.extraction.extract import run_extraction
     from zoo.extraction.fingerprint import ExtractionConfig
+    from zoo.transforms.limits import DecodeOptions
 
     embedder = _embedder(work, setting)
+    config = ExtractionConfig(batch_size=setting["batch"], decode=DecodeOptions(decode=setting.get("decode", "exact")))
 
     def run(_: list[Path], out: Path) -> Vectors:
         import pyarrow.parquet as pq
 
-        run_extraction(
-            work.folder / "images", out, model=embedder, config=ExtractionConfig(batch_size=setting["batch"])
-        )
+        run_extraction(work.folder / "images", out, model=embedder, config=config)
         shards = sorted(out.glob("embeddings-*.parquet"))
         return np.concatenate([np.stack(pq.read_table(shard)["embedding"].to_numpy()) for shard in shards])
 
@@ -72,6 +72,9 @@ def _embedder(work: Work, setting: dict[str, Any]) -> Any:
     from zoo.api import load
 
     precision = setting.get("precision", "fp32")
+    if setting["engine"] == "openvino":
+        file = "int8" if precision == "int8" else "fp32"
+        return load(work.folder / f"{file}.onnx", backend="openvino", precision=precision)
     if setting["engine"] == "onnx":
         return load(work.folder / f"{precision}.onnx", device=work.said["onnx_device"])
     return load(work.folder / "encoder.safetensors", device=work.said["device"], precision=precision)

@@ -8,7 +8,9 @@ photographs with the same network, and the median counts. Their set-up (loading,
 `zoo` runs from image files to committed shards. `limit` is the forward pass of the same backend on decoded pixels. Of
 `timm` with a DataLoader every combination of workers, batch size, memory format and compilation runs, and the fastest
 counts. The report has the cosine of each contender's embeddings with torch's; it is lower where a contender has its own
-preprocessing. For a GPU add --device cuda --onnx-device cuda.
+preprocessing. For a GPU add --device cuda --onnx-device cuda. OpenVINO runs, too, where it is installed.
+``--megapixels`` enlarges the photographs, for ``--scaled`` to be measured beside exact decoding. Instructions, cores
+and load of the CPU are printed with the result: times without them say little.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import cpu
 import numpy as np
 import peers
 from numpy.typing import NDArray
@@ -33,6 +37,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 SAME = 0.9999  # smallest cosine of embeddings that are called the same
+_SCALED = (("fp32", None), ("bf16", "bf16"), ("int8", "int8"))
 SHIPPED = {path.name for path in (ROOT / "zoo" / "bundled" / "parity").glob("*.jpg")}  # some calibrate int8
 
 
@@ -82,7 +87,7 @@ def prepare(args: argparse.Namespace, work: Path) -> NDArray[np.float32]:
     embedder.preprocessing = transform = replace(embedder.preprocessing, resizing="pillow")
     images = work / "images"
     images.mkdir()
-    paths = copies(args.photos, args.images, images)
+    paths = copies(args.photos, args.images, images, args.megapixels)
 
     key = next(k for k, a in registry.ARCHITECTURES.items() if a == file.architecture)
     about = {"architecture": key, "method": file.method, "licence": file.licence, "preprocessing": transform.to_json()}
@@ -157,8 +162,10 @@ def _for_torchvision(name: str, state: dict[str, Any], checkpoints: Path) -> Non
         torch.save(with_head, checkpoints / weights.url.rpartition("/")[2])
 
 
-def copies(photos: Path, n: int, folder: Path) -> list[Path]:
+def copies(photos: Path, n: int, folder: Path, megapixels: float | None = None) -> list[Path]:
     """Copy the JPEGs of ``photos`` over and over into ``n`` files in ``folder``; return their sorted paths.
+
+    With ``megapixels`` each is resized to so many, as a camera's JPEG of quality 90.
 
     JPEGs only, because a plain script clips 16-bit images and composites transparency over black. Photographs that
     calibrate int8 are left out.
@@ -167,8 +174,22 @@ def copies(photos: Path, n: int, folder: Path) -> list[Path]:
     sources = [path for path in sources if path.name not in SHIPPED]
     paths = [folder / f"{i:06d}{sources[i % len(sources)].suffix}" for i in range(n)]
     for i, path in enumerate(paths):
-        shutil.copyfile(sources[i % len(sources)], path)
+        if i >= len(sources):
+            shutil.copyfile(paths[i % len(sources)], path)
+        elif megapixels is None:
+            shutil.copyfile(sources[i], path)
+        else:
+            _enlarged(sources[i], path, megapixels)
     return paths
+
+
+def _enlarged(source: Path, path: Path, megapixels: float) -> None:
+    from PIL import Image
+
+    with Image.open(source) as image:
+        factor = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
+        size = (round(image.width * factor), round(image.height * factor))
+        image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
 
 
 def settings(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -176,13 +197,17 @@ def settings(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     half = [{"precision": "bf16"}] if args.bf16 else []
     engines = [{"engine": "torch"}, {"engine": "onnx"}, {"engine": "onnx", "precision": "int8"}]
     engines += [{"engine": "torch"} | h for h in half]
-    ours = [engine | {"batch": size} for engine, size in itertools.product(engines, args.batch_sizes)]
+    if find_spec("openvino"):
+        engines += [{"engine": "openvino"} | p for p in ({}, {"precision": "bf16"}, {"precision": "int8"})]
+    engines = [engine for engine in engines if not args.engines or engine["engine"] in args.engines]
+    limit = [engine | {"batch": size} for engine, size in itertools.product(engines, args.batch_sizes)]
+    ours = limit + [setting | {"decode": "scaled"} for setting in limit if args.scaled]
     eager = itertools.product(args.workers, args.batch_sizes, (False, True), [{}, *half])
     compiled = itertools.product(args.workers, args.batch_sizes[:1], ("default", "freezing"))
     timm = [{"workers": w, "batch": b, "channels_last": c, **h} for w, b, c, h in eager]
     timm += [{"workers": w, "batch": b, "channels_last": True, "compile": c} for w, b, c in compiled]
     plain = [{"batch": size} for size in args.batch_sizes[:1]]
-    everything = {"zoo": ours, "limit": ours, "timm": timm} | dict.fromkeys(peers.REQUIREMENTS, plain)
+    everything = {"zoo": ours, "limit": limit, "timm": timm} | dict.fromkeys(peers.REQUIREMENTS, plain)
     return {kind: found for kind, found in everything.items() if not args.only or kind in args.only}
 
 
@@ -253,14 +278,16 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return max(fitting, key=lambda row: row["median"], default=None)
 
     chosen = {
-        "zoo fp32": best("zoo", precision=None),
-        "zoo fp32 torch": best("zoo", precision=None, engine="torch"),
-        "zoo int8": best("zoo", precision="int8"),
+        "zoo fp32": best("zoo", precision=None, decode=None),
+        "zoo fp32 torch": best("zoo", precision=None, decode=None, engine="torch"),
+        "zoo bf16": best("zoo", precision="bf16", decode=None),
+        "zoo int8": best("zoo", precision="int8", decode=None),
+        **{f"zoo {name} scaled": best("zoo", precision=p, decode="scaled") for name, p in _SCALED},
         "timm eager": best("timm", compile=None, precision=None),
         "timm compiled": best("timm", compile=("default", "freezing")),
         **{peer: best(peer) for peer in peers.REQUIREMENTS},
     }
-    for name in ("fp32", "int8"):
+    for name in ("fp32", "bf16", "int8"):
         if ours := chosen[f"zoo {name}"]:
             alike = {"engine": ours["setting"]["engine"], "precision": ours["setting"].get("precision")}
             chosen[f"limit {name}"] = best("limit", **alike)
@@ -280,6 +307,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "fp32_over_its_limit": ratio("zoo fp32", "limit fp32"),
         "int8_over_timm_eager": ratio("zoo int8", "timm eager"),
         "int8_over_its_limit": ratio("zoo int8", "limit int8"),
+        **{f"{name}_scaled_over_exact": ratio(f"zoo {name} scaled", f"zoo {name}") for name, _ in _SCALED},
     }
 
 
@@ -294,6 +322,9 @@ def main() -> None:
     parser.add_argument("--device", default=None, help="device of torch")
     parser.add_argument("--onnx-device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="measure torch and timm in bf16, too")
+    parser.add_argument("--engines", nargs="+", default=[], help="measure zoo on these engines only")
+    parser.add_argument("--scaled", action="store_true", help="measure zoo with --decode scaled, too")
+    parser.add_argument("--megapixels", type=float, default=None, help="enlarge the photographs to so many")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--batch-sizes", type=int, nargs="+", default=[16], help="compiled networks and peers use the first"
@@ -310,9 +341,12 @@ def main() -> None:
         **found,
         "model": args.model,
         "images": args.images,
+        "megapixels": args.megapixels,
+        "cpu": cpu.facts(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "rows": rows,
     }
+    print(cpu.line())
     print(json.dumps(found, indent=2))
     if args.json is not None:
         args.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from zoo.errors import UserError
 from zoo.loading import list_models, load
 from zoo.system.hardware import require_device_name
-from zoo.transforms.limits import MAX_PIXELS, WHITE_16, DecodeOptions, Icc, Truncated
+from zoo.transforms.limits import MAX_PIXELS, WHITE_16, Decode, DecodeOptions, Icc, Truncated
 
 if TYPE_CHECKING:
     from zoo.extraction.extract import Extraction
@@ -43,6 +43,7 @@ def extract(
     icc: Icc = "ignore",
     truncated: Truncated = "refuse",
     white16: int = WHITE_16,
+    decode: Decode = "exact",
     image_column: str | None = None,
     dedupe: bool = False,
     near: float | str | None = None,
@@ -76,6 +77,9 @@ def extract(
         truncated: ``accept`` embeds what is there of a truncated JPEG, PNG, GIF, BMP or TIFF; its row has a note in
             the column ``error``.
         white16: value of white in 16-bit gray: 4095 where 12 bits are stored in 16.
+        decode: ``scaled`` decodes large JPEGs to 1/2, 1/4 or 1/8 of their sides, at least twice what the resize needs:
+            several times as fast for photographs of a camera, and embeddings move by less than 1 % of their length.
+            ``exact`` decodes every pixel.
         image_column: column of a table that holds the images, or their paths; ``None`` finds it.
         dedupe: look for files with the same bytes first, and embed one of them; the others keep their rows, with
             status ``duplicate``. In the end pairs of embeddings that are near each other are written to
@@ -121,7 +125,7 @@ def extract(
         batch_size=batch_size,
         shard_size=shard_size,
         max_pixels=max_pixels,
-        decode=DecodeOptions(icc, truncated, white16),
+        decode=DecodeOptions(icc, truncated, white16, decode),
         image_column=image_column,
         dedupe=dedupe,
         near=near,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from zoo.errors import UserError
@@ -78,9 +80,9 @@ def load(
             the tag ``random``.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``None`` is the first GPU if there is one, else the CPU; with
             ``onnx`` it is always the CPU.
-        backend: ``torch``; ``onnx``, for which the model is exported once into the cache folder; or ``auto``, the
-            fastest on this machine by the rule of ``zoo.inference.backend_choice``.
-        precision: ``fp32``, ``bf16`` (autocast; torch) or ``int8`` (static; onnx).
+        backend: ``torch``; ``onnx`` or ``openvino``, for which the model is exported once into the cache folder; or
+            ``auto``, the fastest on this machine by the rule of ``zoo.inference.backend_choice``.
+        precision: ``fp32``, ``bf16`` (torch, by autocast, and openvino) or ``int8`` (static; onnx and openvino).
         normalize: scale embeddings, and those of tiles, to length 1.
         outputs: layers, maps, heads, crops and tiles, such as ``zoo.Outputs(layers=("layer3",), crops="ten")``. Logits
             are added where the checkpoint has a classifier. Layers, maps and whole images need torch.
@@ -95,11 +97,13 @@ def load(
     """
     # what can be said at once, before weights are fetched and libraries imported
     require_device_name(device)
-    if backend == "onnx" or str(name_or_path).endswith(".onnx"):
+    if backend == "openvino":
+        require_packages("the OpenVINO backend", "openvino", "openvino", "onnxruntime")
+    elif backend == "onnx" or str(name_or_path).endswith(".onnx"):
         require_packages("the ONNX backend", "onnx", "onnxruntime")
     model = DEFAULT_MODEL if name_or_path is None else name_or_path
     if str(model).endswith(".onnx"):
-        return _load_onnx_file(Path(model), device, precision, normalize, outputs)
+        return _load_onnx_file(Path(model), device, backend, precision, normalize, outputs)
     # the weights, and what they can give
     file = weights.locate(model, pretrained=pretrained)
     requested = outputs.for_checkpoint(file.parts, file.name)
@@ -110,11 +114,10 @@ def load(
         backend, device=device, precision=precision, random=file.sha256 is None, torch_only=requested.torch_only
     )
     opening = Opening(_absolute(model, file), file.sha256, device, choice.backend, precision, normalize, outputs)
-    if choice.backend == "onnx":
-        from zoo.inference.onnx_backend import open_onnx
-
-        embedder = open_onnx(
-            cached_onnx(file, precision),
+    if choice.backend in backend_choice.ON_CPU:
+        # bf16 is made of fp32 weights when they are opened
+        embedder = _opener(choice.backend, precision)(
+            cached_onnx(file, "int8" if precision == "int8" else "fp32"),
             device=device,
             normalize=normalize,
             requested=requested,
@@ -142,17 +145,30 @@ def list_models() -> list[str]:
     return list(registry.MODELS)
 
 
-def _load_onnx_file(path: Path, device: str | None, precision: str, normalize: bool, outputs: Outputs) -> Embedder:
+def _opener(backend: str, precision: str) -> Callable[..., Embedder]:
+    """Return the function that opens an ONNX file, without importing the runtime of the other one."""
+    if backend == "openvino":
+        from zoo.inference.openvino_backend import open_openvino
+
+        return partial(open_openvino, precision=precision)
     from zoo.inference.onnx_backend import open_onnx
 
-    if precision == "bf16":
+    return open_onnx
+
+
+def _load_onnx_file(
+    path: Path, device: str | None, backend: str, precision: str, normalize: bool, outputs: Outputs
+) -> Embedder:
+    backend = "openvino" if backend == "openvino" else "onnx"
+    if precision == "bf16" and backend == "onnx":
         raise UserError("--precision bf16 needs --backend torch")
     if outputs.torch_only:
         raise UserError(f"{outputs.torch_only} needs weights and --backend torch, not an .onnx file")
     requested = outputs.for_checkpoint((), str(path))
-    embedder = open_onnx(path, device=device, normalize=normalize, requested=requested)
+    embedder = _opener(backend, precision)(path, device=device, normalize=normalize, requested=requested)
     sha256 = embedder.engine.versions["onnx_file"]
-    opening = Opening(os.path.abspath(path), sha256, device, "onnx", "fp32", normalize, outputs)
+    own = precision if backend == "openvino" else "fp32"
+    opening = Opening(os.path.abspath(path), sha256, device, backend, own, normalize, outputs)
     return embedder.with_recipe(opening)
 
 

@@ -15,7 +15,7 @@ from zoo.errors import EXIT_OK, EXIT_SOME_FAILED, UserError
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.search.limits import MAX_NEIGHBOURS
 from zoo.system.preflight import require_path
-from zoo.transforms.limits import MAX_PIXELS, WHITE_16, Icc, Truncated
+from zoo.transforms.limits import MAX_PIXELS, WHITE_16, Decode, Icc, Truncated
 
 if TYPE_CHECKING:
     from zoo.extraction.ray_executor import RemoteModel
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Backend = Literal["auto", "torch", "onnx"]
+Backend = Literal["auto", "torch", "onnx", "openvino"]
 Precision = Literal["fp32", "bf16", "int8"]
 Format = Literal["parquet", "npy", "safetensors"]
 Dtype = Literal["float32", "float16"]
@@ -37,7 +37,9 @@ class ModelOptions:
 
     model: Model = DEFAULT_MODEL
     backend: Annotated[Backend, typer.Option(help="What runs the network; auto: the fastest here.")] = "auto"
-    precision: Annotated[Precision, typer.Option(help="bf16 runs on torch, int8 on ONNX Runtime.")] = "fp32"
+    precision: Annotated[Precision, typer.Option(help="bf16: torch or OpenVINO; int8: ONNX Runtime or OpenVINO.")] = (
+        "fp32"
+    )
     device: Device = None
 
 
@@ -113,6 +115,9 @@ class InputOptions:
     white16: Annotated[
         int, typer.Option(min=255, max=WHITE_16, help="White in 16-bit gray; 4095: 12 bits are stored in 16.")
     ] = WHITE_16
+    decode: Annotated[
+        Decode, typer.Option(help="scaled: large JPEGs at 1/2 to 1/8, at least twice what the model resizes to; fast.")
+    ] = "exact"
 
 
 @dataclass(frozen=True)
@@ -220,6 +225,7 @@ def extract(
             icc=reading.icc,
             truncated=reading.truncated,
             white16=reading.white16,
+            decode=reading.decode,
             image_column=reading.image_column,
             partition=partition,
             engine=run.engine,

@@ -12,7 +12,7 @@ from zoo.loading import load
 from zoo.models import registry
 
 # These decide where an embedding points. Backend and device move it by less than neighbours differ.
-_BACKENDS = ("torch", "onnx")
+_BACKENDS = ("torch", "onnx", "openvino")
 _MUST_AGREE = ("weights_sha256", "preprocessing", "dim")
 
 
@@ -40,10 +40,10 @@ def reopen_model(
             )
     # Load it as the extraction did, so that embeddings are comparable.
     normalize, outputs = bool(manifest.get("normalize")), Outputs(crops=str(manifest.get("crops", "center")))
-    if str(model).endswith(".onnx"):  # the file decides backend and precision
+    backend, precision = manifest.get("backend"), manifest.get("precision")
+    if str(model).endswith(".onnx") and backend != "openvino":  # the file decides backend and precision
         embedder = load(model, device=device, normalize=normalize, outputs=outputs)
     else:
-        backend, precision = manifest.get("backend"), manifest.get("precision")
         if backend not in _BACKENDS or not isinstance(precision, str):
             raise UserError(f"the manifest of {root} does not say what ran the model: extract again")
         embedder = load(

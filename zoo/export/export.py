@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from zoo.errors import UserError
 from zoo.export.onnx_graph import OPSET, OPSETS, PIXELS, assemble, half, trace
 from zoo.inference.embedder import Embedder
 from zoo.inference.images import as_rgb
 from zoo.inference.onnx_backend import FORMAT, METADATA, OnnxEngine, import_onnxruntime
+from zoo.inference.parity import shipped_photographs, smallest_cosine
 from zoo.models import registry
 from zoo.system.atomic_files import atomic_write_bytes, make_folder, sha256_file
 
@@ -36,7 +36,6 @@ PARITY = {("fp32", "any"): 2e-3, ("fp32", "crop"): 1e-4, ("fp32", "normalised"):
 PARITY |= {("fp16", pixels): 5e-3 for pixels in PIXELS}
 INT8_COSINE = 0.995  # lower limit between int8 and torch, on photographs that int8 was not calibrated on
 
-_PARITY_PHOTOS = Path(__file__).parents[1] / "bundled" / "parity"
 _MAX_BYTES = 2**31 - 1  # size limit of a protobuf message
 _MAX_CALIBRATION = 512  # photographs; the ranges settle long before
 
@@ -121,7 +120,7 @@ def export_onnx(
         raise UserError(f"--calibrate is for --precision int8, not {variant.precision}")
     say = report or (lambda line: None)
     # the network, in its precision
-    shipped = sorted(_PARITY_PHOTOS.glob("*.jpg"))
+    shipped = shipped_photographs()
     if core is None:
         say("tracing the network")
         core = trace_core(embedder)
@@ -242,12 +241,7 @@ def _differences(engine: OnnxEngine, embedder: Embedder, images: list[Image], pi
         batch, expected = engine.run(inputs), reference
     # Compare both runs with the reference.
     ours, torchs = np.concatenate([single, batch]), np.concatenate([reference, expected])
-    return float(np.abs(ours - torchs).max() / np.abs(reference).max()), _smallest_cosine(ours, torchs)
-
-
-def _smallest_cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(((a * b).sum(axis=1) / np.maximum(lengths, 1e-12)).min())
+    return float(np.abs(ours - torchs).max() / np.abs(reference).max()), smallest_cosine(ours, torchs)
 
 
 def _require_parity(variant: Variant, error: float, cosine: float) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from zoo.embeddings.plan import Plan
 from zoo.embeddings.row_reader import RowReader
 from zoo.embeddings.shards import OutputFolder
-from zoo.extraction.pipeline import FeatureExtractor, make_shards
+from zoo.extraction.pipeline import FeatureExtractor, Times, make_shards
 from zoo.inference.embedder import Embedder
 from zoo.inference.outputs import Outputs
 from zoo.loading import load
@@ -75,11 +75,13 @@ class LocalExecutor:
         source: the images.
         model: the network.
         workers: threads that read and decode.
+        times: what took how long.
     """
 
     source: Source
     model: FeatureExtractor
     workers: int
+    times: Times = field(default_factory=Times)
 
     def run(self, job: ShardJob) -> None:
         """Make all shards of a job."""
@@ -92,4 +94,5 @@ class LocalExecutor:
             workers=self.workers,
             previous=job.previous,
             progress=job.progress,
+            times=self.times,
         )

@@ -70,6 +70,8 @@ class Extraction:
             manifest, and ``total``, ``ok`` and ``failed`` count the partition of this process.
         folder: the output folder.
         images: the source, as a URL or an absolute path.
+        scaled_gain: how many times as fast the run would roughly have been with ``decode="scaled"``; ``None`` where
+            decoding did not take most of it, or where it saves no ten seconds.
     """
 
     total: int
@@ -92,6 +94,7 @@ class Extraction:
     near_pairs_written: int = 0
     near_groups: tuple[int, int] | None = None
     near_threshold: float | None = None
+    scaled_gain: float | None = None
 
     def read(self, *, all_rows: bool = False, outputs: Sequence[str] = ()) -> Embeddings:
         """Read the result: paths, embeddings float32 [N, D], other columns; as ``zoo.read`` with these images."""
@@ -296,7 +299,7 @@ class _Run:
     def _result(
         self, summary: manifest.Summary, reused: int, plan: Plan, listing: Listing, elsewhere: Sequence[int] = ()
     ) -> Extraction:
-        near = summary.manifest.get("near_duplicates", {})
+        near, seconds = summary.manifest.get("near_duplicates", {}), round(time.monotonic() - self.started, 3)
         return Extraction(
             total=summary.manifest["images"],
             ok=summary.manifest["ok"],
@@ -309,7 +312,7 @@ class _Run:
             failures=summary.failures,
             reused=reused,
             shards=len(summary.manifest["shards"]),
-            seconds=round(time.monotonic() - self.started, 3),
+            seconds=seconds,
             notes=tuple(self.notes),
             other_files=listing.other_files,
             links_to_folders=listing.links_to_folders,
@@ -318,7 +321,13 @@ class _Run:
             missing=self.partition.makers(elsewhere),
             folder=self.folder.root,
             images=self.images,
+            scaled_gain=self._scaled_gain(seconds),
         )
+
+    def _scaled_gain(self, seconds: float) -> float | None:
+        if self.fingerprint.decode_options.decode == "scaled" or not isinstance(self.executor, LocalExecutor):
+            return None
+        return self.executor.times.scaled_gain(seconds)
 
     def say(self, line: str) -> None:
         if self.reader.progress is not None:

@@ -83,6 +83,8 @@ def make_fingerprint(model: ModelInfo, config: ExtractionConfig) -> Fingerprint:
             raise UserError(f"{name} {value}: give a number above zero")
     if not 1 <= config.max_pixels <= PILLOW_MAX_PIXELS:
         raise UserError(f"max pixels {config.max_pixels}: give a number from 1 to {PILLOW_MAX_PIXELS}")
+    if config.decode.decode == "scaled":
+        model.preprocessing.require_antialias()
     # Check the kept columns against each other and against the result's own.
     if len(set(keep)) < len(keep):
         raise UserError(f"a column is kept twice: {', '.join(keep)}")

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zoo.errors import UserError
+from zoo.inference.backend_choice import ON_CPU
 from zoo.system.hardware import gpu_in_sight
 
 
@@ -78,7 +79,8 @@ def own_device(device: str | None, *, backend: str, precision: str) -> str | Non
         UserError: there are more ranks than GPUs on this machine.
     """
     # Only a rank that uses a GPU needs a card of its own.
-    wants_gpu = device == "cuda" or (device is None and backend != "onnx" and precision != "int8" and gpu_in_sight())
+    needs_cpu = backend in ON_CPU or precision == "int8"
+    wants_gpu = device == "cuda" or (device is None and not needs_cpu and gpu_in_sight())
     if "LOCAL_RANK" not in os.environ or not wants_gpu:
         return device
     import torch

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Protocol, runtime_checkable
@@ -30,10 +32,12 @@ from zoo.sources.base import ImageRow, Source, one_large_file
 from zoo.system.prefetch import prefetch
 from zoo.system.progress import Progress
 from zoo.system.shortage import raise_if_short
-from zoo.transforms.decode import UnreadableImage, decoded, notes_of
+from zoo.transforms.decode import UnreadableImage, decoded, is_jpeg, notes_of, whole_of
 from zoo.transforms.limits import DEFAULT_OPTIONS, DecodeOptions
 
 NOT_FINITE = "not-finite"
+_SCALED_SPEED = 5.0  # of decoding and resizing large JPEGs: benchmarks/results/decode_scaled.json has 6 to 9
+_WORTH_SECONDS, _LEAST_SHARE = 10, 0.5  # the least that is worth a hint: what it saves, share of the run
 _BURST_PER_WORKER = 8  # images: with fewer, most workers would wait for the one that has a large image
 
 
@@ -66,6 +70,45 @@ class DecodedImage:
     views: list[NDArray[np.uint8]] | None = None
 
 
+@dataclass
+class Times:
+    """What the making of shards spent on images, in seconds; threads add to it.
+
+    Attributes:
+        waited: in which the network had no images to work on.
+        images: of all threads together, for reading, decoding and resizing.
+        scalable: the part of ``images`` for JPEGs of which ``--decode scaled`` would decode fewer pixels.
+    """
+
+    waited: float = 0
+    images: float = 0
+    scalable: float = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Add the time of the ``with`` block to ``waited``."""
+        started = time.monotonic()
+        yield
+        self.waited += time.monotonic() - started
+
+    def add_image(self, seconds: float, could_be_scaled: bool) -> None:
+        """Add the time of one image."""
+        with self._lock:
+            self.images += seconds
+            self.scalable += seconds if could_be_scaled else 0
+
+    def scaled_gain(self, seconds: float) -> float | None:
+        """Return how many times as fast a run of ``seconds`` would be with ``--decode scaled``, roughly.
+
+        ``None`` where images took less than half of the run, or no more than ``_WORTH_SECONDS`` would be saved.
+        """
+        saved = self.waited * (self.scalable / self.images if self.images else 0) * (1 - 1 / _SCALED_SPEED)
+        if self.waited < seconds * _LEAST_SHARE or saved <= _WORTH_SECONDS:
+            return None
+        return seconds / (seconds - saved)
+
+
 def make_shards(
     plan: Plan,
     shards: Sequence[int],
@@ -76,6 +119,7 @@ def make_shards(
     workers: int,
     previous: RowReader | None = None,
     progress: Progress | None = None,
+    times: Times | None = None,
 ) -> int:
     """Compute and commit shards of a plan, one after the other.
 
@@ -83,6 +127,7 @@ def make_shards(
         shards: their numbers.
         workers: threads that read and decode.
         previous: the result from which an update copies rows.
+        times: where to add up what took how long.
 
     Returns:
         The number of images that failed.
@@ -99,12 +144,14 @@ def make_shards(
 
     # Reader. Beside a network on a GPU the threads decode the next images, of the next shard too. A network on the CPU
     # uses every core itself: decoding at the same time would make both wait for each other, so the two take turns.
+    times = times or Times()
     read = partial(
         read_image,
         source,
         model=model,
         max_pixels=plan.fingerprint.max_pixels,
         options=plan.fingerprint.decode_options,
+        times=times,
     )
     planned = (row for shard in shards for row in plan.files.take(plan.to_compute(shard)).to_pylist())
     burst = -(-_BURST_PER_WORKER * workers // batch_size) * batch_size
@@ -118,7 +165,9 @@ def make_shards(
             # Mapper: the network, batch by batch.
             for first in range(0, len(slots), batch_size):
                 batch = slots[first : first + batch_size]
-                embed_batch(rows, batch, islice(images, len(batch)), model, at_once)
+                with times.waiting():
+                    decoded_images = list(islice(images, len(batch)))
+                embed_batch(rows, batch, decoded_images, model, at_once)
                 failed_now += sum(rows.status[slot] != OK for slot in batch)
                 if progress is not None:
                     progress.advance(len(batch), **({"failed": failed_now} if failed_now else {}))
@@ -140,18 +189,24 @@ def read_image(
     model: FeatureExtractor,
     max_pixels: int,
     options: DecodeOptions = DEFAULT_OPTIONS,
+    times: Times | None = None,
 ) -> DecodedImage:
     """Read, hash, decode, resize and crop one image. Whatever is wrong with the file becomes its status."""
-    sha256 = None
+    sha256, started = None, time.monotonic()
+    reduction = partial(model.preprocessing.reduction, tiles=model.requested.tiles)
     check_size = partial(model.preprocessing.check_size, crops=model.requested.crops)
     try:
         # Decode a large file alone, so that two never share the memory.
         with one_large_file(row):
             data = source.read(row)
             sha256 = hashlib.sha256(data).hexdigest()
-            with decoded(data, max_pixels, options, check_size=check_size) as image:
-                notes = NOTES_BETWEEN.join(notes_of(image)) or None
-                return DecodedImage(OK, notes, sha256, image.width, image.height, model.views(image))
+            with decoded(data, max_pixels, options, check_size=check_size, reduction=reduction) as image:
+                notes, whole = NOTES_BETWEEN.join(notes_of(image)) or None, whole_of(image)
+                views = model.views(image)
+            if times is not None:
+                could_be_scaled = is_jpeg(data) and reduction(whole.width, whole.height) >= 2
+                times.add_image(time.monotonic() - started, could_be_scaled)
+            return DecodedImage(OK, notes, sha256, whole.width, whole.height, views)
     except UnreadableImage as error:
         return DecodedImage(error.reason, error.detail, sha256)
     except MemoryError as error:

@@ -30,6 +30,7 @@ from zoo.errors import UserError
 from zoo.extraction.executor import LoadArguments, ShardJob
 from zoo.extraction.pipeline import make_shards
 from zoo.hub.weights import is_path
+from zoo.inference.backend_choice import ON_CPU
 from zoo.inference.embedder import Embedder
 from zoo.inference.outputs import Outputs
 from zoo.sources import Source, open_source
@@ -105,8 +106,8 @@ class RayExecutor:
     def open(self, model: str | Path | None, arguments: LoadArguments) -> RemoteModel:
         """Open a model by name or path on a worker, to learn what the plan must say.
 
-        A worker has a GPU of its own if the cluster has any, unless the arguments ask for the CPU or for ONNX Runtime,
-        which chooses the CPU.
+        A worker has a GPU of its own if the cluster has any, unless the arguments ask for the CPU, or for ONNX Runtime
+        or OpenVINO, which choose the CPU.
 
         Raises:
             UserError: as ``zoo.load``; the cluster has too few resources; worker and driver have other versions.
@@ -118,7 +119,7 @@ class RayExecutor:
         if device is not None and device not in ("cpu", "cuda"):
             raise UserError(f"--engine ray gives each worker its GPU: --device cpu or cuda, not {device}")
         # Choose the GPU where the cluster has one and the backend can use it.
-        needs_cpu = arguments.backend == "onnx" or arguments.precision == "int8"
+        needs_cpu = arguments.backend in ON_CPU or arguments.precision == "int8"
         if (device == "cuda" or (device is None and not needs_cpu)) and resources.get("GPU", 0) >= 1:
             self._gpus = 1
         elif device == "cuda":

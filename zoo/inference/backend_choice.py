@@ -1,10 +1,11 @@
-"""Choose the backend that runs a model on this machine: torch or ONNX Runtime.
+"""Choose the backend that runs a model on this machine: torch, ONNX Runtime or OpenVINO.
 
-``backend="auto"`` follows this rule. It depends on the request and on the installed packages, never on a timing, so
-that the same command makes the same bytes on one kind of machine:
+``backend="auto"`` follows this rule. It depends on the request, on the installed packages and on the CPU's
+instructions, never on a timing, so that the same command makes the same bytes on one kind of machine:
 
-1. int8 runs on ONNX Runtime. bf16, outputs that only torch has, and random weights (the ONNX cache is keyed by the
-   weights' hash, which they lack) run on torch.
+1. Outputs that only torch has, and random weights (the ONNX cache is keyed by the weights' hash, which they lack) run
+   on torch. bf16 and int8 run on OpenVINO where it is installed, the device is a CPU, and the CPU has instructions for
+   them (AMX or AVX512-BF16; AMX or AVX512-VNNI); else bf16 runs on torch and int8 on ONNX Runtime.
 2. A device other than the CPU, or no device where a GPU is available: torch, in fp32 unless the request says otherwise.
 3. On a CPU: ONNX Runtime in fp32 where onnxruntime, onnx and onnxscript are installed. It is faster than torch, and its
    embeddings agree to 1e-4. Otherwise torch.
@@ -16,16 +17,23 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from zoo.errors import UserError
-from zoo.system.hardware import gpu_in_sight
+from zoo.system.hardware import cpu_features, gpu_in_sight
 
-BACKENDS = ("auto", "torch", "onnx")
-PRECISIONS = {"torch": ("fp32", "bf16"), "onnx": ("fp32", "int8")}
+BACKENDS = ("auto", "torch", "onnx", "openvino")
+PRECISIONS = {"torch": ("fp32", "bf16"), "onnx": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
+ON_CPU = ("onnx", "openvino")
+"""The backends that run on the CPU unless another device is asked for."""
+# Instructions with which OpenVINO is faster than torch in bf16 and than ONNX Runtime in int8, by /proc/cpuinfo's names.
+# Measured: AMX 2.7 (int8) and 2 to 6 times (bf16), AVX512 1.7 and 2.1 times; benchmarks/results/openvino.json.
+_FAST = {"bf16": ("amx_bf16", "avx512_bf16"), "int8": ("amx_int8", "avx512_vnni")}
+_RUNTIME = ("onnxruntime", "onnx", "onnxscript")
+_NAMES = {"onnx": "ONNX", "openvino": "OpenVINO"}
 _INSTALL = "pip install 'siamese-zoo[onnx]'"
 
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """``backend`` is ``torch`` or ``onnx``; ``reason`` explains the choice in a few words."""
+    """``backend`` is ``torch``, ``onnx`` or ``openvino``; ``reason`` explains the choice in a few words."""
 
     backend: str
     reason: str
@@ -55,10 +63,11 @@ def choose(
     if precision not in PRECISIONS[choice.backend]:
         other = next(name for name, precisions in PRECISIONS.items() if precision in precisions)
         raise UserError(f"--precision {precision} needs --backend {other}")
-    if choice.backend == "onnx" and torch_only:
+    if choice.backend in ON_CPU and torch_only:
         raise UserError(f"{torch_only} needs --backend torch")
-    if choice.backend == "onnx" and random:
-        raise UserError("the ONNX backend runs exported weights: a random network needs --backend torch")
+    if choice.backend in ON_CPU and random:
+        name = _NAMES[choice.backend]
+        raise UserError(f"the {name} backend runs exported weights: a random network needs --backend torch")
     return choice
 
 
@@ -66,7 +75,9 @@ def _rule(device: str | None, precision: str, random: bool, torch_only: str | No
     # What only torch can do.
     if torch_only:
         return BackendChoice("torch", f"for {torch_only}")
-    # A precision belongs to one backend.
+    # A precision belongs to one backend, or to the one that has instructions for it.
+    if not random and (feature := _fast_on_openvino(device, precision)):
+        return BackendChoice("openvino", f"for {precision} with {feature}")
     if precision != "fp32":
         return BackendChoice(next(b for b, known in PRECISIONS.items() if precision in known), f"for {precision}")
     # Hardware and installed packages decide the rest.
@@ -76,6 +87,17 @@ def _rule(device: str | None, precision: str, random: bool, torch_only: str | No
         return BackendChoice("torch", f"for {device}")
     if device is None and gpu_in_sight():
         return BackendChoice("torch", "a GPU is in sight")
-    if missing := [name for name in ("onnxruntime", "onnx", "onnxscript") if find_spec(name) is None]:
+    if missing := [name for name in _RUNTIME if find_spec(name) is None]:
         return BackendChoice("torch", f"{missing[0]} is not installed; {_INSTALL} is faster on a CPU")
     return BackendChoice("onnx", "the fastest on a CPU")
+
+
+def _fast_on_openvino(device: str | None, precision: str) -> str | None:
+    """Return the CPU's instruction with which OpenVINO is the fastest in a precision; ``None`` where it is not."""
+    if precision not in _FAST or device not in (None, "cpu"):
+        return None
+    if precision == "bf16" and device is None and gpu_in_sight():
+        return None
+    features = cpu_features()
+    feature = next((name for name in _FAST[precision] if name in features), None)
+    return feature if feature and all(find_spec(name) for name in ("openvino", *_RUNTIME)) else None

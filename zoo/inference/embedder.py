@@ -1,4 +1,4 @@
-"""Images to embeddings: one interface over the two backends, torch and ONNX Runtime."""
+"""Images to embeddings: one interface over the backends, torch, ONNX Runtime and OpenVINO."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class WeightsInfo(TypedDict, total=False):
 class Engine(Protocol):
     """The part of a backend that runs a network on pixels."""
 
-    backend: str  # torch or onnx
+    backend: str  # torch, onnx or openvino
     dim: int
     device: str
     precision: str
@@ -160,7 +160,7 @@ class Embedder:
         """The bare torch module: normalised float [N, 3, H, W] -> [N, D].
 
         Raises:
-            UserError: this embedder runs on ONNX Runtime.
+            UserError: this embedder runs on ONNX Runtime or OpenVINO.
         """
         model: nn.Module = self._torch_engine.model
         return model
@@ -308,7 +308,8 @@ class Embedder:
     @property
     def _torch_engine(self) -> TorchEngine:
         if not isinstance(self.engine, TorchEngine):
-            raise UserError("this embedder runs on ONNX Runtime and has no torch module: load with backend='torch'")
+            runtime = {"openvino": "OpenVINO"}.get(self.engine.backend, "ONNX Runtime")
+            raise UserError(f"this embedder runs on {runtime} and has no torch module: load with backend='torch'")
         return self.engine
 
     def _run(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

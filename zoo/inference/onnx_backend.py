@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import UserError, reason_of
-from zoo.inference.embedder import Embedder, WeightsInfo
+from zoo.inference.embedder import Embedder, Engine, WeightsInfo
 from zoo.inference.onnx_checks import require_self_contained
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
 from zoo.models.model_config import line_of_text
@@ -153,6 +154,29 @@ def open_onnx(
     if not path.is_file():
         raise UserError(f"no ONNX file at {path}")
     engine = OnnxEngine(path, device=device or "cpu")
+    return embedder_of(engine, path, normalize, requested, heads, heads_sha256, backend_reason)
+
+
+class ExportedEngine(Engine, Protocol):
+    """An engine that runs a file of ``zoo export``."""
+
+    file: OnnxMetadata
+
+
+def embedder_of(
+    engine: ExportedEngine,
+    path: Path,
+    normalize: bool,
+    requested: Outputs,
+    heads: EncoderHeads | None,
+    heads_sha256: str | None,
+    backend_reason: str,
+) -> Embedder:
+    """Make an embedder of an engine that has opened the file ``path``; see ``open_onnx``.
+
+    Raises:
+        UserError: the graph resizes by itself and so would resize pixels twice.
+    """
     file = engine.file
     if file.pixels == "any" and file.preprocessing.resize != file.preprocessing.input_size:
         raise UserError(f"{path} resizes by itself, for other programs: `zoo export --pixels crop` makes one for zoo")
@@ -191,12 +215,19 @@ def read_metadata(metadata: dict[str, str], path: Path) -> OnnxMetadata:
 def _input_and_dim(session: Any) -> tuple[str, int]:
     """Return the name of the input and the length of an embedding. ValueError: the graph has no such in- and output."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1 or outputs[0].name != "embedding" or len(outputs[0].shape) != 2:
+    names = [node.name for node in inputs]
+    dim = require_embedding([node.name for node in outputs], [node.shape for node in outputs], names)
+    return names[0], dim
+
+
+def require_embedding(outputs: Sequence[object], shapes: Sequence[Sequence[object]], inputs: Sequence[object]) -> int:
+    """Return the length of an embedding. ValueError: these are not the in- and outputs of a file of ``zoo export``."""
+    if len(inputs) != 1 or len(outputs) != 1 or outputs[0] != "embedding" or len(shapes[0]) != 2:
         raise ValueError
-    name, dim = inputs[0].name, outputs[0].shape[1]
-    if not isinstance(name, str) or type(dim) is not int or not 0 < dim <= _MAX_DIM:
+    dim = shapes[0][1]
+    if not isinstance(inputs[0], str) or type(dim) is not int or not 0 < dim <= _MAX_DIM:
         raise ValueError
-    return name, dim
+    return dim
 
 
 def _provider(device: str, available: list[str]) -> tuple[str, dict[str, str]]:

@@ -67,7 +67,8 @@ def embed_bytes(
 ) -> NDArray[np.float32]:
     """Embed one encoded image as ``zoo extract`` does: float32 [D]. UnreadableImage: it cannot be decoded."""
     check_size = partial(embedder.preprocessing.check_size, crops=embedder.requested.crops)
-    with decoded(data, max_pixels, options, check_size=check_size) as image:
+    reduction = partial(embedder.preprocessing.reduction, tiles=embedder.requested.tiles)
+    with decoded(data, max_pixels, options, check_size=check_size, reduction=reduction) as image:
         views = embedder.views(image)
     embedding: NDArray[np.float32] = embedder.outputs_of([views])[EMBEDDING][0]
     return embedding

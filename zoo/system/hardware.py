@@ -11,6 +11,7 @@ from zoo.errors import UserError
 
 CORES = "SIAMESE_ZOO_CORES"
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu|npu|mtia)(:\d{1,4})?")
+_CPUINFO = Path("/proc/cpuinfo")
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and Windows' GPU seen from WSL
 
@@ -24,6 +25,17 @@ def usable_cores() -> int:
         return int(given)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def cpu_features() -> frozenset[str]:
+    """Return the instruction sets of this CPU by the names of Linux, such as ``avx512_bf16``; empty elsewhere."""
+    try:
+        lines = _CPUINFO.read_text(errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    # All cores of a machine have the same: the first line says it.
+    flags = next((line for line in lines if line.partition(":")[0].strip() in ("flags", "Features")), "")
+    return frozenset(flags.partition(":")[2].split())
 
 
 def gpu_in_sight() -> bool:

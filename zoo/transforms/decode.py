@@ -12,8 +12,8 @@ Every manifest records these rules (``DECODER``):
 - An image with more than ``max_pixels`` pixels, or with so many rows that they take too much memory, is refused by its
   header. A truncated file is refused; a JPEG that lacks only its end marker is whole.
 
-``DecodeOptions`` has the choices: profiles are converted, truncated files accepted, 16 bits scaled otherwise. A file
-that cannot be decoded raises ``UnreadableImage`` with a reason from a closed set.
+``DecodeOptions`` has the choices: profiles are converted, truncated files accepted, 16 bits scaled otherwise, JPEGs
+decoded to fewer pixels. A file that cannot be decoded raises ``UnreadableImage`` with a reason from a closed set.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, BinaryIO, Literal
@@ -77,7 +78,9 @@ DECODER = {
 }
 
 _WHITE = (255, 255, 255)
-_NOTES, _DEEP = "zoo.notes", "zoo.deep"  # keys of an image's info
+_NOTES, _DEEP, _WHOLE = "zoo.notes", "zoo.deep", "zoo.whole"  # keys of an image's info
+_REDUCTIONS = (8, 4, 2)  # of libjpeg's inverse DCT that Pillow offers
+_STARTS_RIGHT, _STARTS_BELOW, _EXCHANGED = (2, 3, 6, 7), (3, 4, 7, 8), (5, 6, 7, 8)  # EXIF orientations
 _TRUNCATED = "truncated: the end is missing, what is there was decoded"
 _BAD_PROFILE = "profile-ignored: it cannot be read, or is one of other pixels"
 _PROFILE_MARKS = (b"iCCP", b"ICC_PROFILE\0", b"ICCP")
@@ -171,6 +174,44 @@ def choices_json(options: DecodeOptions) -> dict[str, object]:
 
 CheckSize = Callable[[int, int], None]
 """Raises UnreadableImage for a width and a height that cannot be used; orientation may still exchange the two."""
+Reduction = Callable[[int, int], float]
+"""By which factor an image of a width and a height may be reduced on each axis; orientation may exchange the two."""
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """The image of which a decoded one has all pixels, or a reduced form.
+
+    Attributes:
+        width, height: size of the upright image in its file.
+        box: where it lies in the decoded image, in pixels of that: left, top, right, bottom. A reduced JPEG ends in the
+            middle of a pixel where its sides are no multiple of the reduction.
+    """
+
+    width: int
+    height: int
+    box: tuple[float, float, float, float]
+
+    @property
+    def reduction(self) -> float:
+        """Pixels of the file to a pixel of the decoded image, on each axis; 1 where none is left out."""
+        return self.width / (self.box[2] - self.box[0])
+
+    def part(self, box: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
+        """Return where a box of the whole image lies in the decoded image."""
+        scale, (left, top, right, bottom) = self.reduction, self.box
+        if scale == 1:
+            return box
+        end = (min(right, left + box[2] / scale), min(bottom, top + box[3] / scale))
+        return left + box[0] / scale, top + box[1] / scale, *end
+
+
+def whole_of(image: Image.Image) -> WholeImage:
+    """Return the size of the file's image and where it lies in ``image``, for any PIL image."""
+    found = image.info.get(_WHOLE)
+    if isinstance(found, WholeImage):
+        return found
+    return WholeImage(image.width, image.height, (0, 0, image.width, image.height))
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, options: DecodeOptions = DEFAULT_OPTIONS) -> Image.Image:
@@ -180,6 +221,11 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, options: DecodeOptions = D
         UnreadableImage: the bytes are not a supported image, or have more than ``max_pixels`` pixels.
     """
     return _to_rgb(_load(_open(data, max_pixels), data, options), options)
+
+
+def is_jpeg(data: bytes) -> bool:
+    """True if a file's bytes begin as those of a JPEG, which can be decoded to fewer pixels."""
+    return data.startswith(b"\xff\xd8")
 
 
 def notes_of(image: Image.Image) -> tuple[str, ...]:
@@ -218,6 +264,7 @@ def decoded(
     options: DecodeOptions = DEFAULT_OPTIONS,
     *,
     check_size: CheckSize | None = None,
+    reduction: Reduction | None = None,
 ) -> Iterator[Image.Image]:
     """Context manager form of ``decode`` that frees the pixels at the end of the ``with`` block.
 
@@ -226,12 +273,16 @@ def decoded(
 
     Args:
         check_size: called with width and height before a pixel is decoded.
+        reduction: called likewise where ``options`` decode scaled; see ``whole_of`` for what a reduced image is.
     """
     image = _open(data, max_pixels)
+    size = image.size
     if check_size is not None:
-        check_size(image.width, image.height)
-    with _large_image_lock if image.width * image.height > _LARGE_PIXELS else nullcontext():
-        image = _to_rgb(_load(image, data, options), options)  # rebinding the name frees the original pixels
+        check_size(*size)
+    if options.decode == "scaled" and reduction is not None:
+        _reduce(image, reduction(*size))
+    with _large_image_lock if _is_large(image, size) else nullcontext():
+        image = _to_rgb(_load(image, data, options, size), options)  # rebinding the name frees the original pixels
         try:
             yield image
         finally:
@@ -354,14 +405,36 @@ def _with_bounded_lists(data: bytes) -> bytes:
     return data
 
 
-def _load(image: Image.Image, data: bytes, options: DecodeOptions) -> Image.Image:
-    """Decode the pixels of an opened image; where that fails, of what ``zoo.transforms.repair`` makes of its file."""
+def _reduce(image: Image.Image, most: float) -> None:
+    """Set an opened JPEG to be decoded to 1/2, 1/4 or 1/8 of its pixels on each axis; in place."""
+    factor = next((factor for factor in _REDUCTIONS if factor <= most), 1)
+    if image.format not in ("JPEG", "MPO") or factor == 1:
+        return
+    width, height = image.size
+    if image.draft(None, (width // factor, height // factor)) is not None:
+        # Pillow rounds the reduced sides up: the last pixel can lie half outside.
+        image.info[_WHOLE] = WholeImage(width, height, (0, 0, width / factor, height / factor))
+
+
+def _is_large(image: Image.Image, size: tuple[int, int]) -> bool:
+    """True if decoding takes so much memory that no other such image may be decoded at the same time."""
+    # libjpeg holds all coefficients of a progressive file, however few pixels it makes of them.
+    width, height = size if "progression" in image.info else image.size
+    return width * height > _LARGE_PIXELS
+
+
+def _load(image: Image.Image, data: bytes, options: DecodeOptions, size: tuple[int, int] | None = None) -> Image.Image:
+    """Decode the pixels of an opened image; where that fails, of what ``zoo.transforms.repair`` makes of its file.
+
+    Args:
+        size: of the whole image, which a repaired one must have; ``None`` is that of ``image``.
+    """
     try:
         image.load()
         return image
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
         found = _decoder_error(error)
-        size, caught = image.size, error
+        size, caught = size or image.size, error
         image.close()
     if found.reason == "too-large" and not isinstance(caught, ValueError):
         raise found from caught
@@ -459,6 +532,8 @@ def _to_rgb(image: Image.Image, options: DecodeOptions) -> Image.Image:
             highest = max(high for _, high in rgb.getextrema())  # type: ignore[misc]
             notes += [DARK] if is_dark_16(highest * 256, options.white16) else []
         rgb.info[_NOTES] = tuple(notes)
+        if _WHOLE in upright.info:
+            rgb.info[_WHOLE] = upright.info[_WHOLE]
         return rgb
     except UnreadableImage:
         raise
@@ -476,13 +551,29 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # a broken EXIF block does not damage the pixels
         return image
     method = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
-    if method is None:
+    if method is None or not isinstance(orientation, int):
         return image
     # Rotate the pixels, and drop the tags.
     upright = image.transpose(method)
     for key in _ORIENTATION_KEYS:  # the next reader of this image must not rotate it again
         upright.info.pop(key, None)
+    if _WHOLE in image.info:
+        upright.info[_WHOLE] = _turned(image.info[_WHOLE], orientation, upright.size)
     return upright
+
+
+def _turned(whole: WholeImage, orientation: int, size: tuple[int, int]) -> WholeImage:
+    """Turn the place of a whole image with the pixels.
+
+    Args:
+        size: of the turned pixels.
+    """
+    width, height, sides = whole.width, whole.height, whole.box[2:]
+    if orientation in _EXCHANGED:
+        width, height, sides = height, width, (sides[1], sides[0])
+    left, right = (size[0] - sides[0], size[0]) if orientation in _STARTS_RIGHT else (0, sides[0])
+    top, bottom = (size[1] - sides[1], size[1]) if orientation in _STARTS_BELOW else (0, sides[1])
+    return WholeImage(width, height, (left, top, right, bottom))
 
 
 def _rgb(image: Image.Image, options: DecodeOptions, notes: list[str]) -> tuple[Image.Image, list[str]]:

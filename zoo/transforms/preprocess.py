@@ -17,6 +17,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError
+from zoo.transforms.limits import LEAST_SCALE
 from zoo.transforms.tf_bicubic import TF_BICUBIC
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from zoo.transforms.decode import WholeImage
     from zoo.transforms.tf_bicubic import Box, TfBicubic
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -168,6 +170,27 @@ class Preprocessing:
             most = MAX_WHOLE_PIXELS if crops == "full" else MAX_RESIZED_PIXELS
             _check_resized(self._resized_size(width, height), most)
 
+    def reduction(self, width: int, height: int, tiles: tuple[int, int] | None = None) -> float:
+        """Return by which factor the decoder may reduce an image on each axis; exchanging the two changes nothing.
+
+        ``LEAST_SCALE`` times the pixels that the resize makes, of the image and of each of its ``tiles``, are left. It
+        is 1 where the resize skips pixels, see ``require_antialias``.
+        """
+        if self._skips_pixels:
+            return 1
+        resized = self._resized_size(width, height)
+        parts = max(tiles or (0, 0)) * self.input_size
+        return min(side / (LEAST_SCALE * max(new, parts)) for side, new in zip((width, height), resized, strict=True))
+
+    def require_antialias(self) -> None:
+        """Raise UserError where the resize skips pixels, so that a reduced image would give other embeddings."""
+        if self._skips_pixels:
+            found = self.tf_bicubic.function if self.tf_bicubic else "nearest"
+            raise UserError(
+                f"--decode scaled: this model resizes without antialias ({found}), its embeddings would move far: "
+                "leave it out"
+            )
+
     def require_whole(self) -> None:
         """Raise UserError where ``resizing`` crops first, so that ``whole`` is not possible."""
         if tf := self.tf_bicubic:
@@ -184,7 +207,8 @@ class Preprocessing:
         Returns:
             ``rows * columns`` arrays uint8 [input_size, input_size, 3], row by row.
         """
-        width, height = image.size
+        whole = _whole_of(image)
+        width, height = whole.width, whole.height
         tall = [_part(height, row, rows) for row in range(rows)]
         wide = [_part(width, column, columns) for column in range(columns)]
         return [self.resized(image, (left, top, right, bottom)) for top, bottom in tall for left, right in wide]
@@ -197,14 +221,18 @@ class Preprocessing:
         return tf.float_pixels(image, self._box(tf, image), self.input_size)
 
     def resized(self, image: Image, box: Box) -> NDArray[np.uint8]:
-        """Resize a box (left, top, right, bottom) of an RGB image to uint8 [input_size, input_size, 3]."""
+        """Resize a box (left, top, right, bottom) of an RGB image to uint8 [input_size, input_size, 3].
+
+        A box is given in pixels of the whole image where ``image`` was reduced by the decoder.
+        """
         size = self.input_size
         if tf := self.tf_bicubic:
             return tf.pixels(image, box, size)
         import numpy as np
         from PIL.Image import Resampling
 
-        return np.asarray(image.resize((size, size), Resampling[self.interpolation.upper()], box=box))
+        part = _whole_of(image).part(box)
+        return np.asarray(image.resize((size, size), Resampling[self.interpolation.upper()], box=part))
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Normalise uint8 [N, H, W, 3] in 0..255 to contiguous float32 [N, 3, H, W]: (value / 255 - mean) / std."""
@@ -238,17 +266,23 @@ class Preprocessing:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return cls(**values)
 
+    @property
+    def _skips_pixels(self) -> bool:
+        return self.tf_bicubic is not None or self.interpolation == "nearest"
+
     def _box(self, tf: TfBicubic, image: Image) -> Box:
         return tf.box(image.width, image.height, self.input_size / self.resize)
 
     def _resize(self, image: Image, max_pixels: int) -> Image:
         from PIL.Image import Resampling
 
-        width, height = self._resized_size(image.width, image.height)
+        whole = _whole_of(image)
+        width, height = self._resized_size(whole.width, whole.height)
         _check_resized((width, height), max_pixels)
         if (width, height) == image.size:
             return image
-        return image.resize((width, height), Resampling[self.interpolation.upper()])
+        box = whole.box if whole.reduction != 1 else None
+        return image.resize((width, height), Resampling[self.interpolation.upper()], box=box)
 
     def _centre(self, image: Image) -> Image:
         left, top = round((image.width - self.input_size) / 2), round((image.height - self.input_size) / 2)
@@ -259,6 +293,12 @@ class Preprocessing:
         if width <= height:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize
+
+
+def _whole_of(image: Image) -> WholeImage:
+    from zoo.transforms.decode import whole_of
+
+    return whole_of(image)
 
 
 def _check_resized(size: tuple[int, int], max_pixels: int) -> None:

@@ -23,6 +23,7 @@ from zoo.inference import backend_choice
 from zoo.models.fuse_bn import MAX_ERROR, fold_batch_norms
 from zoo.models.registry import Architecture
 from zoo.models.resnet import build_encoder
+from zoo.system import hardware
 
 ROOT = Path(__file__).parents[3]
 PHOTOS = ROOT / "examples" / "photos"
@@ -60,6 +61,7 @@ def test_the_rule_on_a_cpu(
     monkeypatch: pytest.MonkeyPatch, wishes: dict[str, object], backend: str, reason: str
 ) -> None:
     monkeypatch.setattr(backend_choice, "gpu_in_sight", lambda: False)
+    monkeypatch.setattr(backend_choice, "cpu_features", frozenset)
     asked = {"device": None, "precision": "fp32"} | wishes
     assert backend_choice.choose("auto", **asked) == backend_choice.BackendChoice(backend, reason)  # type: ignore[arg-type]
 
@@ -76,6 +78,46 @@ def test_the_rule_with_a_gpu_in_sight_and_without_onnxruntime(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
+    ("precision", "features", "wishes", "backend"),
+    [
+        ("bf16", {"avx512_bf16"}, {}, "openvino"),
+        ("bf16", {"amx_bf16", "amx_int8"}, {"device": "cpu"}, "openvino"),
+        ("int8", {"avx512_vnni"}, {}, "openvino"),
+        ("int8", {"amx_int8"}, {}, "openvino"),
+        ("fp32", {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni"}, {}, "onnx"),
+        ("bf16", {"avx512f", "avx512_vnni"}, {}, "torch"),
+        ("int8", {"avx2", "avx512_bf16"}, {}, "onnx"),
+        ("bf16", {"avx512_bf16"}, {"device": "cuda"}, "torch"),
+        ("bf16", {"avx512_bf16"}, {"random": True}, "torch"),
+        ("bf16", {"avx512_bf16"}, {"torch_only": "--layers"}, "torch"),
+    ],
+)
+def test_openvino_runs_what_the_cpu_has_instructions_for(
+    monkeypatch: pytest.MonkeyPatch, precision: str, features: set[str], wishes: dict[str, object], backend: str
+) -> None:
+    monkeypatch.setattr(backend_choice, "gpu_in_sight", lambda: False)
+    monkeypatch.setattr(backend_choice, "cpu_features", lambda: frozenset(features))
+    monkeypatch.setattr(backend_choice, "find_spec", lambda name: object())
+    asked = {"device": None, "precision": precision} | wishes
+    assert backend_choice.choose("auto", **asked).backend == backend  # type: ignore[arg-type]
+    if backend == "openvino":
+        # A GPU runs bf16 itself; int8 has always been the CPU's.
+        monkeypatch.setattr(backend_choice, "gpu_in_sight", lambda: True)
+        on_gpu = "torch" if precision == "bf16" and not wishes else "openvino"
+        assert backend_choice.choose("auto", **asked).backend == on_gpu  # type: ignore[arg-type]
+        monkeypatch.setattr(backend_choice, "find_spec", lambda name: None if name == "openvino" else object())
+        assert backend_choice.choose("auto", **asked).backend == ("torch" if precision == "bf16" else "onnx")  # type: ignore[arg-type]
+
+
+def test_the_cpu_names_its_instructions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    monkeypatch.setattr(hardware, "_CPUINFO", cpuinfo)
+    assert hardware.cpu_features() == frozenset(), "no such file on other systems"
+    cpuinfo.write_text("processor\t: 0\nvmx flags\t: vnmi\nflags\t\t: fpu amx_bf16 avx512_vnni\n\nprocessor\t: 1\n")
+    assert hardware.cpu_features() == {"fpu", "amx_bf16", "avx512_vnni"}
+
+
+@pytest.mark.parametrize(
     ("backend", "wishes", "message"),
     [
         ("tf", {}, "unknown backend"),
@@ -85,6 +127,8 @@ def test_the_rule_with_a_gpu_in_sight_and_without_onnxruntime(monkeypatch: pytes
         ("onnx", {"random": True}, "a random network needs --backend torch"),
         ("onnx", {"torch_only": "--layers"}, "--layers needs --backend torch"),
         ("auto", {"precision": "int8", "random": True}, "a random network needs --backend torch"),
+        ("openvino", {"random": True}, "the OpenVINO backend runs exported weights: a random network needs"),
+        ("openvino", {"precision": "bf16", "torch_only": "--maps"}, "--maps needs --backend torch"),
     ],
 )
 def test_wishes_that_no_engine_fulfils_are_one_line(backend: str, wishes: dict[str, object], message: str) -> None:

@@ -24,8 +24,10 @@ from zoo.inference.images import ImageTransform
 PHOTOS = sorted((Path(__file__).parents[3] / "examples" / "photos").glob("*.jpg"))[:3]
 
 
-@pytest.fixture(scope="module", params=["torch", "onnx"])
+@pytest.fixture(scope="module", params=["torch", "onnx", "openvino"])
 def embedder(request: pytest.FixtureRequest) -> zoo.Embedder:
+    if request.param == "openvino":
+        pytest.importorskip("openvino", reason="pip install 'siamese-zoo[openvino]'")
     return zoo.load(device="cpu", backend=request.param)
 
 
