@@ -215,6 +215,18 @@ def test_known_colours() -> None:
     assert torch.allclose(ycbcr[:2], torch.tensor([[235.0, 128, 128], [16, 128, 128]]).double(), atol=0.01)
 
 
+def test_white_and_black_normalised() -> None:
+    """By the published ranges of a and b, and PyContrast's mean and deviation of Y, Db and Dr."""
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in zip(*MEANS, strict=True))
+    white, black = (((v - mean) / std).view(1, 3, 1, 1) for v in (1.0, 0.0))
+    a, b = (-86.183, 98.233), (-107.857, 94.478)
+    expected = [1.0, -sum(a) / (a[1] - a[0]), -sum(b) / (b[1] - b[0])]
+    assert convert_colours(white, "lab").flatten().tolist() == pytest.approx(expected, abs=1e-3)
+    assert convert_colours(black, "lab").flatten().tolist() == pytest.approx([-1.0, *expected[1:]], abs=1e-3)
+    expected = [(1 - 0.457) / 0.5, 0.082 / 1.331, 0.052 / 1.333]
+    assert convert_colours(white, "ydbdr").flatten().tolist() == pytest.approx(expected, abs=1e-9)
+
+
 def test_each_network_sees_its_own_channels() -> None:
     """A gray image has no colours: the second network's input is the same for all of them."""
     seen: list[Tensor] = []
