@@ -207,6 +207,9 @@ def test_known_colours() -> None:
     lab = torch.stack(rgb_to_lab(list(colours)), 1)
     expected = [[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86]]
     assert torch.allclose(lab, torch.tensor(expected, dtype=torch.float64), atol=0.03)
+    grays = torch.tensor([[0.5] * 3, [0.2] * 3], dtype=torch.float64).T
+    lightness = rgb_to_lab(list(grays))[0].tolist()
+    assert lightness == pytest.approx([116 * ((v + 0.055) / 1.055) ** 0.8 - 16 for v in (0.5, 0.2)], abs=1e-3)
     ydbdr = torch.stack(rgb_to_ydbdr(list(colours)), 1)
     assert torch.allclose(ydbdr[2:, 0], torch.tensor([0.299, 0.587, 0.114]).double())
     assert torch.allclose(ydbdr[:2, 1:], torch.zeros(2, 2).double(), atol=1e-12)
