@@ -207,12 +207,27 @@ def test_known_colours() -> None:
     lab = torch.stack(rgb_to_lab(list(colours)), 1)
     expected = [[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86]]
     assert torch.allclose(lab, torch.tensor(expected, dtype=torch.float64), atol=0.03)
+    grays = torch.tensor([[0.5] * 3, [0.2] * 3], dtype=torch.float64).T
+    lightness = rgb_to_lab(list(grays))[0].tolist()
+    assert lightness == pytest.approx([116 * ((v + 0.055) / 1.055) ** 0.8 - 16 for v in (0.5, 0.2)], abs=1e-3)
     ydbdr = torch.stack(rgb_to_ydbdr(list(colours)), 1)
     assert torch.allclose(ydbdr[2:, 0], torch.tensor([0.299, 0.587, 0.114]).double())
     assert torch.allclose(ydbdr[:2, 1:], torch.zeros(2, 2).double(), atol=1e-12)
     assert float(ydbdr.abs().max()) == pytest.approx(1.333)
     ycbcr = torch.stack(rgb_to_ycbcr(list(colours)), 1)
     assert torch.allclose(ycbcr[:2], torch.tensor([[235.0, 128, 128], [16, 128, 128]]).double(), atol=0.01)
+
+
+def test_white_and_black_normalised() -> None:
+    """By the published ranges of a and b, and PyContrast's mean and deviation of Y, Db and Dr."""
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in zip(*MEANS, strict=True))
+    white, black = (((v - mean) / std).view(1, 3, 1, 1) for v in (1.0, 0.0))
+    a, b = (-86.183, 98.233), (-107.857, 94.478)
+    expected = [1.0, -sum(a) / (a[1] - a[0]), -sum(b) / (b[1] - b[0])]
+    assert convert_colours(white, "lab").flatten().tolist() == pytest.approx(expected, abs=1e-3)
+    assert convert_colours(black, "lab").flatten().tolist() == pytest.approx([-1.0, *expected[1:]], abs=1e-3)
+    expected = [(1 - 0.457) / 0.5, 0.082 / 1.331, 0.052 / 1.333]
+    assert convert_colours(white, "ydbdr").flatten().tolist() == pytest.approx(expected, abs=1e-9)
 
 
 def test_each_network_sees_its_own_channels() -> None:
