@@ -109,7 +109,7 @@ def other_network(tensors: Mapping[str, Tensor]) -> str:
 
 def _named(tensors: Mapping[str, Tensor]) -> list[Candidate]:
     rename = {_MARKS[1][0]: resnetv2_to_torchvision, _MARKS[2][0]: detectron2_to_torchvision}
-    found = []
+    found: list[Candidate] = []
     for layout, stem, block in _MARKS:
         for key in tensors:
             prefix = key.removesuffix(stem)
@@ -130,7 +130,7 @@ def _in_sequences(tensors: Mapping[str, Tensor]) -> list[Candidate]:
     for key in tensors:
         if (match := _STAGE.match(key)) and match[1][-1:] in ("", "."):
             stages.setdefault(match[1], set()).add(int(match[2]))
-    found = []
+    found: list[Candidate] = []
     for prefix, numbers in stages.items():
         first = min(numbers)
         stems = [n for n in range(first) if getattr(tensors.get(f"{prefix}{n}.weight"), "ndim", 0) == 4]
