@@ -36,11 +36,14 @@ def run_recipe(
         str,
         typer.Option(
             help="Folder of images; parquet, tar (shard-{000..009}.tar), .npy or .npz file; folder with train/ or "
-            "train*.parquet; torchvision:NAME:ROOT."
+            "train*.parquet; a list (.txt, .csv), a glob, a URL, a Hugging Face folder; torchvision:NAME:ROOT."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and log.jsonl.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="field=value, e.g. optim.lr=0.3; repeatable.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of a list or table with the labels; default: label, class, ...")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from OUT's last checkpoint.")] = False,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of the whole run; with --resume the run is extended.")
@@ -76,7 +79,7 @@ def run_recipe(
     if change:
         changing |= {"optim.lr", "optim.batch_size", "accumulate", "optim.epochs"}
     path = launch(recipe, data, out, overrides=settings, device=device, resume=resume, in_memory=in_memory,
-                  loggers=loggers, changing=changing, init=init)  # fmt: skip
+                  loggers=loggers, changing=changing, init=init, label_column=label_column)  # fmt: skip
     print_trained(path)
 
 

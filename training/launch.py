@@ -28,6 +28,7 @@ def launch(
     loggers: Sequence[str] = (),
     changing: Collection[str] = (),
     init: str | None = None,
+    label_column: str | None = None,
 ) -> Path | None:
     """Train and return the path of the last checkpoint; ``None`` on all ranks but the first.
 
@@ -41,7 +42,7 @@ def launch(
     if unknown := sorted(set(loggers) - set(LOGGERS)):
         raise UserError(f"no logger {unknown[0]!r}: one of {', '.join(LOGGERS)}")
     chosen = [LOGGERS[name] for name in dict.fromkeys(loggers)]
-    dataset = open_training_data(data)
+    dataset = open_training_data(data, label_column)
     if in_memory:
         dataset = decoded_once(dataset)
 

@@ -32,7 +32,11 @@ Protocol = Literal[
 def evaluate(
     protocol: Annotated[Protocol, typer.Argument(help="Evaluation protocol; the documentation describes each.")],
     data: Annotated[
-        Path, typer.Option(help="Folder with train and test (or val), as class folders or parquet; or NAME.")
+        Path,
+        typer.Option(
+            help="Folder with train and test (or val), as class folders or parquet; a list with labels, also "
+            "DIR/{split}.csv; a Hugging Face folder; or NAME."
+        ),
     ],
     model: Annotated[
         str, typer.Option(help="As for `zoo extract`; NAME.random, or random, is the untrained network.")
@@ -46,6 +50,9 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of splits, crops and heads.")] = 0,
     root: Annotated[Path | None, typer.Option(help="Folder with the data sets that --data names.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of a list or table with the labels; default: label, class, ...")
+    ] = None,
     subset_files: Annotated[
         Path | None, typer.Option(help="semi-supervised: folder with 1percent.txt and 10percent.txt.")
     ] = None,
@@ -79,6 +86,7 @@ def evaluate(
         settings=parse_assignments(set_ or []),
         root=root,
         subset_files=subset_files,
+        label_column=label_column,
     )
     say_default(model)
     print_result(result)

@@ -151,8 +151,11 @@ class Dataset:
         return digest.hexdigest()
 
 
-def open_dataset(source: Path | str, split: str | None = None) -> Dataset:
+def open_dataset(source: Path | str, split: str | None = None, label_column: str | None = None) -> Dataset:
     """Open a source of the table above, or one of its splits.
+
+    Args:
+        label_column: column of a list or a table that holds the labels; default: the one with a usual name.
 
     Raises:
         UserError: the source is missing or damaged, holds no images, or has an empty class or missing labels.
@@ -165,7 +168,9 @@ def open_dataset(source: Path | str, split: str | None = None) -> Dataset:
         return _open_torchvision(text, split)
     chosen = split_of(text, split) if split else text
     if chosen and takes(chosen):
-        return _open_listed(chosen, path.name if split is None else f"{path.name}/{split}")
+        return _open_listed(chosen, path.name if split is None else f"{path.name}/{split}", label_column)
+    if label_column is not None:
+        return _open_tables(path, split, label_column)
     if "{" in path.name and path.name.endswith(".tar"):
         return _open_tar(expand(text), path.stem)
     if path.is_file():
@@ -183,9 +188,9 @@ def open_dataset(source: Path | str, split: str | None = None) -> Dataset:
     raise UserError(f"{path} has no {split}/ folder and no {split}*.parquet, {split}*.tar or {split}.npz")
 
 
-def open_training_data(source: Path | str) -> Dataset:
-    """Open the split ``train`` of a source, or all of a source without splits."""
-    return open_dataset(source, "train" if has_split(source, "train") else None)
+def open_training_data(source: Path | str, label_column: str | None = None) -> Dataset:
+    """Open the split ``train`` of a source, or all of a source without splits; see ``open_dataset``."""
+    return open_dataset(source, "train" if has_split(source, "train") else None, label_column)
 
 
 def has_split(source: Path | str, split: str) -> bool:
@@ -338,8 +343,17 @@ def _open_tar(shards: list[Path], name: str) -> Dataset:
     )
 
 
-def _open_listed(text: str, name: str) -> Dataset:
-    listed = Listed(text)
+def _open_tables(path: Path, split: str | None, label_column: str) -> Dataset:
+    files = [path] if path.is_file() else sorted(path.glob(f"{split or ''}*.parquet"))
+    if split and (path / split).is_dir():
+        files = sorted((path / split).glob("*.parquet"))
+    if not files or files[0].suffix.lower() != ".parquet":
+        raise UserError(f"--label-column {label_column}: {path} is no list (.csv, .tsv, .jsonl) and no parquet")
+    return _open_parquet(files, path.stem if split is None else f"{path.name}/{split}", label_column)
+
+
+def _open_listed(text: str, name: str, label_column: str | None) -> Dataset:
+    listed = Listed(text, label_column)
     values = listed.labels()
     labels, classes = (None, []) if values is None else _number_labels(values, name)
     why = "" if labels is not None else f"give it a column {', '.join(LABEL_COLUMNS[:-1])} or {LABEL_COLUMNS[-1]}"
@@ -368,7 +382,7 @@ def _open_torchvision(source: str, split: str | None) -> Dataset:
     return Dataset(data.name, data.labels, classes, data.read, lambda i: f"row {i}", data.length)
 
 
-def _open_parquet(files: list[Path], name: str) -> Dataset:
+def _open_parquet(files: list[Path], name: str, label_column: str | None = None) -> Dataset:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -378,7 +392,9 @@ def _open_parquet(files: list[Path], name: str) -> Dataset:
     try:
         columns = pq.read_schema(files[0]).names
         image = next((c for c in _IMAGE_COLUMNS if c in columns), None)
-        label = next((c for c in _LABEL_COLUMNS if c in columns), None)
+        label = label_column or next((c for c in _LABEL_COLUMNS if c in columns), None)
+        if label_column is not None and label_column not in columns:
+            raise UserError(f"{files[0]} has no column {label_column}; it has {', '.join(columns)}")
         if image is None:
             raise UserError(
                 f"{files[0]} has no image column ({', '.join(_IMAGE_COLUMNS)}); it has {', '.join(columns)}"

@@ -145,7 +145,7 @@ class LabelledSplits:
     rule: str = "as given"
 
 
-def open_splits(path: Path, seed: int = 0) -> LabelledSplits:
+def open_splits(path: Path, seed: int = 0, label_column: str | None = None) -> LabelledSplits:
     """Open the splits ``train``, ``val`` and ``test`` of a folder; without ``test``, ``val`` gives the score.
 
     A single file, list or glob has no splits: a fifth of each class, drawn from ``seed``, becomes the test split.
@@ -155,18 +155,18 @@ def open_splits(path: Path, seed: int = 0) -> LabelledSplits:
     """
     # A single file has no splits, so a part of it is held out.
     if path.is_file() or (takes(text_of(path)) and not has_split(path, "train")):
-        whole = LabelledImages.from_dataset(open_dataset(path))
+        whole = LabelledImages.from_dataset(open_dataset(path, None, label_column))
         kept, held = hold_out(whole.labels, 0.2, seed)
         rule = "a fifth of each class of one file held out as test"
         train, test = whole.subset(kept, f"{whole.name}/train"), whole.subset(held, f"{whole.name}/test")
         return LabelledSplits(train, None, test, rule)
     # A folder brings its own splits; val gives the score where test is missing.
-    train = LabelledImages.from_dataset(open_dataset(path, "train"))
+    train = LabelledImages.from_dataset(open_dataset(path, "train", label_column))
     names = [s for s in ("test", "val") if has_split(path, s)]
     if not names:
         raise UserError(f"{path} has no test/ (or val/) folder, and no parquet, tar or npz file of these names")
-    test = LabelledImages.from_dataset(open_dataset(path, names[0]))
-    val = LabelledImages.from_dataset(open_dataset(path, "val")) if len(names) == 2 else None
+    test = LabelledImages.from_dataset(open_dataset(path, names[0], label_column))
+    val = LabelledImages.from_dataset(open_dataset(path, "val", label_column)) if len(names) == 2 else None
     # The labels of all splits must mean the same classes.
     for other in (test, val):
         if other is not None and not set(other.classes) <= set(train.classes):

@@ -21,8 +21,8 @@ _NO_COLUMN = re.compile(r"has no column|only a \.csv or \.tsv has columns")
 class Listed:
     """The rows of a source, and the column of their labels where it has one of the usual names."""
 
-    def __init__(self, text: str) -> None:
-        self.source, self.listing, self.label = _with_labels(text)
+    def __init__(self, text: str, label_column: str | None = None) -> None:
+        self.source, self.listing, self.label = _with_labels(text, label_column)
         columns = [name for name in self.listing.files.column_names if name != self.label]
         self._rows = self.listing.files.select(columns)
 
@@ -81,7 +81,10 @@ def split_of(text: str, split: str) -> str | None:
     return f"{text}/data/{split}-*.parquet" if any((path / "data").glob(f"{split}-*.parquet")) else None
 
 
-def _with_labels(text: str) -> tuple[Source, Listing, str | None]:
+def _with_labels(text: str, label_column: str | None) -> tuple[Source, Listing, str | None]:
+    if label_column is not None:  # its absence is an error
+        source = open_source(text, [label_column])
+        return source, source.listing(), label_column
     for name in LABEL_COLUMNS:
         try:
             source = open_source(text, [name])

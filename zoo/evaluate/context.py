@@ -36,6 +36,7 @@ class Context:
         root: folder that holds the data sets known by name.
         subset_files: folder with lists of labelled images for ``semi-supervised``.
         schedule: key of the protocol's table of schedules; ``None`` is the published one.
+        label_column: column of ``data`` with the labels; ``None``: the one with a usual name.
     """
 
     protocol: str
@@ -47,6 +48,7 @@ class Context:
     root: Path | None = None
     subset_files: Path | None = None
     schedule: str | None = None
+    label_column: str | None = None
 
     @cached_property
     def embedder(self) -> Embedder:

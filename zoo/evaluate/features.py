@@ -65,7 +65,7 @@ def labelled_features(context: Context) -> LabelledFeatures:
     Raises:
         UserError: the data or an image cannot be read.
     """
-    splits = open_splits(context.data, context.seed)
+    splits = open_splits(context.data, context.seed, context.label_column)
     train, test = splits.train, splits.test
     sizes = {"train": (len(train), train.sha256), "test": (len(test), test.sha256)}
     return LabelledFeatures(

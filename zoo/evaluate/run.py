@@ -36,6 +36,7 @@ def evaluate(
     root: Path | None = None,
     subset_files: Path | None = None,
     schedule: str | None = None,
+    label_column: str | None = None,
 ) -> EvaluationJson:
     """Score ``model`` by ``protocol`` on ``data``, and return the JSON.
 
@@ -50,6 +51,7 @@ def evaluate(
         root: folder that holds the data sets known by name.
         subset_files: folder with lists of labelled images for ``semi-supervised``.
         schedule: for ``detect``, ``segment`` and ``depth``; see ``zoo.evaluate.dense.schedules``.
+        label_column: column of a list or a table with the labels; default: the one with a usual name.
 
     Raises:
         UserError: protocol, model, data or an option cannot be used.
@@ -63,7 +65,9 @@ def evaluate(
         make_folder(out.parent)
         if out.is_dir():
             raise UserError(f"--out {out} is a folder: give a file in it")
-    context = Context(protocol, model, data, device, seed, dict(settings or {}), root, subset_files, schedule)
+    context = Context(
+        protocol, model, data, device, seed, dict(settings or {}), root, subset_files, schedule, label_column
+    )
     embedder = context.embedder
     started = time.perf_counter()
     result: Result = importlib.import_module(PROTOCOLS[protocol]).evaluate(context)
@@ -103,6 +107,7 @@ def command_line(context: Context) -> str:
     """
     words = ["zoo", "evaluate", context.protocol, "--model", _portable(context.model)]
     words += ["--data", _portable(str(context.data))]
+    words += ["--label-column", context.label_column] if context.label_column else []
     words += ["--root", _portable(str(context.root))] if context.root is not None else []
     words += ["--subset-files", _portable(str(context.subset_files))] if context.subset_files is not None else []
     words += ["--schedule", context.schedule] if context.schedule else []

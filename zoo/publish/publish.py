@@ -104,7 +104,9 @@ def publish(
         # Delete what an earlier run has published and this one no longer makes.
         owned = [*checkpoint_dir.FILES, ONNX, ONNX_INT8, *(f"{SCORES}/{d}.yaml" for d in DATA_SETS)]
         message = f"{file.name}, by siamese-zoo"
-        card = (folder / CARD).read_text(encoding="utf-8")
+        card = marked((folder / CARD).read_text(encoding="utf-8"))
+        atomic_write_text(folder / CARD, card)
+        files[CARD] = (folder / CARD).stat().st_size
         done = hf_upload.upload(
             folder,
             repository,
@@ -148,7 +150,7 @@ def build(
     agreement = replace(agreement, onnx=exported.parity, int8=_int8(embedder, folder, core) if int8 else None)
     # the card and the scores
     facts = replace(_facts(file, folder, repository, results), agreement=agreement)
-    atomic_write_text(folder / CARD, marked(render(facts)))
+    atomic_write_text(folder / CARD, render(facts))
     for name, text in evaluation_yaml(facts).items():
         make_folder(folder / SCORES)
         atomic_write_text(folder / SCORES / name, text)

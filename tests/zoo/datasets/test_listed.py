@@ -6,6 +6,8 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from forked_commands import run_module
 from PIL import Image
@@ -40,6 +42,21 @@ def test_a_csv_with_labels(column: str, folder: Path) -> None:
     assert data.row_name(1) == "blue0.png"
     assert tuple(data.pixels(1)[0, 0]) == COLOURS["blue"]
     assert data.content() == open_dataset(folder / "list.csv").content()
+
+
+def test_a_given_column(folder: Path) -> None:
+    source = write(folder / "list.csv", "species")
+    assert open_training_data(source).labels is None
+    assert open_training_data(source, "species").required_labels.tolist() == [1, 0, 1]
+    with pytest.raises(UserError, match="has no column colour"):
+        open_training_data(source, "colour")
+    with pytest.raises(UserError, match=r"--label-column species: .* is no list"):
+        open_training_data(folder, "species")
+    table = pa.table({"image": [(folder / "red0.png").read_bytes()] * 2, "label": [0, 0], "species": ["b", "a"]})
+    pq.write_table(table, folder / "t.parquet")
+    assert open_training_data(folder / "t.parquet", "species").required_labels.tolist() == [1, 0]
+    with pytest.raises(UserError, match="has no column colour; it has image, label, species"):
+        open_training_data(folder / "t.parquet", "colour")
 
 
 def test_lists_and_globs_without_labels(folder: Path) -> None:
@@ -91,13 +108,25 @@ def test_a_list_is_scored_and_trained_on_by_the_commands(tmp_path: Path) -> None
         for number in range(10):
             Image.fromarray(random.integers(0, 255, (32, 32, 3), np.uint8)).save(tmp_path / f"{name}{number}.png")
     rows = tuple(f"{name}{number}" for name in COLOURS for number in range(10))
-    write(tmp_path / "train.csv", rows=rows)
-    write(tmp_path / "test.csv", rows=rows[::3])
+    write(tmp_path / "train.csv", "species", rows=rows)
+    write(tmp_path / "test.csv", "species", rows=rows[::3])
     for number, data in enumerate(("train.csv", "{split}.csv")):
         words = ["evaluate", "knn", "--set", "k=3", "--device", "cpu", "--data", data, "--out", f"scores{number}"]
+        words += ["--label-column", "species"]
         done = run_module("zoo", *words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    words = ["run", "simsiam_r18_tin32", "--data", "train.csv", "--out", "run", "--device", "cpu"]
+    words = [
+        "run",
+        "simsiam_r18_tin32",
+        "--data",
+        "train.csv",
+        "--out",
+        "run",
+        "--device",
+        "cpu",
+        "--label-column",
+        "species",
+    ]
     words += ["--set", "optim.epochs=1", "--set", "optim.batch_size=8", "--set", "optim.warmup_epochs=0"]
     done = run_module("training", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

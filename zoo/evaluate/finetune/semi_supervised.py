@@ -80,7 +80,7 @@ class Accuracies(TypedDict):
 def evaluate(context: Context) -> Result:
     """Return the mean top-1 over the seeds at the first fraction of the labels."""
     options = context.options(SemiSupervisedOptions())
-    splits = open_splits(context.data, context.seed)
+    splits = open_splits(context.data, context.seed, context.label_column)
     options = _with_grid(options, len(splits.train))
     fractions = [_evaluate_fraction(context, splits, options, percent) for percent in options.percent]
 

@@ -98,7 +98,11 @@ def evaluate(context: Context) -> Result:
     options = context.options(TransferOptions())
     name = str(context.data)
     known = TRANSFER_SETS.get(name)
-    splits = open_transfer_set(name, context.root, context.seed) if known else open_splits(context.data, context.seed)
+    splits = (
+        open_transfer_set(name, context.root, context.seed)
+        if known
+        else open_splits(context.data, context.seed, context.label_column)
+    )
     options = _with_grid(options, known is not None)
     metric = known.metric if known else options.metric
     if metric not in METRICS:

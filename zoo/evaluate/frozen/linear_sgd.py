@@ -107,7 +107,7 @@ def evaluate(context: Context) -> Result:
         raise UserError(
             "--set held_out chooses between learning rates: give several, as --set lr=0.4,0.1, or leave held_out out"
         )
-    splits = open_splits(context.data, context.seed)
+    splits = open_splits(context.data, context.seed, context.label_column)
     train, test = splits.train, splits.test
     embedder, labels, classes = _with_size(context.embedder, options.size), train.labels, len(train.classes)
     device = embedder.engine.device
