@@ -5,7 +5,8 @@
 DATA holds ``train``, ``val`` and ``test``, with a folder per class. Each engine embeds all images; torch in fp32 is the
 reference. Rows of ``train`` are the neighbours of those of ``val`` and ``test``. int8 is calibrated on the two
 photographs that ship with the package. An engine that is not installed, or that this CPU cannot run, is left out by
-name. The JSON is written as rows come, and keeps what it has of other models. It lists the CPU's instructions: an int8 product can round otherwise on another CPU.
+name. The JSON is written as rows come, and keeps what it has of other models. It lists the CPU's instructions: an int8
+product can round otherwise on another CPU.
 """
 
 from __future__ import annotations

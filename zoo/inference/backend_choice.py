@@ -23,8 +23,9 @@ BACKENDS = ("auto", "torch", "onnx", "openvino")
 PRECISIONS = {"torch": ("fp32", "bf16"), "onnx": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
 ON_CPU = ("onnx", "openvino")
 """The backends that run on the CPU unless another device is asked for."""
-# Instructions with which OpenVINO is faster than torch in bf16 and than ONNX Runtime in int8, by /proc/cpuinfo's names.
-# Measured: AMX 2.7 (int8) and 2 to 6 times (bf16), AVX512 1.7 and 2.1 times; benchmarks/results/openvino.json.
+# Instructions that make OpenVINO faster, by /proc/cpuinfo's names. Measured with AMX: int8 2.7 times ONNX Runtime, bf16
+# 2 to 6 times fp32; with AVX512: int8 1.2 to 2 times ONNX Runtime, bf16 1.6 to 2.2 times fp32, of the forward alone
+# (benchmarks/results/openvino.json).
 _FAST = {"bf16": ("amx_bf16", "avx512_bf16"), "int8": ("amx_int8", "avx512_vnni")}
 _RUNTIME = ("onnxruntime", "onnx", "onnxscript")
 _NAMES = {"onnx": "ONNX", "openvino": "OpenVINO"}
