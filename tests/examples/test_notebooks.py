@@ -1,4 +1,7 @@
-"""The notebooks run from the first cell to the last, plots included, in a folder of their own."""
+"""The notebooks run from the first cell to the last, plots included, in a folder of their own.
+
+They need Jupyter, which is not in dev: `pip install nbclient ipykernel`.
+"""
 
 from __future__ import annotations
 

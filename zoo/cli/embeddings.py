@@ -69,6 +69,16 @@ class OutputOptions:
     ] = None
 
 
+def _near_text(text: str) -> str:
+    """Refuse at once, as a wrong option, what is neither a number nor ``auto``."""
+    try:
+        if text != "auto":
+            float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a cosine nor auto") from None
+    return text
+
+
 @dataclass(frozen=True)
 class ResultOptions:
     """How the result is written."""
@@ -89,6 +99,7 @@ class ResultOptions:
         str | None,
         typer.Option(
             metavar="COSINE|auto",
+            parser=_near_text,
             help="With --dedupe: cosine from which on two images are near; auto: chosen from the collection. "
             "Default: 0.99.",
         ),
