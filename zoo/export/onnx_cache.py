@@ -37,7 +37,10 @@ def cached_onnx(file: WeightFile, precision: str) -> Path:
     import_onnxruntime()
     assert file.sha256 is not None  # ``backend_choice.choose`` refuses random networks
     # A changed key would rename all cached files.
-    key = [file.sha256, asdict(file.architecture), file.preprocessing.to_json(), precision, FORMAT]
+    architecture = asdict(file.architecture)
+    if not architecture["colours"]:
+        del architecture["colours"]
+    key = [file.sha256, architecture, file.preprocessing.to_json(), precision, FORMAT]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=dict).encode()).hexdigest()
     path = cache_folder() / "onnx" / f"{file.name[:80]}-{precision}-{digest[:20]}.onnx"
     hash_file = path.with_suffix(".sha256")

@@ -74,17 +74,17 @@ def search_by(out: Path) -> None:
     collection = Collection(out)
     index = open_index(collection)
     pca_points(collection)
-    nearest(collection, index.searcher, np.ones(collection.dim, np.float32), 3)
+    nearest(collection, index, np.ones(collection.dim, np.float32), 3)
     collection.items(0, 99)
     Thumbnails(collection, str(out / "no.csv"))
     open_model(collection)
 
 
 def test_any_manifest_in_each_command(out: Path, tmp_path: Path) -> None:
-    whole, good = tmp_path / "whole.npy", json.loads((out / "manifest.json").read_text())
+    whole, good = tmp_path / "whole.npy", json.loads((out / "_manifest.json").read_text())
     works = 0
     for what, data in list(mutations(good))[::2]:
-        (out / "manifest.json").write_bytes(data)
+        (out / "_manifest.json").write_bytes(data)
         if not ends_well(lambda: Collection(out), what):
             assert not ends_well(lambda: verify(out), what)
             continue
@@ -99,7 +99,7 @@ def test_any_manifest_in_each_command(out: Path, tmp_path: Path) -> None:
 
 def test_any_manifest_of_a_staged_update(out: Path, tmp_path: Path) -> None:
     """A name in it that leads out of the folder would move a file there."""
-    good = json.loads((out / "manifest.json").read_text())
+    good = json.loads((out / "_manifest.json").read_text())
     victim = tmp_path / "victim.parquet"
     for what, data in list(mutations(good))[::13]:
         copy = Path(shutil.copytree(out, tmp_path / "copy"))
@@ -113,12 +113,12 @@ def test_any_manifest_of_a_staged_update(out: Path, tmp_path: Path) -> None:
 
 
 def test_a_manifest_names_no_file_outside_its_folder(out: Path, tmp_path: Path) -> None:
-    good = json.loads((out / "manifest.json").read_text())
+    good = json.loads((out / "_manifest.json").read_text())
     shutil.copy(out / good["shards"][0]["file"], tmp_path)
     for name in ("../embeddings-00000.parquet", str(tmp_path / "embeddings-00000.parquet"), "a/../x.parquet", "."):
         changed = json.loads(json.dumps(good))
         changed["shards"][0]["file"] = name
-        (out / "manifest.json").write_text(json.dumps(changed))
+        (out / "_manifest.json").write_text(json.dumps(changed))
         for work in (lambda: verify(out), lambda: Collection(out)):
             with pytest.raises(UserError, match="it names a file that is none of a shard"):
                 work()
@@ -191,7 +191,7 @@ def test_any_columns_of_a_plan(tmp_path: Path) -> None:
             lambda: Thumbnails(Collection(out), str(images)).small(0),
         ):
             ends_well(work, what)
-        if not (out / "manifest.json").exists():  # an update took the plan for its own, and began
+        if not (out / "_manifest.json").exists():  # an update took the plan for its own, and began
             run(images, out, dedupe=True)
 
 

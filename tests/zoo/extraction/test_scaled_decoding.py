@@ -163,7 +163,7 @@ def test_embeddings_of_large_photographs_hardly_move_and_the_choice_is_remembere
         moved = np.linalg.norm(a - b) / np.linalg.norm(a)
         assert moved < 0.01
         assert (moved == 0) == (path == "small.png")
-    manifests = [json.loads((out / "manifest.json").read_bytes()) for out in (exact, scaled)]
+    manifests = [json.loads((out / "_manifest.json").read_bytes()) for out in (exact, scaled)]
     assert "jpeg_scaling" not in manifests[0]["decoder"]
     assert manifests[1]["decoder"] == {**manifests[0]["decoder"], "jpeg_scaling": "DCT, at least 2x"}
     verify(scaled)

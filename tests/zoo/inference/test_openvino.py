@@ -99,7 +99,7 @@ def test_an_extraction_says_it_is_resumed_and_searched_with_it(
     open_or_skip(openvino, precision)
     out = tmp_path / "out"
     zoo.extract(PHOTOS, out, backend="openvino", precision=precision, shard_size=10)
-    manifest = json.loads((out / "manifest.json").read_bytes())
+    manifest = json.loads((out / "_manifest.json").read_bytes())
     assert (manifest["backend"], manifest["precision"], manifest["device"]) == ("openvino", precision, "cpu")
     assert manifest["versions"]["openvino"] == openvino.__version__
     verify(out)
@@ -128,7 +128,7 @@ def test_a_file_of_zoo_export_is_opened_by_path(openvino: Any, fp32_file: Path, 
     if has_bf16(openvino):
         out = tmp_path / "out"
         zoo.extract(PHOTOS, out, model=fp32_file, backend="openvino", precision="bf16")
-        again = reopen_model(out, json.loads((out / "manifest.json").read_bytes()), str(fp32_file))
+        again = reopen_model(out, json.loads((out / "_manifest.json").read_bytes()), str(fp32_file))
         assert (again.engine.backend, again.engine.precision) == ("openvino", "bf16")
 
 

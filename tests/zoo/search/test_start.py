@@ -49,8 +49,6 @@ def test_a_search_reads_the_rows_of_its_results_only(collection: Collection) -> 
     original = collection._read_metadata
     collection._metadata = lambda shard: read.append(shard) or original(shard)  # type: ignore[assignment, func-returns-value]
     index = open_index(collection)
-    found = search(
-        collection, index.searcher, open_model(collection), [PHOTOS / "cat_chelsea.jpg"], k=1, max_pixels=10**8
-    )
+    found = search(collection, index, open_model(collection), [PHOTOS / "cat_chelsea.jpg"], k=1, max_pixels=10**8)
     assert found[0].neighbours[0].item.name == "cat_chelsea.jpg"
     assert len(read) == 1, "of six shards"
