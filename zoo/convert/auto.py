@@ -170,7 +170,7 @@ def _kind_of_folder(path: Path) -> str:
         raise UserError(f"{path} is a converted model already: give it as --model, or to `zoo publish`")
     if (path / "last.json").is_file() or any(path.glob("checkpoint-*.pt")):
         raise UserError(f"{path} is a run of zoo-train: `zoo-train export {path} --out ENCODER.safetensors`")
-    if (path / "manifest.json").is_file():
+    if (path / "_manifest.json").is_file() or (path / "manifest.json").is_file():
         raise UserError(
             f"{path} holds embeddings of `zoo extract`, not a network: `zoo index` and `zoo search` take it"
         )

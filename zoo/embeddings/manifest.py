@@ -250,7 +250,7 @@ def files_of(shard: Manifest) -> list[HashedFile]:
 
 
 def files_of_duplicates(manifest: Manifest) -> list[HashedFile]:
-    """Return the files of near duplicates, where a manifest has any: pairs, and groups since version 0.4."""
+    """Return the files of near duplicates, where a manifest has any: pairs, and groups after version 0.2."""
     if "dedupe" not in manifest:
         return []
     near = manifest.get("near_duplicates") or {}

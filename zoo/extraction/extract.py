@@ -40,7 +40,7 @@ from zoo.system.progress import Progress
 from zoo.system.shortage import raise_if_short
 
 LOG = "_run.log.jsonl"  # readers of Parquet folders pass over names that begin with _
-_OLD_LOG = "run.log.jsonl"  # of version 0.3 and before
+_OLD_LOG = "run.log.jsonl"  # of version 0.2 and before
 _ATTEMPTS = 5  # of a run while other runs move updates into place
 
 

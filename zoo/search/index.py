@@ -33,7 +33,7 @@ from zoo.system.json_reader import BadJson, fields, read_json, sha256, text, who
 from zoo.system.terminal import printable
 
 FOLDER = f"{STATE}/index"  # where a reader of the folder's tables does not look
-_OLD_FOLDER = "index"  # of version 0.3 and before
+_OLD_FOLDER = "index"  # of version 0.2 and before
 EXACT_BELOW = 10_000  # rows: a ResNet-50's matrix is then 80 MB, and a query takes a few milliseconds
 RECALL_AT = 10
 RECALL_SAMPLE = 200

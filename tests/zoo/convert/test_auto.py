@@ -275,7 +275,7 @@ def test_other_files_are_named_with_the_command_that_takes_them(net: Network, tm
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.json").write_text("[]")
     (tmp_path / "result").mkdir()
-    (tmp_path / "result" / "manifest.json").write_text("{}")
+    (tmp_path / "result" / "_manifest.json").write_text("{}")
     (tmp_path / "empty").mkdir()
     (tmp_path / "m.onnx").write_bytes(b"\x08\x08")
     (tmp_path / "m.jpg").write_bytes(b"\xff\xd8\xff" + bytes(20))
