@@ -99,8 +99,8 @@ def test_in_memory_every_image_is_decoded_once_and_the_run_is_the_same(
     original = launching.open_training_data
     read: list[int] = []
 
-    def counted(source: str) -> Dataset:
-        dataset = original(source)
+    def counted(source: str, *arguments: str | None) -> Dataset:
+        dataset = original(source, *arguments)
         pixels = dataset._read
         object.__setattr__(dataset, "_read", lambda row: (read.append(row), pixels(row))[1])
         return dataset

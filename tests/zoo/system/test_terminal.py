@@ -62,7 +62,7 @@ def test_failures_of_an_extraction(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_neighbours_of_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     collection = made_collection.make(tmp_path, made_collection.clusters(2, 4), paths=[NAME.encode(), b"\xff\x1b.jpg"])
     found = tuple(Match(item, 0.5) for item in collection.items(0, 2))
-    messages.print_results([QueryResult(NAME, tmp_path, found), QueryResult(NAME, tmp_path, error=NAME)])
+    messages.print_results([QueryResult(NAME, tmp_path, found), QueryResult(NAME, tmp_path, error=NAME)], centred=True)
     out, err = capsys.readouterr()
     assert SHOWN in out.replace("\n", "")
     assert is_clean(out)
