@@ -167,7 +167,26 @@ def run(app: typer.Typer, name: str, *, resume_hint: str) -> NoReturn:
     """
     end = _EndOfProcess()
     atexit.register(end.leave)  # first of all, because what is registered first runs last
-    signal.signal(signal.SIGTERM, _interrupt)
+    line = f"{name}: interrupted: {resume_hint}\n".encode()
+
+    def interrupt(*_: object) -> NoReturn:
+        # Whoever stops a machine may send SIGTERM twice: the second must not interrupt what the first has begun.
+        signal.signal(signal.SIGTERM, nothing)  # not SIG_IGN: Python tells of one that is pending at this moment
+        signal.signal(signal.SIGINT, leave)
+        raise KeyboardInterrupt
+
+    def nothing(*_: object) -> None:
+        pass
+
+    def leave(*_: object) -> NoReturn:
+        # Whoever presses Ctrl-C again does not want to wait; what is finished is on the disk, as after a kill.
+        with suppress(OSError):
+            os.write(2, line)
+        os._exit(EXIT_INTERRUPTED)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # a job in the background ignores it
+        signal.signal(signal.SIGINT, interrupt)
     # Give printing a stream even where the process has none.
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # a daemon may start its children with closed streams
@@ -267,9 +286,3 @@ def _fail(message: str, error: BaseException) -> int:
 def _print_traceback(error: BaseException) -> None:
     if verbosity.is_verbose():
         traceback.print_exception(error)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    # Whoever stops a machine may send it twice: the second must not interrupt what the first has begun.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
