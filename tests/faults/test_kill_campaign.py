@@ -2,7 +2,7 @@
 
 Each command runs once undisturbed. Then, again and again, it starts in a fresh copy of the same folder, is killed at a
 random moment of its life, and runs a second time with the same words: the files are then those of the undisturbed run,
-by name and by bytes. Slow: ``pytest -m slow -n 0 tests/faults/test_kill_campaign.py``.
+by name and by bytes. Slow: ``pytest -m slow -n 2 tests/faults/test_kill_campaign.py``.
 """
 
 from __future__ import annotations
