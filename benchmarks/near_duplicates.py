@@ -60,7 +60,7 @@ def make_copies(photographs: list[Path], folder: Path, count: int, seed: int) ->
 
 
 def same_pixels(folder: Path, names: list[str]) -> Pairs:
-    """Return the pairs of images that are the same by their pixels."""
+    """Return the pairs of images with the same pixels."""
 
     def small(name: str) -> NDArray[np.float32]:
         with Image.open(folder / name) as image:

@@ -182,7 +182,7 @@ def new_run(recipe: Recipe, dataset: Dataset, folder: Path, device: torch.device
     if ranks > 1 and method.synchronised_bn:
         group = collectives.neighbours(group_ranks(recipe.bn_group_images, rows, ranks))
         synchronise_batch_norm(method, device, group)
-    # Let only the first rank's probe learn, if there are labels.
+    # If there are labels, the probe of the first rank alone learns.
     classes = 0 if dataset.labels is None or collectives.rank() else int(dataset.labels.max()) + 1
     dim = ARCHITECTURES[recipe.architecture].num_features
     monitor = OnlineMonitor(method, dim=dim, classes=classes, rows=rows, device=device)

@@ -163,7 +163,7 @@ def test_a_tree_is_removed_and_so_is_what_a_killed_removal_left(tmp_path: Path) 
 def test_a_folder_that_another_process_removes_meanwhile_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
 ) -> None:
-    """mkdir then finds what is gone at its next step, or misses the parent that it has just made."""
+    """The folder is gone before mkdir looks at it again, or its parent is gone before mkdir uses it."""
     mkdir, calls = Path.mkdir, iter(range(100))
 
     def disturbed(self: Path, *arguments: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""What is plausible is read as pyarrow reads it; ``tests/faults/test_hostile_files.py`` has the rest."""
+"""Sound tables read as pyarrow reads them; ``tests/faults/test_hostile_files.py`` has the hostile ones."""
 
 from __future__ import annotations
 
