@@ -84,9 +84,10 @@ def extract(
         dedupe: look for files with the same bytes first, and embed one of them; the others keep their rows, with
             status ``duplicate``. In the end pairs of embeddings that are near each other are written to
             ``_near_duplicates.parquet``. Without it no shard depends on another one.
-        near: with ``dedupe`` the cosine from which on two embeddings are near each other; ``None`` is 0.99. How near
-            two images are depends on the model; ``"auto"`` centres the embeddings by their mean and chooses the cosine
-            from the collection, see ``zoo.extraction.near_threshold``.
+        near: with ``dedupe`` the cosine from which on two embeddings are near each other. How near two images are
+            depends on the model and on the collection, so ``"auto"`` centres the embeddings by their mean and chooses
+            the cosine from the collection, see ``zoo.extraction.near_threshold``. ``None`` is what ``out`` already
+            has, else ``"auto"``.
         update: take in added, changed and removed files instead of refusing them, and try again what could not be
             read. The result is that of a new run over the files as they are now, duplicates too; only the last digits
             of a vector can differ, where the network gives others in another batch.

@@ -101,7 +101,7 @@ class ResultOptions:
             metavar="COSINE|auto",
             parser=_near_text,
             help="With --dedupe: cosine from which on two images are near; auto: chosen from the collection. "
-            "Default: 0.99.",
+            "Default: what OUT already has, else auto.",
         ),
     ] = None
 

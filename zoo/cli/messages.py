@@ -67,7 +67,7 @@ def print_extraction(result: Extraction, out: Path) -> None:
     if result.duplicates:
         say(f"{_count(result.duplicates, 'image')} with the bytes of an earlier one: status duplicate, no embedding")
     if result.near_threshold is not None:
-        say(f"near: a centred cosine of at least {result.near_threshold}, chosen from this collection")
+        say(f"near: a cosine of at least {result.near_threshold}, chosen from this collection")
     if result.near_duplicates:
         _print_near_duplicates(result, out)
     if result.missing:

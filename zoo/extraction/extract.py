@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -147,6 +147,7 @@ def run_extraction(
         executor = LocalExecutor(source, model, threads)
     reader = FileReader(source, threads, config.max_pixels, progress, config.decode)
     run = _Run(absolute(images), OutputFolder(Path(out)), fingerprint, reader, partition, executor)
+    run.near_of_plan = config.near is None
     # Another run can replace the folder under this one, so look again a few times.
     for _ in range(_ATTEMPTS):
         try:
@@ -169,6 +170,7 @@ class _Run:
     reader: FileReader
     partition: Partition
     executor: Executor
+    near_of_plan: bool = False
     notes: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -215,8 +217,12 @@ class _Run:
             plan = Plan.load(self.folder.plan)  # another run may have been first
             if plan is None:
                 raise OutputReplaced
+        # Where no threshold is asked for, that of the plan stays: in version 0.2.0 the default was .99.
+        wanted = self.fingerprint
+        if self.near_of_plan and wanted.dedupe and plan.fingerprint.dedupe:
+            wanted = replace(wanted, near_threshold=plan.fingerprint.near_threshold)
         # An existing plan binds this run: refuse other settings.
-        if found := plan.fingerprint.differences(self.fingerprint):
+        if found := plan.fingerprint.differences(wanted):
             others = f" (and in {', '.join(text.split()[0] for text in found[1:])})" if found[1:] else ""
             # `--backend auto` chooses by what is installed, so the choice can change between two runs
             same = (

@@ -19,12 +19,6 @@ from zoo.transforms.decode import DECODER, PILLOW_MAX_PIXELS, choices_json
 from zoo.transforms.limits import DEFAULT_OPTIONS, MAX_PIXELS, DecodeOptions
 from zoo.transforms.preprocess import Preprocessing
 
-DEFAULT_NEAR = 0.99
-"""Cosine from which on two images are near duplicates. In examples/photos no two different photographs are nearer than
-0.982 with the bundled network; in a collection of one subject many are. It stays the default, because the same command
-gives the same bytes; the command warns where it marks many."""
-
-
 class ModelInfo(Protocol):
     """What a fingerprint says of a model; ``zoo.Embedder`` has it, and so has a model that a cluster opened."""
 
@@ -135,7 +129,7 @@ def _near_duplicates(dedupe: bool, near: float | str | None) -> float | str | No
         return None
     if not dedupe:
         raise UserError("--near needs --dedupe")
-    threshold = DEFAULT_NEAR if near is None else near
+    threshold = AUTO if near is None else near
     if threshold != AUTO and (isinstance(threshold, str) or not 0 < threshold <= 1):
         raise UserError(f"--near {threshold}: give a cosine above 0 and at most 1, or auto")
     return threshold

@@ -22,7 +22,7 @@ from zoo.embeddings.manifest import GROUPS, NEAR_DUPLICATES, NEAR_GROUPS, NEAR_T
 from zoo.embeddings.plan import Plan
 from zoo.embeddings.shards import DamagedShard, OutputFolder, table_name
 from zoo.errors import UserError
-from zoo.extraction.near_threshold import AUTO, choose
+from zoo.extraction.near_threshold import AUTO, UNCENTRED, choose, has_distribution
 from zoo.inference.outputs import EMBEDDING
 from zoo.numerics.similarity import ExactSearch, centred, l2_normalize, mean_direction
 from zoo.system import atomic_files
@@ -43,7 +43,8 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 def write(folder: OutputFolder, plan: Plan) -> None:
     """Commit the pairs of a complete folder whose cosine reaches the plan's threshold, and the groups that they form.
 
-    With the threshold ``auto`` the cosines are centred, and the metadata of the pairs says what was chosen.
+    With the threshold ``auto`` the cosines are centred where there are enough images for it, and the metadata of the
+    pairs says what was chosen.
 
     ``_near_duplicates.parquet`` has the columns ``path``, ``path_of_other`` and ``cosine``; the first path of a pair
     comes first in the plan. It has at most ``MAX_PAIRS`` rows, the first ones found; its metadata says how many there
@@ -151,8 +152,10 @@ def _threshold(folder: OutputFolder, plan: Plan) -> tuple[float, NDArray[np.floa
             yield units
 
     mean = mean_direction(read())
-    blocks = partial(_centred_shards, folder, plan, mean)
-    return choose(blocks, np.concatenate(valid)), mean
+    rows = np.concatenate(valid)
+    if not has_distribution(len(rows), mean):
+        return UNCENTRED, np.zeros_like(mean)
+    return choose(partial(_centred_shards, folder, plan, mean), rows), mean
 
 
 def _centred_shards(folder: OutputFolder, plan: Plan, mean: NDArray[np.float64]) -> Iterator[NDArray[np.float32]]:

@@ -6,7 +6,9 @@ local dimension d the distance r of a nearest neighbour has P(r > x) = exp(-(x /
 log(1 - cosine), which is 2 log r up to a constant, has a Gumbel distribution. Its two parameters are fitted to the
 median and the upper quartile, the side where near duplicates are not. Images below the threshold are then left out and
 the fit is repeated, until nothing changes: so near duplicates hardly move it. Where more than a third of the images
-have one (frames of a film), the distribution is theirs, and a fixed cosine is the better choice.
+have one (frames of a film), the distribution is theirs, and a limit ends the threshold: what is nearer is a near
+duplicate in any collection. A handful of images has no distribution, and in a collection of one picture the mean is
+that picture: both are compared without centring.
 """
 
 from __future__ import annotations
@@ -20,10 +22,15 @@ from numpy.typing import NDArray
 AUTO = "auto"
 """The value of ``near`` that asks for a threshold of the collection's own."""
 TOO_FEW = 20
-"""Images with an embedding; fewer have no distribution, and get ``FOR_FEW``."""
-FOR_FEW = 0.95
+"""Images with an embedding; fewer have no distribution, and get ``UNCENTRED``."""
+UNCENTRED = 0.99
+"""Cosine without centring. In examples/photos no two different photographs are nearer than .982 with the bundled
+network."""
+ONE_PICTURE = 0.998
+"""Mean cosine of all pairs from which on a collection is copies of one picture; flowers17 has .952."""
 _ALPHA = 0.005  # of different images that may be marked: of .003 to .02 the best on flowers17 and Tiny-ImageNet
-_LEAST, _MOST = 0.9, 0.9999  # changed copies of examples/photos are above, different images of small sets below .9
+_LEAST = 0.9  # changed copies of examples/photos are above, different images of small sets below
+_MOST = 0.995  # flowers17 gets .967; frames of one scene are above
 _QUANTILES = (0.5, 0.75)
 _SAMPLE = 2000  # images whose nearest neighbour is looked up: the work grows with the collection, not with its square
 _ROWS_AT_ONCE = 8192
@@ -42,7 +49,12 @@ def choose(blocks: Blocks, valid: NDArray[np.int64]) -> float:
         valid: numbers of the rows that have a vector, in order.
     """
     rows = valid[:: max(1, math.ceil(len(valid) / _SAMPLE))]
-    return threshold_of(_nearest_cosines(blocks, rows)) if len(valid) >= TOO_FEW else FOR_FEW
+    return threshold_of(_nearest_cosines(blocks, rows))
+
+
+def has_distribution(images: int, mean: NDArray[np.float64]) -> bool:
+    """Tell whether a threshold can be chosen for this many images, whose unit vectors have this mean [D]."""
+    return images >= TOO_FEW and float(mean @ mean) < ONE_PICTURE  # |mean|^2 is the mean cosine of all pairs
 
 
 def threshold_of(nearest: NDArray[np.float32]) -> float:

@@ -20,7 +20,7 @@ from zoo.embeddings import manifest
 from zoo.embeddings.verify import verify
 from zoo.errors import UserError
 from zoo.extraction import near_threshold
-from zoo.extraction.near_threshold import FOR_FEW, choose, threshold_of
+from zoo.extraction.near_threshold import UNCENTRED, choose, threshold_of
 from zoo.numerics.similarity import centred, l2_normalize, mean_direction
 
 
@@ -59,13 +59,44 @@ def test_it_is_the_quantile_of_the_distribution_that_it_assumes() -> None:
     assert (nearest >= threshold_of(nearest)).mean() == pytest.approx(0.005, rel=0.3)
 
 
-def test_few_images_and_images_that_are_far_apart() -> None:
-    def blocks() -> Iterator[NDArray[np.float32]]:
-        raise AssertionError("nothing to look up")
-
-    assert choose(blocks, np.arange(19)) == FOR_FEW
+def test_images_that_are_far_apart_and_images_that_are_alike() -> None:
     assert threshold_of(np.linspace(0.1, 0.3, 100, dtype=np.float32)) == 0.9
-    assert threshold_of(np.ones(100, np.float32)) == 0.9999
+    assert threshold_of(np.ones(100, np.float32)) == 0.995
+
+
+def _in_groups(folder: Path) -> tuple[int, int, float]:
+    near = verify(folder).manifest["near_duplicates"]
+    return near["groups"]["groups"], near["groups"]["images"], near["threshold"]
+
+
+def _frames(scenes: int, frames: int) -> NDArray[np.float32]:
+    """Vectors that share a large part; those of one scene differ by one part in a hundred."""
+    rng = np.random.default_rng(3)
+    parts = rng.normal(size=(scenes, 1, 32)) + 0.01 * rng.normal(size=(scenes, frames, 32))
+    return (np.array([*[0] * 31, 30]) + parts.reshape(-1, 32)).astype(np.float32)
+
+
+def test_frames_of_a_film_are_near_duplicates(tmp_path: Path) -> None:
+    """Here every image has one, so the distribution of nearest neighbours is that of near duplicates."""
+    made_collection.make(tmp_path, _frames(12, 25), dedupe={"near": "auto"}, frozen=True)
+    assert _in_groups(tmp_path) == (12, 300, 0.995)
+
+
+@pytest.mark.parametrize(("frames", "threshold"), [(2, UNCENTRED), (19, UNCENTRED), (200, UNCENTRED)])
+def test_copies_of_one_picture_are_near_duplicates(tmp_path: Path, frames: int, threshold: float) -> None:
+    """Centred by their mean, which is the picture, only noise would be left of them."""
+    made_collection.make(tmp_path, _frames(1, frames), dedupe={"near": "auto"}, frozen=True)
+    assert _in_groups(tmp_path) == (1, frames, threshold)
+
+
+def test_the_default_is_chosen_from_the_collection_and_an_earlier_result_keeps_its_own(tmp_path: Path) -> None:
+    images = fill(tmp_path / "images", 24)
+    assert run(images, tmp_path / "new", dedupe=True).near_threshold is not None
+    fixed = run(images, tmp_path / "fixed", dedupe=True, near=0.99)
+    assert fixed.near_threshold is None
+    bytes_before = (tmp_path / "fixed" / "_manifest.json").read_bytes()
+    assert run(images, tmp_path / "fixed", dedupe=True).reused == 24  # as the command without --near did in 0.2.0
+    assert (tmp_path / "fixed" / "_manifest.json").read_bytes() == bytes_before
 
 
 @pytest.mark.parametrize("held", [1, 10**9])
@@ -109,7 +140,7 @@ def test_many_near_duplicates_are_a_warning(tmp_path: Path, capsys: pytest.Captu
     result = run(images, tmp_path / "auto", dedupe=True, near="auto")
     print_extraction(result, tmp_path / "auto")
     said = capsys.readouterr()
-    assert f"near: a centred cosine of at least {result.near_threshold}, chosen from this collection" in said.out
+    assert f"near: a cosine of at least {result.near_threshold}, chosen from this collection" in said.out
     assert result.near_threshold is not None
     assert "--near auto" not in said.err
     # The same command goes on with the result; another threshold would be another result.
