@@ -19,6 +19,7 @@ from zoo.transforms.decode import DECODER, PILLOW_MAX_PIXELS, choices_json
 from zoo.transforms.limits import DEFAULT_OPTIONS, MAX_PIXELS, DecodeOptions
 from zoo.transforms.preprocess import Preprocessing
 
+
 class ModelInfo(Protocol):
     """What a fingerprint says of a model; ``zoo.Embedder`` has it, and so has a model that a cluster opened."""
 
