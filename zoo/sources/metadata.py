@@ -31,6 +31,7 @@ def read_csv(
     """Read a table with a header; every value is bytes: a path need not be UTF-8, and a label "007" must stay that.
 
     Args:
+        delimiter: what separates the values; a semicolon or a tab where the header has none of it.
         choose: which columns to read of those in the header; ``None`` reads all.
 
     Raises:
@@ -39,6 +40,8 @@ def read_csv(
     head = file.readline(_MAX_LINE_BYTES).decode("utf-8-sig", errors="backslashreplace")
     if not head.strip():
         raise UserError(f"{shown} is no readable table (its first line is empty)")
+    if delimiter not in head:  # spreadsheets write semicolons where the comma is the decimal mark
+        delimiter = next((other for other in ";\t" if other in head), delimiter)
     names = next(csv.reader([head.rstrip("\r\n")], delimiter=delimiter), [])
     wanted = choose(names) if choose else names
     first = file.read(1)
