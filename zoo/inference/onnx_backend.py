@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from zoo.errors import UserError, reason_of
 from zoo.inference.embedder import Embedder, Engine, WeightsInfo
+from zoo.inference.onnx_bounds import require_bounded
 from zoo.inference.onnx_checks import require_self_contained
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
 from zoo.models.model_config import line_of_text
@@ -56,6 +57,7 @@ class OnnxEngine:
         # Check the file before the runtime opens it.
         ort = import_onnxruntime()
         require_self_contained(path)
+        require_bounded(path)
         self._path, self._provider = path, _provider(device, ort.get_available_providers())
         self._session = self._start()
         # Keep what callers ask about the file.
