@@ -11,13 +11,29 @@ EXIT_SOME_FAILED = 3  # the run is complete, but some images could not be read
 EXIT_INTERRUPTED = 130  # Ctrl-C or SIGTERM; the same command resumes the run
 
 _VARYING = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>|0x[0-9a-fA-F]{6,}|\w+://[^\s'\"]+")
+# The login of a URL; and its query if it has values: in `s3://bucket/a?.jpg` the question mark is a wildcard.
+_LOGIN = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]+:/{1,2})[^\s/?#'\"@]*@")
+_QUERY = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^\s?'\"]*\?)[^\s'\"]*=[^\s'\"]*")
+
+
+def without_secrets(text: str) -> str:
+    """Return a text whose URLs have lost login and query: ``https://host/x.tar?...``.
+
+    The query of a presigned URL and a login open what they name to everybody who reads them. They are used, and never
+    stored or printed.
+    """
+    return _QUERY.sub(r"\1...", _LOGIN.sub(r"\1", text)) if ":/" in text else text
 
 
 class UserError(Exception):
     """A problem that the user can solve; the message is one line that says what to do.
 
-    Commands print the message after ``error:`` and exit with ``EXIT_USER_ERROR``. Finished output stays on disk.
+    Commands print the message after ``error:`` and exit with ``EXIT_USER_ERROR``. Finished output stays on disk. URLs
+    in the message lose their secrets.
     """
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(without_secrets(part) if isinstance(part, str) else part for part in parts))
 
     def _render_traceback_(self) -> list[str]:
         """The lines that IPython and Jupyter show in place of the traceback."""

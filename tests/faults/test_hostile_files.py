@@ -240,10 +240,12 @@ def test_a_footer_that_ends_pyarrow_s_process(tmp_path: Path) -> None:
 
 def onnx_file(**metadata: Any) -> bytes:
     onnx = pytest.importorskip("onnx")
+    body = metadata.pop("body", "embedding = ReduceMean <keepdims = 0> (x, sides)")
     model = onnx.parser.parse_model(
-        """<ir_version: 8, opset_import: ["" : 18]>
-        g (float[n, 3, 8, 8] x) => (float[n, 3] embedding) {
-            embedding = ReduceMean <axes = [2, 3], keepdims = 0> (x) }"""
+        f"""<ir_version: 8, opset_import: ["" : 18]>
+        g (float[n, 3, 8, 8] x) => (float[n, 3] embedding)
+        <int64[2] sides = {{2, 3}}, int64[2] size = {{1000000000, 3}}, int64[1] zero = {{0}},
+         int64[8] pads = {{0, 0, 20000, 20000, 0, 0, 20000, 20000}}> {{ {body} }}"""
     )
     about = {"model": "m", "method": "byol", "licence": "MIT", "weights_sha256": "0"}
     values = {"format": 2, "about": about, "preprocessing": {"input_size": 8, "resize": 8}, "normalize": False}
@@ -272,7 +274,13 @@ def test_onnx_files(tmp_path: Path) -> None:
         "deep": {"text": "[" * 100_000},
         "list": {"text": "[1]"},
         "output": {"rename": ["other"]},
-    }
+        "constant_folded": {"body": """filled = ConstantOfShape (size)
+            most = ReduceMax (filled, zero)
+            mean = ReduceMean <keepdims = 0> (x, sides)
+            embedding = Add (mean, most)"""},
+        "padded": {"body": """padded = Pad (x, pads)
+            embedding = ReduceMean <keepdims = 0> (padded, sides)"""},
+    }  # fmt: skip
     folder = tmp_path / "models"
     folder.mkdir()
     files = {name: onnx_file(**change) for name, change in changes.items()}
@@ -281,7 +289,9 @@ def test_onnx_files(tmp_path: Path) -> None:
     for name, path in write(folder, files, ".onnx").items():
         words = ["zoo", "extract", "--images", folder, "--model", path, "--out", tmp_path / "o"]
         commands[name] = words, path.stat().st_size
-    refused(tmp_path, commands)
+    errors = refused(tmp_path, commands)
+    assert "ConstantOfShape makes a tensor of 12000 MB" in errors["constant_folded"]
+    assert "Pad makes a tensor of 19" in errors["padded"]
 
 
 def test_tensorflow_checkpoints(tmp_path: Path) -> None:

@@ -21,12 +21,16 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, UserError
+from zoo.cli.supervised import Ended, in_child_if_limited
+from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, UserError, without_secrets
 from zoo.system import verbosity
 from zoo.system.atomic_files import FULL
-from zoo.system.shortage import shortage_of
+from zoo.system.shortage import shortage_behind, shortage_of
 from zoo.system.terminal import print_line
 from zoo.version import __version__
+
+_RESERVE = 8 << 20  # bytes; freed before an error is printed
+_NAMES_A_SHORTAGE = ("memory", "open files", "thread")
 
 
 class _Interrupted(Exception):
@@ -165,7 +169,10 @@ def run(app: typer.Typer, name: str, *, resume_hint: str) -> NoReturn:
         name: the command's name, before each error.
         resume_hint: how to continue, printed after an interruption.
     """
-    end = _EndOfProcess()
+    again = f"{shortage_of(MemoryError())}\n"
+    native = f"{name}: error: under the limit of addresses (`ulimit -v`) a library ended the process, {again}".encode()
+    end = _EndOfProcess(in_child_if_limited(native, EXIT_USER_ERROR))
+    reserve = [bytearray(_RESERVE)]  # of addresses: nothing is written there
     atexit.register(end.leave)  # first of all, because what is registered first runs last
     line = f"{name}: interrupted: {resume_hint}\n".encode()
 
@@ -182,7 +189,7 @@ def run(app: typer.Typer, name: str, *, resume_hint: str) -> NoReturn:
         # Whoever presses Ctrl-C again does not want to wait; what is finished is on the disk, as after a kill.
         with suppress(OSError):
             os.write(2, line)
-        os._exit(EXIT_INTERRUPTED)
+        end.end_now(EXIT_INTERRUPTED)
 
     signal.signal(signal.SIGTERM, interrupt)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # a job in the background ignores it
@@ -192,10 +199,15 @@ def run(app: typer.Typer, name: str, *, resume_hint: str) -> NoReturn:
         if getattr(sys, stream) is None:  # a daemon may start its children with closed streams
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  for the life of the process
         getattr(sys, stream).reconfigure(errors="backslashreplace")  # a terminal of ASCII shows any name
+    short = f"{name}: error: {again}".encode()
     try:
-        end.code = exit_code(app, name, resume_hint)
+        end.code = exit_code(app, name, resume_hint, reserve)
     except KeyboardInterrupt:  # a second one, while the first is printed
         end.code = EXIT_INTERRUPTED
+    except MemoryError:  # too little is left to print
+        with suppress(OSError):
+            os.write(2, short)
+        end.end_now(EXIT_USER_ERROR)
     sys.exit(end.code)
 
 
@@ -213,8 +225,9 @@ class _EndOfProcess:
         code: exit code; that of a traceback until the command has one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Ended) -> None:
         self.code = 1
+        self._ended = ended
         self._process = os.getpid()
 
     def leave(self) -> None:
@@ -224,11 +237,20 @@ class _EndOfProcess:
         for flush in (logging.shutdown, *(s.flush for s in (sys.stdout, sys.stderr) if s is not None)):
             with suppress(OSError, ValueError):  # nobody reads it any more, or the stream is closed
                 flush()
-        os._exit(self.code)
+        self.end_now(self.code)
+
+    def end_now(self, code: int) -> NoReturn:
+        """End the process without flushing."""
+        self._ended.tell()
+        os._exit(code)
 
 
-def exit_code(app: typer.Typer, name: str, resume_hint: str) -> int:
-    """Run ``app`` as ``run`` does, print its error if there is one, and return the exit code."""
+def exit_code(app: typer.Typer, name: str, resume_hint: str, reserve: list[bytearray] | None = None) -> int:
+    """Run ``app`` as ``run`` does, print its error if there is one, and return the exit code.
+
+    Args:
+        reserve: memory to give back before an error is handled, so that it can be printed.
+    """
     verbosity.set_level(0)
     try:
         result = app(standalone_mode=False, prog_name=name)
@@ -236,7 +258,8 @@ def exit_code(app: typer.Typer, name: str, resume_hint: str) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) else EXIT_OK
     except UserError as error:
-        return _fail(f"{name}: error: {error}", error)
+        (reserve or []).clear()
+        return _fail(f"{name}: error: {_with_shortage(error)}", error)
     except TyperException as error:
         context = getattr(error, "ctx", None)
         command = name if context is None else context.command_path
@@ -249,14 +272,23 @@ def exit_code(app: typer.Typer, name: str, resume_hint: str) -> int:
     except (BrokenPipeError, _ClosedPipe):  # `zoo list | head`
         _silence_stdout()
         return EXIT_OK
-    except (MemoryError, OSError, RuntimeError, ImportError) as error:
+    except Exception as error:  # a library that is short of memory raises nearly anything
+        (reserve or []).clear()
         if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
             _silence_stdout()  # `zoo list > /mnt/full/list.txt`
             reason = f"cannot print: {error.strerror}; free space and run the same command again"
             return _fail(f"{name}: error: {reason}", error)
-        if (short := shortage_of(error)) is None:
+        if (short := shortage_behind(error)) is None:
             raise
         return _fail(f"{name}: error: {short}", error)
+
+
+def _with_shortage(error: UserError) -> str:
+    """Return the error's message; first of all the shortage behind it, if it does not name that itself."""
+    text, short = str(error), shortage_behind(error)
+    if short is None or any(word in text for word in _NAMES_A_SHORTAGE):
+        return text
+    return f"{short} (it was met as: {text})"
 
 
 def parse_assignments(texts: list[str]) -> dict[str, str]:
@@ -285,4 +317,5 @@ def _fail(message: str, error: BaseException) -> int:
 
 def _print_traceback(error: BaseException) -> None:
     if verbosity.is_verbose():
-        traceback.print_exception(error)
+        text = without_secrets("".join(traceback.format_exception(error)))
+        print(text, end="", file=sys.stderr)  # noqa: T201  many lines

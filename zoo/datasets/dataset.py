@@ -33,7 +33,7 @@ from PIL import Image
 from zoo.datasets.listed import LABEL_COLUMNS, Listed, split_of, takes, text_of
 from zoo.datasets.npz import PixelArray, open_npy, open_npz, require_memory
 from zoo.datasets.torchvision import has_torchvision_split, open_torchvision
-from zoo.errors import UserError, reason_of
+from zoo.errors import UserError, reason_of, without_secrets
 from zoo.sources.tar import expand, samples
 from zoo.transforms.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
 
@@ -168,7 +168,8 @@ def open_dataset(source: Path | str, split: str | None = None, label_column: str
         return _open_torchvision(text, split)
     chosen = split_of(text, split) if split else text
     if chosen and takes(chosen):
-        return _open_listed(chosen, path.name if split is None else f"{path.name}/{split}", label_column)
+        name = Path(without_secrets(text)).name  # it is stored with results
+        return _open_listed(chosen, name if split is None else f"{name}/{split}", label_column)
     if label_column is not None:
         return _open_tables(path, split, label_column)
     if "{" in path.name and path.name.endswith(".tar"):

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from zoo.errors import UserError
+from zoo.datasets.listed import text_of
+from zoo.errors import UserError, without_secrets
 from zoo.evaluate.context import Context
 from zoo.evaluate.protocols import PROTOCOLS, WITH_SCHEDULE
 from zoo.evaluate.result import EvaluationJson, Result
@@ -118,13 +119,16 @@ def command_line(context: Context) -> str:
 
 
 def _portable(text: str) -> str:
-    """Cut an absolute path, or the one at the end of ``torchvision:NAME:ROOT``, to its last name."""
+    """Cut an absolute path, or the one at the end of ``torchvision:NAME:ROOT``, to its last name; URLs lose secrets."""
+    text = without_secrets(text_of(text))
     prefix, colon, path = text.rpartition(":") if text.startswith("torchvision:") else ("", "", text)
     return prefix + colon + (Path(path).name if Path(path).is_absolute() else path)
 
 
 def _portable_settings(settings: Mapping[str, str]) -> dict[str, str]:
-    return {name: _portable(text) if name in _PATH_OPTIONS else text for name, text in settings.items()}
+    return {
+        name: _portable(text) if name in _PATH_OPTIONS else without_secrets(text) for name, text in settings.items()
+    }
 
 
 def versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 
 from zoo.errors import UserError, reason_of
 from zoo.inference.embedder import Embedder, Engine, WeightsInfo
+from zoo.inference.onnx_bounds import require_bounded
 from zoo.inference.onnx_checks import require_self_contained
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
 from zoo.models.model_config import line_of_text
 from zoo.system.atomic_files import sha256_file
 from zoo.system.hardware import devices_here, usable_cores
-from zoo.system.shortage import raise_if_short
+from zoo.system.shortage import raise_if_short, require_addresses
 from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ _OF_PARENTS: list[object] = []  # sessions that a forked process has inherited a
 _MAX_DIM = 1 << 16
 _PIXELS, _PRECISIONS = ("any", "crop", "normalised"), ("fp32", "fp16", "int8")
 _PACKAGES = ("onnxruntime-gpu", "onnxruntime")
+# Addresses that the library takes to start, that a thread's stack takes, and that a session takes per byte of its file.
+_LIBRARY_BYTES, _STACK_BYTES, _COPIES = 128 << 20, 8 << 20, 3
 
 
 class OnnxEngine:
@@ -53,6 +57,7 @@ class OnnxEngine:
         # Check the file before the runtime opens it.
         ort = import_onnxruntime()
         require_self_contained(path)
+        require_bounded(path)
         self._path, self._provider = path, _provider(device, ort.get_available_providers())
         self._session = self._start()
         # Keep what callers ask about the file.
@@ -74,11 +79,13 @@ class OnnxEngine:
         ort, path, provider = import_onnxruntime(), self._path, self._provider
         # Set the session up for a process that also decodes images.
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only: it warns about GPUs that are not there
+        options.log_severity_level = 4  # an error is raised, and printed once
         options.intra_op_num_threads = usable_cores()  # its own count ignores the process's affinity and limits
         # its threads must not spin between two batches, when the cores decode images
         options.add_session_config_entry("session.force_spinning_stop", "1")
         # Start the session, and refuse a silent fall-back to the CPU.
+        needed = (_LIBRARY_BYTES >> 1) + _STACK_BYTES * usable_cores() + _COPIES * path.stat().st_size
+        require_addresses(needed, f"a session of ONNX Runtime with {path.name}")
         try:
             session = ort.InferenceSession(str(path), options, providers=[provider])
         except Exception as error:  # onnxruntime's exceptions share no base class
@@ -253,6 +260,8 @@ def _both_installed() -> str:
 
 def import_onnxruntime() -> ModuleType:
     """Import onnxruntime. Raises UserError, which says how to install it."""
+    if "onnxruntime" not in sys.modules:
+        require_addresses(_LIBRARY_BYTES, "ONNX Runtime")
     try:
         return import_module("onnxruntime")
     except ImportError as error:

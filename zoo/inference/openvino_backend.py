@@ -20,6 +20,7 @@ from zoo.errors import UserError, reason_of
 from zoo.inference.embedder import Embedder
 from zoo.inference.images import as_rgb
 from zoo.inference.onnx_backend import OnnxEngine, embedder_of, read_metadata, require_embedding
+from zoo.inference.onnx_bounds import require_bounded
 from zoo.inference.onnx_checks import require_self_contained
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
 from zoo.inference.parity import shipped_photographs, smallest_cosine
@@ -57,6 +58,7 @@ class OpenVinoEngine:
         if device != "cpu":
             raise UserError(f"OpenVINO runs on cpu here, not on {device!r}: this machine has {devices_here()}")
         require_self_contained(path)
+        require_bounded(path)
         self._path, self.device = path, device
         # Read what callers ask about the file.
         model = self._read()

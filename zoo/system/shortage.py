@@ -7,6 +7,10 @@ looks complete, and a run with more memory would never try that image again.
 from __future__ import annotations
 
 import errno
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 from zoo.errors import UserError
 
@@ -53,6 +57,69 @@ def raise_if_short(error: BaseException) -> None:
     line = shortage_of(error)
     if line is not None:
         raise UserError(line) from error
+
+
+def shortage_behind(error: BaseException) -> str | None:
+    """Return the line of ``shortage_of`` for an error, or for one that it followed; ``None`` if there is none.
+
+    A library that is short of memory fails in many ways: an import leaves half a module, a damaged file is reported
+    where no byte is damaged. The first error of the chain tells, or that the process was at its limit.
+    """
+    known = next((line for each in _chain(error) if (line := shortage_of(each)) is not None), None)
+    return shortage_of(MemoryError()) if known is None and _was_at_limit() else known
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    waiting, seen = [error], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [before for before in (each.__cause__, each.__context__) if before is not None]
+
+
+def require_addresses(needed: int, what: str) -> None:
+    """Refuse to start what would not fit into the limit of addresses (``ulimit -v``) of this process, if it has one.
+
+    Native libraries start threads and fill tables outside of any call that could report an error: short of memory
+    there, they end the process (std::terminate, SIGSEGV) instead of raising.
+
+    Args:
+        needed: bytes that it takes at least.
+        what: its name for the message.
+
+    Raises:
+        UserError: the limit leaves less.
+    """
+    left = _addresses_left("VmSize")
+    if left is not None and left < needed:
+        raise UserError(
+            f"out of memory: {what} needs {needed >> 20} MB, and the limit of this process (`ulimit -v`) leaves "
+            f"{max(0, left) >> 20} MB: raise it, {_AGAIN}"
+        )
+
+
+def _was_at_limit() -> bool:
+    left = _addresses_left("VmPeak")
+    return left is not None and left < _SPARE
+
+
+def _addresses_left(field: str) -> int | None:
+    """Return the limit of addresses minus a field of ``/proc/self/status``; ``None`` without a limit."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == field:
+                return limit - int(value.split()[0]) * 1024
+    return None
 
 
 def _memory_is_short() -> bool:

@@ -11,6 +11,8 @@ import sys
 import unicodedata
 from typing import TextIO
 
+from zoo.errors import without_secrets
+
 
 def printable(text: object) -> str:
     r"""Return ``str(text)`` with what is no visible character or space escaped as Python does: ``\x1b``, ``\n``.
@@ -22,13 +24,13 @@ def printable(text: object) -> str:
 
 
 def print_line(text: object, *, file: TextIO | None = None, flush: bool = False) -> None:
-    """Print one line, escaped by ``printable``.
+    """Print one line, escaped by ``printable``; URLs lose login and query.
 
     Args:
         file: output; ``None`` is stdout.
         flush: hand it to the operating system at once.
     """
-    print(printable(text), file=file or sys.stdout, flush=flush)
+    print(printable(without_secrets(str(text))), file=file or sys.stdout, flush=flush)
 
 
 def print_json(value: object) -> None:

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import re
+import warnings
 from functools import cache
 from importlib.util import find_spec
 
 from PIL import features
 
+from zoo.system.shortage import raise_if_short
 from zoo.transforms.limits import HEIC_EXTENSIONS, NEEDS_HEIC
 
 HAS_HEIF = find_spec("pillow_heif") is not None  # the extra heic
 
+
+def _has_avif() -> bool:
+    """Return whether this Pillow reads AVIF. UserError: too little memory to load it, of which Pillow only warns."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = features.check("avif")
+    for each in told:
+        raise_if_short(ImportError(str(each.message)))
+    return bool(found)
+
+
+_HAS_AVIF = _has_avif()
+
 FORMATS = (
     "JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF",
-    *(("AVIF",) if features.check("avif") else ()),
+    *(("AVIF",) if _HAS_AVIF else ()),
     *(("HEIF",) if HAS_HEIF else ()),
 )  # fmt: skip
 EXTENSIONS = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"),
-        *((".avif",) if features.check("avif") else ()),
+        *((".avif",) if _HAS_AVIF else ()),
         *(HEIC_EXTENSIONS if HAS_HEIF else ()),
     )
 )
