@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from zoo.cli.app import add_verbosity, new_app, run
+from zoo.errors import UserError
 from zoo.system.terminal import print_line
 
 app = new_app("Train siamese networks and their baselines, resume, and export encoders for the zoo.")
@@ -22,10 +23,33 @@ def recipes(
     full: Annotated[
         bool, typer.Option("--full", help="Also learning rate, views, hardware and the source of the score.")
     ] = False,
+    for_data: Annotated[
+        int | None, typer.Option("--for-data", min=1, help="Recommend one recipe for so many images of your own.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="--for-data: short side of the images, pixels.")] = None,
+    device: Annotated[str | None, typer.Option(help="--for-data: cpu or gpu; default: what is here.")] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="--for-data: GB of that device; default: what this machine has.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="--for-data: train some steps here to know the hours.")
+    ] = False,
 ) -> None:
-    """List recipes, with the papers' results for them."""
+    """List recipes, with the papers' results for them; or recommend one for your images (--for-data)."""
     from training.messages import RecipeFilters, print_recipes
 
+    given = {"--size": size, "--device": device, "--memory": memory, "--measure": measure or None}
+    if for_data is not None:
+        if name or method or data or max_epochs or full:
+            raise UserError("--for-data recommends one recipe: leave the name and the filters out")
+        if size is None:
+            raise UserError("--for-data needs --size: the short side of your images in pixels")
+        from training.messages import print_recommendation
+
+        print_recommendation(for_data, size, device, memory, measured=measure)
+        return
+    if wrong := [option for option, value in given.items() if value is not None]:
+        raise UserError(f"{wrong[0]} needs --for-data: the number of your images")
     print_recipes(RecipeFilters(name, method, data, max_epochs), full=full)
 
 

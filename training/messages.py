@@ -78,6 +78,20 @@ def print_recipes(filters: RecipeFilters, *, full: bool = False) -> None:
             print_line(line)
 
 
+def print_recommendation(
+    images: int, size: int, device: str | None, memory: float | None, *, measured: bool = False
+) -> None:
+    """Print the recipe for somebody's images, a line for each reason, and the command that trains it."""
+    from training.planning.recommend import recommend
+    from zoo.system.hardware import gpu_in_sight
+
+    found = recommend(images, size, device or ("gpu" if gpu_in_sight() else "cpu"), memory, measured=measured)
+    print_line(f"{found.name}: {found.reasons['recipe']}")
+    for choice in ("size", "batch", "epochs", "hours"):
+        print_line(f"  {choice:6}  {found.reasons[choice]}")
+    print_line(found.command)
+
+
 def print_progress(line: str) -> None:
     """Print to stderr, so that a pipe receives only the table."""
     print_line(line, file=sys.stderr, flush=True)

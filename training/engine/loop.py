@@ -18,6 +18,7 @@ from training.data.loader import Batch
 from training.distributed import collectives
 from training.distributed.sync_batch_norm import PreservedRunningStats
 from training.engine import checkpoint, schedules
+from training.engine.cost import duration, expectation
 from training.engine.oom import explain_out_of_memory
 from training.engine.optim import set_learning_rate
 from training.engine.signals import StopSignal
@@ -32,8 +33,11 @@ from zoo.errors import UserError
 from zoo.system import atomic_files
 from zoo.system.malloc import keep_freed_memory
 from zoo.system.progress import Progress
+from zoo.system.verbosity import note
 
 _LOG_STEPS = 20
+_TIMED_STEPS = 5  # after the first one, which is slower; then the time that is left is said
+_SOON = 60  # seconds that need no such line
 _MAX_SKIPPED = 30  # after so many halvings a scale of 2^16 is below 1e-4: no gradient needs less
 _SHOWN_IMAGES = 4  # in the error message for a loss that is not finite
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,6 +74,9 @@ def train(
     ):
         if run.device.type == "cpu":
             keep_freed_memory()
+        if run.step < run.total_steps and collectives.rank() == 0:
+            left = (run.total_steps - run.step) * recipe.optim.batch_size
+            note(expectation(recipe, run.device, images=left, ranks=collectives.world_size()))
         with tf32(recipe.precision != "fp32"), closing(train_steps(run, loggers=loggers)) as steps:
             for _ in steps:
                 pass
@@ -129,11 +136,12 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
             progress.say(
                 f"the learning rate only rises: optim.warmup_epochs={config.warmup_epochs:g} covers all epochs"
             )
-        for note in run.notes:
-            progress.say(note)
-            log({"note": note})
+        for line in run.notes:
+            progress.say(line)
+            log({"note": line})
         log({"hardware": run.hardware[-1], "ranks": ranks, "precision": recipe.precision})
         started, logged_step, logged_at = time.perf_counter() - run.seconds, run.step, time.perf_counter()
+        first_step, timed_from = run.step, started
 
         for batch in batches:
             for name, reason in batch.unreadable.items():
@@ -199,6 +207,12 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
             if scaler.is_enabled():
                 report["scale"] = scaler.get_scale()
             progress.advance(config.batch_size, epoch=epoch + 1, loss=f"{report['loss']:.4f}")
+            if run.step == first_step + 1:
+                timed_from = time.perf_counter()
+            elif run.step == first_step + 1 + _TIMED_STEPS:
+                left = (time.perf_counter() - timed_from) / _TIMED_STEPS * (total_steps - run.step)
+                if left > _SOON:
+                    progress.say(f"about {duration(left)} left, by the first {_TIMED_STEPS} steps here")
             if checked := run.monitor.after_step(run.step, batch.labels):
                 log(checked)
                 if (warning := run.monitor.warning()) is not None:
