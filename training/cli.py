@@ -73,7 +73,7 @@ def run_recipe(
         int | None, typer.Option(min=1, help="Epochs of the whole run; with --resume the run is extended.")
     ] = None,
     change: Annotated[
-        bool, typer.Option("--change", help="With --resume: go on with another lr, batch size or accumulate.")
+        bool, typer.Option("--change", help="With --resume: go on with another lr, batch size, accumulate or patience.")
     ] = False,
     init: Annotated[
         str | None, typer.Option(help="Start the encoder from these weights: a name of the zoo, a folder or a file.")
@@ -101,7 +101,7 @@ def run_recipe(
     settings = [*(set_ or []), *([f"optim.epochs={epochs}"] if epochs else [])]
     changing = {"optim.epochs"} if epochs and resume else set()
     if change:
-        changing |= {"optim.lr", "optim.batch_size", "accumulate", "optim.epochs"}
+        changing |= {"optim.lr", "optim.batch_size", "accumulate", "optim.epochs", "early_stop_patience"}
     path = launch(recipe, data, out, overrides=settings, device=device, resume=resume, in_memory=in_memory,
                   loggers=loggers, changing=changing, init=init, label_column=label_column)  # fmt: skip
     print_trained(path)

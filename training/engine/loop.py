@@ -25,6 +25,7 @@ from training.engine.signals import StopSignal
 from training.engine.state import Run, open_run, save
 from training.methods import StepInfo
 from training.monitoring.collapse import COLLAPSE_WARNING, measure_outputs
+from training.monitoring.finetune_probe import finetuned_accuracy
 from training.monitoring.loggers import OpenLogger
 from training.monitoring.metrics_log import MetricsLog
 from training.recipes.config import Recipe, to_json
@@ -74,6 +75,10 @@ def train(
     ):
         if run.device.type == "cpu":
             keep_freed_memory()
+        if run.is_stopped:
+            if collectives.rank() == 0:
+                note(f"the run has ended: {run.early_stop.reason}; --change with early_stop_patience=0 goes on")
+            return folder / checkpoint.file_name(run.step)
         if run.step < run.total_steps and collectives.rank() == 0:
             left = (run.total_steps - run.step) * recipe.optim.batch_size
             note(expectation(recipe, run.device, images=left, ranks=collectives.world_size()))
@@ -227,27 +232,40 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
                 log({**report, **probe, "images_per_second": round(rate, 1)})
 
             # -------------------------------------------------------- monitors, after every so many epochs
-            if (epochs_done := _epochs_to_measure(run)) is not None:
+            if (epochs_done := _epochs_done(run, recipe.monitor_epochs)) is not None:
                 if is_first_rank:
                     measured = measure_outputs(method, run.dataset, views=recipe.views, device=run.device)
                     log({"epoch": epochs_done, **measured.log_values()})
                     progress.say(f"epoch {epochs_done}: {measured}")
                     if measured.collapsed:
                         progress.say(COLLAPSE_WARNING)
+                    run.early_stop.add(epochs_done, measured.knn)
                 collectives.barrier()
+            if (epochs_done := _epochs_done(run, recipe.finetune_epochs)) is not None:
+                if is_first_rank:
+                    score = finetuned_accuracy(method, recipe, run.dataset, epoch=epochs_done, device=run.device)
+                    if score is not None:
+                        log({"epoch": epochs_done, "finetune": round(score, 2)})
+                        progress.say(f"epoch {epochs_done}: finetuned {score:.1f} %")
+                collectives.barrier()
+            plateau = run.step < total_steps and run.is_stopped
+            if plateau and is_first_rank:
+                progress.say(f"the run ends early: {run.early_stop.reason}")
+                log({"early_stop": run.early_stop.reason})
 
             # -------------------------------------------------------- checkpoint, and stop if a signal asked for it
             stopping = stop.received()
-            if stopping or run.step % recipe.checkpoint_steps == 0 or run.step == total_steps:
+            if stopping or plateau or run.step % recipe.checkpoint_steps == 0 or run.step == total_steps:
                 save(run)
             yield report
+            if plateau:
+                return
             if stopping and run.step < total_steps:
                 raise KeyboardInterrupt
 
 
-def _epochs_to_measure(run: Run) -> int | None:
-    """Return the number of completed epochs if the monitors are due: every ``monitor_epochs``, and at the end."""
-    every = run.recipe.monitor_epochs
+def _epochs_done(run: Run, every: int) -> int | None:
+    """Return the number of completed epochs if monitors are due: after ``every`` epochs, and at the end; 0 is never."""
     if not every:
         return None
     if run.step == run.total_steps:

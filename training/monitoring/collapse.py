@@ -70,7 +70,7 @@ def measure_outputs(method: Method, dataset: Dataset, *, views: Views, device: t
     batches, kept = [], []
     dtype = next(method.encoder.parameters()).dtype
     for start in range(0, len(rows), _BATCH):
-        pixels, readable = _normalised_pixels(dataset, rows[start : start + _BATCH], views, device)
+        pixels, readable = normalised_pixels(dataset, rows[start : start + _BATCH], views, device)
         if len(pixels):
             batches.append(method.encoder(pixels.to(dtype)).float())
             kept.append(readable + start)
@@ -118,7 +118,7 @@ def effective_rank(z: Tensor) -> float:
     return float(torch.exp(-torch.special.xlogy(p, p).sum()))
 
 
-def _normalised_pixels(
+def normalised_pixels(
     dataset: Dataset, rows: NDArray[np.int64], views: Views, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Return float [n, 3, views.size, views.size] of the n readable images, and their indices in ``rows``."""
