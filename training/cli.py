@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from zoo.cli.app import add_verbosity, new_app, run
+from zoo.cli.options import LabelColumn
 from zoo.errors import UserError
 from zoo.system.terminal import print_line
 
@@ -65,9 +66,7 @@ def run_recipe(
     ],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and log.jsonl.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="field=value, e.g. optim.lr=0.3; repeatable.")] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Column of a list or table with the labels; default: label, class, ...")
-    ] = None,
+    label_column: LabelColumn = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from OUT's last checkpoint.")] = False,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of the whole run; with --resume the run is extended.")
@@ -110,7 +109,13 @@ def run_recipe(
 @app.command()
 def ablate(
     name: Annotated[str, typer.Argument(help="target, beta, batch-size, views or stop-gradient.")],
-    data: Annotated[Path, typer.Option(help="Labelled images with the splits train and test (or val).")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Labelled images, as for `run`; with the splits train and test (or val), or a fifth of each class is "
+            "held out."
+        ),
+    ],
     out: Annotated[
         Path, typer.Option(help="Folder for cells, NAME.json and NAME.png; finished cells are not run again.")
     ],
@@ -119,23 +124,24 @@ def ablate(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="field=value for all rows, e.g. optim.epochs=8; repeatable.")
     ] = None,
+    label_column: LabelColumn = None,
     images: Annotated[int | None, typer.Option(min=1, help="Training images to use; default: 5000.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
 ) -> None:
     """Run one of the papers' ablations and print it beside the published table; minutes to an hour on two cores."""
     from zoo.system.hardware import require_device_name
-    from zoo.system.preflight import require_packages, require_path
+    from zoo.system.preflight import require_given, require_packages, require_path
 
     require_device_name(device)
     require_packages("zoo-train ablate", "train", "matplotlib", "scipy")
+    require_given(data)
     require_path(data, f"no data at {data}: give a folder of images, a parquet, tar or npz file or a folder of them")
     from training.launch import launch_ablation
     from training.messages import print_ablation, print_progress
 
     sets = set_ or []
-    result = launch_ablation(
-        name, data, out, seeds=seeds, full=full, overrides=sets, images=images, device=device, report=print_progress
-    )
+    result = launch_ablation(name, data, out, seeds=seeds, full=full, overrides=sets, images=images, device=device,
+                             report=print_progress, label_column=label_column)  # fmt: skip
     print_ablation(result, out)
 
 

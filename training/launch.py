@@ -65,7 +65,7 @@ def launch(
 
 def launch_ablation(
     name: str,
-    data: Path,
+    data: str,
     out: Path,
     *,
     seeds: int,
@@ -74,6 +74,7 @@ def launch_ablation(
     images: int | None,
     device: str | None,
     report: Callable[[str], None],
+    label_column: str | None = None,
 ) -> AblationResult:
     """Run an ablation in the full or the small setting.
 
@@ -91,4 +92,6 @@ def launch_ablation(
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return run.ablate(name, data, out, seeds=seeds, setting=setting, device=device, report=report)
+    return run.ablate(
+        name, data, out, seeds=seeds, setting=setting, device=device, report=report, label_column=label_column
+    )
