@@ -146,6 +146,47 @@ def ablate(
 
 
 @app.command()
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="Name from `zoo-train recipes`, or MODULE:NAME, FILE.py:NAME.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Labelled images, as for `run`; with the splits train and test (or val), or a fifth of each class is "
+            "held out."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the runs and sweep.json; finished runs are not run again.")],
+    over: Annotated[list[str], typer.Option("--over", help="FIELD=VALUE,VALUE, e.g. optim.lr=0.05,0.1; repeatable.")],
+    halving: Annotated[
+        int | None, typer.Option(min=2, help="Successive halving: short runs first, one in so many goes on.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="field=value for all runs, e.g. optim.epochs=8; repeatable.")
+    ] = None,
+    label_column: LabelColumn = None,
+    images: Annotated[int | None, typer.Option(min=2, help="Training images to use; default: all.")] = None,
+    in_memory: Annotated[
+        bool, typer.Option("--in-memory", help="Decode all images once and keep them; for small images.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
+) -> None:
+    """Train a recipe with each combination of some values, and rank them by kNN on held-out images."""
+    from zoo.system.hardware import require_device_name
+    from zoo.system.preflight import require_given, require_path
+
+    require_device_name(device)
+    require_given(data)
+    require_path(data, f"no data at {data}: give a folder of images, a parquet, tar or npz file or a folder of them")
+    from training.launch import launch_sweep
+    from training.messages import print_progress, print_sweep
+
+    result = launch_sweep(recipe, data, out, over=over, overrides=set_ or [], halving=halving, images=images,
+                          in_memory=in_memory, device=device, report=print_progress,
+                          label_column=label_column)  # fmt: skip
+    print_sweep(result, out)
+
+
+@app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint-*.pt, or the folder of a run.")],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],

@@ -9,6 +9,7 @@ from pathlib import Path
 from training.ablations.result import AblationResult
 from training.recipes.config import Recipe
 from training.recipes.table import RECIPES, RecipeEntry
+from training.sweeps.result import SweepResult
 from zoo.errors import UserError
 from zoo.system.terminal import print_line
 
@@ -145,6 +146,25 @@ def print_ablation(result: AblationResult, out: Path) -> None:
     else:
         console.print("apart: no two rows, so nothing follows about their order", markup=False)
     print_line(f"{out / result['ablation']}.json, {out / result['ablation']}.png")
+
+
+def print_sweep(result: SweepResult, out: Path) -> None:
+    """Print the candidates of each rung, best first, and what the last one says."""
+    sizes = [part[1] for part in result["data"]]
+    print_line(f"{result['recipe']}, {result['scheme']}: {result['score']}, of {sizes[1]}; trained on {sizes[0]}")
+    for rung in result["rungs"]:
+        print_line(f"{rung['epochs']} epochs")
+        for trial in rung["trials"]:
+            low, high = trial["interval"]
+            fate = "  collapsed" if trial["collapsed"] else "  kept" if trial["kept"] else ""
+            score = f"{trial['knn']:5.1f} %  {low:5.1f} to {high:5.1f}"
+            print_line(f"  {score}  {trial['images_seen']} images  {', '.join(trial['settings'])}{fate}")
+    if result["tied"]:
+        tied = "; ".join(", ".join(settings) for settings in result["tied"])
+        print_line(f"not told apart from the best (the intervals overlap): {tied}")
+    sets = " ".join(f"--set {setting}" for setting in result["best"])
+    print_line(f"best: {sets}")
+    print_line(f"{out / 'sweep.json'}")
 
 
 def print_trained(path: Path | None) -> None:

@@ -63,7 +63,7 @@ def ablate(
     # Take the images that every cell trains on and is scored on.
     ablation, rows = ABLATIONS[name], ABLATIONS[name].rows(setting)
     train, test = (
-        _sample(split, count)
+        sample(split, count)
         for split, count in zip(training_splits(data, label_column), (setting.images, setting.queries), strict=True)
     )
     # Cells: train and score the missing ones.
@@ -130,7 +130,7 @@ def _row_result(row: AblationRow, cells: list[CellResult]) -> RowResult:
     }
 
 
-def _sample(dataset: Dataset, count: int) -> Dataset:
+def sample(dataset: Dataset, count: int) -> Dataset:
     """Return the first ``count`` rows of a fixed permutation; with 0, all rows.
 
     Raises:
