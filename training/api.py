@@ -24,6 +24,7 @@ def train(
     loggers: Sequence[OpenLogger] = (),
     changing: Collection[str] = (),
     init: str | None = None,
+    label_column: str | None = None,
 ) -> Path:
     """Train a recipe and return the path of the last checkpoint.
 
@@ -37,6 +38,7 @@ def train(
         changing: fields that a resumed run may change: ``optim.epochs``, ``optim.lr``, ``optim.batch_size`` and
             ``accumulate``; the schedules are planned again.
         init: weights from which the encoder of a new run starts: a name of the zoo, a folder or a file.
+        label_column: column of a list or table with the labels; default: the one with a usual name.
         loggers: opened with the folder, the step and the recipe; each then receives what the log receives.
 
     Raises:
@@ -48,7 +50,7 @@ def train(
     config = find(recipe) if isinstance(recipe, str) else recipe
     check_ranges(config)
     if isinstance(data, str | os.PathLike):
-        dataset = open_training_data(os.fspath(data))
+        dataset = open_training_data(os.fspath(data), label_column)
     else:
         dataset = data if isinstance(data, Dataset) else from_torch(data)
     folder = Path(out)

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from zoo.cli.app import add_verbosity, new_app, run
+from zoo.cli.options import LabelColumn
+from zoo.errors import UserError
 from zoo.system.terminal import print_line
 
 app = new_app("Train siamese networks and their baselines, resume, and export encoders for the zoo.")
@@ -22,10 +24,33 @@ def recipes(
     full: Annotated[
         bool, typer.Option("--full", help="Also learning rate, views, hardware and the source of the score.")
     ] = False,
+    for_data: Annotated[
+        int | None, typer.Option("--for-data", min=1, help="Recommend one recipe for so many images of your own.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="--for-data: short side of the images, pixels.")] = None,
+    device: Annotated[str | None, typer.Option(help="--for-data: cpu or gpu; default: what is here.")] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="--for-data: GB of that device; default: what this machine has.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="--for-data: train some steps here to know the hours.")
+    ] = False,
 ) -> None:
-    """List recipes, with the papers' results for them."""
+    """List recipes, with the papers' results for them; or recommend one for your images (--for-data)."""
     from training.messages import RecipeFilters, print_recipes
 
+    given = {"--size": size, "--device": device, "--memory": memory, "--measure": measure or None}
+    if for_data is not None:
+        if name or method or data or max_epochs or full:
+            raise UserError("--for-data recommends one recipe: leave the name and the filters out")
+        if size is None:
+            raise UserError("--for-data needs --size: the short side of your images in pixels")
+        from training.messages import print_recommendation
+
+        print_recommendation(for_data, size, device, memory, measured=measure)
+        return
+    if wrong := [option for option, value in given.items() if value is not None]:
+        raise UserError(f"{wrong[0]} needs --for-data: the number of your images")
     print_recipes(RecipeFilters(name, method, data, max_epochs), full=full)
 
 
@@ -41,15 +66,13 @@ def run_recipe(
     ],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and log.jsonl.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="field=value, e.g. optim.lr=0.3; repeatable.")] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Column of a list or table with the labels; default: label, class, ...")
-    ] = None,
+    label_column: LabelColumn = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from OUT's last checkpoint.")] = False,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of the whole run; with --resume the run is extended.")
     ] = None,
     change: Annotated[
-        bool, typer.Option("--change", help="With --resume: go on with another lr, batch size or accumulate.")
+        bool, typer.Option("--change", help="With --resume: go on with another lr, batch size, accumulate or patience.")
     ] = False,
     init: Annotated[
         str | None, typer.Option(help="Start the encoder from these weights: a name of the zoo, a folder or a file.")
@@ -77,7 +100,7 @@ def run_recipe(
     settings = [*(set_ or []), *([f"optim.epochs={epochs}"] if epochs else [])]
     changing = {"optim.epochs"} if epochs and resume else set()
     if change:
-        changing |= {"optim.lr", "optim.batch_size", "accumulate", "optim.epochs"}
+        changing |= {"optim.lr", "optim.batch_size", "accumulate", "optim.epochs", "early_stop_patience"}
     path = launch(recipe, data, out, overrides=settings, device=device, resume=resume, in_memory=in_memory,
                   loggers=loggers, changing=changing, init=init, label_column=label_column)  # fmt: skip
     print_trained(path)
@@ -86,7 +109,13 @@ def run_recipe(
 @app.command()
 def ablate(
     name: Annotated[str, typer.Argument(help="target, beta, batch-size, views or stop-gradient.")],
-    data: Annotated[Path, typer.Option(help="Labelled images with the splits train and test (or val).")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Labelled images, as for `run`; with the splits train and test (or val), or a fifth of each class is "
+            "held out."
+        ),
+    ],
     out: Annotated[
         Path, typer.Option(help="Folder for cells, NAME.json and NAME.png; finished cells are not run again.")
     ],
@@ -95,24 +124,66 @@ def ablate(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="field=value for all rows, e.g. optim.epochs=8; repeatable.")
     ] = None,
+    label_column: LabelColumn = None,
     images: Annotated[int | None, typer.Option(min=1, help="Training images to use; default: 5000.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
 ) -> None:
     """Run one of the papers' ablations and print it beside the published table; minutes to an hour on two cores."""
     from zoo.system.hardware import require_device_name
-    from zoo.system.preflight import require_packages, require_path
+    from zoo.system.preflight import require_given, require_packages, require_path
 
     require_device_name(device)
     require_packages("zoo-train ablate", "train", "matplotlib", "scipy")
+    require_given(data)
     require_path(data, f"no data at {data}: give a folder of images, a parquet, tar or npz file or a folder of them")
     from training.launch import launch_ablation
     from training.messages import print_ablation, print_progress
 
     sets = set_ or []
-    result = launch_ablation(
-        name, data, out, seeds=seeds, full=full, overrides=sets, images=images, device=device, report=print_progress
-    )
+    result = launch_ablation(name, data, out, seeds=seeds, full=full, overrides=sets, images=images, device=device,
+                             report=print_progress, label_column=label_column)  # fmt: skip
     print_ablation(result, out)
+
+
+@app.command()
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="Name from `zoo-train recipes`, or MODULE:NAME, FILE.py:NAME.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Labelled images, as for `run`; with the splits train and test (or val), or a fifth of each class is "
+            "held out."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the runs and sweep.json; finished runs are not run again.")],
+    over: Annotated[list[str], typer.Option("--over", help="FIELD=VALUE,VALUE, e.g. optim.lr=0.05,0.1; repeatable.")],
+    halving: Annotated[
+        int | None, typer.Option(min=2, help="Successive halving: short runs first, one in so many goes on.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="field=value for all runs, e.g. optim.epochs=8; repeatable.")
+    ] = None,
+    label_column: LabelColumn = None,
+    images: Annotated[int | None, typer.Option(min=2, help="Training images to use; default: all.")] = None,
+    in_memory: Annotated[
+        bool, typer.Option("--in-memory", help="Decode all images once and keep them; for small images.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
+) -> None:
+    """Train a recipe with each combination of some values, and rank them by kNN on held-out images."""
+    from zoo.system.hardware import require_device_name
+    from zoo.system.preflight import require_given, require_path
+
+    require_device_name(device)
+    require_given(data)
+    require_path(data, f"no data at {data}: give a folder of images, a parquet, tar or npz file or a folder of them")
+    from training.launch import launch_sweep
+    from training.messages import print_progress, print_sweep
+
+    result = launch_sweep(recipe, data, out, over=over, overrides=set_ or [], halving=halving, images=images,
+                          in_memory=in_memory, device=device, report=print_progress,
+                          label_column=label_column)  # fmt: skip
+    print_sweep(result, out)
 
 
 @app.command()

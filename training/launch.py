@@ -12,8 +12,12 @@ from training.ablations.result import AblationResult
 from training.monitoring.loggers import LOGGERS
 from training.recipes import table
 from training.recipes.config import override
+from training.sweeps.grid import candidates, parse
+from training.sweeps.result import SweepResult
 from zoo.datasets.dataset import decoded_once, open_training_data
+from zoo.datasets.labelled import training_splits
 from zoo.errors import UserError
+from zoo.system.verbosity import note
 
 
 def launch(
@@ -65,7 +69,7 @@ def launch(
 
 def launch_ablation(
     name: str,
-    data: Path,
+    data: str,
     out: Path,
     *,
     seeds: int,
@@ -74,6 +78,7 @@ def launch_ablation(
     images: int | None,
     device: str | None,
     report: Callable[[str], None],
+    label_column: str | None = None,
 ) -> AblationResult:
     """Run an ablation in the full or the small setting.
 
@@ -91,4 +96,51 @@ def launch_ablation(
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return run.ablate(name, data, out, seeds=seeds, setting=setting, device=device, report=report)
+    return run.ablate(
+        name, data, out, seeds=seeds, setting=setting, device=device, report=report, label_column=label_column
+    )
+
+
+def launch_sweep(
+    recipe: str,
+    data: str,
+    out: Path,
+    *,
+    over: list[str],
+    overrides: list[str],
+    halving: int | None,
+    images: int | None,
+    in_memory: bool,
+    device: str | None,
+    report: Callable[[str], None],
+    label_column: str | None = None,
+) -> SweepResult:
+    """Run a sweep, see ``training.sweeps.run.sweep``.
+
+    Args:
+        images: number of training images, the first ones of a fixed permutation; ``None`` takes all.
+        in_memory: decode all images once.
+
+    Raises:
+        UserError: a setting is wrong; or as ``training.sweeps.run.sweep``.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a sweep trains one run after the other on one device: start it without torchrun")
+    config = override(table.find(recipe), overrides)
+    values = parse(over)
+    count = len(candidates(config, values))
+    train_data, held_out = training_splits(data, label_column)
+    if images is not None and images < len(train_data):
+        train_data = run.sample(train_data, images)
+    if in_memory:
+        train_data, held_out = decoded_once(train_data), decoded_once(held_out)
+
+    import torch
+
+    from training.engine.cost import expectation
+    from training.sweeps.run import planned_images, sweep
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    planned = planned_images(config, len(train_data), count, halving)
+    note(f"{count} candidates; all runs together, {expectation(config, torch.device(device), images=planned)}")
+    return sweep(config, train_data, held_out, out, over=values, halving=halving, device=device, report=report)

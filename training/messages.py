@@ -9,6 +9,7 @@ from pathlib import Path
 from training.ablations.result import AblationResult
 from training.recipes.config import Recipe
 from training.recipes.table import RECIPES, RecipeEntry
+from training.sweeps.result import SweepResult
 from zoo.errors import UserError
 from zoo.system.terminal import print_line
 
@@ -78,6 +79,20 @@ def print_recipes(filters: RecipeFilters, *, full: bool = False) -> None:
             print_line(line)
 
 
+def print_recommendation(
+    images: int, size: int, device: str | None, memory: float | None, *, measured: bool = False
+) -> None:
+    """Print the recipe for somebody's images, a line for each reason, and the command that trains it."""
+    from training.planning.recommend import recommend
+    from zoo.system.hardware import gpu_in_sight
+
+    found = recommend(images, size, device or ("gpu" if gpu_in_sight() else "cpu"), memory, measured=measured)
+    print_line(f"{found.name}: {found.reasons['recipe']}")
+    for choice in ("size", "batch", "epochs", "hours"):
+        print_line(f"  {choice:6}  {found.reasons[choice]}")
+    print_line(found.command)
+
+
 def print_progress(line: str) -> None:
     """Print to stderr, so that a pipe receives only the table."""
     print_line(line, file=sys.stderr, flush=True)
@@ -131,6 +146,25 @@ def print_ablation(result: AblationResult, out: Path) -> None:
     else:
         console.print("apart: no two rows, so nothing follows about their order", markup=False)
     print_line(f"{out / result['ablation']}.json, {out / result['ablation']}.png")
+
+
+def print_sweep(result: SweepResult, out: Path) -> None:
+    """Print the candidates of each rung, best first, and what the last one says."""
+    sizes = [part[1] for part in result["data"]]
+    print_line(f"{result['recipe']}, {result['scheme']}: {result['score']}, of {sizes[1]}; trained on {sizes[0]}")
+    for rung in result["rungs"]:
+        print_line(f"{rung['epochs']} epochs")
+        for trial in rung["trials"]:
+            low, high = trial["interval"]
+            fate = "  collapsed" if trial["collapsed"] else "  kept" if trial["kept"] else ""
+            score = f"{trial['knn']:5.1f} %  {low:5.1f} to {high:5.1f}"
+            print_line(f"  {score}  {trial['images_seen']} images  {', '.join(trial['settings'])}{fate}")
+    if result["tied"]:
+        tied = "; ".join(", ".join(settings) for settings in result["tied"])
+        print_line(f"not told apart from the best (the intervals overlap): {tied}")
+    sets = " ".join(f"--set {setting}" for setting in result["best"])
+    print_line(f"best: {sets}")
+    print_line(f"{out / 'sweep.json'}")
 
 
 def print_trained(path: Path | None) -> None:

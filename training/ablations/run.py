@@ -23,7 +23,8 @@ from training.ablations.result import AblationResult, CellKey, CellResult, CellS
 from training.ablations.tables import ABLATIONS, AblationRow, Setting
 from training.monitoring import metrics_log
 from training.recipes.config import Recipe, to_json
-from zoo.datasets.dataset import Dataset, evaluation_splits
+from zoo.datasets.dataset import Dataset
+from zoo.datasets.labelled import training_splits
 from zoo.errors import UserError
 from zoo.system.atomic_files import atomic_write, atomic_write_text, make_folder, remove
 from zoo.system.json_types import JSON
@@ -31,20 +32,22 @@ from zoo.system.json_types import JSON
 
 def ablate(
     name: str,
-    data: Path,
+    data: str | Path,
     out: Path,
     *,
     seeds: int,
     setting: Setting,
     device: str,
     report: Callable[[str], None],
+    label_column: str | None = None,
 ) -> AblationResult:
     """Run the missing cells of an ablation and write ``NAME.json`` and ``NAME.png`` into ``out``.
 
     Args:
-        data: a labelled source with the splits train and test (or val).
+        data: a labelled source, see ``zoo.datasets.labelled.training_splits``.
         seeds: number of seeds; each has its own initialisation, order and views. Intervals need two or more.
         report: receives a line for each cell.
+        label_column: column of a list or table with the labels; default: the one with a usual name.
 
     Returns:
         The content of ``NAME.json``.
@@ -60,8 +63,8 @@ def ablate(
     # Take the images that every cell trains on and is scored on.
     ablation, rows = ABLATIONS[name], ABLATIONS[name].rows(setting)
     train, test = (
-        _sample(split, count)
-        for split, count in zip(evaluation_splits(data), (setting.images, setting.queries), strict=True)
+        sample(split, count)
+        for split, count in zip(training_splits(data, label_column), (setting.images, setting.queries), strict=True)
     )
     # Cells: train and score the missing ones.
     total = len(rows) * seeds
@@ -127,7 +130,7 @@ def _row_result(row: AblationRow, cells: list[CellResult]) -> RowResult:
     }
 
 
-def _sample(dataset: Dataset, count: int) -> Dataset:
+def sample(dataset: Dataset, count: int) -> Dataset:
     """Return the first ``count`` rows of a fixed permutation; with 0, all rows.
 
     Raises:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from training.methods import Method
+from training.monitoring.early_stop import EarlyStopState
 from training.monitoring.online_probe import MonitorState
 from zoo.convert.readers.torch_checkpoint import load_torch
 from zoo.errors import UserError, reason_of
@@ -43,6 +44,7 @@ class CheckpointState(TypedDict):
     optimiser: dict[str, Any]
     scaler: NotRequired[dict[str, Any]]
     monitors: NotRequired[MonitorState]
+    early_stop: NotRequired[EarlyStopState]
 
 
 class _CheckpointEntry(TypedDict):

@@ -18,12 +18,14 @@ from training.data.loader import Batch
 from training.distributed import collectives
 from training.distributed.sync_batch_norm import PreservedRunningStats
 from training.engine import checkpoint, schedules
+from training.engine.cost import duration, expectation
 from training.engine.oom import explain_out_of_memory
 from training.engine.optim import set_learning_rate
 from training.engine.signals import StopSignal
 from training.engine.state import Run, open_run, save
 from training.methods import StepInfo
 from training.monitoring.collapse import COLLAPSE_WARNING, measure_outputs
+from training.monitoring.finetune_probe import finetuned_accuracy
 from training.monitoring.loggers import OpenLogger
 from training.monitoring.metrics_log import MetricsLog
 from training.recipes.config import Recipe, to_json
@@ -32,8 +34,11 @@ from zoo.errors import UserError
 from zoo.system import atomic_files
 from zoo.system.malloc import keep_freed_memory
 from zoo.system.progress import Progress
+from zoo.system.verbosity import note
 
 _LOG_STEPS = 20
+_TIMED_STEPS = 5  # after the first one, which is slower; then the time that is left is said
+_SOON = 60  # seconds that need no such line
 _MAX_SKIPPED = 30  # after so many halvings a scale of 2^16 is below 1e-4: no gradient needs less
 _SHOWN_IMAGES = 4  # in the error message for a loss that is not finite
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,6 +75,13 @@ def train(
     ):
         if run.device.type == "cpu":
             keep_freed_memory()
+        if run.is_stopped:
+            if collectives.rank() == 0:
+                note(f"the run has ended: {run.early_stop.reason}; --change with early_stop_patience=0 goes on")
+            return folder / checkpoint.file_name(run.step)
+        if run.step < run.total_steps and collectives.rank() == 0:
+            left = (run.total_steps - run.step) * recipe.optim.batch_size
+            note(expectation(recipe, run.device, images=left, ranks=collectives.world_size()))
         with tf32(recipe.precision != "fp32"), closing(train_steps(run, loggers=loggers)) as steps:
             for _ in steps:
                 pass
@@ -129,11 +141,12 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
             progress.say(
                 f"the learning rate only rises: optim.warmup_epochs={config.warmup_epochs:g} covers all epochs"
             )
-        for note in run.notes:
-            progress.say(note)
-            log({"note": note})
+        for line in run.notes:
+            progress.say(line)
+            log({"note": line})
         log({"hardware": run.hardware[-1], "ranks": ranks, "precision": recipe.precision})
         started, logged_step, logged_at = time.perf_counter() - run.seconds, run.step, time.perf_counter()
+        first_step, timed_from = run.step, started
 
         for batch in batches:
             for name, reason in batch.unreadable.items():
@@ -199,6 +212,12 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
             if scaler.is_enabled():
                 report["scale"] = scaler.get_scale()
             progress.advance(config.batch_size, epoch=epoch + 1, loss=f"{report['loss']:.4f}")
+            if run.step == first_step + 1:
+                timed_from = time.perf_counter()
+            elif run.step == first_step + 1 + _TIMED_STEPS:
+                left = (time.perf_counter() - timed_from) / _TIMED_STEPS * (total_steps - run.step)
+                if left > _SOON:
+                    progress.say(f"about {duration(left)} left, by the first {_TIMED_STEPS} steps here")
             if checked := run.monitor.after_step(run.step, batch.labels):
                 log(checked)
                 if (warning := run.monitor.warning()) is not None:
@@ -213,27 +232,40 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
                 log({**report, **probe, "images_per_second": round(rate, 1)})
 
             # -------------------------------------------------------- monitors, after every so many epochs
-            if (epochs_done := _epochs_to_measure(run)) is not None:
+            if (epochs_done := _epochs_done(run, recipe.monitor_epochs)) is not None:
                 if is_first_rank:
                     measured = measure_outputs(method, run.dataset, views=recipe.views, device=run.device)
                     log({"epoch": epochs_done, **measured.log_values()})
                     progress.say(f"epoch {epochs_done}: {measured}")
                     if measured.collapsed:
                         progress.say(COLLAPSE_WARNING)
+                    run.early_stop.add(epochs_done, measured.knn)
                 collectives.barrier()
+            if (epochs_done := _epochs_done(run, recipe.finetune_epochs)) is not None:
+                if is_first_rank:
+                    score = finetuned_accuracy(method, recipe, run.dataset, epoch=epochs_done, device=run.device)
+                    if score is not None:
+                        log({"epoch": epochs_done, "finetune": round(score, 2)})
+                        progress.say(f"epoch {epochs_done}: finetuned {score:.1f} %")
+                collectives.barrier()
+            plateau = run.step < total_steps and run.is_stopped
+            if plateau and is_first_rank:
+                progress.say(f"the run ends early: {run.early_stop.reason}")
+                log({"early_stop": run.early_stop.reason})
 
             # -------------------------------------------------------- checkpoint, and stop if a signal asked for it
             stopping = stop.received()
-            if stopping or run.step % recipe.checkpoint_steps == 0 or run.step == total_steps:
+            if stopping or plateau or run.step % recipe.checkpoint_steps == 0 or run.step == total_steps:
                 save(run)
             yield report
+            if plateau:
+                return
             if stopping and run.step < total_steps:
                 raise KeyboardInterrupt
 
 
-def _epochs_to_measure(run: Run) -> int | None:
-    """Return the number of completed epochs if the monitors are due: every ``monitor_epochs``, and at the end."""
-    every = run.recipe.monitor_epochs
+def _epochs_done(run: Run, every: int) -> int | None:
+    """Return the number of completed epochs if monitors are due: after ``every`` epochs, and at the end; 0 is never."""
     if not every:
         return None
     if run.step == run.total_steps:

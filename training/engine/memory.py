@@ -66,10 +66,46 @@ def require_fit(recipe: Recipe, device: torch.device, ranks: int = 1) -> None:
     found = estimate(recipe, ranks)
     if limit is None or found.total <= limit:
         return
-    advice = _advice(recipe, limit, ranks)
     raise UserError(
-        f"{recipe.name} needs about {found.total / 1e9:.1f} GB on {device}, which has {limit / 1e9:.1f}: {advice}"
+        f"{recipe.name} needs about {found.total / 1e9:.1f} GB on {device}, which has {limit / 1e9:.1f}: "
+        f"{_advice(recipe, limit, ranks)}"
     )
+
+
+def fitting(recipe: Recipe, limit: int, ranks: int = 1) -> list[list[str]]:
+    """Return ways to make a run fit into ``limit`` bytes, each a list of ``--set`` values, the least change first.
+
+    They keep the batch (``accumulate``), make it smaller, or recompute activations as well. SimCLR's, SwAV's, Barlow
+    Twins' and VICReg's losses change with the micro-batch, so for them the batch itself is made smaller. One empty list
+    means that it fits as it is, no list that no batch of it does.
+    """
+    if estimate(recipe, ranks).total <= limit:
+        return [[]]
+    ways = []
+    for recompute in dict.fromkeys((recipe.checkpoint_activations, True)):
+        changed = replace(recipe, checkpoint_activations=recompute)
+        also = ["checkpoint_activations=true"] if recompute and not recipe.checkpoint_activations else []
+        if (halvings := _halvings(changed, limit, ranks)) is None:
+            continue
+        if also and not halvings:
+            ways.append(also)
+            continue
+        smaller = [f"optim.batch_size={recipe.optim.batch_size // 2**halvings}", *also]
+        if recipe.method not in ("simclr", "swav", "barlowtwins", "vicreg"):
+            ways.append([f"accumulate={recipe.accumulate * 2**halvings}", *also])
+        ways.append(smaller)
+    return ways
+
+
+def _halvings(recipe: Recipe, limit: int, ranks: int) -> int | None:
+    """Return how often the micro-batch must be halved to fit; ``None`` if no micro-batch of two images or more does."""
+    for halvings in range(13):
+        parts = recipe.accumulate * 2**halvings
+        if recipe.optim.batch_size % (parts * ranks) or recipe.optim.batch_size // parts // ranks < 2:
+            return None
+        if estimate(replace(recipe, accumulate=parts), ranks).total <= limit:
+            return halvings
+    return None
 
 
 def device_memory(device: torch.device) -> int | None:
@@ -91,22 +127,14 @@ def device_memory(device: torch.device) -> int | None:
 
 
 def _advice(recipe: Recipe, limit: int, ranks: int) -> str:
-    """Return the least change that makes the run fit."""
-    for recompute in (recipe.checkpoint_activations, True):
-        changed = replace(recipe, checkpoint_activations=recompute)
-        also = ", checkpoint_activations=true" if recompute and not recipe.checkpoint_activations else ""
-        # SimCLR's and SwAV's losses change with the micro-batch, so for them the batch itself is made smaller.
-        for halvings in range(1, 13):
-            parts = recipe.accumulate * 2**halvings
-            if recipe.optim.batch_size % (parts * ranks) or recipe.optim.batch_size // parts // ranks < 2:
-                break
-            if estimate(replace(changed, accumulate=parts), ranks).total > limit:
-                continue
-            if recipe.method in ("simclr", "swav", "barlowtwins", "vicreg"):
-                batch = recipe.optim.batch_size // 2**halvings
-                return f"--set optim.batch_size={batch}{also} fits (the loss depends on the batch)"
-            return f"--set accumulate={parts}{also} fits"
-    return "no batch of it fits here; choose a smaller network (`zoo-train recipes`)"
+    """Return the settings that make the run fit, the least change first."""
+    ways = fitting(recipe, limit, ranks)
+    if not ways:
+        return "no batch of it fits here; choose a smaller network (`zoo-train recipes`)"
+    first, *others = (", ".join(way) for way in ways)
+    reason = " (the loss depends on the batch)" if first.startswith("optim.batch_size") else ""
+    also = f"; so does {' or '.join(others)}" if others else ""
+    return f"--set {first} fits{reason}{also}"
 
 
 def _activations(architecture: Architecture, recompute: bool) -> tuple[float, int]:

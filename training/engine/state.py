@@ -25,6 +25,7 @@ from training.engine.validate import check_run
 from training.methods import Method, build_method
 from training.methods.base import recipe_architecture
 from training.monitoring import metrics_log
+from training.monitoring.early_stop import EarlyStop
 from training.monitoring.hardware import hardware
 from training.monitoring.online_probe import OnlineMonitor
 from training.recipes.config import Recipe, differences, from_json, to_json
@@ -36,7 +37,7 @@ from zoo.models.resnet import require_same_network
 from zoo.system import atomic_files
 
 _CHANGEABLE = {"checkpoint_steps", "keep_checkpoints"}  # a resumed run may change these: they affect no result
-REPLANNED = frozenset({"optim.epochs", "optim.lr", "optim.batch_size", "accumulate"})
+REPLANNED = frozenset({"optim.epochs", "optim.lr", "optim.batch_size", "accumulate", "early_stop_patience"})
 """Fields that a resumed run changes where it is asked to; they change what follows."""
 _LOCK = "run.lock"
 
@@ -69,6 +70,18 @@ class Run:
     seconds: float = 0.0
     skipped: int = 0
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def early_stop(self) -> EarlyStop:
+        """The rule that may end the run before its last step."""
+        return EarlyStop(self.recipe.early_stop_patience)
+
+    @property
+    def is_stopped(self) -> bool:
+        """True where the rule of the first rank has ended the run. A collective call."""
+        if not self.recipe.early_stop_patience:
+            return False
+        return collectives.any_rank(self.early_stop.reason is not None)
 
     @cached_property
     def data(self) -> DataInfo:
@@ -236,6 +249,8 @@ def restore(run: Run, state: CheckpointState, changing: Collection[str] = ()) ->
     run.hardware = list(dict.fromkeys([*state["hardware"], *run.hardware]))
     if collectives.rank() == 0:
         run.monitor.load_state_dict(state.get("monitors", {}))
+        if "early_stop" in state:
+            run.early_stop.load_state_dict(state["early_stop"])
 
 
 def save(run: Run) -> Path:
@@ -266,6 +281,8 @@ def save(run: Run) -> Path:
             "scaler": run.scaler.state_dict(),
             "monitors": run.monitor.state_dict(),
         }
+        if run.recipe.early_stop_patience:
+            state["early_stop"] = run.early_stop.state_dict()
         checkpoint.save(run.folder, run.step, state, keep=run.recipe.keep_checkpoints)
     collectives.barrier()  # nobody leaves, or looks for the checkpoint, before it is complete
     return path

@@ -25,6 +25,7 @@ def check_run(recipe: Recipe, dataset: Dataset, device: str) -> None:
     _check_device(device)
     _check_views(recipe)
     _check_batch(recipe, dataset)
+    _check_monitors(recipe, dataset)
     if recipe.compile and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UserError("compile=true needs a C++ compiler on the CPU: install g++, or set compile=false")
 
@@ -54,6 +55,14 @@ def _check_views(recipe: Recipe) -> None:
         raise UserError(
             f"{recipe.method} takes {minimum} views, but {recipe.name} makes {count}: use a recipe of that method"
         )
+
+
+def _check_monitors(recipe: Recipe, dataset: Dataset) -> None:
+    if recipe.early_stop_patience and not recipe.monitor_epochs:
+        raise UserError("early_stop_patience needs the kNN of the monitors: set monitor_epochs to 1 or more")
+    for name in ("early_stop_patience", "finetune_epochs"):
+        if getattr(recipe, name) and dataset.labels is None:
+            raise UserError(f"{name} needs labels: {dataset.name} has none, so leave it 0")
 
 
 def _check_batch(recipe: Recipe, dataset: Dataset) -> None:

@@ -16,6 +16,7 @@ from training.data.augment import MEAN
 from training.methods import Method
 from training.recipes.config import Views
 from zoo.datasets.dataset import Dataset
+from zoo.errors import UserError
 from zoo.evaluate.frozen import knn
 from zoo.transforms.decode import UnreadableImage
 
@@ -66,16 +67,8 @@ def measure_outputs(method: Method, dataset: Dataset, *, views: Views, device: t
     # Pick the same images at every call, so that the values can be compared.
     rows = np.random.Generator(np.random.Philox(key=0)).permutation(len(dataset))[: _BANK + _QUERIES]
     method.eval()
-    # Features of the readable images.
-    batches, kept = [], []
     dtype = next(method.encoder.parameters()).dtype
-    for start in range(0, len(rows), _BATCH):
-        pixels, readable = _normalised_pixels(dataset, rows[start : start + _BATCH], views, device)
-        if len(pixels):
-            batches.append(method.encoder(pixels.to(dtype)).float())
-            kept.append(readable + start)
-    rows = rows[torch.cat(kept).numpy()]
-    features = torch.cat(batches)
+    rows, features = _features(method, dataset, rows, views, device)
     # Their projections, which show a collapse.
     outputs = method.projector(features.to(dtype))
     spread, rank = output_spread(outputs), effective_rank(outputs[:_RANK_ROWS])
@@ -88,6 +81,51 @@ def measure_outputs(method: Method, dataset: Dataset, *, views: Views, device: t
     bank = len(rows) - len(rows) // 5
     accuracy = knn.accuracy(features[:bank], labels[:bank], features[bank:], labels[bank:])
     return Measurement(spread, rank, accuracy)
+
+
+@torch.no_grad()
+def held_out_knn(
+    method: Method, bank: Dataset, queries: Dataset, *, views: Views, device: torch.device
+) -> tuple[NDArray[np.bool_], Tensor]:
+    """Classify images that were not trained on by kNN among those that were, as ``measure_outputs`` does.
+
+    Returns:
+        Which of the readable ``queries`` are right, bool [M], and their projections [M, D].
+
+    Raises:
+        UserError: there are no labels, or no image can be read.
+    """
+    method.eval()
+    found = []
+    for dataset in (bank, queries):
+        rows, features = _features(method, dataset, np.arange(len(dataset)), views, device)
+        found.append((torch.from_numpy(dataset.required_labels[rows]).to(device), features))
+    (labels, known), (truth, asked) = found
+    outputs = method.projector(asked.to(next(method.encoder.parameters()).dtype))
+    right = knn.predict(known, labels, asked) == truth
+    return right.cpu().numpy(), outputs
+
+
+def _features(
+    method: Method, dataset: Dataset, rows: NDArray[np.int64], views: Views, device: torch.device
+) -> tuple[NDArray[np.int64], Tensor]:
+    """Return the rows whose images can be read, and the encoder's features of them [n, dim].
+
+    Raises:
+        UserError: none can be read.
+    """
+    batches, kept = [], []
+    dtype = next(method.encoder.parameters()).dtype
+    for start in range(0, len(rows), _BATCH):
+        pixels, readable = normalised_pixels(dataset, rows[start : start + _BATCH], views, device)
+        if len(pixels):
+            batches.append(method.encoder(pixels.to(dtype)).float())
+            kept.append(readable + start)
+    if not batches:
+        raise UserError(
+            f"{dataset.name}: none of the {len(rows)} images to measure by can be read: remove or replace them"
+        )
+    return rows[torch.cat(kept).numpy()], torch.cat(batches)
 
 
 def collapsed(spread: float, rank: float) -> bool:
@@ -118,7 +156,7 @@ def effective_rank(z: Tensor) -> float:
     return float(torch.exp(-torch.special.xlogy(p, p).sum()))
 
 
-def _normalised_pixels(
+def normalised_pixels(
     dataset: Dataset, rows: NDArray[np.int64], views: Views, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Return float [n, 3, views.size, views.size] of the n readable images, and their indices in ``rows``."""

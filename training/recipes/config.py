@@ -186,6 +186,10 @@ class Recipe:
         checkpoint_activations: recompute the encoder's stages in the backward pass instead of keeping them: about a
             third more time, equal results. r50x4 and r200x2 need it to fit into memory.
         monitor_epochs: epochs between two evaluations by the monitors; 0 turns them off.
+        early_stop_patience: end the run when so many evaluations in a row have no kNN above the best one before them;
+            0 never does.
+        finetune_epochs: epochs between two finetunings of a copy of the encoder on labelled training images
+            (``training.monitoring.finetune_probe``); 0 turns them off.
         checkpoint_steps: steps between two checkpoints; the last ``keep_checkpoints`` are kept.
     """
 
@@ -209,6 +213,8 @@ class Recipe:
     checkpoint_activations: bool = False
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     monitor_epochs: NonNegativeInt = 1
+    early_stop_patience: NonNegativeInt = 0
+    finetune_epochs: NonNegativeInt = 0
     checkpoint_steps: PositiveInt = 200
     keep_checkpoints: PositiveInt = 2  # the newest, and the one before in case the newest is damaged
 
@@ -341,11 +347,12 @@ def _one_of(choices: tuple[str, ...], text: str, option: str) -> str:
 def to_json(recipe: Recipe) -> dict[str, JSON]:
     """Return nested dicts, as logs, checkpoints and cards store them.
 
-    ``options`` and ``optim.decay_start``, which came later, are left out where they say nothing.
+    Fields that came later, such as ``options`` and ``optim.decay_start``, are left out where they say nothing.
     """
     values = dataclasses.asdict(recipe)
-    if not values["options"]:
-        del values["options"]
+    for later in ("options", "early_stop_patience", "finetune_epochs"):
+        if not values[later]:
+            del values[later]
     if not values["optim"]["decay_start"]:
         del values["optim"]["decay_start"]
     return values

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _PANELS = (  # field of the log, title
     ("loss", "loss"),
     ("knn", "kNN monitor, %"),
+    ("finetune", "finetuning monitor, %"),
     ("probe", "online linear probe, %"),
     ("spread", "spread of z/|z|, 1 = isotropic"),
     ("effective_rank", "effective rank of z/|z|"),

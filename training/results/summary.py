@@ -12,6 +12,7 @@ from training.data.sampler import EpochSampler
 from training.engine import checkpoint
 from training.engine.checkpoint import CheckpointState, DataInfo
 from training.monitoring import metrics_log
+from training.monitoring.metrics_log import LogLine
 from training.recipes.config import from_json
 from training.results.plot import new_figure, save_png
 from zoo.errors import UserError
@@ -36,10 +37,15 @@ class RunFacts(TypedDict):
 
 
 class RunSummary(RunFacts):
-    """The content of ``training.json``: the facts, and pairs [step, loss] and [epoch, kNN accuracy in percent]."""
+    """The content of ``training.json``: the facts, and pairs [step, loss] and [epoch, kNN accuracy in percent].
+
+    A run with the finetuning monitor has its pairs too, and one that ended early says why.
+    """
 
     loss: list[tuple[int, float]]
     knn_monitor: list[tuple[int, float]]
+    finetune_monitor: NotRequired[list[tuple[int, float]]]
+    early_stop: NotRequired[str]
 
 
 def run_facts(state: CheckpointState) -> RunFacts:
@@ -76,17 +82,25 @@ def summarise(folder: Path, out: Path) -> RunSummary:
         **run_facts(state),
         "versions": versions | {"siamese-zoo": __version__, "python": platform.python_version()},
         "loss": [(step, round(value, 4)) for step, value in zip(steps, losses, strict=True)],
-        "knn_monitor": [
-            (epoch, knn)
-            for line in lines
-            if isinstance(knn := line.get("knn"), int | float) and isinstance(epoch := line.get("epoch"), int)
-        ],
+        "knn_monitor": _by_epoch(lines, "knn"),
     }
+    if finetuned := _by_epoch(lines, "finetune"):
+        summary["finetune_monitor"] = finetuned
+    if reasons := [line["early_stop"] for line in lines if isinstance(line.get("early_stop"), str)]:
+        summary["early_stop"] = str(reasons[-1])
     # Write the numbers, then draw the curve from them.
     make_folder(out)
     atomic_write_text(out / "training.json", json.dumps(summary, indent=1) + "\n")
     atomic_write(out / "curve.png", lambda file: _draw(summary, file))
     return summary
+
+
+def _by_epoch(lines: list[LogLine], field: str) -> list[tuple[int, float]]:
+    return [
+        (epoch, value)
+        for line in lines
+        if isinstance(value := line.get(field), int | float) and isinstance(epoch := line.get("epoch"), int)
+    ]
 
 
 def _draw(summary: RunSummary, file: BinaryIO) -> None:

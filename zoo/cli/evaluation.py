@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from zoo.cli.options import Device
+from zoo.cli.options import Device, LabelColumn
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.system.terminal import print_line
 
@@ -32,7 +32,7 @@ Protocol = Literal[
 def evaluate(
     protocol: Annotated[Protocol, typer.Argument(help="Evaluation protocol; the documentation describes each.")],
     data: Annotated[
-        Path,
+        str,
         typer.Option(
             help="Folder with train and test (or val), as class folders or parquet; a list with labels, also "
             "DIR/{split}.csv; a Hugging Face folder; or NAME."
@@ -50,9 +50,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of splits, crops and heads.")] = 0,
     root: Annotated[Path | None, typer.Option(help="Folder with the data sets that --data names.")] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Column of a list or table with the labels; default: label, class, ...")
-    ] = None,
+    label_column: LabelColumn = None,
     subset_files: Annotated[
         Path | None, typer.Option(help="semi-supervised: folder with 1percent.txt and 10percent.txt.")
     ] = None,
@@ -61,11 +59,12 @@ def evaluate(
     """Score a representation on labelled images and write one JSON file."""
     from zoo.evaluate.protocols import PACKAGES
     from zoo.system.hardware import require_device_name
-    from zoo.system.preflight import require_packages, require_path
+    from zoo.system.preflight import require_given, require_packages, require_path
 
     # Say at once what needs no model.
     require_device_name(device)
     require_packages(f"zoo evaluate {protocol}", "eval", *PACKAGES.get(protocol, ()))
+    require_given(data)
     if root is None:
         require_path(
             data, f"no data at {data}: give a folder of images, a parquet, tar or npz file or a folder of them"
@@ -78,7 +77,7 @@ def evaluate(
     result = run_protocol(
         protocol,
         model,
-        data,
+        Path(data),
         out=out,
         device=device,
         seed=seed,
@@ -99,8 +98,9 @@ def report(
     ],
     out: Annotated[Path, typer.Option(help="Folder for report.md, report.html and the PNG files.")] = Path("report"),
     data: Annotated[
-        Path | None, typer.Option(help="Labelled data with train and test, to draw figures of images.")
+        str | None, typer.Option(help="Labelled data, as for `zoo evaluate`, to draw figures of images.")
     ] = None,
+    label_column: LabelColumn = None,
     model: Annotated[
         list[str] | None, typer.Option(help="Model whose features are drawn; repeatable; needs --data.")
     ] = None,
@@ -108,7 +108,7 @@ def report(
 ) -> None:
     """Write the papers' tables with measured rows beside the published ones, and figures."""
     from zoo.errors import UserError
-    from zoo.system.preflight import require_packages, require_path
+    from zoo.system.preflight import require_given, require_packages, require_path
 
     require_packages("zoo report", "eval", "matplotlib", *(["sklearn"] if data is not None else []))
     for folder in folders:
@@ -117,10 +117,13 @@ def report(
     from zoo.report.generate import report as write
 
     # Features are drawn from images, so a model is of no use without data.
-    if model and data is None:
-        raise UserError("--model needs --data: give a labelled folder with train and test")
+    if (model or label_column) and data is None:
+        raise UserError(f"--{'model' if model else 'label-column'} needs --data: give labelled images")
+    if data is not None:
+        require_given(data)
     models = (model or [DEFAULT_MODEL]) if data is not None else []
-    for path in write(folders, out, data=data, models=models, device=device):
+    images = None if data is None else Path(data)
+    for path in write(folders, out, data=images, models=models, device=device, label_column=label_column):
         print_line(path)
     for name in models:
         say_default(name)

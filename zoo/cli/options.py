@@ -9,6 +9,9 @@ import typer
 Model = Annotated[
     str, typer.Option(help="NAME or NAME.tag of `zoo list`, or a path to .safetensors or .onnx.", show_default=True)
 ]
+LabelColumn = Annotated[
+    str | None, typer.Option(help="Column of a list or table with the labels; default: label, class, ...")
+]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the GPU if there is one; with onnx the CPU.")
 ]

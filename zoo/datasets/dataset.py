@@ -235,13 +235,14 @@ def decoded_once(dataset: Dataset) -> Dataset:
     return replace(dataset, _read=get, _source=dataset._source or dataset._read)
 
 
-def evaluation_splits(source: Path | str) -> tuple[Dataset, Dataset]:
-    """Open the splits ``train`` and ``test`` of a source, or ``val`` where it has no test split.
+def evaluation_splits(source: Path | str, label_column: str | None = None) -> tuple[Dataset, Dataset]:
+    """Open the splits ``train`` and ``test`` of a source, or ``val`` where it has no test split; see ``open_dataset``.
 
     Raises:
         UserError: a split or its labels are missing, or train lacks a class of the test split.
     """
-    train, test = open_dataset(source, "train"), open_dataset(source, "test" if has_split(source, "test") else "val")
+    train = open_dataset(source, "train", label_column)
+    test = open_dataset(source, "test" if has_split(source, "test") else "val", label_column)
     missing = np.setdiff1d(test.required_labels, train.required_labels)
     if len(missing) or (train.classes[: len(test.classes)] != test.classes):
         raise UserError(f"{test.name} has classes that {train.name} lacks: both need the same class names")

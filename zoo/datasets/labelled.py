@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from zoo.datasets.dataset import Dataset, has_split, open_dataset
+from zoo.datasets.dataset import Dataset, evaluation_splits, has_split, open_dataset, open_training_data
 from zoo.datasets.listed import takes, text_of
 from zoo.errors import UserError
 from zoo.transforms.decode import UnreadableImage, decode
@@ -173,6 +173,23 @@ def open_splits(path: Path, seed: int = 0, label_column: str | None = None) -> L
             extra = sorted(set(other.classes) - set(train.classes))
             raise UserError(f"{other.name} has classes that {train.name} lacks, first {extra[0]!r}: use the same names")
     return LabelledSplits(train, _renumber(val, train.classes) if val else None, _renumber(test, train.classes))
+
+
+def training_splits(source: Path | str, label_column: str | None = None) -> tuple[Dataset, Dataset]:
+    """Open the images to train on and those to score by: ``train`` and ``test`` (or ``val``).
+
+    A source without a test split holds out a fifth of each class, always the same images.
+
+    Raises:
+        UserError: labels are missing, or train lacks a class of the test split.
+    """
+    if has_split(source, "test") or has_split(source, "val"):
+        return evaluation_splits(source, label_column)
+    whole = open_training_data(source, label_column)
+    kept, held = hold_out(whole.required_labels, 0.2, 0)
+    return replace(whole.subset(kept), name=f"{whole.name}/kept"), replace(
+        whole.subset(held), name=f"{whole.name}/held"
+    )
 
 
 def _renumber(split: LabelledImages, classes: list[str]) -> LabelledImages:

@@ -41,7 +41,9 @@ def draw_results(results: Sequence[EvaluationJson], out: Path) -> list[Path]:
     return paths
 
 
-def draw_features(model: str, data: Path, out: Path, *, device: str | None = None) -> list[Path]:
+def draw_features(
+    model: str, data: Path, out: Path, *, device: str | None = None, label_column: str | None = None
+) -> list[Path]:
     """Classify the test images of ``data`` by kNN; draw neighbours, confusion and a map, and return the files.
 
     Raises:
@@ -49,7 +51,7 @@ def draw_features(model: str, data: Path, out: Path, *, device: str | None = Non
     """
     # Classify the test images by their nearest training images.
     embedder = open_model(model, device)
-    splits = open_splits(data)
+    splits = open_splits(data, label_column=label_column)
     train, test = splits.train, splits.test
     bank, queries = (cached_features(embedder, s, s.sha256) for s in (train, test))
     similarity, rows = knn.neighbours(bank, queries, min(knn.K, len(bank)))

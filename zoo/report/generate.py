@@ -18,13 +18,15 @@ def report(
     data: Path | None = None,
     models: Iterable[str] = (),
     device: str | None = None,
+    label_column: str | None = None,
 ) -> list[Path]:
     """Write ``report.md``, ``report.html``, a PNG per table and the figures into ``out``; return their paths.
 
     Args:
         folders: with files of ``zoo evaluate --out``, read recursively.
-        data: a labelled folder with train and test for figures of its images; ``None`` draws only the results.
+        data: labelled images (``zoo.datasets.labelled.open_splits``) for figures; ``None`` draws only the results.
         models: names or paths of the models whose features are drawn.
+        label_column: column of ``data`` with the labels; default: the one with a usual name.
 
     Raises:
         UserError: there are no results, data or a model cannot be used, or matplotlib is missing.
@@ -41,7 +43,7 @@ def report(
     drawn = figures.draw_results(results, out)
     if data is not None:
         for model in models:
-            drawn += figures.draw_features(model, data, out, device=device)
+            drawn += figures.draw_features(model, data, out, device=device, label_column=label_column)
     # Write both pages last, as they link to the files.
     names = [p.name for p in drawn]
     atomic_write_text(out / "report.md", to_markdown(built, names))

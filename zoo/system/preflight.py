@@ -26,6 +26,12 @@ def require_packages(what: str, extra: str, *packages: str) -> None:
         raise UserError(f"{what} needs {' and '.join(missing)}: pip install 'siamese-zoo[{extra}]'")
 
 
+def require_given(text: str, option: str = "--data") -> None:
+    """Check that a text is not empty, as ``"$DATA"`` with an unset variable is. Raises UserError."""
+    if not text:
+        raise UserError(f"{option} is empty: give a path; the folder you are in is '.'")
+
+
 def require_path(path: str | Path, message: str) -> None:
     """Check that a file or folder exists; names of data sets, URLs, ``-`` and patterns pass.
 

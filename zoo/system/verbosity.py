@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from zoo.system.terminal import print_line
 
@@ -13,6 +15,17 @@ def set_level(level: int) -> None:
     """Set the verbosity of this process: -1 is quiet, 0 normal, 1 verbose."""
     global _level
     _level = level
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """A context in which this process prints as with ``--quiet``."""
+    before = _level
+    set_level(-1)
+    try:
+        yield
+    finally:
+        set_level(before)
 
 
 def is_quiet() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pytest
 import torch
 from tiny_runs import last, log, tiny
 
-from training.engine import memory, state
+from training.engine import loop, memory, state
 from training.engine.loop import train
-from training.engine.memory import estimate, require_fit
+from training.engine.memory import estimate, fitting, require_fit
 from training.recipes import table
 from training.recipes.config import Recipe, override
 from zoo.datasets.dataset import Dataset
@@ -93,6 +94,55 @@ def test_a_run_that_cannot_fit_is_refused_with_settings_that_can(name: str, monk
         fitting = override(fitting, [setting])
     require_fit(fitting, cpu)
     assert estimate(fitting).total > limit / 8, "the least change"
+
+
+@pytest.mark.parametrize("name", ["byol_r50_in1k_300ep", "simclr_r50_in1k_1000ep", "swav_r50_in1k_100ep"])
+def test_every_setting_that_a_refusal_names_fits(name: str) -> None:
+    limit, recipe = 10 * 10**9, table.find(name)
+    ways = fitting(recipe, limit)
+    assert len(ways) >= 2
+    for way in ways:
+        assert estimate(override(recipe, way)).total <= limit, way
+    assert any(setting.startswith("optim.batch_size") for way in ways for setting in way)
+    assert any("checkpoint_activations=true" in way for way in ways)
+    assert fitting(recipe, 10**13) == [[]]
+    assert fitting(recipe, 10**8) == []
+
+
+def test_a_published_recipe_on_a_small_machine_is_refused_before_anything_is_built(
+    photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "device_memory", lambda device: 3 * 10**9)
+    monkeypatch.setattr(state, "build_method", lambda *_: pytest.fail("a network was built"))
+    recipe = replace(table.find("byol_r50_in1k_300ep"), optim=replace(tiny("byol").optim, batch_size=32))
+    with pytest.raises(
+        UserError, match=r"needs about [\d.]+ GB on cpu, which has 3\.0: --set accumulate=\d fits; so does "
+    ):
+        train(recipe, photos, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_says_its_memory_and_time_before_its_first_step(
+    photos: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny("simsiam")
+    train(recipe, photos, tmp_path / "fp32", device="cpu")
+    line = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("expected: "))
+    assert re.fullmatch(
+        r"expected: 0\.8 of [\d.]+ GB on cpu; 80 images x [\d.]+ GFLOP: about 1 seconds where \d+ GFLOP/s were "
+        r"measured on \d CPU cores?.*",
+        line,
+    ), line
+    monkeypatch.setattr(loop, "_SOON", 0)
+    train(
+        replace(recipe, precision="bf16", optim=replace(recipe.optim, batch_size=4)),
+        photos,
+        tmp_path / "bf16",
+        device="cpu",
+    )
+    said = capfd.readouterr().err
+    assert "whose time the first steps will tell" in said
+    assert re.search(r"about \d+ \w+ left, by the first 5 steps here", said)
 
 
 def test_an_estimate_counts_views_precision_and_recomputing() -> None:
