@@ -29,11 +29,13 @@ def make(
     shard_size: int = 1024,
     format: str = "parquet",
     frozen: bool = False,
+    kept: pa.Table | None = None,
     **identity: Any,
 ) -> Collection:
     """Write ``vectors`` [N, D] as an extraction into ``root``; the rows ``failed`` have no embedding.
 
-    ``frozen`` keeps the plan in the folder, as an extraction does; ``dedupe`` writes near duplicates.
+    ``frozen`` keeps the plan in the folder, as an extraction does; ``dedupe`` writes near duplicates; ``kept`` are
+    columns of the source [N] that the result carries.
     """
     paths = paths or [b"%07d.jpg" % n for n in range(len(vectors))]
     told = {
@@ -46,6 +48,10 @@ def make(
     }
     told |= {"weights_sha256": "0" * 64, "preprocessing": {"input_size": 32, "resize": 36}, **identity}
     table = pa.table([paths, [1] * len(paths), [1] * len(paths)], schema=FILES)
+    if kept is not None:
+        told |= {"keep": kept.column_names}
+        for field in kept.schema:
+            table = table.append_column(field, kept[field.name])
     nothing = pa.nulls(len(paths))
     copies = pa.table({"zoo.copy_of": pa.array([-1] * len(paths), pa.int64()), "zoo.sha256": nothing.cast(pa.string()),
                        "zoo.width": nothing.cast(pa.int32()), "zoo.height": nothing.cast(pa.int32())})  # fmt: skip

@@ -321,6 +321,10 @@ def search(
     queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Image files.")],
     k: Annotated[int, typer.Option("-k", min=1, max=MAX_NEIGHBOURS, help="Neighbours of each.")] = 9,
     html: Annotated[Path | None, typer.Option(help="Write a page that needs no network.", show_default=False)] = None,
+    caption: Annotated[
+        str | None,
+        typer.Option(metavar="COL", help="--html: a column of --keep, as caption and colour.", show_default=False),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
     images: Original = None,
     model: SearchModel = None,
@@ -334,15 +338,33 @@ def search(
     _require_extraction(out)
     from zoo.cli.search import run_search
 
+    if caption is not None and html is None:
+        raise UserError("--caption is for the page of --html: give both")
     return run_search(
-        out, queries, k=k, html=html, json=json, images=images, model=model, max_pixels=max_pixels, device=device
+        out,
+        queries,
+        k=k,
+        html=html,
+        caption=caption,
+        json=json,
+        images=images,
+        model=model,
+        max_pixels=max_pixels,
+        device=device,
     )
 
 
 @app.command()
 def serve(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that `zoo index` was run on.")],
-    images: Original = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="What `zoo extract --images` was given, for thumbnails; default: as the run log says.",
+            show_default=False,
+        ),
+    ] = None,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Show names, no thumbnails.")] = False,
     host: Annotated[str, typer.Option(help="Others than this machine's users can connect unless it is local.")] = (
         "127.0.0.1"
     ),
@@ -357,4 +379,15 @@ def serve(
     _require_extraction(out)
     from zoo.search.server.serve import serve as run_server
 
-    run_server(out, images=images, host=host, port=port, allowed_hosts=allow_host or (), model=model, device=device)
+    if images is not None and no_images:
+        raise UserError("give --images or --no-images, not both")
+    run_server(
+        out,
+        images=images,
+        named_only=no_images,
+        host=host,
+        port=port,
+        allowed_hosts=allow_host or (),
+        model=model,
+        device=device,
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zoo.errors import EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR
 from zoo.search import html_report, messages
+from zoo.search.captions import Captions
 from zoo.search.collection import Collection
 from zoo.search.index import open_index
 from zoo.search.query import open_model, search
@@ -20,6 +21,7 @@ def run_search(
     *,
     k: int,
     html: Path | None,
+    caption: str | None,
     json: bool,
     images: str | None,
     model: str | None,
@@ -29,6 +31,8 @@ def run_search(
     """Print the nearest images of each query, write the HTML report if asked for, and return the exit code."""
     # Open everything before the first query, so that mistakes show early.
     collection = Collection(out)
+    if caption is not None:
+        Captions(collection, caption)
     thumbnails = None if images is None else Thumbnails(collection, images)
     index = open_index(collection)
     embedder = open_model(collection, model, device=device)
@@ -37,7 +41,7 @@ def run_search(
     failed = sum(result.error is not None for result in results)
     # A page without any neighbours is not written.
     if html is not None and failed < len(results):
-        html_report.write(html, collection, results, thumbnails, centred=index.is_centred)
+        html_report.write(html, collection, results, thumbnails, centred=index.is_centred, caption=caption)
     if json:
         messages.print_json(results, collection, centred=index.is_centred)
     elif html is None:

@@ -23,6 +23,7 @@ from zoo.embeddings.pictures import first_figures, page
 from zoo.embeddings.plan import Plan
 from zoo.embeddings.result import Embeddings, read
 from zoo.embeddings.row_reader import RowReader
+from zoo.embeddings.run_log import LOG, OLD_LOG, SOURCE
 from zoo.embeddings.shards import DamagedShard, OutputFolder, OutputReplaced, names
 from zoo.errors import UserError
 from zoo.extraction import incremental, near_duplicates
@@ -39,8 +40,6 @@ from zoo.system.hardware import usable_cores
 from zoo.system.progress import Progress
 from zoo.system.shortage import raise_if_short
 
-LOG = "_run.log.jsonl"  # readers of Parquet folders pass over names that begin with _
-_OLD_LOG = "run.log.jsonl"  # of version 0.2 and before
 _ATTEMPTS = 5  # of a run while other runs move updates into place
 
 
@@ -258,7 +257,9 @@ class _Run:
         images = sum(len(plan.rows(shard)) for shard in own)
         # Count the work before it starts, for the log and the progress bar.
         to_embed = sum(len(plan.to_compute(shard)) for shard in missing)
-        self._log("start", images=images, to_embed=to_embed, **self._partition_for_log())
+        # `zoo serve` finds the pictures by it; a URL may hold a password, so only local files are named.
+        source = {SOURCE: self.images} if os.path.isabs(self.images) else {}
+        self._log("start", images=images, to_embed=to_embed, **source, **self._partition_for_log())
         if not own:
             self.say(f"{plan.shards} shards in all, none for {self.partition}: a smaller --shard-size makes more")
         if self.reader.progress is not None:
@@ -345,7 +346,7 @@ class _Run:
     def _log(self, event: str, **facts: object) -> None:
         line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
         if not (self.folder.root / LOG).exists():
-            move(self.folder.root / _OLD_LOG, self.folder.root / LOG)
+            move(self.folder.root / OLD_LOG, self.folder.root / LOG)
         append_line(self.folder.root / LOG, json.dumps(line))
 
 

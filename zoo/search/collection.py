@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -128,8 +128,7 @@ class Collection:
         stop = min(start + count, len(self))
         while start < stop:
             # the part of start..stop that lies in one shard
-            shard = bisect_right(self._ends, start)
-            first = self._ends[shard] - self._shards[shard].rows
+            shard, first = self.shard_of(start)
             rows = self._metadata(shard).slice(start - first, stop - start).to_pylist()
             items += [
                 Item(row, v["path_bytes"] or v["path"].encode(), v["sha256"], v["status"], v["error"])
@@ -137,6 +136,34 @@ class Collection:
             ]
             start = self._ends[shard]
         return items
+
+    def shard_of(self, row: int) -> tuple[int, int]:
+        """Return the number of the shard that holds a row, and the first row of that shard."""
+        shard = bisect_right(self._ends, row)
+        return shard, self._ends[shard] - self._shards[shard].rows
+
+    def tables(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+        """Read some columns shard by shard: the shard's first row and its table. UserError as in ``item``."""
+        for shard, end in enumerate(self._ends):
+            yield end - self._shards[shard].rows, self.table(shard, columns)
+
+    def table(self, shard: int, columns: Sequence[str]) -> pa.Table:
+        """Read some columns of a shard; UserError as in ``item``.
+
+        The plan and the length of the table are checked, its hash is not: that would be slow.
+        """
+        name, rows = self._shards[shard].file, self._shards[shard].rows
+        try:
+            table = read_table(self.root / name, list(columns))
+            require_columns(table)
+            if set(table.schema.names) != set(columns):
+                raise ValueError("a column is missing")
+            plan = (table.schema.metadata or {}).get(_PLAN, b"").decode()
+        except Exception as error:  # Arrow's exceptions for damaged bytes are no closed set
+            raise self._damaged(name) from error
+        if plan != self.plan or len(table) != rows:
+            raise self._damaged(name)
+        return table
 
     def vectors(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Read the embeddings shard by shard.
@@ -184,19 +211,7 @@ class Collection:
         return data
 
     def _read_metadata(self, shard: int) -> pa.Table:
-        """Read a shard's metadata columns; their plan and length are checked, their hash is not: that would be slow."""
-        name, rows = self._shards[shard].file, self._shards[shard].rows
-        try:
-            table = read_table(self.root / name, _METADATA_COLUMNS)
-            require_columns(table)
-            if table.schema.names != _METADATA_COLUMNS:
-                raise ValueError("a column is missing")
-            plan = (table.schema.metadata or {}).get(_PLAN, b"").decode()
-        except Exception as error:  # as above
-            raise self._damaged(name) from error
-        if plan != self.plan or len(table) != rows:
-            raise self._damaged(name)
-        return table
+        return self.table(shard, _METADATA_COLUMNS).select(_METADATA_COLUMNS)
 
     def _damaged(self, name: str) -> UserError:
         return UserError(

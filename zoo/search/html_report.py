@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from zoo.search.captions import Captions
 from zoo.search.collection import Collection
 from zoo.search.query import Match, QueryResult
 from zoo.search.thumbnails import SMALL, Thumbnails
@@ -40,17 +41,21 @@ def write(
     thumbnails: Thumbnails | None,
     *,
     centred: bool = True,
+    caption: str | None = None,
 ) -> None:
     """Write the page; without ``thumbnails`` the neighbours are names, ranks and cosines only.
 
     Args:
         centred: whether the cosines are those of centred embeddings.
+        caption: a kept column, whose values stand under the pictures and colour them.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file cannot be written, or the result has no such column.
     """
+    captions = None if caption is None else Captions(collection, caption)
+    style = _STYLE + (captions.style if captions else "")
     # the page allows no other style than its own and no picture but those inside it
-    digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     about = (
         f"{len(collection)} images, {collection.model}; rank and {'centred ' if centred else ''}cosine, nearest first"
     )
@@ -60,20 +65,20 @@ def write(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" '
         f"content=\"default-src 'none'; img-src data:; style-src 'sha256-{digest}'\">"
-        f'<title>Nearest images</title><link rel="icon" href="data:,"><style>{_STYLE}</style></head><body>'
-        f'<h1>Nearest images</h1><p class="about">{escape(about)}</p>'
+        f'<title>Nearest images</title><link rel="icon" href="data:,"><style>{style}</style></head><body>'
+        f'<h1>Nearest images</h1><p class="about">{escape(about)}</p>{captions.legend() if captions else ""}'
     )
-    sections = "".join(_section(result, thumbnails) for result in results)
+    sections = "".join(_section(result, thumbnails, captions) for result in results)
     # names are escaped already; this is for lone surrogates that the terminal's arguments may still hold
     text = (head + sections + "</body></html>\n").encode(errors="backslashreplace").decode()
     atomic_write_text(path, text)
 
 
-def _section(result: QueryResult, thumbnails: Thumbnails | None) -> str:
+def _section(result: QueryResult, thumbnails: Thumbnails | None, captions: Captions | None) -> str:
     name = escape(result.query)
     if result.error is not None:
         return f"<section><h2>{name}</h2><p>{escape(result.error)}</p></section>"
-    tiles = "".join(f"<li>{_tile(n, match, thumbnails)}</li>" for n, match in enumerate(result.neighbours, 1))
+    tiles = "".join(f"<li>{_tile(n, match, thumbnails, captions)}</li>" for n, match in enumerate(result.neighbours, 1))
     return f"<section><div><h2>{name}</h2>{_query_image(result)}</div><ol>{tiles}</ol></section>"
 
 
@@ -84,7 +89,7 @@ def _query_image(result: QueryResult) -> str:
         return f'<div class="none">{escape(str(error))}</div>'
 
 
-def _tile(rank: int, match: Match, thumbnails: Thumbnails | None) -> str:
+def _tile(rank: int, match: Match, thumbnails: Thumbnails | None, captions: Captions | None) -> str:
     name = match.item.name
     image = '<div class="none">no picture</div>'
     if thumbnails is not None:
@@ -94,7 +99,8 @@ def _tile(rank: int, match: Match, thumbnails: Thumbnails | None) -> str:
             image = f'<div class="none">{escape(str(error))}</div>'
     label = escape(name)
     caption = f'<span title="{label}">{label}</span><b>{rank} · {match.cosine:.3f}</b>'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+    kept = captions.of(match.item.row) if captions else ""
+    return f"<figure>{image}<figcaption>{caption}</figcaption>{kept}</figure>"
 
 
 def _img(jpeg: bytes, name: str) -> str:

@@ -29,11 +29,11 @@ def pca_points(collection: Collection) -> NDArray[np.float32]:
     """
     # Use the map of an earlier start if the collection is the same.
     path = collection.state / f"map-{collection.sha256[:16]}.npy"
-    cached = _read_cache(path, len(collection))
+    cached = read_cache(path, len(collection))
     if cached is not None:
         return cached
     # Otherwise compute the map and keep it.
-    points = _scaled(_projected(collection, *_principal_axes(collection)))
+    points = scaled(_projected(collection, *_principal_axes(collection)))
     buffer = io.BytesIO()
     np.save(buffer, points)
     atomic_files.make_folder(collection.state)
@@ -45,7 +45,8 @@ def pca_points(collection: Collection) -> NDArray[np.float32]:
     return points
 
 
-def _read_cache(path: Path, rows: int) -> NDArray[np.float32] | None:
+def read_cache(path: Path, rows: int) -> NDArray[np.float32] | None:
+    """Return the points float32 [rows, 2] in a file of a map; ``None`` for anything else."""
     try:
         points: NDArray[np.float32] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -85,11 +86,11 @@ def _projected(collection: Collection, mean: NDArray[np.float64], axes: NDArray[
     return points
 
 
-def _scaled(points: NDArray[np.float32]) -> NDArray[np.float32]:
+def scaled(points: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale each axis so that its ``_INNER`` quantile is 1, and clip to -1..1."""
     valid = points[~np.isnan(points[:, 0])]
     if not len(valid):
         return points
     reach = np.quantile(np.abs(valid), _INNER, axis=0)
-    scaled: NDArray[np.float32] = np.clip(points / np.where(reach > 0, reach, 1), -1, 1).astype(np.float32)
-    return scaled
+    inside: NDArray[np.float32] = np.clip(points / np.where(reach > 0, reach, 1), -1, 1).astype(np.float32)
+    return inside

@@ -103,6 +103,17 @@ def test_html_report_is_self_contained_and_escapes_names(
     capsys.readouterr()
 
 
+def test_a_caption_needs_a_page_and_a_kept_column(
+    photos_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, "search", photos_out, "a.jpg", "--caption", "label") == EXIT_USER_ERROR
+    assert "--caption is for the page of --html" in capsys.readouterr().err
+    page = tmp_path / "page.html"
+    assert command(monkeypatch, "search", photos_out, "a.jpg", "--caption", "x", "--html", page) == EXIT_USER_ERROR
+    assert "carries no column x that can be a caption, it has: none" in capsys.readouterr().err
+    assert not page.exists()
+
+
 def test_another_model_is_refused(photos_out: Path, random_weights: Path) -> None:
     with pytest.raises(UserError, match="made with another model: weights_sha256"):
         open_model(Collection(photos_out), str(random_weights), device="cpu")

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
+from zoo.search import umap_map
 from zoo.search.collection import Collection
+from zoo.search.image_source import recorded_images
 from zoo.search.index import open_index
 from zoo.search.pca_map import pca_points
 from zoo.search.query import open_model
 from zoo.search.thumbnails import Thumbnails
+from zoo.search.umap_map import UmapMap
 
 if TYPE_CHECKING:
     import uvicorn
@@ -31,6 +34,7 @@ def serve(
     images: str | None,
     host: str,
     port: int,
+    named_only: bool = False,
     allowed_hosts: Sequence[str] = (),
     model: str | None = None,
     device: str | None = None,
@@ -39,25 +43,31 @@ def serve(
 
     Args:
         out: folder that ``zoo index`` was run on.
-        images: the source that was extracted, for thumbnails; ``None`` shows names only.
+        images: the source that was extracted, for thumbnails; ``None`` is what the run log of the result names.
+        named_only: show names and no thumbnails.
         port: 0 chooses a free port.
         allowed_hosts: host names that requests may use, besides ``localhost`` and addresses.
         model: where the model is now, see ``zoo.search.query.open_model``.
 
     Raises:
-        UserError: there is no index, the model is another one, the port is taken, or a package is missing.
+        UserError: there is no index, the images of the run log are gone, the model is another one, the port is taken,
+            or a package is missing.
     """
     # Import here, to say which package is missing.
     try:
         import uvicorn
 
-        from zoo.search.server.app import ServedCollection, create_app
+        from zoo.search.server.app import create_app
+        from zoo.search.server.served import ServedCollection
     except ImportError as error:
         raise UserError(f"zoo serve needs {error.name}: pip install 'siamese-zoo[search]'") from None
     # what can fail within a second comes before the model and the map
     collection = Collection(out)
     index = open_index(collection)
-    thumbnails = None if images is None else Thumbnails(collection, images)
+    if images is None and not named_only and (images := recorded_images(out)) is not None:
+        print_line(f"pictures: {images}, by the run log of {out}; --no-images shows names only", file=sys.stderr)
+    thumbnails = None if images is None or named_only else Thumbnails(collection, images)
+    has_umap = umap_map.is_installed() and index.info["indexed"] >= umap_map.LEAST
     # Hold the port while the model and the map load.
     with _listen(host, port) as listening:
         served = ServedCollection(
@@ -67,13 +77,16 @@ def serve(
             pca_points(collection),
             thumbnails,
             allowed_hosts=[*allowed_hosts, host, socket.gethostname()] if not _is_local(host) else allowed_hosts,
+            umap=UmapMap(collection) if has_umap else None,
         )
         # Give the address only when all is loaded.
         _announce(host, listening.getsockname()[1], thumbnails is not None)
         app = create_app(served)
-        with suppress(KeyboardInterrupt):  # the normal end; uvicorn raises it again after its shutdown
-            uvicorn.Server(server_config(app)).run(sockets=[listening])
-        app.state.close()
+        try:
+            with suppress(KeyboardInterrupt):  # the normal end; uvicorn raises it again after its shutdown
+                uvicorn.Server(server_config(app)).run(sockets=[listening])
+        finally:
+            app.state.close()
     print_line("stopped", file=sys.stderr)
 
 

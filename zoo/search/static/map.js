@@ -1,31 +1,93 @@
-// A map of points that can be moved and zoomed; few points in view are drawn as thumbnails.
+// A map of points that can be moved, zoomed and selected from; few points in view are drawn as thumbnails.
+import { listen } from "./gestures.js";
+import { pixel } from "./palette.js";
+import { PointLayer } from "./points.js";
+import { Projection } from "./projection.js";
+
 const MAX_THUMBNAILS = 120;
+const MAX_LOADED = 1000; // pictures in memory
 const SIDE = 46; // of a thumbnail, pixels
+const FADED = [168, 172, 180];
 
-export async function openMap(canvas, tip, { images, pictureOf, nameOf, choose }) {
-  const response = await fetch("api/map");
-  if (!response.ok) throw new Error("the map cannot be loaded");
-  const points = new Float32Array(await response.arrayBuffer());
-  const rows = [];
-  for (let row = 0; row < images; row++) if (!Number.isNaN(points[2 * row])) rows.push(row);
+// `pictureOf`, `nameOf` and `choose` get rows; `select` gets the rows of a region, null where it was given up.
+export function openMap(canvas, tip, { columns, pictureOf, nameOf, choose, select, mode }) {
   const pen = canvas.getContext("2d");
+  const layer = new PointLayer();
+  const at = new Projection(() => [canvas.clientWidth, canvas.clientHeight]);
   const pictures = new Map();
-  const view = { scale: 1, x: 0, y: 0 };
+  const isShown = (row) => columns.isShown(row);
+  let screen = new Float32Array(0); // places of `drawn` in pixels of the device
+  let drawn = new Uint32Array(0);
+  let pixels = null; // colours by row
+  let selected = null; // Uint8Array by row
+  let outline = null;
   let chosen = null;
-  let dragFrom = null; // last position of the pointer while its button is down
-  let isDragged = false;
+  let isAsked = false; // for a frame
 
-  const toScreen = (row) => {
-    const side = 0.46 * view.scale;
-    return [
-      canvas.clientWidth * (0.5 + side * (points[2 * row] - view.x)),
-      canvas.clientHeight * (0.5 - side * (points[2 * row + 1] - view.y)),
-    ];
-  };
-  const isVisible = ([x, y]) => x > -SIDE && y > -SIDE && x < canvas.clientWidth + SIDE && y < canvas.clientHeight + SIDE;
+  // Many moves of a pointer can come between two frames.
+  function draw() {
+    if (isAsked) return;
+    isAsked = true;
+    requestAnimationFrame(() => {
+      isAsked = false;
+      paint();
+    });
+  }
+
+  // Collect what is in view: what is filtered out first, so that it lies below. Returns the numbers of all, and of those.
+  function collect(ratio) {
+    const { points, rows } = at;
+    if (drawn.length < rows.length) [drawn, screen] = [new Uint32Array(rows.length), new Float32Array(2 * rows.length)];
+    const { width, height } = canvas;
+    const margin = SIDE * ratio;
+    const [left, across, top, down] = at.axes([width, height]);
+    const { shown } = columns;
+    let [count, faded] = [0, 0];
+    for (const pass of shown || selected ? [false, true] : [true]) {
+      for (let n = 0; n < rows.length; n++) {
+        const row = rows[n];
+        const isFull = (shown === null || shown[row] === 1) && (selected === null || selected[row] === 1);
+        if (isFull !== pass) continue;
+        const x = left + across * points[2 * row];
+        const y = top + down * points[2 * row + 1];
+        if (x < -margin || y < -margin || x > width + margin || y > height + margin) continue;
+        drawn[count] = row;
+        screen[2 * count] = x;
+        screen[2 * count + 1] = y;
+        count++;
+      }
+      if (!pass) faded = count;
+    }
+    return [count, faded];
+  }
+
+  function paint() {
+    if (!canvas.clientWidth) return;
+    const ratio = devicePixelRatio || 1;
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((side) => Math.round(side * ratio));
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    const [count, faded] = collect(ratio);
+    const full = count - faded;
+    const withPictures = Boolean(pictureOf) && full > 0 && full <= MAX_THUMBNAILS;
+    const accent = getComputedStyle(canvas).color; // light or dark
+    const plain = pixel(accent.match(/\d+/g).slice(0, 3).map(Number), 200);
+    const pale = pixel(FADED, 110);
+    const radius = ratio * (count > 30_000 ? 1 : count > 5000 ? 1.5 : 3.5);
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    layer.begin(pen);
+    layer.draw(screen, 0, faded, radius, () => pale);
+    if (!withPictures) layer.draw(screen, faded, count, radius, pixels ? (n) => pixels[drawn[n]] : () => plain);
+    layer.end(pen);
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.fillStyle = pen.strokeStyle = accent;
+    if (withPictures) for (let n = faded; n < count; n++) drawPicture(drawn[n], screen[2 * n] / ratio, screen[2 * n + 1] / ratio);
+    drawMarks(withPictures);
+    canvas.dispatchEvent(new CustomEvent("painted", { detail: { count, full } }));
+  }
 
   function thumbnail(row) {
     if (!pictures.has(row)) {
+      if (pictures.size >= MAX_LOADED) pictures.delete(pictures.keys().next().value);
       const image = new Image();
       image.onload = draw;
       image.src = pictureOf(row);
@@ -35,47 +97,36 @@ export async function openMap(canvas, tip, { images, pictureOf, nameOf, choose }
     return image.complete && image.naturalWidth ? image : null;
   }
 
-  function drawPicture(row, x, y, side) {
+  function drawPicture(row, x, y) {
     const image = thumbnail(row);
-    if (!image) return drawPoint(x, y);
+    if (pixels) pen.fillStyle = columns.colourOfRow(row);
+    if (!image) {
+      pen.beginPath();
+      pen.arc(x, y, 4, 0, 7);
+      return pen.fill();
+    }
     const cut = Math.min(image.naturalWidth, image.naturalHeight);
     const [left, top] = [(image.naturalWidth - cut) / 2, (image.naturalHeight - cut) / 2];
-    pen.drawImage(image, left, top, cut, cut, x - side / 2, y - side / 2, side, side);
+    if (pixels) pen.fillRect(x - SIDE / 2 - 3, y - SIDE / 2 - 3, SIDE + 6, SIDE + 6);
+    pen.drawImage(image, left, top, cut, cut, x - SIDE / 2, y - SIDE / 2, SIDE, SIDE);
   }
 
-  function drawPoint(x, y) {
-    pen.beginPath();
-    pen.arc(x, y, rows.length > 5000 ? 2 : 4, 0, 7);
-    pen.fill();
-  }
-
-  function draw() {
-    if (!canvas.clientWidth) return;
-    const style = getComputedStyle(canvas);
-    const ratio = devicePixelRatio || 1;
-    if (canvas.width !== Math.round(canvas.clientWidth * ratio) || canvas.height !== Math.round(canvas.clientHeight * ratio)) {
-      canvas.width = Math.round(canvas.clientWidth * ratio);
-      canvas.height = Math.round(canvas.clientHeight * ratio);
-    }
-    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen.clearRect(0, 0, canvas.clientWidth, canvas.clientHeight);
-    pen.fillStyle = pen.strokeStyle = style.color; // the accent colour, light or dark
-    pen.globalAlpha = rows.length > 5000 ? 0.45 : 0.8;
-    const visible = [];
-    for (const row of rows) {
-      const position = toScreen(row);
-      if (isVisible(position)) visible.push([row, ...position]);
-    }
-    const withPictures = pictureOf && visible.length <= MAX_THUMBNAILS;
-    if (withPictures) pen.globalAlpha = 1;
-    for (const [row, x, y] of visible) withPictures ? drawPicture(row, x, y, SIDE) : drawPoint(x, y);
+  function drawMarks(withPictures) {
     if (chosen !== null) {
-      pen.globalAlpha = 1;
       pen.lineWidth = 3;
-      const [x, y] = toScreen(chosen);
+      const [x, y] = at.toScreen(chosen);
       const half = withPictures ? SIDE / 2 : 8;
-      if (withPictures) drawPicture(chosen, x, y, SIDE);
+      if (withPictures) drawPicture(chosen, x, y);
       pen.strokeRect(x - half, y - half, 2 * half, 2 * half);
+    }
+    if (outline) {
+      pen.lineWidth = 1.5;
+      pen.setLineDash([6, 4]);
+      pen.beginPath();
+      for (const [x, y] of outline) pen.lineTo(x, y);
+      pen.closePath();
+      pen.stroke();
+      pen.setLineDash([]);
     }
   }
 
@@ -85,89 +136,97 @@ export async function openMap(canvas, tip, { images, pictureOf, nameOf, choose }
     tip.hidden = row === null;
     draw();
     if (row === null) return;
-    const [x, y] = toScreen(row);
-    tip.style.left = `${Math.min(x + 20, canvas.clientWidth - 180)}px`;
-    tip.style.top = `${Math.max(8, Math.min(y + 20, canvas.clientHeight - 210))}px`;
+    const [x, y] = at.toScreen(row);
+    tip.style.left = `${Math.max(8, Math.min(x + 20, canvas.clientWidth - 180))}px`;
+    tip.style.top = `${Math.max(8, Math.min(y + 20, canvas.clientHeight - 230))}px`;
     const image = tip.querySelector("img");
     image.hidden = !pictureOf;
     if (pictureOf) image.src = pictureOf(row);
-    tip.querySelector("span").textContent = "…";
+    tip.querySelector("bdi").textContent = "…";
     const name = await nameOf(row).catch(() => "");
-    if (row === chosen) tip.querySelector("span").textContent = name;
+    if (row === chosen) tip.querySelector("bdi").textContent = name;
   }
 
-  function nearestTo(x, y, reach) {
-    let best = null;
-    for (const row of rows) {
-      const [a, b] = toScreen(row);
-      const distance = Math.hypot(a - x, b - y);
-      if (distance < reach) [best, reach] = [row, distance];
-    }
-    return best;
-  }
-
-  // the next point for an arrow key: the nearest within 45 degrees of its direction
-  function towards([dx, dy]) {
-    if (chosen === null) return nearestTo(canvas.clientWidth / 2, canvas.clientHeight / 2, Infinity);
-    const [x, y] = toScreen(chosen);
-    let [best, least] = [chosen, Infinity];
-    for (const row of rows) {
-      const [a, b] = toScreen(row);
-      const along = (a - x) * dx + (b - y) * dy;
-      const across = Math.abs((a - x) * dy - (b - y) * dx);
-      if (row !== chosen && along > 0 && across <= along && along + across < least) [best, least] = [row, along + across];
-    }
-    return best;
-  }
-
-  function zoom(factor, x = canvas.clientWidth / 2, y = canvas.clientHeight / 2) {
-    const side = 0.46 * view.scale;
-    const [px, py] = [(x / canvas.clientWidth - 0.5) / side, (0.5 - y / canvas.clientHeight) / side];
-    const scale = Math.min(Math.max(view.scale * factor, 0.5), 4000);
-    const kept = 1 - view.scale / scale;
-    view.x += px * kept;
-    view.y += py * kept;
-    view.scale = scale;
+  function changeView(change) {
+    change();
     choosePoint(null);
     draw();
   }
 
-  canvas.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, event.offsetX, event.offsetY);
-  });
-  canvas.addEventListener("pointerdown", (event) => {
-    canvas.setPointerCapture(event.pointerId);
-    dragFrom = [event.offsetX, event.offsetY];
-    isDragged = false;
-  });
-  canvas.addEventListener("pointermove", (event) => {
-    if (dragFrom === null) return choosePoint(nearestTo(event.offsetX, event.offsetY, SIDE / 2));
-    const [dx, dy] = [event.offsetX - dragFrom[0], event.offsetY - dragFrom[1]];
-    if (!isDragged && Math.hypot(dx, dy) < 4) return;
-    isDragged = true;
-    dragFrom = [event.offsetX, event.offsetY];
-    view.x -= dx / canvas.clientWidth / (0.46 * view.scale);
-    view.y += dy / canvas.clientHeight / (0.46 * view.scale);
-    choosePoint(null);
+  const middle = () => [canvas.clientWidth / 2, canvas.clientHeight / 2];
+  const move = (dx, dy) => changeView(() => at.move(dx, dy));
+  const zoom = (factor, x = middle()[0], y = middle()[1]) => changeView(() => at.zoom(factor, x, y));
+  const reset = () => changeView(() => at.reset());
+
+  // Select the shown points inside a polygon on the screen; null gives the selection up.
+  function selectIn(polygon) {
+    const found = polygon ? at.inside(polygon, isShown) : [];
+    selected = found.length ? new Uint8Array(at.points.length / 2) : null;
+    for (const row of found) selected[row] = 1;
+    outline = null;
     draw();
-  });
-  canvas.addEventListener("pointerup", (event) => {
-    dragFrom = null;
-    const row = isDragged ? null : nearestTo(event.offsetX, event.offsetY, SIDE / 2);
-    if (row !== null) choose(row);
-  });
-  canvas.addEventListener("pointerleave", () => dragFrom === null && choosePoint(null));
-  canvas.addEventListener("keydown", (event) => {
+    select(found.length ? found : null);
+  }
+
+  function selectView() {
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+    selectIn([[0, 0], [width, 0], [width, height], [0, height]]);
+  }
+
+  function key(event) {
     const direction = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
-    if (direction) choosePoint(towards(direction));
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (direction && event.shiftKey) move(-60 * direction[0], -60 * direction[1]);
+    else if (direction && chosen === null) choosePoint(at.nearest(...middle(), Infinity, isShown));
+    else if (direction) choosePoint(at.towards(chosen, direction, isShown));
     else if (event.key === "+" || event.key === "=") zoom(1.4);
     else if (event.key === "-") zoom(1 / 1.4);
-    else if (event.key === "0") Object.assign(view, { scale: 1, x: 0, y: 0 }), draw();
+    else if (event.key === "0") reset();
+    else if (event.key === "s") selectView();
+    else if (event.key === "Escape") selectIn(null);
     else if (event.key === "Enter" && chosen !== null) choose(chosen);
     else return;
     event.preventDefault();
-  });
-  addEventListener("resize", draw);
-  return { draw, count: rows.length };
+  }
+
+  listen(
+    canvas,
+    {
+      move,
+      zoom,
+      key,
+      hover: (x, y) => choosePoint(at.nearest(x, y, SIDE / 2, isShown)),
+      leave: () => choosePoint(null),
+      tap(x, y) {
+        const row = at.nearest(x, y, SIDE / 2, isShown);
+        if (row !== null) choose(row);
+      },
+      shape(polygon, isDone) {
+        outline = polygon;
+        isDone ? selectIn(polygon) : draw();
+      },
+    },
+    mode,
+  );
+  new ResizeObserver(draw).observe(canvas);
+
+  return {
+    draw,
+    zoom,
+    reset,
+    selectView,
+    clear: () => selectIn(null),
+    // Show points, Float32Array x, y by row; returns how many have a place.
+    place(points) {
+      at.place(points);
+      chosen = selected = null;
+      tip.hidden = true;
+      draw();
+      return at.rows.length;
+    },
+    recolour() {
+      pixels = columns.pixels();
+      draw();
+    },
+  };
 }

@@ -27,7 +27,7 @@ const tiles = (list) =>
   page.$$eval(`${list} .tile`, (found) =>
     found.map((tile) => ({
       row: Number(tile.dataset.row),
-      name: tile.querySelector(".label span").textContent,
+      name: tile.dataset.path,
       cosine: Number(tile.querySelector(".label b")?.textContent.split("·").at(-1) ?? NaN),
     })),
   );
@@ -39,6 +39,9 @@ const loaded = () =>
 const saw = {};
 await page.goto(url);
 await statusHas("Drop a photograph");
+await page.waitForSelector("#sample .tile");
+saw.sample = (await tiles("#sample")).map((tile) => tile.row);
+saw.opened = await page.getAttribute("#tab-map", "aria-selected");
 saw.title = await page.title();
 saw.about = await page.textContent("#about");
 await page.setInputFiles("#photo", broken);
@@ -61,13 +64,13 @@ await page.waitForFunction((row) => Number(document.querySelector("#found .tile"
 saw.ofRow = await tiles("#found");
 
 await page.focus("#tab-near");
-await page.keyboard.press("ArrowRight");
+await page.keyboard.press("ArrowLeft");
 await statusHas("images");
 await page.waitForTimeout(300); // thumbnails are drawn as they come
 await page.focus("#plane");
 await page.keyboard.press("ArrowRight");
-await page.waitForFunction(() => document.querySelector("#tip span").textContent.length > 1);
-saw.tip = await page.textContent("#tip span");
+await page.waitForFunction(() => document.querySelector("#tip bdi").textContent.length > 1);
+saw.tip = await page.textContent("#tip bdi");
 await page.keyboard.press("ArrowLeft");
 await page.keyboard.press("ArrowRight");
 saw.inked = await page.evaluate(() => {

@@ -28,10 +28,10 @@ from test_server_app import Means, Site
 from zoo.search.collection import Collection
 from zoo.search.index import build, open_index
 from zoo.search.server import form_data
-from zoo.search.server.app import ServedCollection
 from zoo.search.server.host_check import SECURITY_HEADERS
 from zoo.search.server.http_protocol import BoundedProtocol
 from zoo.search.server.request_limits import RequestLimits
+from zoo.search.server.served import ServedCollection
 from zoo.search.thumbnails import Thumbnails
 from zoo.transforms.decode import UnreadableImage
 
@@ -338,7 +338,7 @@ def test_undecodable_images_say_so(tmp_path: Path) -> None:
         assert "JPEG" in last["error"]
         status, body, _ = site.request("GET", f"/pictures/{collection.sha256[:16]}/small/{last['row']}")
         assert (status, "not-an-image" in json.loads(body)["detail"]) == (404, True)
-        assert b"cannot be read: ${status}" in site.request("GET", "/app.js")[1]
+        assert b"cannot be read: ${status}" in site.request("GET", "/tiles.js")[1]
     finally:
         site.stop()
 

@@ -32,9 +32,10 @@ from zoo.errors import UserError
 from zoo.search.collection import Collection
 from zoo.search.index import build, open_index
 from zoo.search.pca_map import pca_points
-from zoo.search.server.app import ServedCollection, create_app
+from zoo.search.server.app import create_app
 from zoo.search.server.request_limits import RequestLimits
 from zoo.search.server.serve import _announce, serve, server_config
+from zoo.search.server.served import ServedCollection
 from zoo.search.thumbnails import Thumbnails
 
 PHOTOS = Path(__file__).parents[4] / "examples" / "photos"
@@ -376,7 +377,7 @@ def test_the_page_in_a_browser_and_ctrl_c(
     assert done.returncode == 0, done.stderr
     saw = json.loads(done.stdout)
     assert (saw["foreign"], saw["errors"]) == ([], [])
-    assert "broken.jpg: not-an-image" in saw["broken"]
+    assert "broken.jpg\u2069: not-an-image" in saw["broken"]
     collection = Collection(photos_out)
     assert saw["about"] == f"24 images · {collection.model} · exact search"
     vectors = np.concatenate([v for _, v in collection.vectors()]).astype(np.float64)
@@ -389,6 +390,9 @@ def test_the_page_in_a_browser_and_ctrl_c(
         assert [tile["row"] for tile in shown] == np.argsort(-cosines).tolist()
         assert [tile["cosine"] for tile in shown] == pytest.approx(np.sort(cosines)[::-1], abs=6e-4)
         assert [tile["name"] for tile in shown] == [names[tile["row"]] for tile in shown]
+    assert saw["opened"] == "true"
+    assert sorted(saw["sample"]) == list(range(24))
+    assert saw["sample"] != list(range(24)), "a random order"
     assert saw["thumbnails"] >= 10  # those in view; the rest load lazily
     assert saw["all"] == names
     assert saw["tip"] == names[saw["fromMap"]]
