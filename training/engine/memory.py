@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from training.methods import find_method
 from training.methods.base import recipe_architecture
 from training.recipes.config import Recipe
 from zoo.errors import UserError
@@ -26,8 +27,8 @@ class Estimate:
     """Estimated memory of a run on one device.
 
     Attributes:
-        fixed: bytes of weights, gradients, optimiser state and the libraries.
-        image: bytes of the activations of one image, all its views.
+        fixed: bytes of weights, gradients, optimiser state, a memory bank or queue, and the libraries.
+        image: bytes of the activations of one image, all its views, and of the rows it is scored against.
         images: images of a micro-batch.
     """
 
@@ -41,32 +42,37 @@ class Estimate:
         return self.fixed + self.image * self.images
 
 
-def estimate(recipe: Recipe, ranks: int = 1) -> Estimate:
-    """Return the memory that a run needs on one device; nothing is allocated for it."""
-    architecture, views = recipe_architecture(recipe), recipe.views
-    sizes = [views.size] * (1 + (views.second is not None))
-    sizes += [views.small_size] * (views.small_count if views.small is not None else 0)
+def estimate(recipe: Recipe, ranks: int = 1, images: int = 0) -> Estimate:
+    """Return the memory that a run needs on one device; nothing is allocated for it.
+
+    Args:
+        images: number of training images, for each of which a memory bank has a vector.
+    """
+    architecture, method = recipe_architecture(recipe), find_method(recipe.method)
     per_area, parameters = _activations(architecture, recipe.checkpoint_activations)
     value = 4 if recipe.precision == "fp32" else 2
-    image = round(sum(size**2 for size in sizes) * per_area * value)
+    image = round(method.encoded_pixels(recipe) * per_area * value)
+    kept, scored = method.more_memory(recipe, images)
     # A second network that follows the first has weights, but keeps no activations for a backward pass.
-    copies = _COPIES[recipe.optim.name] + (recipe.method in ("byol", "mocov2", "infomin"))
-    return Estimate(
-        round(parameters * 4 * copies + _OTHER), image, recipe.optim.batch_size // ranks // recipe.accumulate
-    )
+    copies = _COPIES[recipe.optim.name] + (recipe.method in ("byol", "mocov2", "infomin", "mocov3", "densecl"))
+    rows = recipe.optim.batch_size // ranks // recipe.accumulate
+    return Estimate(round(parameters * 4 * copies + _OTHER) + kept, image + scored, rows)
 
 
-def require_fit(recipe: Recipe, device: torch.device, ranks: int = 1) -> None:
+def require_fit(recipe: Recipe, device: torch.device, ranks: int = 1, images: int = 0) -> None:
     """Refuse a run that needs more memory than the device has.
+
+    Args:
+        images: number of training images.
 
     Raises:
         UserError: it cannot fit; the message names the settings that would.
     """
     limit = device_memory(device)
-    found = estimate(recipe, ranks)
+    found = estimate(recipe, ranks, images)
     if limit is None or found.total <= limit:
         return
-    advice = _advice(recipe, limit, ranks)
+    advice = _advice(recipe, limit, ranks, images)
     raise UserError(
         f"{recipe.name} needs about {found.total / 1e9:.1f} GB on {device}, which has {limit / 1e9:.1f}: {advice}"
     )
@@ -90,7 +96,7 @@ def device_memory(device: torch.device) -> int | None:
     return min(found)
 
 
-def _advice(recipe: Recipe, limit: int, ranks: int) -> str:
+def _advice(recipe: Recipe, limit: int, ranks: int, images: int) -> str:
     """Return the least change that makes the run fit."""
     for recompute in (recipe.checkpoint_activations, True):
         changed = replace(recipe, checkpoint_activations=recompute)
@@ -100,9 +106,9 @@ def _advice(recipe: Recipe, limit: int, ranks: int) -> str:
             parts = recipe.accumulate * 2**halvings
             if recipe.optim.batch_size % (parts * ranks) or recipe.optim.batch_size // parts // ranks < 2:
                 break
-            if estimate(replace(changed, accumulate=parts), ranks).total > limit:
+            if estimate(replace(changed, accumulate=parts), ranks, images).total > limit:
                 continue
-            if recipe.method in ("simclr", "swav", "barlowtwins", "vicreg"):
+            if recipe.method in ("simclr", "swav", "barlowtwins", "vicreg", "mocov3", "cpc"):
                 batch = recipe.optim.batch_size // 2**halvings
                 return f"--set optim.batch_size={batch}{also} fits (the loss depends on the batch)"
             return f"--set accumulate={parts}{also} fits"
