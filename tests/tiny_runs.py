@@ -24,8 +24,10 @@ from training.recipes.config import Heads, Objective, Recipe, View
 from zoo.datasets.dataset import Dataset
 from zoo.models.registry import ARCHITECTURES, Architecture
 
-BANKS = ("instdisc", "cmc", "pirl", "infomin", "localagg")  # take rows, and have BN per rank
-METHODS = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised", "barlowtwins", "vicreg", *BANKS)
+BANKS = ("instdisc", "cmc", "pirl", "infomin", "localagg", "cpc")  # take rows, and have BN per rank
+APART = ("densecl",)  # has BN per rank besides
+TOGETHER = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised", "barlowtwins", "vicreg", "mocov3")
+METHODS = (*TOGETHER, *APART, *BANKS)
 _OPTIM: dict[str, dict[str, Any]] = {
     "simclr": {"name": "lars_classic", "schedule": "step"},
     "swav": {"name": "larc", "schedule": "swav", "final_lr": 0.001},
@@ -37,6 +39,7 @@ _VIEWS: dict[str, dict[str, Any]] = {
     "cmc": {"second": None},
     "infomin": {"small": View(), "small_size": 48, "small_count": 1},
     "localagg": {"second": None},
+    "cpc": {"second": None},
     "pirl": {"second": None, "small": View(), "small_size": 48, "small_count": 1},
 }
 _OPTIONS: dict[str, dict[str, int | float | str]] = {
@@ -51,12 +54,23 @@ _OPTIONS: dict[str, dict[str, int | float | str]] = {
         "clusters": 4,
         "instance_epochs": 0,
     },
+    "cpc": {
+        "patch": 16,
+        "stride": 8,
+        "first_step": 1,
+        "last_step": 2,
+        "layers": 2,
+        "drop_colours": 0.5,
+        "clip": 0.5,
+    },
+    "densecl": {"dense_weight": 0.5},
     "barlowtwins": {"lambd": 0.0051},
     "vicreg": {"invariance": 25.0, "variance": 25.0, "covariance": 1.0},
     "pirl": {"negatives": 12, "bank_momentum": 0.5, "loss": "nce", "code": "vissl", "patch_weight": 0.5},
 }
 _OBJECTIVES = {
     "infomin": Objective(queue=40, temperature=0.2, key_momentum=0.9),
+    "densecl": Objective(queue=40, temperature=0.2, key_momentum=0.9),
     "mocov2": Objective(queue=40, temperature=0.2, key_momentum=0.9),
     "swav": Objective(queue=8, queue_from_epoch=0, frozen_steps=2),
 }
@@ -83,6 +97,11 @@ def add_tiny_architecture() -> None:
     channels = (8, 8, 16, 16)
     ARCHITECTURES["tiny"] = Architecture("resnet18", 16, 36_896, {"channels": channels})  # type: ignore[index]
     shallow = {"channels": channels, "layers": (1, 1, 1, 1)}
+    layer_norm = {"norm_layer": "groupnorm1"}
+    ARCHITECTURES["tiny_ln"] = Architecture(  # type: ignore[index]
+        "resnet18", 16, 36_896, {"channels": channels} | layer_norm
+    )
+    ARCHITECTURES["tiny10_ln"] = Architecture("resnet18", 16, 25_184, shallow | layer_norm)  # type: ignore[index]
     half = {"channels": (4, 4, 8, 8)}  # of CMC's two networks
     split = Architecture("resnet18", 16, 26_144, half, colours="lab")
     ARCHITECTURES["tiny_cmc"] = split  # type: ignore[index]
@@ -99,7 +118,7 @@ def tiny(method: str, *, optim: dict[str, Any] | None = None, **changes: Any) ->
         base,
         **{
             "method": method,
-            "architecture": "tiny_cmc" if method == "cmc" else "tiny",
+            "architecture": {"cmc": "tiny_cmc", "cpc": "tiny_ln"}.get(method, "tiny"),
             "views": replace(base.views, size=32, **_VIEWS.get(method, {})),
             "heads": Heads(hidden=16, out=8, projector_layers=2, prototypes=12, classes=2),
             "objective": _OBJECTIVES.get(method, Objective()),

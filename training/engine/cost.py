@@ -112,15 +112,16 @@ def nearest_rate(count: float, precision: str, device: str, rates: list[Rate]) -
     return min(found, key=lambda rate: abs(log(rate.operations / count)), default=None)
 
 
-def expectation(recipe: Recipe, device: torch.device, *, images: int, ranks: int = 1) -> str:
+def expectation(recipe: Recipe, device: torch.device, *, images: int, ranks: int = 1, entries: int = 0) -> str:
     """Return a line with the memory and the time that a run is expected to take.
 
     Args:
         images: that are still to be seen, of all epochs.
+        entries: training images, for each of which a memory bank has a vector.
     """
     count, limit = operations(recipe), device_memory(device)
     of = "" if limit is None else f" of {limit / 1e9:.1f}"
-    memory = f"expected: {estimate(recipe, ranks).total / 1e9:.1f}{of} GB on {device}"
+    memory = f"expected: {estimate(recipe, ranks, entries).total / 1e9:.1f}{of} GB on {device}"
     work = f"{images} images x {count / 1e9:.3g} GFLOP"
     rate = nearest_rate(count, recipe.precision, device.type, measured_rates())
     if rate is None or ranks > 1:

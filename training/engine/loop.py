@@ -81,7 +81,7 @@ def train(
             return folder / checkpoint.file_name(run.step)
         if run.step < run.total_steps and collectives.rank() == 0:
             left = (run.total_steps - run.step) * recipe.optim.batch_size
-            note(expectation(recipe, run.device, images=left, ranks=collectives.world_size()))
+            note(expectation(recipe, run.device, images=left, ranks=collectives.world_size(), entries=len(dataset)))
         with tf32(recipe.precision != "fp32"), closing(train_steps(run, loggers=loggers)) as steps:
             for _ in steps:
                 pass

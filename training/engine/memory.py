@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from training.methods import find_method
 from training.methods.base import recipe_architecture
 from training.recipes.config import Recipe
 from zoo.errors import UserError
@@ -16,6 +17,7 @@ from zoo.models.registry import Architecture
 from zoo.models.resnet import build_encoder
 
 _COPIES = {"sgd": 3, "lars": 3, "lars_classic": 3, "larc": 3, "adamw": 4}  # weights, gradients, optimiser state
+_OF_WHOLE_BATCH = ("simclr", "swav", "barlowtwins", "vicreg", "mocov3", "cpc")  # their loss compares its images
 _OTHER = 0.7 * 2**30  # bytes: torch itself, batches of images, the workspace of convolutions
 _COUNTED: dict[str, tuple[float, int]] = {}
 _MEASURED_SIDE = 64  # pixels of the images on which activations are counted; they grow with the area
@@ -26,8 +28,8 @@ class Estimate:
     """Estimated memory of a run on one device.
 
     Attributes:
-        fixed: bytes of weights, gradients, optimiser state and the libraries.
-        image: bytes of the activations of one image, all its views.
+        fixed: bytes of weights, gradients, optimiser state, a memory bank or queue, and the libraries.
+        image: bytes of the activations of one image, all its views, and of the rows it is scored against.
         images: images of a micro-batch.
     """
 
@@ -41,69 +43,74 @@ class Estimate:
         return self.fixed + self.image * self.images
 
 
-def estimate(recipe: Recipe, ranks: int = 1) -> Estimate:
-    """Return the memory that a run needs on one device; nothing is allocated for it."""
-    architecture, views = recipe_architecture(recipe), recipe.views
-    sizes = [views.size] * (1 + (views.second is not None))
-    sizes += [views.small_size] * (views.small_count if views.small is not None else 0)
+def estimate(recipe: Recipe, ranks: int = 1, images: int = 0) -> Estimate:
+    """Return the memory that a run needs on one device; nothing is allocated for it.
+
+    Args:
+        images: number of training images, for each of which a memory bank has a vector.
+    """
+    architecture, method = recipe_architecture(recipe), find_method(recipe.method)
     per_area, parameters = _activations(architecture, recipe.checkpoint_activations)
     value = 4 if recipe.precision == "fp32" else 2
-    image = round(sum(size**2 for size in sizes) * per_area * value)
+    image = round(method.encoded_pixels(recipe) * per_area * value)
+    kept, scored = method.more_memory(recipe, images)
     # A second network that follows the first has weights, but keeps no activations for a backward pass.
-    copies = _COPIES[recipe.optim.name] + (recipe.method in ("byol", "mocov2", "infomin"))
-    return Estimate(
-        round(parameters * 4 * copies + _OTHER), image, recipe.optim.batch_size // ranks // recipe.accumulate
-    )
+    copies = _COPIES[recipe.optim.name] + (recipe.method in ("byol", "mocov2", "infomin", "mocov3", "densecl"))
+    rows = recipe.optim.batch_size // ranks // recipe.accumulate
+    return Estimate(round(parameters * 4 * copies + _OTHER) + kept, image + scored, rows)
 
 
-def require_fit(recipe: Recipe, device: torch.device, ranks: int = 1) -> None:
+def require_fit(recipe: Recipe, device: torch.device, ranks: int = 1, images: int = 0) -> None:
     """Refuse a run that needs more memory than the device has.
+
+    Args:
+        images: number of training images.
 
     Raises:
         UserError: it cannot fit; the message names the settings that would.
     """
     limit = device_memory(device)
-    found = estimate(recipe, ranks)
+    found = estimate(recipe, ranks, images)
     if limit is None or found.total <= limit:
         return
     raise UserError(
         f"{recipe.name} needs about {found.total / 1e9:.1f} GB on {device}, which has {limit / 1e9:.1f}: "
-        f"{_advice(recipe, limit, ranks)}"
+        f"{_advice(recipe, limit, ranks, images)}"
     )
 
 
-def fitting(recipe: Recipe, limit: int, ranks: int = 1) -> list[list[str]]:
+def fitting(recipe: Recipe, limit: int, ranks: int = 1, images: int = 0) -> list[list[str]]:
     """Return ways to make a run fit into ``limit`` bytes, each a list of ``--set`` values, the least change first.
 
-    They keep the batch (``accumulate``), make it smaller, or recompute activations as well. SimCLR's, SwAV's, Barlow
-    Twins' and VICReg's losses change with the micro-batch, so for them the batch itself is made smaller. One empty list
-    means that it fits as it is, no list that no batch of it does.
+    They keep the batch (``accumulate``), make it smaller, or recompute activations as well. Where the loss changes with
+    the micro-batch, only the batch itself is made smaller. One empty list means that it fits as it is, no list that no
+    batch of it does.
     """
-    if estimate(recipe, ranks).total <= limit:
+    if estimate(recipe, ranks, images).total <= limit:
         return [[]]
     ways = []
     for recompute in dict.fromkeys((recipe.checkpoint_activations, True)):
         changed = replace(recipe, checkpoint_activations=recompute)
         also = ["checkpoint_activations=true"] if recompute and not recipe.checkpoint_activations else []
-        if (halvings := _halvings(changed, limit, ranks)) is None:
+        if (halvings := _halvings(changed, limit, ranks, images)) is None:
             continue
         if also and not halvings:
             ways.append(also)
             continue
         smaller = [f"optim.batch_size={recipe.optim.batch_size // 2**halvings}", *also]
-        if recipe.method not in ("simclr", "swav", "barlowtwins", "vicreg"):
+        if recipe.method not in _OF_WHOLE_BATCH:
             ways.append([f"accumulate={recipe.accumulate * 2**halvings}", *also])
         ways.append(smaller)
     return ways
 
 
-def _halvings(recipe: Recipe, limit: int, ranks: int) -> int | None:
+def _halvings(recipe: Recipe, limit: int, ranks: int, images: int) -> int | None:
     """Return how often the micro-batch must be halved to fit; ``None`` if no micro-batch of two images or more does."""
     for halvings in range(13):
         parts = recipe.accumulate * 2**halvings
         if recipe.optim.batch_size % (parts * ranks) or recipe.optim.batch_size // parts // ranks < 2:
             return None
-        if estimate(replace(recipe, accumulate=parts), ranks).total <= limit:
+        if estimate(replace(recipe, accumulate=parts), ranks, images).total <= limit:
             return halvings
     return None
 
@@ -126,9 +133,9 @@ def device_memory(device: torch.device) -> int | None:
     return min(found)
 
 
-def _advice(recipe: Recipe, limit: int, ranks: int) -> str:
+def _advice(recipe: Recipe, limit: int, ranks: int, images: int) -> str:
     """Return the settings that make the run fit, the least change first."""
-    ways = fitting(recipe, limit, ranks)
+    ways = fitting(recipe, limit, ranks, images)
     if not ways:
         return "no batch of it fits here; choose a smaller network (`zoo-train recipes`)"
     first, *others = (", ".join(way) for way in ways)

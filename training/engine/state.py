@@ -153,7 +153,7 @@ def open_run(
     if state is None and resume:
         raise UserError(f"{folder} holds no run to resume: leave --resume out")
     # Refuse what cannot fit before the first large tensor is made.
-    require_fit(recipe, torch.device(device), collectives.world_size())
+    require_fit(recipe, torch.device(device), collectives.world_size(), len(dataset))
     # Build the run, then restore its state under the lock.
     run = new_run(recipe, dataset, folder, torch.device(device), build_method(recipe, len(dataset)))
     atomic_files.make_folder(folder)

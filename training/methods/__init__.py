@@ -4,11 +4,14 @@ from training.methods.barlow_twins import BarlowTwins
 from training.methods.base import Method, StepInfo
 from training.methods.byol import BYOL
 from training.methods.cmc import CMC
+from training.methods.cpc import CPC
+from training.methods.densecl import DenseCL
 from training.methods.find import METHODS, build_method, find_method
 from training.methods.infomin import InfoMin
 from training.methods.instdisc import InstDisc
 from training.methods.local_aggregation import LocalAggregation
 from training.methods.mocov2 import MoCoV2
+from training.methods.mocov3 import MoCoV3
 from training.methods.pirl import PIRL
 from training.methods.simclr import SimCLR
 from training.methods.simsiam import SimSiam
@@ -19,14 +22,17 @@ from training.methods.vicreg import VICReg
 __all__ = [
     "BYOL",
     "CMC",
+    "CPC",
     "METHODS",
     "PIRL",
     "BarlowTwins",
+    "DenseCL",
     "InfoMin",
     "InstDisc",
     "LocalAggregation",
     "Method",
     "MoCoV2",
+    "MoCoV3",
     "SimCLR",
     "SimSiam",
     "StepInfo",

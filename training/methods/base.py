@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.methods.initialise import initialise
 from training.recipes.config import Optim, Recipe
@@ -40,6 +42,7 @@ class Method(nn.Module):
 
     Attributes:
         synchronised_bn: BN uses the statistics of all ranks, as in the method's paper.
+        without_bn: the encoder must have no BN.
         views: least and greatest number of views of an image; ``None`` is any number.
         uses_rows: the method keeps something for each training image, such as a memory bank: ``from_recipe`` is given
             ``images``, their number, and ``forward`` is given ``rows``, int64 [N], their numbers.
@@ -49,6 +52,7 @@ class Method(nn.Module):
     """
 
     synchronised_bn: ClassVar[bool] = True
+    without_bn: ClassVar[bool] = False
     views: ClassVar[tuple[int, int | None]] = (2, 2)
     uses_rows: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ("target", "key", "queue")
@@ -68,10 +72,36 @@ class Method(nn.Module):
         Args:
             rows: images of a micro-batch on one rank.
         """
-        if rows < 2:
+        if cls.without_bn:
+            with torch.device("meta"):
+                encoder, _ = recipe_encoder(replace(recipe, initialiser="timm"))
+            if any(isinstance(layer, _BatchNorm) for layer in encoder.modules()):
+                others = ", ".join(name for name, known in ARCHITECTURES.items() if "norm_layer" in known.model_args)
+                raise UserError(
+                    f"{recipe.method} needs an encoder without BN, which {recipe.architecture} is not: set "
+                    f"architecture to one of {others}"
+                )
+        elif rows < 2:
             raise UserError(
                 "a micro-batch of one image has no BN statistics: give each rank and micro-batch 2 images or more"
             )
+
+    @classmethod
+    def encoded_pixels(cls, recipe: Recipe) -> int:
+        """Return how many pixels of an image pass the encoder, for an estimate of the memory: those of its views."""
+        views = recipe.views
+        sizes = [views.size] * (1 + (views.second is not None))
+        sizes += [views.small_size] * (views.small_count if views.small is not None else 0)
+        return sum(size**2 for size in sizes)
+
+    @classmethod
+    def more_memory(cls, recipe: Recipe, images: int) -> tuple[int, int]:
+        """Return bytes beside the encoder's: in all, such as a memory bank's, and for each image of a micro-batch.
+
+        Args:
+            images: number of training images.
+        """
+        return 0, 0
 
     def parameter_groups(self, optim: Optim) -> list[dict[str, object]] | None:
         """Return the optimiser's parameter groups; ``None`` takes those that the optimiser usually has.

@@ -57,6 +57,11 @@ class CMC(Method):
         if not recipe_architecture(recipe).colours:
             raise UserError(f"cmc needs two encoders, which {recipe.architecture} is not: give architecture=cmc_r50")
 
+    @classmethod
+    def more_memory(cls, recipe: Recipe, images: int) -> tuple[int, int]:
+        kept, scored = MemoryBank.bytes(recipe, images)
+        return 2 * kept, 2 * scored
+
     def forward(
         self, views: Sequence[Tensor], labels: Tensor | None = None, rows: Tensor | None = None
     ) -> dict[str, Tensor]:

@@ -10,10 +10,13 @@ from training.methods.barlow_twins import BarlowTwins
 from training.methods.base import Method
 from training.methods.byol import BYOL
 from training.methods.cmc import CMC
+from training.methods.cpc import CPC
+from training.methods.densecl import DenseCL
 from training.methods.infomin import InfoMin
 from training.methods.instdisc import InstDisc
 from training.methods.local_aggregation import LocalAggregation
 from training.methods.mocov2 import MoCoV2
+from training.methods.mocov3 import MoCoV3
 from training.methods.pirl import PIRL
 from training.methods.simclr import SimCLR
 from training.methods.simsiam import SimSiam
@@ -36,6 +39,9 @@ METHODS: Mapping[str, type[Method]] = {
     "pirl": PIRL,
     "infomin": InfoMin,
     "localagg": LocalAggregation,
+    "cpc": CPC,
+    "densecl": DenseCL,
+    "mocov3": MoCoV3,
     "barlowtwins": BarlowTwins,
     "vicreg": VICReg,
     "supervised": Supervised,

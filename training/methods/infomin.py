@@ -20,11 +20,11 @@ from training.distributed import collectives
 from training.methods.base import StepInfo, recipe_encoder
 from training.methods.jigsaw import GRID, JigsawHead, cut_patches, draw_puzzle, patch_size
 from training.methods.mocov2 import MoCoV2
+from training.methods.options import check_options
 from training.methods.pirl import check_jigsaw
 from training.methods.similarity import similarities, unit
-from training.recipes.config import Recipe
+from training.recipes.config import Range, Recipe
 from zoo.datasets.dataset import Dataset
-from zoo.errors import UserError
 
 
 class InfoMin(MoCoV2):
@@ -67,8 +67,7 @@ class InfoMin(MoCoV2):
     def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
         super().check(recipe, rows=rows, dataset=dataset)
         check_jigsaw(recipe)
-        if not 0 <= float(weight := recipe.options.get("patch_weight", -1)) <= 1:
-            raise UserError(f"options.patch_weight={weight} is out of range: it must be between 0 and 1")
+        check_options(recipe, patch_weight=Range(0, 1))
 
     def forward(
         self, views: Sequence[Tensor], labels: Tensor | None = None, rows: Tensor | None = None

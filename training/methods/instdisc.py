@@ -55,6 +55,10 @@ class InstDisc(Method):
         super().check(recipe, rows=rows, dataset=dataset)
         MemoryBank.check(recipe)
 
+    @classmethod
+    def more_memory(cls, recipe: Recipe, images: int) -> tuple[int, int]:
+        return MemoryBank.bytes(recipe, images)
+
     def forward(
         self, views: Sequence[Tensor], labels: Tensor | None = None, rows: Tensor | None = None
     ) -> dict[str, Tensor]:

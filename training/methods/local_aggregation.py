@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from training.distributed import collectives
 from training.methods.base import Method, StepInfo, recipe_encoder
 from training.methods.memory_bank import MemoryBank
+from training.methods.options import check_options
 from training.methods.similarity import similarities, unit
-from training.recipes.config import Recipe
+from training.recipes.config import Range, Recipe
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.models.heads import moco_projector
@@ -79,14 +80,19 @@ class LocalAggregation(Method):
     def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
         super().check(recipe, rows=rows, dataset=dataset)
         MemoryBank.check(recipe)
-        for name, least in (("negatives", 1), ("clusterings", 1), ("clusters", 1), ("instance_epochs", 0)):
-            if int(recipe.options.get(name, -1)) < least:
-                raise UserError(f"options.{name} is missing or out of range: it must be {least} or more")
+        some = Range(1)
+        check_options(recipe, negatives=some, clusterings=some, clusters=some, instance_epochs=Range(0))
         for name in ("negatives", "clusters"):
             if int(recipe.options[name]) > len(dataset):
                 raise UserError(
                     f"options.{name}={recipe.options[name]} is more than the {len(dataset)} images: lower it"
                 )
+
+    @classmethod
+    def more_memory(cls, recipe: Recipe, images: int) -> tuple[int, int]:
+        """The bank, each image's cluster in all clusterings, and an image's similarities to the whole bank."""
+        kept, scored = MemoryBank.bytes(recipe, images)
+        return kept + int(recipe.options["clusterings"]) * images * 8, scored + 2 * images * 4
 
     def forward(
         self, views: Sequence[Tensor], labels: Tensor | None = None, rows: Tensor | None = None

@@ -5,7 +5,6 @@ InstDisc's section 3 (Wu et al. 2018, arXiv 1805.01978); CMC and PIRL use the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -14,13 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.distributed import collectives
+from training.methods.nce import first_normaliser, nce
+from training.methods.options import check_options
 from training.methods.similarity import similarities, unit
-from training.recipes.config import Recipe
-from zoo.errors import UserError
+from training.recipes.config import Range, Recipe
 from zoo.numerics.counter_rng import uniforms
 
 _STREAM = 2 << 32  # random streams of the negatives; the views' count from 1, the loader's is 1 << 32
-
+_OPTIONS = {"negatives": "negatives", "momentum": "bank_momentum", "loss": "loss", "start": "bank_start"}
 _STARTS = ("uniform", "uniform_unit", "normal_unit")
 
 
@@ -35,8 +35,7 @@ class MemoryBank(nn.Module):
         dim: D, size of a vector.
         negatives: K, bank rows drawn for each image, uniformly and with replacement, its own included; 0 scores an
             image against the whole bank.
-        momentum: m of the update.
-        temperature: T.
+        momentum, temperature: m of the update, and T.
         loss: ``nce`` or ``softmax``, a cross-entropy in which the image's own row is right.
         eps: of NCE's two logarithms.
         start: the rows before the first update: ``uniform`` is within 1 / sqrt(D / 3) of 0, not of unit length;
@@ -74,33 +73,22 @@ class MemoryBank(nn.Module):
     @classmethod
     def from_recipe(cls, recipe: Recipe, images: int, **others: Any) -> Self:
         """Build a bank with the recipe's options ``negatives``, ``bank_momentum``, ``loss`` and ``bank_start``."""
-        options: Mapping[str, Any] = recipe.options
-        return cls(
-            images,
-            recipe.heads.out,
-            negatives=int(options["negatives"]),
-            momentum=float(options["bank_momentum"]),
-            temperature=recipe.objective.temperature,
-            loss=str(options["loss"]),
-            start=options.get("bank_start", "uniform"),
-            seed=recipe.seed,
-            **others,
-        )
+        options: dict[str, Any] = {"bank_start": "uniform", **recipe.options}
+        others |= {name: options[ours] for name, ours in _OPTIONS.items()}
+        return cls(images, recipe.heads.out, temperature=recipe.objective.temperature, seed=recipe.seed, **others)
 
     @staticmethod
     def check(recipe: Recipe) -> None:
         """Raise UserError if one of the bank's options is missing or out of range."""
-        if missing := {"negatives", "bank_momentum", "loss"} - recipe.options.keys():
-            raise UserError(f"{recipe.method} needs the option {min(missing)!r}: begin with a recipe of that method")
-        negatives, momentum, loss = (recipe.options[name] for name in ("negatives", "bank_momentum", "loss"))
-        if int(negatives) < 0:
-            raise UserError(f"options.negatives={negatives} is out of range: it must be 0 or more")
-        if not 0 <= float(momentum) <= 1:
-            raise UserError(f"options.bank_momentum={momentum} is out of range: it must be between 0 and 1")
-        if loss not in ("nce", "softmax"):
-            raise UserError(f"options.loss={loss} is not one of nce, softmax")
-        if (start := recipe.options.get("bank_start", "uniform")) not in _STARTS:
-            raise UserError(f"options.bank_start={start} is not one of {', '.join(_STARTS)}")
+        check_options(recipe, negatives=Range(0), bank_momentum=Range(0, 1), loss=("nce", "softmax"))
+        if "bank_start" in recipe.options:
+            check_options(recipe, bank_start=_STARTS)
+
+    @staticmethod
+    def bytes(recipe: Recipe, images: int) -> tuple[int, int]:
+        """Return the bytes of a bank of so many images, and of the rows that one image is scored against."""
+        row, drawn = recipe.heads.out * 4, int(recipe.options["negatives"])
+        return images * row, (drawn + 1) * row if drawn else 2 * images * 4  # of K = 0, logits and probabilities
 
     def draw(self, rows: Tensor, step: int, term: int = 0) -> Tensor:
         """Images' rows int64 [B] -> rows to score against, int64 [B, K + 1]; column 0 is the image's own.
@@ -129,18 +117,13 @@ class MemoryBank(nn.Module):
         return self.nce(logits)
 
     def nce(self, logits: Tensor) -> Tensor:
-        """Noise-contrastive estimation of f.v / T [B, K + 1] (equations 4 to 7; LEM ``lib/NCECriterion.py``)."""
-        N, K = len(self.memory), self.K
-        P = logits.exp() / self._normaliser(logits)
-        noise = K / N  # K P_n, where P_n = 1 / N
-        right = torch.log(P[:, 0] / (P[:, 0] + noise + self.eps))
-        wrong = torch.log(noise / (P[:, 1:] + noise + self.eps)).sum(1)
-        return -(right + wrong).mean()
+        """Noise-contrastive estimation of f.v / T [B, K + 1]."""
+        return nce(logits.exp() / self._normaliser(logits), len(self.memory), self.eps)
 
     @torch.no_grad()
     def _normaliser(self, logits: Tensor) -> Tensor:
-        """Return Z: N times the mean of the first batch's scores, over all ranks, and the same for ever."""
-        first = collectives.all_reduce_sum_(logits.detach().exp().mean()) / collectives.world_size() * len(self.memory)
+        """Return Z of the first batch, the same for ever."""
+        first = first_normaliser(logits, len(self.memory))
         Z = torch.where(self.Z > 0, self.Z.to(first.dtype), first)
         if self.training:
             self.Z.copy_(Z)

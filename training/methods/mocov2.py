@@ -13,7 +13,7 @@ meets the same queue as in the whole batch; without BN the gradient is that of t
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from training.distributed import collectives
 from training.methods.base import Method, StepInfo, recipe_encoder
+from training.methods.key_queue import enqueue, in_shuffled_order
 from training.methods.similarity import similarities, unit
 from training.methods.split_batch_norm import split_batch_norm
 from training.recipes.config import Recipe
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.models.heads import moco_projector
-from zoo.numerics.counter_rng import permutation
 
 
 class MoCoV2(Method):
@@ -112,6 +112,12 @@ class MoCoV2(Method):
         if objective.queue < keys:
             raise UserError(f"objective.queue={objective.queue} cannot hold the {keys} keys of one step: raise it")
 
+    @classmethod
+    def more_memory(cls, recipe: Recipe, images: int) -> tuple[int, int]:
+        """The queue, and an image's logits."""
+        queue, directions = recipe.objective.queue, 1 + recipe.objective.symmetric
+        return queue * recipe.heads.out * 4, 2 * queue * 4 * directions
+
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Query view and key view [N, 3, H, W], normalised -> ``loss``: InfoNCE (equation 1)."""
         query_view, key_view = views
@@ -132,15 +138,12 @@ class MoCoV2(Method):
 
     @torch.no_grad()
     def _compute_keys(self, view: Tensor) -> Tensor:
-        """Return the keys NxC of this rank's images; the shuffle decides which rank computes them."""
-        ranks, n = collectives.world_size(), len(view)
-        if ranks * self.bn_parts == 1:
-            return unit(self.key_projector(self.key_encoder(view)))
-        order = torch.from_numpy(permutation(self.seed, self._step, ranks * n)).to(view.device)
-        mine = order.view(ranks, n)[collectives.rank()]
-        k = unit(self.key_projector(self.key_encoder(collectives.gather(view)[mine])))
-        back = order.argsort().view(ranks, n)[collectives.rank()]
-        return collectives.gather(k)[back]
+        """Return the keys NxC of this rank's images."""
+        (k,) = self.in_shuffled_order(view, lambda part: (unit(self.key_projector(self.key_encoder(part))),))
+        return k
+
+    def in_shuffled_order(self, view: Tensor, compute: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        return in_shuffled_order(view, compute, seed=self.seed, step=self._step, bn_parts=self.bn_parts)
 
     @torch.no_grad()
     def before_step(self, info: StepInfo) -> None:
@@ -160,8 +163,5 @@ class MoCoV2(Method):
         """Replace the oldest keys of the queue by this step's keys."""
         if not self._keys:
             return
-        keys = torch.cat(self._keys).t()  # CxN
-        self._keys.clear()
-        columns = (self.queue_pointer + torch.arange(keys.shape[1], device=keys.device)) % self.queue.shape[1]
-        self.queue[:, columns] = keys.to(self.queue.dtype)
-        self.queue_pointer.copy_((self.queue_pointer + keys.shape[1]) % self.queue.shape[1])
+        count = enqueue(self.queue, self.queue_pointer, self._keys)
+        self.queue_pointer.copy_((self.queue_pointer + count) % self.queue.shape[1])

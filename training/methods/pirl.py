@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from training.methods.base import Method, StepInfo, recipe_encoder
 from training.methods.jigsaw import GRID, JigsawHead, cut_patches, draw_puzzle, patch_size
 from training.methods.memory_bank import MemoryBank
+from training.methods.options import check_options
 from training.methods.similarity import unit
-from training.recipes.config import Optim, Recipe
+from training.recipes.config import Optim, Range, Recipe
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.models.heads import moco_projector
@@ -82,12 +83,13 @@ class PIRL(Method):
     def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
         super().check(recipe, rows=rows, dataset=dataset)
         MemoryBank.check(recipe)
-        code, weight = recipe.options.get("code"), recipe.options.get("patch_weight", -1)
-        if code not in _CODES:
-            raise UserError(f"options.code={code} is not one of {', '.join(_CODES)}")
-        if not 0 <= float(weight) <= 1:
-            raise UserError(f"options.patch_weight={weight} is out of range: it must be between 0 and 1")
+        check_options(recipe, code=_CODES, patch_weight=Range(0, 1))
         check_jigsaw(recipe)
+
+    @classmethod
+    def more_memory(cls, recipe: Recipe, images: int) -> tuple[int, int]:
+        kept, scored = MemoryBank.bytes(recipe, images)
+        return kept, 2 * scored  # the terms have rows of their own
 
     def parameter_groups(self, optim: Optim) -> list[dict[str, object]] | None:
         """VIS decays the weights of convolutions and Linears only, PYC everything."""

@@ -12,12 +12,12 @@ from torch import Tensor
 
 def unit(x: Tensor) -> Tensor:
     """[..., D] -> vectors of unit length, float32 or float64."""
-    return F.normalize(_at_least_float32(x), dim=-1)
+    return F.normalize(at_least_float32(x), dim=-1)
 
 
 def cosine(a: Tensor, b: Tensor, eps: float) -> Tensor:
     """[N, D] x [N, D] -> [N], row by row, float32 or float64; vector lengths are clamped to ``eps`` or more."""
-    return F.cosine_similarity(_at_least_float32(a), _at_least_float32(b), dim=-1, eps=eps)
+    return F.cosine_similarity(at_least_float32(a), at_least_float32(b), dim=-1, eps=eps)
 
 
 def similarities(a: Tensor, b: Tensor) -> Tensor:
@@ -26,5 +26,6 @@ def similarities(a: Tensor, b: Tensor) -> Tensor:
         return a @ b.to(a.dtype).t()
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """Widen bfloat16 and float16 to float32; float64 stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -403,6 +403,80 @@ def localagg_in1k() -> Recipe:
     )
 
 
+def cpc_in1k() -> Recipe:
+    """CPC v2 on ImageNet-1k, batch 512, 200 epochs (arXiv 1905.09272v3; no official code).
+
+    Grid, context network, targets and steps are the paper's pseudo-code's. What the paper says of augmentation and
+    optimiser could not be looked up: Adam at 4e-4 without a schedule, and the gradient's norm of .01 at most, are those
+    of ports of it. The paper resizes to 300 and crops 260; here the crop has that area. Weights are not averaged.
+    """
+    view = View(min_area=0.75, max_area=0.75, grayscale_p=0.25, blur_p=0.0, saturation=0.4)
+    return Recipe(
+        "cpc_r50_in1k_200ep",
+        "cpc",
+        "r50_ln",
+        views=Views(size=260, operations="torchvision", first=view, second=None),
+        heads=Heads(hidden=256, out=64),
+        optim=Optim(
+            name="adamw",  # without weight decay it is Adam
+            lr=2e-4,  # 4e-4 at 512
+            batch_size=512,
+            epochs=200,
+            warmup_epochs=0,
+            schedule="decay",
+            decay_epochs=200,  # never
+            weight_decay=0.0,
+        ),
+        options={
+            "patch": 80,
+            "stride": 36,
+            "first_step": 3,
+            "last_step": 3,
+            "layers": 5,
+            "drop_colours": 0.5,
+            "clip": 0.01,
+        },
+        precision="bf16",
+    )
+
+
+def mocov3_in1k(epochs: int) -> Recipe:
+    """MoCo v3 with R50 on ImageNet-1k, batch 4096 (facebookresearch/moco-v3 c349e6e, CONFIG.md and main_moco.py)."""
+    lr, weight_decay, momentum = {  # CONFIG.md:10-47
+        100: (0.6, 1e-6, 0.99),
+        300: (0.3, 1e-6, 0.99),
+        1000: (0.3, 1.5e-6, 0.996),
+    }[epochs]
+    return Recipe(
+        f"mocov3_r50_in1k_{epochs}ep",
+        "mocov3",
+        "r50",
+        zero_init_residual=True,
+        views=Views(
+            operations="torchvision",
+            first=View(min_area=0.2),
+            second=View(min_area=0.2, blur_p=0.1, solarize_p=0.2),
+        ),
+        heads=Heads(hidden=4096, out=256),
+        objective=Objective(temperature=1.0),
+        optim=Optim("lars", lr, 4096, epochs, warmup_epochs=10, weight_decay=weight_decay, tau=momentum),
+        precision="bf16",
+    )
+
+
+def densecl_in1k() -> Recipe:
+    """DenseCL on ImageNet-1k, batch 256 (WXinlong/DenseCL b64bbb6, configs/selfsup/densecl/densecl_imagenet_200ep.py).
+
+    Its views are MoCo v2's with the flip at the end.
+    """
+    return replace(
+        mocov2_in1k("r50", 200),
+        name="densecl_r50_in1k_200ep",
+        method="densecl",
+        options={"dense_weight": 0.5},
+    )
+
+
 def barlowtwins_in1k(epochs: int) -> Recipe:
     """Barlow Twins on ImageNet-1k, batch 2048 (facebookresearch/barlowtwins 8e8d284, main.py)."""
     optim = Optim("lars", 0.2, 2048, epochs, warmup_epochs=10, final_lr=1e-3 * 0.2, weight_decay=1e-6)

@@ -144,6 +144,15 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
             base = _bank_budget(method)
         case "barlowtwins" | "vicreg":
             return _redundancy_budget(method, epochs)
+        case "cpc":
+            return _cpc_budget(epochs)
+        case "mocov3":
+            return _mocov3_budget(epochs)
+        case "densecl":
+            base = cpu_budget("mocov2", epochs)
+            objective = replace(base.objective, symmetric=False)
+            name = f"densecl_r10_cifar10_{epochs}ep"
+            return replace(base, name=name, method=method, objective=objective, options={"dense_weight": 0.5})
         case "localagg":
             return _localagg_budget(epochs)
         case "cmc":
@@ -246,6 +255,37 @@ def _localagg_budget(epochs: int) -> Recipe:
             "clusters": 1000,
             "instance_epochs": 1,
         },
+    )
+
+
+def _cpc_budget(epochs: int) -> Recipe:
+    """CPC v2 on a grid of 4 x 4 patches of 12 pixels, two and three rows ahead, with Adam's rate of .001."""
+    base = cpu_budget("instdisc", epochs)
+    options = {"patch": 12, "stride": 4, "first_step": 2, "last_step": 3, "layers": 2, "drop_colours": 0.2, "clip": 1.0}
+    view = View(min_area=0.3, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+    return replace(
+        base,
+        name=f"cpc_r10_cifar10_{epochs}ep",
+        method="cpc",
+        architecture="r10_ln",
+        views=replace(base.views, first=view),
+        heads=Heads(hidden=128, out=64),
+        objective=_OBJECTIVE,
+        optim=replace(base.optim, name="adamw", lr=0.004, weight_decay=1e-6),  # .001 at 64
+        options=options,
+    )
+
+
+def _mocov3_budget(epochs: int) -> Recipe:
+    """MoCo v3 with SimCLR's small view and rate, heads of 512 and a temperature of .2."""
+    base = cpu_budget("simclr", epochs)
+    return replace(
+        base,
+        name=f"mocov3_r10_cifar10_{epochs}ep",
+        method="mocov3",
+        heads=Heads(hidden=512, out=128),
+        objective=Objective(temperature=0.2),
+        optim=replace(base.optim, tau=0.99),
     )
 
 

@@ -18,6 +18,8 @@ from training.recipes.imagenet import (
     byol_r50_in1k_1000ep_b512,
     cmc_in1k,
     cmc_pycontrast_in1k,
+    cpc_in1k,
+    densecl_in1k,
     infomin_in1k,
     instdisc_in1k,
     instdisc_pycontrast_in1k,
@@ -25,6 +27,7 @@ from training.recipes.imagenet import (
     mocov1_in1k,
     mocov2_in1k,
     mocov2_symmetric_in1k,
+    mocov3_in1k,
     pirl_in1k,
     pirl_pycontrast_in1k,
     simclr_3layer_in1k,
@@ -76,7 +79,7 @@ class RecipeEntry:
 
 
 _METHODS: tuple[str, ...] = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised")
-_MORE_METHODS = ("instdisc", "cmc", "pirl", "infomin", "localagg", "barlowtwins", "vicreg")
+_MORE_METHODS = ("instdisc", "cmc", "pirl", "infomin", "localagg", "cpc", "mocov3", "densecl", "barlowtwins", "vicreg")
 _SMALL_DATA: dict[SmallData, str] = {"cifar10": "CIFAR-10", "tin": "Tiny-ImageNet"}
 _ARCHITECTURES = ("r18", "r50", "r50x2", "r50x4", "r200", "r200x2")
 _TPU, _GPU8, _GPU1 = "512 TPU v3 cores", "8 V100", "1 RTX A6000"
@@ -213,6 +216,11 @@ def _more() -> list[RecipeEntry]:
         RecipeEntry(partial(pirl_in1k, 800), _IN1K, _GPU32, "69.9", "VISSL's model zoo"),
         RecipeEntry(pirl_pycontrast_in1k, _IN1K, _GPUS, "61.7", pyc),
         RecipeEntry(localagg_in1k, _IN1K, _GPUS, "60.2", "the paper, best layer, ten crops"),
+        RecipeEntry(cpc_in1k, _IN1K, _GPUS),
+        RecipeEntry(partial(mocov3_in1k, 100), _IN1K, "16 V100", "68.9", "MoCo v3's readme", "the released one"),
+        RecipeEntry(partial(mocov3_in1k, 300), _IN1K, "16 V100", "72.8", "MoCo v3's readme", "the released one"),
+        RecipeEntry(partial(mocov3_in1k, 1000), _IN1K, "16 V100", "74.6", "MoCo v3's readme", "the released one"),
+        RecipeEntry(densecl_in1k, _IN1K, _GPU8, "VOC detection AP 58.7", "DenseCL's readme", "mean of 5 trials"),
         RecipeEntry(mocov1_in1k, _IN1K, _GPU8, "60.6", "MoCo's readme", "the released one"),
         RecipeEntry(partial(barlowtwins_in1k, 1000), _IN1K, _GPU32, "73.5", "the official readme", "the released one"),
         RecipeEntry(partial(vicreg_in1k, 1000), _IN1K, _GPU32, "73.2", "the official readme", "the released one"),

@@ -37,6 +37,7 @@ TIMM_NAMES = (
 MAX_WIDTH, MAX_BLOCKS = 16, 64  # of all channels, and in one stage; timm builds them in two seconds
 _MAX_CONFIG_BYTES = 1 << 20
 _PADDINGS = ("symmetric", "same", "same-pool")
+_NORMS = ("groupnorm", "groupnorm1")  # other than BN
 _STEMS = ("imagenet", "cifar")
 _OWN_ARGS = ("padding", "stem", "project_first")  # arguments of a network with our prefix
 _TIMM_DEFAULTS = Architecture("resnet50", 2048, 0)
@@ -212,6 +213,8 @@ def _parse_architecture(config: Any, section: Any) -> Architecture:
         preact = unknown.pop("preact")
         if preact is not False or not _is_size(width, layers):
             raise UserError("model_args are out of range")
+    if unknown.pop("norm_layer", "groupnorm") not in _NORMS:
+        raise UserError(f"norm_layer {model_args['norm_layer']!r} is not known to this version")
     if unknown:
         raise UserError(f"model_args {sorted(unknown)} are not known to this version")
     # Both sections must describe the same network.

@@ -17,6 +17,7 @@ class ModelArgs(TypedDict, total=False):
     layers: list[int]
     channels: list[int]
     width_factor: float
+    norm_layer: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,21 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "r200": Architecture("resnet200", 2048, 62_624_832),
     "r200x2": Architecture(
         "resnetv2_50", 4096, 250_128_512, {"preact": False, "layers": [3, 24, 36, 3], "width_factor": 2}
+    ),
+    # without BN: a group norm of 32 groups, and of one, which is layer norm over the channels and places of an image
+    "r50_gn": Architecture("resnet50", 2048, 23_508_032, {"norm_layer": "groupnorm"}),
+    "r50_ln": Architecture("resnet50", 2048, 23_508_032, {"norm_layer": "groupnorm1"}),
+    "r10_gn": Architecture(
+        "resnet18",
+        256,
+        1_246_336,
+        {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256], "norm_layer": "groupnorm"},
+    ),
+    "r10_ln": Architecture(
+        "resnet18",
+        256,
+        1_246_336,
+        {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256], "norm_layer": "groupnorm1"},
     ),
     # CMC's: two networks of half the width behind a stem of 64 channels; the small one is ours
     "cmc_r50": Architecture("resnet50", 2048, 11_795_648, {"channels": [32, 64, 128, 256]}, colours="lab"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from forked_commands import PRELOADED
-from tiny_runs import BANKS, assert_same_state, close, last, log, step_reports, tiny_run, unpacked
+from tiny_runs import APART, BANKS, assert_same_state, close, last, log, step_reports, tiny_run, unpacked
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -35,6 +35,8 @@ SHARED = (
     "swav",
     "barlowtwins",
     "vicreg",
+    "mocov3",
+    *APART,
     *BANKS,
 )  # the methods whose batch is that of all ranks
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from timm.layers import BatchNormAct2d
-from tiny_runs import BANKS, METHODS, add_tiny_architecture, after_step, step_reports, tiny, tiny_run
+from tiny_runs import APART, BANKS, METHODS, add_tiny_architecture, after_step, step_reports, tiny, tiny_run
 from torch import nn
 
 from training.distributed import collectives
@@ -34,7 +34,7 @@ from zoo.errors import UserError
 
 def recipe_for_ranks(method: str, **changes: Any) -> Recipe:
     """With few layers: ranks on a CPU spend their time waiting for each other's BN statistics."""
-    return tiny(method, architecture="tiny10_cmc" if method == "cmc" else "tiny10", **changes)
+    return tiny(method, architecture={"cmc": "tiny10_cmc", "cpc": "tiny10_ln"}.get(method, "tiny10"), **changes)
 
 
 def whole_run() -> Recipe:
@@ -129,7 +129,7 @@ def checks(data: Path, out: Path) -> None:
         images: statistics_differ(recipe_for_ranks("swav", bn_group_images=images), dataset, out)
         for images in (0, 4, 8)
     }
-    for method in BANKS:  # with BN over all ranks, the rest must be one rank's to the last digits
+    for method in (*APART, *BANKS):  # with BN over all ranks, the rest must be one rank's to the last digits
         find_method(method).synchronised_bn = True
     for method, accumulate in [*((m, 1) for m in METHODS), ("simsiam", 2)]:
         run = tiny_run(recipe_for_ranks(method, accumulate=accumulate), dataset, out, dtype=torch.float64)

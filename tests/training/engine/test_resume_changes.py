@@ -145,6 +145,36 @@ def test_a_run_says_its_memory_and_time_before_its_first_step(
     assert re.search(r"about \d+ \w+ left, by the first 5 steps here", said)
 
 
+@pytest.mark.parametrize(
+    ("name", "banks", "terms"),
+    [("instdisc_r50_in1k_200ep", 1, 1), ("cmc_r50_in1k_240ep", 2, 2), ("pirl_r50_in1k_800ep", 1, 2)],
+)
+def test_an_estimate_counts_the_memory_bank(name: str, banks: int, terms: int) -> None:
+    """128 numbers of 4 bytes for each of ImageNet's images, and for each row that an image is scored against."""
+    recipe, images = table.find(name), 1_281_167
+    without, found = estimate(recipe), estimate(recipe, images=images)
+    assert found.fixed - without.fixed == banks * images * 128 * 4
+    fewer = estimate(replace(recipe, options={**recipe.options, "negatives": 1}), images=images)
+    assert found.image - fewer.image == terms * (int(recipe.options["negatives"]) - 1) * 128 * 4
+
+
+def test_a_bank_that_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a run whose network would fit: the bank of a hundred million images has 51 GB."""
+    recipe, cpu = table.find("instdisc_r10_cifar10_3ep"), torch.device("cpu")
+    monkeypatch.setattr(memory, "device_memory", lambda device: 16 * 2**30)
+    require_fit(recipe, cpu, images=100_000)
+    with pytest.raises(UserError, match=r"needs about \d+\.\d GB on cpu, which has 17\.2: no batch of it fits"):
+        require_fit(recipe, cpu, images=100_000_000)
+
+
+def test_an_estimate_counts_the_patches_of_cpc() -> None:
+    """36 patches of 80 pixels, and not the view of 260 that they overlap in."""
+    recipe = table.find("cpc_r50_in1k_200ep")
+    plain = replace(recipe, method="instdisc", options=table.find("instdisc_r50_in1k_200ep").options)
+    drawn = 4097 * 64 * 4
+    assert estimate(recipe).image / (estimate(plain).image - drawn) == pytest.approx(36 * 80**2 / 260**2, rel=1e-3)
+
+
 def test_an_estimate_counts_views_precision_and_recomputing() -> None:
     recipe = table.find("simsiam_r50_in1k_100ep")
     base = estimate(recipe)

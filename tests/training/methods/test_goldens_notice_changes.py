@@ -10,13 +10,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import test_cpc
+import test_densecl
 import test_goldens
+import test_mocov3
 import torch
 from torch import Tensor
 
 from training.data import augment, augment_ops
 from training.engine import optim, schedules
-from training.methods import byol, mocov2, simclr, simsiam, swav
+from training.methods import byol, cpc, densecl, masked_context, mocov2, mocov3, simclr, simsiam, swav
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
 BYOL, BYOL_OPS = GOLDENS / "byol_r14_free", GOLDENS / "byol_ops_free.npz"
@@ -24,6 +27,7 @@ SIMSIAM, MOCO = GOLDENS / "simsiam_r14_free", GOLDENS / "mocov2_r14_free"
 SIMCLR, SWAV = GOLDENS / "simclr_ops.npz", GOLDENS / "swav_ops.npz"
 
 Patch = pytest.MonkeyPatch
+rot90 = torch.rot90
 
 
 def set_argument(patch: Patch, owner: object, function: str, **values: object) -> None:
@@ -172,6 +176,37 @@ CASES: dict[str, tuple[Callable[[Patch], None], Callable[[], None]]] = {
     "swav: iterations": (
         lambda patch: set_argument(patch, swav.SwAV, "__init__", iterations=lambda n: n + 1),
         partial(test_goldens.test_swav_loss, SWAV, "queue"),
+    ),
+}
+
+# Methods without goldens are held against a second implementation in the tests.
+_CPC = test_cpc.test_losses_of_training_steps_are_those_of_the_second_implementation
+_MOCO_V3, _DENSECL = (
+    test_mocov3.test_training_steps_are_the_official_code_s,
+    test_densecl.test_training_steps_are_the_official_code_s,
+)
+CASES |= {
+    "cpc: scale of the predictions": (lambda patch: patch.setattr(masked_context, "_SCALE", 0.1001), _CPC),
+    "cpc: Adam's first moment": (lambda patch: patch.setattr(cpc, "_BETAS", (0.801, 0.999)), _CPC),
+    "cpc: norm of the gradient": (
+        lambda patch: set_argument(patch, cpc.CPC, "__init__", clip=lambda clip: 0.5 * clip),
+        _CPC,
+    ),
+    "cpc: direction": (lambda patch: patch.setattr(torch, "rot90", lambda x, turn, dims: rot90(x, -turn, dims)), _CPC),
+    "mocov3: temperature": (
+        lambda patch: set_argument(patch, mocov3.MoCoV3, "__init__", temperature=0.7001),
+        _MOCO_V3,
+    ),
+    "mocov3: normalised queries and keys": (lambda patch: not_normalised(patch, mocov3), _MOCO_V3),
+    "mocov3: m ends at .999": (tau_ends_at_999, _MOCO_V3),
+    "densecl: lambda": (
+        lambda patch: set_argument(patch, densecl.DenseCL, "__init__", dense_weight=0.3001),
+        _DENSECL,
+    ),
+    "densecl: normalised queries and keys": (lambda patch: not_normalised(patch, densecl), _DENSECL),
+    "densecl: key momentum": (
+        lambda patch: set_argument(patch, densecl.DenseCL, "__init__", momentum=0.9001),
+        _DENSECL,
     ),
 }
 

@@ -98,10 +98,10 @@ def test_the_lengths_of_rungs(epochs: int, count: int, eta: int, lengths: list[i
 
 def test_a_killed_sweep_goes_on_by_the_same_command(labelled_folder: Path, tmp_path: Path) -> None:
     """SIGKILL between two runs and within one; the ranking is that of a sweep that nobody killed."""
-    sets = ("architecture=r10", "views.size=16", "heads.hidden=16", "optim.batch_size=8", "optim.epochs=6",
-            "monitor_epochs=0", "checkpoint_steps=2")  # fmt: skip
-    command = [sys.executable, "-m", "training", "sweep", "simsiam_r18_tin32", "--data", str(labelled_folder),
-               "--device", "cpu", "--over", "optim.lr=0.05,0.2", *(word for text in sets for word in ("--set", text))]  # fmt: skip
+    small = "architecture=r10 views.size=16 heads.hidden=16 optim.batch_size=8 optim.epochs=6 monitor_epochs=0"
+    sets = [word for setting in f"{small} checkpoint_steps=2".split() for word in ("--set", setting)]
+    data = ["--data", str(labelled_folder), "--device", "cpu", "--over", "optim.lr=0.05,0.2"]
+    command = [sys.executable, "-m", "training", "sweep", "simsiam_r18_tin32", *data, *sets]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for pattern in ("*lr=0.05/checkpoint-*.pt", "*lr=0.2/checkpoint-*.pt"):
         with subprocess.Popen(

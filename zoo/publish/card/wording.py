@@ -170,6 +170,40 @@ METHODS: Mapping[str, MethodText] = {
   note      = {arXiv 1903.12355}
 }""",
     ),
+    "cpc": MethodText(
+        "CPC v2",
+        "The patches of an image above a place predict a patch below it, among all patches of the batch; no labels",
+        """@inproceedings{henaff2020cpc,
+  title     = {Data-Efficient Image Recognition with Contrastive Predictive Coding},
+  author    = {H{\\'e}naff, Olivier J. and Srinivas, Aravind and De Fauw, Jeffrey and Razavi, Ali and
+               Doersch, Carl and Eslami, S. M. Ali and van den Oord, A{\\"a}ron},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2020},
+  note      = {arXiv 1905.09272}
+}""",
+    ),
+    "mocov3": MethodText(
+        "MoCo v3",
+        "Two views of an image are told from the other images of the batch, encoded by a slowly moving average of the "
+        "network; no labels",
+        """@article{chen2021mocov3,
+  title   = {An Empirical Study of Training Self-Supervised Vision Transformers},
+  author  = {Chen, Xinlei and Xie, Saining and He, Kaiming},
+  journal = {arXiv 2104.02057},
+  year    = {2021}
+}""",
+    ),
+    "densecl": MethodText(
+        "DenseCL",
+        "Two views of an image, and the places that match in them, are told from a queue of other images; no labels",
+        """@inproceedings{wang2021densecl,
+  title     = {Dense Contrastive Learning for Self-Supervised Visual Pre-Training},
+  author    = {Wang, Xinlong and Zhang, Rufeng and Shen, Chunhua and Kong, Tao and Li, Lei},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year      = {2021},
+  note      = {arXiv 2011.09157}
+}""",
+    ),
     "barlowtwins": MethodText(
         "Barlow Twins",
         "The features of two views of an image agree one by one, and no two features say the same; no labels",
