@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.models.colour_split import SplitEncoder
 from zoo.models.key_mapping import to_torchvision
 from zoo.models.registry import Architecture
 from zoo.models.resnet import build_encoder, encoder_state
@@ -47,6 +50,25 @@ def vary(module: nn.Module) -> None:
             if layer.affine:
                 nn.init.uniform_(layer.weight, 0.5, 1.5)
                 nn.init.normal_(layer.bias, 0, 0.1)
+
+
+def split_network(channels: list[int], colours: str, layers: list[int] | None = None) -> SplitEncoder:
+    """CMC's pair of networks, with these channels in its stages."""
+    args: Any = {"channels": channels} | ({"layers": layers} if layers else {})
+    torch.manual_seed(0)
+    module = build_encoder(Architecture("resnet50", 0, 0, args, colours=colours)).eval()
+    vary(module)
+    assert isinstance(module, SplitEncoder)
+    return module
+
+
+def cmc(module: SplitEncoder, heads: Sequence[nn.Module] = ()) -> dict[str, Any]:
+    """The content of a file of HobbitLong/CMC (``train_CMC.py:332``)."""
+    state: dict[str, Tensor] = {}
+    for number, prefix in enumerate(("encoder.module.l_to_ab.", "encoder.module.ab_to_l.")):
+        state |= under(encoder_state((module.first, module.second)[number]), prefix)
+        state |= under(encoder_state(heads[number]), f"{prefix}fc.") if heads else {}
+    return {"opt": argparse.Namespace(view="Lab"), "model": state, "contrast": {"memory_l": torch.ones(4, 16)}}
 
 
 def under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

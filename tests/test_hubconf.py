@@ -192,6 +192,14 @@ def test_a_pyramid_is_scripted_with_the_maps_that_are_asked_for(name: str, tmp_p
             torch.hub.load(ROOT, name, out_indices=wrong, **options)
 
 
+def test_two_networks_give_embeddings_only() -> None:
+    module = torch.hub.load(str(ROOT), "cmc_r50", source="local", pretrained=False)
+    assert module(torch.randn(1, 3, 64, 64)).shape == (1, 2048)
+    for options in ({"num_classes": 5}, {"features_only": True}, {"in_chans": 1}):
+        with pytest.raises(zoo.UserError, match="cmc_r50 is two networks"):
+            torch.hub.load(str(ROOT), "cmc_r50", source="local", pretrained=False, **options)
+
+
 def test_gray_and_four_channels() -> None:
     rgb, gray, four = (torch.hub.load(ROOT, DEFAULT_MODEL, source="local", in_chans=n) for n in (3, 1, 4))
     x = torch.randn(2, 1, 64, 64)

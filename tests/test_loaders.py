@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hub_server import READ_TOKEN, HubServer, Repository
+from official_files import cmc, split_network
 
 from training.cli import app
 from zoo.cli.app import exit_code
@@ -52,7 +54,7 @@ result["without the import"] = [
     refusal(lambda: AutoModel.from_pretrained("org/golden")),
 ]
 import zoo.timm_models
-for name, revision, entry in (("golden", "main", None), ("own", "v1", "byol_r18")):
+for name, revision, entry in (("golden", "main", None), ("own", "v1", "byol_r18"), ("split", "main", None)):
     repo, pinned = f"org/{name}", f"hf-hub:org/{name}@{revision}"
     embedder = zoo.load(pinned)
     x = embedder.transform(photo)[None]
@@ -88,7 +90,8 @@ json.dump(result, open(out, "w"))
 
 @pytest.fixture(scope="module")
 def repositories(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Published folders: the golden checkpoint (TF padding, in float16), and a network of a few training steps here."""
+    """Published folders: the golden checkpoint (TF padding, in float16), a network of a few training steps here, and
+    two networks of split colours."""
     work = tmp_path_factory.mktemp("published")
     convert(ROOT / "tests" / "goldens" / "byol_r14_free.final.pkl", "deepmind-byol", work / "official", half=True)
     sets = [part for s in SMALL for part in ("--set", s)]
@@ -96,7 +99,10 @@ def repositories(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     zoo_train("export", work / "run", "--out", work / "own.safetensors", "--half")
     publish.publish(work / "official", "org/golden", dry_run=work / "golden", int8=False)
     publish.publish(work / "own.safetensors", "org/own", dry_run=work / "own", int8=False)
-    return {"golden": work / "golden", "own": work / "own"}
+    torch.save(cmc(split_network([4, 8, 16, 32], "lab", [1, 1, 1, 1])), work / "cmc.pth")
+    convert(work / "cmc.pth", "cmc", work / "cmc")
+    publish.publish(work / "cmc", "org/split", dry_run=work / "split", int8=False)
+    return {name: work / name for name in ("golden", "own", "split")}
 
 
 def zoo_train(*arguments: str | Path) -> None:
@@ -143,14 +149,14 @@ def errors(found: dict[str, Any]) -> dict[str, float]:
     return {k: float(np.abs(np.array(v) - reference).max() / np.abs(reference).max()) for k, v in found.items()}
 
 
-@pytest.mark.parametrize("name", ["golden", "own"])
+@pytest.mark.parametrize("name", ["golden", "own", "split"])
 def test_the_same_normalised_pixels_give_the_same_embedding(loaded: dict[str, Any], name: str) -> None:
     found = errors(loaded[name])
-    assert set(found) == set(LOADERS) - {"pipeline"} - ({"torch.hub"} if name == "golden" else set())
+    assert set(found) == set(LOADERS) - {"pipeline"} - ({"torch.hub"} if name != "own" else set())
     assert max(found.values()) < SAME, found
 
 
-@pytest.mark.parametrize("name", ["golden", "own"])
+@pytest.mark.parametrize("name", ["golden", "own", "split"])
 def test_the_same_photograph_gives_the_same_embedding(loaded: dict[str, Any], name: str) -> None:
     found = errors(loaded[f"{name} photo"])
     assert {"timm", "transformers", "pipeline", "onnx"} < set(found)
@@ -171,7 +177,7 @@ def test_the_card_of_an_own_network_tells_of_its_training(repositories: dict[str
 
 
 def test_transformers_misses_no_key(loaded: dict[str, Any]) -> None:
-    for name in ("golden", "own"):
+    for name in ("golden", "own", "split"):
         assert loaded[f"{name} loading"]["missing_keys"] == []
         assert loaded[f"{name} loading"]["unexpected_keys"] == []
 

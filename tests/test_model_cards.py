@@ -11,6 +11,7 @@ from zoo.models.registry import DEFAULT_MODEL, MODELS
 from zoo.publish.card.gather import CARDS, card_path, load_results, registry_facts
 from zoo.publish.card.render import render
 from zoo.publish.card.scores import PROTOCOLS, table
+from zoo.publish.card.wording import hub_licence
 
 WEIGHTS = [f"{name}.{tag}" for name, spec in MODELS.items() for tag in spec.weights]
 
@@ -29,7 +30,7 @@ def test_another_tag_s_card_is_of_its_own_weights() -> None:
     text = " ".join(card_path("mocov2_r50.fair_in1k_200ep").read_text().split())
     assert 'zoo.load("mocov2_r50.fair_in1k_200ep")' in text
     assert "| ImageNet linear top-1 | 67.7 |" in text
-    assert "Other weights of this network: `mocov2_r50.fair_in1k_800ep`." in text
+    assert "Other weights of this network: `mocov2_r50.fair_in1k_800ep`, `mocov2_r50.pycontrast" in text
     assert "zoo-train run mocov2_r50_in1k_800ep" not in text  # that would give the others
     assert "zoo-train run mocov2_r50_in1k_800ep" in card_path("mocov2_r50").read_text()
 
@@ -44,7 +45,7 @@ def test_a_card_says_what_a_reader_needs(name: str) -> None:
     facts = registry_facts(name)
     told = ModelCard(render(registry_facts(name)))
     assert told.data.pipeline_tag == "image-feature-extraction"
-    assert told.data.license == facts.licence.lower()
+    assert told.data.license == hub_licence(facts.licence)["license"]
     for heading in (
         "Intended use",
         "Use",
@@ -81,8 +82,9 @@ def test_an_official_card_says_that_the_recipe_here_is_in_bf16(name: str) -> Non
     same_recipe = facts.method != "supervised" or bool(facts.recipe)  # later supervised weights have another one
     said = "The training recipe here uses bf16 autocast by default" in section
     assert said == (facts.official and formats == {"bf16"} and same_recipe)
-    assert ("`precision=fp32` reproduces the original." in section) == (said and facts.method != "swav")
-    assert ("the original mixed fp16" in section) == (said and facts.method == "swav")
+    mixed = facts.method in ("swav", "barlowtwins", "vicreg")  # apex O1, torch.cuda.amp
+    assert ("`precision=fp32` reproduces the original." in section) == (said and not mixed)
+    assert ("the original mixed fp16" in section) == (said and mixed)
 
 
 def test_the_cards_of_moco_say_both_licences() -> None:
@@ -90,6 +92,16 @@ def test_the_cards_of_moco_say_both_licences() -> None:
         text = " ".join(card_path(name).read_text().partition("## Licence")[2].split())
         assert text.startswith("MIT. Its authors say two things")
         assert "its README still says CC-BY-NC 4.0" in text
+
+
+def test_a_card_says_what_it_was_trained_on_and_how_to_get_it() -> None:
+    text = " ".join(card_path("densecl_r50.wxinlong_coco_800ep").read_text().split())
+    assert "Trained by the method's authors on the training images of COCO, without their labels" in text
+    assert "It has seen ImageNet" not in text
+    text = " ".join(card_path("jigsaw_r50.goyal19_yfcc100m").read_text().split())
+    assert "the authors of a repository of many methods on images of YFCC100M" in text
+    text = " ".join(card_path("infomin_r50").read_text().split())
+    assert "by hand, then `zoo fetch infomin_r50.pycontrast_in1k_800ep --file FILE`: InfoMin_800.pth lies in" in text
 
 
 def test_supervised_cards_say_so() -> None:

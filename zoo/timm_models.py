@@ -36,6 +36,7 @@ def _create(
     padding: str = "symmetric",
     stem: str = "imagenet",
     project_first: bool = False,
+    colours: str = "",
     num_classes: int = 0,
     in_chans: int = 3,
     features_only: bool = False,
@@ -50,14 +51,16 @@ def _create(
 
     Raises:
         RuntimeError: ``pretrained`` is set without a published config (the name has no weights of its own), or the
-            input is not RGB.
+            input is not RGB, or a network of split colours is asked for feature maps or classes.
     """
     name = TIMM_PREFIX + timm_name
     if pretrained and not pretrained_cfg:
         raise RuntimeError(f"{name} has no weights of its own: load it from a folder or a hub repository")
     if in_chans != 3:
         raise RuntimeError(f"{name} takes RGB: in_chans must be 3")
-    model: Any = build_encoder(Architecture(timm_name, 0, 0, model_args, padding, stem, project_first))
+    if colours and (features_only or num_classes):
+        raise RuntimeError(f"{name} of split colours gives pooled features: leave features_only and num_classes out")
+    model: Any = build_encoder(Architecture(timm_name, 0, 0, model_args, padding, stem, project_first, colours))
     if pretrained_cfg:
         config: Any = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
         model.pretrained_cfg = model.default_cfg = config.to_dict()

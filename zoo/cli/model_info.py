@@ -79,6 +79,8 @@ class Filters:
         if tag is None:  # without weights there is no licence
             return False
         licence = spec.weights[tag].licence
+        if self.licence in _KINDS_OF_LICENCE and licence == UNKNOWN:  # nobody permits any use
+            return False
         if self.licence in _KINDS_OF_LICENCE:
             return is_non_commercial(licence) == (self.licence == "non-commercial")
         return licence.lower() == self.licence.lower()
@@ -102,14 +104,19 @@ def print_list(filters: Filters) -> None:
                 _download(weights),
             )
         )
-    # Names and licences to the left, numbers to the right.
+    # Names and licences to the left, numbers to the right; a terminal gets a gap between methods.
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+    grouped = filters.sort == "name" and sys.stdout.isatty()
+    for row, after in zip(rows, [*rows[1:], None], strict=True):
         cells = [f"{cell:{'<' if i in (0, 5, 6) else '>'}{widths[i]}}" for i, cell in enumerate(row)]
         print_line("  ".join(cells).rstrip())
+        if grouped and after and row is not rows[0] and row[0].partition("_")[0] != after[0].partition("_")[0]:
+            print_line("")
     if sys.stdout.isatty():
         print_line("")
-        print_line("top-1: ImageNet, linear, as published; * of its own classifier. download: at most; none: train it.")
+        print_line(
+            "top-1: ImageNet, linear, as published (* otherwise). download: at most, or by hand; none: train it."
+        )
         print_line(f"default of `zoo extract`: {DEFAULT_MODEL}; details: `zoo info NAME`; filters: `zoo list -h`")
 
 
@@ -140,6 +147,7 @@ def default_note() -> str:
     return f"{DEFAULT_MODEL} is a small demo network; for real work --model {' or '.join(texts)}"
 
 
+UNKNOWN = "unknown"  # licence of weights whose authors state none
 _KINDS_OF_LICENCE = ("commercial", "non-commercial")
 
 
@@ -180,7 +188,7 @@ def _download(weights: Weights | None) -> str:
         return "none"
     if weights.bundled:
         return "ships"
-    return f"{weights.max_megabytes / 1000:g} GB"
+    return "by hand" if weights.by_hand else f"{weights.max_megabytes / 1000:g} GB"
 
 
 def print_info(name: str, *, full: bool = False) -> None:
@@ -230,6 +238,8 @@ def _print_weights(spec: ModelSpec, tag: str, *, full: bool) -> None:
     # Weights inside the package have no publisher's hash.
     if not weights.bundled:
         print_line(f"    published hash  {_published_hash(weights)}")
+    if weights.by_hand:
+        _print_wrapped("    by hand   ", weights.by_hand)
     if weights.other_link:
         print_line(f"    also at   {weights.other_link}")
     print_line(f"    here      {_local_path(spec, tag)}")
@@ -283,6 +293,8 @@ def _to_json(spec: ModelSpec) -> dict[str, object]:
                 "sha256_on_first_use": None if weights.bundled or weights.sha256 else pretrained.recorded_hash(weights),
                 "hash_prefix": asdict(weights.hash_prefix) if weights.hash_prefix else None,
                 "other_link": weights.other_link or None,
+                "by_hand": weights.by_hand or None,
+                "trained_on": weights.data,
                 "licence": weights.licence,
                 "licence_note": weights.licence_note or None,
                 "non_commercial": is_non_commercial(weights.licence),

@@ -16,7 +16,24 @@ app = typer.Typer()
 # Constants of the modules that do the work: importing those would take seconds. A test compares both.
 FilePrecision = Literal["fp32", "fp16", "int8"]
 Pixels = Literal["any", "crop", "normalised"]
-CheckpointKind = Literal["deepmind-byol", "simsiam", "moco", "swav", "simclr", "torch", "auto"]
+CheckpointKind = Literal[
+    "deepmind-byol",
+    "simsiam",
+    "moco",
+    "swav",
+    "simclr",
+    "mocov3",
+    "dino",
+    "barlowtwins",
+    "vicreg",
+    "densecl",
+    "lemniscate",
+    "pycontrast",
+    "cmc",
+    "vissl",
+    "torch",
+    "auto",
+]
 KeyNames = Literal["torchvision", "timm", "detectron2"]
 Network = Literal["online", "target"]
 Sort = Literal["name", "score", "params", "dim", "licence"]

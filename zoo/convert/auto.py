@@ -210,7 +210,15 @@ def _mentions(path: Path, word: bytes = b"experiment_state") -> bool:
 
 
 def _kind_of_keys(content: Mapping[str, object]) -> str | None:
-    """Recognise the layouts of the official codes of SimSiam, MoCo and SwAV, which have heads of their own."""
+    """Recognise layouts of official codes: with heads of their own, or with several networks of which one is meant."""
+    model = content.get("model")
+    if isinstance(model, dict):
+        if "encoder.module.l_to_ab.conv1.weight" in model:
+            return "cmc"
+        if "module.encoder1.conv1.weight" in model or (
+            "model_ema" in content and "module.encoder.conv1.weight" in model
+        ):
+            return "pycontrast"
     inner = content.get("state_dict", content)
     keys = {str(key).removeprefix("module.") for key in inner} if isinstance(inner, dict) else set()
     if not isinstance(content.get("state_dict"), dict):
@@ -218,6 +226,8 @@ def _kind_of_keys(content: Mapping[str, object]) -> str | None:
         return "swav" if is_swav and "conv1.weight" in keys else None
     if "encoder_q.layer1.0.conv1.weight" in keys:
         return "moco"
+    if {"base_encoder.layer1.0.conv1.weight", "momentum_encoder.layer1.0.conv1.weight"} <= keys:
+        return "mocov3"
     if {"encoder.layer1.0.conv1.weight", "encoder.fc.0.weight", "predictor.0.weight"} <= keys:
         return "simsiam"
     if {"conv1.weight", "projection_head.0.weight"} <= keys and any(key.startswith("prototypes") for key in keys):

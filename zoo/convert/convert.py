@@ -28,12 +28,23 @@ class CheckpointKind:
     """One kind of official file.
 
     Attributes:
-        module: the module of ``zoo.convert`` that reads it.
+        module: the module of ``zoo.convert`` that reads it; ``layouts`` has the kind in its table.
     """
 
     module: str
 
 
+_TABLE = (  # the keys of zoo.convert.layouts.LAYOUTS, which imports torch
+    "mocov3",
+    "dino",
+    "barlowtwins",
+    "vicreg",
+    "densecl",
+    "lemniscate",
+    "pycontrast",
+    "cmc",
+    "vissl",
+)
 UNKNOWN = "unknown"  # licence or source of a file that nobody has stated
 KINDS = {
     "deepmind-byol": CheckpointKind("byol"),
@@ -41,6 +52,7 @@ KINDS = {
     "moco": CheckpointKind("moco"),
     "swav": CheckpointKind("swav"),
     "simclr": CheckpointKind("simclr"),
+    **{kind: CheckpointKind("layouts") for kind in _TABLE},
     "torch": CheckpointKind("torchvision"),
     "auto": CheckpointKind("auto"),
 }
@@ -154,6 +166,8 @@ def read(file: Path, kind: str, *, which: str = "online", prefix: str | None = N
         if which != "online":
             raise UserError(f"--from {kind} has no target network: choose one with --prefix")
         result: OfficialCheckpoint = reader.read_official(file, prefix)
+    elif kind in _TABLE:
+        result = reader.read_layout_of(kind, file, which)
     else:
         result = reader.read_official(file, which)
     _require_weights(file, result)

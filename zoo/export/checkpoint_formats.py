@@ -49,7 +49,7 @@ def rename(model: str | Path, to: str, out: Path) -> Renamed:
             ``DetectionCheckpointer``: arrays under ``model``, and ``matching_heuristics``.
 
     Raises:
-        UserError: there is no such model, or ``out`` has another ending.
+        UserError: there is no such model, it is a network of split colours, or ``out`` has another ending.
     """
     from safetensors.torch import save
 
@@ -66,6 +66,10 @@ def rename(model: str | Path, to: str, out: Path) -> Renamed:
     file = locate(model)
     if file.path is None:
         raise UserError(f"{file.name} has no weights to rename")
+    if file.architecture.colours:
+        raise UserError(
+            f"{file.name} is two networks of split colours, which {to} has no names for: use zoo.load or ONNX"
+        )
     state, _ = read_tensors(file.path)
     check_state(state, file.architecture, file.path.name)
     # Every format goes through torchvision's names.

@@ -41,8 +41,8 @@ def fetch(spec: ModelSpec, tag: str, *, file: Path | None = None, progress: Prog
         progress: see ``zoo.hub.http_download.download``.
 
     Raises:
-        UserError: offline, the download fails, the hash is wrong, or the file holds another network than the registry
-            states.
+        UserError: offline, no program can download the file, the download fails, the hash is wrong, or the file holds
+            another network than the registry states.
     """
     # Nothing to do if an earlier run has converted it.
     folder = cached(spec, tag)
@@ -53,6 +53,11 @@ def fetch(spec: ModelSpec, tag: str, *, file: Path | None = None, progress: Prog
     if file is not None:
         _convert(file, str(file), spec, tag, folder)
         return folder
+    if by_hand := spec.weights[tag].by_hand:
+        raise UserError(
+            f"{folder.name} cannot be downloaded: {by_hand}. If you have the file ({spec.weights[tag].location}): "
+            f"`zoo fetch {folder.name} --file FILE`"
+        )
     from filelock import FileLock  # torch and huggingface_hub depend on it
 
     # One process downloads, the others wait for its result.

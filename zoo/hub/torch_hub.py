@@ -40,8 +40,8 @@ def load_module(
         in_chans: channels of the input. Other than 3, the first layer's weights are summed or repeated, as timm does.
 
     Raises:
-        UserError: there are no such weights, a file has another architecture, or both ``num_classes`` and
-            ``features_only`` are given.
+        UserError: there are no such weights, a file has another architecture, both ``num_classes`` and
+            ``features_only`` are given, or one of them or ``in_chans`` of a network of split colours.
     """
     # Refuse arguments that contradict each other.
     if num_classes and features_only:
@@ -54,6 +54,8 @@ def load_module(
         raise UserError(f"in_chans is {in_chans}: give a number above zero")
     # Load the encoder, then change its first layer and its top.
     file = _locate(name, pretrained, weights, progress)
+    if file.architecture.colours and (num_classes or features_only or in_chans != 3):
+        raise UserError(f"{name} is two networks, of RGB's lightness and colours: it gives embeddings of RGB only")
     module = load_encoder(file)
     if in_chans != 3:
         _take_channels(module, in_chans)

@@ -38,6 +38,17 @@ class SplitEncoder(nn.Module):
         x = convert_colours(x, self.colours)
         return torch.cat([self.first(x[:, :1]), self.second(x[:, 1:])], 1)
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Normalised RGB [N, 3, H, W] -> maps [N, 2 D, h, w], as timm's networks; transformers calls it."""
+        x = convert_colours(x, self.colours)
+        first: Callable[[Tensor], Tensor] = self.first.forward_features  # type: ignore[assignment]
+        second: Callable[[Tensor], Tensor] = self.second.forward_features  # type: ignore[assignment]
+        return torch.cat([first(x[:, :1]), second(x[:, 1:])], 1)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Maps [N, 2 D, h, w] -> their means [N, 2 D], as timm's networks without classes."""
+        return x.mean((2, 3))
+
     def set_grad_checkpointing(self) -> None:
         """Recompute activations in the backward pass, as timm's networks do."""
         for encoder in (self.first, self.second):

@@ -39,7 +39,8 @@ _MAX_CONFIG_BYTES = 1 << 20
 _PADDINGS = ("symmetric", "same", "same-pool")
 _NORMS = ("groupnorm", "groupnorm1")  # other than BN
 _STEMS = ("imagenet", "cifar")
-_OWN_ARGS = ("padding", "stem", "project_first")  # arguments of a network with our prefix
+_COLOURS = ("", "lab", "ycbcr", "ydbdr")
+_OWN_ARGS = ("padding", "stem", "project_first", "colours")  # arguments of a network with our prefix
 _TIMM_DEFAULTS = Architecture("resnet50", 2048, 0)
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 
@@ -112,6 +113,7 @@ class ModelConfig:
                 "padding": architecture.padding,
                 "stem": architecture.stem,
                 "project_first": architecture.project_first,
+                **({"colours": architecture.colours} if architecture.colours else {}),
                 "preprocessing": transform.to_json(),
                 "licence": self.licence,
                 "source": self.source,
@@ -204,6 +206,9 @@ def _parse_architecture(config: Any, section: Any) -> Architecture:
     model_args: Any = {k: v for k, v in config["model_args"].items() if k not in _OWN_ARGS}
     timm_name = str(config["architecture"]).removeprefix(TIMM_PREFIX)
     padding, stem = section["padding"], section["stem"]
+    colours = section.get("colours", "")
+    if colours not in _COLOURS:
+        raise UserError(f"colours {str(colours)[:60]!r} are not known to this version")
     if timm_name not in TIMM_NAMES or padding not in _PADDINGS or stem not in _STEMS:
         raise UserError(f"a network of {timm_name!r}, padding {padding!r}, stem {stem!r} is not known to this version")
     # Check the arguments that timm would build layers by.
@@ -212,6 +217,10 @@ def _parse_architecture(config: Any, section: Any) -> Architecture:
         layers, width = unknown.pop("layers", [3, 4, 6, 3]), unknown.pop("width_factor", 1)
         preact = unknown.pop("preact")
         if preact is not False or not _is_size(width, layers):
+            raise UserError("model_args are out of range")
+    elif colours:
+        channels, layers = unknown.pop("channels", [64, 128, 256, 512]), unknown.pop("layers", [3, 4, 6, 3])
+        if not _is_doubling(channels) or not _is_size(1, layers):
             raise UserError("model_args are out of range")
     if unknown.pop("norm_layer", "groupnorm") not in _NORMS:
         raise UserError(f"norm_layer {model_args['norm_layer']!r} is not known to this version")
@@ -226,6 +235,7 @@ def _parse_architecture(config: Any, section: Any) -> Architecture:
         padding=padding,
         stem=stem,
         project_first=bool(section["project_first"]),
+        colours=colours,
     )
     if timm_name_and_args(architecture) != (config["architecture"], config["model_args"]):
         raise UserError(f"architecture and model_args contradict the section {SECTION}")
@@ -237,6 +247,13 @@ def _is_size(width: Any, layers: Any) -> bool:
     if type(width) not in (int, float) or not 0 < width <= MAX_WIDTH:
         return False
     return isinstance(layers, list) and len(layers) == 4 and all(type(n) is int and 0 < n <= MAX_BLOCKS for n in layers)
+
+
+def _is_doubling(channels: Any) -> bool:
+    """True for the channels of four stages, each twice the one before, as in CMC's networks of other widths."""
+    if not isinstance(channels, list) or not channels or type(channels[0]) is not int:
+        return False
+    return 0 < channels[0] <= 64 * MAX_WIDTH and channels == [channels[0] << n for n in range(4)]
 
 
 def _name(text: object) -> str:

@@ -46,12 +46,13 @@ def test_filters_and_order(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         return [row.split()[0] for row in lines(monkeypatch, capsys, "zoo", "list", *options)[1:]]
 
     commercial = names("--licence", "commercial", "--max-params", "25", "--sort", "score")
-    assert commercial[:3] == ["supervised_r50", "mocov2_r50", "simclr_r50"]
+    assert commercial[:3] == ["supervised_r50", "dino_r50", "barlowtwins_r50"]
     assert "byol_r50" not in commercial
-    assert set(names("--licence", "non-commercial")) | set(names("--licence", "commercial")) == {
-        name for name, spec in MODELS.items() if spec.weights
-    }
-    assert names("--licence", "mit") == ["mocov2_r50", "mocov1_r50"]
+    unknown = names("--licence", "unknown")  # nobody has permitted anything
+    assert unknown == ["instdisc_r18"]
+    commercial_or_not = {*names("--licence", "non-commercial"), *names("--licence", "commercial")}
+    assert commercial_or_not == {name for name, spec in MODELS.items() if spec.weights} - {*unknown}
+    assert names("--licence", "mit")[:3] == ["simclr_r101", "mocov2_r50", "mocov1_r50"]
     assert names("--method", "swav", "--sort", "params")[-1] == "swav_r50x5"
     for option, message in (("--licence", "choose from commercial, non-commercial, Apache"), ("--method", "byol")):
         monkeypatch.setattr("sys.argv", ["zoo", "list", option, "nothing"])

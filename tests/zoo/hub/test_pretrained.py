@@ -105,6 +105,15 @@ def test_offline_the_cache_or_a_local_file_serves(server: Server, monkeypatch: p
     assert server.requests == []
 
 
+def test_a_file_that_only_a_browser_gets_is_asked_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, by_hand="it lies in a shared folder that only a browser opens")
+    with pytest.raises(UserError, match=rf"{NAME} cannot be downloaded: it lies in .*zoo fetch {NAME} --file FILE`"):
+        zoo.load(NAME)
+    assert server.requests == []
+    pretrained.fetch_by_name("byol_r14", file=GOLDEN)
+    assert zoo.load(NAME, device="cpu").dim == 256
+
+
 def test_the_hash_of_first_use_is_kept_and_a_change_is_refused(
     server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

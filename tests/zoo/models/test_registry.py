@@ -27,6 +27,8 @@ def test_all_architectures_of_both_methods_are_there() -> None:
 
 def test_every_entry_has_its_parts() -> None:
     from training.recipes.table import RECIPES
+    from zoo.convert.convert import KINDS
+    from zoo.publish.card.wording import DATA_SETS, METHODS
 
     for name, spec in MODELS.items():
         assert name == spec.name
@@ -35,6 +37,9 @@ def test_every_entry_has_its_parts() -> None:
         for tag, weights in spec.weights.items():
             assert weights.licence, (name, tag)
             assert weights.source, (name, tag)
+            assert weights.kind in KINDS or weights.bundled, (name, tag)
+            assert weights.data in DATA_SETS, (name, tag)
+        assert spec.method in METHODS, name
 
 
 def test_official_weights_are_the_default_of_the_papers_names() -> None:
@@ -126,9 +131,42 @@ def test_the_supervised_weights_are_those_of_torchvision_and_timm_as_installed()
         assert (found.interpolation, found.mean, found.std) == (cfg.interpolation, cfg.mean, cfg.std)
 
 
+def test_every_method_of_the_seed_s_tables_is_listed_and_trains() -> None:
+    """ "Number only" is none of them; [B] is the paper of BYOL, [S] that of SimSiam."""
+    from training.methods.find import METHODS
+    from training.recipes.table import RECIPES
+
+    names = {"Local Agg.": "localagg", "PIRL": "pirl", "CMC": "cmc", "InstDisc": "instdisc", "InfoMin Aug.": "infomin"}
+    names |= {"SimCLR": "simclr", "MoCo v2": "moco", "MoCo": "mocov1", "BYOL": "byol", "SwAV": "swav"}
+    names |= {"SimSiam": "simsiam", "Supervised": "supervised", "CPC v2": "cpcv2"}
+    seed = {re.sub(r" \(.*|, .*", "", row["method"]) for table in published() for row in table["rows"]
+            if table["protocol"] in ("linear-sgd", "linear-lars", "semi-supervised")}  # fmt: skip
+    assert seed == set(names)
+    trained = {entry.make().method for entry in RECIPES.values()}
+    trained |= {"moco"} if "mocov2" in trained else set()
+    trained |= {"mocov1"} if "mocov1_r50_in1k_200ep" in RECIPES else set()  # MoCo v2's code without its head
+    listed = {spec.method for spec in MODELS.values()}
+    for method in set(names.values()) - ({"cpcv2"} - set(METHODS)):
+        assert method in listed, method
+        assert method in trained, method
+
+
+def test_weights_that_no_program_can_download_say_how_to_get_them() -> None:
+    for spec in MODELS.values():
+        for tag, weights in spec.weights.items():
+            shared = weights.location.startswith("https://www.dropbox.com/sh/")
+            assert ("only a browser opens" in weights.by_hand) == shared, (spec.name, tag)
+            assert shared == ("#" in weights.location)
+            if "blob.core.windows.net" in weights.location:
+                assert "no longer serves it" in weights.by_hand
+            for name in re.findall(r"\w+\.\w+_in1k_\w+", weights.by_hand):  # what replaces it
+                base, _, other = name.partition(".")
+                assert not MODELS[base].weights[other].location.startswith("https://frontiers")
+
+
 def test_simclr_is_fetched_from_the_host_without_a_login() -> None:
     for name in ("simclr_r50", "simclr_r50x2", "simclr_r50x4"):
-        (weights,) = MODELS[name].weights.values()
+        weights = MODELS[name].weights["google_in1k"]
         assert weights.location.startswith("https://storage.googleapis.com/simclr-gcs/")
         assert weights.other_link.startswith("https://storage.cloud.google.com/simclr-gcs/")
         assert "asks for a Google login" in weights.other_link

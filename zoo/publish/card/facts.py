@@ -140,6 +140,8 @@ class Facts:
         repository: ``ORG/NAME`` on a model hub; ``None`` for a card of the registry.
         hub_name: the entry of ``hubconf.py`` with this architecture; ``None`` where there is none.
         note, hash_prefix, licence_note, other_link: see ``zoo.models.registry.Weights``.
+        trained_on: what official weights were trained on, a key of ``DATA_SETS``.
+        by_hand: see ``zoo.models.registry.Weights``.
         heads: parts in the file ``heads_file``.
         agreement: measured when the repository was built.
     """
@@ -166,6 +168,8 @@ class Facts:
     hash_prefix: HashPrefix | None = None
     licence_note: str = ""
     other_link: str = ""
+    trained_on: str = "imagenet"
+    by_hand: str = ""
     heads: Sequence[str] = ()
     heads_file: str = "heads.safetensors"
     agreement: Agreement | None = None
@@ -193,6 +197,6 @@ class Facts:
     def data(self) -> str | None:
         """The key of the training data in ``DATA_SETS``; ``None`` where that has no such data."""
         if self.official:
-            return "imagenet"
+            return self.trained_on
         name = self.training["data"].get("name", "").partition("/")[0] if self.training else ""
         return name if name in DATA_SETS else None

@@ -61,6 +61,8 @@ def registry_facts(name: str) -> Facts:
         hash_prefix=chosen.hash_prefix,
         licence_note=chosen.licence_note,
         other_link=chosen.other_link,
+        trained_on=chosen.data,
+        by_hand=chosen.by_hand,
     )
 
 

@@ -88,6 +88,8 @@ def _head(facts: Facts) -> str:
     if facts.other_link and not facts.repository:
         link, _, remark = facts.other_link.partition(" ")
         pairs.append(("the same file", f"`{link}` {remark}".strip()))
+    if facts.by_hand and not facts.repository:
+        pairs.append(("download", f"by hand, then `zoo fetch {facts.name} --file FILE`: {facts.by_hand}"))
     if facts.repository and facts.official:
         pairs.append(("converted from", f"`{facts.location}`"))
     if facts.heads:
@@ -111,7 +113,7 @@ def _hash(facts: Facts) -> str:
 def _limits(facts: Facts) -> str:
     size = facts.preprocessing
     # The training data decides the limits.
-    if facts.official:
+    if facts.official and facts.data == "imagenet":
         text = wording.IMAGENET_LIMITS
     elif facts.data == "tiny-imagenet":
         text = wording.TINY_LIMITS

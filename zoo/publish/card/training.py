@@ -7,6 +7,8 @@ from zoo.publish.card.markdown import rows, wrap
 from zoo.publish.card.wording import DATA_SETS, METHODS
 from zoo.system.markdown import markdown_text
 
+_OTHERS = ("facebookresearch/vissl", "HobbitLong/PyContrast")  # not every method in them is their authors'
+
 
 def section(facts: Facts) -> str:
     """Return data, recipe and length of the training."""
@@ -17,10 +19,12 @@ def section(facts: Facts) -> str:
         return "## Training\n\nHow it was trained is not recorded here."
     # Say who trained it and on what.
     by, labels = ("the authors", "with") if facts.method == "supervised" else ("the method's authors", "without")
-    what = (
-        f"Trained by {by} on the 1,281,167 training images of ImageNet-1k (ILSVRC 2012), {labels} their labels: "
-        f"{facts.source}."
-    ) + (f" {facts.note}" if facts.note else "")
+    if facts.source.startswith(_OTHERS):
+        by = "the authors of a repository of many methods"
+    images = DATA_SETS[facts.data or "imagenet"].images
+    what = (f"Trained by {by} on {images}, {labels} their labels: {facts.source}.") + (
+        f" {facts.note}" if facts.note else ""
+    )
     # Say how to train it again.
     again = (
         f" The recipe with their constants, to train it again: `zoo-train run {facts.recipe}`." if facts.recipe else ""

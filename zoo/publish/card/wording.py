@@ -26,7 +26,7 @@ class MethodText:
 
 
 _FP32 = "The training recipe here uses bf16 autocast by default; `precision=fp32` reproduces the original."
-_MIXED = (  # facebookresearch/swav, main_swav.py: apex O1
+_MIXED = (  # swav main_swav.py: apex O1; barlowtwins main.py and vicreg main_vicreg.py: torch.cuda.amp
     "The training recipe here uses bf16 autocast by default, the original mixed fp16; `precision=fp32` is neither."
 )
 _SWAV_PAPER = """@inproceedings{caron2020swav,
@@ -134,6 +134,7 @@ METHODS: Mapping[str, MethodText] = {
   year      = {2020},
   note      = {arXiv 1906.05849}
 }""",
+        precision=_FP32,
     ),
     "pirl": MethodText(
         "PIRL",
@@ -145,6 +146,7 @@ METHODS: Mapping[str, MethodText] = {
   year      = {2020},
   note      = {arXiv 1912.01991}
 }""",
+        precision=_FP32,
     ),
     "infomin": MethodText(
         "InfoMin Aug.",
@@ -158,6 +160,7 @@ METHODS: Mapping[str, MethodText] = {
   year      = {2020},
   note      = {arXiv 2005.10243}
 }""",
+        precision=_FP32,
     ),
     "localagg": MethodText(
         "Local Aggregation",
@@ -214,6 +217,7 @@ METHODS: Mapping[str, MethodText] = {
   year      = {2021},
   note      = {arXiv 2103.03230}
 }""",
+        precision=_MIXED,
     ),
     "vicreg": MethodText(
         "VICReg",
@@ -225,6 +229,7 @@ METHODS: Mapping[str, MethodText] = {
   year      = {2022},
   note      = {arXiv 2105.04906}
 }""",
+        precision=_MIXED,
     ),
     "instdisc": MethodText(
         "InstDisc",
@@ -235,6 +240,65 @@ METHODS: Mapping[str, MethodText] = {
   booktitle = {Conference on Computer Vision and Pattern Recognition},
   year      = {2018},
   note      = {arXiv 1805.01978}
+}""",
+        precision=_FP32,
+    ),
+    "mocov3": MethodText(
+        "MoCo v3",
+        "One view of an image predicts what a slowly moving average of the network says of another view, told from the "
+        "other images of the batch; no labels",
+        """@inproceedings{chen2021mocov3,
+  title     = {An Empirical Study of Training Self-Supervised Vision Transformers},
+  author    = {Chen, Xinlei and Xie, Saining and He, Kaiming},
+  booktitle = {International Conference on Computer Vision},
+  year      = {2021},
+  note      = {arXiv 2104.02057}
+}""",
+    ),
+    "densecl": MethodText(
+        "DenseCL",
+        "MoCo v2 whose queue also tells single places of the feature map from those of other images; no labels",
+        """@inproceedings{wang2021densecl,
+  title     = {Dense Contrastive Learning for Self-Supervised Visual Pre-Training},
+  author    = {Wang, Xinlong and Zhang, Rufeng and Shen, Chunhua and Kong, Tao and Li, Lei},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year      = {2021},
+  note      = {arXiv 2011.09157}
+}""",
+    ),
+    "dino": MethodText(
+        "DINO",
+        "Small and large views of an image are given the distribution that a slowly moving average of the network gives "
+        "its large views; no labels",
+        """@inproceedings{caron2021dino,
+  title     = {Emerging Properties in Self-Supervised Vision Transformers},
+  author    = {Caron, Mathilde and Touvron, Hugo and Misra, Ishan and J{\\'e}gou, Herv{\\'e} and Mairal, Julien and
+               Bojanowski, Piotr and Joulin, Armand},
+  booktitle = {International Conference on Computer Vision},
+  year      = {2021},
+  note      = {arXiv 2104.14294}
+}""",
+    ),
+    "jigsaw": MethodText(
+        "jigsaw puzzles",
+        "The permutation of an image's nine patches is told from them; no labels",
+        """@inproceedings{noroozi2016jigsaw,
+  title     = {Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles},
+  author    = {Noroozi, Mehdi and Favaro, Paolo},
+  booktitle = {European Conference on Computer Vision},
+  year      = {2016},
+  note      = {arXiv 1603.09246}
+}""",
+    ),
+    "rotnet": MethodText(
+        "RotNet",
+        "The rotation of an image by 0, 90, 180 or 270 degrees is told from it; no labels",
+        """@inproceedings{gidaris2018rotnet,
+  title     = {Unsupervised Representation Learning by Predicting Image Rotations},
+  author    = {Gidaris, Spyros and Singh, Praveer and Komodakis, Nikos},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2018},
+  note      = {arXiv 1803.07728}
 }""",
     ),
     "supervised": MethodText(
@@ -260,21 +324,39 @@ class DataSetText:
         title: its name.
         hub: its repository on the Hugging Face hub; "" where none holds the same images.
         note: a remark for readers of a score.
+        images: the images that official weights were trained on, as a card says it.
     """
 
     title: str
     hub: str = ""
     note: str = ""
+    images: str = ""
 
 
 DATA_SETS: Mapping[str, DataSetText] = {
-    "imagenet": DataSetText("ImageNet-1k", "ILSVRC/imagenet-1k"),
+    "imagenet": DataSetText(
+        "ImageNet-1k",
+        "ILSVRC/imagenet-1k",
+        images="the 1,281,167 training images of ImageNet-1k (ILSVRC 2012)",
+    ),
+    "imagenet-22k": DataSetText("ImageNet-22k", images="the images of ImageNet-22k"),
+    "yfcc100m": DataSetText("YFCC100M", images="images of YFCC100M (Flickr)"),
+    "coco": DataSetText("COCO", images="the training images of COCO"),
     "tiny-imagenet": DataSetText("Tiny-ImageNet", "zh-plus/tiny-imagenet"),
     "cifar10-jpeg": DataSetText("CIFAR-10 (JPEG)", note="recompressed: not comparable with CIFAR-10"),
     "flowers17": DataSetText("Flowers-17"),
 }
 
-_SPDX_ON_THE_HUB = {"apache-2.0", "mit", "cc-by-nc-4.0", "cc-by-4.0", "cc0-1.0", "bsd-3-clause"}
+_SPDX_ON_THE_HUB = {
+    "apache-2.0",
+    "mit",
+    "cc-by-nc-4.0",
+    "cc-by-4.0",
+    "cc0-1.0",
+    "bsd-2-clause",
+    "bsd-3-clause",
+    "gpl-3.0",
+}
 
 
 def hub_licence(licence: str) -> dict[str, str]:

@@ -1,0 +1,236 @@
+"""Checkpoints that differ only in where their networks lie: one row of a table each, read by one function.
+
+Keys are those of all nested dicts joined by dots (``zoo.convert.candidates.joined``). Sources:
+- facebookresearch/moco-v3 at c349e6e, ``moco/builder.py``; the projector is ``fc``.
+- facebookresearch/dino at 7c446df, ``main_dino.py:278`` and ``utils.py:594``; the heads have GELU and weight norm,
+  which heads of this zoo cannot say, and are left out. The published backbone is the teacher's.
+- facebookresearch/barlowtwins at 8e8d284, ``main.py``; facebookresearch/vicreg at 4e12602, ``main_vicreg.py:153``.
+- WXinlong/DenseCL at b64bbb6, ``openselfsup/models/densecl.py`` and ``tools/extract_backbone_weights.py``; the dense
+  half of the neck is left out.
+- zhirongw/lemniscate.pytorch at f7cfe29, ``main.py``.
+- HobbitLong/PyContrast at 84f94ea, ``networks/build_backbone.py``; HobbitLong/CMC at 7b227be,
+  ``models/resnet.py:240-332``. CMC's files do not say in plain values whether they are of Lab: the published ones are.
+- facebookresearch/vissl at 09270ed, ``extra_scripts/convert_vissl_to_torchvision.py``, ``vissl/models/heads``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from zoo.convert.candidates import joined
+from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with, unread_weights
+from zoo.convert.readers.torch_checkpoint import read_torch
+from zoo.convert.split_networks import recognise_split, two_linears
+from zoo.errors import UserError, reason_of
+from zoo.models.registry import FAIR_224
+
+
+@dataclass(frozen=True)
+class Network:
+    """One place where a network may lie.
+
+    Attributes:
+        prefix: text before ``conv1.weight``; of a network of split colours, of its first half.
+        heads: text before the layers of each head, by part; the first that the file has is taken.
+        second: prefix of the second half; empty for a usual network.
+        colours: of a network of split colours: see ``zoo.models.registry.Architecture``.
+        second_head: text before the layers of the second half's projector.
+    """
+
+    prefix: str
+    heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    second: str = ""
+    colours: str = ""
+    second_head: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One code's checkpoints.
+
+    Attributes:
+        method: of the converted model; the registry's own entries may say it better.
+        title: for messages.
+        online, target: places of the networks, tried in this order.
+    """
+
+    method: str
+    title: str
+    online: tuple[Network, ...]
+    target: tuple[Network, ...] = ()
+
+
+def _with_projector(prefix: str, projector: str) -> Network:
+    return Network(prefix, {"projector": (projector,)})
+
+
+def _moco_v3(encoder: str) -> Network:
+    prefix = f"state_dict.module.{encoder}."
+    return Network(prefix, {"projector": (f"{prefix}fc.",), "predictor": ("state_dict.module.predictor.",)})
+
+
+def _twins(method: str, title: str) -> Layout:
+    full = _with_projector("model.module.backbone.", "model.module.projector.")
+    return Layout(method, title, (full, Network("")))
+
+
+def _densecl(encoder: str) -> Network:
+    return _with_projector(f"state_dict.{encoder}.0.", f"state_dict.{encoder}.1.mlp.")
+
+
+def _pycontrast(network: str) -> tuple[Network, Network]:
+    colours = Network(
+        f"{network}encoder1.", {"projector": (f"{network}head1.",)}, f"{network}encoder2.", "ydbdr", f"{network}head2."
+    )
+    return _with_projector(f"{network}encoder.", f"{network}head."), colours
+
+
+def _cmc(network: str) -> tuple[Network, Network]:
+    first, second = f"{network}l_to_ab.", f"{network}ab_to_l."
+    colours = Network(first, {"projector": (f"{first}fc.",)}, second, "lab", f"{second}fc.")
+    return _with_projector(network, f"{network}fc."), colours
+
+
+_VISSL = "classy_state_dict.base_model.model."
+_VISSL_HEADS = {  # PIRL's image branch, SwAV's, and heads in a row, see ``_chain``
+    "projector": (f"{_VISSL}heads.1.0.clf.", f"{_VISSL}heads.0.projection_head.", f"{_VISSL}heads."),
+    "prototypes": (f"{_VISSL}heads.0.prototypes0.",),
+}
+
+LAYOUTS: Mapping[str, Layout] = {
+    "mocov3": Layout("mocov3", "MoCo v3", (_moco_v3("base_encoder"),), (_moco_v3("momentum_encoder"),)),
+    "dino": Layout(
+        "dino",
+        "DINO",
+        (Network("student.module.backbone."), Network("")),
+        (Network("teacher.module.backbone."), Network("teacher.backbone.")),
+    ),
+    "barlowtwins": _twins("barlowtwins", "Barlow Twins"),
+    "vicreg": _twins("vicreg", "VICReg"),
+    "densecl": Layout("densecl", "DenseCL", (_densecl("encoder_q"), Network("state_dict.")), (_densecl("encoder_k"),)),
+    "lemniscate": Layout("instdisc", "InstDisc", (_with_projector("state_dict.module.", "state_dict.module.fc."),)),
+    "pycontrast": Layout(
+        "unknown",
+        "PyContrast",
+        _pycontrast("model.module."),
+        (*_pycontrast("model_ema."), *_pycontrast("model_ema.module.")),
+    ),
+    "cmc": Layout("unknown", "CMC", _cmc("model.encoder.module."), _cmc("model_ema.encoder.module.")),
+    "vissl": Layout(
+        "unknown",
+        "VISSL",
+        (
+            Network(f"{_VISSL}trunk._feature_blocks.", _VISSL_HEADS),
+            Network(f"{_VISSL}trunk.base_model._feature_blocks.", _VISSL_HEADS),
+            Network("model_state_dict._feature_blocks."),
+            Network("model_state_dict."),
+            Network("_feature_blocks."),
+            Network(""),
+        ),
+    ),
+}
+
+
+def read_layout_of(kind: str, path: Path, which: str) -> OfficialCheckpoint:
+    """Read the network of a file of the kind ``kind``, a key of ``LAYOUTS``.
+
+    Args:
+        which: ``online``, or ``target``: the momentum network, DINO's teacher.
+
+    Raises:
+        UserError: the file cannot be read, or has no such network.
+    """
+    layout, file = LAYOUTS[kind], read_torch(path)
+    tensors = joined(file.content)
+    places = layout.online if which == "online" else layout.target
+    if not places:
+        raise UserError(f"{kind} has no {which} network: leave --which out")
+    found = next((place for place in places if f"{place.prefix}conv1.weight" in tensors), None)
+    if found is None:
+        raise UserError(
+            f"{path.name} is not a {layout.title} checkpoint of the official code: no {places[0].prefix}conv1.weight"
+            f"{' (the network asked for by --which target)' * (which == 'target')}{unread_weights(file.dropped)}"
+        )
+    try:
+        read = _split if found.second else _single
+        return read(layout, found, tensors, file.dropped)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{path.name} is not a {layout.title} checkpoint of the official code ({reason_of(error)})"
+            + unread_weights(file.dropped)
+        ) from None
+
+
+def _single(
+    layout: Layout, place: Network, tensors: Mapping[str, Tensor], dropped: Mapping[str, str]
+) -> OfficialCheckpoint:
+    body = _body(tensors, place.prefix)
+    architecture, encoder = recognise(body)
+    used = {place.prefix + key for key in body}
+    heads: dict[str, dict[str, Tensor]] = {}
+    for part, prefixes in place.heads.items():
+        prefix = next((p for p in prefixes if any(key.startswith(p) for key in tensors)), None)
+        if prefix is None:
+            continue
+        head = sequential(starting_with(tensors, prefix))
+        head = _chain(head) if prefix == f"{_VISSL}heads." else head
+        # Jigsaw's head takes all patches at once, for example.
+        if head and (part != "projector" or _inputs(head) == architecture.num_features):
+            heads[part] = head
+            used |= {key for key in tensors if key.startswith(prefix)}
+    method = "swav" if "prototypes" in heads else layout.method
+    left_out = _left_out(tensors, used, place.prefix)
+    return OfficialCheckpoint(method, architecture, encoder, heads, FAIR_224, left_out, dropped)
+
+
+def _chain(heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Join VISSL's MLPs, ``N.clf.M``, that follow each other; empty where other heads stand among them.
+
+    Each but the last ends in a ReLU: ``configs/config/pretrain`` has ``use_relu`` and no ``skip_last_layer_relu_bn``
+    in ``simclr/simclr_8node_resnet.yaml:52`` and ``barlow_twins/barlow_twins_4node_resnet.yaml:60``.
+    """
+    places = {key: key.split(".") for key in heads}
+    if any(len(place) != 4 or place[1] != "clf" or not (place[0] + place[2]).isdigit() for place in places.values()):
+        return {}
+    number, found = 0, {}
+    for head in sorted({int(place[0]) for place in places.values()}):
+        own = {key: place for key, place in places.items() if int(place[0]) == head}
+        found |= {f"{number + int(place[2])}.{place[3]}": heads[key] for key, place in own.items()}
+        number += 2 + max(int(place[2]) for place in own.values())  # and the ReLU
+    return found
+
+
+def _inputs(head: Mapping[str, Tensor]) -> int:
+    return int(head["0.weight"].shape[1]) if "0.weight" in head and head["0.weight"].ndim == 2 else 0
+
+
+def _split(
+    layout: Layout, place: Network, tensors: Mapping[str, Tensor], dropped: Mapping[str, str]
+) -> OfficialCheckpoint:
+    halves = [_body(tensors, prefix) for prefix in (place.prefix, place.second)]
+    architecture, encoder = recognise_split(halves[0], halves[1], place.colours)
+    used = {prefix + key for prefix, half in zip((place.prefix, place.second), halves, strict=True) for key in half}
+    # Two Linears of one layer each are one of both halves; deeper heads would mix them.
+    linears = [sequential(starting_with(tensors, p)) for p in (*place.heads["projector"], place.second_head)]
+    heads = {}
+    if all(set(linear) == {"0.weight", "0.bias"} for linear in linears):
+        heads = {"projector": two_linears(*linears)}
+        used |= {key for key in tensors if key.startswith((*place.heads["projector"], place.second_head))}
+    left_out = _left_out(tensors, used, place.prefix)
+    return OfficialCheckpoint("cmc", architecture, encoder, heads, FAIR_224, left_out, dropped)
+
+
+def _body(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    under = starting_with(tensors, prefix)
+    return {key: value for key, value in under.items() if key.startswith(("conv1.", "bn1.", "layer"))}
+
+
+def _left_out(tensors: Mapping[str, Tensor], used: set[str], prefix: str) -> tuple[str, ...]:
+    """Return the other tensors beside the network; not the optimiser's and the bank's."""
+    top = prefix.partition(".")[0]
+    beside = (key for key in tensors if key not in used and (not top or key.startswith(f"{top}.")))
+    return tuple(key for key in beside if not key.endswith("num_batches_tracked"))

@@ -1,0 +1,87 @@
+"""The table of models: name -> architecture, method, weights. It is literal data, and importing it imports no torch.
+
+Each family of methods is one file of entries; here are only the table and the lookup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from zoo.errors import UserError, closest_name
+from zoo.models.registry import (
+    banks,
+    bundled,
+    byol,
+    dino,
+    moco,
+    pretext,
+    redundancy,
+    simclr,
+    simsiam,
+    supervised,
+    swav,
+)
+from zoo.models.registry.architectures import ARCHITECTURES, Architecture, ModelArgs
+from zoo.models.registry.weights import (
+    BYOL_224,
+    FAIR_224,
+    IMAGENET_224,
+    LINEAR,
+    SIMCLR_224,
+    SWAV_224,
+    HashPrefix,
+    ModelSpec,
+    Score,
+    Weights,
+)
+
+__all__ = [
+    "ARCHITECTURES",
+    "BYOL_224",
+    "DEFAULT_MODEL",
+    "FAIR_224",
+    "FOR_REAL_WORK",
+    "IMAGENET_224",
+    "LINEAR",
+    "MODELS",
+    "SIMCLR_224",
+    "SWAV_224",
+    "Architecture",
+    "HashPrefix",
+    "ModelArgs",
+    "ModelSpec",
+    "Score",
+    "Weights",
+    "find",
+    "split_name",
+]
+
+DEFAULT_MODEL = "simclr_r18_mini"  # ships with the package
+FOR_REAL_WORK = ("mocov2_r50", "byol_r50")
+"""What users of the default network are told to take: a good one for any use, and the paper's for research."""
+
+MODELS: Mapping[str, ModelSpec] = {
+    spec.name: spec
+    for family in (bundled, byol, simsiam, simclr, moco, swav, dino, redundancy, banks, pretext, supervised)
+    for spec in family.MODELS
+}
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """Split ``byol_r50.deepmind_in1k`` into (``byol_r50``, ``deepmind_in1k``); without a tag it is ``None``."""
+    base, _, tag = name.partition(".")
+    return base, tag or None
+
+
+def find(name: str) -> ModelSpec:
+    """Return the entry of ``NAME`` or ``NAME.tag``.
+
+    Raises:
+        UserError: the name is unknown; the message gives the closest one.
+    """
+    base, _ = split_name(name)
+    if base in MODELS:
+        return MODELS[base]
+    closest = closest_name(base, MODELS, cutoff=0.4)
+    hint = f"did you mean {closest}? " if closest else ""
+    raise UserError(f"unknown model {name!r}: {hint}`zoo list` shows all names")

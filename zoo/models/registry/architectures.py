@@ -1,0 +1,86 @@
+"""The encoders: each a ResNet that timm builds, with what the official codes change in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+
+class ModelArgs(TypedDict, total=False):
+    """Arguments of ``timm.create_model`` that an architecture may set."""
+
+    preact: bool
+    layers: list[int]
+    channels: list[int]
+    width_factor: float
+    norm_layer: str
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A ResNet as timm builds it.
+
+    Attributes:
+        timm_name, model_args: arguments of ``timm.create_model``.
+        num_features: length of an embedding.
+        parameters: number of trainable scalars of the encoder without a classifier.
+        padding: ``symmetric`` (PyTorch), ``same`` (TensorFlow; DeepMind's weights) or ``same-pool`` (TensorFlow's, in
+            the max-pool only; SimCLR's weights).
+        stem: ``imagenet`` (7x7 convolution of stride 2, max-pool) or ``cifar`` (3x3 of stride 1, no pool: for images
+            of about 32 pixels; SimCLR app. B.9, SimSiam app. D).
+        project_first: the first block's shortcut has a projection although no width changes there, as in DeepMind's
+            R18 and R34; only for timm's ``resnet18`` and ``resnet34``.
+        colours: ``lab``, ``ycbcr`` or ``ydbdr``: two such networks, of the first and of the two other channels of that
+            colour space (``zoo.models.colour_split``); ``num_features`` and ``parameters`` are those of both.
+    """
+
+    timm_name: str
+    num_features: int
+    parameters: int
+    model_args: ModelArgs = field(default_factory=ModelArgs)
+    padding: str = "symmetric"
+    stem: str = "imagenet"
+    project_first: bool = False
+    colours: str = ""
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    # narrow and shallow, for ablations and tests on a CPU; not a published network
+    "r10": Architecture("resnet18", 256, 1_246_336, {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]}),
+    "r18": Architecture("resnet18", 512, 11_176_512),
+    "r50": Architecture("resnet50", 2048, 23_508_032),
+    "r50x2": Architecture("resnetv2_50", 4096, 93_907_072, {"preact": False, "width_factor": 2}),
+    "r50x4": Architecture("resnetv2_50", 8192, 375_378_176, {"preact": False, "width_factor": 4}),
+    "r50x5": Architecture("resnetv2_50", 10240, 586_450_240, {"preact": False, "width_factor": 5}),
+    "r101": Architecture("resnet101", 2048, 42_500_160),
+    "r152": Architecture("resnet152", 2048, 58_143_808),
+    "r200": Architecture("resnet200", 2048, 62_624_832),
+    "r200x2": Architecture(
+        "resnetv2_50", 4096, 250_128_512, {"preact": False, "layers": [3, 24, 36, 3], "width_factor": 2}
+    ),
+    # without BN: a group norm of 32 groups, and of one, which is layer norm over the channels and places of an image
+    "r50_gn": Architecture("resnet50", 2048, 23_508_032, {"norm_layer": "groupnorm"}),
+    "r50_ln": Architecture("resnet50", 2048, 23_508_032, {"norm_layer": "groupnorm1"}),
+    "r10_gn": Architecture(
+        "resnet18",
+        256,
+        1_246_336,
+        {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256], "norm_layer": "groupnorm"},
+    ),
+    "r10_ln": Architecture(
+        "resnet18",
+        256,
+        1_246_336,
+        {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256], "norm_layer": "groupnorm1"},
+    ),
+    # CMC's (models/resnet.py:111-118, 251-332 at 7b227be): two networks of half, the whole (v2) and twice (v3) the
+    # width behind a stem of 64 channels; the small one is ours
+    "cmc_r50": Architecture("resnet50", 2048, 11_795_648, {"channels": [32, 64, 128, 256]}, colours="lab"),
+    "cmc_r50_ydbdr": Architecture("resnet50", 2048, 11_795_648, {"channels": [32, 64, 128, 256]}, colours="ydbdr"),
+    "cmc_r50v2": Architecture("resnet50", 4096, 47_006_656, colours="lab"),
+    "cmc_r50v3": Architecture("resnet50", 8192, 187_703_744, {"channels": [128, 256, 512, 1024]}, colours="lab"),
+    "cmc_r10": Architecture(
+        "resnet18", 256, 639_744, {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]}, colours="lab"
+    ),
+}
