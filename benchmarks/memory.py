@@ -129,10 +129,11 @@ def load_plan(path: str) -> None:
     plan = Plan.load(Path(path))
     assert plan is not None
     assert len(plan.key) == 64
-    print(_peak())
+    print(peak())
 
 
-def _peak() -> int:
+def peak() -> int:
+    """Return the peak resident memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage also counts the parent's memory at the fork
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024  # type: ignore[index]
@@ -146,7 +147,7 @@ def run(source: str, out: str, options: list[str]) -> None:
 
     sys.argv = ["zoo", "extract", "--images", source, "--out", out, *options]
     code = exit_code(app, "zoo", "")
-    print(json.dumps({"exit_code": code, "peak_bytes": _peak()}))
+    print(json.dumps({"exit_code": code, "peak_bytes": peak()}))
 
 
 def main() -> None:

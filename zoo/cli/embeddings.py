@@ -15,6 +15,7 @@ from zoo.errors import EXIT_OK, EXIT_SOME_FAILED, UserError
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.search.limits import MAX_NEIGHBOURS
 from zoo.system.preflight import require_path
+from zoo.system.verbosity import say
 from zoo.transforms.limits import MAX_PIXELS, WHITE_16, Decode, Icc, Truncated
 
 if TYPE_CHECKING:
@@ -185,6 +186,11 @@ def extract(
     # Say at once what needs no library.
     require_device_name(network.device)
     require_path(images, f"{images} does not exist: give the folder that holds the images")
+    from zoo.sources.parts import is_empty_part
+
+    if is_empty_part(images):  # of more parts than images: a job array has a job for it
+        say(f"{images} has no image: nothing to do")
+        return EXIT_OK
     from zoo import api
     from zoo.cli.messages import print_extraction, print_opened
     from zoo.cli.model_info import default_note, is_demo
@@ -249,6 +255,42 @@ def extract(
     return EXIT_SOME_FAILED if done.failed and not done.missing and not partition.ranks else EXIT_OK
 
 
+@app.command()
+def plan(
+    images: Annotated[str, typer.Argument(metavar="IMAGES", help="Any source of `zoo extract`, but no list on stdin.")],
+    out: Annotated[Path, typer.Option(help="Folder for part-*.zooplan and _parts.json.")],
+    parts: Annotated[int, typer.Option(min=1, help="Number of files, of nearly as many images each.")],
+    keep: Annotated[str | None, typer.Option(help="COL,... of the source that a part can carry into its result.")] = (
+        None
+    ),
+    image_column: Annotated[
+        str | None, typer.Option(help="Column of a table with the images or their paths; default: found by its type.")
+    ] = None,
+) -> None:
+    """List a source once and cut it into parts, each a source of its own for `zoo extract`, on any machine.
+
+    `zoo extract OUT/part-00003.zooplan --out OUT/part-00003` makes one; `zoo cat OUT FILE` joins all. A killed run is
+    run again.
+    """
+    require_path(images, f"{images} does not exist: give the folder that holds the images")
+    from zoo.sources import absolute, open_source
+    from zoo.sources.parts import EXTENSION, cut
+
+    if images == "-" or images.lower().endswith(EXTENSION):
+        raise UserError(f"{images} cannot be cut into parts: give a folder, a list in a file, tar files or tables")
+    made, listing = cut(
+        open_source(images, _names(keep), image_column=image_column), absolute(images), parts, out, image_column
+    )
+    sizes = [part.rows for part in made.parts]
+    empty = f", {sizes.count(0)} of them empty" if 0 in sizes else ""
+    work = f"{made.written} written now" if made.written else "nothing was left to do"
+    say(f"{out}: {len(listing.files)} images in {parts} parts of {min(sizes)} to {max(sizes)}{empty} ({work})")
+    if listing.other_files:
+        say(f"left out: {listing.other_files} other file{'s' * (listing.other_files != 1)}")
+    first = out / made.parts[0].name
+    say(f"make a part: zoo extract {first}{EXTENSION} --out {first}")
+
+
 def _names(text: str | None) -> tuple[str, ...]:
     """Return ``"a,b"`` as ``("a", "b")``."""
     return tuple(text.split(",")) if text else ()
@@ -264,12 +306,17 @@ def _cosine(text: str | None) -> float | str | None:
 
 @app.command()
 def verify(out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")]) -> None:
-    """Check an extraction: every hash and count of its manifest is taken again. Exit code 2 names what differs."""
+    """Check an extraction: every hash and count of its manifest is taken again. Exit code 2 names what differs.
+
+    Where OUT holds the parts of `zoo plan`, each part is checked.
+    """
     require_path(out, f"{out} has no _manifest.json: run the extraction to its end")
     from zoo.cli.messages import print_verified
+    from zoo.embeddings.parts import result_folders
     from zoo.embeddings.verify import verify as run_verification
 
-    print_verified(run_verification(out))
+    for folder in result_folders(out):
+        print_verified(run_verification(folder))
 
 
 @app.command()
@@ -279,7 +326,7 @@ def cat(
         Path, typer.Argument(help="New .parquet; .csv or .jsonl; .npy or .safetensors, with a .parquet beside it.")
     ],
 ) -> None:
-    """Verify an extraction and merge its shards into one file, which is read back and compared."""
+    """Verify an extraction, or all parts of `zoo plan`, and merge its shards into one file, which is read back."""
     require_path(out, f"{out} has no _manifest.json: run the extraction to its end")
     from zoo.cli.messages import print_merged
     from zoo.embeddings.merge import merge

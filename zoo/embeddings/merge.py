@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 
 from zoo.embeddings import columns
 from zoo.embeddings.columns import Arrays, Vectors
+from zoo.embeddings.fingerprint import Fingerprint
+from zoo.embeddings.manifest import Manifest
+from zoo.embeddings.parts import joined_manifest, result_folders
 from zoo.embeddings.shards import is_shard_file
 from zoo.embeddings.text_files import TEXT_KINDS, write_text
 from zoo.embeddings.verify import Verified, verify
@@ -49,6 +52,28 @@ class Merged:
     others: Mapping[str, tuple[int, ...]]
 
 
+@dataclass(frozen=True)
+class _Whole:
+    """Verified results that become one file: one, or those of all parts of a cut."""
+
+    results: tuple[Verified, ...]
+    manifest: Manifest
+
+    @classmethod
+    def verified(cls, out: Path) -> _Whole:
+        results = tuple(verify(folder) for folder in result_folders(out))
+        names = [result.folder.root.name for result in results]
+        return cls(results, joined_manifest([result.manifest for result in results], names))
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return self.results[0].fingerprint
+
+    @property
+    def images(self) -> int:
+        return int(self.manifest["images"])
+
+
 class _Hash(Protocol):
     """A hash of hashlib."""
 
@@ -57,6 +82,8 @@ class _Hash(Protocol):
 
 def merge(out: Path, file: Path) -> Merged:
     """Verify the extraction ``out`` and write it as one ``file``, in the format of its extension.
+
+    Where ``out`` holds the parts of ``zoo plan``, the file has the rows of all parts in their order.
 
     A ``.parquet`` file has all columns, and the manifest in its metadata. ``FILE.npy`` holds the embeddings [rows, D],
     NaN where there are none, and ``FILE.layer3.npy`` another output; a ``.safetensors`` file holds a tensor for each
@@ -73,13 +100,13 @@ def merge(out: Path, file: Path) -> Merged:
     table = file if text else file.with_suffix(".parquet")
     _require_new({file, table})
     # Only a verified result may be merged.
-    whole = verify(out)
+    whole = _Whole.verified(out)
     shapes = whole.fingerprint.shapes
     others = {name: shape for name, shape in shapes.items() if name != EMBEDDING}
     fingerprint = whole.fingerprint
     if text:
         _write_text(whole, file)
-        return Merged((file,), whole.manifest["images"], fingerprint.dim, fingerprint.dtype, others)
+        return Merged((file,), whole.images, fingerprint.dim, fingerprint.dtype, others)
     beside = columns.file_names(file.stem, file.suffix[1:], list(shapes))
     holding = {file.with_name(name): outputs for name, outputs in beside.items()}
     _require_new({*holding, table})
@@ -88,7 +115,7 @@ def merge(out: Path, file: Path) -> Merged:
         same = _same_table(whole, table, [] if holding else list(shapes))
         for path, outputs in holding.items():
             same = _same_arrays(whole, path, outputs) and same
-        if not same or pq.read_metadata(table).num_rows != whole.manifest["images"]:
+        if not same or pq.read_metadata(table).num_rows != whole.images:
             raise UserError(f"{file} does not read back as it was written: the disk may be failing")
     except BaseException as error:
         for path in (*holding, table):
@@ -97,7 +124,7 @@ def merge(out: Path, file: Path) -> Merged:
         if isinstance(error, pa.ArrowException | ValueError | LookupError | TypeError | AttributeError):
             raise UserError(f"{out}: a shard is no table of embeddings: run the extraction again") from error
         raise
-    return Merged((*holding, table), whole.manifest["images"], fingerprint.dim, fingerprint.dtype, others)
+    return Merged((*holding, table), whole.images, fingerprint.dim, fingerprint.dtype, others)
 
 
 def _require_new(paths: set[Path]) -> None:
@@ -108,19 +135,19 @@ def _require_new(paths: set[Path]) -> None:
             raise UserError(f"{path} would be taken for a shard: choose another name")
 
 
-def _shards(whole: Verified) -> Iterator[tuple[pa.Table, dict[str, Vectors]]]:
+def _shards(whole: _Whole) -> Iterator[tuple[pa.Table, dict[str, Vectors]]]:
     """Yield for each shard its table without the columns of outputs, and the outputs."""
     shapes, format = whole.fingerprint.shapes, whole.fingerprint.format
-    for names in whole.parts:
-        table = read_table(whole.folder.root / names[0]).replace_schema_metadata(None).combine_chunks()
+    for folder, names in ((result.folder, names) for result in whole.results for names in result.parts):
+        table = read_table(folder.root / names[0]).replace_schema_metadata(None).combine_chunks()
         vectors = {n: columns.array(table[n], shape) for n, shape in shapes.items() if n in table.schema.names}
         beside = columns.file_names(names[0].removesuffix(".parquet"), format, list(shapes))
         for name, outputs in beside.items():
-            vectors |= columns.decode(name, (whole.folder.root / name).read_bytes(), outputs)
+            vectors |= columns.decode(name, (folder.root / name).read_bytes(), outputs)
         yield table.drop_columns([name for name in shapes if name in table.schema.names]), vectors
 
 
-def _write_text(whole: Verified, path: Path) -> None:
+def _write_text(whole: _Whole, path: Path) -> None:
     """Write a text file, and read it back: its bytes must be those that were written."""
     digest = hashlib.sha256()
     try:
@@ -146,7 +173,7 @@ class _Hashing(io.RawIOBase):
         return self._file.write(data)
 
 
-def _same_table(whole: Verified, path: Path, outputs: list[str]) -> bool:
+def _same_table(whole: _Whole, path: Path, outputs: list[str]) -> bool:
     """Write the merged table with these outputs, read them back, and return whether they are the same."""
     digest = hashlib.sha256()
     atomic_write(path, lambda opened: _write_table(whole, opened, digest, outputs))
@@ -158,7 +185,7 @@ def _same_table(whole: Verified, path: Path, outputs: list[str]) -> bool:
     return found.digest() == digest.digest()
 
 
-def _same_arrays(whole: Verified, path: Path, outputs: list[str]) -> bool:
+def _same_arrays(whole: _Whole, path: Path, outputs: list[str]) -> bool:
     """Write a file of arrays, read it back, and return whether it is the same."""
     digest = hashlib.sha256()
     atomic_write(path, lambda opened: _write_arrays(whole, path.suffix, opened, digest, outputs))
@@ -170,13 +197,13 @@ def _update(digest: _Hash, vectors: Arrays) -> None:
         digest.update(values.tobytes())
 
 
-def _sizes(whole: Verified, outputs: list[str]) -> dict[str, int]:
+def _sizes(whole: _Whole, outputs: list[str]) -> dict[str, int]:
     """Return the bytes of each output."""
     shapes, item = whole.fingerprint.shapes, np.dtype(whole.fingerprint.dtype).itemsize
-    return {name: whole.manifest["images"] * math.prod(shapes[name]) * item for name in outputs}
+    return {name: whole.images * math.prod(shapes[name]) * item for name in outputs}
 
 
-def _write_table(whole: Verified, file: BinaryIO, digest: _Hash, outputs: list[str]) -> None:
+def _write_table(whole: _Whole, file: BinaryIO, digest: _Hash, outputs: list[str]) -> None:
     writer = None
     metadata = {_MANIFEST: json.dumps(whole.manifest)}
     # Write one row group per shard.
@@ -199,8 +226,8 @@ def _write_table(whole: Verified, file: BinaryIO, digest: _Hash, outputs: list[s
     writer.close()
 
 
-def _write_arrays(whole: Verified, suffix: str, file: BinaryIO, digest: _Hash, outputs: list[str]) -> None:
-    dtype, rows, shapes = np.dtype(whole.fingerprint.dtype), whole.manifest["images"], whole.fingerprint.shapes
+def _write_arrays(whole: _Whole, suffix: str, file: BinaryIO, digest: _Hash, outputs: list[str]) -> None:
+    dtype, rows, shapes = np.dtype(whole.fingerprint.dtype), whole.images, whole.fingerprint.shapes
     # The header comes first: it depends on the shapes alone.
     if suffix == ".npy":
         (output,) = outputs

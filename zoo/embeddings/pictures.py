@@ -51,7 +51,7 @@ class Pictures:
             return ""
         try:
             plan, read = self._reader
-            data = read(plan.files.slice(row, 1).to_pylist()[0])
+            data = read(plan.files_of(range(row, row + 1)).to_pylist()[0])
             if hashlib.sha256(data).hexdigest() != sha256:
                 return ""
             jpeg = thumbnail(data, _SIDE)

@@ -20,6 +20,7 @@ from zoo.embeddings import columns
 from zoo.embeddings.columns import OK, Vectors
 from zoo.embeddings.fingerprint import Fingerprint
 from zoo.embeddings.manifest import Manifest, files_of
+from zoo.embeddings.parts import joined_manifest, result_folders
 from zoo.embeddings.pictures import SHOWN, Pictures, page
 from zoo.embeddings.reopen_model import reopen_model
 from zoo.embeddings.shards import OutputFolder, is_shard_file
@@ -196,7 +197,7 @@ def read(
     """Read a finished extraction: the paths, the embeddings float32 [N, D] and all other columns, of every shard.
 
     Args:
-        out: folder of ``zoo.extract``.
+        out: folder of ``zoo.extract``; or of ``zoo plan`` with the results of its parts, which are read as one.
         all_rows: also the rows without an embedding (failed images, duplicates); their vectors are NaN.
         outputs: other outputs to read, such as ``layer3``.
         images: what was extracted, to show thumbnails in a notebook.
@@ -204,16 +205,21 @@ def read(
     Raises:
         UserError: the extraction is not finished, a file is missing or altered, or there is no such output.
     """
-    folder = OutputFolder(Path(out).expanduser())
-    manifest, fingerprint, shards = _manifest_of(folder)
+    root = Path(out).expanduser()
+    folders = [OutputFolder(folder) for folder in result_folders(root)]
+    found = [_manifest_of(folder) for folder in folders]
+    manifest = joined_manifest([manifest for manifest, _, _ in found], [folder.root.name for folder in folders])
+    fingerprint = found[0][1]
     # Refuse outputs that the result does not have.
     shapes = fingerprint.shapes
     if unknown := [name for name in outputs if name not in shapes]:
-        raise UserError(f"{folder.root} has no output {unknown[0]!r}: it has {', '.join(shapes)}")
+        raise UserError(f"{root} has no output {unknown[0]!r}: it has {', '.join(shapes)}")
     wanted = {name: shapes[name] for name in dict.fromkeys((EMBEDDING, *outputs))}
     # Read shard by shard, and keep the rows that are asked for.
     tables, parts, rows, start = [], [], [], 0
-    for files in shards:
+    for folder, files in (
+        (folder, files) for folder, (_, _, shards) in zip(folders, found, strict=True) for files in shards
+    ):
         table, vectors = _read_shard(folder, files, wanted, list(shapes), fingerprint.format)
         ok = np.array([status == OK for status in table["status"].to_pylist()], bool)
         kept = np.arange(len(table)) if all_rows else np.flatnonzero(ok)
@@ -223,7 +229,7 @@ def read(
         start += len(table)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in wanted}
     place = None if images is None else str(images)
-    return Embeddings(folder.root, manifest, pa.concat_tables(tables), joined, np.concatenate(rows), place)
+    return Embeddings(root, manifest, pa.concat_tables(tables), joined, np.concatenate(rows), place)
 
 
 def _manifest_of(folder: OutputFolder) -> tuple[Manifest, Fingerprint, list[list[tuple[str, str]]]]:

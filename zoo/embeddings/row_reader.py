@@ -52,8 +52,7 @@ class RowReader:
         Raises:
             OutputReplaced: a row is not there any more.
         """
-        planned = plan.rows(shard)
-        reuse = plan.reuse[planned.start : planned.stop]
+        reuse = plan.reuse_of(shard)
         for slot in np.argsort(reuse, kind="stable").tolist():  # in the order of the shards: none is read twice
             if reuse[slot] < 0:
                 continue

@@ -96,7 +96,7 @@ class Rows:
         # Every row starts without facts, its vectors NaN.
         planned = plan.rows(shard)
         n = len(planned)
-        paths = plan.files["path"].slice(planned.start, n).to_pylist()
+        paths = plan.files_of(planned)["path"].to_pylist()
         dtype = plan.fingerprint.dtype
         vectors = {name: np.full((n, *shape), np.nan, dtype) for name, shape in plan.fingerprint.shapes.items()}
         rows = cls(paths, vectors, [None] * n, [None] * n, [None] * n, [None] * n, [None] * n)
@@ -179,7 +179,7 @@ class OutputFolder:
             metadata[hash_key(name)] = hashlib.sha256(data).hexdigest()
         # Then the table, with the columns that the plan keeps.
         planned = plan.rows(shard)
-        kept = plan.kept.slice(planned.start, len(planned))
+        kept = plan.kept_of(planned)
         inside = rows.vectors if plan.fingerprint.format == "parquet" else {}
         table = _table(rows, kept, inside).replace_schema_metadata(metadata)
         self._commit_bytes(table_name(shard), _with_own_sha256(_encode(table, {OWN_SHA256: _NO_DIGITS})))
@@ -233,7 +233,7 @@ class OutputFolder:
         if found != {name: (len(planned), *shape) for name, shape in shapes.items()}:
             raise DamagedShard("has other outputs than its plan")
         # All is sound: join the facts with the planned paths.
-        paths = plan.files["path"].slice(planned.start, len(planned)).to_pylist()
+        paths = plan.files_of(planned)["path"].to_pylist()
         return Rows(paths, vectors, *(table[name].to_pylist() for name in _FACTS))
 
     def _is_unaltered_without_hash(self, plan: Plan, name: str, data: bytes, table: pa.Table) -> bool:

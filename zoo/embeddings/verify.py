@@ -110,8 +110,8 @@ def _wrong_in_plan(plan: Plan, manifest: Manifest, described: Manifest, parts: S
         for key in sorted({*told, *known})
         if told.get(key) != known.get(key)
     ]
-    if manifest["images"] != len(plan.files):
-        wrong.append(f"the manifest's 'images' are {manifest['images']}, those of its plan {len(plan.files)}")
+    if manifest["images"] != plan.images:
+        wrong.append(f"the manifest's 'images' are {manifest['images']}, those of its plan {plan.images}")
     if list(map(list, parts)) != [names(plan, shard) for shard in range(plan.shards)]:
         wrong.append("the manifest names other shards than its plan")
     elif any(entry["rows"] != len(plan.rows(shard)) for shard, entry in enumerate(manifest["shards"])):

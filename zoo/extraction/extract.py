@@ -193,12 +193,13 @@ class _Run:
         elif not plan.same_files(listing.files):
             self._require_unchanged(plan, listing)
 
-        # Make the shards that are missing.
+        # Make the shards that are missing. The plan has the rows from here on: let go of the listing.
+        listing = replace(listing, files=listing.files.schema.empty_table())
         summary = manifest.completed(self.folder, plan)
         if summary is not None:
             remove_temporaries(self.folder.scratch)  # of a run that was killed after its manifest
             self.say(f"nothing left to do in {self.folder.root}")
-            return self._result(summary, len(plan.files), plan, listing)
+            return self._result(summary, plan.images, plan, listing)
         return self._make(self.folder, plan, None, listing)
 
     def _frozen_plan(self, listing: Listing) -> Plan:
@@ -228,7 +229,7 @@ class _Run:
                 f"add --backend {plan.fingerprint.network['backend']}, or " if found[0].startswith("backend ") else ""
             )
             raise UserError(f"{self.folder.root} differs in {found[0]}{others}: {same}choose another --out")
-        return Plan.new(plan.fingerprint, plan.files, plan.duplicates)  # rows that an update reused are in the shards
+        return plan.without_reuse()
 
     def _require_unchanged(self, plan: Plan, listing: Listing) -> None:
         previous = RowReader(self.folder, plan)

@@ -7,8 +7,6 @@ command continues, or a finished one, which every command first moves into place
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -62,7 +60,7 @@ def plan_update(previous: RowReader, found: pa.Table, changes: Changes, reader: 
     if not plan.fingerprint.dedupe:
         return Plan(plan.fingerprint, found, reuse)
     new = Plan(plan.fingerprint, found, reuse, find_exact_duplicates(found, known, reader))
-    return replace(new, reuse=_reuse_by_bytes(previous, new, known))
+    return Plan(new.fingerprint, found, _reuse_by_bytes(previous, new, known), new.duplicates)
 
 
 def _reuse_by_bytes(previous: RowReader, plan: Plan, known: KnownFiles) -> NDArray[np.int64]:

@@ -54,7 +54,7 @@ def write(folder: OutputFolder, plan: Plan) -> None:
         UserError: a shard is damaged, or the disk is full.
         FileNotFoundError: a shard is missing, because another run of the same update has moved it into place.
     """
-    groups = NearGroups(len(plan.files))
+    groups = NearGroups(plan.images)
     folder.commit(NEAR_DUPLICATES, lambda file: _write_pairs(folder, plan, file, groups))
     if not groups.complete:  # a shard was missing, and the pairs are those of another run
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder.root / NEAR_DUPLICATES))
@@ -182,7 +182,7 @@ def _write_groups(plan: Plan, file: BinaryIO, groups: NearGroups) -> None:
 
 
 def _paths(plan: Plan, rows: Rows) -> pa.Array:
-    return pa.array(map(_shown, plan.files["path"].take(rows).to_pylist()), pa.string())
+    return pa.array(map(_shown, plan.paths_at(rows).to_pylist()), pa.string())
 
 
 def _pairs(folder: OutputFolder, plan: Plan, threshold: float, mean: NDArray[np.float64] | None) -> Iterator[Pairs]:

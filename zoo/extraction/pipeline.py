@@ -153,7 +153,7 @@ def make_shards(
         options=plan.fingerprint.decode_options,
         times=times,
     )
-    planned = (row for shard in shards for row in plan.files.take(plan.to_compute(shard)).to_pylist())
+    planned = (row for shard in shards for row in plan.files_at(plan.to_compute(shard)).to_pylist())
     burst = -(-_BURST_PER_WORKER * workers // batch_size) * batch_size
     ahead = burst if on_cpu else batch_size + 2 * workers
     calls = (partial(read, row) for row in planned)

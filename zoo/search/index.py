@@ -28,6 +28,7 @@ from zoo.embeddings.shards import STATE
 from zoo.errors import UserError
 from zoo.numerics.similarity import ExactSearch, TopK, centred, l2_normalize, mean_direction
 from zoo.search.collection import Collection
+from zoo.search.intact import is_intact
 from zoo.system import atomic_files
 from zoo.system.json_reader import BadJson, fields, read_json, sha256, text, whole
 from zoo.system.terminal import printable
@@ -208,7 +209,7 @@ def build(collection: Collection, *, exact: bool | None = None) -> IndexInfo:
 
 
 def open_index(collection: Collection) -> Index:
-    """Open the index of a collection; its whole file is checked against its sha256.
+    """Open the index of a collection, memory-mapped; its file is checked against its sha256, see ``is_intact``.
 
     Raises:
         UserError: there is no index, it belongs to another extraction or model, or it is damaged; the message says
@@ -240,7 +241,7 @@ def open_index(collection: Collection) -> Index:
     # Check the bytes before anything trusts them.
     for file, hashed in [(path, recorded), *([(folder / m["file"], m["sha256"])] if (m := info.get("mean")) else [])]:
         try:
-            intact = atomic_files.sha256_file(file) == hashed
+            intact = is_intact(file, hashed)
         except OSError:
             intact = False
         if not intact:

@@ -74,7 +74,7 @@ def _image_reader(collection: Collection, images: str) -> Callable[[Item], bytes
     plan = None  # a folder of image files needs none
     with suppress(UserError):
         plan = Plan.load(collection.state / "plan.parquet")
-    is_inside_files = plan is not None and "inside" in plan.files.schema.names  # members of tars, rows of tables
+    is_inside_files = plan is not None and plan.is_inside_files  # members of tars, rows of tables
     if os.path.isdir(images) and not is_inside_files:
         return _folder_reader(images)
     # Any other source is opened as the extraction did.
@@ -86,15 +86,15 @@ def _image_reader(collection: Collection, images: str) -> Callable[[Item], bytes
     if isinstance(source, ImageFolder) and not is_inside_files:
         raise UserError(f"no folder {images}: give --images what {collection.root} was extracted from")
     # Without a whole plan, a row cannot be found in the source.
-    if plan is None or len(plan.files) != len(collection):
+    if plan is None or plan.images != len(collection):
         raise UserError(
             f"{collection.root} has no plan in {collection.state.name} that says where images are: leave --images away"
         )
-    files = plan.files
+    files_of = plan.files_of
     listed = set(source.listing().files["path"].to_pylist()) if isinstance(source, FileList) else None
 
     def read(item: Item) -> bytes:
-        row = files.slice(item.row, 1).to_pylist()[0]
+        row = files_of(range(item.row, item.row + 1)).to_pylist()[0]
         if listed is not None and row["path"] not in listed:
             raise UnreadableImage("no-permission", "the list of images does not name it")
         return source.read(row)

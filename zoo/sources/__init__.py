@@ -8,6 +8,7 @@
 | ``-`` | the same from standard input | as in the list |
 | ``FILE.tar``, ``a-{000..009}.tar``, ``a-*.tar`` | members | ``FILE.tar/MEMBER`` |
 | ``FILE.parquet``, ``a-*.parquet`` | rows with image bytes or paths | ``FILE.parquet/ROW`` |
+| ``FILE.zooplan``, a part of ``zoo plan`` | its rows | those of the source |
 | a folder with only such files, or of ``datasets.save_to_disk`` | the same | the same |
 | ``s3://BUCKET/...``, ``https://...`` | any of these behind a URL that fsspec knows | the same |
 """
@@ -25,6 +26,8 @@ from zoo.sources.base import Source
 from zoo.sources.file_listing import has_image
 from zoo.sources.image_files import FileList, GlobFiles, ImageFolder, StdinList
 from zoo.sources.parquet import TableFiles
+from zoo.sources.parts import EXTENSION as PART
+from zoo.sources.parts import PlannedPart
 from zoo.sources.storage import Local, Remote, Storage, is_url, open_storage
 from zoo.sources.tar import TarFiles, expand
 from zoo.transforms.decode import EXTENSIONS
@@ -59,6 +62,8 @@ def open_source(images: str | os.PathLike[str], keep: Sequence[str] = (), *, ima
         text = text.removeprefix("file://")
     if is_url(os.fsencode(text)):
         return _open_url(text, keep, image_column)
+    if text.lower().endswith(PART) and os.path.isfile(text):
+        return PlannedPart(Path(text), keep, image_column, open_source)
     # A folder comes before a pattern: its name may hold wildcards.
     path = Path(text)
     if path.is_dir():

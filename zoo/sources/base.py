@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -23,6 +24,7 @@ IN_CONTAINER = pa.schema([*FILES, ("inside", pa.int32()), ("offset", pa.int64())
 _WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"
 _DECIMAL = r"^-?(0|[1-9][0-9]{0,8})\.([0-9]{0,5}[1-9]|0)$"  # at most 15 digits: exact in float64
 
+_HASHED_AT_ONCE = 65536
 _LARGE_FILE = 32 * 1024 * 1024  # bytes
 _one_large_file = threading.Lock()
 
@@ -96,14 +98,41 @@ def texts(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 def require_unique(table: pa.Table, where: str) -> pa.Table:
     """Return the table. Raises UserError if two rows have the same path."""
-    counts = pc.value_counts(table["path"].combine_chunks())
-    twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    if len(twice):
-        name = twice[0].as_py().decode(errors="backslashreplace")
-        raise UserError(f"{where} holds two images called {name!r}: give each a name of its own")
+    # A hash table of the paths would take twice their memory; their hashes take 8 bytes each.
+    hashes = np.empty(len(table), np.int64)
+    for start in range(0, len(table), _HASHED_AT_ONCE):
+        paths = table["path"].slice(start, _HASHED_AT_ONCE).to_pylist()
+        hashes[start : start + len(paths)] = np.fromiter(map(hash, paths), np.int64, len(paths))
+    ordered = np.sort(hashes)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(again):  # different paths can share a hash
+        suspects = table["path"].take(pa.array(np.flatnonzero(np.isin(hashes, again)))).to_pylist()
+        for path, count in Counter(suspects).items():
+            if count > 1:
+                name = path.decode(errors="backslashreplace")
+                raise UserError(f"{where} holds two images called {name!r}: give each a name of its own")
     return table
 
 
 def container_of(row: ImageRow) -> bytes:
     """Return the path of the file that holds the image of a row with the schema ``IN_CONTAINER``."""
     return row["path"][: row["inside"]]
+
+
+def require_listing(files: pa.Table) -> None:
+    """Raise ValueError where the columns are none of a listing: other types, a null, a container that ends nowhere."""
+    own = IN_CONTAINER if "inside" in files.schema.names else FILES
+    if files.schema.names[: len(own)] != own.names:
+        raise ValueError("other columns")
+    require_rows(files.schema, own, files)
+    if own is IN_CONTAINER and len(files):
+        inside = files["inside"].to_numpy()
+        if inside.min() < 0 or (inside > pc.binary_length(files["path"]).to_numpy()).any():
+            raise ValueError("a container is no part of a path")
+
+
+def require_rows(found: pa.Schema, wanted: pa.Schema | pa.Field, table: pa.Table) -> None:
+    """Raise ValueError where a column that is wanted has another type or lacks a value."""
+    for field in [wanted] if isinstance(wanted, pa.Field) else wanted:
+        if found.field(field.name).type != field.type or table[field.name].null_count:
+            raise ValueError(f"column {field.name} has another type or lacks a value")

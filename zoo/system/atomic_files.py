@@ -69,21 +69,26 @@ def atomic_write_text(path: Path, text: str, *, scratch: Path | None = None) -> 
     atomic_write_bytes(path, text.encode(), scratch=scratch)
 
 
-def create_exclusively(path: Path, data: bytes, *, scratch: Path | None = None) -> bool:
+def create_exclusively(
+    path: Path, contents: bytes | Callable[[BinaryIO], object], *, scratch: Path | None = None
+) -> bool:
     """Create ``path`` with these bytes unless it exists; one of several writers at once gets True.
 
     The file appears whole, as a hard link to a finished temporary file. Where hard links are refused (FAT, some network
     mounts) it is opened with O_EXCL instead: there is still one winner, but the file can be seen half written.
 
+    Args:
+        contents: the bytes, or a function that writes them to the file it is given.
+
     Raises:
         UserError: the disk is full or the write is refused.
     """
 
-    def write(file: BinaryIO) -> None:
-        file.write(data)
+    def write(file: BinaryIO) -> object:
+        return file.write(contents) if isinstance(contents, bytes) else contents(file)
 
     with _user_errors(path):
-        # Write the data under a temporary name first.
+        # Write under a temporary name first.
         temporary = _write_temporary(path, write, scratch)
         # A hard link creates the name only if nobody has it.
         try:
@@ -97,7 +102,7 @@ def create_exclusively(path: Path, data: bytes, *, scratch: Path | None = None) 
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
-            return _create_in_place(path, data)
+            return _create_in_place(path, temporary)
         finally:
             with suppress(OSError):
                 temporary.unlink()
@@ -338,13 +343,13 @@ def _meant_for(temporary_name: str) -> str:
     return temporary_name[: -len(_TEMPORARY)].rpartition(".")[0]
 
 
-def _create_in_place(path: Path, data: bytes) -> bool:
+def _create_in_place(path: Path, finished: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
         return False
-    with open(descriptor, "wb") as file:
-        file.write(data)
+    with open(descriptor, "wb") as file, finished.open("rb") as source:
+        shutil.copyfileobj(source, file)
         file.flush()
         os.fsync(file.fileno())
     sync_folder(path.parent)

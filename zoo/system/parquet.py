@@ -41,11 +41,11 @@ def read_table(source: Path | bytes, columns: list[str] | None = None, *, checke
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=checked)
-        _require_memory(file, columns)
+        require_memory(file, columns)
         return parquet.read(columns=columns, use_threads=False)
 
 
-def _require_memory(file: BinaryIO, columns: list[str] | None) -> None:
+def require_memory(file: BinaryIO, columns: list[str] | None) -> None:
     """Raise pa.ArrowInvalid where the columns would take more memory than the file's size allows."""
     limit = _FREE_BYTES + _MAX_EXPANSION * file.seek(0, os.SEEK_END)
     needed = 0

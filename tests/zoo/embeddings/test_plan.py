@@ -106,13 +106,13 @@ def test_kept_columns_are_part_of_the_key_and_stay(tmp_path: Path) -> None:
         return Plan.new(replace(FINGERPRINT, keep=("score",)), files)
 
     plan = keeping([0.5, 1.5, float("nan")])
-    assert plan.kept.schema.names == ["score"]
+    assert plan.kept_of(range(3)).schema.names == ["score"]
     assert keeping([0.5, 1.5, float("nan")]).key == plan.key
     assert keeping([0.5, 1.5, 2.0]).key != plan.key
     assert plan.save(tmp_path / "plan", tmp_path)
     loaded = Plan.load(tmp_path / "plan")
     assert loaded is not None
-    assert (loaded.key, loaded.kept["score"].to_pylist()[:2]) == (plan.key, [0.5, 1.5])
+    assert (loaded.key, loaded.kept_of(range(3))["score"].to_pylist()[:2]) == (plan.key, [0.5, 1.5])
 
 
 def test_a_digest_is_of_names_types_and_every_value(monkeypatch: pytest.MonkeyPatch) -> None:
