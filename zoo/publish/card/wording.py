@@ -185,28 +185,6 @@ METHODS: Mapping[str, MethodText] = {
   note      = {arXiv 1905.09272}
 }""",
     ),
-    "mocov3": MethodText(
-        "MoCo v3",
-        "Two views of an image are told from the other images of the batch, encoded by a slowly moving average of the "
-        "network; no labels",
-        """@article{chen2021mocov3,
-  title   = {An Empirical Study of Training Self-Supervised Vision Transformers},
-  author  = {Chen, Xinlei and Xie, Saining and He, Kaiming},
-  journal = {arXiv 2104.02057},
-  year    = {2021}
-}""",
-    ),
-    "densecl": MethodText(
-        "DenseCL",
-        "Two views of an image, and the places that match in them, are told from a queue of other images; no labels",
-        """@inproceedings{wang2021densecl,
-  title     = {Dense Contrastive Learning for Self-Supervised Visual Pre-Training},
-  author    = {Wang, Xinlong and Zhang, Rufeng and Shen, Chunhua and Kong, Tao and Li, Lei},
-  booktitle = {Conference on Computer Vision and Pattern Recognition},
-  year      = {2021},
-  note      = {arXiv 2011.09157}
-}""",
-    ),
     "barlowtwins": MethodText(
         "Barlow Twins",
         "The features of two views of an image agree one by one, and no two features say the same; no labels",
