@@ -76,4 +76,4 @@ def test_a_new_one_is_as_a_plan_gives_it_back() -> None:
     made = make_fingerprint(PixelMeans(stages=True), ExtractionConfig(keep=("label",), dedupe=True, batch_size=3))
     assert Fingerprint.from_json(json.loads(made.canonical())) == made
     assert made.shapes == {"embedding": (24,), "layer1": (3,), "layer1_map": (3, 4, 4)}
-    assert (made.dtype, made.near_threshold, made.max_pixels, made.on_cpu) == ("float32", 0.99, 64_000_000, True)
+    assert (made.dtype, made.near_threshold, made.max_pixels, made.on_cpu) == ("float32", "auto", 64_000_000, True)
