@@ -430,12 +430,13 @@ def _number_labels(values: Sequence[object], name: str) -> tuple[NDArray[np.int6
         raise UserError(f"{name}: {missing} rows have no label: remove them or the labels")
     if (several := next((v for v in values if _is_list(v)), None)) is not None:
         raise UserError(
-            f"{name}: the label {several!r} is a list: images with several labels are scored by `zoo evaluate transfer "
-            "--data voc2007` only; give a column with one label each"
+            f"{name}: the label {str(several)[:80]} is a list: images with several labels are scored by `zoo evaluate "
+            "transfer --data voc2007` only; give a column with one label each"
         )
     numbers = [v for v in values if isinstance(v, int) and v >= 0]
     if len(numbers) == len(values):
-        return np.array(numbers, np.int64), _number_names(max(numbers, default=-1) + 1, name)
+        names = _number_names(max(numbers, default=-1) + 1, name)  # first: it bounds the numbers
+        return np.array(numbers, np.int64), names
     classes = sorted({str(v) for v in values})
     number = {c: n for n, c in enumerate(classes)}
     return np.array([number[str(v)] for v in values], np.int64), classes

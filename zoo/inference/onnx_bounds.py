@@ -185,7 +185,7 @@ def _result(node: Node, given: list[_Value]) -> _Value:
         start, end = (options.get(name) for name in ("start", "end"))
         sides = first.shape[start if isinstance(start, int) else None : end if isinstance(end, int) else None]
         return _Value((len(sides),), 8, np.array(sides, np.int64))
-    return _reshaped(kind, given, options, width)
+    return _reshaped(kind, given, options, width if kind == "Concat" else first.width)
 
 
 def _reshaped(kind: str, given: list[_Value], options: dict[str, int | list[int] | str | Tensor], width: int) -> _Value:

@@ -12,12 +12,12 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from zoo.errors import UserError, reason_of
 from zoo.sources.base import narrowed, texts
 from zoo.sources.file_listing import FILES, collect, is_hidden
 from zoo.sources.storage import Local
+from zoo.system.parquet import read_table
 
 PATH_COLUMNS = ("path", "file_name")
 _FILE_NAME = "file_name"
@@ -171,7 +171,7 @@ def _with_paths(root: Path, path: Path) -> pa.Table:
     """Read one metadata file; its column ``path`` is relative to ``root``."""
     try:
         if path.suffix == ".parquet":
-            table = pq.read_table(path)
+            table = read_table(path)
         else:
             with path.open("rb") as file:
                 table = read_jsonl(file, str(path)) if path.suffix == ".jsonl" else read_csv(file, str(path))

@@ -22,6 +22,7 @@ from zoo.sources.base import IN_CONTAINER, ImageRow, container_of
 from zoo.sources.file_listing import Listing
 from zoo.sources.image_files import PathReader
 from zoo.sources.storage import Local, Storage, is_url
+from zoo.system.parquet import PageChecks
 from zoo.transforms.decode import UnreadableImage
 from zoo.transforms.limits import MAX_BYTES
 
@@ -105,16 +106,23 @@ class TableFiles:
 
 
 class _Parquet:
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, *, is_near: bool) -> None:
         # Buffered: a few pages of a row group of any size are in memory at a time.
+        self._checks = PageChecks(file)
+        file.seek(0)
         self._file = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
         self.schema: pa.Schema = self._file.schema_arrow
         sizes = [self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups)]
         self.rows = sum(sizes)
+        if min(sizes, default=0) < 0 or self.rows > self._checks.rows:
+            raise pa.ArrowInvalid(f"it claims {self.rows} rows, more than fit into it")
+        self._is_near = is_near
         self.groups = list(accumulate(sizes, initial=0))[:-1]
 
     def batches(self, group: int, columns: list[str], n: int) -> Iterator[pa.RecordBatch]:
         """Yield batches of ``n`` rows of some columns of a row group."""
+        if self._is_near:  # over a network every header would be a request
+            self._checks.require_group(group, columns)
         found: Iterator[pa.RecordBatch] = self._file.iter_batches(
             n, row_groups=[group], columns=columns, use_threads=False
         )
@@ -147,7 +155,7 @@ class _Arrow:
 def _open(where: Storage, name: bytes, stack: ExitStack) -> _Parquet | _Arrow:
     file = stack.enter_context(where.open(name))
     if not name.lower().endswith(b".arrow"):
-        return _Parquet(file)
+        return _Parquet(file, is_near=isinstance(where, Local))
     if isinstance(where, Local):
         return _Arrow(stack.enter_context(pa.memory_map(os.path.join(os.fsencode(where.root), name))))
     return _Arrow(stack.enter_context(pa.PythonFile(file, mode="r")))

@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 
 from zoo.errors import reason_of
 from zoo.system.parquet_footer import LeafColumn, leaf_columns
+from zoo.system.parquet_pages import require_pages
 
 # A table may take so much memory. The paths of a plan compress up to 40 times; 60 kB can hold gigabytes of one text.
 _FREE_BYTES = 128 << 20
 _MAX_EXPANSION = 64
+_FREE_ROWS, _ROWS_PER_BYTE = 1_000_000, 4  # names of a million images compress to a few bytes each
 # Numbers of parquet.thrift: bytes of a BOOLEAN, INT32, INT64, INT96, FLOAT and DOUBLE.
 _WIDTHS = {0: 1, 1: 4, 2: 8, 3: 12, 4: 4, 5: 8}
 _PLAIN = {0, 3, 4, 6}  # PLAIN, RLE, BIT_PACKED, DELTA_LENGTH_BYTE_ARRAY store a text each time
@@ -63,11 +65,58 @@ def require_memory(file: BinaryIO, columns: list[str] | None) -> None:
         # A dictionary stores a text once, however many rows have it: the product bounds what they take.
         if width is None and not leaf.encodings <= _PLAIN and leaf.values * leaf.uncompressed > limit:
             probed.append(leaf)
+    if needed <= limit:
+        _require_pages(file, [leaf for leaf in leaves if columns is None or leaf.path[0] in columns])
     for leaf in probed:
         if needed <= limit:
             needed += _text_bytes(file, leaf, limit)
     if needed > limit:
         raise pa.ArrowInvalid(f"its columns would take more than {limit >> 20} MB of memory, far more than the file")
+
+
+def _require_pages(file: BinaryIO, leaves: list[LeafColumn], group: int | None = None) -> None:
+    try:
+        for leaf in leaves:
+            for chunk in leaf.chunks:
+                if group is None or chunk.group == group:
+                    require_pages(file, chunk, leaf.length or _WIDTHS.get(leaf.physical_type) or 4)
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        raise pa.ArrowInvalid(f"its pages are damaged: {reason_of(error)}") from None
+
+
+class PageChecks:
+    """The checks of a file that is read in batches, a row group at a time.
+
+    Attributes:
+        rows: most rows that a file of this size may have.
+
+    Raises:
+        pa.ArrowInvalid: the footer is damaged, or claims a page far larger than the file.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        size = file.seek(0, os.SEEK_END)
+        self._file, self._limit = file, _FREE_BYTES + _MAX_EXPANSION * size
+        try:
+            self._leaves = leaf_columns(file)
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+            raise pa.ArrowInvalid(f"its footer is damaged: {reason_of(error)}") from None
+        self.rows = _FREE_ROWS + _ROWS_PER_BYTE * size
+
+    def require_group(self, group: int, columns: list[str]) -> None:
+        """Check a row group before its pages of some columns, as Parquet names them, are read.
+
+        Raises:
+            pa.ArrowInvalid: they claim more than the footer, or unpack to far more than the file.
+        """
+        tops = {*columns, *(name.partition(".")[0] for name in columns)}
+        chosen = [leaf for leaf in self._leaves if leaf.path[0] in tops]
+        for leaf in chosen:
+            if any(chunk.group == group and chunk.unpacked > self._limit for chunk in leaf.chunks):
+                raise pa.ArrowInvalid("a column expands to far more than the file")
+        here = self._file.tell()
+        _require_pages(self._file, chosen, group)
+        self._file.seek(here)
 
 
 def _text_bytes(file: BinaryIO, leaf: LeafColumn, limit: int) -> int:

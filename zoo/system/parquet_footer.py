@@ -8,7 +8,7 @@ compact protocol, of which this reads the few fields that say sizes (parquet-for
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 _MAX_DEPTH = 16
@@ -19,8 +19,20 @@ _INTEGERS = (4, 5, 6)
 # numbers of fields in parquet.thrift
 _ROW_GROUPS, _SCHEMA, _COLUMNS, _META = 4, 2, 1, 3
 _PHYSICAL_TYPE, _ENCODINGS, _PATH, _VALUES, _UNCOMPRESSED = 1, 2, 3, 5, 6
+_COMPRESSED, _FIRST_DATA_PAGE, _FIRST_DICTIONARY_PAGE = 7, 9, 11
 _TYPE_LENGTH, _NAME, _CHILDREN = 2, 4, 5
 _FIXED = 7  # FIXED_LEN_BYTE_ARRAY
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A column in one row group: its place in the file, bytes before and after unpacking, and number of values."""
+
+    group: int
+    start: int
+    packed: int
+    unpacked: int
+    values: int
 
 
 @dataclass
@@ -34,6 +46,7 @@ class LeafColumn:
         values: number of values, with missing ones.
         uncompressed: bytes of its pages.
         encodings: numbers of ``parquet.thrift``'s ``Encoding``.
+        chunks: the column in each row group.
     """
 
     path: tuple[str, ...]
@@ -42,6 +55,7 @@ class LeafColumn:
     values: int = 0
     uncompressed: int = 0
     encodings: frozenset[int] = frozenset()
+    chunks: list[Chunk] = field(default_factory=list)
 
 
 def leaf_columns(file: BinaryIO) -> list[LeafColumn]:
@@ -62,7 +76,7 @@ def leaf_columns(file: BinaryIO) -> list[LeafColumn]:
     lengths = {
         element[_NAME]: element.get(_TYPE_LENGTH, 0) for element in footer[_SCHEMA] if not element.get(_CHILDREN)
     }
-    for group in footer[_ROW_GROUPS]:
+    for number, group in enumerate(footer[_ROW_GROUPS]):
         for chunk in group[_COLUMNS]:
             meta = chunk[_META]
             path, kind = tuple(name.decode() for name in meta[_PATH]), meta[_PHYSICAL_TYPE]
@@ -73,7 +87,23 @@ def leaf_columns(file: BinaryIO) -> list[LeafColumn]:
             column.values += meta[_VALUES]
             column.uncompressed += meta[_UNCOMPRESSED]
             column.encodings |= frozenset(meta[_ENCODINGS])
+            # As Arrow does: some writers state a dictionary page at 0 where there is none.
+            start, dictionary = meta[_FIRST_DATA_PAGE], meta.get(_FIRST_DICTIONARY_PAGE, 0)
+            start = min(start, dictionary) if dictionary > 0 else start
+            packed = meta[_COMPRESSED]
+            if start < 0 or packed < 0 or start + packed > size:
+                raise ValueError("a column lies outside of the file")
+            column.chunks.append(Chunk(number, start, packed, meta[_UNCOMPRESSED], meta[_VALUES]))
     return list(columns.values())
+
+
+def read_struct(data: bytes) -> tuple[dict[int, Any], int]:
+    """Return the fields of a struct of Thrift's compact protocol by number, and its length in bytes.
+
+    Raises:
+        ValueError, IndexError: there is none; IndexError if the bytes end too early.
+    """
+    return _struct(data, 0, 0)
 
 
 def _struct(data: bytes, position: int, depth: int) -> tuple[dict[int, Any], int]:
