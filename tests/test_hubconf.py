@@ -34,7 +34,7 @@ def cached_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_list_and_help_know_every_name(cached_repository: str) -> None:
     quiet = {"skip_validation": True, "trust_repo": True}
-    assert sorted(torch.hub.list(cached_repository, **quiet)) == sorted(MODELS)
+    assert sorted(torch.hub.list(cached_repository, **quiet)) == sorted([*MODELS, "encoder"])
     for name in MODELS:
         text = torch.hub.help(cached_repository, name, **quiet)
         assert "pretrained" in text

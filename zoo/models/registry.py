@@ -9,6 +9,19 @@ from typing import TypedDict
 from zoo.errors import UserError, closest_name
 from zoo.transforms.preprocess import Preprocessing
 
+RESNETS = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnet200",
+    "resnetv2_50",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
+"""timm's names of the networks that have a stem, a padding and four stages here; ``resnetv2_50`` without ``preact``."""
+
 
 class ModelArgs(TypedDict, total=False):
     """Arguments of ``timm.create_model`` that an architecture may set."""
@@ -17,11 +30,13 @@ class ModelArgs(TypedDict, total=False):
     layers: list[int]
     channels: list[int]
     width_factor: float
+    img_size: int
+    dynamic_img_size: bool
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A ResNet as timm builds it.
+    """A ResNet as timm builds it, or another network of timm (``zoo.models.backbones``).
 
     Attributes:
         timm_name, model_args: arguments of ``timm.create_model``.
@@ -45,6 +60,11 @@ class Architecture:
     stem: str = "imagenet"
     project_first: bool = False
     colours: str = ""
+
+    @property
+    def is_resnet(self) -> bool:
+        """True for the ResNets of this zoo: only they have a stem, a padding and maps of four stages."""
+        return self.timm_name in RESNETS and (self.timm_name != "resnetv2_50" or self.model_args.get("preact") is False)
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
