@@ -59,4 +59,22 @@ def _entries():
     return {name: _entry(name) for name in MODELS}
 
 
+def encoder(weights, num_classes=0, features_only=False, out_indices=(0, 1, 2, 3, 4), in_chans=3):
+    """Weights of any network, whatever its name: normalised [N, 3, H, W] -> [N, D].
+
+    Args:
+        weights (str): hf-hub:ORG/NAME@REVISION, or the path of a safetensors file of `zoo-train export` or of a folder
+            of `zoo convert`.
+        num_classes, features_only, out_indices, in_chans: as for the names of the zoo.
+
+    Returns:
+        torch.nn.Module in eval mode, pretrained with these weights; ``module.preprocessing`` is its transform.
+    """
+    from zoo.hub.torch_hub import load_weights
+
+    return load_weights(
+        weights, num_classes=num_classes, features_only=features_only, out_indices=out_indices, in_chans=in_chans
+    )
+
+
 globals().update(_entries())

@@ -13,6 +13,7 @@ from training.methods import find_method
 from training.methods.base import recipe_architecture
 from training.recipes.config import Recipe
 from zoo.errors import UserError
+from zoo.models.backbones import recompute_activations
 from zoo.models.registry import Architecture
 from zoo.models.resnet import build_encoder
 
@@ -153,10 +154,11 @@ def _activations(architecture: Architecture, recompute: bool) -> tuple[float, in
 
 
 def _count(architecture: Architecture, recompute: bool) -> tuple[float, int]:
+    side = architecture.model_args.get("img_size", _MEASURED_SIDE)  # a transformer's own size
     with torch.device("meta"):
         encoder = build_encoder(architecture).train()
         if recompute:
-            encoder.set_grad_checkpointing()  # type: ignore[operator]
+            recompute_activations(encoder, architecture.timm_name)
         own = {p.untyped_storage()._cdata for p in encoder.parameters()}
         saved: dict[int, Tensor] = {}
 
@@ -166,6 +168,6 @@ def _count(architecture: Architecture, recompute: bool) -> tuple[float, int]:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            encoder(torch.empty(2, 3, _MEASURED_SIDE, _MEASURED_SIDE))
+            encoder(torch.empty(2, 3, side, side))
     values = sum(t.untyped_storage().nbytes() // t.element_size() for t in saved.values())
-    return values / 2 / _MEASURED_SIDE**2, sum(p.numel() for p in encoder.parameters())
+    return values / 2 / side**2, sum(p.numel() for p in encoder.parameters())

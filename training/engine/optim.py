@@ -1,4 +1,9 @@
-"""Optimisers, with the parameter groups that the methods' official codes use."""
+"""Optimisers, with the parameter groups that the methods' official codes use.
+
+A network of timm that is no ResNet has no official code here. Its *vectors* get neither weight decay nor a trust ratio,
+by the rule of timm's ``param_groups_weight_decay``: biases, the scales of norms and layers, and what the network itself
+names in ``no_weight_decay`` (position embeddings, class tokens, tables of relative positions).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from training.methods import Method
@@ -16,10 +22,17 @@ Groups: TypeAlias = "list[dict[str, object]] | None"
 """Parameter groups of the method itself; ``None`` where the optimiser makes them."""
 
 
-def build_optimiser(method: Method, config: Optim) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser with the method's parameter groups; ``set_learning_rate`` sets the rate."""
+def build_optimiser(method: Method, config: Optim, *, decay_vectors: bool = True) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser with the method's parameter groups; ``set_learning_rate`` sets the rate.
+
+    Args:
+        decay_vectors: keep the official codes' groups, of which some decay biases and norms too. ``False`` spares them
+            with every optimiser, unless the method has groups of its own.
+    """
     momentum, weight_decay = config.momentum, config.weight_decay
     groups = method.parameter_groups(config)
+    if groups is None and not decay_vectors:
+        groups = without_decay_of_vectors(method, weight_decay)
     match config.name:
         case "lars":
             return lars(method, groups, momentum=momentum, weight_decay=weight_decay)
@@ -31,6 +44,30 @@ def build_optimiser(method: Method, config: Optim) -> torch.optim.Optimizer:
             return sgd(method, groups, momentum=momentum, weight_decay=weight_decay)
         case "adamw":
             return adamw(method, groups, weight_decay=weight_decay)
+
+
+def without_decay_of_vectors(method: Method, weight_decay: float) -> list[dict[str, object]]:
+    """Return groups of matrices, which decay and adapt, and of vectors, which do not; the predictor's are apart.
+
+    A parameter with one long axis, such as a scale [C, 1, 1] or a class token [1, 1, D], is a vector too.
+    """
+    spared = set(getattr(method.encoder, "no_weight_decay", set)())
+    found: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, p in method.named_parameters():
+        if p.requires_grad:
+            within = name.removeprefix("encoder.")
+            one_axis = p.ndim > 2 and p.numel() == max(p.shape)
+            is_vector = p.ndim <= 1 or one_axis or name.endswith(".bias") or (within != name and within in spared)
+            found.setdefault((name.startswith("predictor."), is_vector), []).append(p)
+    return [
+        {
+            "params": params,
+            "weight_decay": 0.0 if is_vector else weight_decay,
+            "adapt": not is_vector,
+            **({"predictor": True} if is_predictor else {}),
+        }
+        for (is_predictor, is_vector), params in sorted(found.items())
+    ]
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, config: Optim, lr: float) -> None:
@@ -83,15 +120,16 @@ class LARC(torch.optim.SGD):
         m <- momentum m + g
         p <- p - lr m
 
-    Unlike in LARS the denominator adds two norms, and a parameter of norm 0 gets no weight decay.
+    Unlike in LARS the denominator adds two norms, and a parameter of norm 0 gets no weight decay. A group with
+    ``adapt=False`` keeps its gradients as they are.
     """
 
     def __init__(
         self, params: ParamsT, lr: float, *, momentum: float = 0.9, weight_decay: float = 0.0, eta: float = 1e-3
     ) -> None:
-        super().__init__(params, lr=lr, momentum=momentum)
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
         for group in self.param_groups:  # not SGD's own weight decay, which would not be scaled
-            group["larc_weight_decay"], group["eta"] = weight_decay, eta
+            group["larc_weight_decay"], group["eta"], group["weight_decay"] = group["weight_decay"], eta, 0
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -101,7 +139,7 @@ class LARC(torch.optim.SGD):
         # Scale each gradient by the layer's trust ratio.
         for group in self.param_groups:
             decay = group["larc_weight_decay"]
-            for p in group["params"]:
+            for p in group["params"] if group.get("adapt", True) else ():
                 if p.grad is None:
                     continue
                 p_norm, g_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(p.grad)

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +31,8 @@ from training.recipes.config import Recipe, differences, from_json, to_json
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.hub.weights import load_encoder, locate
-from zoo.models.registry import ARCHITECTURES
+from zoo.models.backbones import recompute_activations
+from zoo.models.registry import Architecture
 from zoo.models.resnet import require_same_network
 from zoo.system import atomic_files
 
@@ -187,8 +187,7 @@ def new_run(recipe: Recipe, dataset: Dataset, folder: Path, device: torch.device
     # Network: BN synchronised before DDP, hooks of the monitor before torch.compile.
     method.to(device).to(memory_format=torch.channels_last).train()
     if recipe.checkpoint_activations:
-        encoder: Any = method.encoder  # a timm network
-        encoder.set_grad_checkpointing()
+        recompute_activations(method.encoder, recipe.architecture)
     # Share the BN statistics between as many ranks as the recipe asks for.
     ranks = collectives.world_size()
     rows = recipe.optim.batch_size // ranks // recipe.accumulate
@@ -197,7 +196,8 @@ def new_run(recipe: Recipe, dataset: Dataset, folder: Path, device: torch.device
         synchronise_batch_norm(method, device, group)
     # If there are labels, the probe of the first rank alone learns.
     classes = 0 if dataset.labels is None or collectives.rank() else int(dataset.labels.max()) + 1
-    dim = ARCHITECTURES[recipe.architecture].num_features
+    architecture = recipe_architecture(recipe)
+    dim = architecture.num_features
     monitor = OnlineMonitor(method, dim=dim, classes=classes, rows=rows, device=device)
     if recipe.compile:
         method.compile()
@@ -209,11 +209,22 @@ def new_run(recipe: Recipe, dataset: Dataset, folder: Path, device: torch.device
         device,
         method,
         collectives.distributed_data_parallel(method, device),
-        build_optimiser(method, recipe.optim),
+        build_optimiser(method, recipe.optim, decay_vectors=architecture.is_resnet),
         torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
         monitor,
         [hardware(device, ranks)],
+        notes=_backbone_notes(architecture),
     )
+
+
+def _backbone_notes(architecture: Architecture) -> list[str]:
+    if architecture.is_resnet:
+        return []
+    args = ", ".join(f"{k}={v}" for k, v in architecture.model_args.items())
+    return [
+        f"the encoder is timm's {architecture.timm_name}{f' ({args})' if args else ''}, {architecture.num_features} "
+        f"numbers an image, {architecture.parameters / 1e6:.3f} M parameters, with timm's initial weights"
+    ]
 
 
 def start_from(run: Run, init: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Self
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.methods.initialise import initialise
-from training.recipes.config import Optim, Recipe
+from training.recipes.config import RESNET_FIELDS, Optim, Recipe
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
+from zoo.models.backbones import find_backbone
 from zoo.models.registry import ARCHITECTURES, Architecture
 from zoo.models.resnet import build_encoder
 
@@ -128,14 +129,21 @@ class Method(nn.Module):
 
 
 def recipe_architecture(recipe: Recipe) -> Architecture:
-    """Return the recipe's encoder as the registry describes it.
+    """Return the recipe's encoder as the registry describes it, or as timm does for the recipe's views.
 
     Raises:
-        UserError: the architecture is unknown, or has no ``project_first``.
+        UserError: the architecture is unknown, does not take the views, or lacks a setting such as ``project_first``.
     """
-    if recipe.architecture not in ARCHITECTURES:
-        raise UserError(f"unknown architecture {recipe.architecture!r}: one of {', '.join(ARCHITECTURES)}")
-    known = ARCHITECTURES[recipe.architecture]
+    views = recipe.views
+    sizes = (views.size, *((views.small_size,) if views.small is not None and views.small_count else ()))
+    known = ARCHITECTURES.get(recipe.architecture) or find_backbone(recipe.architecture, sizes)
+    if not known.is_resnet:
+        for each in fields(recipe):
+            if each.name in RESNET_FIELDS and (value := getattr(recipe, each.name)) != each.default:
+                raise UserError(
+                    f"{each.name}={value} is for ResNets, not for {recipe.architecture}: set it to {each.default}"
+                )
+        return known
     if recipe.project_first and known.timm_name != "resnet18":
         raise UserError(f"project_first is for r18, not for {recipe.architecture}: set it to false")
     return replace(known, stem=recipe.stem, padding=recipe.padding, project_first=recipe.project_first)

@@ -12,9 +12,12 @@ from math import inf
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from zoo.errors import UserError, closest_name
+from zoo.models.registry import ARCHITECTURES, RESNETS
 from zoo.system.json_types import JSON
 
 T = TypeVar("T")
+RESNET_FIELDS = frozenset(("stem", "zero_init_residual", "padding", "project_first", "initialiser"))
+"""Fields of ``Recipe`` that only a ResNet has; every other network keeps their defaults."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,9 @@ class Recipe:
     Attributes:
         method: a built-in method, or where another one's class is: ``module:Class``, or the name of an entry point
             (``training.methods.find_method``).
+        architecture: a ResNet of the registry (``zoo.models.registry.ARCHITECTURES``), or timm's name of any network
+            that gives pooled features. ``stem``, ``zero_init_residual``, ``padding``, ``project_first`` and
+            ``initialiser`` are those of ResNets; ``override`` resets them for another network.
         options: constants that one method alone has, or one that is not built in; it reads them in ``from_recipe``.
         padding: of the encoder's strided layers: ``symmetric`` is PyTorch's, ``same`` TensorFlow's (BYOL's official
             code), ``same-pool`` TensorFlow's in the max-pool only (SimCLR's). An exported encoder keeps it.
@@ -225,20 +231,31 @@ class Recipe:
 def override(recipe: Recipe, assignments: list[str]) -> Recipe:
     """Return ``recipe`` with assignments such as ``["optim.lr=0.3", "views.size=48"]`` applied.
 
-    The end of a path is enough where only one field has it: ``lr`` is ``optim.lr``.
+    The end of a path is enough where only one field has it: ``lr`` is ``optim.lr``. With an ``architecture`` that is no
+    ResNet, the fields that only ResNets have take their defaults, unless they are assigned too.
 
     Raises:
         UserError: an assignment is not ``field=value``, names an unknown field (the message names the nearest one) or
             several (it lists them), or has a value of another type or outside the field's range.
     """
+    assigned = set()
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(f"--set takes field=value, not {assignment!r}")
         path = _full_path(recipe, path)
         recipe = _with_field(recipe, path.split("."), text, path)
+        assigned.add(path)
+    if "architecture" in assigned and not is_resnet(recipe.architecture):
+        defaults = {f.name: f.default for f in dataclasses.fields(Recipe) if f.name in RESNET_FIELDS - assigned}
+        recipe = dataclasses.replace(recipe, **cast(dict[str, Any], defaults))
     check_ranges(recipe)
     return recipe
+
+
+def is_resnet(architecture: str) -> bool:
+    """True for the ResNets of the registry, and for those of timm that have a stem and a padding as they do."""
+    return architecture in ARCHITECTURES or (architecture in RESNETS and architecture != "resnetv2_50")
 
 
 def check_ranges(config: object, path: str = "") -> None:

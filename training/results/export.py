@@ -10,12 +10,13 @@ from pathlib import Path
 
 from training.engine import checkpoint
 from training.methods import Method, build_method
+from training.methods.base import recipe_architecture
 from training.recipes.config import Recipe, from_json
 from training.recipes.plugins import by_module
 from training.results.summary import run_facts
 from zoo.errors import UserError
 from zoo.hub.weights import FORMAT, FORMAT_2, HEADS_SUFFIX, WeightFile, locate, save_encoder
-from zoo.models.registry import Weights
+from zoo.models.registry import ARCHITECTURES, Weights
 from zoo.models.resnet import count_parameters, encoder_state
 from zoo.publish.card.gather import file_facts
 from zoo.publish.card.render import render
@@ -103,8 +104,14 @@ def export(
 
 def _architecture(recipe: Recipe) -> str | dict[str, JSON]:
     """Return the architecture as ``zoo.hub.weights`` reads it: its name, or its name with what else it needs."""
+    if recipe.architecture not in ARCHITECTURES:
+        found = recipe_architecture(recipe)
+        network: dict[str, JSON] = {"name": found.timm_name, "stem": found.stem, "padding": found.padding}
+        args = dict(found.model_args)
+        sizes = {"num_features": found.num_features, "parameters": found.parameters}
+        return network | {"project_first": found.project_first, "model_args": args, **sizes}
     if recipe.padding != "symmetric" or recipe.project_first:
-        network: dict[str, JSON] = {"name": recipe.architecture, "stem": recipe.stem}
+        network = {"name": recipe.architecture, "stem": recipe.stem}
         return network | {"padding": recipe.padding, "project_first": recipe.project_first}
     if recipe.stem == "imagenet":
         return recipe.architecture

@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from zoo.errors import UserError
 from zoo.hub import pretrained
-from zoo.hub.weights import RANDOM
+from zoo.hub.weights import RANDOM, is_hub_reference, is_path, locate
 from zoo.models import registry
 from zoo.models.licences import is_non_commercial
 from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL, FOR_REAL_WORK, LINEAR, ModelSpec, Score, Weights
@@ -195,12 +195,15 @@ def print_info(name: str, *, full: bool = False) -> None:
     """Print what is known of a model, in a screen of 24 lines of 100 characters.
 
     Args:
-        name: ``NAME`` or ``NAME.tag``.
+        name: ``NAME`` or ``NAME.tag``; or a file, a folder or ``hf-hub:ORG/NAME``, as ``zoo.load`` takes them.
         full: print all sets of weights, and the command of each measurement.
 
     Raises:
         UserError: no such model or tag.
     """
+    if is_hub_reference(name) or is_path(name):
+        _print_file(name)
+        return
     spec = registry.find(name)
     chosen = registry.split_name(name)[1] or spec.default_tag
     if chosen == RANDOM and chosen not in spec.weights:
@@ -225,6 +228,25 @@ def print_info(name: str, *, full: bool = False) -> None:
         print_line("  weights    none released")
     if spec.recipe:
         print_line(f"  train      zoo-train run {spec.recipe} --data DATA --out RUN")
+
+
+def _print_file(name: str) -> None:
+    """Print what weights outside the registry say of themselves."""
+    if name.endswith(".onnx"):
+        raise UserError(f"{name} is an ONNX file: `zoo extract --model {name}` takes it, and its metadata describe it")
+    file = locate(name)
+    architecture, transform = file.architecture, file.preprocessing
+    print_line(f"{file.name}: {file.method}")
+    print_line(f"  network    timm {architecture.timm_name} {dict(architecture.model_args) or ''}".rstrip())
+    print_line(f"  embedding  {architecture.num_features} numbers, {architecture.parameters / 1e6:.3f} M parameters")
+    print_line(f"  file       {file.path}")
+    print_line(f"  sha256     {file.sha256}")
+    source = f"; source: {file.source}" if file.source else ""
+    print_line(f"  licence    {file.licence}{commercial_use(file.licence)}{source}")
+    _print_wrapped("  pixels     ", f"{transform.summary}, mean {transform.mean}, std {transform.std}")
+    if architecture.is_resnet:
+        print_line(f"  padding    {architecture.padding}, stem {architecture.stem}")
+    print_line(f"  heads      {', '.join(file.parts) or 'none'}")
 
 
 def _print_weights(spec: ModelSpec, tag: str, *, full: bool) -> None:

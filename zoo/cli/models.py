@@ -59,7 +59,7 @@ def list_models(
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="NAME or NAME.tag.")],
+    name: Annotated[str, typer.Argument(help="NAME or NAME.tag; a file, a folder or hf-hub:ORG/NAME.")],
     full: Annotated[bool, typer.Option("--full", help="All sets of weights, and the command of each score.")] = False,
 ) -> None:
     """Show one model: weights, licence, source, preprocessing, how to train it."""

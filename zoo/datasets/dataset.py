@@ -17,7 +17,6 @@ The split ``train`` of a folder ``DIR`` is ``DIR/train``, ``DIR/train*.parquet``
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from zoo.datasets.label_forms import several_labels
 from zoo.datasets.listed import LABEL_COLUMNS, Listed, split_of, takes, text_of
 from zoo.datasets.npz import PixelArray, open_npy, open_npz, require_memory
 from zoo.datasets.torchvision import has_torchvision_split, open_torchvision
@@ -428,11 +428,13 @@ def _number_labels(values: Sequence[object], name: str) -> tuple[NDArray[np.int6
     """Return labels as numbers, and the class names in the order of these numbers."""
     if missing := sum(v is None or v != v for v in values):
         raise UserError(f"{name}: {missing} rows have no label: remove them or the labels")
-    if (several := next((v for v in values if _is_list(v)), None)) is not None:
+    if (several := several_labels(values)) is not None:
         raise UserError(
             f"{name}: the label {str(several)[:80]} is a list: images with several labels are scored by `zoo evaluate "
             "transfer --data voc2007` only; give a column with one label each"
         )
+    if (fraction := next((v for v in values if isinstance(v, float) and not v.is_integer()), None)) is not None:
+        raise UserError(f"{name}: the label {fraction} is a fraction: give whole numbers from 0 or names of classes")
     numbers = [v for v in values if isinstance(v, int) and v >= 0]
     if len(numbers) == len(values):
         names = _number_names(max(numbers, default=-1) + 1, name)  # first: it bounds the numbers
@@ -447,15 +449,3 @@ def _number_names(count: int, name: str) -> list[str]:
     if count > _MAX_CLASSES:
         raise UserError(f"{name}: a label of {count - 1}: number the classes from 0, without large gaps")
     return [str(n) for n in range(count)]
-
-
-def _is_list(value: object) -> bool:
-    """Return whether a label is a list: a column of lists, a multi-hot row, or the text of one."""
-    if isinstance(value, list | tuple | dict | np.ndarray):
-        return True
-    if not (isinstance(value, str) and value[:1] in ("[", "{")):
-        return False
-    try:
-        return isinstance(json.loads(value), list | dict)
-    except (ValueError, RecursionError):
-        return False

@@ -17,6 +17,7 @@ from zoo.evaluate.context import Context
 from zoo.evaluate.protocols import PROTOCOLS, WITH_SCHEDULE
 from zoo.evaluate.result import EvaluationJson, Result
 from zoo.inference.embedder import Embedder
+from zoo.models.backbones import require_stages
 from zoo.system.atomic_files import atomic_write_text, make_folder
 from zoo.version import __version__
 
@@ -70,6 +71,8 @@ def evaluate(
         protocol, model, data, device, seed, dict(settings or {}), root, subset_files, schedule, label_column
     )
     embedder = context.embedder
+    if protocol in WITH_SCHEDULE and embedder.engine.backend == "torch":
+        require_stages(embedder.model, protocol)
     started = time.perf_counter()
     result: Result = importlib.import_module(PROTOCOLS[protocol]).evaluate(context)
     content = {

@@ -72,10 +72,13 @@ def rename(model: str | Path, to: str, out: Path) -> Renamed:
         )
     state, _ = read_tensors(file.path)
     check_state(state, file.architecture, file.path.name)
-    # Every format goes through torchvision's names.
-    plain = to_torchvision(state)
+    # Other networks than ResNets have timm's names alone; ResNets go through torchvision's.
+    if to != "timm" and not file.architecture.is_resnet:
+        network = file.architecture.timm_name
+        raise UserError(f"{file.name} is timm's {network}, which {to} does not have: give --to timm")
+    plain = to_torchvision(state) if to != "timm" else state
     assert plain is not None  # check_state has seen its keys
-    named = {"timm": state, "torchvision": plain, "detectron2": torchvision_to_detectron2(plain)}[to]
+    named = torchvision_to_detectron2(plain) if to == "detectron2" else plain
     # Serialise in memory, so that no half-written file appears.
     if out.suffix == SAFETENSORS:
         data = save(named, metadata={"format": "pt", "licence": file.licence, "source": file.source})

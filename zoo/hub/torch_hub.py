@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from zoo.errors import UserError
 from zoo.hub.weights import WeightFile, is_hub_reference, load_encoder, locate
 from zoo.models import registry
+from zoo.models.backbones import require_stages
 from zoo.system.terminal import print_line
 
 if TYPE_CHECKING:
@@ -43,6 +44,37 @@ def load_module(
         UserError: there are no such weights, a file has another architecture, both ``num_classes`` and
             ``features_only`` are given, or one of them or ``in_chans`` of a network of split colours.
     """
+    return _adapted(
+        lambda: _locate(name, pretrained, weights, progress), num_classes, features_only, out_indices, in_chans
+    )
+
+
+def load_weights(
+    weights: str | Path,
+    *,
+    num_classes: int = 0,
+    features_only: bool = False,
+    out_indices: Sequence[int] = (0, 1, 2, 3, 4),
+    in_chans: int = 3,
+) -> nn.Module:
+    """Load the encoder of a file, a folder or a hub repository, whatever its network, as ``load_module`` does.
+
+    Args:
+        weights: ``hf-hub:ORG/NAME@REVISION``, or the path of a safetensors file or of a folder of ``zoo convert``.
+        num_classes, features_only, out_indices, in_chans: as for ``load_module``.
+
+    Raises:
+        UserError: there are no such weights, or the options contradict each other.
+    """
+    if not is_hub_reference(weights) and not Path(weights).exists():
+        raise UserError(f"no weights at {weights}: give a file of `zoo-train export`, a folder or hf-hub:ORG/NAME")
+    place = weights if is_hub_reference(weights) else Path(weights)
+    return _adapted(lambda: locate(place), num_classes, features_only, out_indices, in_chans)
+
+
+def _adapted(
+    find: Callable[[], WeightFile], num_classes: int, features_only: bool, out_indices: Sequence[int], in_chans: int
+) -> nn.Module:
     # Refuse arguments that contradict each other.
     if num_classes and features_only:
         raise UserError("num_classes and features_only contradict each other: a pyramid has no classifier")
@@ -53,10 +85,12 @@ def load_module(
     if in_chans < 1:
         raise UserError(f"in_chans is {in_chans}: give a number above zero")
     # Load the encoder, then change its first layer and its top.
-    file = _locate(name, pretrained, weights, progress)
+    file = find()
     if file.architecture.colours and (num_classes or features_only or in_chans != 3):
-        raise UserError(f"{name} is two networks, of RGB's lightness and colours: it gives embeddings of RGB only")
+        raise UserError("the encoder is two networks, of RGB's lightness and colours: it gives embeddings of RGB only")
     module = load_encoder(file)
+    if features_only:
+        require_stages(module, "features_only")
     if in_chans != 3:
         _take_channels(module, in_chans)
     if features_only:

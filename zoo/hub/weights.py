@@ -10,12 +10,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError, reason_of
 from zoo.models import checkpoint_dir, registry
 from zoo.models.licences import announce
-from zoo.models.model_config import CONFIG, HEADS, MODEL, ModelConfig, line_of_text, read_config
+from zoo.models.model_config import (
+    CONFIG,
+    HEADS,
+    MODEL,
+    ModelConfig,
+    line_of_text,
+    read_config,
+    require_bounded_args,
+)
 from zoo.models.registry import ARCHITECTURES, Architecture
 from zoo.models.state_dict import (
     check_state,
@@ -189,11 +197,19 @@ def load_encoder(file: WeightFile) -> nn.Module:
     announce(file.name, file.licence, file.source)
     state, _ = read_tensors(file.path)
     check_state(state, file.architecture, file.path.name)
+    state = {k: v.float() for k, v in state.items()}
+    # Buffers that no file holds, such as the positions in a window, come from the constructor.
+    if not file.architecture.is_resnet:
+        with torch.random.fork_rng(devices=[]):
+            encoder = build_encoder(file.architecture).eval()
+        encoder.load_state_dict(state, strict=False)
+        _zero_counters(encoder)
+        return encoder
     # No initialisation of weights that are about to be replaced: it takes seconds for the large networks.
     with torch.device("meta"):
         encoder = build_encoder(file.architecture).eval()
     encoder.to_empty(device="cpu")
-    encoder.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
+    encoder.load_state_dict(state, strict=False)
     _zero_counters(encoder)
     return encoder
 
@@ -287,7 +303,8 @@ def save_encoder(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str,
 
     Args:
         metadata: ``architecture`` (a key of the registry, or a dict with such a ``name`` and a ``stem``; in a file of
-            ``FORMAT_2`` also a ``padding`` and ``project_first``), ``method``, ``preprocessing``, ``licence``, and
+            ``FORMAT_2`` also a ``padding`` and ``project_first``; for a timm name beside the registry also its
+            ``model_args``, ``num_features`` and ``parameters``), ``method``, ``preprocessing``, ``licence``, and
             further JSON values that belong to the file.
         half: store convolutions in float16; BN stays float32.
     """
@@ -358,10 +375,21 @@ def _architecture(text: str) -> Architecture:
         raise ValueError(f"unknown stem {stem!r}")
     if padding not in ("symmetric", "same", "same-pool"):
         raise ValueError(f"unknown padding {padding!r}")
-    known = ARCHITECTURES[values["name"]]
+    known = ARCHITECTURES[values["name"]] if values["name"] in ARCHITECTURES else _timm_architecture(values)
+    if not known.is_resnet and (stem, padding, project_first) != ("imagenet", "symmetric", False):
+        raise ValueError(f"stem or padding of {values['name']}, which is no ResNet")
     if project_first is not False and (project_first is not True or known.timm_name != "resnet18"):
         raise ValueError(f"project_first={project_first!r} of {values['name']}")
     return replace(known, stem=stem, padding=padding, project_first=project_first)
+
+
+def _timm_architecture(values: Mapping[str, Any]) -> Architecture:
+    """Parse a network that the registry lacks; its name is one of timm's, which is checked when it is built."""
+    name, args = str(values["name"]), values["model_args"]
+    if not isinstance(args, dict):
+        raise ValueError("model_args is no mapping")
+    require_bounded_args(name, args)
+    return Architecture(line_of_text(name), int(values["num_features"]), int(values["parameters"]), args)  # type: ignore[arg-type]
 
 
 def _hash(path: Path) -> str:

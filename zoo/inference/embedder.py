@@ -19,6 +19,7 @@ from zoo.errors import UserError
 from zoo.inference.images import ImageLike, Images, ImageTransform, as_rgb, count_of, each_image
 from zoo.inference.outputs import EMBEDDING, EMBEDDING_ONLY, HEAD_PARTS, TILES, Outputs
 from zoo.inference.torch_backend import TensorState, TorchEngine, tensor_state, torch_device
+from zoo.models.backbones import require_stages
 from zoo.system.progress import Progress
 from zoo.transforms.preprocess import Preprocessing
 from zoo.version import __version__
@@ -352,8 +353,10 @@ def open_torch(
         precision: ``fp32`` or ``bf16``.
 
     Raises:
-        UserError: the device is not usable here.
+        UserError: the device is not usable here, or the network has no such layers.
     """
+    if requested.layers or requested.maps:
+        require_stages(model, "--layers" if requested.layers else "--maps")
     engine = TorchEngine(model, preprocessing, device=torch_device(device), precision=precision)
     heads = heads.to(engine.device) if heads else None
     return Embedder(engine, preprocessing, normalize, weights_info, heads, backend_reason, requested)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from zoo.errors import UserError, reason_of
 from zoo.inference.outputs import EMBEDDING
+from zoo.models.backbones import embedding_size
 from zoo.system.hardware import devices_here
 from zoo.transforms.preprocess import Preprocessing
 
@@ -39,7 +40,8 @@ class TorchEngine:
 
         self.device, self.precision = device, precision
         self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.dim = int(model.num_features)  # type: ignore[arg-type]
+        self.dim = embedding_size(model)
+        self._side = preprocessing.input_size
         self.versions = {p: version(p) for p in ("torch", "timm")}
         self._folded: nn.Module | None = None
         self._process = os.getpid()
@@ -108,7 +110,7 @@ class TorchEngine:
             from zoo.models.fuse_bn import fold_batch_norms
 
             can_fold = self.device == "cpu" and self.precision == "fp32"
-            self._folded = (fold_batch_norms(self.model) if can_fold else None) or self.model
+            self._folded = (fold_batch_norms(self.model, self._side) if can_fold else None) or self.model
         return self._folded
 
 

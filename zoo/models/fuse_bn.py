@@ -12,21 +12,29 @@ MAX_ERROR = 1e-5  # allowed max|difference| / max|reference| of the folded netwo
 _SIDE = 64  # pixels of the image that the network is traced with
 
 
-def fold_batch_norms(model: nn.Module) -> nn.Module | None:
+def fold_batch_norms(model: nn.Module, input_size: int = _SIDE) -> nn.Module | None:
     """Return a copy of an encoder, in eval mode on the CPU, with its batch norms folded into its convolutions.
 
     Running the network finds the pairs: a batch norm belongs to the convolution whose output tensor is its input.
+
+    Args:
+        input_size: side of the images in pixels, for a network that takes no others.
 
     Returns:
         ``None`` where there is nothing to fold, or where the folded copy's features differ by more than ``MAX_ERROR``.
     """
     import torch
+    from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+    # A transformer has none.
+    if not any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()):
+        return None
     # Work on a copy, and keep the model's output on an image as the reference.
     twin = copy.deepcopy(model).eval()
     names = {module: name for name, module in twin.named_modules()}
-    image = torch.rand(2, 3, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    side = input_size if getattr(model, "pretrained_cfg", {}).get("fixed_input_size") else _SIDE
+    image = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 4 - 2
     image = image.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         expected = model(image)

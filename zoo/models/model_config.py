@@ -16,24 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError, reason_of
-from zoo.models.registry import Architecture
+from zoo.models.backbones import MAX_IMAGE_SIZE
+from zoo.models.registry import RESNETS, Architecture
 from zoo.transforms.preprocess import Preprocessing
 
 MODEL, HEADS, CONFIG = "model.safetensors", "heads.safetensors", "config.json"
 FORMAT = 1
 SECTION = "siamese_zoo"
 TIMM_PREFIX = "siamese_zoo_"  # of a timm name that ``zoo.timm_models`` registers
-TIMM_NAMES = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnet200",
-    "resnetv2_50",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-)
+TIMM_NAMES = RESNETS
 MAX_WIDTH, MAX_BLOCKS = 16, 64  # of all channels, and in one stage; timm builds them in two seconds
 _MAX_CONFIG_BYTES = 1 << 20
 _PADDINGS = ("symmetric", "same", "same-pool")
@@ -42,6 +33,7 @@ _STEMS = ("imagenet", "cifar")
 _COLOURS = ("", "lab", "ycbcr", "ydbdr")
 _OWN_ARGS = ("padding", "stem", "project_first", "colours")  # arguments of a network with our prefix
 _TIMM_DEFAULTS = Architecture("resnet50", 2048, 0)
+_ARCHITECTURE_CHARACTERS = set("abcdefghijklmnopqrstuvwxyz0123456789_")  # of timm's names
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 
 
@@ -78,7 +70,6 @@ class ModelConfig:
     def to_json(self) -> dict[str, object]:
         """Return the content of the file."""
         architecture, transform = self.architecture, self.preprocessing
-        is_v2 = architecture.timm_name.startswith("resnetv2")
         size = transform.input_size
         timm_name, model_args = timm_name_and_args(architecture)
         return {
@@ -86,7 +77,7 @@ class ModelConfig:
             "architecture": timm_name,
             "num_classes": 0,
             "num_features": architecture.num_features,
-            "global_pool": "avg",
+            "global_pool": _global_pool(architecture),
             "model_args": model_args,
             "dtype": "float32",  # transformers would otherwise run a float16 file in float16
             "pretrained_cfg": {
@@ -98,9 +89,7 @@ class ModelConfig:
                 "mean": list(transform.mean),
                 "std": list(transform.std),
                 "num_classes": 0,
-                "pool_size": [math.ceil(size / 32)] * 2,
-                "first_conv": "stem.conv" if is_v2 else "conv1",
-                "classifier": "head.fc" if is_v2 else "fc",
+                **_layer_names(architecture, size),
                 "license": self.licence.lower(),
             },
             # ours
@@ -201,7 +190,7 @@ def _parse(config: Any) -> ModelConfig:
 
 
 def _parse_architecture(config: Any, section: Any) -> Architecture:
-    """Accept only our own architectures in bounded sizes: a config must not choose a class of timm nor fill memory."""
+    """Accept networks of timm with arguments in bounded sizes: what they build is compared with the file first."""
     # Refuse a network that this version cannot build.
     model_args: Any = {k: v for k, v in config["model_args"].items() if k not in _OWN_ARGS}
     timm_name = str(config["architecture"]).removeprefix(TIMM_PREFIX)
@@ -209,23 +198,12 @@ def _parse_architecture(config: Any, section: Any) -> Architecture:
     colours = section.get("colours", "")
     if colours not in _COLOURS:
         raise UserError(f"colours {str(colours)[:60]!r} are not known to this version")
-    if timm_name not in TIMM_NAMES or padding not in _PADDINGS or stem not in _STEMS:
+    if not 0 < len(timm_name) <= 100 or not set(timm_name) <= _ARCHITECTURE_CHARACTERS:
+        raise UserError(f"a network of {timm_name[:60]!r} is not known to this version")
+    if padding not in _PADDINGS or stem not in _STEMS:
         raise UserError(f"a network of {timm_name!r}, padding {padding!r}, stem {stem!r} is not known to this version")
     # Check the arguments that timm would build layers by.
-    unknown = dict(model_args)
-    if timm_name == "resnetv2_50":
-        layers, width = unknown.pop("layers", [3, 4, 6, 3]), unknown.pop("width_factor", 1)
-        preact = unknown.pop("preact")
-        if preact is not False or not _is_size(width, layers):
-            raise UserError("model_args are out of range")
-    elif colours:
-        channels, layers = unknown.pop("channels", [64, 128, 256, 512]), unknown.pop("layers", [3, 4, 6, 3])
-        if not _is_doubling(channels) or not _is_size(1, layers):
-            raise UserError("model_args are out of range")
-    if unknown.pop("norm_layer", "groupnorm") not in _NORMS:
-        raise UserError(f"norm_layer {model_args['norm_layer']!r} is not known to this version")
-    if unknown:
-        raise UserError(f"model_args {sorted(unknown)} are not known to this version")
+    require_bounded_args(timm_name, model_args, colours)
     # Both sections must describe the same network.
     architecture = Architecture(
         timm_name,
@@ -237,9 +215,66 @@ def _parse_architecture(config: Any, section: Any) -> Architecture:
         project_first=bool(section["project_first"]),
         colours=colours,
     )
+    own = (architecture.padding, architecture.stem, architecture.project_first)
+    if not architecture.is_resnet and own != ("symmetric", "imagenet", False):
+        raise UserError(f"{timm_name} is no ResNet, and has no padding, stem or projection of its own")
     if timm_name_and_args(architecture) != (config["architecture"], config["model_args"]):
         raise UserError(f"architecture and model_args contradict the section {SECTION}")
     return architecture
+
+
+def require_bounded_args(timm_name: str, model_args: Mapping[str, Any], colours: str = "") -> None:
+    """Raise UserError unless a file's arguments of a network are known and within limits; timm takes them as they are.
+
+    What the name and the arguments then build is compared with the file's tensors, without memory, before it is used.
+    """
+    unknown = dict(model_args)
+    if timm_name == "resnetv2_50" and "preact" in unknown:
+        layers, width = unknown.pop("layers", [3, 4, 6, 3]), unknown.pop("width_factor", 1)
+        preact = unknown.pop("preact")
+        if preact is not False or not _is_size(width, layers):
+            raise UserError("model_args are out of range")
+    elif colours:
+        channels, layers = unknown.pop("channels", [64, 128, 256, 512]), unknown.pop("layers", [3, 4, 6, 3])
+        if timm_name not in RESNETS or not _is_doubling(channels) or not _is_size(1, layers):
+            raise UserError("model_args are out of range")
+    elif timm_name not in RESNETS:
+        side, dynamic = unknown.pop("img_size", 1), unknown.pop("dynamic_img_size", True)
+        if type(side) is not int or not 0 < side <= MAX_IMAGE_SIZE or dynamic is not True:
+            raise UserError("model_args are out of range")
+    if timm_name in RESNETS and unknown.pop("norm_layer", "groupnorm") not in _NORMS:
+        raise UserError(f"norm_layer {str(model_args['norm_layer'])[:60]!r} is not known to this version")
+    if unknown:
+        raise UserError(f"model_args {sorted(unknown)} are not known to this version")
+
+
+def _global_pool(architecture: Architecture) -> str:
+    """timm's name of the pooling; a network that is no ResNet says it itself."""
+    if architecture.is_resnet:
+        return "avg"
+    return str(getattr(_without_memory(architecture), "global_pool", "avg"))
+
+
+def _layer_names(architecture: Architecture, size: int) -> dict[str, object]:
+    """Return the entries of timm's ``pretrained_cfg`` that name layers or depend on the network's strides."""
+    if architecture.is_resnet:
+        is_v2 = architecture.timm_name.startswith("resnetv2")
+        return {
+            "pool_size": [math.ceil(size / 32)] * 2,
+            "first_conv": "stem.conv" if is_v2 else "conv1",
+            "classifier": "head.fc" if is_v2 else "fc",
+        }
+    config: Mapping[str, object] = getattr(_without_memory(architecture), "pretrained_cfg", {})
+    return {key: config[key] for key in ("first_conv", "classifier", "fixed_input_size") if config.get(key)}
+
+
+def _without_memory(architecture: Architecture) -> object:
+    import torch
+
+    from zoo.models.backbones import create
+
+    with torch.device("meta"):
+        return create(architecture)
 
 
 def _is_size(width: Any, layers: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Build the encoders: timm's ResNets for a depth, a width, a stem and a padding.
+"""Build the encoders: timm's ResNets for a depth, a width, a stem and a padding; other networks of timm as they are.
 
 The networks are timm's, so that torch.hub, timm's and transformers' hub loaders and ONNX share one implementation.
 """
@@ -10,6 +10,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from zoo.errors import UserError
+from zoo.models.backbones import create
 from zoo.models.colour_split import SplitEncoder
 from zoo.models.registry import Architecture
 
@@ -17,11 +18,14 @@ from zoo.models.registry import Architecture
 def build_encoder(architecture: Architecture, *, zero_init_residual: bool = False) -> nn.Module:
     """Build a randomly initialised encoder: normalised float [N, 3, H, W] -> pooled features [N, D].
 
-    The weights come from torch's global generator: seed it first for a reproducible network.
+    The weights come from torch's global generator: seed it first for a reproducible network. Networks of timm that are
+    no ResNets of this zoo have timm's own initialisation.
 
     Args:
         zero_init_residual: set the last BN gamma of each block to 0 (SimSiam's official code; BYOL's paper used 1).
     """
+    if not architecture.is_resnet:
+        return create(architecture)
     if not architecture.colours:
         return _build_one(architecture, 3, zero_init_residual)
     first, second = (_build_one(architecture, channels, zero_init_residual) for channels in (1, 2))
@@ -53,7 +57,7 @@ def _build_one(architecture: Architecture, channels: int, zero_init_residual: bo
 def require_same_network(found: Architecture, expected: Architecture, what: str, name: str) -> None:
     """Compare two networks layer by layer; stem and padding may differ, as they belong to the weights.
 
-    timm has two spellings of one network, so the shapes are compared, and not the names.
+    timm has two spellings of one ResNet, so the shapes are compared, and not the names.
 
     Raises:
         UserError: they differ; ``what`` gives the first network and ``name`` asks for the second.
@@ -67,7 +71,8 @@ def require_same_network(found: Architecture, expected: Architecture, what: str,
         return [tuple(value.shape) for value in encoder_state(encoder).values()]
 
     ours, theirs = shapes(found), shapes(expected)
-    if sorted(ours) != sorted(theirs):
+    same_name = found.timm_name == expected.timm_name or (found.is_resnet and expected.is_resnet)
+    if sorted(ours) != sorted(theirs) or not same_name:
         raise UserError(
             f"{what} is a {found.timm_name} with {len(ours)} tensors and {found.num_features} features, {name} is a "
             f"{expected.timm_name} with {len(theirs)} and {expected.num_features}: give weights of the same network"

@@ -28,12 +28,14 @@ def check_state(state: Mapping[str, Tensor], architecture: Architecture, what: s
     """
     import torch
 
+    from zoo.models.backbones import embedding_size
     from zoo.models.resnet import build_encoder
 
     with torch.device("meta"):
         encoder = build_encoder(architecture)
-    if encoder.num_features != architecture.num_features:
-        raise UserError(f"{what} states {architecture.num_features} features, its network has {encoder.num_features}")
+    features = embedding_size(encoder)
+    if features != architecture.num_features:
+        raise UserError(f"{what} states {architecture.num_features} features, its network has {features}")
     expected = without_counters({k: v.shape for k, v in encoder.state_dict().items()})
     require_equal(without_counters({k: v.shape for k, v in state.items()}), expected, what)
     require_own_memory(state, what)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from zoo.errors import UserError
+from zoo.models.backbones import has_stages
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm  # timm's BatchNormAct2d is one too
 
@@ -24,7 +25,8 @@ def split_stages(encoder: nn.Module) -> tuple[nn.Sequential, list[nn.Module]]:
         UserError: another kind of network.
     """
     info = getattr(encoder, "feature_info", None)
-    if info is None or len(info) != 5 or not isinstance(getattr(encoder, "norm", nn.Identity()), nn.Identity):
+    is_plain = isinstance(getattr(encoder, "norm", nn.Identity()), nn.Identity)
+    if info is None or len(info) != 5 or not has_stages(encoder) or not is_plain:
         raise UserError("detection, segmentation and depth need a ResNet with a stem and four stages")
     names = [entry["module"] for entry in info][1:]
     first = names[0].partition(".")[0]

@@ -21,7 +21,7 @@ from zoo.models.registry import (
     supervised,
     swav,
 )
-from zoo.models.registry.architectures import ARCHITECTURES, Architecture, ModelArgs
+from zoo.models.registry.architectures import ARCHITECTURES, RESNETS, Architecture, ModelArgs
 from zoo.models.registry.weights import (
     BYOL_224,
     FAIR_224,
@@ -44,6 +44,7 @@ __all__ = [
     "IMAGENET_224",
     "LINEAR",
     "MODELS",
+    "RESNETS",
     "SIMCLR_224",
     "SWAV_224",
     "Architecture",

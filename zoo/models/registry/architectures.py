@@ -6,6 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+RESNETS = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnet200",
+    "resnetv2_50",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
+"""timm's names of the networks that have a stem, a padding and four stages here; ``resnetv2_50`` without ``preact``."""
+
 
 class ModelArgs(TypedDict, total=False):
     """Arguments of ``timm.create_model`` that an architecture may set."""
@@ -15,11 +28,13 @@ class ModelArgs(TypedDict, total=False):
     channels: list[int]
     width_factor: float
     norm_layer: str
+    img_size: int
+    dynamic_img_size: bool
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A ResNet as timm builds it.
+    """A ResNet as timm builds it, or another network of timm (``zoo.models.backbones``).
 
     Attributes:
         timm_name, model_args: arguments of ``timm.create_model``.
@@ -43,6 +58,11 @@ class Architecture:
     stem: str = "imagenet"
     project_first: bool = False
     colours: str = ""
+
+    @property
+    def is_resnet(self) -> bool:
+        """True for the ResNets of this zoo: only they have a stem, a padding and maps of four stages."""
+        return self.timm_name in RESNETS and (self.timm_name != "resnetv2_50" or self.model_args.get("preact") is False)
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {

@@ -57,13 +57,19 @@ def _front_matter(facts: Facts) -> str:
         library_name="timm",
         pipeline_tag="image-feature-extraction",
         datasets=[trained_on] if trained_on else None,
-        tags=[*(tag for tag in _TAGS if facts.method != "supervised" or tag != "self-supervised"), facts.method],
+        tags=_tags(facts),
         model_name=(facts.repository or facts.name).rpartition("/")[2] if results else None,
         eval_results=results or None,
         license=licence["license"],
         license_name=licence.get("license_name"),
     )
     return f"---\n{data.to_yaml()}\n---"
+
+
+def _tags(facts: Facts) -> list[str]:
+    untrue = {"self-supervised"} if facts.method == "supervised" else set()
+    untrue |= set() if facts.architecture.is_resnet else {"resnet"}
+    return [*(tag for tag in _TAGS if tag not in untrue), facts.method]
 
 
 def _head(facts: Facts) -> str:
@@ -160,6 +166,8 @@ def _network(architecture: Architecture) -> str:
 
 
 def _depth(architecture: Architecture) -> str:
+    if not architecture.is_resnet:
+        return f"timm `{architecture.timm_name}`"
     width = architecture.model_args.get("width_factor", 1)
     layers = architecture.model_args.get("layers")
     convolutions = 2 if architecture.timm_name in ("resnet18", "resnet34") else 3  # in a block

@@ -49,7 +49,7 @@ def _other_loaders(facts: Facts, repository: str) -> list[str]:
         *_introduction(facts),
         *_timm(repository, own_import),
         *_transformers(repository, own_import),
-        *(_torch_hub(repository, facts.hub_name) if facts.hub_name else []),
+        *_torch_hub(repository, facts),
         *_onnx_runtime(repository, facts.preprocessing.input_size),
         *(_measured(facts, facts.agreement) if facts.agreement else []),
     ]
@@ -101,7 +101,10 @@ def _transformers(repository: str, own_import: list[str]) -> list[str]:
     ]
 
 
-def _torch_hub(repository: str, hub_name: str) -> list[str]:
+def _torch_hub(repository: str, facts: Facts) -> list[str]:
+    if facts.hub_name is None and facts.architecture.is_resnet:
+        return []
+    hub_name = facts.hub_name or "encoder"
     return [
         "torch.hub, from a clone of siamese-zoo:",
         "",
