@@ -101,7 +101,8 @@ def test_a_killed_sweep_goes_on_by_the_same_command(labelled_folder: Path, tmp_p
     sets = ("architecture=r10", "views.size=16", "heads.hidden=16", "optim.batch_size=8", "optim.epochs=6",
             "monitor_epochs=0", "checkpoint_steps=2")  # fmt: skip
     command = [sys.executable, "-m", "training", "sweep", "simsiam_r18_tin32", "--data", str(labelled_folder),
-               "--device", "cpu", "--over", "optim.lr=0.05,0.2", *(word for text in sets for word in ("--set", text))]  # fmt: skip
+               "--device", "cpu", "--over", "optim.lr=0.05,0.2"]  # fmt: skip
+    command += [word for text in sets for word in ("--set", text)]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for pattern in ("*lr=0.05/checkpoint-*.pt", "*lr=0.2/checkpoint-*.pt"):
         with subprocess.Popen(
