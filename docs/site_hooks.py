@@ -165,7 +165,7 @@ def _cell(text: str) -> str:
 FOLDERS = {  # lowest first: the order in which imports may point
     "zoo": "system numerics transforms sources datasets models convert hub inference export embeddings extraction "
     "evaluate publish report search cli",
-    "training": "recipes distributed methods data monitoring engine results ablations",
+    "training": "recipes distributed methods data monitoring engine planning results ablations sweeps",
 }
 
 

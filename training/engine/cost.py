@@ -76,7 +76,7 @@ def _forward(method: Method, size: int) -> float:
     """Return the operations of the encoder for one view of ``size`` pixels."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         method.encoder(torch.empty(_ROWS, 3, size, size))
-    return counter.get_total_flops() / _ROWS
+    return float(counter.get_total_flops()) / _ROWS
 
 
 def measured_rates(path: Path = RATES) -> list[Rate]:
@@ -89,9 +89,12 @@ def measured_rates(path: Path = RATES) -> list[Rate]:
         rows = [fields(row, *Rate.__dataclass_fields__) for row in items(fields(read_json(path), "rates")["rates"])]
         return [
             Rate(
-                *(text(row[name]) for name in ("hardware", "device", "precision", "recipe")),
-                number(row["operations"], 1, 1e18),
-                number(row["images_per_second"], 1e-6),
+                hardware=text(row["hardware"]),
+                device=text(row["device"]),
+                precision=text(row["precision"]),
+                recipe=text(row["recipe"]),
+                operations=number(row["operations"], 1, 1e18),
+                images_per_second=number(row["images_per_second"], 1e-6),
             )
             for row in rows
         ]

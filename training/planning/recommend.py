@@ -23,7 +23,7 @@ _SMALL, _MEDIUM = 48, 96  # sides in pixels up to which images are of CIFAR-10's
 _MOST_EPOCHS = 800  # the longest published run of these recipes
 _SIMCLR = "in short runs on a CPU SimCLR was best here (docs/results.md)"
 _BYOL = "the best kNN after 200 epochs in lightly's CIFAR-10 table"
-_RUNS = (  # device, largest side, recipe, settings, why
+_RUNS: tuple[tuple[str, int | None, str, list[str], str], ...] = (  # device, largest side, recipe, settings, why
     ("cpu", _SMALL, "simclr_r18_tin32", [], _SIMCLR),
     ("cpu", None, "simclr_r18_tin32", ["views.size=64"], _SIMCLR),
     ("gpu", _SMALL, "byol_r18_cifar10_200ep_lightly", [], _BYOL),

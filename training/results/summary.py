@@ -79,14 +79,14 @@ def summarise(folder: Path, out: Path) -> RunSummary:
     # Collect the facts of the run.
     versions = {package: version(package) for package in ("torch", "torchvision", "timm")}
     summary: RunSummary = {
-        **run_facts(state),
+        **run_facts(state),  # type: ignore[typeddict-item]  # mypy asks for keys that are not required
         "versions": versions | {"siamese-zoo": __version__, "python": platform.python_version()},
         "loss": [(step, round(value, 4)) for step, value in zip(steps, losses, strict=True)],
         "knn_monitor": _by_epoch(lines, "knn"),
     }
     if finetuned := _by_epoch(lines, "finetune"):
         summary["finetune_monitor"] = finetuned
-    if reasons := [line["early_stop"] for line in lines if isinstance(line.get("early_stop"), str)]:
+    if reasons := [line["early_stop"] for line in lines if "early_stop" in line and line["step"] == state["step"]]:
         summary["early_stop"] = str(reasons[-1])
     # Write the numbers, then draw the curve from them.
     make_folder(out)

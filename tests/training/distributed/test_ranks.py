@@ -193,6 +193,14 @@ def test_sigterm_to_one_rank_stops_both_after_the_same_step_and_saves(
     assert_same_state(last(launched / "whole"), last(launched / "stopped"))
 
 
+def test_two_ranks_end_early_after_the_same_step(launched: Path, found: list[dict[str, Any]]) -> None:
+    """The first rank alone measures; with a rate of 0 nothing rises for long. A resumed run stays where it ended."""
+    state = last(launched / "early")
+    assert state["step"] < state["total_steps"]
+    name = f"checkpoint-{state['step']:08d}.pt"
+    assert [rank["ended early"] for rank in found] == [[name, name]] * 2
+
+
 def test_a_killed_rank_ends_the_other_with_one_line(launched: Path) -> None:
     said = (launched / "survivor.txt").read_text()
     assert said.startswith("UserError another rank died, or did not answer for 60 s")

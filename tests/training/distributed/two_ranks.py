@@ -154,6 +154,11 @@ def checks(data: Path, out: Path) -> None:
             after_step(2, send_signal(signal.SIGTERM), patch)
         found["stopped"] = said_by(lambda: train("stopped"))
     train("stopped", resume=True)
+    optim = {"batch_size": 16, "epochs": 6, "lr": 0.0}
+    early = recipe_for_ranks("byol", optim=optim, monitor_epochs=1, early_stop_patience=1)
+    found["ended early"] = [
+        loop.train(early, dataset, out / "early", device="cpu", resume=resume).name for resume in (False, True)
+    ]
     (out / f"rank-{rank}.json").write_text(json.dumps(found))
     with pytest.MonkeyPatch.context() as patch:
         if rank == 1:

@@ -86,6 +86,7 @@ def test_a_run_ends_on_a_plateau_and_says_so(
     knn += [99.0] * 9
     train(on, photos, tmp_path / "run", device="cpu", resume=True, changing={"early_stop_patience"})
     assert last(tmp_path / "run")["step"] == 9 * per_epoch
+    assert "early_stop" not in summarise(tmp_path / "run", tmp_path / "facts")
 
 
 @pytest.mark.parametrize("at", [6, 13, 16])
