@@ -1,4 +1,4 @@
-"""Adds two folders of the repository to the wheel: the model cards, and the example photographs of ``zoo demo``."""
+"""Adds folders of the repository to the wheel: model cards, example photographs, and the page of a Space."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-FOLDERS = {"model_cards": "zoo/bundled/model_cards", "examples/photos": "zoo/bundled/photos"}
+FOLDERS = {
+    "model_cards": "zoo/bundled/model_cards",
+    "examples/photos": "zoo/bundled/photos",
+    "examples/web": "zoo/bundled/web",
+}
+LEFT_OUT = shutil.ignore_patterns("node_modules", "package-lock.json", "*.onnx")
 
 
 class BuildWithFolders(build_py):
@@ -16,7 +21,8 @@ class BuildWithFolders(build_py):
         super().run()
         if not self.editable_mode:  # a checkout has them where they are
             for source, target in FOLDERS.items():
-                shutil.copytree(Path(__file__).parent / source, Path(self.build_lib) / target, dirs_exist_ok=True)
+                folder = Path(self.build_lib) / target
+                shutil.copytree(Path(__file__).parent / source, folder, ignore=LEFT_OUT, dirs_exist_ok=True)
 
 
 setup(cmdclass={"build_py": BuildWithFolders})

@@ -1,8 +1,8 @@
 """A model hub on 127.0.0.1 for the real huggingface_hub client: its HTTP protocol, repositories in memory.
 
 Spoken here: create, branches, model info, tree, paths info, preupload, LFS batch (basic) with upload and verify, commit
-(NDJSON), resolve with ETag, Range, X-Repo-Commit and the redirect of LFS files, the hub's status and error codes. Not
-spoken: Xet, so clients need ``HF_HUB_DISABLE_XET=1``.
+(NDJSON), resolve with ETag, Range, X-Repo-Commit and the redirect of LFS files, the hub's status and error codes. A
+Space has the same routes. Not spoken: Xet, so clients need ``HF_HUB_DISABLE_XET=1``.
 """
 
 from __future__ import annotations
@@ -139,8 +139,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.fault and self.fault.status:
             self._send(self.fault.status, b"not today", self.fault.headers)
             return
+        # A Space has the routes of a model; it is kept under "spaces:ORG/NAME".
+        as_model = re.sub(
+            r"^(\w+) (/api)?/spaces/", lambda m: f"{m[1]} {'/api/models' if m[2] else ''}/spaces:", request
+        )
         for pattern, method in _ROUTES:
-            if match := re.fullmatch(pattern, request):
+            if match := re.fullmatch(pattern, as_model):
                 groups = {k: unquote(v) for k, v in match.groupdict().items()}
                 with self.server.lock:
                     answer = method(self, **groups)
@@ -194,14 +198,19 @@ class _Handler(BaseHTTPRequestHandler):
     def create(self) -> tuple[int, Any, dict[str, str]]:
         asked = json.loads(self.body)
         repo = f"{asked['organization']}/{asked['name']}"
+        if asked.get("type") == "space":
+            if asked.get("sdk") != "static":
+                return _error(400, "", "a Space needs an sdk")
+            repo = f"spaces:{repo}"
+        url = f"{self.server.url}/{repo.replace(':', '/')}"
         if refused := self._refused(writing=True):
             return refused
         if repo in self.server.repositories:
             status, body, headers = _error(409, "", "You already created this model repo")
-            return status, body | {"url": f"{self.server.url}/{repo}"}, headers
+            return status, body | {"url": url}, headers
         self.server.repositories[repo] = Repository(asked.get("visibility") == "private")
         self.server.repositories[repo].add("main", {".gitattributes": b"*.safetensors filter=lfs\n"})
-        return 200, {"url": f"{self.server.url}/{repo}", "name": repo}, {}
+        return 200, {"url": url, "name": repo.removeprefix("spaces:")}, {}
 
     def branch(self, repo: str, branch: str) -> tuple[int, Any, dict[str, str]]:
         found = self._repository(repo)
@@ -220,6 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
         if (commit := found.find(revision)) is None:
             return _error(404, "RevisionNotFound", "Invalid rev id")
         siblings = [{"rfilename": path} for path in commit.files]
+        repo = repo.removeprefix("spaces:")
         return 200, {"id": repo, "modelId": repo, "sha": commit.sha, "private": found.private, "siblings": siblings}, {}
 
     def tree(self, repo: str, revision: str) -> tuple[int, Any, dict[str, str]]:
@@ -343,7 +353,7 @@ def _git_oid(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-_REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
+_REPO = r"(?P<repo>(?:spaces:)?[\w.-]+/[\w.-]+)"
 _ROUTES: list[tuple[str, Callable[..., tuple[int, Any, dict[str, str]]]]] = [
     ("POST /api/repos/create", _Handler.create),
     ("POST /api/validate-yaml", _Handler.validate),

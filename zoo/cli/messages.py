@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zoo.extraction.ray_executor import RemoteModel
     from zoo.inference.embedder import Embedder
     from zoo.publish.publish import PublishResult
+    from zoo.publish.space import SpaceResult
 
 _MAX_PROCESSES = 8  # named in a line
 _MAX_KINDS = 12  # likewise
@@ -163,6 +164,13 @@ def print_published(result: PublishResult) -> None:
     state = f"live as {result.commit}, downloaded again and equal" if result.commit else "nothing was sent"
     say(f"{result.where}: {size}, {state}")
     say(f"largest relative difference from torch on {a.photographs} photographs: timm {a.timm:.1e}, ONNX {a.onnx:.1e}")
+
+
+def print_published_space(result: SpaceResult) -> None:
+    """Print where the Space is, and how far its network differs from torch."""
+    size = f"{_count(len(result.files), 'file')}, {sum(result.files.values()) / 1e6:.1f} MB"
+    state = f"live as {result.commit}, downloaded again and equal" if result.commit else "nothing was sent"
+    say(f"{result.where}: {size}, {state}; ONNX differs from torch by {result.parity:.1e}")
 
 
 @contextmanager

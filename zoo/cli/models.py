@@ -194,7 +194,17 @@ def convert(
 @app.command()
 def publish(
     model: Annotated[str, typer.Argument(help="NAME or NAME.tag, a folder of `zoo convert`, or a .safetensors file.")],
-    repo: Annotated[str, typer.Option(help="ORG/NAME on the model hub (HF_ENDPOINT, HF_TOKEN).")],
+    repo: Annotated[
+        str | None, typer.Option(help="ORG/NAME on the model hub (HF_ENDPOINT, HF_TOKEN).", show_default=False)
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="Publish a static Space instead: a page that embeds photographs in the browser.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the repository to this folder and send nothing.")
     ] = None,
@@ -207,17 +217,38 @@ def publish(
     overwrite_card: Annotated[
         bool, typer.Option("--overwrite-card", help="Replace a README.md that was edited on the hub.")
     ] = False,
+    web_runtime: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="--space: folder dist of onnxruntime-web; default: npm gets it.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Upload a model as one commit that zoo, timm, transformers, torch.hub and ONNX Runtime can load.
 
     Every loader is checked before; the upload is downloaded again and compared.
     """
+    from zoo.errors import UserError
     from zoo.system.preflight import require_packages
 
+    if (repo is None) == (space is None):
+        raise UserError("give --repo ORG/NAME (a model) or --space OWNER/NAME (a page), one of them")
+
     require_packages("zoo publish", "onnx", "onnx", "onnxscript", "onnxruntime")
+    if space is not None:
+        if revision is not None or results is not None or overwrite_card:
+            raise UserError("--revision, --results and --overwrite-card are for --repo: leave them out with --space")
+        from zoo.cli.messages import print_published_space
+        from zoo.publish.space import publish_space
+
+        print_published_space(publish_space(model, space, dry_run=dry_run, private=private, web_runtime=web_runtime))
+        return
+    if web_runtime is not None:
+        raise UserError("--web-runtime is for --space: leave it out with --repo")
     from zoo.cli.messages import print_published
     from zoo.publish.publish import publish as run_publish
 
+    assert repo is not None
     result = run_publish(
         model,
         repo,

@@ -8,17 +8,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from zoo.errors import UserError
 from zoo.hub.hf_download import PREFIX, Reference, passes_with_time, quiet, user_errors, user_message
 from zoo.system.atomic_files import sha256_file
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
+    from huggingface_hub import (
+        CommitOperationAdd,
+        CommitOperationCopy,
+        CommitOperationDelete,
+        HfApi,
+        ModelInfo,
+        SpaceInfo,
+    )
 
 
 T = TypeVar("T")
+Kind = Literal["model", "space"]
 
 _WAITS = (1.0, 2.0, 4.0)  # seconds between the attempts of a request
 _MAX_WAIT = 30.0  # seconds, of what the hub asks for
@@ -49,6 +57,7 @@ class _Commit:
     files_before: frozenset[str]
     changed: tuple[str, ...]
     certain: bool = True
+    kind: Kind = "model"
 
 
 def upload(
@@ -60,6 +69,7 @@ def upload(
     revision: str | None = None,
     owned: Sequence[str],
     merge: Mapping[str, Callable[[str], str]] | None = None,
+    kind: Kind = "model",
 ) -> Uploaded:
     """Upload the files of ``folder`` to ``repo`` in one commit, then download and hash them.
 
@@ -76,6 +86,7 @@ def upload(
         owned: files that are deleted from the repository if ``folder`` lacks them.
         merge: by the name of a text file, what makes the text to upload from the one on the hub; it may refuse. The
             file in ``folder`` is replaced by it.
+        kind: a model, or a static Space.
 
     Raises:
         UserError: as ``zoo.hub.hf_download.download``; or the token has no write permission; or ``private`` is set and
@@ -91,40 +102,48 @@ def upload(
     names = [p.relative_to(folder).as_posix() for p in paths]
     with user_errors(repo, revision), quiet():
         # the repository, and its state before the commit
-        _retried(lambda: api.create_repo(repo, private=private, exist_ok=True))
+        sdk = "static" if kind == "space" else None
+        _retried(lambda: api.create_repo(repo, repo_type=kind, space_sdk=sdk, private=private, exist_ok=True))
         if revision:
-            _retried(lambda: api.create_branch(repo, branch=revision, exist_ok=True))
-        before = _retried(lambda: api.model_info(repo, revision=revision))
+            _retried(lambda: api.create_branch(repo, repo_type=kind, branch=revision, exist_ok=True))
+        before = _info(api, repo, revision, kind)
         if private and not before.private:
             raise UserError(f"{repo} exists and is public: publish without --private, or make it private on the hub")
         there = {s.rfilename for s in before.siblings or []}
         gone = [n for n in owned if n in there and n not in names]
         for name, made in (merge or {}).items():
             if name in there:
-                text = made(_text_on_hub(repo, name, before.sha or ""))
+                text = made(_text_on_hub(repo, name, before.sha or "", kind))
                 (folder / name).write_text(text, encoding="utf-8", newline="\n")
         # one commit that adds and deletes
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *(CommitOperationAdd(n, str(p)) for n, p in zip(names, paths, strict=True)),
             *(CommitOperationDelete(n) for n in gone),
         ]
-        sha, certain = _made_commit(api, repo, operations, message, revision, before.sha or "")
+        sha, certain = _made_commit(api, repo, operations, message, revision, before.sha or "", kind)
         # the comparison
-        commit = _Commit(repo, revision, sha, before.sha or "", frozenset(there), (*names, *gone), certain)
+        commit = _Commit(repo, revision, sha, before.sha or "", frozenset(there), (*names, *gone), certain, kind)
         _compare(api, commit, folder, names)
         _require_live(api, commit)
-    return Uploaded(repo, sha, f"{constants.ENDPOINT}/{repo}", len(names))
+    place = f"spaces/{repo}" if kind == "space" else repo
+    return Uploaded(repo, sha, f"{constants.ENDPOINT}/{place}", len(names))
 
 
-def _text_on_hub(repo: str, name: str, commit: str) -> str:
+def _text_on_hub(repo: str, name: str, commit: str, kind: Kind) -> str:
     from huggingface_hub import hf_hub_download
 
     with tempfile.TemporaryDirectory() as fresh:
-        file = Path(_retried(lambda: hf_hub_download(repo, name, revision=commit, cache_dir=fresh)))
+        file = Path(_retried(lambda: hf_hub_download(repo, name, repo_type=kind, revision=commit, cache_dir=fresh)))
         try:
             return file.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise UserError(f"{name} of {repo} is not UTF-8: save it so on the hub, and publish again") from None
+
+
+def _info(api: HfApi, repo: str, revision: str | None, kind: Kind) -> ModelInfo | SpaceInfo:
+    if kind == "space":
+        return _retried(lambda: api.space_info(repo, revision=revision))
+    return _retried(lambda: api.model_info(repo, revision=revision))
 
 
 def _retried(call: Callable[[], T]) -> T:
@@ -153,6 +172,7 @@ def _made_commit(
     message: str,
     revision: str | None,
     before: str,
+    kind: Kind,
 ) -> tuple[str, bool]:
     """Commit, and return the commit's hash and whether it is certain that this run made it.
 
@@ -162,13 +182,15 @@ def _made_commit(
     """
     for wait in (*_WAITS, None):
         try:
-            done = api.create_commit(repo, operations, commit_message=message, revision=revision, parent_commit=before)
+            done = api.create_commit(
+                repo, operations, repo_type=kind, commit_message=message, revision=revision, parent_commit=before
+            )
             return done.oid, True
         except Exception as error:  # see ``_retried``
             response = getattr(error, "response", None)
             if response is not None and not passes_with_time(error):
                 raise  # the hub refused it
-            if (live := _live(api, repo, revision, before, error)) != before:
+            if (live := _live(api, repo, revision, before, error, kind)) != before:
                 return live, False
             if wait is None or not passes_with_time(error):
                 raise
@@ -176,14 +198,14 @@ def _made_commit(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _live(api: HfApi, repo: str, revision: str | None, before: str, lost: Exception) -> str:
+def _live(api: HfApi, repo: str, revision: str | None, before: str, lost: Exception, kind: Kind) -> str:
     """Return the commit of the branch after a commit whose answer was lost.
 
     Raises:
         UserError: the hub does not tell.
     """
     try:
-        return _retried(lambda: api.model_info(repo, revision=revision)).sha or ""
+        return _info(api, repo, revision, kind).sha or ""
     except Exception as error:
         if user_message(error, repo, revision) is None:
             raise
@@ -196,7 +218,8 @@ def _live(api: HfApi, repo: str, revision: str | None, before: str, lost: Except
 
 def _require_live(api: HfApi, commit: _Commit) -> None:
     """Raise UserError where the hub has the commit, and still serves the one before."""
-    live = _live(api, commit.repo, commit.revision, commit.before, UserError("the hub could not be asked afterwards"))
+    lost = UserError("the hub could not be asked afterwards")
+    live = _live(api, commit.repo, commit.revision, commit.before, lost, commit.kind)
     if live == commit.before != commit.sha:
         raise UserError(
             f"{commit.repo} has the commit {commit.sha[:12]}, but still serves {commit.before[:12]}: nothing was "
@@ -242,13 +265,15 @@ def _first_difference(api: HfApi, commit: _Commit, folder: Path, names: Sequence
 
     with tempfile.TemporaryDirectory() as fresh:
         for name in names:
-            download = partial(hf_hub_download, commit.repo, name, revision=commit.sha, cache_dir=fresh)
+            download = partial(
+                hf_hub_download, commit.repo, name, repo_type=commit.kind, revision=commit.sha, cache_dir=fresh
+            )
             file = Path(_retried(download))
             if sha256_file(file) != sha256_file(folder / name):
                 return name
             file.resolve().unlink()  # needs the disk for one file at a time
     if deleted := set(commit.changed).difference(names):
-        there = _retried(lambda: api.model_info(commit.repo, revision=commit.sha)).siblings or []
+        there = _info(api, commit.repo, commit.sha, commit.kind).siblings or []
         return min(deleted.intersection(file.rfilename for file in there), default=None)
     return None
 
@@ -269,9 +294,14 @@ def _revert(api: HfApi, commit: _Commit) -> str:
     # Commit the old files, and check that they are back.
     try:
         new = api.create_commit(
-            commit.repo, operations, commit_message=message, revision=commit.revision, parent_commit=commit.sha
+            commit.repo,
+            operations,
+            repo_type=commit.kind,
+            commit_message=message,
+            revision=commit.revision,
+            parent_commit=commit.sha,
         )
-        if _blobs(api, commit.repo, new.oid) != _blobs(api, commit.repo, commit.before):
+        if _blobs(api, commit, new.oid) != _blobs(api, commit, commit.before):
             return f" and is live; taking it back did not restore what was there before: {by_hand}"
     except Exception as error:  # whatever fails, the message must say what is live
         if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (409, 412):
@@ -287,9 +317,9 @@ def _reason(error: Exception, commit: _Commit) -> str | None:
     return message and message.partition(": ")[0]
 
 
-def _blobs(api: HfApi, repo: str, revision: str) -> dict[str, str]:
+def _blobs(api: HfApi, commit: _Commit, revision: str) -> dict[str, str]:
     """Return git's hash of each file of a commit."""
     from huggingface_hub import RepoFile
 
-    tree = api.list_repo_tree(repo, recursive=True, revision=revision)
+    tree = api.list_repo_tree(commit.repo, repo_type=commit.kind, recursive=True, revision=revision)
     return {entry.path: entry.blob_id for entry in tree if isinstance(entry, RepoFile)}

@@ -91,7 +91,7 @@ def publish(
     hf_download.Reference.parse(hf_download.PREFIX + repository)
     if dry_run is not None and dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
         raise UserError(f"{dry_run} holds something already: choose another folder or remove it")
-    file = _locate(model)
+    file = locate(model)
     # Build the whole repository in a scratch folder.
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "repository"
@@ -220,7 +220,8 @@ def photographs() -> list[Path]:
     return sorted(_PHOTOGRAPHS.glob("*.jpg"))
 
 
-def _locate(model: str | Path) -> WeightFile:
+def locate(model: str | Path) -> WeightFile:
+    """Return the weights to publish. UserError: they are of no model of the zoo, or random."""
     path = Path(model)
     if path.suffix in (".pt", ".pth") or (path.is_dir() and not (path / CONFIG).exists()):
         raise UserError(

@@ -5,10 +5,14 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-_IN_CHECKOUT = {"model_cards": Path("model_cards"), "photos": Path("examples", "photos")}
+_IN_CHECKOUT = {
+    "model_cards": Path("model_cards"),
+    "photos": Path("examples", "photos"),
+    "web": Path("examples", "web"),
+}
 
 
 def shipped_folder(name: str) -> Path:
-    """Return the folder ``model_cards`` or ``photos``; it may be missing in a checkout that somebody cut down."""
+    """Return the folder ``model_cards``, ``photos`` or ``web``; it may be missing in a checkout that was cut down."""
     packaged = Path(str(files("zoo"))) / "bundled" / name
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / _IN_CHECKOUT[name]
