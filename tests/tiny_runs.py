@@ -26,7 +26,7 @@ from zoo.models.registry import ARCHITECTURES, Architecture
 
 BANKS = ("instdisc", "cmc", "pirl", "infomin", "localagg", "cpc")  # take rows, and have BN per rank
 APART = ("densecl",)  # has BN per rank besides
-TOGETHER = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised", "barlowtwins", "vicreg", "mocov3")
+TOGETHER = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised", "barlowtwins", "vicreg", "mocov3", "byol_gn")
 METHODS = (*TOGETHER, *APART, *BANKS)
 _OPTIM: dict[str, dict[str, Any]] = {
     "simclr": {"name": "lars_classic", "schedule": "step"},
@@ -63,6 +63,7 @@ _OPTIONS: dict[str, dict[str, int | float | str]] = {
         "drop_colours": 0.5,
         "clip": 0.5,
     },
+    "byol_gn": {"groups": 4},
     "densecl": {"dense_weight": 0.5},
     "barlowtwins": {"lambd": 0.0051},
     "vicreg": {"invariance": 25.0, "variance": 25.0, "covariance": 1.0},
@@ -118,7 +119,7 @@ def tiny(method: str, *, optim: dict[str, Any] | None = None, **changes: Any) ->
         base,
         **{
             "method": method,
-            "architecture": {"cmc": "tiny_cmc", "cpc": "tiny_ln"}.get(method, "tiny"),
+            "architecture": {"cmc": "tiny_cmc", "cpc": "tiny_ln", "byol_gn": "tiny_ln"}.get(method, "tiny"),
             "views": replace(base.views, size=32, **_VIEWS.get(method, {})),
             "heads": Heads(hidden=16, out=8, projector_layers=2, prototypes=12, classes=2),
             "objective": _OBJECTIVES.get(method, Objective()),

@@ -19,6 +19,7 @@ from zoo.models.resnet import build_encoder
 
 _COPIES = {"sgd": 3, "lars": 3, "lars_classic": 3, "larc": 3, "adamw": 4}  # weights, gradients, optimiser state
 _OF_WHOLE_BATCH = ("simclr", "swav", "barlowtwins", "vicreg", "mocov3", "cpc")  # their loss compares its images
+_WITH_FOLLOWER = ("byol", "byol_gn", "mocov2", "infomin", "mocov3", "densecl")
 _OTHER = 0.7 * 2**30  # bytes: torch itself, batches of images, the workspace of convolutions
 _COUNTED: dict[str, tuple[float, int]] = {}
 _MEASURED_SIDE = 64  # pixels of the images on which activations are counted; they grow with the area
@@ -56,7 +57,7 @@ def estimate(recipe: Recipe, ranks: int = 1, images: int = 0) -> Estimate:
     image = round(method.encoded_pixels(recipe) * per_area * value)
     kept, scored = method.more_memory(recipe, images)
     # A second network that follows the first has weights, but keeps no activations for a backward pass.
-    copies = _COPIES[recipe.optim.name] + (recipe.method in ("byol", "mocov2", "infomin", "mocov3", "densecl"))
+    copies = _COPIES[recipe.optim.name] + (recipe.method in _WITH_FOLLOWER)
     rows = recipe.optim.batch_size // ranks // recipe.accumulate
     return Estimate(round(parameters * 4 * copies + _OTHER) + kept, image + scored, rows)
 

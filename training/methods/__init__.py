@@ -3,6 +3,7 @@
 from training.methods.barlow_twins import BarlowTwins
 from training.methods.base import Method, StepInfo
 from training.methods.byol import BYOL
+from training.methods.byol_gn import BYOLGroupNorm
 from training.methods.cmc import CMC
 from training.methods.cpc import CPC
 from training.methods.densecl import DenseCL
@@ -25,6 +26,7 @@ __all__ = [
     "CPC",
     "METHODS",
     "PIRL",
+    "BYOLGroupNorm",
     "BarlowTwins",
     "DenseCL",
     "InfoMin",

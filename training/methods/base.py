@@ -44,6 +44,8 @@ class Method(nn.Module):
     Attributes:
         synchronised_bn: BN uses the statistics of all ranks, as in the method's paper.
         without_bn: the encoder must have no BN.
+        scaled_outputs: the loss sees the length of the projections, whose standard deviation is about 1: if it falls
+            to 0, the monitors call that a collapse too. The losses of most methods see the directions only.
         views: least and greatest number of views of an image; ``None`` is any number.
         uses_rows: the method keeps something for each training image, such as a memory bank: ``from_recipe`` is given
             ``images``, their number, and ``forward`` is given ``rows``, int64 [N], their numbers.
@@ -54,6 +56,7 @@ class Method(nn.Module):
 
     synchronised_bn: ClassVar[bool] = True
     without_bn: ClassVar[bool] = False
+    scaled_outputs: ClassVar[bool] = False
     views: ClassVar[tuple[int, int | None]] = (2, 2)
     uses_rows: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ("target", "key", "queue")
@@ -126,6 +129,9 @@ class Method(nn.Module):
 
     def after_step(self, info: StepInfo) -> None:
         """Called after the optimiser's update."""
+
+    def before_export(self) -> None:
+        """Called before an export writes the encoder, which must be as the table of architectures says."""
 
 
 def recipe_architecture(recipe: Recipe) -> Architecture:

@@ -9,6 +9,7 @@ import torch
 from training.methods.barlow_twins import BarlowTwins
 from training.methods.base import Method
 from training.methods.byol import BYOL
+from training.methods.byol_gn import BYOLGroupNorm
 from training.methods.cmc import CMC
 from training.methods.cpc import CPC
 from training.methods.densecl import DenseCL
@@ -39,6 +40,7 @@ METHODS: Mapping[str, type[Method]] = {
     "pirl": PIRL,
     "infomin": InfoMin,
     "localagg": LocalAggregation,
+    "byol_gn": BYOLGroupNorm,
     "cpc": CPC,
     "densecl": DenseCL,
     "mocov3": MoCoV3,

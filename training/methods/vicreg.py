@@ -29,6 +29,8 @@ class VICReg(Method):
         invariance, variance, covariance: weights of the terms; 25, 25 and 1.
     """
 
+    scaled_outputs = True
+
     def __init__(
         self,
         encoder: nn.Module,

@@ -36,16 +36,18 @@ class Measurement:
     Attributes:
         spread, effective_rank: ``output_spread`` and ``effective_rank`` of the projections.
         knn: kNN accuracy in percent; ``None`` without labels.
+        vanished: the outputs' own deviation is near 0, in a method whose loss sees it (``Method.scaled_outputs``).
     """
 
     spread: float
     effective_rank: float
     knn: float | None
+    vanished: bool = False
 
     @property
     def collapsed(self) -> bool:
-        """True if the outputs are constant or on a line."""
-        return collapsed(self.spread, self.effective_rank)
+        """True if the outputs are constant or on a line, or vanish."""
+        return self.vanished or collapsed(self.spread, self.effective_rank)
 
     def log_values(self) -> dict[str, float]:
         """Return the values as the log states them."""
@@ -72,15 +74,16 @@ def measure_outputs(method: Method, dataset: Dataset, *, views: Views, device: t
     # Their projections, which show a collapse.
     outputs = method.projector(features.to(dtype))
     spread, rank = output_spread(outputs), effective_rank(outputs[:_RANK_ROWS])
+    gone = vanished(method, outputs)
     method.train()
     # Skip the kNN score without labels.
     if dataset.labels is None:
-        return Measurement(spread, rank, None)
+        return Measurement(spread, rank, None, gone)
     # Classify a fifth of the images by the others.
     labels = torch.from_numpy(dataset.labels[rows]).to(device)
     bank = len(rows) - len(rows) // 5
     accuracy = knn.accuracy(features[:bank], labels[:bank], features[bank:], labels[bank:])
-    return Measurement(spread, rank, accuracy)
+    return Measurement(spread, rank, accuracy, gone)
 
 
 @torch.no_grad()
@@ -131,6 +134,11 @@ def _features(
 def collapsed(spread: float, rank: float) -> bool:
     """Return True if outputs with this ``output_spread`` and ``effective_rank`` are constant or on a line."""
     return spread < COLLAPSE_SPREAD or rank < COLLAPSE_RANK
+
+
+def vanished(method: Method, z: Tensor) -> bool:
+    """Return True if a method's outputs [N, D] have a deviation near 0, and its loss sees their length."""
+    return method.scaled_outputs and float(z.detach().float().std(0).mean()) < COLLAPSE_SPREAD
 
 
 def output_spread(z: Tensor) -> float:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.methods import Method
-from training.monitoring.collapse import COLLAPSE_WARNING, collapsed, effective_rank, output_spread
+from training.monitoring.collapse import COLLAPSE_WARNING, collapsed, effective_rank, output_spread, vanished
 
 CHECK_STEPS = 25  # two checks in a row must see a collapse: it is reported within 75 steps
 _ROWS = 256  # samples per check: the effective rank needs the eigenvalues of a matrix of this size
@@ -96,7 +96,7 @@ class OnlineMonitor:
 
     def __init__(self, method: Method, *, dim: int, classes: int, rows: int, device: torch.device) -> None:
         self.probe = LinearProbe(dim, classes, device) if classes else None
-        self._rows = rows
+        self._rows, self._method = rows, method
         self._features: Tensor | None = None
         self._outputs: Tensor | None = None
         self._bad_checks = 0
@@ -131,7 +131,8 @@ class OnlineMonitor:
         # Count the bad checks in a row.
         outputs = outputs[:_ROWS]
         spread, rank = output_spread(outputs), effective_rank(outputs)
-        self._bad_checks = self._bad_checks + 1 if collapsed(spread, rank) else 0
+        bad = collapsed(spread, rank) or vanished(self._method, outputs)
+        self._bad_checks = self._bad_checks + 1 if bad else 0
         return {"spread": round(spread, 4), "effective_rank": round(rank, 2)}
 
     def warning(self) -> str | None:

@@ -153,6 +153,9 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
             objective = replace(base.objective, symmetric=False)
             name = f"densecl_r10_cifar10_{epochs}ep"
             return replace(base, name=name, method=method, objective=objective, options={"dense_weight": 0.5})
+        case "byol_gn":
+            base, name = cpu_budget("byol", epochs), f"byol_gn_r10_cifar10_{epochs}ep"
+            return replace(base, name=name, method=method, architecture="r10_gn", options={"groups": 32})
         case "localagg":
             return _localagg_budget(epochs)
         case "cmc":

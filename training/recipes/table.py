@@ -14,6 +14,7 @@ from functools import partial
 from training.recipes.config import Recipe
 from training.recipes.imagenet import (
     barlowtwins_in1k,
+    byol_gn_in1k,
     byol_in1k,
     byol_r50_in1k_1000ep_b512,
     cmc_in1k,
@@ -79,7 +80,19 @@ class RecipeEntry:
 
 
 _METHODS: tuple[str, ...] = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised")
-_MORE_METHODS = ("instdisc", "cmc", "pirl", "infomin", "localagg", "cpc", "mocov3", "densecl", "barlowtwins", "vicreg")
+_MORE_METHODS = (
+    "instdisc",
+    "cmc",
+    "pirl",
+    "infomin",
+    "localagg",
+    "cpc",
+    "byol_gn",
+    "mocov3",
+    "densecl",
+    "barlowtwins",
+    "vicreg",
+)
 _SMALL_DATA: dict[SmallData, str] = {"cifar10": "CIFAR-10", "tin": "Tiny-ImageNet"}
 _ARCHITECTURES = ("r18", "r50", "r50x2", "r50x4", "r200", "r200x2")
 _TPU, _GPU8, _GPU1 = "512 TPU v3 cores", "8 V100", "1 RTX A6000"
@@ -221,6 +234,7 @@ def _more() -> list[RecipeEntry]:
         RecipeEntry(partial(mocov3_in1k, 300), _IN1K, "16 V100", "72.8", "MoCo v3's readme", "the released one"),
         RecipeEntry(partial(mocov3_in1k, 1000), _IN1K, "16 V100", "74.6", "MoCo v3's readme", "the released one"),
         RecipeEntry(densecl_in1k, _IN1K, _GPU8, "VOC detection AP 58.7", "DenseCL's readme", "mean of 5 trials"),
+        RecipeEntry(byol_gn_in1k, _IN1K, _TPU),
         RecipeEntry(mocov1_in1k, _IN1K, _GPU8, "60.6", "MoCo's readme", "the released one"),
         RecipeEntry(partial(barlowtwins_in1k, 1000), _IN1K, _GPU32, "73.5", "the official readme", "the released one"),
         RecipeEntry(partial(vicreg_in1k, 1000), _IN1K, _GPU32, "73.2", "the official readme", "the released one"),

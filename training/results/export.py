@@ -72,6 +72,7 @@ def export(
         )
     network = build_method(recipe, state["data"]["images"])
     checkpoint.load_weights(network, state, source)
+    network.before_export()
     # Describe how images must be prepared for the encoder.
     size = input_size or recipe.views.size
     preprocessing = Preprocessing(size, resize or round(size / 0.875), std=recipe.views.std)

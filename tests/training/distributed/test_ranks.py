@@ -36,6 +36,7 @@ SHARED = (
     "barlowtwins",
     "vicreg",
     "mocov3",
+    "byol_gn",
     *APART,
     *BANKS,
 )  # the methods whose batch is that of all ranks

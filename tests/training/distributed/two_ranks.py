@@ -34,7 +34,11 @@ from zoo.errors import UserError
 
 def recipe_for_ranks(method: str, **changes: Any) -> Recipe:
     """With few layers: ranks on a CPU spend their time waiting for each other's BN statistics."""
-    return tiny(method, architecture={"cmc": "tiny10_cmc", "cpc": "tiny10_ln"}.get(method, "tiny10"), **changes)
+    return tiny(
+        method,
+        architecture={"cmc": "tiny10_cmc", "cpc": "tiny10_ln", "byol_gn": "tiny10_ln"}.get(method, "tiny10"),
+        **changes,
+    )
 
 
 def whole_run() -> Recipe:

@@ -34,7 +34,7 @@ def state(run: Run) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in run.method.state_dict().items()}
 
 
-@pytest.mark.parametrize("method", ["byol", "simsiam"])
+@pytest.mark.parametrize("method", ["byol", "byol_gn", "simsiam"])
 def test_accumulated_micro_batches_are_the_large_batch(method: str, photos: Dataset, tmp_path: Path) -> None:
     runs = [
         tiny_run(tiny(method, accumulate=n), photos, tmp_path, dtype=torch.float64, change=without_bn) for n in (1, 4)

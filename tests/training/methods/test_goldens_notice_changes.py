@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import test_byol_gn
 import test_cpc
 import test_densecl
 import test_goldens
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from training.data import augment, augment_ops
 from training.engine import optim, schedules
-from training.methods import byol, cpc, densecl, masked_context, mocov2, mocov3, simclr, simsiam, swav
+from training.methods import byol, byol_gn, cpc, densecl, masked_context, mocov2, mocov3, simclr, simsiam, swav
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
 BYOL, BYOL_OPS = GOLDENS / "byol_r14_free", GOLDENS / "byol_ops_free.npz"
@@ -193,6 +194,10 @@ CASES |= {
         _CPC,
     ),
     "cpc: direction": (lambda patch: patch.setattr(torch, "rot90", lambda x, turn, dims: rot90(x, -turn, dims)), _CPC),
+    "byol_gn: epsilon of the weights": (
+        lambda patch: patch.setattr(byol_gn, "_EPS", 1.1e-5),
+        test_byol_gn.test_training_steps_are_the_formulas_written_out,
+    ),
     "mocov3: temperature": (
         lambda patch: set_argument(patch, mocov3.MoCoV3, "__init__", temperature=0.7001),
         _MOCO_V3,

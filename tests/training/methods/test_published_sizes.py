@@ -69,7 +69,7 @@ def test_the_published_recipe_builds_the_defaults(kind: type[Method]) -> None:
 def test_bn_is_synchronised_where_the_paper_synchronises_it() -> None:
     """Not in MoCo, which shuffles the keys instead, nor in supervised training on 8 GPUs."""
     found = {name: kind.synchronised_bn for name, kind in METHODS.items()}
-    together = ("byol", "simsiam", "simclr", "swav", "barlowtwins", "vicreg", "mocov3")
+    together = ("byol", "simsiam", "simclr", "swav", "barlowtwins", "vicreg", "mocov3", "byol_gn")
     apart = ("mocov2", "supervised", "instdisc", "cmc", "pirl", "infomin", "localagg", "cpc", "densecl")
     assert found == dict.fromkeys(together, True) | dict.fromkeys(apart, False)
 

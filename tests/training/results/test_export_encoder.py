@@ -30,6 +30,7 @@ from zoo.hub.weights import FORMAT_2, load_encoder, locate, save_encoder
 from zoo.models.resnet import encoder_state
 from zoo.transforms.preprocess import Preprocessing
 
+WITH_HEADS = [method for method in METHODS if method != "byol_gn"]  # whose heads no file can hold
 PHOTOS = sorted(Path("examples/photos").glob("*.jpg"))[:2]
 
 
@@ -43,7 +44,7 @@ def exported(recipe: Recipe, folder: Path, *, step: int = 5, **options: Any) -> 
     return network
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITH_HEADS)
 def test_a_checkpoint_becomes_encoder_heads_draft_and_card(method: str, tmp_path: Path) -> None:
     network = exported(tiny(method), tmp_path)
     embedder = zoo.load(tmp_path / "e.safetensors")
@@ -88,7 +89,7 @@ def test_a_checkpoint_becomes_encoder_heads_draft_and_card(method: str, tmp_path
         assert "TODO" not in (tmp_path / written).read_text()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITH_HEADS)
 def test_the_heads_beside_an_encoder_are_loaded_with_it(method: str, tmp_path: Path) -> None:
     network = exported(tiny(method), tmp_path).eval()
     embedder = zoo.load(tmp_path / "e.safetensors", device="cpu")

@@ -185,6 +185,19 @@ METHODS: Mapping[str, MethodText] = {
   note      = {arXiv 1905.09272}
 }""",
     ),
+    "byol_gn": MethodText(
+        "BYOL without BN",
+        "One view of an image predicts what a slowly moving average of the network says of another view; group norm "
+        "and standardised weights, so that no layer mixes the images of a batch; no negative pairs, no labels",
+        """@article{richemond2020byol,
+  title   = {{BYOL} works even without batch statistics},
+  author  = {Richemond, Pierre H. and Grill, Jean-Bastien and Altch{\\'e}, Florent and Tallec, Corentin and
+             Strub, Florian and Brock, Andrew and Smith, Samuel and De, Soham and Pascanu, Razvan and Piot, Bilal and
+             Valko, Michal},
+  journal = {arXiv 2010.10241},
+  year    = {2020}
+}""",
+    ),
     "barlowtwins": MethodText(
         "Barlow Twins",
         "The features of two views of an image agree one by one, and no two features say the same; no labels",
