@@ -151,6 +151,21 @@ def test_every_method_of_the_seed_s_tables_is_listed_and_trains() -> None:
         assert method in trained, method
 
 
+def test_a_licence_is_the_one_that_its_source_states() -> None:
+    from zoo.models.licences import STATED, where_stated
+
+    found = set()
+    for spec in MODELS.values():
+        for tag, weights in spec.weights.items():
+            source = weights.source.partition(",")[0]
+            if source in STATED:
+                found.add(source)
+                assert weights.licence == STATED[source][0], (spec.name, tag)
+                assert where_stated(weights.source) == STATED[source][1]
+    assert found == set(STATED)
+    assert where_stated("this project") == ""
+
+
 def test_weights_that_no_program_can_download_say_how_to_get_them() -> None:
     for spec in MODELS.values():
         for tag, weights in spec.weights.items():
