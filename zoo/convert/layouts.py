@@ -196,7 +196,8 @@ def _chain(heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
     places = {key: key.split(".") for key in heads}
     if any(len(place) != 4 or place[1] != "clf" or not (place[0] + place[2]).isdigit() for place in places.values()):
         return {}
-    number, found = 0, {}
+    number = 0
+    found: dict[str, Tensor] = {}
     for head in sorted({int(place[0]) for place in places.values()}):
         own = {key: place for key, place in places.items() if int(place[0]) == head}
         found |= {f"{number + int(place[2])}.{place[3]}": heads[key] for key, place in own.items()}

@@ -115,6 +115,7 @@ def test_a_terminal_gets_the_columns_explained(tmp_path: Path) -> None:
         os.close(parent)
         assert process.wait(60) == EXIT_OK
         assert wanted in said
+        assert (b"\r\n\r\nsimsiam_r18 " in said) == (module == "zoo")  # a gap between methods
 
 
 def test_the_default_network_is_told_once_per_folder_and_not_quietly(

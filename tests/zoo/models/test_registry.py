@@ -138,7 +138,7 @@ def test_every_method_of_the_seed_s_tables_is_listed_and_trains() -> None:
 
     names = {"Local Agg.": "localagg", "PIRL": "pirl", "CMC": "cmc", "InstDisc": "instdisc", "InfoMin Aug.": "infomin"}
     names |= {"SimCLR": "simclr", "MoCo v2": "moco", "MoCo": "mocov1", "BYOL": "byol", "SwAV": "swav"}
-    names |= {"SimSiam": "simsiam", "Supervised": "supervised", "CPC v2": "cpcv2"}
+    names |= {"SimSiam": "simsiam", "Supervised": "supervised", "CPC v2": "cpc"}
     seed = {re.sub(r" \(.*|, .*", "", row["method"]) for table in published() for row in table["rows"]
             if table["protocol"] in ("linear-sgd", "linear-lars", "semi-supervised")}  # fmt: skip
     assert seed == set(names)
@@ -146,9 +146,24 @@ def test_every_method_of_the_seed_s_tables_is_listed_and_trains() -> None:
     trained |= {"moco"} if "mocov2" in trained else set()
     trained |= {"mocov1"} if "mocov1_r50_in1k_200ep" in RECIPES else set()  # MoCo v2's code without its head
     listed = {spec.method for spec in MODELS.values()}
-    for method in set(names.values()) - ({"cpcv2"} - set(METHODS)):
+    for method in set(names.values()) - ({"cpc"} - set(METHODS)):
         assert method in listed, method
         assert method in trained, method
+
+
+def test_a_licence_is_the_one_that_its_source_states() -> None:
+    from zoo.models.licences import STATED, where_stated
+
+    found = set()
+    for spec in MODELS.values():
+        for tag, weights in spec.weights.items():
+            source = weights.source.partition(",")[0]
+            if source in STATED:
+                found.add(source)
+                assert weights.licence == STATED[source][0], (spec.name, tag)
+                assert where_stated(weights.source) == STATED[source][1]
+    assert found == set(STATED)
+    assert where_stated("this project") == ""
 
 
 def test_weights_that_no_program_can_download_say_how_to_get_them() -> None:

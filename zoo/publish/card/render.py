@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zoo.models import registry
-from zoo.models.licences import is_non_commercial
+from zoo.models.licences import is_non_commercial, where_stated
 from zoo.models.registry import Architecture
 from zoo.publish.card import scores, training, use, wording
 from zoo.publish.card.facts import Facts
@@ -149,6 +149,8 @@ def _licence(facts: Facts) -> str:
     else:
         text = f"{facts.licence}."
     note = f" {facts.licence_note}" if facts.licence_note else ""
+    if stated := where_stated(facts.source):
+        note = f" Stated in {facts.source.partition(',')[0]}: {stated}.{note}"
     return wrap(f"{text}{note} The code of siamese-zoo is Apache-2.0.")
 
 

@@ -1,0 +1,44 @@
+"""``docs/methods.md`` is what its command writes, and has every method."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.methods.find import METHODS
+from zoo.models.registry import MODELS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def script() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "docs" / "methods_table.py"))
+
+
+def test_the_page_is_what_the_command_writes(script: dict[str, Any]) -> None:
+    assert script["PAGE"].read_text() == script["render"]()
+
+
+def test_it_has_a_row_for_every_method(script: dict[str, Any]) -> None:
+    rows = [line.split("|")[2].strip(" `") for line in script["render"]().splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == len(set(rows))
+    expected = {script["SAME"].get(name, name) for name in METHODS} | {spec.method for spec in MODELS.values()}
+    assert set(rows) == expected
+
+
+def test_the_cells_are_those_of_the_sources(script: dict[str, Any]) -> None:
+    cells = {}
+    for line in script["render"]().splitlines():
+        if line.startswith("| ") and "`" in line:
+            cells[line.split("|")[2].strip(" `")] = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells["byol"][2:5] == ["`byol_r50_in1k_1000ep`", "yes", "15"]  # with the network that ships
+    assert cells["byol"][6] == "74.4 (google-deepmind/deepmind-research, byol, README)"
+    assert cells["localagg"][2:5] == ["`localagg_r50_in1k_200ep`", "yes", "-"]
+    assert cells["infomin"][4] == "5, 5 by hand"
+    assert cells["supervised"][3] == "-"
+    assert cells["mocov1"][2] == "`mocov1_r50_in1k_200ep`"
+    assert cells["dino"][2:4] == ["-", "-"]
