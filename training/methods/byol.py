@@ -135,8 +135,8 @@ class BYOL(Method):
             (self.encoder, self.target_encoder),
             (self.projector, self.target_projector),
         ):
-            for p, t in zip(online.parameters(), target.parameters(), strict=True):
-                t.lerp_(p, 1 - info.tau)
+            # all at once: the same bits, without a call of Python for each parameter
+            torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - info.tau)
 
 
 def regression(q: Tensor, z: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.cli.model_info import commercial_use
+from zoo.inference.measured_precision import ALLOWED_LOSS, measured
 from zoo.inference.outputs import EMBEDDING
 from zoo.models import checkpoint_dir
 from zoo.models.model_config import MODEL
@@ -48,6 +49,24 @@ def print_opened(embedder: Embedder | RemoteModel) -> None:
     say(f"{identity['model']} ({backend}): {embedder.dim} numbers an image{others}")
     if identity["device"] == "cpu" and gpu_in_sight():
         note(f"NOTE: there is a GPU here, and {identity['backend']} runs on the CPU")
+    _note_precision(str(identity["model"]), str(identity["backend"]), str(identity["precision"]))
+
+
+def _note_precision(model: str, backend: str, precision: str) -> None:
+    """Say on stderr what int8 loses: by how much where it is more than half a point, or that nobody measured it."""
+    if precision != "int8":
+        return
+    found = measured(model, backend, precision)
+    if found is None:
+        note(
+            f"NOTE: what int8 loses with {model} on {backend} is not measured: run `python benchmarks/precision.py "
+            "--models NAME --data DIR`, or compare the neighbours in an --out of fp32"
+        )
+    elif found.loss > ALLOWED_LOSS:
+        note(
+            f"NOTE: int8 costs {model} on {backend} {found.loss:.1f} points of kNN accuracy "
+            f"({found.fp32:.1f} to {found.reduced:.1f} % on {found.data}): --precision fp32 loses none"
+        )
 
 
 def print_extraction(result: Extraction, out: Path) -> None:
@@ -149,13 +168,14 @@ def print_merged(merged: Merged) -> None:
     say(f"{names}: {_count(merged.rows, 'row')} x {merged.dim} {merged.dtype}{others}, read back and equal")
 
 
-def print_exported(file: Exported) -> None:
-    """Print the ONNX file's size and its differences from torch."""
+def print_exported(file: Exported, model: str) -> None:
+    """Print the ONNX file's size, its differences from torch, and what int8 was measured to lose with this model."""
     say(
         f"{file.path}: {file.bytes / 1e6:.1f} MB, {file.variant.precision}, opset {file.variant.opset}; against torch "
         f"on {file.photographs} photographs: relative difference {file.parity:.1e}, cosine {file.cosine:.6f}; "
         f"sha256 {file.sha256}"
     )
+    _note_precision(model, "onnx", file.variant.precision)
 
 
 def print_published(result: PublishResult) -> None:

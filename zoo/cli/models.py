@@ -128,7 +128,7 @@ def export(
         embedder = load(model, device="cpu", normalize=normalize)
         exported = export_onnx(embedder, out, variant, calibrate=calibrate, report=progress.say)
     say_default(model)
-    print_exported(exported)
+    print_exported(exported, str(embedder.identity()["model"]) if calibrate is None else f"{model} calibrated so")
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -80,16 +80,25 @@ class TorchEngine:
         # Hook the stages only for this call.
         with (
             torch.inference_mode(),
-            torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.precision == "bf16"),
+            self.autocast(),
             ExitStack() as hooks,
         ):
-            network = self._network()
+            network = self.network()
             for name in dict.fromkeys((*layers, *maps)):
                 hooks.callback(hook(network, name).remove)
-            # NHWC bytes viewed as NCHW are channels_last already: the conversion to float is the only copy
-            x = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
-            found[EMBEDDING] = network(x)
+            found[EMBEDDING] = network(self.normalised(torch.from_numpy(pixels).to(self.device)))
         return {name: values.float().cpu().contiguous().numpy() for name, values in found.items()}
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Return uint8 [N, H, W, 3] as the network's input, float32 [N, 3, H, W] in channels_last, on its device."""
+        # NHWC bytes viewed as NCHW are channels_last already: the conversion to float is the only copy
+        return pixels.permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context of a forward pass in the engine's precision."""
+        import torch
+
+        return torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.precision == "bf16")
 
     def _notice_fork(self) -> None:
         """Set torch up in a forked process: the threads of its parent are not there, and waiting for them hangs."""
@@ -105,7 +114,8 @@ class TorchEngine:
         torch.set_num_threads(1)
         self._process = os.getpid()
 
-    def _network(self) -> nn.Module:
+    def network(self) -> nn.Module:
+        """Return the network that runs: with folded batch norms where that gives the same features."""
         if self._folded is None:
             from zoo.models.fuse_bn import fold_batch_norms
 

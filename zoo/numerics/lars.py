@@ -7,7 +7,7 @@ by 1e-7, and the limit is 1e-6. torchlars 0.1.2 has no wheel, and pip's isolated
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -64,23 +64,34 @@ class LARS(torch.optim.Optimizer):
         if closure is not None:
             raise TypeError("LARS takes no closure")
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                # Weight decay joins the gradient before the trust ratio.
-                g = p.grad.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else p.grad
-                # Scale the step of each adapted layer by its trust ratio.
-                if group["adapt"]:
-                    p_norm, g_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(g)
-                    # torch.where keeps the norms on the device: an `if` would synchronise
-                    trust = torch.where((p_norm > 0) & (g_norm > 0), group["eta"] * p_norm / g_norm, 1.0)
-                    g = g * trust
-                # Classic momentum sums steps, not gradients: a later rate leaves the old ones alone.
-                if group["classic_momentum"]:
-                    g = g * group["lr"]
-                state = self.state[p]
-                if "momentum" in state:
-                    state["momentum"].mul_(group["momentum"]).add_(g)
-                else:
-                    state["momentum"] = g.clone()
-                p.add_(state["momentum"], alpha=-1 if group["classic_momentum"] else -group["lr"])
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            # All parameters of a group at once: on a CPU the bits are those of one at a time, on a GPU there are a few
+            # launches instead of some thousand.
+            grads = [p.grad for p in params]
+            # Weight decay joins the gradient before the trust ratio.
+            if group["weight_decay"]:
+                grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
+            # Scale the step of each adapted layer by its trust ratio.
+            if group["adapt"]:
+                p_norm, g_norm = torch.stack(torch._foreach_norm(params)), torch.stack(torch._foreach_norm(grads))
+                # torch.where keeps the norms on the device: an `if` would synchronise
+                trust = torch.where((p_norm > 0) & (g_norm > 0), group["eta"] * p_norm / g_norm, 1.0)
+                grads = torch._foreach_mul(grads, list(trust.unbind()))
+            # Classic momentum sums steps, not gradients: a later rate leaves the old ones alone.
+            if group["classic_momentum"]:
+                grads = torch._foreach_mul(grads, group["lr"])
+            self._add_to_momenta(params, grads, group["momentum"])
+            momenta = [self.state[p]["momentum"] for p in params]
+            torch._foreach_add_(params, momenta, alpha=-1 if group["classic_momentum"] else -group["lr"])
+
+    def _add_to_momenta(self, params: list[Tensor], grads: Sequence[Tensor], momentum: float) -> None:
+        there = [(self.state[p]["momentum"], g) for p, g in zip(params, grads, strict=True) if self.state[p]]
+        if there:
+            momenta, added = map(list, zip(*there, strict=True))
+            torch._foreach_mul_(momenta, momentum)
+            torch._foreach_add_(momenta, added)
+        for p, g in zip(params, grads, strict=True):
+            if not self.state[p]:
+                self.state[p]["momentum"] = g.clone()

@@ -208,3 +208,51 @@ def test_swav_warm_up_of_one_step_or_none() -> None:
     fixed = {"start": 0.1, "base": 1.0, "final": 0.0, "batch_size": 256, "total": 10}
     assert schedules.swav_cosine(0, warmup=1, **fixed) == pytest.approx(0.1)
     assert schedules.swav_cosine(0, warmup=0, **fixed) == pytest.approx(1.0)
+
+
+def one_parameter_at_a_time(optimiser: LARS) -> None:
+    """The step as it was before all parameters of a group were updated at once."""
+    for group in optimiser.param_groups:
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            g = p.grad.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else p.grad
+            if group["adapt"]:
+                p_norm, g_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(g)
+                g = g * torch.where((p_norm > 0) & (g_norm > 0), group["eta"] * p_norm / g_norm, 1.0)
+            if group["classic_momentum"]:
+                g = g * group["lr"]
+            state = optimiser.state[p]
+            if "momentum" in state:
+                state["momentum"].mul_(group["momentum"]).add_(g)
+            else:
+                state["momentum"] = g.clone()
+            p.add_(state["momentum"], alpha=-1 if group["classic_momentum"] else -group["lr"])
+
+
+@pytest.mark.parametrize("classic", [False, True])
+def test_all_parameters_at_once_are_updated_to_the_same_bits(classic: bool) -> None:
+    def made() -> tuple[list[torch.Tensor], LARS]:
+        torch.manual_seed(0)
+        shapes = [(64, 3, 7, 7), (512, 300), (1000,), (), (7, 1), (33,), (5, 5)]
+        params = [torch.randn(shape).requires_grad_() for shape in shapes]
+        with torch.no_grad():
+            params[4].zero_()  # a trust ratio of 1
+        groups = [{"params": params[:5], "weight_decay": 1e-4}, {"params": params[5:], "adapt": False}]
+        return params, LARS(groups, lr=0.3, classic_momentum=classic)
+
+    (ours, optimiser), (theirs, reference) = made(), made()
+    for step in range(5):
+        for number, (p, q) in enumerate(zip(ours, theirs, strict=True)):
+            gradient = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * step + number))
+            skipped = number == 1 and step < 2  # its momentum begins later
+            p.grad, q.grad = (None, None) if skipped else (gradient.clone(), gradient.clone())
+        optimiser.step()
+        with torch.no_grad():
+            one_parameter_at_a_time(reference)
+        for p, q in zip(ours, theirs, strict=True):
+            assert torch.equal(p, q)
+    assert all(
+        torch.equal(optimiser.state[p]["momentum"], reference.state[q]["momentum"])
+        for p, q in zip(ours, theirs, strict=True)
+    )
