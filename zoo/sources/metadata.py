@@ -39,7 +39,10 @@ def read_csv(
     head = file.readline(_MAX_LINE_BYTES).decode("utf-8-sig", errors="backslashreplace")
     if not head.strip():
         raise UserError(f"{shown} is no readable table (its first line is empty)")
-    names = next(csv.reader([head.rstrip("\r\n")], delimiter=delimiter), [])
+    try:
+        names = next(csv.reader([head.rstrip("\r\n")], delimiter=delimiter), [])
+    except csv.Error as error:  # a carriage return inside of the line; a field of megabytes
+        raise UserError(f"{shown} is no readable table (its first line: {reason_of(error)})") from None
     wanted = choose(names) if choose else names
     first = file.read(1)
     if not first:

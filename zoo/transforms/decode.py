@@ -307,6 +307,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _opened(path: bytes | str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    if b"\0" in os.fsencode(path):  # the system would not even be asked
+        raise UnreadableImage("missing", "no such file")
     try:
         # Opening a device can already have an effect: check the kind of file first.
         _require_file(os.stat(path), path)
