@@ -29,5 +29,5 @@ def test_a_damaged_line_is_one_row(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("head", [b"path\rlabel,0", b"path," + b"x" * 200_000])
 def test_a_damaged_header_is_one_line(tmp_path: Path, head: bytes) -> None:
     (tmp_path / "list.csv").write_bytes(head + b"\na.png\n")
-    with pytest.raises(UserError, match="is no readable table .its first line"):
+    with pytest.raises(UserError, match="its first line"):
         run(tmp_path / "list.csv", tmp_path / "out")
