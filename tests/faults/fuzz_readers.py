@@ -8,6 +8,7 @@ other: its input is written to ``/tmp/find-READER-NUMBER``. Memory is limited to
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import io
 import json
@@ -121,13 +122,9 @@ def _bundle() -> list[bytes]:
 
 
 def _onnx() -> list[bytes]:
-    import onnx
+    from faults.test_hostile_files import onnx_file
 
-    model = onnx.parser.parse_model(
-        """<ir_version: 8, opset_import: ["" : 18]>
-        g (float[n, 2] x) => (float[n, 2] embedding) <float[2] b = {1, 2}> { embedding = Add (x, b) }"""
-    )
-    return [model.SerializeToString()]
+    return [onnx_file()]
 
 
 def _h5() -> list[bytes]:
@@ -149,6 +146,125 @@ def _splits() -> list[bytes]:
         savemat(file, {"trainNdxs": np.array([[1], [2]]), "testNdxs": np.array([[3]])}, do_compression=packed)
         made.append(file.getvalue())
     return made
+
+
+def _collection() -> Path:
+    import made_collection
+
+    out = Path(tempfile.mkdtemp()) / "out"
+    told: Any = {"backend": "torch", "precision": "fp32", "normalize": False, "decoder": {"max_pixels": 1000}}
+    made_collection.make(out, made_collection.clusters(5, 4), shard_size=3, frozen=True, dedupe={"near": 0.5}, **told)
+    return out
+
+
+def _plans() -> list[bytes]:
+    return [(_collection() / ".zoo" / "plan.parquet").read_bytes()]
+
+
+def _manifests() -> list[bytes]:
+    tree = json.loads((_collection() / "_manifest.json").read_text())
+    return [json.dumps(tree).encode(), *_with_other_values(tree)]
+
+
+def _results() -> list[bytes]:
+    folder = TESTS.parent / "model_cards" / "results" / "byol_r18_mini.tin32"
+    tree = json.loads((folder / "knn.cifar10-jpeg.byol_r18_mini.json").read_text())
+    tree.pop("details", None)
+    return [json.dumps(tree).encode(), *_with_other_values(tree)]
+
+
+def _images() -> list[bytes]:
+    from pictures import encode, picture
+
+    return [encode(picture(8, 8, seed), "PNG") for seed in range(4)]
+
+
+def _tars() -> list[bytes]:
+    import tarfile
+
+    made = []
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w", format=form) as archive:
+            for number, image in enumerate(_images()):
+                long = "" if form == tarfile.USTAR_FORMAT else "x" * 120
+                for name, data in ((f"{long}{number}.png", image), (f"{long}{number}.cls", b"%d" % number),
+                                   (f"{long}{number}.json", b'{"label": 1, "a": [1, {"b": "c"}]}')):  # fmt: skip
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+        made.append(file.getvalue())
+    return made
+
+
+def _image_tables() -> list[bytes]:
+    columns = {"image": pa.array(_images(), pa.binary()), "label": [0, 1, 0, 1]}
+    inside = {"image": [{"bytes": image, "path": None} for image in _images()], "label": [0, 1, 0, 1]}
+    made = []
+    for table in (columns, inside):
+        file = io.BytesIO()
+        pq.write_table(pa.table(table), file)
+        made.append(file.getvalue())
+    return made
+
+
+def _arrow_streams() -> list[bytes]:
+    sink = io.BytesIO()
+    table = pa.table({"image": pa.array(_images(), pa.binary()), "label": [0, 1, 0, 1]})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return [sink.getvalue()]
+
+
+def _lists() -> list[bytes]:
+    return [b"path,label\na.png,1\nb/c.png,0\n", b"path\tlabel\n" + bytes("\u00e9.png\tx\n", "utf-8"), b"path\n"]
+
+
+def _json_lists() -> list[bytes]:
+    return [b'{"path": "a.png", "label": 1}\n{"path": "b.png", "label": {"a": [1, 2]}}\n']
+
+
+def _read_plan(path: Path) -> object:
+    from zoo.embeddings.plan import Plan
+
+    return Plan.load(path)
+
+
+def _read_manifest(path: Path) -> object:
+    from zoo.embeddings.manifest import read
+    from zoo.embeddings.shards import OutputFolder
+    from zoo.search.collection import Collection
+
+    read(OutputFolder(path.parent))
+    return Collection(path.parent)
+
+
+def _read_result(path: Path) -> object:
+    from zoo.report import render, tables
+
+    built = tables.build(tables.load_results([path.parent]))
+    return render.to_html(built, []), render.to_markdown(built, [])
+
+
+def _read_samples(path: Path) -> object:
+    from zoo.sources.tar import samples
+
+    return [sample.read() for sample in samples([path])]
+
+
+def _read_source(path: Path, keep: tuple[str, ...] = ()) -> object:
+    from zoo.sources import open_source
+    from zoo.transforms.decode import UnreadableImage
+
+    source = open_source(path, keep)
+    for row in source.listing().files.to_pylist()[:100]:
+        with contextlib.suppress(UnreadableImage):
+            source.read(row)
+    return source
+
+
+def _read_kept(path: Path) -> object:
+    return _read_source(path, ("cls", "label") if path.suffix == ".tar" else ("label",))
 
 
 def _read_config(path: Path) -> object:
@@ -231,6 +347,15 @@ READERS: dict[str, Reader] = {
     "onnx": ("x.onnx", _lazy("zoo.inference.onnx_backend", "OnnxEngine"), _onnx),
     "h5": ("x.h5", _read_h5, _h5),
     "mat": ("x.mat", _read_splits, _splits),
+    "plan": ("plan.parquet", _read_plan, _plans),
+    "manifest": ("_manifest.json", _read_manifest, _manifests),
+    "result": ("result.json", _read_result, _results),
+    "tar": ("x.tar", _read_kept, _tars),
+    "tar-labels": ("x.tar", _read_samples, _tars),
+    "image-table": ("x.parquet", _read_kept, _image_tables),
+    "arrow": ("x.arrow", _read_kept, _arrow_streams),
+    "list": ("x.csv", _read_kept, _lists),
+    "json-list": ("x.jsonl", _read_kept, _json_lists),
 }
 
 

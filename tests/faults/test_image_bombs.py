@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from pictures import encode
 from PIL import Image
+
+from zoo.transforms import decode
 
 MEASURE = """
 import json, re, sys, time
@@ -159,6 +162,26 @@ def test_what_a_header_claims_is_refused_before_it_is_decoded(tmp_path: Path, na
     answers, peak = measure(tmp_path / name)
     assert answers[0][0] in ("too-large", "corrupt", "truncated")
     assert peak < 256
+
+
+def scans(image: Image.Image, more: int) -> bytes:
+    """A progressive JPEG whose last scan begins again and again, without a bit of data."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    last = data.rindex(b"\xff\xda")
+    head = data[last : last + 2 + int.from_bytes(data[last + 2 : last + 4])]
+    return data[:-2] + head * more + b"\xff\xd9"
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused_before_it_is_decoded() -> None:
+    large, small = Image.new("L", (4000, 4000)), Image.new("L", (80, 80))
+    with pytest.raises(decode.UnreadableImage, match="4000 x 4000 pixels in more than 100 scans"):
+        decode.decode(scans(large, 1000))
+    assert decode.decode(scans(small, 1000)).size == (80, 80), "it costs nothing"
+    assert decode.decode(scans(large, 20)).size == (4000, 4000)
+    film = bytes(1000) + b"\xff\xda" * 1000
+    assert decode.decode(scans(large, 0) + film).size == (4000, 4000), "nobody decodes what follows the image"
 
 
 def test_the_largest_images_allowed_at_once_stay_within_a_gigabyte(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -16,7 +17,7 @@ from zoo.sources.base import ImageRow
 from zoo.sources.file_listing import FILES, LeftOut, Listing, collect, is_hidden, list_images
 from zoo.sources.metadata import PATH_COLUMNS, kept_column, paths_in, read_csv, read_jsonl, with_metadata
 from zoo.sources.storage import Local, Remote, Storage, is_url, open_storage
-from zoo.transforms.decode import EXTENSIONS
+from zoo.transforms.decode import EXTENSIONS, UnreadableImage
 
 _EXTENSIONS = frozenset(os.fsencode(extension) for extension in EXTENSIONS)
 _BLOCK = 1 << 20
@@ -108,6 +109,10 @@ class PathReader:
         if (parent, question) not in self._others and len(self._others) > _MAX_STORAGES:
             self._others.clear()
         place = os.fsdecode(parent)
+        try:
+            urlsplit(place)
+        except ValueError:
+            raise UnreadableImage("missing", "no such file: its URL is damaged") from None
         there = self._others.setdefault((parent, question), open_storage(place, encoded=bool(question)))
         return there.read(name + question + query, size, mtime_ns)
 

@@ -42,7 +42,10 @@ def read_csv(
         raise UserError(f"{shown} is no readable table (its first line is empty)")
     if delimiter not in head:  # spreadsheets write semicolons where the comma is the decimal mark
         delimiter = next((other for other in ";\t" if other in head), delimiter)
-    names = next(csv.reader([head.rstrip("\r\n")], delimiter=delimiter), [])
+    try:
+        names = next(csv.reader([head.rstrip("\r\n")], delimiter=delimiter), [])
+    except csv.Error as error:  # a carriage return inside of the line; a field of megabytes
+        raise UserError(f"{shown} is no readable table (its first line: {reason_of(error)})") from None
     wanted = choose(names) if choose else names
     first = file.read(1)
     if not first:

@@ -42,7 +42,7 @@ from zoo.system.shortage import raise_if_short
 from zoo.transforms.formats import EXTENSIONS as EXTENSIONS  # read with the decoder by many
 from zoo.transforms.formats import FORMATS, HAS_HEIF, claims_a_read_format, other_format, register_heif
 from zoo.transforms.limits import DEFAULT_OPTIONS, MAX_BYTES, MAX_PIXELS, DecodeOptions
-from zoo.transforms.repair import LAST_BASELINE_TAG, ended_jpegs, tiff_entries, without_metadata
+from zoo.transforms.repair import LAST_BASELINE_TAG, ended_jpegs, has_more_scans, tiff_entries, without_metadata
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,6 +79,9 @@ DECODER = {
 
 _WHITE = (255, 255, 255)
 _NOTES, _DEEP, _WHOLE = "zoo.notes", "zoo.deep", "zoo.whole"  # keys of an image's info
+# The decoder goes through all pixels in each scan of a JPEG, and a scan can take 12 bytes: a file of 1 MB could ask for
+# an hour. Progressive files have 6 to 18 scans, the optimisers' some more.
+_SCANS, _SCANNED_PIXELS = 100, 1_000_000_000
 _REDUCTIONS = (8, 4, 2)  # of libjpeg's inverse DCT that Pillow offers
 _STARTS_RIGHT, _STARTS_BELOW, _EXCHANGED = (2, 3, 6, 7), (3, 4, 7, 8), (5, 6, 7, 8)  # EXIF orientations
 _TRUNCATED = "truncated: the end is missing, what is there was decoded"
@@ -307,6 +310,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _opened(path: bytes | str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    if b"\0" in os.fsencode(path):  # the system would not even be asked
+        raise UnreadableImage("missing", "no such file")
     try:
         # Opening a device can already have an effect: check the kind of file first.
         _require_file(os.stat(path), path)
@@ -361,6 +366,9 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
         raise UnreadableImage("too-large", f"{width} x {height} pixels, more than the {max_pixels} of --max-pixels")
+    scans = max(_SCANS, _SCANNED_PIXELS // max(1, width * height))
+    if image.format in ("JPEG", "MPO") and has_more_scans(data, scans):
+        raise UnreadableImage("too-large", f"{width} x {height} pixels in more than {scans} scans")
     if _decoded_bytes(image) > max_pixels * _BYTES_A_PIXEL + _SPARE_BYTES:
         raise UnreadableImage("too-large", f"{width} x {height} pixels: its rows or tiles take too much memory")
     return image
@@ -438,8 +446,9 @@ def _load(image: Image.Image, data: bytes, options: DecodeOptions, size: tuple[i
         image.close()
     if found.reason == "too-large" and not isinstance(caught, ValueError):
         raise found from caught
-    # Damaged metadata behind the pixels, then a missing end marker.
-    repaired = _first_without_metadata(data, _loaded) or _jpeg_without_end(data)
+    # A missing end marker, and damaged metadata behind the pixels; first what is likely, since each try decodes all.
+    repairs = [lambda: _first_without_metadata(data, _loaded), lambda: _jpeg_without_end(data)]
+    repaired = next(filter(None, (repair() for repair in repairs[:: -1 if found.reason == "truncated" else 1])), None)
     if repaired is not None and repaired.size == size:
         return repaired
     # The pixels themselves are not whole.

@@ -152,6 +152,21 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         at = end
 
 
+def has_more_scans(data: bytes, most: int) -> bool:
+    """Return whether a JPEG has more scans than ``most``.
+
+    What follows its end marker (a film, another image) is not counted.
+    """
+    if data.count(b"\xff\xda") <= most:  # in the coded data of a scan these bytes do not follow each other
+        return False
+    scans = 0
+    for marker, _, _ in _jpeg_segments(data):
+        scans += marker == 0xDA
+        if scans > most or marker == 0xD9:
+            break
+    return scans > most
+
+
 def ended_jpegs(data: bytes) -> list[bytes] | None:
     """Return JPEGs that decode to equal pixels if nothing but the end marker of ``data`` is missing.
 
