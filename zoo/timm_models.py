@@ -9,7 +9,7 @@ unknown model; with it they load the file and give the zoo's embeddings.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, cast
 
 from timm.models import FeatureListNet, load_pretrained, register_model, resolve_pretrained_cfg
 from torch import nn
@@ -45,27 +45,30 @@ def _create(
     pretrained_cfg_overlay: dict[str, object] | None = None,
     pretrained_model_args: object = None,
     cache_dir: str | Path | None = None,
-    **model_args: Unpack[ModelArgs],
+    **args: Any,
 ) -> nn.Module:
     """Build a network for ``timm.create_model``, from the ``model_args`` of config.json and the caller's own.
 
     Raises:
-        RuntimeError: ``pretrained`` is set without a published config (the name has no weights of its own), or the
-            input is not RGB, or a network of split colours is asked for feature maps or classes.
+        RuntimeError: ``pretrained`` is set without a published config (the name has no weights of its own), or
+            ``in_chans`` is not the config's, or a network of split colours is asked for feature maps or classes.
     """
     name = TIMM_PREFIX + timm_name
     if pretrained and not pretrained_cfg:
         raise RuntimeError(f"{name} has no weights of its own: load it from a folder or a hub repository")
-    if in_chans != 3:
-        raise RuntimeError(f"{name} takes RGB: in_chans must be 3")
     if colours and (features_only or num_classes):
         raise RuntimeError(f"{name} of split colours gives pooled features: leave features_only and num_classes out")
+    config: Any = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay) if pretrained_cfg else None
+    channels = config.input_size[0] if config else 3
+    if in_chans != channels:
+        kind = "RGB" if channels == 3 else f"images of {channels} channels"
+        raise RuntimeError(f"{name} takes {kind}: in_chans must be {channels}")
+    model_args = cast(ModelArgs, args | ({"in_chans": in_chans} if in_chans != 3 else {}))
     model: Any = build_encoder(Architecture(timm_name, 0, 0, model_args, padding, stem, project_first, colours))
-    if pretrained_cfg:
-        config: Any = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
+    if config:
         model.pretrained_cfg = model.default_cfg = config.to_dict()
     if pretrained:
-        load_pretrained(model, model.pretrained_cfg, num_classes=0, strict=True, cache_dir=cache_dir)
+        load_pretrained(model, model.pretrained_cfg, num_classes=0, in_chans=in_chans, strict=True, cache_dir=cache_dir)
     if features_only:
         return FeatureListNet(model, out_indices, flatten_sequential=timm_name.startswith("resnetv2"))
     if num_classes:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 from training.engine import checkpoint
 from training.methods import Method, build_method
@@ -108,7 +109,7 @@ def _architecture(recipe: Recipe) -> str | dict[str, JSON]:
     if recipe.architecture not in ARCHITECTURES:
         found = recipe_architecture(recipe)
         network: dict[str, JSON] = {"name": found.timm_name, "stem": found.stem, "padding": found.padding}
-        args = dict(found.model_args)
+        args = cast(dict[str, JSON], dict(found.model_args))
         sizes = {"num_features": found.num_features, "parameters": found.parameters}
         return network | {"project_first": found.project_first, "model_args": args, **sizes}
     if recipe.padding != "symmetric" or recipe.project_first:

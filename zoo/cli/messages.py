@@ -237,6 +237,9 @@ def print_converted(converted: Converted) -> None:
         f"with {architecture.padding} padding, {architecture.num_features} numbers an image, "
         f"{architecture.parameters / 1e6:.3f} M parameters{heads}"
     )
+    transform = config.preprocessing
+    if transform.channels != 3:
+        say(f"images: {transform.summary}, mean {transform.mean}, std {transform.std} (--mean, --std give others)")
     say(f"licence {config.licence}; source: {config.source}")
     if converted.left_out:
         say(f"left out: {_count(len(converted.left_out), 'tensor')}, first {converted.left_out[0]}")

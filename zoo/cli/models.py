@@ -147,6 +147,11 @@ def convert(
     ] = None,
     input_size: Annotated[int, typer.Option(min=1, help="--from auto or torch: side of the crop, pixels.")] = 224,
     resize: Annotated[int, typer.Option(min=1, help="--from auto or torch: short side before the crop, pixels.")] = 256,
+    mean: Annotated[
+        str | None,
+        typer.Option(help="--from auto or torch: of each channel in 0..1, as 0.5,0.5,0.5; default: ImageNet's."),
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviations, as --mean.")] = None,
     licence: Annotated[
         str | None, typer.Option(help="SPDX name; default: that of a published file, else unknown.")
     ] = None,
@@ -170,12 +175,22 @@ def convert(
         return
     # What is left is a checkpoint to convert.
     require_path(file, f"cannot read {file}: no such file")
+    from zoo.cli.options import numbers
     from zoo.convert.convert import convert as run_conversion
-    from zoo.transforms.preprocess import Preprocessing
+    from zoo.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
     # The official codes say their preprocessing, other checkpoints leave it open.
     kind = from_ or "auto"
-    preprocessing = Preprocessing(input_size, resize) if kind in ("torch", "auto") else None
+    preprocessing = None
+    if kind in ("torch", "auto"):
+        preprocessing = Preprocessing(
+            input_size,
+            resize,
+            mean=IMAGENET_MEAN if mean is None else numbers("--mean", mean),
+            std=IMAGENET_STD if std is None else numbers("--std", std),
+        )
+    elif mean is not None or std is not None:
+        raise UserError(f"--mean and --std belong to --from auto and torch: {kind} says its own")
     print_converted(
         run_conversion(
             Path(file),

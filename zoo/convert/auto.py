@@ -59,7 +59,6 @@ def read_official(path: Path, prefix: str | None) -> OfficialCheckpoint:
     file = read_torch(path)
     tensors = joined(file.content)
     chosen = _choose(find(tensors), prefix, tensors, path, unread_weights(file.dropped))
-    _require_rgb(chosen, path)
     if chosen.problem:
         raise UserError(f"{path.name}: the network under {chosen.prefix!r} is not converted: {chosen.problem}")
     body = {k: v for k, v in chosen.state.items() if k.startswith(("conv1.", "bn1.", "layer"))}
@@ -79,6 +78,8 @@ def read_official(path: Path, prefix: str | None) -> OfficialCheckpoint:
         ]
     stem = "3x3 stem, read as stride 1 without max-pool" if architecture.stem == "cifar" else "7x7 stem"
     found = f"a ResNet in {chosen.layout} under {chosen.prefix!r}, {stem}; heads: {', '.join(heads) or 'none'}"
+    if any(["relu"] in read_layout(state) for state in heads.values()):
+        found += " (their layers without tensors are read as ReLU)"
     return OfficialCheckpoint(
         "unknown", architecture, encoder, heads, left_out=tuple(left_out), dropped=file.dropped, found=found
     )
@@ -102,16 +103,6 @@ def _choose(
     return same[0]
 
 
-def _require_rgb(chosen: Candidate, path: Path) -> None:
-    channels = chosen.state["conv1.weight"].shape[1] if chosen.state["conv1.weight"].ndim == 4 else 3
-    if channels != 3:
-        kind = {1: "a grayscale network"}.get(channels, f"a network of {channels} input channels")
-        raise UserError(
-            f"{path.name}: {kind} (its first convolution, under {chosen.prefix!r}, takes {channels}): the zoo's images "
-            "are RGB, so it is not converted; train it with three equal channels, or use it in its own code"
-        )
-
-
 def _heads(
     chosen: Candidate, tensors: Mapping[str, Tensor], features: int
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, bool]]:
@@ -133,10 +124,18 @@ def _heads(
         for name in names:
             state = sequential(starting_with(tensors, parent + name))
             inputs = _outputs(heads["projector"]) if part == "predictor" and "projector" in heads else features
-            if part not in heads and parent + name != chosen.prefix and _fits(state, inputs):
+            if part in heads or parent + name == chosen.prefix or _has_more(tensors, parent + name):
+                continue
+            if _fits(state, inputs):
                 heads[part] = state
                 used[parent + name] = True
     return heads, used
+
+
+def _has_more(tensors: Mapping[str, Tensor], prefix: str) -> bool:
+    """True where ``layers`` is only a part of a head: DINO's has a last layer beside it, and GELU between."""
+    whole = prefix.removesuffix("layers.")
+    return whole != prefix and any(key.startswith(whole) and not key.startswith(prefix) for key in tensors)
 
 
 def _fits(state: Mapping[str, Tensor], features: int) -> bool:

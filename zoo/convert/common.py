@@ -13,7 +13,7 @@ from zoo.models.key_mapping import torchvision_to_resnetv2
 from zoo.models.model_config import MAX_BLOCKS, MAX_WIDTH
 from zoo.models.registry import IMAGENET_224, Architecture, ModelArgs
 from zoo.models.state_dict import without_counters
-from zoo.transforms.preprocess import Preprocessing
+from zoo.transforms.preprocess import MODES, Preprocessing
 
 _BASIC: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
 _BOTTLENECK: dict[tuple[int, ...], str] = {
@@ -54,7 +54,8 @@ def recognise(state: Mapping[str, Tensor], *, padding: str = "symmetric") -> tup
     """Detect the architecture of a state dict with torchvision's names.
 
     A network of width 1 and a usual depth becomes timm's ``resnet18`` ... ``resnet200``, which use torchvision's names.
-    Every other network becomes timm's ``resnetv2_50(preact=False)`` with layers and a width.
+    One with every channel multiplied becomes timm's ``resnetv2_50(preact=False)`` with layers and a width. Every other
+    one (ResNeXt, own depths and channels) becomes ``resnet18`` or ``resnet50`` with arguments of timm's ``ResNet``.
 
     Returns:
         The architecture, and the state dict in its names without ``num_batches_tracked``.
@@ -69,29 +70,33 @@ def recognise(state: Mapping[str, Tensor], *, padding: str = "symmetric") -> tup
     if not 0 < min(layers) <= max(layers) <= MAX_BLOCKS:
         raise ValueError(f"stages of {layers} blocks")
     # width and kind of block
-    channels, _, kernel, _ = encoder["conv1.weight"].shape
+    channels, images, kernel, _ = encoder["conv1.weight"].shape
     if not 0 < channels <= 64 * MAX_WIDTH:
         raise ValueError(f"a stem of {channels} channels")
+    if images not in MODES:
+        raise ValueError(f"a network of {images} input channels; images have {', '.join(map(str, MODES))}")
     parameters = sum(v.numel() for k, v in encoder.items() if "running" not in k)
     last = "bn2" if (is_basic := "layer1.0.conv3.weight" not in encoder) else "bn3"
     (features,) = encoder[f"layer4.{layers[3] - 1}.{last}.weight"].shape
     _require_plain_blocks(encoder)
     # timm's name, and its arguments where the name alone does not say it
     timm_name = (_BASIC if is_basic else _BOTTLENECK).get(layers) if channels == 64 else None
-    inner = encoder["layer1.0.conv1.weight"].shape[0]  # channels in the first block
-    if not is_basic and channels == 64 and inner == 128 and layers in _WIDE:
-        timm_name = _WIDE[layers]  # torchvision's and timm's: only the inner convolutions are wide
-    elif inner != channels:
-        raise ValueError(f"a stem of {channels} channels and a first stage of {inner}: an unusual width")
-    if is_basic and timm_name is None:
-        raise ValueError(f"basic blocks {layers} with a stem of {channels}: only ResNet-18 and -34 have them")
+    widths, inner = _widths(encoder, layers, last), encoder["layer1.0.conv1.weight"].shape[0]
     args: ModelArgs = {}
-    if timm_name is None:
+    is_scaled = inner == channels and widths == [channels * 2**n for n in range(4)] and _groups(encoder) == 1
+    if not is_basic and channels == 64 and inner == 128 and layers in _WIDE and _groups(encoder) == 1:
+        timm_name = _WIDE[layers]  # torchvision's and timm's: only the inner convolutions are wide
+    elif not is_scaled or (is_basic and timm_name is None):
+        timm_name = "resnet18" if is_basic else "resnet50"
+        args = _resnet_args(encoder, layers, widths, channels)
+    elif timm_name is None:
         width = channels / 64  # the stem of the 1x network has 64 channels
         args = {"preact": False, "width_factor": int(width) if width == int(width) else width}
         if layers != (3, 4, 6, 3):  # timm's default for this name
             args["layers"] = list(layers)
         encoder = torchvision_to_resnetv2(encoder)
+    if images != 3:
+        args["in_chans"] = images
     architecture = Architecture(
         timm_name or "resnetv2_50",
         features,
@@ -99,16 +104,56 @@ def recognise(state: Mapping[str, Tensor], *, padding: str = "symmetric") -> tup
         args,
         padding=padding,
         stem="cifar" if kernel == 3 else "imagenet",
-        project_first=is_basic and "layer1.0.downsample.0.weight" in state,
+        project_first=is_basic and "layer1.0.downsample.0.weight" in state and channels == widths[0],
     )
     return architecture, encoder
 
 
+def _widths(encoder: Mapping[str, Tensor], layers: tuple[int, ...], last: str) -> list[int]:
+    """Return the channels of each stage as timm's ``ResNet`` counts them: a bottleneck gives four times as many."""
+    expansion = 4 if last == "bn3" else 1
+    found = [encoder[f"layer{n}.{count - 1}.{last}.weight"].shape[0] for n, count in enumerate(layers, start=1)]
+    if any(width % expansion for width in found):
+        raise ValueError(f"stages of {found} channels, which are no multiples of {expansion}")
+    return [width // expansion for width in found]
+
+
+def _groups(encoder: Mapping[str, Tensor]) -> int:
+    """Return the groups of the first block's 3x3 convolution: more than one in a ResNeXt."""
+    if "layer1.0.conv3.weight" not in encoder:
+        return 1
+    inner, inputs = int(encoder["layer1.0.conv1.weight"].shape[0]), int(encoder["layer1.0.conv2.weight"].shape[1])
+    if inner % inputs:
+        raise ValueError(f"a 3x3 convolution of {inputs} inputs after {inner} channels")
+    return inner // inputs
+
+
+def _resnet_args(encoder: Mapping[str, Tensor], layers: tuple[int, ...], widths: list[int], stem: int) -> ModelArgs:
+    """Return the arguments of timm's ``ResNet``; those that its 18 or 50 layers have by default are left out."""
+    is_basic = "layer1.0.conv3.weight" not in encoder
+    args: ModelArgs = {}
+    if layers != ((2, 2, 2, 2) if is_basic else (3, 4, 6, 3)):
+        args["layers"] = list(layers)
+    if widths != [64, 128, 256, 512]:
+        args["channels"] = widths
+    if stem != 64:
+        args["stem_width"] = stem
+    if is_basic:
+        return args
+    # timm: inner channels = floor(channels * base_width / 64) * cardinality
+    groups, inner = _groups(encoder), int(encoder["layer1.0.conv1.weight"].shape[0])
+    base_width, rest = divmod(64 * inner, groups * widths[0])
+    if rest:
+        raise ValueError(f"inner convolutions of {inner} channels in blocks of {4 * widths[0]}")
+    if groups != 1:
+        args["cardinality"] = groups
+    if base_width != 64:
+        args["base_width"] = base_width
+    return args
+
+
 def _require_plain_blocks(encoder: Mapping[str, Tensor]) -> None:
     """Raise ValueError for relatives of the ResNet, by their names."""
-    second = encoder["layer1.0.conv2.weight"]
-    if second.shape[0] != second.shape[1] and "layer1.0.conv3.weight" in encoder:
-        raise ValueError("a ResNeXt: its convolutions have groups, which are not supported")
     for part, name in ((".se.", "an SE-ResNet"), (".se_module.", "an SE-ResNet"), (".attn", "a ResNet with attention")):
         if any(part in key for key in encoder):
             raise ValueError(f"{name}, which is not supported")
@@ -134,7 +179,10 @@ def unread_weights(dropped: Mapping[str, str]) -> str:
     """Return the end of a message where weights of the file were not read; empty where all were."""
     for place, kind in dropped.items():
         if place.rpartition(".")[2] in ("weight", "bias", "running_mean", "running_var"):
-            return f"; {place[:100]} is a {kind}, no plain tensor: save the full state_dict() of tensors on the CPU"
+            how = "save the full state_dict() of tensors on the CPU"
+            if kind.endswith("DTensor"):
+                how = "it is a shard: save get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))"
+            return f"; {place[:100]} is a {kind}, no plain tensor: {how}"
     return ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from zoo.models import checkpoint_dir
 from zoo.models.model_config import ModelConfig
 from zoo.models.registry import MODELS, Architecture, Weights
 from zoo.system.atomic_files import sha256_file
-from zoo.transforms.preprocess import Preprocessing
+from zoo.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 if TYPE_CHECKING:
     from zoo.convert.common import OfficialCheckpoint
@@ -123,6 +123,7 @@ def convert(
     # The caller may refuse the network before anything is written.
     if check:
         check(official.architecture)
+    transform = for_channels(preprocessing or official.preprocessing, official.architecture.in_chans)
     # Only a published file has the publisher's licence.
     published = published_weights(file)
     # Describe the network: what the caller states goes before the defaults of the kind.
@@ -131,13 +132,33 @@ def convert(
         tag=tag,
         method=method or official.method,
         architecture=official.architecture,
-        preprocessing=preprocessing or official.preprocessing,
+        preprocessing=transform,
         licence=licence or (published.licence if published else UNKNOWN),
         source=source or (published.source if published else UNKNOWN),
         extra={"network": which, "converted_from": kind} | _hash(file),
     )
     written = checkpoint_dir.write(out, config, official.encoder, official.heads, half=half)
     return Converted(out, written, official.left_out, official.dropped, official.found)
+
+
+def for_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
+    """Return ImageNet's normalisation for images of another number of channels; one that was given is kept.
+
+    Gray has the mean over the three colours, and alpha, which is opaque, 0 and 1.
+
+    Raises:
+        UserError: a normalisation was given for another number of channels.
+    """
+    if preprocessing.channels == channels:
+        return preprocessing
+    if (preprocessing.mean, preprocessing.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        raise UserError(
+            f"--mean and --std have {preprocessing.channels} numbers, the network takes {channels} channels"
+        )
+    gray = [round(sum(values) / 3, 4) for values in (IMAGENET_MEAN, IMAGENET_STD)]
+    mean = {1: (gray[0],), 2: (gray[0], 0.0), 4: (*IMAGENET_MEAN, 0.0)}[channels]
+    std = {1: (gray[1],), 2: (gray[1], 1.0), 4: (*IMAGENET_STD, 1.0)}[channels]
+    return replace(preprocessing, mean=mean, std=std)
 
 
 def _resolve(file: Path, prefix: str | None = None) -> str:

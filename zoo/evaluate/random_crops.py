@@ -47,7 +47,7 @@ class RandomCrops:
     def pixels(self, rows: Ints, epoch: int) -> NDArray[np.uint8]:
         """Return uint8 [len(rows), S, S, 3]; the crop of a row depends on (seed, epoch, row) alone."""
         size = self.preprocessing.input_size
-        out = np.empty((len(rows), size, size, 3), np.uint8)
+        out = np.empty((len(rows), size, size, self.preprocessing.channels), np.uint8)
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
             images = [self.images.image(int(row)) for row in chunk]

@@ -73,6 +73,8 @@ def evaluate(
     embedder = context.embedder
     if protocol in WITH_SCHEDULE and embedder.engine.backend == "torch":
         require_stages(embedder.model, protocol)
+        if embedder.preprocessing.channels != 3:
+            raise UserError(f"{protocol} needs a network for RGB images, not for {embedder.preprocessing.mode}")
     started = time.perf_counter()
     result: Result = importlib.import_module(PROTOCOLS[protocol]).evaluate(context)
     content = {

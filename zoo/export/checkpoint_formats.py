@@ -122,9 +122,11 @@ def _notes(file: WeightFile, to: str) -> list[str]:
             f"names only: torchvision builds no ResNet of layers {args.get('layers', [3, 4, 6, 3])} "
             f"with every channel {args.get('width_factor', 1)} times"
         )
+    if (stem := architecture.model_args.get("stem_width")) is not None:
+        notes.append(f"names only: {to} builds a stem of 64 channels, this network's has {stem}")
     # How the file is loaded there.
     if to == "timm":
-        given = "".join(f", {k}={v!r}" for k, v in architecture.model_args.items())
+        given = "".join(f", {k}={v!r}" for k, v in architecture.model_args.items() if k != "stem_width")
         notes.append(f"timm.create_model('{architecture.timm_name}', num_classes=0{given})")
     if to == "detectron2":
         mean, std = ([round(255 * v, 3) for v in values] for values in (transform.mean, transform.std))

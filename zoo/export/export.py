@@ -157,7 +157,7 @@ def trace_core(embedder: Embedder) -> ModelProto:
     import torch
 
     module = copy.deepcopy(embedder.model).cpu().float().to(memory_format=torch.contiguous_format).eval()
-    return trace(module, embedder.preprocessing.input_size)
+    return trace(module, embedder.preprocessing.input_size, embedder.preprocessing.channels)
 
 
 def _int8(core: ModelProto, embedder: Embedder, photographs: Sequence[Path]) -> ModelProto:
@@ -232,8 +232,9 @@ def _differences(engine: OnnxEngine, embedder: Embedder, images: list[Image], pi
     reference = embedder.embed_pixels(crops)
     # Feed the graph what it takes: one row at a time, then a batch.
     if pixels == "any":
-        single = np.concatenate([engine.run(np.asarray(image)[None]) for image in images])
-        twice = np.repeat(np.asarray(images[0])[None], 2, axis=0)
+        whole = [embedder.preprocessing.channels_of(image)[None] for image in images]
+        single = np.concatenate([engine.run(pixels_of_one) for pixels_of_one in whole])
+        twice = np.repeat(whole[0], 2, axis=0)
         batch, expected = engine.run(twice), reference[[0, 0]]
     else:
         inputs = crops if pixels == "crop" else embedder.preprocessing.normalise(crops)

@@ -27,8 +27,10 @@ _IR = 8  # IR version of the parts; the finished file gets the one that its opse
 _MODES = {"bilinear": 'mode = "linear"', "bicubic": 'mode = "cubic", cubic_coeff_a = -0.5'}  # Pillow's a is -0.5
 
 
-def trace(module: nn.Module, side: int) -> ModelProto:
-    """Export the core, float32 [batch, 3, side, side] -> [batch, D], at ``OPSET``; the exporter folds batch norms.
+def trace(module: nn.Module, side: int, channels: int = 3) -> ModelProto:
+    """Export the core, float32 [batch, channels, side, side] -> [batch, D], at ``OPSET``.
+
+    The exporter folds batch norms.
 
     Raises:
         UserError: onnx or onnxscript is not installed.
@@ -48,7 +50,7 @@ def trace(module: nn.Module, side: int) -> ModelProto:
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
             symmetric,
-            (torch.zeros(2, 3, side, side),),  # the exporter takes a batch of 1 for a constant
+            (torch.zeros(2, channels, side, side),),  # the exporter takes a batch of 1 for a constant
             input_names=["normalised"],
             output_names=["features"],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
@@ -131,16 +133,16 @@ def assemble(core: ModelProto, preprocessing: Preprocessing, *, pixels: str, nor
 def _preprocessing_graph(preprocessing: Preprocessing, pixels: str) -> ModelProto:
     """The graph from the input to normalised float32 [batch, 3, S, S], with the arithmetic of ``Preprocessing``."""
     # Pixels that the caller normalised need no graph.
-    side = preprocessing.input_size
+    side, channels = preprocessing.input_size, preprocessing.channels
     if pixels == "normalised":
-        network_input = f"float[batch, 3, {side}, {side}]"
+        network_input = f"float[batch, {channels}, {side}, {side}]"
         return _parsed(
             f"front ({network_input} normalised) => ({network_input} ready)", "ready = Identity (normalised)"
         )
     # Fold the division by 255 into mean and standard deviation.
     mean, std = (", ".join(repr(v * 255) for v in values) for values in (preprocessing.mean, preprocessing.std))
     crop, size = "cropped = Transpose <perm = [0, 3, 1, 2]> (pixels)", f"{side}, {side}"
-    constants = f"float[3,1,1] mean = {{{mean}}}, float[3,1,1] std = {{{std}}}"
+    constants = f"float[{channels},1,1] mean = {{{mean}}}, float[{channels},1,1] std = {{{std}}}"
     # Choose how a photograph becomes the crop.
     if pixels == "any" and preprocessing.tf_bicubic:
         crop, size = _crop_and_resize(preprocessing.tf_bicubic), "height, width"
@@ -153,7 +155,7 @@ def _preprocessing_graph(preprocessing: Preprocessing, pixels: str) -> ModelProt
             int64[1] two = {{2}}, int64[2] axes = {{2, 3}}"""
     # Every variant ends with the same normalisation.
     return _parsed(
-        f"front (uint8[batch, {size}, 3] pixels) => (float[batch, 3, {side}, {side}] ready)",
+        f"front (uint8[batch, {size}, {channels}] pixels) => (float[batch, {channels}, {side}, {side}] ready)",
         f"""{crop}
             level = Cast <to = 1> (cropped)
             centred = Sub (level, mean)

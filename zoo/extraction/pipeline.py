@@ -249,7 +249,9 @@ def _vectors_of(
     """
     if all(image.views is None for image in images):
         return {}
-    blank = [np.zeros((model.preprocessing.input_size,) * 2 + (3,), np.uint8)] * model.requested.views
+    blank = [
+        np.zeros((model.preprocessing.input_size,) * 2 + (model.preprocessing.channels,), np.uint8)
+    ] * model.requested.views
     views = [blank if image.views is None else image.views for image in images]
     with np.errstate(over="ignore"):  # float16 cannot hold every float32: such rows are not finite
         return {

@@ -91,6 +91,8 @@ def _adapted(
     module = load_encoder(file)
     if features_only:
         require_stages(module, "features_only")
+    if in_chans != 3 and file.architecture.in_chans != 3:
+        raise UserError(f"in_chans: {file.name} takes images of {file.architecture.in_chans} channels: leave it out")
     if in_chans != 3:
         _take_channels(module, in_chans)
     if features_only:

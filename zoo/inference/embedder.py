@@ -150,7 +150,8 @@ class Embedder:
         """Shape of each output of one image by name, ``embedding`` first. See ``zoo.inference.outputs``."""
         requested, shapes = self.requested, {EMBEDDING: (self.dim,)}
         if requested.layers or requested.maps:
-            blank = np.zeros((1, self.preprocessing.input_size, self.preprocessing.input_size, 3), np.uint8)
+            side, channels = self.preprocessing.input_size, self.preprocessing.channels
+            blank = np.zeros((1, side, side, channels), np.uint8)
             shapes |= {name: values.shape[1:] for name, values in self._run(blank).items()}
         heads = self._head_outputs(np.zeros((1, self.dim), np.float32))
         shapes |= {name: values.shape[1:] for name, values in heads.items()}

@@ -41,7 +41,7 @@ class TorchEngine:
         self.device, self.precision = device, precision
         self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dim = embedding_size(model)
-        self._side = preprocessing.input_size
+        self._shape = preprocessing.channels, preprocessing.input_size
         self.versions = {p: version(p) for p in ("torch", "timm")}
         self._folded: nn.Module | None = None
         self._process = os.getpid()
@@ -120,7 +120,7 @@ class TorchEngine:
             from zoo.models.fuse_bn import fold_batch_norms
 
             can_fold = self.device == "cpu" and self.precision == "fp32"
-            self._folded = (fold_batch_norms(self.model, self._side) if can_fold else None) or self.model
+            self._folded = (fold_batch_norms(self.model, *self._shape) if can_fold else None) or self.model
         return self._folded
 
 

@@ -57,7 +57,7 @@ def find_backbone(name: str, sizes: tuple[int, ...]) -> Architecture:
     )
 
 
-def create(architecture: Architecture, channels: int = 3) -> nn.Module:
+def create(architecture: Architecture) -> nn.Module:
     """Build a network of ``find_backbone``, with timm's own initialisation.
 
     Raises:
@@ -68,7 +68,7 @@ def create(architecture: Architecture, channels: int = 3) -> nn.Module:
     require_known(architecture.timm_name)
     try:
         module: nn.Module = timm.create_model(
-            architecture.timm_name, pretrained=False, num_classes=0, in_chans=channels, **architecture.model_args
+            architecture.timm_name, pretrained=False, num_classes=0, **architecture.model_args
         )
     except _REFUSALS as error:
         args = dict(architecture.model_args)

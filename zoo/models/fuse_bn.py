@@ -12,12 +12,13 @@ MAX_ERROR = 1e-5  # allowed max|difference| / max|reference| of the folded netwo
 _SIDE = 64  # pixels of the image that the network is traced with
 
 
-def fold_batch_norms(model: nn.Module, input_size: int = _SIDE) -> nn.Module | None:
+def fold_batch_norms(model: nn.Module, channels: int = 3, input_size: int = _SIDE) -> nn.Module | None:
     """Return a copy of an encoder, in eval mode on the CPU, with its batch norms folded into its convolutions.
 
     Running the network finds the pairs: a batch norm belongs to the convolution whose output tensor is its input.
 
     Args:
+        channels: of the images.
         input_size: side of the images in pixels, for a network that takes no others.
 
     Returns:
@@ -34,7 +35,7 @@ def fold_batch_norms(model: nn.Module, input_size: int = _SIDE) -> nn.Module | N
     twin = copy.deepcopy(model).eval()
     names = {module: name for name, module in twin.named_modules()}
     side = input_size if getattr(model, "pretrained_cfg", {}).get("fixed_input_size") else _SIDE
-    image = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    image = torch.rand(2, channels, side, side, generator=torch.Generator().manual_seed(0)) * 4 - 2
     image = image.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         expected = model(image)

@@ -18,7 +18,7 @@ from typing import Any
 from zoo.errors import UserError, reason_of
 from zoo.models.backbones import MAX_IMAGE_SIZE
 from zoo.models.registry import RESNETS, Architecture
-from zoo.transforms.preprocess import Preprocessing
+from zoo.transforms.preprocess import MODES, Preprocessing
 
 MODEL, HEADS, CONFIG = "model.safetensors", "heads.safetensors", "config.json"
 FORMAT = 1
@@ -82,7 +82,7 @@ class ModelConfig:
             "dtype": "float32",  # transformers would otherwise run a float16 file in float16
             "pretrained_cfg": {
                 "tag": self.tag or "",
-                "input_size": [3, size, size],
+                "input_size": [architecture.in_chans, size, size],
                 "interpolation": transform.interpolation,
                 "crop_pct": crop_pct(transform),
                 "crop_mode": "center",
@@ -155,7 +155,8 @@ def timm_name_and_args(architecture: Architecture) -> tuple[str, dict[str, objec
     arguments that ``zoo.timm_models`` adds to timm's.
     """
     own = {k: v for k in _OWN_ARGS if (v := getattr(architecture, k)) != getattr(_TIMM_DEFAULTS, k)}
-    return TIMM_PREFIX * bool(own) + architecture.timm_name, {**architecture.model_args, **own}
+    is_own = bool(own) or "stem_width" in architecture.model_args
+    return TIMM_PREFIX * is_own + architecture.timm_name, {**architecture.model_args, **own}
 
 
 def needs_import(architecture: Architecture) -> bool:
@@ -215,6 +216,9 @@ def _parse_architecture(config: Any, section: Any) -> Architecture:
         project_first=bool(section["project_first"]),
         colours=colours,
     )
+    preprocessing = Preprocessing.from_json(section["preprocessing"])
+    if preprocessing.channels != architecture.in_chans:
+        raise UserError(f"images of {preprocessing.channels} channels, a network of {architecture.in_chans}")
     own = (architecture.padding, architecture.stem, architecture.project_first)
     if not architecture.is_resnet and own != ("symmetric", "imagenet", False):
         raise UserError(f"{timm_name} is no ResNet, and has no padding, stem or projection of its own")
@@ -229,6 +233,15 @@ def require_bounded_args(timm_name: str, model_args: Mapping[str, Any], colours:
     What the name and the arguments then build is compared with the file's tensors, without memory, before it is used.
     """
     unknown = dict(model_args)
+    limits = {"in_chans": max(MODES)}
+    if timm_name in RESNETS and "preact" not in unknown:
+        limits |= {"stem_width": 64 * MAX_WIDTH, "cardinality": 1024, "base_width": 1024}
+        for name, most in (("layers", MAX_BLOCKS), ("channels", 64 * 8 * MAX_WIDTH)):
+            if name in unknown and not _are_four(unknown.pop(name), most):
+                raise UserError("model_args are out of range")
+    for name, most in limits.items():
+        if name in unknown and not (type(value := unknown.pop(name)) is int and 0 < value <= most):
+            raise UserError("model_args are out of range")
     if timm_name == "resnetv2_50" and "preact" in unknown:
         layers, width = unknown.pop("layers", [3, 4, 6, 3]), unknown.pop("width_factor", 1)
         preact = unknown.pop("preact")
@@ -281,7 +294,11 @@ def _is_size(width: Any, layers: Any) -> bool:
     """True for a width and four numbers of blocks within the limits of ``zoo convert``; timm takes them as they are."""
     if type(width) not in (int, float) or not 0 < width <= MAX_WIDTH:
         return False
-    return isinstance(layers, list) and len(layers) == 4 and all(type(n) is int and 0 < n <= MAX_BLOCKS for n in layers)
+    return _are_four(layers, MAX_BLOCKS)
+
+
+def _are_four(numbers: Any, most: int) -> bool:
+    return isinstance(numbers, list) and len(numbers) == 4 and all(type(n) is int and 0 < n <= most for n in numbers)
 
 
 def _is_doubling(channels: Any) -> bool:

@@ -6,6 +6,7 @@ The networks are timm's, so that torch.hub, timm's and transformers' hub loaders
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ def build_encoder(architecture: Architecture, *, zero_init_residual: bool = Fals
     if not architecture.is_resnet:
         return create(architecture)
     if not architecture.colours:
-        return _build_one(architecture, 3, zero_init_residual)
+        return _build_one(architecture, architecture.in_chans, zero_init_residual)
     first, second = (_build_one(architecture, channels, zero_init_residual) for channels in (1, 2))
     return SplitEncoder(first, second, architecture.colours)
 
@@ -36,15 +37,18 @@ def _build_one(architecture: Architecture, channels: int, zero_init_residual: bo
     import timm
 
     # Build timm's network.
+    args: dict[str, Any] = {k: v for k, v in architecture.model_args.items() if k not in ("in_chans", "stem_width")}
     encoder: nn.Module = timm.create_model(
         architecture.timm_name,
         pretrained=False,
         num_classes=0,
         in_chans=channels,
         zero_init_last=zero_init_residual,
-        **architecture.model_args,
+        **args,
     )
     # Change it where the official code differs.
+    if "stem_width" in architecture.model_args:
+        _set_stem_width(encoder, architecture.model_args["stem_width"])
     if architecture.stem == "cifar":
         _shrink_stem(encoder)
     if architecture.project_first:
@@ -73,6 +77,12 @@ def require_same_network(found: Architecture, expected: Architecture, what: str,
     ours, theirs = shapes(found), shapes(expected)
     same_name = found.timm_name == expected.timm_name or (found.is_resnet and expected.is_resnet)
     if sorted(ours) != sorted(theirs) or not same_name:
+        if found.timm_name == expected.timm_name and found.model_args != expected.model_args:
+            ours_args, their_args = dict(found.model_args), dict(expected.model_args)
+            raise UserError(
+                f"{what} is a {found.timm_name} with {ours_args or 'no arguments'}, {name} is one with "
+                f"{their_args or 'none'}: give weights of the same network"
+            )
         raise UserError(
             f"{what} is a {found.timm_name} with {len(ours)} tensors and {found.num_features} features, {name} is a "
             f"{expected.timm_name} with {len(theirs)} and {expected.num_features}: give weights of the same network"
@@ -91,6 +101,28 @@ def _shrink_stem(encoder: nn.Module) -> None:
     nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
     setattr(parent, convolution, small)
     setattr(parent, pool, nn.Identity())
+
+
+def _set_stem_width(encoder: nn.Module, width: int) -> None:
+    """Give timm's ``ResNet``, whose stem has 64 channels, a stem of another width; the first block follows it."""
+    from timm.models.resnet import downsample_conv
+
+    old = encoder.get_submodule("conv1")
+    block = encoder.get_submodule("layer1.0")
+    first, last = block.get_submodule("conv1"), block.get_submodule("conv3" if hasattr(block, "conv3") else "conv2")
+    assert isinstance(old, nn.Conv2d)
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(last, nn.Conv2d)
+    # Make the three layers that touch the stem's channels again, initialised as timm does.
+    padding = old.kernel_size[0] // 2
+    encoder.conv1 = nn.Conv2d(old.in_channels, width, old.kernel_size[0], old.stride[0], padding, bias=False)
+    encoder.bn1 = nn.BatchNorm2d(width)
+    padding = first.kernel_size[0] // 2
+    block.conv1 = nn.Conv2d(width, first.out_channels, first.kernel_size[0], 1, padding, bias=False)
+    for layer in (encoder.conv1, block.conv1):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    out = last.out_channels
+    block.register_module("downsample", downsample_conv(width, out, kernel_size=1) if width != out else None)
 
 
 def _pad_as_tensorflow(encoder: nn.Module, *, convolutions: bool) -> None:

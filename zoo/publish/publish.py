@@ -198,7 +198,10 @@ def compare_loaders(file: WeightFile, folder: Path, embedder: Embedder) -> Agree
         same_pixels = loaded(x).numpy()
         # the photographs through timm's transform, and resized in floating point
         transform = create_transform(**resolve_model_data_config(loaded))  # type: ignore[no-untyped-call]
-        timm_transform = loaded(torch.stack([transform(i) for i in images])).numpy()
+        in_mode = [
+            i if embedder.preprocessing.channels == 3 else i.convert(embedder.preprocessing.mode) for i in images
+        ]
+        timm_transform = loaded(torch.stack([transform(i) for i in in_mode])).numpy()
         floats = embedder.model(torch.stack([_resized_in_floats(embedder, i) for i in images])).numpy()
     # Measure the differences.
     agreement = Agreement(len(images), _error(same_pixels, ours), _error(timm_transform, ours), _error(floats, ours))
@@ -294,7 +297,7 @@ def _resized_in_floats(embedder: Embedder, image: Image) -> Tensor:
     if preprocessing.tf_bicubic:
         return (torch.from_numpy(preprocessing.float_pixels(image)).permute(2, 0, 1) / 255 - mean) / std
     # Otherwise resize without rounding, then crop the centre.
-    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    x = torch.from_numpy(preprocessing.channels_of(image)).permute(2, 0, 1)[None].float() / 255
     scale = preprocessing.resize / min(x.shape[-2:])
     size = [max(preprocessing.resize, int(side * scale)) for side in x.shape[-2:]]
     x = F.interpolate(x, size=size, mode=preprocessing.interpolation, antialias=True).clamp(0, 1)

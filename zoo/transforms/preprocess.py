@@ -36,6 +36,9 @@ MAX_WHOLE_PIXELS = 4_000_000  # an uncropped image: a ResNet-50 needs a gigabyte
 MAX_SIDE = 4096  # a crop of this side is 200 MB of floats, and some gigabytes in the network
 MIN_STD, MAX_VALUE = 1e-6, 1e6  # of values in 0..1, or in 0..255 for networks that scale them
 
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+"""Pillow's mode of an image by its number of channels."""
+
 PILLOW = "pillow"
 RESIZINGS = (PILLOW, *TF_BICUBIC)
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -49,7 +52,8 @@ class Preprocessing:
         input_size: side of the square crop in pixels.
         resize: length in pixels to which the short side is resized before the crop, at least ``input_size``.
         interpolation: nearest, bilinear, bicubic, lanczos, box or hamming.
-        mean, std: normalisation of the channels R, G, B, for values in 0..1.
+        mean, std: normalisation of the channels R, G, B, for values in 0..1. One number each makes the image gray
+            (Pillow's ``L``), two ``LA`` and four ``RGBA``; images are laid on white before, so their alpha is opaque.
         resizing: ``pillow`` resizes the short side with antialias, then crops. ``byol`` and ``simclr`` follow those
             official codes: they crop the centre square of ``input_size / resize`` of the short side, then resize it
             with TensorFlow's bicubic without antialias. The JSON omits the value ``pillow``, as old files do.
@@ -61,8 +65,8 @@ class Preprocessing:
     input_size: int
     resize: int
     interpolation: str = "bicubic"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     resizing: str = PILLOW
 
     def __post_init__(self) -> None:
@@ -77,11 +81,26 @@ class Preprocessing:
         if not (_are_channels(self.mean) and _are_channels(self.std) and all(s >= MIN_STD for s in self.std)):
             raise UserError(
                 f"preprocessing: mean and std need three finite numbers each up to {MAX_VALUE:g}, std from {MIN_STD:g}"
+                " (one for gray images, two or four with alpha)"
             )
+        if len(self.mean) != len(self.std):
+            raise UserError(f"preprocessing: mean has {len(self.mean)} numbers and std {len(self.std)}: give as many")
         if self.resizing not in RESIZINGS:
             raise UserError(f"preprocessing: resizing must be one of {', '.join(RESIZINGS)}")
+        if self.tf_bicubic and self.channels != 3:
+            raise UserError(f"preprocessing: resizing {self.resizing} is for RGB, not for {self.channels} channels")
         if self.tf_bicubic and self.interpolation != "bicubic":
             raise UserError(f"preprocessing: resizing {self.resizing} is bicubic, not {self.interpolation}")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input, 1 to 4."""
+        return len(self.mean)
+
+    @property
+    def mode(self) -> str:
+        """Pillow's mode of the network's images: L, LA, RGB or RGBA."""
+        return MODES[self.channels]
 
     @property
     def tf_bicubic(self) -> TfBicubic | None:
@@ -95,13 +114,14 @@ class Preprocessing:
             fraction = self.input_size / self.resize
             crop = f"centre crop of {fraction:.4g} of the short side, then " if fraction < 1 else "centre crop, then "
             return f"{crop}{tf.function} to {self.input_size} (bicubic without antialias)"
-        return f"short side to {self.resize} ({self.interpolation}), centre crop {self.input_size}"
+        kind = "" if self.channels == 3 else f", as {self.mode}" + (" with opaque alpha" if self.channels > 1 else "")
+        return f"short side to {self.resize} ({self.interpolation}), centre crop {self.input_size}{kind}"
 
     def pixels(self, image: Image) -> NDArray[np.uint8]:
         """Resize and crop one PIL image of mode RGB.
 
         Returns:
-            uint8 [input_size, input_size, 3].
+            uint8 [input_size, input_size, 3]; the last axis is ``channels``, here and below.
 
         Raises:
             UnreadableImage: ``too-large``: the image is so long and thin that it would be resized to more than
@@ -109,9 +129,7 @@ class Preprocessing:
         """
         if tf := self.tf_bicubic:
             return tf.pixels(image, self._box(tf, image), self.input_size)
-        import numpy as np
-
-        return np.array(self._centre(self._resize(image, MAX_RESIZED_PIXELS)))
+        return self.channels_of(self._centre(self._resize(image, MAX_RESIZED_PIXELS)))
 
     def ten_crops(self, image: Image) -> list[NDArray[np.uint8]]:
         """Crop four corners and the centre of the resized image, then of its mirror image: torchvision's ``TenCrop``.
@@ -139,7 +157,8 @@ class Preprocessing:
         crops = []
         for upright in (resized, resized.transpose(Transpose.FLIP_LEFT_RIGHT)):
             corners = _corners(upright.width, upright.height, self.input_size)
-            crops += [np.array(upright.crop(box)) for box in corners] + [np.array(self._centre(upright))]
+            crops += [self.channels_of(upright.crop(box)) for box in corners]
+            crops.append(self.channels_of(self._centre(upright)))
         return crops
 
     def whole(self, image: Image) -> NDArray[np.uint8]:
@@ -152,10 +171,8 @@ class Preprocessing:
             UnreadableImage: ``too-large``: the result would have more than ``MAX_WHOLE_PIXELS``.
             UserError: this ``resizing`` crops first and never resizes a whole image.
         """
-        import numpy as np
-
         self.require_whole()
-        return np.array(self._resize(image, MAX_WHOLE_PIXELS))
+        return self.channels_of(self._resize(image, MAX_WHOLE_PIXELS))
 
     def check_size(self, width: int, height: int, crops: str = "center") -> None:
         """Refuse an image by its width and height, before it is decoded; exchanging the two changes nothing.
@@ -228,11 +245,21 @@ class Preprocessing:
         size = self.input_size
         if tf := self.tf_bicubic:
             return tf.pixels(image, box, size)
-        import numpy as np
         from PIL.Image import Resampling
 
         part = _whole_of(image).part(box)
-        return np.asarray(image.resize((size, size), Resampling[self.interpolation.upper()], box=part))
+        image = self._in_mode(image)
+        return self.channels_of(image.resize((size, size), Resampling[self.interpolation.upper()], box=part))
+
+    def channels_of(self, image: Image) -> NDArray[np.uint8]:
+        """Return the pixels of an RGB image in the network's channels, uint8 [H, W, channels], at its own size."""
+        import numpy as np
+
+        return np.array(self._in_mode(image)).reshape(image.height, image.width, self.channels)
+
+    def _in_mode(self, image: Image) -> Image:
+        """Convert before the resize, as torchvision's and timm's transforms do."""
+        return image if self.channels == 3 else image.convert(self.mode)
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Normalise uint8 [N, H, W, 3] in 0..255 to contiguous float32 [N, 3, H, W]: (value / 255 - mean) / std."""
@@ -279,6 +306,7 @@ class Preprocessing:
         whole = _whole_of(image)
         width, height = self._resized_size(whole.width, whole.height)
         _check_resized((width, height), max_pixels)
+        image = self._in_mode(image)
         if (width, height) == image.size:
             return image
         box = whole.box if whole.reduction != 1 else None
@@ -316,7 +344,7 @@ def _is_side(value: object) -> bool:
 def _are_channels(values: object) -> bool:
     return (
         isinstance(values, Sequence)
-        and len(values) == 3
+        and len(values) in MODES
         and all(isinstance(v, Real) and not isinstance(v, bool) and abs(float(v)) <= MAX_VALUE for v in values)
     )
 

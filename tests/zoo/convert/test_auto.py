@@ -216,13 +216,12 @@ def changed(state: State, **values: Tensor) -> State:
 
 
 REFUSED: dict[str, tuple[Callable[[State], object], str]] = {
-    "gray": (lambda s: changed(s, conv1__weight=torch.ones(8, 1, 7, 7)), "a grayscale network .* takes 1"),
-    "two": (lambda s: changed(s, conv1__weight=torch.ones(8, 2, 7, 7)), "a network of 2 input channels"),
+    "thirteen": (lambda s: changed(s, conv1__weight=torch.ones(8, 13, 7, 7)), "a network of 13 input channels"),
     "width": (
         lambda s: changed(s, layer1__0__conv1__weight=torch.ones(4, 8, 1, 1)),
-        "first stage of 4: an unusual width",
+        "a 3x3 convolution of 8 inputs after 4 channels",
     ),
-    "groups": (lambda s: changed(s, layer1__0__conv2__weight=torch.ones(8, 4, 3, 3)), "a ResNeXt"),
+    "groups": (lambda s: changed(s, layer1__0__conv2__weight=torch.ones(8, 4, 3, 3)), "does not fit its architecture"),
     "attention": (lambda s: changed(s, layer1__0__se__fc1__weight=torch.ones(8)), "an SE-ResNet"),
     "split": (lambda s: changed(s, bn1__running_mean=torch.ones(16)), "split batch norm"),
     "no relu": (lambda s: shifted(s, 2), "its stem has no ReLU"),
@@ -355,3 +354,19 @@ def test_real_libraries(net: Network, tmp_path: Path) -> None:
         heads = load_heads(locate(converted.folder))
         assert heads is not None
         assert torch.equal(heads.projector(expected), model.projection_head(expected))
+
+
+def test_a_part_of_a_head_is_no_head(net: Network, tmp_path: Path) -> None:
+    """DINO's head, as lightly has it: three layers with GELU between, then a normalised last layer."""
+    layers = nn.Sequential(nn.Linear(256, 32), nn.GELU(), nn.Linear(32, 16))
+    last = {"last_layer.parametrizations.weight.original1": torch.ones(8, 16)}
+    own = under("projection_head.layers.", dict(layers.state_dict())) | under("projection_head.", last)
+    converted = read({"state_dict": under("backbone.", net.state) | own}, tmp_path)
+    assert not converted.config.heads
+    assert "state_dict.projection_head.layers.0.weight" in converted.left_out
+
+
+def test_the_activation_that_is_assumed_is_said(net: Network, tmp_path: Path) -> None:
+    own = under("projector.", dict(byol_mlp(256, 32, 16).state_dict()))
+    converted = read({"state_dict": under("backbone.", net.state) | own}, tmp_path)
+    assert converted.found.endswith("heads: projector (their layers without tensors are read as ReLU)")

@@ -41,7 +41,7 @@ _DTYPES = {  # of the elements by the storage's name; ``UntypedStorage`` holds b
 }
 _TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
 _PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
-_TENSOR_CLASSES = ("torch.Tensor", "torch.nn.parameter.Parameter")
+TENSOR_CLASSES = ("torch.Tensor", "torch.nn.parameter.Parameter")
 _VALUES = (  # names whose calls are checked in ``call``
     *(("torch._utils", name) for name in (*_TENSORS, *_PARAMETERS)),
     *(("torch._tensor", "_rebuild_from_type_v2"), ("torch", "Tensor"), ("torch.nn.parameter", "Parameter")),
@@ -124,7 +124,7 @@ class Claims(PickleMachine):
         if name.name == "_rebuild_from_type_v2" and len(args) == 4:
             function, kind, inner, _ = args  # a tensor with attributes
             is_known = isinstance(function, Name) and function.name in (*_TENSORS, *_PARAMETERS)
-            if is_known and type(inner) is tuple and str(kind) in _TENSOR_CLASSES:
+            if is_known and type(inner) is tuple and str(kind) in TENSOR_CLASSES:
                 return self.call(function, inner)
         if name.name in ("OrderedDict", "Counter"):
             return self._mapping(*args)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from zoo.convert.readers.pickle_machine import Name, is_key, refuse
-from zoo.convert.readers.torch_claims import Checked, Claims, StorageClaim, TensorClaim, check_claims
+from zoo.convert.readers.torch_claims import TENSOR_CLASSES, Checked, Claims, StorageClaim, TensorClaim, check_claims
 from zoo.errors import UserError, reason_of
 
 _MAX_DEPTH = 100
@@ -84,6 +84,8 @@ class _Tree(Claims):
             Claims.find_class(self, name.module, name.name)
         except pickle.UnpicklingError:
             return _Unread(name)
+        if name.name == "_rebuild_from_type_v2" and len(args) == 4 and str(args[1]) not in TENSOR_CLASSES:
+            return _Unread(args[1])  # a class of tensor that is not read, such as a shard of FSDP
         if name.module in ("torch._utils", "torch._tensor"):
             return super().call(name, args)  # a tensor that claims too much refuses the file
         try:

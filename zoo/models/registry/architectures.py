@@ -28,6 +28,10 @@ class ModelArgs(TypedDict, total=False):
     channels: list[int]
     width_factor: float
     norm_layer: str
+    cardinality: int
+    base_width: int
+    stem_width: int  # ours: channels of the stem where they are not 64
+    in_chans: int
     img_size: int
     dynamic_img_size: bool
 
@@ -58,6 +62,11 @@ class Architecture:
     stem: str = "imagenet"
     project_first: bool = False
     colours: str = ""
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the images: 1 (grayscale), 2 (with alpha), 3 (RGB) or 4 (RGBA)."""
+        return self.model_args.get("in_chans", 3)
 
     @property
     def is_resnet(self) -> bool:

@@ -185,7 +185,7 @@ def _depth(architecture: Architecture) -> str:
 
 
 def _pixels(transform: Preprocessing) -> str:
-    text = f"RGB, {transform.summary}"
+    text = f"{transform.mode}, {transform.summary}" if transform.channels == 3 else transform.summary
     if (transform.mean, transform.std) == (registry.IMAGENET_224.mean, registry.IMAGENET_224.std):
         return f"{text}, ImageNet mean and std"
     return f"{text}, mean {', '.join(map(str, transform.mean))}, std {', '.join(map(str, transform.std))}"

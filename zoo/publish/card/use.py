@@ -5,6 +5,7 @@ from __future__ import annotations
 from zoo.models.model_config import needs_import
 from zoo.publish.card.facts import SAME, SAME_PHOTOGRAPH, Agreement, Facts, Int8
 from zoo.publish.card.markdown import wrap
+from zoo.transforms.preprocess import Preprocessing
 from zoo.transforms.tf_bicubic import TfBicubic
 
 
@@ -50,7 +51,7 @@ def _other_loaders(facts: Facts, repository: str) -> list[str]:
         *_timm(repository, own_import),
         *_transformers(repository, own_import),
         *_torch_hub(repository, facts),
-        *_onnx_runtime(repository, facts.preprocessing.input_size),
+        *_onnx_runtime(repository, facts.preprocessing),
         *(_measured(facts, facts.agreement) if facts.agreement else []),
     ]
 
@@ -113,9 +114,10 @@ def _torch_hub(repository: str, facts: Facts) -> list[str]:
     ]
 
 
-def _onnx_runtime(repository: str, size: int) -> list[str]:
+def _onnx_runtime(repository: str, transform: Preprocessing) -> list[str]:
+    shape = f"[N, {transform.input_size}, {transform.input_size}, {transform.channels}]"
     return [
-        f"ONNX Runtime, without torch; normalisation is in the graph, pixels are uint8 [N, {size}, {size}, 3]:",
+        f"ONNX Runtime, without torch; normalisation is in the graph, pixels are uint8 {shape}:",
         "",
         "    import onnxruntime",
         "    from huggingface_hub import hf_hub_download",
