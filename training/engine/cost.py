@@ -122,9 +122,13 @@ def expectation(recipe: Recipe, device: torch.device, *, images: int, ranks: int
         images: that are still to be seen, of all epochs.
         entries: training images, for each of which a memory bank has a vector.
     """
-    count, limit = operations(recipe), device_memory(device)
+    limit = device_memory(device)
     of = "" if limit is None else f" of {limit / 1e9:.1f}"
     memory = f"expected: {estimate(recipe, ranks, entries).total / 1e9:.1f}{of} GB on {device}"
+    try:
+        count = operations(recipe)
+    except Exception:  # a method of the user's own that cannot be built without memory can still be trained
+        return f"{memory}; the first steps will tell the time of {images} images"
     work = f"{images} images x {count / 1e9:.3g} GFLOP"
     rate = nearest_rate(count, recipe.precision, device.type, measured_rates())
     if rate is None or ranks > 1:

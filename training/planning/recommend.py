@@ -102,7 +102,7 @@ def recommend(images: int, size: int, device: str, memory: float | None, *, meas
     recipe = override(find(name), settings)
     # The time: from a rate that was measured, here or on another machine.
     rate = measure(recipe, target, side=size) if measured else None
-    seconds = _hours(recipe, images, target, rate, reasons)
+    seconds = _hours(recipe, images, size, target, rate, reasons)
     return Recommendation(name, recipe, settings, target, reasons, seconds)
 
 
@@ -139,10 +139,12 @@ def _epochs(name: str, recipe: Recipe, images: int, reasons: dict[str, str]) -> 
     return changed
 
 
-def _hours(recipe: Recipe, images: int, device: str, rate: Rate | None, reasons: dict[str, str]) -> float | None:
+def _hours(
+    recipe: Recipe, images: int, size: int, device: str, measured: Rate | None, reasons: dict[str, str]
+) -> float | None:
     """Return the expected seconds, and tell what they are based on."""
     count = operations(recipe)
-    rate = rate or nearest_rate(count, recipe.precision, device, measured_rates())
+    rate = measured or nearest_rate(count, recipe.precision, device, measured_rates())
     seen = images * recipe.optim.epochs
     if rate is None:
         reasons["hours"] = (
@@ -151,8 +153,9 @@ def _hours(recipe: Recipe, images: int, device: str, rate: Rate | None, reasons:
         )
         return None
     seconds = count * seen / rate.operations_per_second
+    decoding = "" if measured or size <= 2 * recipe.views.size else "; decoding such large images comes on top"
     reasons["hours"] = (
         f"about {duration(seconds)} on {rate.hardware}: {seen} images x {count / 1e9:.3g} GFLOP at "
-        f"{rate.operations_per_second / 1e9:.0f} GFLOP/s, measured with {rate.recipe}"
+        f"{rate.operations_per_second / 1e9:.0f} GFLOP/s, measured with {rate.recipe}{decoding}"
     )
     return seconds

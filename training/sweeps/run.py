@@ -22,6 +22,7 @@ import torch
 from training.data.sampler import EpochSampler
 from training.engine import checkpoint
 from training.engine.loop import train
+from training.engine.memory import require_fit
 from training.engine.validate import check_run
 from training.methods import build_method
 from training.monitoring.collapse import collapsed, effective_rank, held_out_knn, output_spread
@@ -79,7 +80,9 @@ def sweep(
     data: list[list[str | int]] = [[d.name, len(d), d.content()] for d in (train_data, held_out)]
     # Refuse a wrong candidate before the first one is trained.
     for settings in alive:
-        check_run(_shortened(override(recipe, settings), lengths[0]), train_data, device)
+        one = _shortened(override(recipe, settings), lengths[0])
+        check_run(one, train_data, device)
+        require_fit(one, torch.device(device))
     atomic_files.make_folder(out)
     with atomic_files.locked(out / _LOCK) as acquired:
         if not acquired:

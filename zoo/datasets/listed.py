@@ -7,14 +7,16 @@ import re
 from pathlib import Path
 
 from zoo.errors import UserError
-from zoo.sources import open_source
+from zoo.sources import STDIN, open_source
 from zoo.sources.base import ImageRow, Source
 from zoo.sources.file_listing import Listing
 from zoo.sources.storage import is_url
+from zoo.transforms.decode import EXTENSIONS
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls", "class", "category", "target")
 _LISTS = (".txt", ".lst", ".csv", ".tsv", ".jsonl", ".arrow")
 _URL_AS_PATH = re.compile(r"^([a-z][a-z0-9+.-]+):/(?!/)")
+_NUMBERED_TABLES = re.compile(r"\{\d+\.\.\d+\}.*\.(parquet|arrow)$", re.IGNORECASE)  # tars have a reader of their own
 _NO_COLUMN = re.compile(r"has no column|only a \.csv or \.tsv has columns")
 
 
@@ -53,8 +55,8 @@ def text_of(source: Path | str) -> str:
 
 
 def takes(text: str) -> bool:
-    """True for what only ``zoo.sources`` reads: a list, a glob, a URL, a saved or downloaded Hugging Face folder."""
-    if is_url(os.fsencode(text)):
+    """True for what only ``zoo.sources`` reads: a list, ``-``, an image, a glob, a URL, a Hugging Face folder."""
+    if text == STDIN or is_url(os.fsencode(text)):
         return True
     path = Path(text)
     if path.is_dir():
@@ -62,8 +64,8 @@ def takes(text: str) -> bool:
         is_downloaded = data.is_dir() and any(data.glob("*.parquet")) and not any(path.glob("*.parquet"))
         return is_downloaded or any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
     if path.is_file():
-        return path.suffix.lower() in _LISTS
-    return any(character in text for character in "*?[")
+        return path.suffix.lower() in (*_LISTS, *EXTENSIONS)
+    return any(character in text for character in "*?[") or _NUMBERED_TABLES.search(text) is not None
 
 
 def split_of(text: str, split: str) -> str | None:
@@ -85,7 +87,7 @@ def _with_labels(text: str, label_column: str | None) -> tuple[Source, Listing, 
     if label_column is not None:  # its absence is an error
         source = open_source(text, [label_column])
         return source, source.listing(), label_column
-    for name in LABEL_COLUMNS:
+    for name in LABEL_COLUMNS if text != STDIN else ():  # standard input can be read once, and has no columns
         try:
             source = open_source(text, [name])
             return source, source.listing(), name

@@ -248,8 +248,7 @@ def require_bounded_args(timm_name: str, model_args: Mapping[str, Any], colours:
         if preact is not False or not _is_size(width, layers):
             raise UserError("model_args are out of range")
     elif colours:
-        channels, layers = unknown.pop("channels", [64, 128, 256, 512]), unknown.pop("layers", [3, 4, 6, 3])
-        if timm_name not in RESNETS or not _is_doubling(channels) or not _is_size(1, layers):
+        if timm_name not in RESNETS or not _is_doubling(model_args.get("channels", [64, 128, 256, 512])):
             raise UserError("model_args are out of range")
     elif timm_name not in RESNETS:
         side, dynamic = unknown.pop("img_size", 1), unknown.pop("dynamic_img_size", True)

@@ -32,7 +32,7 @@ from zoo.sources.storage import Local, Remote, Storage, is_url, open_storage
 from zoo.sources.tar import TarFiles, expand
 from zoo.transforms.decode import EXTENSIONS
 
-__all__ = ["Source", "absolute", "open_source"]
+__all__ = ["STDIN", "Source", "absolute", "open_source"]
 
 STDIN = "-"
 _LISTS = (".txt", ".lst", ".csv", ".tsv", ".jsonl")

@@ -56,6 +56,8 @@ def test_hours_are_the_recorded_rate_scaled_by_operations() -> None:
     other = nearest_rate(operations(larger.recipe), "fp32", "cpu", measured_rates())
     assert other is not None
     assert larger.seconds == pytest.approx(900_000 * operations(larger.recipe) / other.operations_per_second)
+    assert "decoding such large images comes on top" not in larger.reasons["hours"]
+    assert "decoding such large images comes on top" in recommended(50_000, 500, "cpu", 8).reasons["hours"]
     on_gpu = recommended(50_000, 32, "gpu", 8)
     assert "not known" in on_gpu.reasons["hours"]
     assert "--measure" in on_gpu.reasons["hours"]
@@ -81,6 +83,24 @@ def test_a_rate_that_is_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
     found = recommended(1000, 32, "cpu", 4, measured=True)
     assert "on here:" in found.reasons["hours"]
     assert found.seconds == pytest.approx(800_000 * operations(found.recipe) / 1e11)
+
+
+def test_a_method_that_cannot_be_built_without_memory_is_still_trained(
+    photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "counting_method.py").write_text(
+        "from training.methods.simsiam import SimSiam\n"
+        "class Counting(SimSiam):\n"
+        "    @classmethod\n"
+        "    def from_recipe(cls, recipe):\n"
+        "        method = super().from_recipe(recipe)\n"
+        "        assert sum(p.sum().item() for p in method.parameters()) != 0\n"
+        "        return method\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = replace(tiny("simsiam"), method="counting_method:Counting")
+    training.train(recipe, photos, tmp_path / "run", device="cpu")
+    assert "GB on cpu; the first steps will tell the time of 80 images" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from tiny_runs import tiny
 
+from training.engine import memory
 from training.launch import launch_sweep
 from training.sweeps import run as sweeps
 from training.sweeps.grid import candidates, kept, parse, rung_epochs
@@ -175,6 +176,11 @@ def test_a_candidate_that_cannot_run_stops_a_sweep_before_its_first_run(
 ) -> None:
     with pytest.raises(UserError, match="fewer than a batch of 64"):
         sweep(tiny("simsiam"), *splits, tmp_path / "out", **options(over={"optim.batch_size": ["8", "64"]}))
+    assert not (tmp_path / "out").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "device_memory", lambda device: 800_000_000)
+        with pytest.raises(UserError, match=r"needs about .* GB on cpu, which has 0\.8"):
+            sweep(tiny("simsiam"), *splits, tmp_path / "out", **options(over={"architecture": ["tiny", "r50"]}))
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="has no labels"):
         sweep(tiny("simsiam"), replace(splits[0], labels=None), splits[1], tmp_path / "out", **options())

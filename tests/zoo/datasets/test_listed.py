@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image
 
 from zoo.datasets.dataset import evaluation_splits, has_split, open_dataset, open_training_data
 from zoo.errors import UserError
+from zoo.sources import open_source
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255)}
 
@@ -84,6 +88,42 @@ def test_a_file_url_and_a_missing_file_in_a_list(folder: Path) -> None:
     assert data.required_labels.tolist() == [1, 0]
     with pytest.raises(UserError, match=r"blue7\.png cannot be read"):
         data.image(1)
+
+
+def test_every_form_of_images_is_data_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``zoo.sources`` documents: as many rows, and the same bytes."""
+    red, blue = ((folder / f"{name}0.png").read_bytes() for name in COLOURS)
+    (folder / "shards").mkdir()
+    for number in range(2):
+        pq.write_table(pa.table({"image": [red, blue], "label": [0, 1]}), folder / "shards" / f"a-{number:03d}.parquet")
+        with tarfile.open(folder / "shards" / f"a-{number:03d}.tar", "w") as tar:
+            tar.add(folder / "red0.png", f"{number}.png")
+    (folder / "list.txt").write_text("red0.png\n")
+    forms = ("red0.png", "*.png", "shards/a-{000..001}.parquet", "shards/a-*.parquet", "shards/a-000.parquet",
+             "shards/a-{000..001}.tar", "shards/a-*.tar", "list.txt", f"file://{folder}/red0.png")  # fmt: skip
+    monkeypatch.chdir(folder)
+    for form in forms:
+        data, source = open_training_data(form), open_source(form)
+        rows = source.listing().files.to_pylist()
+        assert len(data) == len(rows), form
+        assert tuple(data.pixels(0)[0, 0]) in COLOURS.values(), form
+    assert open_training_data("shards/a-{000..001}.parquet").required_labels.tolist() == [0, 1, 0, 1]
+    with pytest.raises(UserError):
+        open_training_data("shards/a-{000..007}.parquet")
+
+
+def test_a_list_on_standard_input(folder: Path) -> None:
+    words = ["zoo-train", "run", "simsiam_r18_tin32", "--data", "-", "--out", "run", "--device", "cpu"]
+    words += ["--set", "optim.epochs=1", "--set", "optim.batch_size=4"]
+    names = "".join(f"{path.name}\n" for path in sorted(folder.glob("*.png")))
+    code = "import sys; from training.cli import main; main()"
+    command = [sys.executable, "-c", code, *words[1:]]
+    done = subprocess.run(command, cwd=folder, input=names, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    labels = subprocess.run(
+        [*command, "--label-column", "species"], cwd=folder, input=names, capture_output=True, text=True, check=False
+    )
+    assert (labels.returncode, labels.stderr.count("\n")) == (2, 1)
 
 
 @pytest.mark.parametrize("splits", [True, False])
