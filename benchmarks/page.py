@@ -4,8 +4,8 @@
 
 The script writes a result of so many rows through the project's own writer: vectors around 100 centres, the 24 example
 photographs as hard links, and three kept columns. ``zoo serve`` runs in a process of its own. ``page.mjs`` opens the
-page and measures in it: the first paint, the first frame with the map, frames while the map is panned, and the time
-of a filter and of a colouring. The graphics card is off, so that a machine without one can repeat it.
+page and measures in it: the first paint, the first frame with the map, frames and paints while the map is panned, and
+the time of a filter and of a colouring. The graphics card is off, so that a machine without one can repeat it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python examples/neighbours.py --images examples/photos --embeddings embeddings --out neighbours.png
 
-Each row shows the query, then the photographs nearest to it by cosine similarity, nearest first.
+Each row shows the query, then the photographs nearest to it, nearest first, with rank and centred cosine. Nothing is
+left out. `crops.py` makes a collection in which it is known what is alike.
 """
 
 import argparse
@@ -44,14 +45,14 @@ def draw(rows: list[list[tuple[str, float | None]]], folder: Path) -> Image.Imag
     sheet = Image.new("RGB", (step * (NEIGHBOURS + 1) + 3 * GAP, (step + 14) * len(rows)), "white")
     pen = ImageDraw.Draw(sheet)
     for y, row in enumerate(rows):
-        for x, (path, cosine) in enumerate(row):
-            left, top = x * step + (3 * GAP if x else 0), y * (step + 14)  # a gap after the query
+        for rank, (path, cosine) in enumerate(row):
+            left, top = rank * step + (3 * GAP if rank else 0), y * (step + 14)  # a gap after the query
             with Image.open(folder / path) as image:
                 tile = ImageOps.exif_transpose(image)
                 if tile.mode.startswith("I"):  # 16-bit gray
                     tile = Image.fromarray((np.asarray(tile, np.float32) / 257).astype(np.uint8))
                 sheet.paste(ImageOps.fit(tile.convert("RGB"), (SIDE, SIDE)), (left, top))
-            pen.text((left, top + SIDE), "asked for" if cosine is None else f"{cosine:.2f}", fill="black")
+            pen.text((left, top + SIDE), "asked for" if cosine is None else f"{rank} · {cosine:.2f}", fill="black")
     return sheet
 
 
