@@ -63,6 +63,8 @@ class View:
     grayscale_p: UnitInterval = 0.2
     blur_p: UnitInterval = 1.0
     solarize_p: UnitInterval = 0.0
+    rand_augment: NonNegativeInt = 0  # InfoMin: operations of RandAugment, between blur and grayscale
+    cells: PositiveInt = 1  # PIRL: flip and colours are drawn for each cell of a grid of so many rows and columns
 
 
 @dataclass(frozen=True)
@@ -341,9 +343,13 @@ def _one_of(choices: tuple[str, ...], text: str, option: str) -> str:
 def to_json(recipe: Recipe) -> dict[str, JSON]:
     """Return nested dicts, as logs, checkpoints and cards store them.
 
-    ``options`` and ``optim.decay_start``, which came later, are left out where they say nothing.
+    ``options``, ``optim.decay_start`` and two fields of a view, which came later, are left out where they say nothing.
     """
     values = dataclasses.asdict(recipe)
+    for view in (values["views"][name] for name in ("first", "second", "small")):
+        for key, nothing in (("rand_augment", 0), ("cells", 1)):
+            if view is not None and view[key] == nothing:
+                del view[key]
     if not values["options"]:
         del values["options"]
     if not values["optim"]["decay_start"]:
