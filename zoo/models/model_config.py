@@ -213,7 +213,7 @@ def _parse_architecture(config: Any, section: Any) -> Architecture:
         preact = unknown.pop("preact")
         if preact is not False or not _is_size(width, layers):
             raise UserError("model_args are out of range")
-    if unknown.pop("norm_layer", "groupnorm") not in _NORMS:
+    elif unknown.pop("norm_layer", "groupnorm") not in _NORMS:
         raise UserError(f"norm_layer {model_args['norm_layer']!r} is not known to this version")
     if unknown:
         raise UserError(f"model_args {sorted(unknown)} are not known to this version")
