@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from training.recipes import imagenet
 from training.recipes.config import Heads, Objective, Optim, Recipe, View, Views
@@ -213,7 +214,8 @@ def _views(setting: Setting) -> list[AblationRow]:
     for column, (method, base) in enumerate((("BYOL", setting.byol), ("SimCLR", setting.simclr))):
         for label in labels:
             pair = (base.views.first, base.views.second or base.views.first)
-            first, second = (replace(view, **changes) for view, changes in zip(pair, _VIEWS[label], strict=True))
+            changes: list[dict[str, Any]] = [dict(change) for change in _VIEWS[label]]
+            first, second = (replace(view, **change) for view, change in zip(pair, changes, strict=True))
             recipe = replace(base, views=replace(base.views, first=first, second=second))
             rows.append(AblationRow(label, recipe, scores[label][column], method))
     return rows

@@ -6,7 +6,8 @@ Per view, all parameters reach the device in two small copies; nothing is read b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +15,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data import augment_ops
+from training.data import augment_ops, rand_augment
 from training.data.packed_batch import PackedImages
 from training.recipes.config import View, Views
 from zoo.numerics.counter_rng import uniforms
 from zoo.transforms.random_crop import TF_TRIES, TRIES, central_offset, clamped_size, retried_size, tf_size
 
+_CELLS = 1 << 21  # added to the stream of a view whose cells are changed by themselves
 _SIGMA = (0.1, 2.0)  # blur radius in pixels, in both codes
 _CPU_PIXELS = 1 << 18  # pixels processed at once: about what the caches hold
 _GPU_PIXELS = 1 << 26  # some 1.5 GB of the GPU's memory
@@ -43,6 +45,7 @@ class ViewParameters:
     blur: NDArray[np.bool_]
     sigma: Floats  # blur radius in pixels
     solarize: NDArray[np.bool_]
+    rand_augment: rand_augment.Drawn | None = None
 
 
 def draw_parameters(
@@ -87,6 +90,9 @@ def draw_parameters(
         blur=next(u) < view.blur_p,
         sigma=_SIGMA[0] + next(u) * (_SIGMA[1] - _SIGMA[0]),
         solarize=next(u) < view.solarize_p,
+        rand_augment=rand_augment.draw(view.rand_augment, indices, seed=seed, epoch=epoch, stream=stream)
+        if view.rand_augment
+        else None,
     )
 
 
@@ -119,8 +125,44 @@ def make_views(
         if view is not None:
             sizes = (images.heights, images.widths)
             parameters = draw_parameters(view, views.operations, *sizes, indices, seed=seed, epoch=epoch, stream=stream)
-            made.append(apply_parameters(images, parameters, views, view, size))
+            if view.cells > 1:
+                crop = apply_parameters(images, without_changes(parameters), views, view, size)
+                made.append(_change_cells(crop, indices, views, view, seed=seed, epoch=epoch, stream=stream))
+            else:
+                made.append(apply_parameters(images, parameters, views, view, size))
     return made
+
+
+def without_changes(drawn: ViewParameters) -> ViewParameters:
+    """Return the crops alone: nothing is mirrored, and no colour changes."""
+    names = ("flip", "jitter", "grayscale", "blur", "solarize")
+    none: dict[str, Any] = {name: np.zeros(len(drawn.box), bool) for name in names}
+    return replace(drawn, rand_augment=None, **none)
+
+
+def _change_cells(
+    crops: Tensor, indices: Ints, views: Views, view: View, *, seed: int, epoch: int | Ints, stream: int
+) -> Tensor:
+    """Mirror and colour each cell of normalised crops [B, 3, S, S] by itself; the crops are rounded to 8 bits first."""
+    b, _, side, _ = crops.shape
+    grid, cell = view.cells, side // view.cells
+    # Cut the crops into images of their own: [B, rows, columns, cell, cell, 3].
+    mean, std = (crops.new_tensor(values).view(3, 1, 1) for values in (MEAN, views.std))
+    pixels = ((crops * std + mean) * 255).round().clamp(0, 255).byte()
+    pixels = pixels.view(b, 3, grid, cell, grid, cell).permute(0, 2, 4, 3, 5, 1)
+    sizes = np.full(b * grid**2, cell, np.int64)
+    packed = PackedImages(pixels.reshape(-1, 3).contiguous(), sizes, sizes)
+    # Each is a sample, cropped to itself.
+    numbers = (indices[:, None] * grid**2 + np.arange(grid**2)).ravel()
+    epochs = epoch if isinstance(epoch, int) else np.repeat(epoch, grid**2)
+    whole = replace(view, min_area=1.0, max_area=1.0)
+    kinds = (views.operations, sizes, sizes, numbers)
+    drawn = draw_parameters(whole, *kinds, seed=seed, epoch=epochs, stream=stream + _CELLS)
+    drawn = replace(drawn, box=np.tile(np.array([[0, 0, cell, cell]]), (len(sizes), 1)))
+    changed = apply_parameters(packed, drawn, views, view, cell)
+    # Put them back into their places.
+    changed = changed.view(b, grid, grid, 3, cell, cell).permute(0, 3, 1, 4, 2, 5)
+    return changed.reshape(b, 3, side, side).contiguous(memory_format=torch.channels_last)
 
 
 def apply_parameters(images: PackedImages, drawn: ViewParameters, views: Views, view: View, size: int) -> Tensor:
@@ -213,8 +255,15 @@ def _colour_operations(drawn: ViewParameters, operations: str, view: View, size:
         for kind, operation in enumerate(jitter):
             selected = drawn.jitter & (drawn.order[:, position] == kind)
             yield _ColourOperation(selected, operation, drawn.strengths[:, kind])
-    yield _ColourOperation(drawn.grayscale, lambda x, _: augment_ops.grayscale(x), drawn.sigma)
-    yield _ColourOperation(drawn.blur, _blur(operations, size), drawn.sigma)
+    gray = _ColourOperation(drawn.grayscale, lambda x, _: augment_ops.grayscale(x), drawn.sigma)
+    blur = _ColourOperation(drawn.blur, _blur(operations, size), drawn.sigma)
+    if (found := drawn.rand_augment) is None:
+        yield from (gray, blur)
+    else:  # InfoMin's order, PyContrast datasets/util.py:279-300
+        some: NDArray[np.bool_] = np.any(found.operation >= 0, axis=1)
+        sample = np.arange(len(drawn.blur), dtype=np.float64)
+        several = _ColourOperation(some, lambda x, n: rand_augment.apply_drawn(x, found, n.long()), sample)
+        yield from (blur, several, gray)
     yield _ColourOperation(drawn.solarize, lambda x, _: augment_ops.solarize(x), drawn.sigma)
 
 

@@ -49,6 +49,9 @@ def _check_views(recipe: Recipe) -> None:
     for name, view in (("first", views.first), ("second", views.second), ("small", views.small)):
         if view is not None and view.min_area > view.max_area:
             raise UserError(f"views.{name}.min_area={view.min_area:g} is above its max_area={view.max_area:g}")
+        side = views.small_size if name == "small" else views.size
+        if view is not None and side % view.cells:
+            raise UserError(f"views.{name}.cells={view.cells} does not divide the view's {side} pixels")
     count = 1 + (views.second is not None) + (views.small_count if views.small is not None else 0)
     minimum, maximum = find_method(recipe.method).views
     if not minimum <= count <= (count if maximum is None else maximum):

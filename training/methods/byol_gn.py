@@ -61,7 +61,7 @@ class BYOLGroupNorm(BYOL):
             if isinstance(layer, StandardisedConv2d):
                 with torch.no_grad():
                     layer.weight.copy_(standardised(layer.weight))
-                layer.__class__ = nn.Conv2d
+                layer.__class__ = nn.Conv2d  # type: ignore[assignment]
 
 
 def standardise_weights(module: nn.Module) -> None:
@@ -76,14 +76,16 @@ def standardised(weight: Tensor) -> Tensor:
     """[out, ...] -> (w - mean) / (deviation + 1e-5), of each output."""
     w = weight.flatten(1)
     w = w - w.mean(1, keepdim=True)
-    return (w / (w.std(1, keepdim=True) + _EPS)).view_as(weight)
+    scaled: Tensor = w / (w.std(1, keepdim=True) + _EPS)
+    return scaled.view_as(weight)
 
 
 class StandardisedConv2d(nn.Conv2d):
     """A Conv2d converted by ``standardise_weights``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, standardised(self.weight), self.bias)
+        convolved: Tensor = self._conv_forward(x, standardised(self.weight), self.bias)
+        return convolved
 
 
 class StandardisedLinear(nn.Linear):

@@ -66,6 +66,8 @@ class View:
     grayscale_p: UnitInterval = 0.2
     blur_p: UnitInterval = 1.0
     solarize_p: UnitInterval = 0.0
+    rand_augment: NonNegativeInt = 0  # InfoMin: operations of RandAugment, between blur and grayscale
+    cells: PositiveInt = 1  # PIRL: flip and colours are drawn for each cell of a grid of so many rows and columns
 
 
 @dataclass(frozen=True)
@@ -367,6 +369,10 @@ def to_json(recipe: Recipe) -> dict[str, JSON]:
     Fields that came later, such as ``options`` and ``optim.decay_start``, are left out where they say nothing.
     """
     values = dataclasses.asdict(recipe)
+    for view in (values["views"][name] for name in ("first", "second", "small")):
+        for key, nothing in (("rand_augment", 0), ("cells", 1)):
+            if view is not None and view[key] == nothing:
+                del view[key]
     for later in ("options", "early_stop_patience", "finetune_epochs"):
         if not values[later]:
             del values[later]

@@ -315,7 +315,8 @@ def instdisc_pycontrast_in1k() -> Recipe:
 def pirl_in1k(epochs: int) -> Recipe:
     """PIRL with an MLP head and blur on ImageNet-1k, batch 1024 (VISSL 09270ed, pirl/, transforms/photo_gblur.yaml).
 
-    VISSL draws colours for each patch anew; here the nine patches share those of their crop.
+    Flip and colours are drawn for each of the nine patches by itself, as in VISSL, on the cell that the patch is cut
+    from.
     """
     colours = replace(SIMCLR_VIEW, blur_p=0.5)
     return Recipe(
@@ -326,7 +327,7 @@ def pirl_in1k(epochs: int) -> Recipe:
             operations="torchvision",
             first=colours,
             second=None,
-            small=replace(colours, min_area=0.6),
+            small=replace(colours, min_area=0.6, cells=3),
             small_size=255,
             small_count=1,
         ),
@@ -368,17 +369,18 @@ def pirl_pycontrast_in1k() -> Recipe:
     )
 
 
-def infomin_in1k(epochs: int) -> Recipe:
-    """InfoMin Aug. on ImageNet-1k, batch 256 (PyContrast 84f94ea, ``--method InfoMin --cosine``), WITHOUT RandAugment.
+def infomin_in1k(epochs: int, rand_augment: int = 2) -> Recipe:
+    """InfoMin Aug. on ImageNet-1k, batch 256 (PyContrast 84f94ea, ``--method InfoMin --cosine``).
 
-    The official view has RandAugment (rand-n2-m10-mstd0.5) between blur and grayscale, which our views do not have.
+    The views have RandAugment (rand-n2-m10-mstd0.5), made by Pillow on the host: it needs many cores beside a GPU.
+    Recipes whose names end in ``_norandaug`` leave it out.
     """
     base = mocov2_in1k("r50", epochs)
-    view = replace(SIMCLR_VIEW, min_area=0.2)
+    view = replace(SIMCLR_VIEW, min_area=0.2, rand_augment=rand_augment)
     plain = View(min_area=0.6, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
     return replace(
         base,
-        name=f"infomin_r50_in1k_{epochs}ep_norandaug",
+        name=f"infomin_r50_in1k_{epochs}ep" + ("" if rand_augment else "_norandaug"),
         method="infomin",
         views=replace(base.views, first=view, second=view, small=plain, small_size=255, small_count=1),
         objective=Objective(temperature=0.15, queue=65_536, key_momentum=0.999),

@@ -221,7 +221,7 @@ def _swav() -> list[RecipeEntry]:
 def _more() -> list[RecipeEntry]:
     pyc = "PyContrast's readme"
     return [
-        RecipeEntry(instdisc_in1k, _IN1K, _GPUS, "54.99", "VISSL's model zoo, of the authors' weights"),
+        RecipeEntry(instdisc_in1k, _IN1K, _GPUS, "54.99", "VISSL's model zoo, of lemniscate's network"),
         RecipeEntry(instdisc_pycontrast_in1k, _IN1K, _GPUS, "59.5", pyc),
         RecipeEntry(cmc_in1k, _IN1K, _GPUS),
         RecipeEntry(cmc_pycontrast_in1k, _IN1K, _GPUS, "58.6", pyc),
@@ -239,8 +239,10 @@ def _more() -> list[RecipeEntry]:
         RecipeEntry(partial(barlowtwins_in1k, 1000), _IN1K, _GPU32, "73.5", "the official readme", "the released one"),
         RecipeEntry(partial(vicreg_in1k, 1000), _IN1K, _GPU32, "73.2", "the official readme", "the released one"),
         RecipeEntry(partial(vicreg_in1k, 100), _IN1K, _GPUS),
-        RecipeEntry(partial(infomin_in1k, 200), _IN1K, _GPU8),
-        RecipeEntry(partial(infomin_in1k, 800), _IN1K, _GPU8),
+        RecipeEntry(partial(infomin_in1k, 200), _IN1K, _GPU8, "70.1", pyc, "the released one"),
+        RecipeEntry(partial(infomin_in1k, 800), _IN1K, _GPU8, "73.0", pyc, "the released one"),
+        RecipeEntry(partial(infomin_in1k, 200, 0), _IN1K, _GPU8),
+        RecipeEntry(partial(infomin_in1k, 800, 0), _IN1K, _GPU8),
     ]
 
 

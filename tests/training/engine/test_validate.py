@@ -52,6 +52,11 @@ def test_every_recipe_passes_but_for_the_number_of_images(name: str, photos: Dat
         ("simclr", {"views": find("supervised_r18_cifar10_200ep").views}, "simclr takes 2 views, but .* makes 1"),
         ("byol", {"views": find("swav_r50_in1k_100ep").views}, "byol takes 2 views, but .* makes 8"),
         ("byol", {"views": replace(find("byol_r18_tin32").views, first=View(max_area=0.01))}, "above its max_area"),
+        (
+            "byol",
+            {"views": replace(find("byol_r18_tin32").views, first=View(cells=5))},
+            "cells=5 does not divide the view",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_nothing_is_written(

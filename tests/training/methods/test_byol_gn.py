@@ -23,6 +23,7 @@ from training.recipes.config import to_json
 from training.results.export import export
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
+from zoo.export.export import export_onnx
 
 GROUPS = 2
 
@@ -119,6 +120,7 @@ def test_an_exported_encoder_gives_the_trained_network_s_features(tmp_path: Path
     pixels = torch.stack([embedder.transform(Image.open(photo)) for photo in photos])
     with torch.no_grad():
         np.testing.assert_allclose(embedder(photos), model.encoder(pixels).numpy(), rtol=1e-4, atol=1e-5)
+    export_onnx(embedder, tmp_path / "e.onnx")  # which compares it with torch, and refuses what differs
     weight = model.encoder.get_parameter("conv1.weight")
     assert not torch.allclose(weight, standardised(weight), atol=1e-2), "the state keeps the trained weights"
 

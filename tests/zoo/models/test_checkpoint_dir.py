@@ -100,6 +100,18 @@ def test_a_written_model_comes_back_with_its_heads(tmp_path: Path, padding: str,
         torch.testing.assert_close(embedder.model(x), reference(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("norm", ["groupnorm", "groupnorm1"])
+def test_a_network_without_bn_comes_back_and_timm_builds_it(norm: str, tmp_path: Path) -> None:
+    architecture = Architecture("resnet18", 512, 11_176_512, {"norm_layer": norm})
+    state, _ = states(architecture)
+    checkpoint_dir.write(tmp_path / "model", described(architecture), state, {})
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(x), zoo.load(tmp_path / "model", device="cpu").model(x))
+    assert not [module for module in theirs.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
 def test_timm_reads_the_folder_as_it_is(folder: Path) -> None:
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     x = torch.randn(2, 3, 64, 64)
@@ -141,6 +153,9 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path) -> None:
         ({"architecture": "hf-hub:somebody/something"}, "not known to this version"),
         ({"model_args": {"preact": False, "width_factor": 1e9}}, "out of range"),
         ({"model_args": {"preact": False, "layers": [10**9, 1, 1, 1]}}, "out of range"),
+        ({"model_args": {"preact": False, "norm_layer": "groupnorm1"}}, r"\['norm_layer'\] are not known"),
+        ({"architecture": "resnet50", "model_args": {"norm_layer": "os.system"}}, "norm_layer 'os.system' is"),
+        ({"architecture": "resnet50", "model_args": {"norm_layer": ["groupnorm"]}}, "is not known"),
         ({"model_args": {"preact": False, "pretrained": True}}, r"\['pretrained'\] are not known"),
         ({"num_features": 64}, "states 64 features, its network has 128"),
         ({"siamese_zoo": None}, "was not written by `zoo convert`"),
