@@ -45,6 +45,7 @@ from zoo.transforms.preprocess import Preprocessing
 
 ROOT = Path(__file__).parents[1]
 PROTOCOLS = ("knn", "linear")
+LIGHTLY = ("byol", "simsiam", "simclr", "barlowtwins")  # of lightly_methods.py
 
 
 @dataclass(frozen=True)
@@ -275,6 +276,8 @@ def main() -> None:
     if unknown := sorted({*(args.rows or ()), *args.lightly} - set(by_name)):
         parser.error(f"no row {', '.join(unknown)}: choose from {', '.join(by_name)}")
     rows = [by_name[name] for name in args.rows or by_name]
+    if other := sorted(set(args.lightly) - set(LIGHTLY)):
+        parser.error(f"no lightly {', '.join(other)}: choose from {', '.join(LIGHTLY)}")
     rows += [Row(f"lightly {name}", by_name[name].recipe, lightly=name) for name in args.lightly]
     # Every row's first seed comes before any row's second.
     measured: dict[str, list[dict[str, Any]]] = {row.name: [] for row in rows}

@@ -100,7 +100,7 @@ class SimSiam(LightlyMethod):
 
 
 class OneHead(LightlyMethod):
-    """SimCLR, Barlow Twins, VICReg: one head, and a loss of both projections."""
+    """SimCLR and Barlow Twins: one head, and a loss of both projections."""
 
     def __init__(self, encoder: nn.Module, head: nn.Module, criterion: nn.Module) -> None:
         super().__init__(encoder)
@@ -125,22 +125,15 @@ def barlow_twins(encoder: nn.Module, dim: int) -> LightlyMethod:
     return OneHead(encoder, BarlowTwinsProjectionHead(dim, 2048, 2048), BarlowTwinsLoss())
 
 
-def vicreg(encoder: nn.Module, dim: int) -> LightlyMethod:
-    from lightly.loss import VICRegLoss
-    from lightly.models.modules import BarlowTwinsProjectionHead
-
-    return OneHead(encoder, BarlowTwinsProjectionHead(dim, 2048, 2048), VICRegLoss())
-
-
 def views(method: str, size: int) -> Any:
     """lightly's transform of a method, without blur, as its CIFAR-10 benchmark has it."""
-    from lightly.transforms import BYOLTransform, SimCLRTransform, SimSiamTransform, VICRegTransform
+    from lightly.transforms import BYOLTransform, SimCLRTransform, SimSiamTransform
     from lightly.transforms.byol_transform import BYOLView1Transform, BYOLView2Transform
 
     if method in ("byol", "barlowtwins"):
         first = BYOLView1Transform(input_size=size, gaussian_blur=0.0)
         return BYOLTransform(first, BYOLView2Transform(input_size=size, gaussian_blur=0.0))
-    transform = {"simsiam": SimSiamTransform, "simclr": SimCLRTransform, "vicreg": VICRegTransform}[method]
+    transform = {"simsiam": SimSiamTransform, "simclr": SimCLRTransform}[method]
     return transform(input_size=size, gaussian_blur=0.0)
 
 
@@ -149,7 +142,6 @@ METHODS: dict[str, Callable[[nn.Module, int], LightlyMethod]] = {
     "simsiam": SimSiam,
     "simclr": simclr,
     "barlowtwins": barlow_twins,
-    "vicreg": vicreg,
 }
 
 

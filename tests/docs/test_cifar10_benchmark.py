@@ -37,6 +37,11 @@ def test_every_registered_method_has_a_row(script: dict[str, Any]) -> None:
         assert len({row.name for row in rows}) == len(rows)
 
 
+def test_lightly_s_methods_are_those_of_its_script(script: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    assert script["LIGHTLY"] == tuple(runpy.run_path(str(ROOT / "benchmarks" / "lightly_methods.py"))["METHODS"])
+
+
 def test_all_rows_have_the_same_epochs(script: dict[str, Any], tmp_path: Path) -> None:
     for row in script["our_rows"]("r10"):
         recipe = script["recipe_of"](row, arguments(tmp_path, epochs=7))

@@ -192,7 +192,9 @@ def test_vissl_s_heads(net: Network, tmp_path: Path) -> None:
     alone, projection = mlp(WIDTH, 16), mlp(WIDTH, 32, 16)
     row = mlp(WIDTH, 32, 32, 16, bias=False)
     prototypes = nn.Linear(16, 30, bias=False)
-    chained = state_of(row[:2], "0.clf.") | state_of(row[3:5], "1.clf.") | state_of(row[6:], "2.clf.")
+    chained: dict[str, Tensor] = {}
+    for number, layers in enumerate((row[:2], row[3:5], row[6:])):
+        chained |= state_of(nn.Sequential(*layers), f"{number}.clf.")
     forms: dict[str, tuple[dict[str, Tensor], dict[str, nn.Module]]] = {
         "pirl": (
             state_of(alone, "1.0.clf.")
