@@ -1,4 +1,4 @@
-"""Methods with a memory bank or patches: InstDisc (VISSL calls it NPID), PIRL, CMC, InfoMin, Local Aggregation.
+"""Methods with a memory bank or patches: InstDisc (VISSL calls it NPID), PIRL, CMC, InfoMin, CPC v2, Local Aggregation.
 
 Local Aggregation's only file is a TensorFlow checkpoint of a pre-activation ResNet-18
 (``visualmaster-models.s3.amazonaws.com/la_orig``), which no reader here opens.
@@ -34,7 +34,6 @@ _README = "zhirongw/lemniscate.pytorch, README"
 _NEIGHBOUR = "ImageNet nearest-neighbour top-1"
 _LEMNISCATE = "instdisc_r50.vissl_in1k_200ep_lemniscate"
 _RUN_2 = "Their second run: slightly better on COCO, slightly worse in ImageNet's linear evaluation, they say."
-_NO_RANDAUGMENT = "The recipe named here leaves their RandAugment out."
 _CMC_RECIPE = "NCE with 4096 negatives, Lab, mixed precision, as the authors say of all their CMC weights."
 _FAST_AUTO_AUGMENT = f"{_CMC_RECIPE} This one also with Fast AutoAugment, which adds .8 to 1 percent, they say."
 
@@ -185,9 +184,9 @@ MODELS = (
         "infomin_r50",
         "infomin",
         "r50",
-        "infomin_r50_in1k_800ep_norandaug",
+        "infomin_r50_in1k_800ep",
         {
-            "pycontrast_in1k_800ep": pycontrast("InfoMin_800.pth", 73.0, note=_NO_RANDAUGMENT),
+            "pycontrast_in1k_800ep": pycontrast("InfoMin_800.pth", 73.0),
             "pycontrast_in1k_800ep_run2": pycontrast("InfoMin_800_run2.pth", None, note=_RUN_2),
             "pycontrast_in1k_200ep": pycontrast("InfoMin_200.pth", 70.1),
         },
@@ -207,6 +206,7 @@ MODELS = (
         "",
         {"pycontrast_in1k_200ep": pycontrast("InfoMin_resnet152_e200.pth", 73.4, deeper=True)},
     ),
+    ModelSpec("cpc_r50", "cpc", "r50_ln", "cpc_r50_in1k_200ep", scores=(Score(63.8, LINEAR, f"{_SEED} 1a"),)),
     ModelSpec(
         "localagg_r50", "localagg", "r50", "localagg_r50_in1k_200ep", scores=(Score(60.2, LINEAR, f"{_SEED} 1a"),)
     ),

@@ -61,6 +61,9 @@ MODELS = (
         },
         (Score(74.3, LINEAR, _BYOL_PAPER), Score(72.5, f"{LINEAR}, 300 epochs", _BYOL_PAPER)),
     ),
+    ModelSpec(
+        "byol_gn_r50", "byol_gn", "r50_gn", "byol_gn_r50_in1k_1000ep", scores=(Score(73.9, LINEAR, "arXiv 2010.10241"),)
+    ),
     ModelSpec("byol_r50x2", "byol", "r50x2", "byol_r50x2_in1k_1000ep", scores=(Score(77.4, LINEAR, _BYOL_PAPER),)),
     ModelSpec("byol_r50x4", "byol", "r50x4", "byol_r50x4_in1k_1000ep", scores=(Score(78.6, LINEAR, _BYOL_PAPER),)),
     ModelSpec(

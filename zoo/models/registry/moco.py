@@ -89,7 +89,7 @@ MODELS = (
         "mocov3_r50",
         "mocov3",
         "r50",
-        "",
+        "mocov3_r50_in1k_1000ep",
         {
             "fair_in1k_1000ep": _moco_v3(1000, 74.6),
             "fair_in1k_300ep": _moco_v3(300, 72.8),
@@ -100,7 +100,7 @@ MODELS = (
         "densecl_r50",
         "densecl",
         "r50",
-        "",
+        "densecl_r50_in1k_200ep",
         {
             "wxinlong_in1k_200ep": _densecl("r50_imagenet_200ep", 58.7, 69.4),
             "wxinlong_coco_1600ep": _densecl("r50_coco_1600ep", 57.2, 68.0, data="coco"),

@@ -26,7 +26,7 @@ class MethodText:
 
 
 _FP32 = "The training recipe here uses bf16 autocast by default; `precision=fp32` reproduces the original."
-_MIXED = (  # swav main_swav.py: apex O1; barlowtwins main.py and vicreg main_vicreg.py: torch.cuda.amp
+_MIXED = (  # swav main_swav.py: apex O1; barlowtwins main.py, vicreg main_vicreg.py, moco-v3 main_moco.py: cuda.amp
     "The training recipe here uses bf16 autocast by default, the original mixed fp16; `precision=fp32` is neither."
 )
 _SWAV_PAPER = """@inproceedings{caron2020swav,
@@ -245,6 +245,7 @@ METHODS: Mapping[str, MethodText] = {
   year      = {2021},
   note      = {arXiv 2104.02057}
 }""",
+        precision=_MIXED,
     ),
     "densecl": MethodText(
         "DenseCL",
@@ -256,6 +257,7 @@ METHODS: Mapping[str, MethodText] = {
   year      = {2021},
   note      = {arXiv 2011.09157}
 }""",
+        precision=_FP32,
     ),
     "dino": MethodText(
         "DINO",
