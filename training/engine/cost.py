@@ -60,7 +60,7 @@ def operations(recipe: Recipe) -> float:
     large = [views.size] * (1 + (views.second is not None))
     small = [views.small_size] * (views.small_count if views.small is not None else 0)
     trained, followed = large + small, large
-    if recipe.method in ("mocov2", "infomin") and not recipe.objective.symmetric:
+    if recipe.method in ("mocov2", "infomin", "densecl") and not recipe.objective.symmetric:
         trained, followed = large[:1] + small, large[1:]
     # Build the network without memory; the caller's random state stays as it is.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
