@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import mmap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -232,8 +233,8 @@ def _reshaped(kind: str, given: list[_Value], options: dict[str, int | list[int]
     if kind == "Pad":
         pads, axes = _numbers(given[1]), _numbers(given[3]) if len(given) > 3 else list(range(len(shape)))
         sides = list(shape)
-        for at, axis in enumerate(axes):
-            sides[axis] += pads[at] + pads[at + len(axes)]
+        for number, axis in enumerate(axes):
+            sides[axis] += pads[number] + pads[number + len(axes)]
         return _Value(tuple(sides), width)
     if kind == "Resize":
         return _Value(_resized(given, options), width)
@@ -265,8 +266,9 @@ def _reduced(kind: str, given: list[_Value], options: dict[str, int | list[int] 
     sides = (1 if at in axes else side for at, side in enumerate(shape) if keep or at not in axes)
     known = given[0].known
     if known is not None and kind in ("ReduceMin", "ReduceMax", "ReduceProd", "ReduceSum"):
-        reduce = {"ReduceMin": np.min, "ReduceMax": np.max, "ReduceProd": np.prod, "ReduceSum": np.sum}[kind]
-        known = np.asarray(reduce(known, axis=tuple(axes), keepdims=bool(keep)))
+        reduces: dict[str, Callable[..., Any]]
+        reduces = {"ReduceMin": np.min, "ReduceMax": np.max, "ReduceProd": np.prod, "ReduceSum": np.sum}
+        known = np.asarray(reduces[kind](known, axis=tuple(axes), keepdims=bool(keep)))
     else:
         known = None
     return _Value(tuple(sides), width, known)
@@ -349,7 +351,8 @@ def _computed(
             to = _int(options["to"])
             return first.astype(DTYPES[to]) if to in DTYPES else None
         if kind in ("Floor", "Ceil", "Round"):
-            return np.asarray({"Floor": np.floor, "Ceil": np.ceil, "Round": np.round}[kind](first))
+            rounds: dict[str, Callable[..., Any]] = {"Floor": np.floor, "Ceil": np.ceil, "Round": np.round}
+            return np.asarray(rounds[kind](first))
         if kind == "Div" and first.dtype.kind in "iu":  # towards zero
             over = rest[0].astype(np.int64)
             if not over.all():

@@ -37,7 +37,7 @@ def require_pages(file: BinaryIO, chunk: Chunk, width: int) -> None:
             if entries * width > unpacked:
                 raise ValueError("a dictionary claims more entries than its page holds")
         elif _DATA in header or _DATA_2 in header:
-            values_left -= _count(header.get(_DATA, header.get(_DATA_2)).get(_VALUES))
+            values_left -= _count(header[_DATA if _DATA in header else _DATA_2].get(_VALUES))
         if position > end or bytes_left < 0 or values_left < 0:
             raise ValueError("a page claims more than the footer says")
 

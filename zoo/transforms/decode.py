@@ -447,8 +447,10 @@ def _load(image: Image.Image, data: bytes, options: DecodeOptions, size: tuple[i
     if found.reason == "too-large" and not isinstance(caught, ValueError):
         raise found from caught
     # A missing end marker, and damaged metadata behind the pixels; first what is likely, since each try decodes all.
-    repairs = [lambda: _first_without_metadata(data, _loaded), lambda: _jpeg_without_end(data)]
-    repaired = next(filter(None, (repair() for repair in repairs[:: -1 if found.reason == "truncated" else 1])), None)
+    if found.reason == "truncated":
+        repaired = _jpeg_without_end(data) or _first_without_metadata(data, _loaded)
+    else:
+        repaired = _first_without_metadata(data, _loaded) or _jpeg_without_end(data)
     if repaired is not None and repaired.size == size:
         return repaired
     # The pixels themselves are not whole.
