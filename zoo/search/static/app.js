@@ -4,7 +4,7 @@ import { imagesOf, json, pictureOf } from "./api.js";
 import { Columns } from "./columns.js";
 import { Explorer } from "./explore.js";
 import { showLegend } from "./legend.js";
-import { moveWithArrows, tile } from "./tiles.js";
+import { counted, moveWithArrows, tile } from "./tiles.js";
 
 const PER_PAGE = 60;
 const TABS = ["map", "near", "all"];
@@ -192,7 +192,7 @@ try {
   document.title = `${about.name} · siamese-zoo`;
   $("name").textContent = about.name;
   const how = about.index === "exact" ? "exact search" : "approximate search";
-  $("about").textContent = `${about.images.toLocaleString("en")} images · ${about.model} · ${how}`;
+  $("about").textContent = `${counted(about.images)} · ${about.model} · ${how}`;
   columns = new Columns(about.images);
   explorer = new Explorer(about, columns, (text) => openedTab === "map" && setStatus(text));
   listen();

@@ -1,7 +1,7 @@
 // The first screen: the map, and beside it a random sample, or the pictures of what was selected or filtered.
 import { bytes, imagesOf, json, pictureOf } from "./api.js";
 import { openMap } from "./map.js";
-import { tile } from "./tiles.js";
+import { counted, tile } from "./tiles.js";
 
 const SAMPLE = 24; // pictures beside the map, and how many more come at once
 const $ = (id) => document.getElementById(id);
@@ -115,10 +115,11 @@ export class Explorer {
   describe() {
     const total = this.total ?? 0;
     const what = this.selected ? "selected" : this.columns.isFiltered ? "that match" : "in all";
-    $("heading").textContent = `${Math.min(this.count, total)} of ${total.toLocaleString("en")} ${what}`;
+    const heading = `${Math.min(this.count, total)} of ${total.toLocaleString("en")} ${what}`;
+    $("heading").textContent = total || !this.columns.isFiltered ? heading : "no image matches";
     $("again").textContent = this.selected ? "Give up the selection" : "Shuffle";
     $("more").hidden = this.count >= this.shuffled.length;
     const chosen = this.selected ? `${total.toLocaleString("en")} selected, in no order` : "a random sample and the map";
-    this.setStatus(`${this.about.images.toLocaleString("en")} images: ${chosen}. Drop a photograph anywhere to search.`);
+    this.setStatus(`${counted(this.about.images)}: ${chosen}. Drop a photograph anywhere to search.`);
   }
 }

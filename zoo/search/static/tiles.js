@@ -9,6 +9,8 @@ export function element(tag, className, ...children) {
   return made;
 }
 
+export const counted = (images) => `${images.toLocaleString("en")} image${images === 1 ? "" : "s"}`;
+
 export function thumbnail(about, row, name, status, error) {
   const shown = element("div", "shown");
   if (status !== undefined && status !== "ok" && status !== "duplicate") {

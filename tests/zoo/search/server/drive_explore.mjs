@@ -88,6 +88,8 @@ saw.fromTen = sorted(await rows());
 await refilled(() => page.click("#clear"));
 
 // text, in the list of all images too
+await page.fill("#text", "no such text");
+await headed("no image matches");
 await refilled(() => page.fill("#text", "ONERROR"));
 await page.waitForTimeout(200);
 saw.byText = sorted(await rows());
