@@ -7,7 +7,8 @@
 # Each part has its own time limit, writes OUT/NAME.json as it goes and OUT/NAME.log, and cannot stop the next one.
 # OUT/parts.jsonl has a line for each part as it ends: name, exit code (124: its time was over), seconds. PYTHON names
 # the interpreter; lightly, timm and onnxruntime-gpu are used where it has them. DATA is a folder of images for the
-# training steps; without it they are made.
+# training steps; without it they are made. ONLY="forward streams" runs these parts alone, SLOWER=5 gives all five
+# times as long.
 set -u
 OUT=${1:?usage: benchmarks/gpu.sh OUT}
 PYTHON=${PYTHON:-python3}
@@ -19,14 +20,16 @@ OUT=$(cd "$OUT" && pwd)
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-LEFT=${SECONDS_IN_ALL:-530}
+SLOWER=${SLOWER:-1}
+LEFT=$((${SECONDS_IN_ALL:-530} * SLOWER))
 STARTED=$SECONDS
 : >"$OUT/parts.jsonl"
 
 # part NAME SECONDS COMMAND...: run a command within its time and what is left of all
 part() {
-    local name=$1 limit=$2 begun=$SECONDS rest=$((LEFT - (SECONDS - STARTED))) code
+    local name=$1 limit=$(($2 * SLOWER)) begun=$SECONDS rest=$((LEFT - (SECONDS - STARTED))) code
     shift 2
+    [ -n "${ONLY:-}" ] && [[ " $ONLY " != *" $name "* ]] && return
     [ "$limit" -gt "$rest" ] && limit=$rest
     if [ "$limit" -lt 5 ]; then
         code=125
@@ -65,7 +68,7 @@ else
 fi
 # 5. with the rest of the time: R18 on CIFAR-10 (CIFAR names its folder), or on the images of the training step
 small=(--data "${CIFAR:-$DATA}" --device "$DEVICE")
-[ -n "$TINY" ] && small+=(--epochs 1 --set batch_size=8 --set num_workers=0)
+[ -n "$TINY" ] && small+=(--epochs 1 --set optim.batch_size=8)
 for method in ${METHODS:-byol}; do
     part "cifar_$method" 300 "$PYTHON" -m training run "${method}_r18_tin32" "${small[@]}" --out "$WORK/$method"
     [ -f "$WORK/$method/log.jsonl" ] && cp "$WORK/$method/log.jsonl" "$OUT/cifar_$method.jsonl"

@@ -76,8 +76,9 @@ class Plan:
         duplicates: pa.Table | None = None,
     ) -> None:
         rows = files if reuse is None else files.append_column(_REUSE, pa.array(reuse))
-        for name in () if duplicates is None else _DUPLICATES:
-            rows = rows.append_column(name, duplicates[name])
+        if duplicates is not None:
+            for name in _DUPLICATES:
+                rows = rows.append_column(name, duplicates[name])
         self._set(fingerprint, rows, reuse is not None)
 
     def _set(self, fingerprint: Fingerprint, rows: pa.Table | RowGroups, reuses: bool) -> None:

@@ -79,7 +79,7 @@ class CudaLane:
     def __init__(self, device: str) -> None:
         import torch
 
-        self.stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's own
 
     def put(self, work: Callable[[], object], after: Sequence[_Event] = ()) -> _Event:
         """Enqueue work; the stream waits for events, this thread does not."""
@@ -177,7 +177,7 @@ class TorchSlot:
         import torch
 
         self._engine, self._dtype = engine, dtype
-        self._network = network or engine.network()
+        self._network = engine.network() if network is None else network
         self._cuda = engine.device.startswith("cuda")
         shape = (batch_size, size, size, 3)
         self._pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=self._cuda)
@@ -229,7 +229,7 @@ class TorchSlot:
         import torch
 
         # Warm up on another stream first: https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):

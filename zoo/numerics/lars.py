@@ -69,7 +69,7 @@ class LARS(torch.optim.Optimizer):
                 continue
             # All parameters of a group at once: on a CPU the bits are those of one at a time, on a GPU there are a few
             # launches instead of some thousand.
-            grads = [p.grad for p in params]
+            grads: list[Tensor] | tuple[Tensor, ...] = [p.grad for p in params]
             # Weight decay joins the gradient before the trust ratio.
             if group["weight_decay"]:
                 grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])

@@ -35,7 +35,7 @@ class RowGroups:
         self._parquet = pq.ParquetFile(self._file, pre_buffer=False, page_checksum_verification=True)
         require_memory(self._file, None)
         groups = (self._parquet.metadata.row_group(n).num_rows for n in range(self._parquet.num_row_groups))
-        self._starts = list(accumulate(groups, initial=0))
+        self._starts: list[int] = list(accumulate(groups, initial=0))
         self._read: OrderedDict[tuple[int, tuple[str, ...] | None], pa.Table] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -58,7 +58,7 @@ class RowGroups:
     def slice(self, start: int, length: int, columns: tuple[str, ...] | None = None) -> pa.Table:
         """Return at most ``length`` rows from the row ``start`` on; ``columns`` reads only these."""
         end = min(start + length, self.num_rows)
-        parts = []
+        parts: list[pa.Table] = []
         for group in range(bisect_right(self._starts, start) - 1, self.groups):
             first = self._starts[group]
             if first >= end and parts:

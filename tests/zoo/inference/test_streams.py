@@ -124,6 +124,13 @@ def test_a_torch_network_gives_what_the_engine_gives(engine: TorchEngine, pixels
     assert np.array_equal(found, np.concatenate([engine(batch) for batch in batches]))
 
 
+def test_a_compiled_network_is_taken(engine: TorchEngine, pixels: Any) -> None:
+    """It has no length, and is not asked for its truth."""
+    network = torch.compile(engine.network(), backend="eager")
+    (found,) = overlapped([pixels], [TorchSlot(engine, 11, 32, network=network)])
+    np.testing.assert_allclose(found, engine(pixels), rtol=1e-4, atol=1e-5)
+
+
 def test_another_network_and_type_are_taken(engine: TorchEngine, pixels: Any) -> None:
     types = []
 
