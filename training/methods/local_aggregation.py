@@ -83,7 +83,7 @@ class LocalAggregation(Method):
         check_options(recipe, negatives=Range(1), clusterings=Range(1), clusters=Range(1), instance_epochs=Range(0))
         for name in ("negatives", "clusters"):
             if int(recipe.options[name]) > len(dataset):
-                raise UserError(f"options.{name}={recipe.options[name]} is more than the {len(dataset)} images")
+                raise UserError(f"options.{name}={recipe.options[name]} is above the {len(dataset)} images: lower it")
 
     @classmethod
     def more_memory(cls, recipe: Recipe, images: int) -> tuple[int, int]:
