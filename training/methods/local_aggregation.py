@@ -80,18 +80,14 @@ class LocalAggregation(Method):
     def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
         super().check(recipe, rows=rows, dataset=dataset)
         MemoryBank.check(recipe)
-        some = Range(1)
-        check_options(recipe, negatives=some, clusterings=some, clusters=some, instance_epochs=Range(0))
+        check_options(recipe, negatives=Range(1), clusterings=Range(1), clusters=Range(1), instance_epochs=Range(0))
         for name in ("negatives", "clusters"):
             if int(recipe.options[name]) > len(dataset):
-                raise UserError(
-                    f"options.{name}={recipe.options[name]} is more than the {len(dataset)} images: lower it"
-                )
+                raise UserError(f"options.{name}={recipe.options[name]} is above the {len(dataset)} images: lower it")
 
     @classmethod
     def more_memory(cls, recipe: Recipe, images: int) -> tuple[int, int]:
-        """The bank, each image's cluster in all clusterings, and an image's similarities to the whole bank."""
-        kept, scored = MemoryBank.bytes(recipe, images)
+        kept, scored = MemoryBank.bytes(recipe, images)  # and the clusters, and similarities to the whole bank
         return kept + int(recipe.options["clusterings"]) * images * 8, scored + 2 * images * 4
 
     def forward(
@@ -124,9 +120,8 @@ class LocalAggregation(Method):
         self._info = info
         if info.epoch >= self.instance_epochs and info.epoch != int(self.clustered_epoch):
             for h, labels in enumerate(self.labels):
-                found = (
-                    kmeans(self.bank.memory, self.clusters, seed=_SEED + h) if not collectives.rank() else labels * 0
-                )
+                first = collectives.rank() == 0
+                found = kmeans(self.bank.memory, self.clusters, seed=_SEED + h) if first else labels * 0
                 labels.copy_(collectives.all_reduce_sum_(found))  # of the first rank: the others may round otherwise
             self.clustered_epoch.fill_(info.epoch)
 
