@@ -11,18 +11,22 @@ EXIT_SOME_FAILED = 3  # the run is complete, but some images could not be read
 EXIT_INTERRUPTED = 130  # Ctrl-C or SIGTERM; the same command resumes the run
 
 _VARYING = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>|0x[0-9a-fA-F]{6,}|\w+://[^\s'\"]+")
-# The login of a URL; and its query if it has values: in `s3://bucket/a?.jpg` the question mark is a wildcard.
-_LOGIN = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]+:/{1,2})[^\s/?#'\"@]*@")
-_QUERY = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^\s?'\"]*\?)[^\s'\"]*=[^\s'\"]*")
+_URL = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]{1,20}:/{1,2}[^\s'\"]*")
+_LOGIN = re.compile(r"(:/{1,2})[^/?#@]*@")
 
 
 def without_secrets(text: str) -> str:
     """Return a text whose URLs have lost login and query: ``https://host/x.tar?...``.
 
     The query of a presigned URL and a login open what they name to everybody who reads them. They are used, and never
-    stored or printed.
+    stored or printed. A query has values: in ``s3://bucket/a?.jpg`` the question mark is a wildcard.
     """
-    return _QUERY.sub(r"\1...", _LOGIN.sub(r"\1", text)) if ":/" in text else text
+    return _URL.sub(_shown_url, text) if ":/" in text else text
+
+
+def _shown_url(found: re.Match[str]) -> str:
+    place, _, query = found[0].partition("?")
+    return _LOGIN.sub(r"\1", place) + (f"?{'...' if '=' in query else query}" if "?" in found[0] else "")
 
 
 class UserError(Exception):

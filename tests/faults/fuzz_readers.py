@@ -422,7 +422,8 @@ def fuzz(reader: str, seconds: float, seed: int = 0) -> list[Path]:
             child.join()
             number = int(progress[0])
             if child.exitcode != 0:
-                places = list((Path(folder) / str(number)).iterdir())
+                place = Path(folder) / str(number)
+                places = list(place.iterdir()) if place.exists() else []
                 if not places:
                     break
                 find = Path(tempfile.gettempdir()) / f"find-{reader}-{number}{places[0].suffix}"

@@ -87,7 +87,8 @@ class OnnxEngine:
         needed = (_LIBRARY_BYTES >> 1) + _STACK_BYTES * usable_cores() + _COPIES * path.stat().st_size
         require_addresses(needed, f"a session of ONNX Runtime with {path.name}")
         try:
-            session = ort.InferenceSession(str(path), options, providers=[provider])
+            # with its fall-back the library prints an error before it tries again and raises
+            session = ort.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise_if_short(error)
             raise UserError(f"{path} is not an ONNX file that runs here: {reason_of(error)}") from None

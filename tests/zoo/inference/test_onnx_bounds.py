@@ -129,3 +129,21 @@ def test_the_numbers_of_the_fields_are_those_of_the_onnx_package() -> None:
     for message, fields in FIELDS.items():
         known = descriptors[message].fields_by_name
         assert {name: known[name].number for name in fields} == fields
+
+
+def test_a_name_that_is_no_text_is_one_line_and_nothing_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Found by ``fuzz_readers.py``: ONNX Runtime printed five lines and started again without the GPU."""
+    pytest.importorskip("onnxruntime")
+    from zoo.inference.onnx_backend import OnnxEngine
+
+    made = model("|m = Identity (zero_f)".replace("zero_f", "most").replace("|", "float[1] most = {0}|"))
+    made.graph.name = "graph_of_a_test"
+    path = tmp_path / "model.onnx"
+    for name in ("graph_of_a_test", "embedding"):
+        data: bytes = made.SerializeToString()
+        path.write_bytes(data.replace(name.encode(), b"\xff" * len(name)))
+        with pytest.raises(UserError):
+            OnnxEngine(path)
+    assert capfd.readouterr() == ("", "")
