@@ -263,7 +263,8 @@ TABLES = [
         rates,
         "five times timm's best with `--decode scaled`.",
         lambda f: (
-            f"{scaled_over_timm(f, 'timm eager')} times eager and {scaled_over_timm(f, 'timm compiled')} times compiled; "
+            f"{scaled_over_timm(f, 'timm eager')} times eager, "
+            f"{scaled_over_timm(f, 'timm compiled')} times compiled; "
             f"with every pixel decoded {ratio(f['fp32_over_timm_eager'])} times eager."
         ),
     ),
