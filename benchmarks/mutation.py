@@ -53,7 +53,7 @@ PRELOADED = (
 )
 
 METHODS = "tests/training/methods/"
-EACH_METHOD = [METHODS + name for name in ("test_published_sizes.py", "test_methods.py", "test_goldens.py")]
+EACH_METHOD = [METHODS + name for name in ("test_published_sizes.py", "test_methods.py", "test_official_codes.py")]
 VIEWS = "tests/training/data/"
 ENGINE = "tests/training/engine/"
 TRANSFORMS = "tests/zoo/transforms/"
@@ -72,11 +72,11 @@ TESTS = {  # the few files that test a module; more would only cost time
     "training/methods/split_batch_norm.py": EACH_METHOD,
     "training/methods/supervised.py": EACH_METHOD,
     "training/methods/swav.py": EACH_METHOD,
-    "training/engine/optim.py": [ENGINE + "test_optim.py", METHODS + "test_goldens.py"],
-    "training/engine/schedules.py": [ENGINE + "test_optim.py", METHODS + "test_goldens.py"],
-    "zoo/numerics/lars.py": [ENGINE + "test_optim.py", METHODS + "test_goldens.py"],
+    "training/engine/optim.py": [ENGINE + "test_optim.py", METHODS + "test_official_codes.py"],
+    "training/engine/schedules.py": [ENGINE + "test_optim.py", METHODS + "test_official_codes.py"],
+    "zoo/numerics/lars.py": [ENGINE + "test_optim.py", METHODS + "test_official_codes.py"],
     "training/data/augment.py": [VIEWS + "test_views_by_hand.py", VIEWS + "test_augment.py"],
-    "training/data/augment_ops.py": [VIEWS + "test_augment.py", METHODS + "test_goldens.py"],
+    "training/data/augment_ops.py": [VIEWS + "test_augment.py", METHODS + "test_official_codes.py"],
     "zoo/convert/readers/safe_pickle.py": [CONVERT + "test_torch_checkpoint.py", CONVERT + "test_readers.py"],
     "zoo/convert/readers/tf_checkpoint.py": [CONVERT + "test_tf_checkpoint.py"],
     "zoo/convert/readers/torch_checkpoint.py": [CONVERT + "test_torch_checkpoint.py"],

@@ -1,6 +1,7 @@
 """Each shipped golden fails when one constant of the method changes: evidence that the comparison can fail.
 
-Every case changes one thing in ``training`` and runs one test of ``test_goldens``. ``pytest -rA`` lists the cases.
+Every case changes one thing in ``training`` and runs one test of ``test_official_codes``.
+``pytest -rA`` lists the cases.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import pytest
 import test_byol_gn
 import test_cpc
 import test_densecl
-import test_goldens
 import test_mocov3
+import test_official_codes
 import torch
 from torch import Tensor
 
@@ -112,71 +113,71 @@ def not_normalised(patch: Patch, module: object) -> None:
 
 
 CASES: dict[str, tuple[Callable[[Patch], None], Callable[[], None]]] = {
-    "byol: tau ends at .999": (tau_ends_at_999, partial(test_goldens.test_byol_schedules, BYOL_OPS, 300)),
-    "byol: tau": (target_moves_with_half_its_rate, partial(test_goldens.test_byol_trajectory, BYOL)),
-    "byol: LARS on biases": (nothing_is_excluded, partial(test_goldens.test_byol_trajectory, BYOL)),
-    "byol: blur's sigma": (wider_blur, partial(test_goldens.test_byol_operation, BYOL_OPS, "blur")),
-    "byol: mean of red": (other_mean, partial(test_goldens.test_byol_trajectory, BYOL)),
+    "byol: tau ends at .999": (tau_ends_at_999, partial(test_official_codes.test_byol_schedules, BYOL_OPS, 300)),
+    "byol: tau": (target_moves_with_half_its_rate, partial(test_official_codes.test_byol_trajectory, BYOL)),
+    "byol: LARS on biases": (nothing_is_excluded, partial(test_official_codes.test_byol_trajectory, BYOL)),
+    "byol: blur's sigma": (wider_blur, partial(test_official_codes.test_byol_operation, BYOL_OPS, "blur")),
+    "byol: mean of red": (other_mean, partial(test_official_codes.test_byol_trajectory, BYOL)),
     "byol: trust coefficient": (
         lambda patch: set_argument(patch, optim, "lars", eta=1.001e-3),
-        partial(test_goldens.test_byol_trajectory, BYOL),
+        partial(test_official_codes.test_byol_trajectory, BYOL),
     ),
     "byol: normalised vectors": (
         lambda patch: patch.setattr(byol, "cosine", lambda a, b, eps: (a * b).sum(-1)),
-        partial(test_goldens.test_byol_trajectory, BYOL),
+        partial(test_official_codes.test_byol_trajectory, BYOL),
     ),
     "simsiam: weight decay's exclusion": (
         one_dimension_without_decay,
-        partial(test_goldens.test_simsiam_trajectory, SIMSIAM),
+        partial(test_official_codes.test_simsiam_trajectory, SIMSIAM),
     ),
     "simsiam: predictor's rate": (
         predictor_follows_the_schedule,
-        partial(test_goldens.test_simsiam_trajectory, SIMSIAM),
+        partial(test_official_codes.test_simsiam_trajectory, SIMSIAM),
     ),
-    "simsiam: mean of red": (other_mean, partial(test_goldens.test_simsiam_trajectory, SIMSIAM)),
+    "simsiam: mean of red": (other_mean, partial(test_official_codes.test_simsiam_trajectory, SIMSIAM)),
     "simsiam: momentum": (
         lambda patch: set_argument(patch, optim, "sgd", momentum=0.901),
-        partial(test_goldens.test_simsiam_trajectory, SIMSIAM),
+        partial(test_official_codes.test_simsiam_trajectory, SIMSIAM),
     ),
     "simsiam: stop-gradient": (
         lambda patch: set_argument(patch, simsiam.SimSiam, "__init__", stop_gradient=False),
-        partial(test_goldens.test_simsiam_trajectory, SIMSIAM),
+        partial(test_official_codes.test_simsiam_trajectory, SIMSIAM),
     ),
     "mocov2: temperature": (
         lambda patch: set_argument(patch, mocov2.MoCoV2, "__init__", temperature=0.2001),
-        partial(test_goldens.test_mocov2_trajectory, MOCO),
+        partial(test_official_codes.test_mocov2_trajectory, MOCO),
     ),
     "mocov2: key momentum": (
         lambda patch: set_argument(patch, mocov2.MoCoV2, "__init__", momentum=0.9001),
-        partial(test_goldens.test_mocov2_trajectory, MOCO),
+        partial(test_official_codes.test_mocov2_trajectory, MOCO),
     ),
     "mocov2: normalised queries and keys": (
         lambda patch: not_normalised(patch, mocov2),
-        partial(test_goldens.test_mocov2_trajectory, MOCO),
+        partial(test_official_codes.test_mocov2_trajectory, MOCO),
     ),
     "mocov2: weight decay's exclusion": (
         one_dimension_without_decay,
-        partial(test_goldens.test_mocov2_trajectory, MOCO),
+        partial(test_official_codes.test_mocov2_trajectory, MOCO),
     ),
     "simclr: temperature": (
         lambda patch: set_argument(patch, simclr.SimCLR, "__init__", temperature=lambda t: 1.001 * t),
-        partial(test_goldens.test_simclr_loss, SIMCLR),
+        partial(test_official_codes.test_simclr_loss, SIMCLR),
     ),
     "simclr: normalised projections": (
         lambda patch: not_normalised(patch, simclr),
-        partial(test_goldens.test_simclr_loss, SIMCLR),
+        partial(test_official_codes.test_simclr_loss, SIMCLR),
     ),
     "swav: temperature": (
         lambda patch: set_argument(patch, swav.SwAV, "__init__", temperature=0.1001),
-        partial(test_goldens.test_swav_loss, SWAV, "plain"),
+        partial(test_official_codes.test_swav_loss, SWAV, "plain"),
     ),
     "swav: epsilon": (
         lambda patch: set_argument(patch, swav.SwAV, "__init__", epsilon=lambda e: 1.001 * e),
-        partial(test_goldens.test_swav_sinkhorn, SWAV),
+        partial(test_official_codes.test_swav_sinkhorn, SWAV),
     ),
     "swav: iterations": (
         lambda patch: set_argument(patch, swav.SwAV, "__init__", iterations=lambda n: n + 1),
-        partial(test_goldens.test_swav_loss, SWAV, "queue"),
+        partial(test_official_codes.test_swav_loss, SWAV, "queue"),
     ),
 }
 
