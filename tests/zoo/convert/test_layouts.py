@@ -222,7 +222,7 @@ def test_a_file_of_another_code_is_refused_by_name(net: Network, tmp_path: Path)
         ):
             converted({"net": dict(net.state)}, kind, tmp_path)
     wrong = net.state | {"layer1.0.conv1.weight": torch.zeros(9, 8, 1, 1)}
-    with pytest.raises(UserError, match=r"an unusual width"):
+    with pytest.raises(UserError, match="a 3x3 convolution of 8 inputs after 9 channels"):
         converted(wrong, "vicreg", tmp_path)
 
 
