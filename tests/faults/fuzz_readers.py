@@ -254,7 +254,7 @@ def _read_samples(path: Path) -> object:
 
 def _read_source(path: Path, keep: tuple[str, ...] = ()) -> object:
     from zoo.sources import open_source
-    from zoo.transforms.decode import UnreadableImage
+    from zoo.transforms.unreadable import UnreadableImage
 
     source = open_source(path, keep)
     for row in source.listing().files.to_pylist()[:100]:

@@ -18,7 +18,7 @@ from pictures import fill
 
 from zoo.errors import EXIT_OK, EXIT_USER_ERROR, UserError
 from zoo.system import atomic_files, shortage
-from zoo.transforms import decode
+from zoo.transforms import upright_rgb
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = ROOT / "examples" / "photos"
@@ -82,7 +82,7 @@ def test_memory_that_is_short_while_an_image_is_decoded_stops_the_run(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(decode, "_upright", short)
+        patch.setattr(upright_rgb, "_upright", short)
         patch.setattr(shortage, "_SPARE", 1 << 62)
         with pytest.raises(UserError, match="out of memory"):
             run(images, tmp_path / "out")

@@ -23,7 +23,7 @@ from zoo.errors import UserError
 from zoo.sources import open_source
 from zoo.system.atomic_files import sha256_file
 from zoo.system.parquet import PageChecks, read_table
-from zoo.transforms.decode import UnreadableImage
+from zoo.transforms.unreadable import UnreadableImage
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory with /proc")
 

@@ -15,11 +15,14 @@ from pictures import encode
 from PIL import Image
 
 from zoo.transforms import decode
+from zoo.transforms.unreadable import UnreadableImage
 
 MEASURE = """
 import json, re, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from zoo.transforms.decode import UnreadableImage, decoded, read_bytes
+from zoo.transforms.unreadable import UnreadableImage
+from zoo.transforms.decode import decoded
+from zoo.transforms.image_bytes import read_bytes
 from zoo.transforms.preprocess import Preprocessing
 
 preprocessing = Preprocessing(224, 256)
@@ -176,7 +179,7 @@ def scans(image: Image.Image, more: int) -> bytes:
 
 def test_a_jpeg_of_a_thousand_scans_is_refused_before_it_is_decoded() -> None:
     large, small = Image.new("L", (4000, 4000)), Image.new("L", (80, 80))
-    with pytest.raises(decode.UnreadableImage, match="4000 x 4000 pixels in more than 100 scans"):
+    with pytest.raises(UnreadableImage, match="4000 x 4000 pixels in more than 100 scans"):
         decode.decode(scans(large, 1000))
     assert decode.decode(scans(small, 1000)).size == (80, 80), "it costs nothing"
     assert decode.decode(scans(large, 20)).size == (4000, 4000)

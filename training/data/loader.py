@@ -20,7 +20,7 @@ from zoo.errors import UserError
 from zoo.numerics.counter_rng import uniforms
 from zoo.system.hardware import usable_cores
 from zoo.system.prefetch import prefetch
-from zoo.transforms.decode import UnreadableImage
+from zoo.transforms.unreadable import UnreadableImage
 
 _STREAM = 1 << 32  # random stream that replaces unreadable images; the streams of the views count from 1
 _TRIES = 64  # attempts to replace an image; where one image in a hundred is bad, all fail once in 10^128 times

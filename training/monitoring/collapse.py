@@ -18,7 +18,7 @@ from training.recipes.config import Views
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.evaluate.frozen import knn
-from zoo.transforms.decode import UnreadableImage
+from zoo.transforms.unreadable import UnreadableImage
 
 COLLAPSE_SPREAD = 0.1  # limit of output_spread, which is 1 for isotropic outputs and 0 for constant ones
 COLLAPSE_RANK = 2.0  # limit of effective_rank, which is 1 for outputs on a line. SimSiam's last BN keeps the spread

@@ -35,7 +35,9 @@ from zoo.datasets.npz import PixelArray, open_npy, open_npz, require_memory
 from zoo.datasets.torchvision import has_torchvision_split, open_torchvision
 from zoo.errors import UserError, reason_of, without_secrets
 from zoo.sources.tar import expand, samples
-from zoo.transforms.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
+from zoo.transforms.decode import EXTENSIONS, decode
+from zoo.transforms.image_bytes import read_bytes
+from zoo.transforms.unreadable import UnreadableImage
 
 T = TypeVar("T")
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png")

@@ -14,7 +14,8 @@ from PIL.Image import Image
 from zoo.datasets.dataset import Dataset, evaluation_splits, has_split, open_dataset, open_training_data
 from zoo.datasets.listed import takes, text_of
 from zoo.errors import UserError
-from zoo.transforms.decode import UnreadableImage, decode
+from zoo.transforms.decode import decode
+from zoo.transforms.unreadable import UnreadableImage
 
 Ints = NDArray[np.int64]
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError, reason_of
-from zoo.transforms.decode import UnreadableImage, to_rgb
+from zoo.transforms.decode import to_rgb
+from zoo.transforms.unreadable import UnreadableImage
 
 
 class MapDataset(Protocol):

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from zoo.errors import UserError, reason_of
-from zoo.transforms.decode import UnreadableImage, to_rgb
+from zoo.transforms.decode import to_rgb
+from zoo.transforms.unreadable import UnreadableImage
 
 Arguments = Mapping[str, str | bool]
 

@@ -26,7 +26,7 @@ from zoo.datasets.labelled import (
     stratified_split,
 )
 from zoo.errors import UserError
-from zoo.transforms.decode import read_bytes
+from zoo.transforms.image_bytes import read_bytes
 
 Ints = np.typing.NDArray[np.int64]
 

@@ -19,8 +19,8 @@ from zoo.errors import UserError
 from zoo.sources import open_source
 from zoo.sources.base import ImageRow
 from zoo.system.parquet import read_table
-from zoo.transforms.decode import UnreadableImage
 from zoo.transforms.thumbnail import data_uri, thumbnail
+from zoo.transforms.unreadable import UnreadableImage
 
 SHOWN = 12  # pictures of a result
 _SIDE = 160  # pixels

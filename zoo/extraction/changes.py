@@ -16,7 +16,7 @@ from zoo.embeddings.plan import Plan, digest_of, kept_columns
 from zoo.embeddings.row_reader import RowReader
 from zoo.sources.base import ImageRow, Source, rows_of
 from zoo.system.prefetch import prefetch
-from zoo.transforms.decode import UnreadableImage
+from zoo.transforms.unreadable import UnreadableImage
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from zoo.sources.base import ImageRow, Source, one_large_file, rows_of
 from zoo.system.prefetch import prefetch
 from zoo.system.progress import Progress
 from zoo.system.shortage import raise_if_short
-from zoo.transforms.decode import UnreadableImage, decoded
+from zoo.transforms.decode import decoded
 from zoo.transforms.limits import DEFAULT_OPTIONS, DecodeOptions
+from zoo.transforms.unreadable import UnreadableImage
 
 R = TypeVar("R")
 

@@ -20,7 +20,7 @@ from zoo.extraction.exact_duplicates import FileReader, KnownFiles, find_exact_d
 from zoo.sources.base import ImageRow, Source
 from zoo.system import atomic_files
 from zoo.system.json_reader import BadJson
-from zoo.transforms.decode import UnreadableImage
+from zoo.transforms.unreadable import UnreadableImage
 
 
 def plan_update(previous: RowReader, found: pa.Table, changes: Changes, reader: FileReader) -> Plan | None:

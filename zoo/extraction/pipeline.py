@@ -32,8 +32,10 @@ from zoo.sources.base import ImageRow, Source, one_large_file
 from zoo.system.prefetch import prefetch
 from zoo.system.progress import Progress
 from zoo.system.shortage import raise_if_short
-from zoo.transforms.decode import UnreadableImage, decoded, is_jpeg, notes_of, whole_of
+from zoo.transforms.decode import decoded, is_jpeg
 from zoo.transforms.limits import DEFAULT_OPTIONS, DecodeOptions
+from zoo.transforms.unreadable import UnreadableImage
+from zoo.transforms.upright_rgb import notes_of, whole_of
 
 NOT_FINITE = "not-finite"
 _SCALED_SPEED = 5.0  # of decoding and resizing large JPEGs: benchmarks/results/decode_scaled.json has 6 to 9

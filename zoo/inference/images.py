@@ -13,8 +13,10 @@ from PIL import Image
 
 from zoo.errors import UserError, reason_of
 from zoo.transforms import decode as decoder
+from zoo.transforms.image_bytes import read_bytes
 from zoo.transforms.limits import MAX_BYTES
 from zoo.transforms.preprocess import Preprocessing
+from zoo.transforms.unreadable import UnreadableImage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +62,7 @@ def as_rgb(image: ImageLike) -> Image.Image:
     if isinstance(image, Image.Image):
         try:
             return decoder.to_rgb(image)
-        except decoder.UnreadableImage as error:
+        except UnreadableImage as error:
             raise UserError(f"a PIL image cannot be used: {error}") from None
     # Arrays and tensors are checked for the layout of an image.
     array = _as_array(image)
@@ -132,11 +134,11 @@ def _content(file: Any) -> bytes:
 
 def _decoded(source: str | os.PathLike[str] | bytes, name: str) -> Image.Image:
     try:
-        data = source if isinstance(source, bytes) else decoder.read_bytes(source)
+        data = source if isinstance(source, bytes) else read_bytes(source)
         if len(data) > MAX_BYTES:
-            raise decoder.UnreadableImage("too-large", f"more than {MAX_BYTES} bytes")
+            raise UnreadableImage("too-large", f"more than {MAX_BYTES} bytes")
         return decoder.decode(data)
-    except decoder.UnreadableImage as error:
+    except UnreadableImage as error:
         raise UserError(f"{name} cannot be read: {error}") from None
 
 

@@ -13,8 +13,9 @@ from zoo.search.collection import Collection
 from zoo.search.query import Match, QueryResult
 from zoo.search.thumbnails import SMALL, Thumbnails
 from zoo.system.atomic_files import atomic_write_text
-from zoo.transforms.decode import UnreadableImage, read_bytes
+from zoo.transforms.image_bytes import read_bytes
 from zoo.transforms.thumbnail import data_uri, thumbnail
+from zoo.transforms.unreadable import UnreadableImage
 
 _STYLE = """
 :root { color-scheme: light dark; font-family: system-ui, sans-serif; line-height: 1.4 }

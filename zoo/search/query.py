@@ -16,8 +16,10 @@ from zoo.inference.embedder import Embedder
 from zoo.inference.outputs import EMBEDDING
 from zoo.search.collection import Collection, Item
 from zoo.search.index import Index
-from zoo.transforms.decode import UnreadableImage, decoded, read_bytes
+from zoo.transforms.decode import decoded
+from zoo.transforms.image_bytes import read_bytes
 from zoo.transforms.limits import DEFAULT_OPTIONS, DecodeOptions
+from zoo.transforms.unreadable import UnreadableImage
 
 
 @dataclass(frozen=True)

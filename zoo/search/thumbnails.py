@@ -20,8 +20,9 @@ from zoo.embeddings.plan import Plan
 from zoo.embeddings.shards import DUPLICATE
 from zoo.errors import UserError
 from zoo.search.collection import Collection, Item
-from zoo.transforms.decode import UnreadableImage, read_bytes
+from zoo.transforms.image_bytes import read_bytes
 from zoo.transforms.thumbnail import thumbnail
+from zoo.transforms.unreadable import UnreadableImage
 
 SMALL, LARGE = 240, 960  # longest side, pixels
 _SHOWN = (OK, DUPLICATE)

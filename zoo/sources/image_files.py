@@ -17,7 +17,8 @@ from zoo.sources.base import ImageRow
 from zoo.sources.file_listing import FILES, LeftOut, Listing, collect, is_hidden, list_images
 from zoo.sources.metadata import PATH_COLUMNS, kept_column, paths_in, read_csv, read_jsonl, with_metadata
 from zoo.sources.storage import Local, Remote, Storage, is_url, open_storage
-from zoo.transforms.decode import EXTENSIONS, UnreadableImage
+from zoo.transforms.decode import EXTENSIONS
+from zoo.transforms.unreadable import UnreadableImage
 
 _EXTENSIONS = frozenset(os.fsencode(extension) for extension in EXTENSIONS)
 _BLOCK = 1 << 20

@@ -23,8 +23,8 @@ from zoo.sources.file_listing import Listing
 from zoo.sources.image_files import PathReader
 from zoo.sources.storage import Local, Storage, is_url
 from zoo.system.parquet import PageChecks
-from zoo.transforms.decode import UnreadableImage
 from zoo.transforms.limits import MAX_BYTES
+from zoo.transforms.unreadable import UnreadableImage
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
 _PATH_COLUMNS = ("path", "file_name", "filename", "filepath", "file_path", "image_path")

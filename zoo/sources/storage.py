@@ -17,8 +17,9 @@ from typing import BinaryIO, Protocol, SupportsInt, TypeVar
 
 from zoo.errors import UserError, reason_of
 from zoo.system.shortage import raise_if_short
-from zoo.transforms.decode import UnreadableImage, read_bytes, read_part
+from zoo.transforms.image_bytes import read_bytes, read_part
 from zoo.transforms.limits import MAX_BYTES
+from zoo.transforms.unreadable import UnreadableImage
 
 _URL = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://")
 _WILDCARD = re.compile(r"[*?\[]")

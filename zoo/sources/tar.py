@@ -24,7 +24,9 @@ from zoo.errors import UserError, reason_of
 from zoo.sources.base import IN_CONTAINER, ImageRow, container_of, narrowed, require_unique
 from zoo.sources.file_listing import LeftOut, Listing, collect, is_hidden
 from zoo.sources.storage import Local, Storage
-from zoo.transforms.decode import EXTENSIONS, UnreadableImage, read_part
+from zoo.transforms.decode import EXTENSIONS
+from zoo.transforms.image_bytes import read_part
+from zoo.transforms.unreadable import UnreadableImage
 
 _LABEL_KEYS = ("label", "cls")  # of KEY.json
 _MAX_VALUE_BYTES = 1 << 20  # of a label or a kept value

@@ -1,5 +1,7 @@
 """Decode image files to RGB pixels. zoo decodes images in this module and nowhere else.
 
+Here are headers, limits and loading; ``image_bytes`` reads files, ``upright_rgb`` converts what was loaded.
+
 Every manifest records these rules (``DECODER``):
 
 - JPEG (also MPO, which phones write), PNG, GIF, WebP, BMP, TIFF, AVIF and with pillow-heif HEIC, recognised by content,
@@ -22,45 +24,28 @@ import ctypes
 import io
 import logging
 import math
-import os
-import stat
 import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version as package_version
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING
 
 import PIL
 from PIL import Image, ImageFile, features
 
-from zoo.errors import reason_of
-from zoo.system.shortage import raise_if_short
 from zoo.transforms.formats import EXTENSIONS as EXTENSIONS  # read with the decoder by many
 from zoo.transforms.formats import FORMATS, HAS_HEIF, claims_a_read_format, other_format, register_heif
 from zoo.transforms.limits import DEFAULT_OPTIONS, MAX_BYTES, MAX_PIXELS, DecodeOptions
 from zoo.transforms.repair import LAST_BASELINE_TAG, ended_jpegs, has_more_scans, tiff_entries, without_metadata
+from zoo.transforms.unreadable import UnreadableImage, decoder_error
+from zoo.transforms.upright_rgb import DEEP, NOTES, WHOLE, WholeImage, loaded_to_rgb
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-Reason = Literal[
-    "missing",  # no such file (any more), or a broken link
-    "no-permission",  # the file or its folder may not be read
-    "not-a-file",  # a folder, FIFO, socket or device
-    "io-error",  # the operating system failed to read it
-    "changed",  # size or modification time differ from the plan's
-    "empty",  # no bytes
-    "too-large",  # more bytes or pixels than the limit
-    "not-an-image",  # none of the supported formats
-    "unsupported",  # a supported format, in a variant that has no RGB form
-    "truncated",  # the end is missing
-    "corrupt",  # a supported format that its decoder refuses
-]
 
 PILLOW_MAX_PIXELS = 2 * 89_478_485  # Pillow refuses more than this, whatever the caller allows
 DECODER = {
@@ -77,31 +62,16 @@ DECODER = {
     "max_bytes": MAX_BYTES,
 }
 
-_WHITE = (255, 255, 255)
-_NOTES, _DEEP, _WHOLE = "zoo.notes", "zoo.deep", "zoo.whole"  # keys of an image's info
 # The decoder goes through all pixels in each scan of a JPEG, and a scan can take 12 bytes: a file of 1 MB could ask for
 # an hour. Progressive files have 6 to 18 scans, the optimisers' some more.
 _SCANS, _SCANNED_PIXELS = 100, 1_000_000_000
 _REDUCTIONS = (8, 4, 2)  # of libjpeg's inverse DCT that Pillow offers
-_STARTS_RIGHT, _STARTS_BELOW, _EXCHANGED = (2, 3, 6, 7), (3, 4, 7, 8), (5, 6, 7, 8)  # EXIF orientations
 _TRUNCATED = "truncated: the end is missing, what is there was decoded"
-_BAD_PROFILE = "profile-ignored: it cannot be read, or is one of other pixels"
 _PROFILE_MARKS = (b"iCCP", b"ICC_PROFILE\0", b"ICCP")
 _BYTES_A_PIXEL = 12  # of one image at its largest: its stored form, a converted one and the result
 _SPARE_BYTES = 64 * 1024 * 1024
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _MAX_PARTS = 250_000  # strips or tiles of a TIFF; Pillow holds a Python object for each
-_ORIENTATION_TAG = 0x0112
-_ORIENTATION_KEYS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for it
-_TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _LARGE_PIXELS = 12_000_000
 _large_image_lock = threading.Lock()
 
@@ -113,60 +83,6 @@ with suppress(OSError, AttributeError):  # a Pillow built with libtiff inside ha
 # glibc returns blocks above 32 MiB to the system as soon as they are freed. Pillow's default blocks have 16 MiB: every
 # thread that ever held a large image would keep a heap full of them.
 Image.core.set_block_size(64 * 1024 * 1024)  # type: ignore[attr-defined]
-
-
-class UnreadableImage(Exception):
-    """A file that cannot be decoded to pixels.
-
-    Attributes:
-        reason: one of ``Reason``.
-        detail: one line of text, the same for the same bytes: it holds no memory addresses and no absolute paths.
-    """
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-
-def read_bytes(path: bytes | str | os.PathLike[str], *, size: int | None = None, mtime_ns: int | None = None) -> bytes:
-    """Return all bytes of a regular file of at most ``MAX_BYTES``; FIFOs and devices are refused unopened.
-
-    Args:
-        size, mtime_ns: expected size in bytes and modification time in nanoseconds; ``None`` accepts any file.
-
-    Raises:
-        UnreadableImage: the file cannot be read, or it is not the expected one.
-    """
-    with _opened(path) as (file, before):
-        if (size, mtime_ns) != (None, None) and (before.st_size, before.st_mtime_ns) != (size, mtime_ns):
-            raise UnreadableImage("changed", "another size or modification time than when the run began")
-        if before.st_size > MAX_BYTES:
-            raise UnreadableImage("too-large", f"{before.st_size} bytes, more than {MAX_BYTES}")
-        data = file.read(before.st_size + 1)
-        after = os.fstat(file.fileno())
-    if (len(data), after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        raise UnreadableImage("changed", "written to while it was read")
-    return data
-
-
-def read_part(path: bytes | str | os.PathLike[str], offset: int, length: int, *, mtime_ns: int) -> bytes:
-    """Return ``length`` bytes (at most ``MAX_BYTES``) of a regular file, beginning at byte ``offset``.
-
-    Args:
-        mtime_ns: expected modification time in nanoseconds.
-
-    Raises:
-        UnreadableImage: the bytes cannot be read, or the file has another modification time.
-    """
-    if length > MAX_BYTES:
-        raise UnreadableImage("too-large", f"{length} bytes, more than {MAX_BYTES}")
-    with _opened(path) as (file, before):
-        file.seek(offset)
-        data = file.read(length)
-        if {before.st_mtime_ns, os.fstat(file.fileno()).st_mtime_ns} != {mtime_ns} or len(data) != length:
-            raise UnreadableImage("changed", "another size or modification time than when the run began")
-    return data
 
 
 def choices_json(options: DecodeOptions) -> dict[str, object]:
@@ -181,59 +97,18 @@ Reduction = Callable[[int, int], float]
 """By which factor an image of a width and a height may be reduced on each axis; orientation may exchange the two."""
 
 
-@dataclass(frozen=True)
-class WholeImage:
-    """The image of which a decoded one has all pixels, or a reduced form.
-
-    Attributes:
-        width, height: size of the upright image in its file.
-        box: where it lies in the decoded image, in pixels of that: left, top, right, bottom. A reduced JPEG ends in the
-            middle of a pixel where its sides are no multiple of the reduction.
-    """
-
-    width: int
-    height: int
-    box: tuple[float, float, float, float]
-
-    @property
-    def reduction(self) -> float:
-        """Pixels of the file to a pixel of the decoded image, on each axis; 1 where none is left out."""
-        return self.width / (self.box[2] - self.box[0])
-
-    def part(self, box: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
-        """Return where a box of the whole image lies in the decoded image."""
-        scale, (left, top, right, bottom) = self.reduction, self.box
-        if scale == 1:
-            return box
-        end = (min(right, left + box[2] / scale), min(bottom, top + box[3] / scale))
-        return left + box[0] / scale, top + box[1] / scale, *end
-
-
-def whole_of(image: Image.Image) -> WholeImage:
-    """Return the size of the file's image and where it lies in ``image``, for any PIL image."""
-    found = image.info.get(_WHOLE)
-    if isinstance(found, WholeImage):
-        return found
-    return WholeImage(image.width, image.height, (0, 0, image.width, image.height))
-
-
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, options: DecodeOptions = DEFAULT_OPTIONS) -> Image.Image:
     """Decode a file's bytes to an upright, opaque PIL image of mode RGB.
 
     Raises:
         UnreadableImage: the bytes are not a supported image, or have more than ``max_pixels`` pixels.
     """
-    return _to_rgb(_load(_open(data, max_pixels), data, options), options)
+    return loaded_to_rgb(_load(_open(data, max_pixels), data, options), options)
 
 
 def is_jpeg(data: bytes) -> bool:
     """True if a file's bytes begin as those of a JPEG, which can be decoded to fewer pixels."""
     return data.startswith(b"\xff\xd8")
-
-
-def notes_of(image: Image.Image) -> tuple[str, ...]:
-    """Return what a user should know of a decoded image, each as "NAME: TEXT"; empty for nearly all images."""
-    return tuple(image.info.get(_NOTES, ()))
 
 
 def decode_values(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8 | np.uint16]:
@@ -285,7 +160,9 @@ def decoded(
     if options.decode == "scaled" and reduction is not None:
         _reduce(image, reduction(*size))
     with _large_image_lock if _is_large(image, size) else nullcontext():
-        image = _to_rgb(_load(image, data, options, size), options)  # rebinding the name frees the original pixels
+        image = loaded_to_rgb(
+            _load(image, data, options, size), options
+        )  # rebinding the name frees the original pixels
         try:
             yield image
         finally:
@@ -301,45 +178,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     try:
         image.load()
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
-        raise _decoder_error(error) from error
-    return _to_rgb(image, DEFAULT_OPTIONS)
-
-
-# ---------------------------------------------------------------- reading files
-
-
-@contextmanager
-def _opened(path: bytes | str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, os.stat_result]]:
-    if b"\0" in os.fsencode(path):  # the system would not even be asked
-        raise UnreadableImage("missing", "no such file")
-    try:
-        # Opening a device can already have an effect: check the kind of file first.
-        _require_file(os.stat(path), path)
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(descriptor, "rb") as file:
-            before = os.fstat(descriptor)
-            _require_file(before, path)
-            yield file, before
-    except OSError as error:
-        raise _read_error(error, path) from error
-
-
-def _require_file(status: os.stat_result, path: bytes | str | os.PathLike[str]) -> None:
-    if stat.S_ISREG(status.st_mode):
-        return
-    if stat.S_ISDIR(status.st_mode):
-        os.scandir(path).close()  # a folder in a list of images may be there because it could not be listed
-    kind = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
-    raise UnreadableImage("not-a-file", f"a {kind.get(stat.S_IFMT(status.st_mode), 'device')}")
-
-
-def _read_error(error: OSError, path: bytes | str | os.PathLike[str]) -> UnreadableImage:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return UnreadableImage("missing", "a broken link" if os.path.islink(path) else "no such file")
-    if isinstance(error, PermissionError):
-        return UnreadableImage("no-permission", "reading it is not allowed")
-    raise_if_short(error)
-    return UnreadableImage("io-error", os.strerror(error.errno) if error.errno else "read failed")
+        raise decoder_error(error) from error
+    return loaded_to_rgb(image, DEFAULT_OPTIONS)
 
 
 # ---------------------------------------------------------------- opening and loading
@@ -377,13 +217,13 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 def _header(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     raw_modes = str([tile[3] for tile in getattr(image, "tile", ())[:1]])
-    image.info[_DEEP] = "16" in raw_modes and image.mode[0] != "I"  # Pillow cuts 16-bit colours to 8 bits
+    image.info[DEEP] = "16" in raw_modes and image.mode[0] != "I"  # Pillow cuts 16-bit colours to 8 bits
     return image
 
 
 def _unopened(error: Exception, data: bytes) -> UnreadableImage:
     if not isinstance(error, PIL.UnidentifiedImageError):
-        return _decoder_error(error)
+        return decoder_error(error)
     if claims_a_read_format(data):
         return UnreadableImage("corrupt", "the header cannot be read")
     kind = other_format(data)
@@ -421,7 +261,7 @@ def _reduce(image: Image.Image, most: float) -> None:
     width, height = image.size
     if image.draft(None, (width // factor, height // factor)) is not None:
         # Pillow rounds the reduced sides up: the last pixel can lie half outside.
-        image.info[_WHOLE] = WholeImage(width, height, (0, 0, width / factor, height / factor))
+        image.info[WHOLE] = WholeImage(width, height, (0, 0, width / factor, height / factor))
 
 
 def _is_large(image: Image.Image, size: tuple[int, int]) -> bool:
@@ -441,7 +281,7 @@ def _load(image: Image.Image, data: bytes, options: DecodeOptions, size: tuple[i
         image.load()
         return image
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
-        found = _decoder_error(error)
+        found = decoder_error(error)
         size, caught = size or image.size, error
         image.close()
     if found.reason == "too-large" and not isinstance(caught, ValueError):
@@ -457,7 +297,7 @@ def _load(image: Image.Image, data: bytes, options: DecodeOptions, size: tuple[i
     if options.truncated == "accept" and found.reason == "truncated":
         accepted = _partly_loaded(data)
         if accepted is not None and accepted.size == size:
-            accepted.info[_NOTES] = (_TRUNCATED,)
+            accepted.info[NOTES] = (_TRUNCATED,)
             return accepted
     raise found from caught
 
@@ -523,121 +363,6 @@ def _partly_loaded(data: bytes) -> Image.Image | None:
         _accept_truncated.on = False
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
     return image if any(low != high for low, high in bands) else None
-
-
-# ---------------------------------------------------------------- pixels
-
-
-def _to_rgb(image: Image.Image, options: DecodeOptions) -> Image.Image:
-    """Convert a loaded image; its notes go along."""
-    try:
-        upright = _upright(image)
-        has_profile = options.icc == "convert" and "icc_profile" in upright.info
-        if upright.mode == "RGB" and "transparency" not in upright.info and not has_profile:
-            rgb, notes = upright, list(notes_of(image))
-        else:
-            rgb, notes = _rgb(upright, options, list(notes_of(image)))
-        if upright.info.get(_DEEP):
-            from zoo.transforms.colour import DARK, is_dark_16
-
-            highest = max(high for _, high in rgb.getextrema())  # type: ignore[misc]
-            notes += [DARK] if is_dark_16(highest * 256, options.white16) else []
-        rgb.info[_NOTES] = tuple(notes)
-        if _WHOLE in upright.info:
-            rgb.info[_WHOLE] = upright.info[_WHOLE]
-        return rgb
-    except UnreadableImage:
-        raise
-    except Exception as error:  # a damaged file can make Pillow raise nearly anything
-        raise _decoder_error(error) from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    # Pillow applies a TIFF's orientation, which is an ordinary tag there, while loading.
-    if image.format == "TIFF":
-        return image
-    # Look the rotation up in EXIF.
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # a broken EXIF block does not damage the pixels
-        return image
-    method = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
-    if method is None or not isinstance(orientation, int):
-        return image
-    # Rotate the pixels, and drop the tags.
-    upright = image.transpose(method)
-    for key in _ORIENTATION_KEYS:  # the next reader of this image must not rotate it again
-        upright.info.pop(key, None)
-    if _WHOLE in image.info:
-        upright.info[_WHOLE] = _turned(image.info[_WHOLE], orientation, upright.size)
-    return upright
-
-
-def _turned(whole: WholeImage, orientation: int, size: tuple[int, int]) -> WholeImage:
-    """Turn the place of a whole image with the pixels.
-
-    Args:
-        size: of the turned pixels.
-    """
-    width, height, sides = whole.width, whole.height, whole.box[2:]
-    if orientation in _EXCHANGED:
-        width, height, sides = height, width, (sides[1], sides[0])
-    left, right = (size[0] - sides[0], size[0]) if orientation in _STARTS_RIGHT else (0, sides[0])
-    top, bottom = (size[1] - sides[1], size[1]) if orientation in _STARTS_BELOW else (0, sides[1])
-    return WholeImage(width, height, (left, top, right, bottom))
-
-
-def _rgb(image: Image.Image, options: DecodeOptions, notes: list[str]) -> tuple[Image.Image, list[str]]:
-    """Convert to mode RGB, opaque. Notes are added to ``notes``."""
-    profile = image.info.get("icc_profile") if options.icc == "convert" else None
-    if options.icc == "convert" and "icc_profile" in image.info and not profile:
-        notes.append(_BAD_PROFILE)
-    if image.mode == "F":
-        raise UnreadableImage("unsupported", "floating-point pixels: the file does not say which is white")
-    if image.mode.startswith("I"):
-        return _gray16_to_rgb(image, profile, options, notes), notes
-    colours = _without_profile(image, profile, notes) if profile else None
-    if not image.has_transparency_data:
-        return colours or image.convert("RGB"), notes
-    layer = image if image.mode == "RGBA" else image.convert("RGBA")
-    opaque = Image.new("RGB", image.size, _WHITE)
-    opaque.paste(colours or layer, mask=layer)
-    return opaque, notes
-
-
-def _without_profile(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image | None:
-    from zoo.transforms.colour import to_srgb
-
-    converted = to_srgb(image, profile)
-    if converted is None:
-        notes.append(_BAD_PROFILE)
-    return converted
-
-
-def _gray16_to_rgb(image: Image.Image, profile: bytes | None, options: DecodeOptions, notes: list[str]) -> Image.Image:
-    from zoo.transforms.colour import DARK, gray16_to_8, is_dark_16
-
-    gray = image.convert("I")
-    low, high = gray.getextrema()
-    if low < 0 or high > 65535:  # type: ignore[operator]
-        raise UnreadableImage("unsupported", f"integer pixels from {low} to {high}, not within 0 to 65535")
-    if is_dark_16(int(high), options.white16):  # type: ignore[arg-type]
-        notes.append(DARK)
-    eight = gray16_to_8(gray, options.white16)
-    rgb = (_without_profile(eight, profile, notes) if profile else None) or eight.convert("RGB")
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        is_transparent = [255 if value == transparent else 0 for value in range(65536)]
-        rgb.paste(_WHITE, mask=gray.point(is_transparent, "L"))
-    return rgb
-
-
-def _decoder_error(error: Exception) -> UnreadableImage:
-    raise_if_short(error)
-    detail = reason_of(error)
-    if isinstance(error, Image.DecompressionBombError | MemoryError):
-        return UnreadableImage("too-large", detail)
-    return UnreadableImage("truncated" if "truncated" in detail.lower() else "corrupt", detail)
 
 
 @cache

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from zoo.transforms.decode import WholeImage
     from zoo.transforms.tf_bicubic import Box, TfBicubic
+    from zoo.transforms.upright_rgb import WholeImage
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -324,13 +324,13 @@ class Preprocessing:
 
 
 def _whole_of(image: Image) -> WholeImage:
-    from zoo.transforms.decode import whole_of
+    from zoo.transforms.upright_rgb import whole_of
 
     return whole_of(image)
 
 
 def _check_resized(size: tuple[int, int], max_pixels: int) -> None:
-    from zoo.transforms.decode import UnreadableImage
+    from zoo.transforms.unreadable import UnreadableImage
 
     width, height = size
     if width * height > max_pixels:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pictures import encode, fill, picture
 
 import zoo.sources.storage as storage
-from zoo.transforms.decode import UnreadableImage
+from zoo.transforms.unreadable import UnreadableImage
 
 
 class Counts(PixelMeans):

@@ -22,9 +22,11 @@ from zoo.extraction import pipeline
 from zoo.extraction.pipeline import Times
 from zoo.search.collection import Collection
 from zoo.search.query import embed_bytes, open_model
-from zoo.transforms.decode import UnreadableImage, decoded, whole_of
+from zoo.transforms.decode import decoded
 from zoo.transforms.limits import DecodeOptions
 from zoo.transforms.preprocess import Preprocessing
+from zoo.transforms.unreadable import UnreadableImage
+from zoo.transforms.upright_rgb import whole_of
 
 PHOTOS = Path(__file__).parents[3] / "examples" / "photos"
 SCALED = DecodeOptions(decode="scaled")

@@ -12,7 +12,7 @@ from pictures import fill
 from zoo.errors import UserError
 from zoo.search.collection import Collection
 from zoo.search.thumbnails import Thumbnails
-from zoo.transforms.decode import UnreadableImage
+from zoo.transforms.unreadable import UnreadableImage
 
 PHOTOS = Path(__file__).parents[3] / "examples" / "photos"
 

@@ -18,7 +18,7 @@ from pictures import encode, picture
 from zoo.datasets.dataset import open_dataset
 from zoo.errors import UserError
 from zoo.sources.tar import expand, samples
-from zoo.transforms.decode import UnreadableImage
+from zoo.transforms.unreadable import UnreadableImage
 
 
 def jpeg(seed: int) -> bytes:

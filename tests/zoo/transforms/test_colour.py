@@ -11,8 +11,9 @@ from pictures import encode, picture
 from PIL import Image, ImageCms
 
 from zoo.errors import UserError
-from zoo.transforms.decode import choices_json, decode, notes_of
+from zoo.transforms.decode import choices_json, decode
 from zoo.transforms.limits import DecodeOptions
+from zoo.transforms.upright_rgb import notes_of
 
 CONVERT = DecodeOptions(icc="convert")
 D65 = np.array([0.3127, 0.3290])

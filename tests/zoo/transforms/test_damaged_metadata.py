@@ -11,8 +11,10 @@ import pytest
 from pictures import encode, picture
 from PIL import Image
 
-from zoo.transforms.decode import UnreadableImage, decode, notes_of
+from zoo.transforms.decode import decode
 from zoo.transforms.limits import DecodeOptions
+from zoo.transforms.unreadable import UnreadableImage
+from zoo.transforms.upright_rgb import notes_of
 
 RIGHT = picture(48, 36)
 PNG = encode(RIGHT, "PNG")

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from pictures import encode, picture
 from PIL import Image
 
-from zoo.transforms.decode import Reason, UnreadableImage, decode, decoded, read_bytes, to_rgb
+from zoo.transforms.decode import decode, decoded, to_rgb
+from zoo.transforms.image_bytes import read_bytes
+from zoo.transforms.unreadable import Reason, UnreadableImage
 
 RIGHT = picture(16, 12)
 CORPUS = {

@@ -9,8 +9,10 @@ import pytest
 from pictures import encode, picture
 from PIL import Image
 
-from zoo.transforms import decode
-from zoo.transforms.decode import UnreadableImage, decode_values, decoded, read_bytes, read_part
+from zoo.transforms import image_bytes
+from zoo.transforms.decode import decode_values, decoded
+from zoo.transforms.image_bytes import read_bytes, read_part
+from zoo.transforms.unreadable import UnreadableImage
 
 LABELS = np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8)
 
@@ -61,7 +63,7 @@ def test_a_part_of_a_file_is_read_if_the_file_is_the_planned_one(
     mtime_ns = path.stat().st_mtime_ns
     assert read_part(path, 3, 4, mtime_ns=mtime_ns) == b"3456"
     assert read_part(path, 0, 10, mtime_ns=mtime_ns) == b"0123456789"
-    monkeypatch.setattr(decode, "MAX_BYTES", 5)
+    monkeypatch.setattr(image_bytes, "MAX_BYTES", 5)
     assert read_part(path, 5, 5, mtime_ns=mtime_ns) == b"56789"
     for offset, length, time, reason in (
         (0, 6, mtime_ns, "too-large"),

@@ -10,8 +10,8 @@ from torchvision import transforms as T
 
 from zoo.errors import UserError
 from zoo.hub.weights import locate
-from zoo.transforms.decode import UnreadableImage
 from zoo.transforms.preprocess import Preprocessing
+from zoo.transforms.unreadable import UnreadableImage
 
 PAIRS = [("bicubic", T.InterpolationMode.BICUBIC), ("bilinear", T.InterpolationMode.BILINEAR),
          ("nearest", T.InterpolationMode.NEAREST), ("lanczos", T.InterpolationMode.LANCZOS)]  # fmt: skip

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from zoo.errors import UserError
 from zoo.numerics.counter_rng import uniforms
-from zoo.transforms.decode import EXTENSIONS, UnreadableImage, decode, decode_values, read_bytes
+from zoo.transforms.decode import EXTENSIONS, decode, decode_values
+from zoo.transforms.image_bytes import read_bytes
 from zoo.transforms.preprocess import Preprocessing
+from zoo.transforms.unreadable import UnreadableImage
 
 CROP_STREAM, FLIP_STREAM, SIZE_STREAM, COLOUR_STREAM = 901, 902, 903, 904  # of zoo.numerics.counter_rng
 _LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")  # a lossy format would change label ids

@@ -13,7 +13,7 @@ from zoo.search.kept_columns import MAX_TEXT, KeptColumns, shown
 from zoo.search.query import Match, nearest_to_row
 from zoo.search.server.schemas import About, Column, Image, Neighbour, Problem
 from zoo.search.server.served import ServedCollection
-from zoo.transforms.decode import UnreadableImage
+from zoo.transforms.unreadable import UnreadableImage
 
 MAX_COUNT = 200  # images per page, and neighbours per query
 _DECODERS = 4  # thumbnails made at once: each may need the memory of a large photograph

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from email.message import Message
 
-from zoo.transforms.decode import UnreadableImage
+from zoo.transforms.unreadable import UnreadableImage
 
 FORM = "multipart/form-data"
 _MAX_PARTS = 16

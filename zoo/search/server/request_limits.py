@@ -11,8 +11,8 @@ from typing import TypeVar
 from fastapi import HTTPException, Request
 
 from zoo.search.server.form_data import file_of
-from zoo.transforms.decode import UnreadableImage
 from zoo.transforms.limits import MAX_PIXELS
+from zoo.transforms.unreadable import UnreadableImage
 
 T = TypeVar("T")
 

@@ -33,7 +33,7 @@ from zoo.search.server.http_protocol import BoundedProtocol
 from zoo.search.server.request_limits import RequestLimits
 from zoo.search.server.served import ServedCollection
 from zoo.search.thumbnails import Thumbnails
-from zoo.transforms.decode import UnreadableImage
+from zoo.transforms.unreadable import UnreadableImage
 
 PHOTOS = Path(__file__).parents[4] / "examples" / "photos"
 
