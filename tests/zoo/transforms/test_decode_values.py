@@ -9,7 +9,7 @@ import pytest
 from pictures import encode, picture
 from PIL import Image
 
-from zoo.transforms import image_bytes
+from zoo.transforms import decode, image_bytes
 from zoo.transforms.decode import decode_values, decoded
 from zoo.transforms.image_bytes import read_bytes, read_part
 from zoo.transforms.unreadable import UnreadableImage
