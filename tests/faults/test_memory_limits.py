@@ -144,6 +144,7 @@ run(app, "zoo", resume_hint="again")
 
 def start(how: str, limited: bool = True) -> subprocess.Popen[str]:
     def limit() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
         if limited:
             resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 

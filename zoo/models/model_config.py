@@ -254,7 +254,7 @@ def require_bounded_args(timm_name: str, model_args: Mapping[str, Any], colours:
         side, dynamic = unknown.pop("img_size", 1), unknown.pop("dynamic_img_size", True)
         if type(side) is not int or not 0 < side <= MAX_IMAGE_SIZE or dynamic is not True:
             raise UserError("model_args are out of range")
-    if timm_name in RESNETS and unknown.pop("norm_layer", "groupnorm") not in _NORMS:
+    if timm_name in RESNETS and "preact" not in model_args and unknown.pop("norm_layer", "groupnorm") not in _NORMS:
         raise UserError(f"norm_layer {str(model_args['norm_layer'])[:60]!r} is not known to this version")
     if unknown:
         raise UserError(f"model_args {sorted(unknown)} are not known to this version")
