@@ -21,6 +21,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,34 @@ def _torch_files() -> list[bytes]:
     return made
 
 
-def _safetensors() -> list[bytes]:
-    from safetensors.torch import save
+def _checkpoints() -> list[bytes]:
+    from training.recipes.config import to_json
+    from training.recipes.table import find
 
-    return [save(_state()["state_dict"], {"format": "siamese-zoo encoder 1", "architecture": "r10", "method": "byol"})]
+    file = io.BytesIO()
+    torch.save({"recipe": to_json(find("byol_r18_tin32")), "method": _state()["state_dict"], "step": 3}, file)
+    return [file.getvalue()]
+
+
+def _safetensors() -> list[bytes]:
+    from zoo.hub.weights import save_encoder
+    from zoo.models.registry import ARCHITECTURES
+    from zoo.models.resnet import build_encoder, encoder_state
+    from zoo.transforms.preprocess import Preprocessing
+
+    state = encoder_state(build_encoder(ARCHITECTURES["cmc_r10"]))
+    facts: dict[str, Any] = {"architecture": "cmc_r10", "method": "cmc", "licence": "MIT"}
+    facts["preprocessing"] = Preprocessing(64, 73).to_json()
+    made = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, text in enumerate([None, *map(json.loads, _with_other_values(facts))]):
+            path = Path(folder) / f"{number}.safetensors"
+            with contextlib.suppress(TypeError, ValueError, UserError, AttributeError):
+                save_encoder(path, state, text or facts)
+                made.append(path.read_bytes())
+            if len(made) == 40:
+                break
+    return made
 
 
 def _configs() -> list[bytes]:
@@ -119,6 +144,14 @@ def _bundle() -> list[bytes]:
 
     with zipfile.ZipFile(TESTS / "zoo" / "data" / "simclr_narrow.zip") as archive:
         return [archive.read(next(n for n in archive.namelist() if n.endswith(".index")))]
+
+
+@cache
+def _bundle_data() -> bytes:
+    import zipfile
+
+    with zipfile.ZipFile(TESTS / "zoo" / "data" / "simclr_narrow.zip") as archive:
+        return archive.read(next(n for n in archive.namelist() if ".data-" in n))
 
 
 def _onnx() -> list[bytes]:
@@ -286,7 +319,7 @@ def _read_pickle(path: Path) -> object:
 def _read_bundle(path: Path) -> object:
     from zoo.convert.readers.tf_checkpoint import read_bundle
 
-    path.with_suffix(".data-00000-of-00001").write_bytes(bytes(5000))
+    path.with_suffix(".data-00000-of-00001").write_bytes(_bundle_data())
     return read_bundle(path)
 
 
@@ -333,7 +366,7 @@ READERS: dict[str, Reader] = {
     "torch-pickle": ("x.pkl", _lazy("zoo.convert.readers.torch_checkpoint", "read_torch"), _pickles),
     "torch": ("x.pth", _lazy("zoo.convert.readers.torch_checkpoint", "load_torch"), _torch_files),
     "torch-tree": ("x.pth", _lazy("zoo.convert.readers.torch_tree", "read_tree"), _torch_files),
-    "checkpoint": ("x.pt", _lazy("training.engine.checkpoint", "read"), _torch_files),
+    "checkpoint": ("x.pt", _lazy("training.engine.checkpoint", "read"), _checkpoints),
     "safetensors": ("x.safetensors", _lazy("zoo.hub.weights", "locate"), _safetensors),
     "config": ("config.json", _read_config, _configs),
     "bundle": ("x.index", _read_bundle, _bundle),
