@@ -18,7 +18,7 @@ app = new_app("Train siamese networks and their baselines, resume, and export en
 @app.command()
 def recipes(
     name: Annotated[str, typer.Argument(metavar="[TEXT]", help="Only names with this text.")] = "",
-    method: Annotated[str | None, typer.Option(help="byol, simsiam, simclr, mocov2, swav or supervised.")] = None,
+    method: Annotated[str | None, typer.Option(help="Such as byol; another word lists all.")] = None,
     data: Annotated[str | None, typer.Option(help="imagenet, cifar10 or tiny.")] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, at most.")] = None,
     full: Annotated[

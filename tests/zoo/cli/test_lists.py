@@ -89,7 +89,7 @@ def test_recipes_fit_and_can_be_chosen(monkeypatch: pytest.MonkeyPatch, capsys: 
     tiny = lines(monkeypatch, capsys, "zoo-train", "recipes", "--data", "tiny", "--full")
     assert tiny[0].split()[-2:] == ["hardware", "source"]
     assert all("Tiny-ImageNet" in row for row in tiny[1:])
-    for options in (("--method", "mocov3"), ("--data", "x"), ("nothing_like_it",)):
+    for options in (("--method", "mocov9"), ("--data", "x"), ("nothing_like_it",)):
         monkeypatch.setattr("sys.argv", ["zoo-train", "recipes", *options])
         assert exit_code(training.cli.app, "zoo-train", "") == EXIT_USER_ERROR
 
