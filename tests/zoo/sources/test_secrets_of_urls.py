@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
 import sys
 import tarfile
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from signed_server import signed_server
 
 from training.cli import app as training
 from zoo.cli.app import exit_code
@@ -67,33 +64,8 @@ def shards() -> bytes:
 def address() -> Iterator[str]:
     """HOST:PORT of a server that asks for the login u:PASSW0RD and the query above."""
     data = {f"/{name}.tar": shards() for name in ("train", "val", "test")}
-    login = "Basic " + base64.b64encode(b"u:PASSW0RD").decode()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path, _, query = self.path.partition("?")
-            if path not in data or query != QUERY or self.headers.get("Authorization") != login:
-                self.send_error(403)
-                return
-            part = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
-            found = data[path][int(part[0]) : int(part[2] or len(data[path])) + 1]
-            self.send_response(206 if "Range" in self.headers else 200)
-            self.send_header("Content-Range", f"bytes {part[0]}-{int(part[0]) + len(found) - 1}/{len(data[path])}")
-            self.send_header("Accept-Ranges", "bytes")
-            self.send_header("Content-Length", str(len(found)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(found)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{httpd.server_address[1]}"
-        httpd.shutdown()
+    with signed_server(data, QUERY, login="u:PASSW0RD") as host:
+        yield host
 
 
 def assert_no_secret(folder: Path, *outputs: str) -> None:

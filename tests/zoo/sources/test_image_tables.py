@@ -1,0 +1,148 @@
+"""Tables of images, and tables beside images, in Hugging Face's layouts and others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from extraction_driver import run
+from small_sources import IMAGES, names, png, read_all, rows
+
+from zoo.errors import UserError
+from zoo.sources import open_source
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_metadata_beside_images_can_be_kept(tmp_path: Path, kind: str) -> None:
+    for name in ("train/a.png", "train/b.png", "train/sub/c.png", "test/d.png", "e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(png(0))
+
+    def write(folder: str, table: list[dict[str, Any]]) -> None:
+        path = tmp_path / folder / f"metadata.{kind}"
+        if kind == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in table))
+        elif kind == "csv":
+            lines = [",".join(table[0]), *(",".join(map(str, row.values())) for row in table)]
+            path.write_text("\n".join(lines) + "\n")
+        else:
+            pq.write_table(pa.Table.from_pylist(table), path)
+
+    bee = {"file_name": "b.png", "label": 1, "text": "bee"}
+    sea, none = bee | {"file_name": "sub\\c.png", "label": 2, "text": "sea"}, {"label": 3, "text": "none"}
+    write("train", [bee, sea, {"file_name": "gone.png", **none}])
+    write("test", [{"file_name": "d.png", "label": 4, "text": "dee"}])
+    files = open_source(tmp_path, ["text", "folder", "label"]).listing().files
+    assert files.select(["path", "label", "text", "folder"]).to_pylist() == [
+        {"path": b"e.png", "label": None, "text": None, "folder": ""},
+        {"path": b"test/d.png", "label": 4, "text": "dee", "folder": "test"},
+        {"path": b"train/a.png", "label": None, "text": None, "folder": "train"},
+        {"path": b"train/b.png", "label": 1, "text": "bee", "folder": "train"},
+        {"path": b"train/gone.png", "label": 3, "text": "none", "folder": "train"},
+        {"path": b"train/sub/c.png", "label": 2, "text": "sea", "folder": "train/sub"},
+    ]
+    result = run(tmp_path, tmp_path / "out", keep=["label"])
+    assert (result.ok, result.failed) == (5, {"missing": 1})
+    with pytest.raises(UserError, match=r"no column lable: its metadata have file_name, label, text"):
+        open_source(tmp_path, ["lable"]).listing()
+    assert len(open_source(tmp_path).listing().files) == 5, "without --keep they say nothing"
+
+
+def test_metadata_that_name_other_files(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("in/a.png", "in/b.npy", "secret.png"):
+        (tmp_path / name).write_bytes(png(0) if name.endswith("png") else b"\x93NUMPY")
+    paths = ["a.png", "b.npy", "../secret.png", str(tmp_path / "secret.png")]
+    (tmp_path / "in" / "metadata.csv").write_text("file_name,n\n" + "".join(f"{p},{n}\n" for n, p in enumerate(paths)))
+    run(tmp_path / "in", tmp_path / "out", keep=["n"])
+    assert {row["n"]: row["status"] for row in rows(tmp_path / "out")} == {
+        0: "ok", 1: "not-an-image", 2: "changed", 3: "changed",
+    }  # fmt: skip
+
+
+def test_metadata_as_a_list(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    (tmp_path / "metadata.csv").write_text("label,file_name\n007,a.png\n")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "label": "007", "n": 1.5}\n\n')
+    for name in ("metadata.csv", "metadata.jsonl"):
+        files = open_source(tmp_path / name, ["label"]).listing().files
+        assert files.select(["path", "label"]).to_pylist() == [{"path": b"a.png", "label": "007"}]
+    (tmp_path / "other.csv").write_text("id,image\n1,a.png\n")
+    with pytest.raises(UserError, match=r"no column path or file_name.* it has id, image"):
+        open_source(tmp_path / "other.csv").listing()
+    assert names(open_source(tmp_path / "other.csv", image_column="image")) == [b"a.png"]
+    (tmp_path / "bad.jsonl").write_text('{"file_name": "a.png"}\n[1]\n')
+    with pytest.raises(UserError, match="line 2 is no JSON object"):
+        open_source(tmp_path / "bad.jsonl").listing()
+
+
+PALETTE = pa.dictionary(pa.int32(), pa.binary())
+
+
+@pytest.mark.parametrize(
+    "type", [pa.binary(), pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary())]
+)
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_images_in_any_type_of_bytes(tmp_path: Path, type: pa.DataType, nested: bool, kind: str) -> None:
+    column = pa.array(IMAGES, pa.binary())
+    column = column.dictionary_encode() if pa.types.is_dictionary(type) else column.cast(type)
+    if nested:
+        column = pa.StructArray.from_arrays([column, pa.array(["x"] * 4)], ["bytes", "path"])
+    table, path = pa.table({"picture": column, "label": [0, 1, 2, 3]}), tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        try:
+            pq.write_table(table, path)
+        except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+            pytest.skip(str(error))
+    else:
+        with pa.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+    source = open_source(path, ["label"])
+    assert read_all(source) == IMAGES
+    assert source.listing().files["label"].to_pylist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_rows_with_a_path_and_no_bytes(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "images").mkdir()
+    for n, data in enumerate(IMAGES):
+        (tmp_path / "images" / f"{n}.png").write_bytes(data)
+    absolute = str(tmp_path / "images" / "1.png")
+    paths = ["images/0.png", absolute, "x", "images/gone.png", None]
+    mixed = [{"bytes": IMAGES[2] if path == "x" else None, "path": path} for path in paths]
+    table = pa.table({"image": mixed, "file_name": [f"images/{n}.png" for n in range(4)] + [None], "n": range(5)})
+    path = tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path, row_group_size=2)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+    run(path, tmp_path / "out", keep=["n"])
+    found = rows(tmp_path / "out")
+    assert [(row["status"], row["n"]) for row in found] == [
+        ("ok", 0),
+        ("ok", 1),
+        ("ok", 2),
+        ("missing", 3),
+        ("empty", 4),
+    ]
+    run(path, tmp_path / "named", image_column="file_name")
+    assert [row["status"] for row in rows(tmp_path / "named")] == ["ok"] * 4 + ["empty"]
+    assert rows(tmp_path / "named")[2]["embedding"] == found[2]["embedding"]
+    assert json.loads((tmp_path / "named" / "_manifest.json").read_bytes())["image_column"] == "file_name"
+
+
+def test_a_column_is_chosen_by_name_and_an_error_lists_those_there(tmp_path: Path) -> None:
+    table = pa.table({"photo": IMAGES, "mask": IMAGES[::-1], "label": [0, 1, 2, 3]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"--image-column; it has photo \(binary\), mask \(binary\), label \(int64\)"):
+        open_source(tmp_path / "a.parquet").listing()
+    assert read_all(open_source(tmp_path / "a.parquet", image_column="mask")) == IMAGES[::-1]
+    for wrong in ("label", "gone", "photo.bytes"):
+        with pytest.raises(UserError, match=f"no column {wrong} of images, bytes or paths; it has photo"):
+            open_source(tmp_path / "a.parquet", image_column=wrong).listing()
