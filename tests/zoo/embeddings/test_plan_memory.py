@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from zoo.sources.file_listing import FILES
 from zoo.system.row_groups import RowGroups
 
 FINGERPRINT = Fingerprint({}, dim=3, format="parquet", batch_size=2, shard_size=1024)
+TESTS = Path(__file__).parents[2]
 _PEAK = """
 import re, sys
 from pathlib import Path
@@ -64,8 +66,13 @@ def numbered(rows: int) -> pa.Table:
 
 def growth(script: str, *words: object) -> int:
     """Bytes by which the memory of a new process grew."""
+    path = os.pathsep.join(map(str, (TESTS.parent, TESTS)))
     done = subprocess.run(
-        [sys.executable, "-c", _PEAK + script, *map(str, words)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _PEAK + script, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
