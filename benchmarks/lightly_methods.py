@@ -14,6 +14,7 @@ import json
 import statistics
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ class Pairs(TorchDataset[Any]):
         return self._transform(self._dataset.image(index))
 
 
-class LightlyMethod(nn.Module):
+class LightlyMethod(nn.Module, ABC):
     """An encoder with lightly's heads; ``loss`` takes two views."""
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -56,8 +57,9 @@ class LightlyMethod(nn.Module):
 
     def before_step(self) -> None: ...
 
+    @abstractmethod
     def loss(self, x0: Tensor, x1: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the loss of two views [N, 3, H, W]."""
 
 
 class BYOL(LightlyMethod):

@@ -99,7 +99,7 @@ def test_a_card_says_what_it_was_trained_on_and_how_to_get_it() -> None:
     assert "Trained by the method's authors on the training images of COCO, without their labels" in text
     assert "It has seen ImageNet" not in text
     text = " ".join(card_path("jigsaw_r50.goyal19_yfcc100m").read_text().split())
-    assert "the authors of a repository of many methods on images of YFCC100M" in text
+    assert "Trained by vissl, which trains many methods, on images of YFCC100M" in text
     text = " ".join(card_path("infomin_r50").read_text().split())
     assert "by hand, then `zoo fetch infomin_r50.pycontrast_in1k_800ep --file FILE`: InfoMin_800.pth lies in" in text
 

@@ -127,7 +127,7 @@ class Plan:
 
     @cached_property
     def reuse(self) -> NDArray[np.int64]:
-        """int64 [rows]: the row of the earlier plan whose vector is copied, else -1."""
+        """int64 [rows]: the earlier plan's row whose vector is copied; -1 for a new image."""
         if not self._reuses:
             return np.full(self.images, -1, np.int64)
         found: NDArray[np.int64] = self._column_table((_REUSE.name,))[_REUSE.name].to_numpy()

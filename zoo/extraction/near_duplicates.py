@@ -207,7 +207,7 @@ def _pairs(folder: OutputFolder, plan: Plan, threshold: float, mean: NDArray[np.
 def _unit_vectors(
     folder: OutputFolder, plan: Plan, shard: int, mean: NDArray[np.float64] | None = None
 ) -> NDArray[np.float32]:
-    """Return the unit vectors [rows, D] of a shard, centred if there is a mean, NaN where a row has none."""
+    """Return the unit vectors [rows, D] of a shard. A row without a vector is NaN; a mean is subtracted first."""
     try:
         rows = folder.read(plan, shard)
     except DamagedShard as error:

@@ -1,7 +1,8 @@
 """Whether a large file still has its sha256, without reading all of it at every start.
 
-A file of gigabytes takes seconds to hash. Once it was hashed, ``FILE.hashed`` beside it records its hash with size,
-modification time and inode: while these are the same, so are the bytes. Smaller files are hashed each time.
+A file of gigabytes takes seconds to hash. After the first time, ``FILE.hashed`` beside it records the hash, size,
+modification time and inode. While the last three are the same, the bytes are taken to be the same. A smaller file is
+hashed at every start.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from zoo.system.json_reader import BadJson, read_json
 
 SUFFIX = ".hashed"
 HASHED_EACH_TIME = 64 << 20  # bytes: some 50 ms
-_SETTLED_NS = 2 * 10**9  # a change within one tick of the clock would leave the time as it is
+_SETTLED_NS = 2 * 10**9  # a file system with coarse times would not show a second write within them
 
 
 def is_intact(path: Path, sha256: str) -> bool:

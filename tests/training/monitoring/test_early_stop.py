@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
-    """The log without what depends on the clock and on the parts of a resumed run."""
+    """The log without times, and without what a resumed run adds."""
     clock = ("seconds", "images_per_second")
     return [{k: v for k, v in line.items() if k not in clock} for line in log(folder) if "hardware" not in line]
 

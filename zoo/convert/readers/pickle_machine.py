@@ -21,7 +21,7 @@ _MAX_LINE = 1 << 20
 _MAX_KEY = 1 << 16
 _MAX_KEY_NUMBER = 1 << 31
 _WIDE_BYTES_PER_STEP = 100
-_LARGEST_LATIN_1 = 0xC3  # first byte of U+00C0 to U+00FF in UTF-8; larger ones begin wider characters
+_LARGEST_LATIN_1 = 0xC3  # in UTF-8 a character up to U+00FF begins with this byte or a smaller one
 
 # Opcodes that push plain values or move what is on the stack; the file decides nothing else in them.
 _AS_IN_THE_LIBRARY = (

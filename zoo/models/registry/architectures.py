@@ -21,7 +21,7 @@ RESNETS = (
 
 
 class ModelArgs(TypedDict, total=False):
-    """Arguments of ``timm.create_model`` that an architecture may set."""
+    """The arguments of ``timm.create_model`` that an architecture can set."""
 
     preact: bool
     layers: list[int]

@@ -20,7 +20,7 @@ def section(facts: Facts) -> str:
     # Say who trained it and on what.
     by, labels = ("the authors", "with") if facts.method == "supervised" else ("the method's authors", "without")
     if facts.source.startswith(_OTHERS):
-        by = "the authors of a repository of many methods"
+        by = f"{facts.source.split(',')[0].split('/')[1]}, which trains many methods,"
     images = DATA_SETS[facts.data or "imagenet"].images
     what = (f"Trained by {by} on {images}, {labels} their labels: {facts.source}.") + (
         f" {facts.note}" if facts.note else ""
