@@ -132,8 +132,8 @@ def _limits(facts: Facts) -> str:
         )
         text = f"{wrap(small)}\n\n{text}"
     crop = wrap(
-        f"The network sees the centre crop of {size.input_size} pixels and nothing outside of it. It needs the "
-        "preprocessing above: with another one the features differ and are usually worse."
+        f"Pixels outside the {size.input_size} pixel centre crop are not seen. Another preprocessing than the one above "
+        "gives other, usually worse, features."
     )
     return f"{text}\n\n{crop}"
 
