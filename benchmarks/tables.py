@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "benchmarks" / "results"
 Rows = Sequence[Sequence[object]]
+PROFILED = ("network", "decode", "resize", "read", "hash", "commit", "list", "imports", "rows and threads")
 
 OPENING = """\
 # Benchmarks
@@ -182,6 +183,40 @@ def index_outcome(found: Any) -> str:
     )
 
 
+def profile_rows(found: Any) -> Rows:
+    """Return the time of an image and the share of each stage, by kind of files."""
+    return [
+        [
+            f"[{name}](../benchmarks/results/{kind['flame_graph']}), {kind['images']:,} files".replace(",000", " 000"),
+            f"{kind['seconds_to_first']:.1f}",
+            f"{kind['milliseconds_an_image']:.2f}",
+            *(f"{100 * kind['shares'].get(stage, 0):.1f} %" for stage in PROFILED),
+        ]
+        for name, kind in found["kinds"].items()
+    ]
+
+
+def profile_outcome(found: Any) -> str:
+    """Return what reading and hashing take at most, and what takes most."""
+    least = [100 * (kind["shares"].get("hash", 0) + kind["shares"].get("read", 0)) for kind in found["kinds"].values()]
+    most = ", ".join(f"{name} {next(iter(kind['shares']))}" for name, kind in found["kinds"].items())
+    return f"Reading and hashing take {max(least):.1f} % at most. The largest share has: {most}."
+
+
+def ray_rows(found: Any) -> Rows:
+    """Return the rate and the start of both."""
+    return [
+        [name, f"{row['steady_images_per_second']:.1f}", f"{row['start_seconds']:.1f}"]
+        for name, row in found["rows"].items()
+    ]
+
+
+def ray_outcome(found: Any) -> str:
+    """Return the overhead, and whether it is small enough."""
+    overhead = 100 * found["overhead"]
+    return f"{'Reached' if overhead < 10 else 'Not reached'}: {overhead:+.1f} % on {found['machine']['cores']} cores."
+
+
 def precision_rows(found: Any) -> Rows:
     """Return the accuracy of each engine and precision."""
     fp32 = {
@@ -292,6 +327,26 @@ TABLES = [
         precision_outcome,
     ),
     Table(
+        "Where the time of an extraction goes",
+        "extraction_profile.json",
+        "python benchmarks/extraction_profile.py --photos examples/photos --small 100000 "
+        "--large 1000 --json benchmarks/results/extraction_profile.json",
+        ("files", "first, s", "ms an image", *PROFILED),
+        profile_rows,
+        "nothing but the network and the decoder costs much; the flame graphs show it.",
+        profile_outcome,
+    ),
+    Table(
+        "Ray",
+        "ray_overhead.json",
+        "python benchmarks/ray_overhead.py --photos examples/photos --images 4096 16384 "
+        "--json benchmarks/results/ray_overhead.json",
+        ("4 local workers against 4 threads", "images/s", "start, s"),
+        ray_rows,
+        "an overhead below 10 %.",
+        ray_outcome,
+    ),
+    Table(
         "Plans of many rows",
         "scale.json",
         "python benchmarks/scale.py 1000000 10000000 --json benchmarks/results/scale.json",
@@ -303,7 +358,7 @@ TABLES = [
     Table(
         "The index",
         "index.json",
-        "python benchmarks/index.py 10000 100000 --json benchmarks/results/index.json",
+        "python benchmarks/index.py 10000 1000000 --json benchmarks/results/index.json",
         ("vectors", "index", "build s", "build GB", "recall@10", "open s, first / again", "query ms"),
         index_rows,
         "a search starts within a second and imports neither torch nor timm nor transformers.",
