@@ -5,9 +5,9 @@
 
 Both make the same bytes, which is checked. They take turns, round after round, with the fewest and the most images:
 the difference of the two is the time of the images alone (``steady``), without the start of Ray and of the workers,
-which a long run pays once. Ray is the extra ``cluster``. A worker has one thread of decoding and of the network; the one process has 4 of each. The
-images are JPEGs of 64 pixels and the network is small, which is the worst case: an image costs little, and what Ray
-does for a shard counts most.
+which a long run pays once. Ray is the extra ``cluster``. A worker has one thread of decoding and of the network; the
+one process has 4 of each. The images are JPEGs of 64 pixels and the network is small, which is the worst case: an image
+costs little, and what Ray does for a shard counts most.
 """
 
 from __future__ import annotations

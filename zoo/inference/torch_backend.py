@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from importlib.metadata import version
@@ -67,9 +68,12 @@ class TorchEngine:
 
         self._notice_fork()
         found: dict[str, Tensor] = {}
+        thread = threading.get_ident()
 
         def hook(network: nn.Module, name: str) -> RemovableHandle:
             def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+                if threading.get_ident() != thread:  # a pass of another thread, through the same network
+                    return
                 if name in layers:
                     found[name] = output.float().mean((2, 3))
                 if name in maps:

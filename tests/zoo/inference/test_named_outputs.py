@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,28 @@ def resized(image: Image.Image, side: int) -> Image.Image:
 
 
 # ---------------------------------------------------------------- each output against its own computation
+
+
+def test_stages_of_one_thread_are_not_those_of_another() -> None:
+    """A second thread's whole pass runs in the middle of the first one's."""
+    embedder = zoo.load("byol_r18_mini", device="cpu", outputs=Outputs(layers=("layer1", "layer4")))
+    alone = [embedder.outputs(photo) for photo in PHOTOS[:2]]
+    assert not np.allclose(alone[0]["layer1"], alone[1]["layer1"])
+    beside: list[dict[str, NDArray[np.float32]]] = []
+
+    def run_another(*_: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            other = threading.Thread(target=lambda: beside.append(embedder.outputs(PHOTOS[1])))
+            other.start()
+            other.join()
+
+    network = embedder._torch_engine.network()
+    handle = network.get_submodule("layer2").register_forward_pre_hook(run_another)
+    found = embedder.outputs(PHOTOS[0])
+    handle.remove()
+    for name, expected in alone[0].items():
+        assert np.array_equal(found[name], expected), name
+        assert np.array_equal(beside[0][name], alone[1][name]), name
 
 
 @pytest.mark.parametrize("name", ["byol_r18_mini", "simclr_r50x2.random"])
