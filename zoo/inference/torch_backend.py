@@ -44,7 +44,7 @@ class TorchEngine:
         self.dim = embedding_size(model)
         self._shape = preprocessing.channels, preprocessing.input_size
         self.versions = {p: version(p) for p in ("torch", "timm")}
-        self._folded: nn.Module | None = None
+        self._folded: tuple[TensorState, nn.Module] | None = None  # and of which tensors
         self._process = os.getpid()
         self._mean, self._std = (
             torch.tensor(v, device=device).mul(255)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
@@ -119,13 +119,25 @@ class TorchEngine:
         self._process = os.getpid()
 
     def network(self) -> nn.Module:
-        """Return the network that runs: with folded batch norms where that gives the same features."""
-        if self._folded is None:
+        """Return the network that runs: ``model`` as it is now, with folded batch norms where features stay the same.
+
+        Raises:
+            UserError: a part of ``model`` is in training mode.
+        """
+        if any(module.training for module in self.model.modules()):
+            raise UserError(
+                "the network is in training mode, where an embedding depends on the other images of its batch: "
+                "call embedder.model.eval() first"
+            )
+        if self.device != "cpu" or self.precision != "fp32":
+            return self.model
+        # Fold again after somebody has trained or loaded the model.
+        state = tensor_state([self.model])
+        if self._folded is None or self._folded[0] != state:
             from zoo.models.fuse_bn import fold_batch_norms
 
-            can_fold = self.device == "cpu" and self.precision == "fp32"
-            self._folded = (fold_batch_norms(self.model, *self._shape) if can_fold else None) or self.model
-        return self._folded
+            self._folded = state, fold_batch_norms(self.model, *self._shape) or self.model
+        return self._folded[1]
 
 
 def tensor_state(modules: Iterable[nn.Module]) -> TensorState:

@@ -194,3 +194,29 @@ def test_a_wrong_option_is_one_line(options: dict[str, str], message: str) -> No
     with pytest.raises(UserError, match=message) as caught:
         zoo.load(**options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_network_that_was_trained_since_embeds_as_it_is_now(precision: str) -> None:
+    embedder = zoo.load("byol_r18_mini.random", device="cpu", backend="torch", precision=precision)
+    image = np.random.default_rng(0).integers(0, 256, (1, 48, 48, 3), np.uint8)
+    before = embedder.embed_pixels(image)
+    # In training mode an embedding would depend on its batch, and change the network's statistics.
+    embedder.model.layer4.train()  # type: ignore[operator]
+    with pytest.raises(UserError, match=r"^the network is in training mode, .*: call embedder\.model\.eval\(\) first$"):
+        embedder.embed_pixels(image)
+    embedder.model.eval()
+    assert np.array_equal(embedder.embed_pixels(image), before)
+    # A step of training changes what both give.
+    with torch.no_grad():
+        for parameter in embedder.model.layer4.parameters():  # type: ignore[operator]
+            parameter.mul_(1.5)
+    after = embedder.embed_pixels(image)
+    assert np.abs(after - before).max() > 0.01
+    fresh = zoo.load("byol_r18_mini.random", device="cpu", backend="torch", precision=precision)
+    fresh.model.load_state_dict(embedder.model.state_dict())
+    assert np.array_equal(fresh.embed_pixels(image), after)
+    with torch.inference_mode():
+        expected = embedder.model(embedder.engine.normalised(torch.from_numpy(image)))  # type: ignore[attr-defined]
+    tolerance = 1e-4 if precision == "fp32" else 0.05
+    assert np.abs(after - expected.numpy()).max() <= tolerance * np.abs(expected.numpy()).max()
