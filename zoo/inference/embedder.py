@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zoo.errors import UserError
-from zoo.inference.images import ImageLike, Images, ImageTransform, as_rgb, count_of, each_image
+from zoo.inference.images import ImageLike, Images, ImageTransform, as_rgb, count_of, each_image, usable
 from zoo.inference.outputs import EMBEDDING, EMBEDDING_ONLY, HEAD_PARTS, TILES, Outputs
 from zoo.inference.torch_backend import TensorState, TorchEngine, tensor_state, torch_device
 from zoo.models.backbones import require_stages
@@ -286,8 +286,8 @@ class Embedder:
         self, images: Images, batch_size: int | None, progress: bool | Progress
     ) -> Iterator[dict[str, NDArray[np.float32]]]:
         at_once = _BATCH if batch_size is None else batch_size
-        if at_once < 1:
-            raise UserError(f"batch_size {batch_size}: give a number above zero")
+        if not isinstance(at_once, int | np.integer) or at_once < 1:
+            raise UserError(f"batch_size {batch_size}: give a whole number above zero")
         each = each_image(images)
         with ExitStack() as stack:
             # A bar of our own ends with the last image; the caller's goes on.
@@ -296,10 +296,16 @@ class Embedder:
                 bar = stack.enter_context(Progress("images"))
                 if (total := count_of(images)) is not None:
                     bar.start(total)
-            while batch := [self.views(image) for image in islice(each, max(1, at_once // self.requested.views))]:
+            while batch := [
+                self._usable_views(image) for image in islice(each, max(1, at_once // self.requested.views))
+            ]:
                 yield self.outputs_of(batch, at_once)
                 if bar is not None:
                     bar.advance(len(batch))
+
+    def _usable_views(self, image: Image.Image) -> list[NDArray[np.uint8]]:
+        with usable(f"an image of {image.width} x {image.height} pixels"):
+            return self.views(image)
 
     def _center(self, image: Image.Image) -> list[NDArray[np.uint8]]:
         return [self.preprocessing.pixels(image)]

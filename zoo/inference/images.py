@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
@@ -43,7 +44,18 @@ class ImageTransform:
     def __call__(self, image: ImageLike) -> Tensor:
         import torch
 
-        return torch.from_numpy(self.preprocessing.normalise(self.preprocessing.pixels(as_rgb(image))[None])[0])
+        with usable():
+            pixels = self.preprocessing.pixels(as_rgb(image))
+        return torch.from_numpy(self.preprocessing.normalise(pixels[None])[0])
+
+
+@contextmanager
+def usable(what: str = "an image") -> Iterator[None]:
+    """Turn what preprocessing refuses, such as an image that is too long and thin, into a UserError."""
+    try:
+        yield
+    except UnreadableImage as error:
+        raise UserError(f"{what} cannot be used: {error}") from None
 
 
 def as_rgb(image: ImageLike) -> Image.Image:
@@ -60,10 +72,8 @@ def as_rgb(image: ImageLike) -> Image.Image:
     if _is_file(image):
         return _decoded(_content(image), f"the file {getattr(image, 'name', type(image).__name__)}")
     if isinstance(image, Image.Image):
-        try:
+        with usable("a PIL image"):
             return decoder.to_rgb(image)
-        except UnreadableImage as error:
-            raise UserError(f"a PIL image cannot be used: {error}") from None
     # Arrays and tensors are checked for the layout of an image.
     array = _as_array(image)
     if array.ndim == 2:
@@ -82,6 +92,8 @@ def each_image(images: Any) -> Iterator[Image.Image]:
     if _is_one(images):
         yield as_rgb(images)
         return
+    if isinstance(images, Mapping | Set):
+        raise UserError(f"a {type(images).__name__} of images has no order that rows could have: give a list")
     _require_batch_of_images(images)
     try:
         several = iter(images)
@@ -156,7 +168,7 @@ def _require_batch_of_images(images: Any) -> None:
 
 def _named(image: Any) -> str:
     """Describe an array or tensor as its owner sees it."""
-    if not hasattr(image, "shape"):
+    if not (hasattr(image, "shape") and hasattr(image, "dtype")):
         return f"{type(image).__name__}"
     kind = "a tensor" if hasattr(image, "detach") else "an array"
     return f"{kind} of shape {tuple(image.shape)} and type {str(image.dtype).removeprefix('torch.')}"
@@ -167,7 +179,11 @@ def _as_array(image: Any) -> NDArray[np.generic]:
     # NumPy takes everything but a tensor as it is.
     if not hasattr(image, "detach"):
         return np.asarray(image)
-    array: NDArray[Any] = image.detach().cpu().numpy()
+    image = image.detach().cpu()
+    try:
+        array: NDArray[Any] = image.numpy()
+    except TypeError:  # NumPy has no bfloat16
+        array = image.float().numpy()
     # Move a tensor's channels to the end.
     if array.ndim == 3:
         array = array.transpose(1, 2, 0)

@@ -6,8 +6,10 @@ import io
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -172,12 +174,28 @@ def test_random_weights_come_only_when_asked_for() -> None:
         ([CAT, np.zeros((5, 5, 4), np.uint8)], r"image 1: an array of shape \(5, 5, 4\)"),
         ([CAT, b""], "image 1: an image of 0 bytes"),
         ([CAT, 3], "image 1: int is not an image"),
+        ({CAT}, "a set of images has no order that rows could have: give a list"),
+        ({"cat": CAT}, "a dict of images has no order that rows could have: give a list"),
+        (pd.DataFrame({"path": [CAT]}), "DataFrame is not an image"),
+        (Image.new("RGB", (1, 100_000)), r"an image of 1 x 100000 pixels cannot be used: too-large"),
     ],
 )
 def test_what_is_no_image_is_one_line(embedder: zoo.Embedder, images: object, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         embedder(images)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "4"])
+def test_a_wrong_batch_size_is_one_line(embedder: zoo.Embedder, size: Any) -> None:
+    with pytest.raises(UserError, match=f"^batch_size {size}: give a whole number above zero$"):
+        embedder([CAT], batch_size=size)
+
+
+def test_a_tensor_may_be_of_any_float_type(embedder: zoo.Embedder) -> None:
+    pixels = torch.tensor([0.0, 0.25, 0.5, 1.0]).repeat(3, 8, 2)  # exact in each
+    rows = [embedder(pixels.to(dtype)) for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)]
+    assert all(np.array_equal(row, rows[0]) for row in rows)
 
 
 @pytest.mark.parametrize(
