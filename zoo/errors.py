@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from numbers import Integral
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2  # the command, its input or the machine (a full disk) must change first
@@ -42,6 +43,17 @@ class UserError(Exception):
     def _render_traceback_(self) -> list[str]:
         """The lines that IPython and Jupyter show in place of the traceback."""
         return [f"{type(self).__name__}: {self}"]
+
+
+def require_positive(name: str, value: object) -> int:
+    """Return a count that a caller of the Python interface gave as ``name``.
+
+    Raises:
+        UserError: it is no whole number, or below one.
+    """
+    if not isinstance(value, Integral) or value < 1:
+        raise UserError(f"{name} {value}: give a whole number above zero")
+    return int(value)
 
 
 def reason_of(error: BaseException, most: int = 200) -> str:

@@ -44,3 +44,21 @@ def test_an_engine_that_is_not_known_and_an_address_without_ray_are_refused(tmp_
         zoo.extract(tmp_path, tmp_path / "out", engine="slurm")
     with pytest.raises(UserError, match="--ray-address needs --engine ray"):
         zoo.extract(tmp_path, tmp_path / "out", ray_address="auto")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": "16"}, "batch size 16: give a whole number above zero"),
+        ({"shard_size": 1.5}, "shard size 1.5: give a whole number above zero"),
+        ({"workers": "2"}, "workers 2: give a whole number above zero"),
+        ({"keep": "label"}, "keep 'label': give a list of columns"),
+    ],
+)
+def test_an_option_of_another_type_is_one_line(
+    tmp_path: Path, random_weights: Path, options: dict[str, Any], message: str
+) -> None:
+    fill(tmp_path, 1)
+    with pytest.raises(UserError, match=f"^{message}$"):
+        zoo.extract(tmp_path, tmp_path / "out", model=random_weights, **options)
+    assert not (tmp_path / "out").exists()

@@ -24,7 +24,7 @@ from zoo.embeddings.parts import joined_manifest, result_folders
 from zoo.embeddings.pictures import SHOWN, Pictures, page
 from zoo.embeddings.reopen_model import reopen_model
 from zoo.embeddings.shards import OutputFolder, is_shard_file
-from zoo.errors import UserError
+from zoo.errors import UserError, require_positive
 from zoo.inference.embedder import Embedder
 from zoo.inference.images import ImageLike
 from zoo.inference.outputs import EMBEDDING
@@ -32,6 +32,7 @@ from zoo.numerics.similarity import ExactSearch, centred, l2_normalize, mean_dir
 from zoo.system.parquet import read_table
 
 _QUERIES_AT_ONCE = 256
+_MOST_MISSING = 1000  # neighbours that a result of fewer rows may be asked for
 
 
 class Neighbour(NamedTuple):
@@ -159,7 +160,7 @@ class Embeddings:
         if self._embedder is None or self._embedder[0] != (model, device):
             self._embedder = (model, device), reopen_model(self.folder, self.manifest, model, device=device)
         queries = centred(l2_normalize(self._embedder[1]([image])), self._mean)
-        rows, cosines = self._exact.search(queries, _positive(k))[0]
+        rows, cosines = self._exact.search(queries, require_positive("k", k))[0]
         found = [Neighbour(r, self.paths[r], c) for r, c in zip(rows.tolist(), cosines.tolist(), strict=True)]
         return Neighbours.of(found, self)
 
@@ -168,8 +169,14 @@ class Embeddings:
 
         Returns:
             Rows int64 [N, k] and their cosines float32 [N, k], nearest first; -1 and NaN where there are fewer.
+
+        Raises:
+            UserError: ``k`` is no count, or far above N.
         """
-        rows, cosines = np.full((len(self), _positive(k)), -1, np.int64), np.full((len(self), k), np.nan, np.float32)
+        shape = len(self), require_positive("k", k)
+        if k > max(len(self), _MOST_MISSING):
+            raise UserError(f"k {k}: the result has {len(self)} rows")
+        rows, cosines = np.full(shape, -1, np.int64), np.full(shape, np.nan, np.float32)
         for first in range(0, len(self), _QUERIES_AT_ONCE):
             queries = self._unit[first : first + _QUERIES_AT_ONCE]
             for row, (found, scores) in enumerate(self._exact.search(queries, k + 1), first):
@@ -235,6 +242,8 @@ def read(
 def _manifest_of(folder: OutputFolder) -> tuple[Manifest, Fingerprint, list[list[tuple[str, str]]]]:
     """Read the manifest: the JSON object, how the result was made, and name and sha256 of each shard's files."""
     if not folder.manifest.is_file():
+        if folder.root.is_file():
+            raise UserError(f"{folder.root} is a file: give the folder of an extraction")
         missing = "is no finished extraction" if folder.root.is_dir() else "does not exist"
         raise UserError(f"{folder.root} {missing}: run `zoo extract --out {folder.root}` to its end")
     try:
@@ -287,12 +296,6 @@ def _verified(folder: OutputFolder, name: str, hashes: Mapping[str, str]) -> byt
 
 def _damaged(folder: OutputFolder, name: str) -> UserError:
     return UserError(f"{folder.root / name} is missing or not what the manifest says: run the same `zoo extract` again")
-
-
-def _positive(k: int) -> int:
-    if k < 1:
-        raise UserError(f"k {k}: give a number above zero")
-    return k
 
 
 def _import(package: str, method: str) -> Any:

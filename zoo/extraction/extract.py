@@ -25,7 +25,7 @@ from zoo.embeddings.result import Embeddings, read
 from zoo.embeddings.row_reader import RowReader
 from zoo.embeddings.run_log import LOG, OLD_LOG, SOURCE
 from zoo.embeddings.shards import DamagedShard, OutputFolder, OutputReplaced, names
-from zoo.errors import UserError
+from zoo.errors import UserError, require_positive
 from zoo.extraction import incremental, near_duplicates
 from zoo.extraction.changes import describe_changes, find_changes
 from zoo.extraction.exact_duplicates import FileReader, KnownFiles, find_exact_duplicates
@@ -133,8 +133,8 @@ def run_extraction(
         KeyboardInterrupt: passes through, and ``out`` is ready to be continued.
     """
     # Refuse bad options before the images are listed.
-    if workers is not None and workers < 1:
-        raise UserError(f"workers {workers}: give a number above zero")
+    if workers is not None:
+        require_positive("workers", workers)
     fingerprint = make_fingerprint(model, config)
     if Path(out).is_file():
         raise UserError(f"{out} is a file: choose another --out")

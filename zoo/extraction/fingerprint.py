@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from zoo.embeddings.fingerprint import DTYPES, FORMATS, Fingerprint
 from zoo.embeddings.shards import RESERVED
-from zoo.errors import UserError
+from zoo.errors import UserError, require_positive
 from zoo.extraction.near_threshold import AUTO
 from zoo.inference.outputs import EMBEDDING, Outputs
 from zoo.transforms.decode import DECODER, PILLOW_MAX_PIXELS, choices_json
@@ -62,6 +62,8 @@ def make_fingerprint(model: ModelInfo, config: ExtractionConfig) -> Fingerprint:
         UserError: a choice makes no sense, or does not fit the outputs of the model.
     """
     network, shapes = model.identity(), dict(model.shapes)
+    if isinstance(config.keep, str):
+        raise UserError(f"keep {config.keep!r}: give a list of columns")
     batch_size, shard_size, keep = config.batch_size, config.shard_size, list(config.keep)
     # Fill in the sizes that the user left open.
     if batch_size is None:
@@ -74,8 +76,7 @@ def make_fingerprint(model: ModelInfo, config: ExtractionConfig) -> Fingerprint:
     if config.dtype not in DTYPES:
         raise UserError(f"unknown dtype {config.dtype!r}: choose one of {', '.join(DTYPES)}")
     for name, value in (("batch size", batch_size), ("shard size", shard_size)):
-        if value < 1:
-            raise UserError(f"{name} {value}: give a number above zero")
+        require_positive(name, value)
     if not 1 <= config.max_pixels <= PILLOW_MAX_PIXELS:
         raise UserError(f"max pixels {config.max_pixels}: give a number from 1 to {PILLOW_MAX_PIXELS}")
     if config.decode.decode == "scaled":

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zoo.errors import UserError
+from zoo.errors import UserError, require_positive
 from zoo.inference.images import ImageLike, Images, ImageTransform, as_rgb, count_of, each_image, usable
 from zoo.inference.outputs import EMBEDDING, EMBEDDING_ONLY, HEAD_PARTS, TILES, Outputs
 from zoo.inference.torch_backend import TensorState, TorchEngine, tensor_state, torch_device
@@ -286,8 +286,7 @@ class Embedder:
         self, images: Images, batch_size: int | None, progress: bool | Progress
     ) -> Iterator[dict[str, NDArray[np.float32]]]:
         at_once = _BATCH if batch_size is None else batch_size
-        if not isinstance(at_once, int | np.integer) or at_once < 1:
-            raise UserError(f"batch_size {batch_size}: give a whole number above zero")
+        require_positive("batch_size", at_once)
         each = each_image(images)
         with ExitStack() as stack:
             # A bar of our own ends with the last image; the caller's goes on.

@@ -137,7 +137,8 @@ class TorchEngine:
             from zoo.models.fuse_bn import fold_batch_norms
 
             self._folded = state, fold_batch_norms(self.model, *self._shape) or self.model
-        return self._folded[1]
+        network: nn.Module = self._folded[1]
+        return network
 
 
 def tensor_state(modules: Iterable[nn.Module]) -> TensorState:

@@ -50,8 +50,15 @@ def open_source(images: str | os.PathLike[str], keep: Sequence[str] = (), *, ima
         image_column: column of a table that holds the images or their paths, of a list that holds the paths.
 
     Raises:
-        UserError: nothing is there, or it is none of these forms.
+        UserError: nothing is there, it is none of these forms, or it has no columns and one was named.
     """
+    source = _open(images, keep, image_column)
+    if image_column is not None and not isinstance(source, TableFiles | FileList | PlannedPart):
+        raise UserError(f"--image-column {image_column}: {os.fspath(images)} is no table and no list")
+    return source
+
+
+def _open(images: str | os.PathLike[str], keep: Sequence[str], image_column: str | None) -> Source:
     # Normalise the place: an empty one is a mistake, and file:// means a local path.
     text = os.fspath(images)
     if not text:

@@ -117,8 +117,13 @@ def test_neighbours_are_those_of_all_cosines(out: Path) -> None:
         others = [other for other in np.argsort(-(unit @ unit[row]), kind="stable") if other != row][:6]
         assert rows[row].tolist() == [*others, -1, -1]  # two rows of nine have no embedding
         np.testing.assert_allclose(cosines[row, :6], unit[others] @ unit[row], atol=1e-6)
-    with pytest.raises(UserError, match="k 0: give a number above zero"):
-        result.neighbours(0)
+    for wrong in (0, -1, 1.5, "3"):
+        with pytest.raises(UserError, match=f"^k {wrong}: give a whole number above zero$"):
+            result.neighbours(wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"^k 1000000000: the result has 9 rows$"):
+        result.neighbours(10**9)
+    with pytest.raises(UserError, match=r"is a file: give the folder of an extraction$"):
+        zoo.read(out / "_manifest.json")
 
 
 def test_search_finds_what_the_command_finds(tmp_path: Path) -> None:

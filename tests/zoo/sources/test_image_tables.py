@@ -146,3 +146,9 @@ def test_a_column_is_chosen_by_name_and_an_error_lists_those_there(tmp_path: Pat
     for wrong in ("label", "gone", "photo.bytes"):
         with pytest.raises(UserError, match=f"no column {wrong} of images, bytes or paths; it has photo"):
             open_source(tmp_path / "a.parquet", image_column=wrong).listing()
+    # What has no columns does not ignore the option.
+    (tmp_path / "photo.jpg").write_bytes(IMAGES[0])
+    for source in (tmp_path / "photo.jpg", tmp_path / "*.jpg", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=r"--image-column photo: .* is no table and no list$"):
+            open_source(source, image_column="photo")
