@@ -19,6 +19,7 @@ from zoo.models.registry import DEFAULT_MODEL
 from zoo.system.atomic_files import sha256_file
 from zoo.system.hardware import require_device_name
 from zoo.system.preflight import require_packages
+from zoo.system.torch_defaults import float32_on_cpu
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Opening:
         )
 
 
+@float32_on_cpu()
 def load(
     name_or_path: str | Path | None = None,
     *,

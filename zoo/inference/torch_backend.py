@@ -16,6 +16,7 @@ from zoo.errors import UserError, reason_of
 from zoo.inference.outputs import EMBEDDING
 from zoo.models.backbones import embedding_size
 from zoo.system.hardware import devices_here
+from zoo.system.torch_defaults import float32_on_cpu
 from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class TorchEngine:
         self._folded: tuple[TensorState, nn.Module] | None = None  # and of which tensors
         self._process = os.getpid()
         self._mean, self._std = (
-            torch.tensor(v, device=device).mul(255)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
+            torch.tensor(v, device=device, dtype=torch.float32).mul(255)[:, None, None]
+            for v in (preprocessing.mean, preprocessing.std)
         )
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -136,7 +138,8 @@ class TorchEngine:
         if self._folded is None or self._folded[0] != state:
             from zoo.models.fuse_bn import fold_batch_norms
 
-            self._folded = state, fold_batch_norms(self.model, *self._shape) or self.model
+            with float32_on_cpu():
+                self._folded = state, fold_batch_norms(self.model, *self._shape) or self.model
         network: nn.Module = self._folded[1]
         return network
 
