@@ -90,7 +90,18 @@ def record(source: Path, options: list[str], kind: str, out: Path) -> float:
         command = [sys.executable, "-m", "zoo", "extract", str(source), "--out", f"{results}/out", "--quiet", *options]
         # The shares need lines and whole paths; a picture reads better without them.
         detail = "--function" if kind == "flamegraph" else "--full-filenames"
-        spy = ["py-spy", "record", "--rate", str(_RATE), "--format", kind, "--output", str(out), detail]
+        spy = [
+            "py-spy",
+            "record",
+            "--rate",
+            str(_RATE),
+            "--format",
+            kind,
+            "--output",
+            str(out),
+            "--nonblocking",
+            detail,
+        ]
         started = time.monotonic()
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         subprocess.run([*spy, "--", *command], check=True, cwd=results, env=environment, stdout=subprocess.DEVNULL)

@@ -21,6 +21,7 @@ from zoo.inference.outputs import EMBEDDING, EMBEDDING_ONLY, HEAD_PARTS, TILES, 
 from zoo.inference.torch_backend import TensorState, TorchEngine, tensor_state, torch_device
 from zoo.models.backbones import require_stages
 from zoo.system.progress import Progress
+from zoo.system.torch_defaults import full_float32
 from zoo.transforms.preprocess import Preprocessing
 from zoo.version import __version__
 
@@ -327,7 +328,10 @@ class Embedder:
 
     def _head_outputs(self, embeddings: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         assert self.heads is not None or not self.requested.heads  # ``zoo.load`` checks it
-        return {n: self.heads.run(HEAD_PARTS[n], embeddings) for n in self.requested.heads} if self.heads else {}
+        if self.heads is None:
+            return {}
+        with full_float32():
+            return {n: self.heads.run(HEAD_PARTS[n], embeddings) for n in self.requested.heads}
 
     def _normalized(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.normalize:

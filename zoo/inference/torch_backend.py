@@ -16,7 +16,7 @@ from zoo.errors import UserError, reason_of
 from zoo.inference.outputs import EMBEDDING
 from zoo.models.backbones import embedding_size
 from zoo.system.hardware import devices_here
-from zoo.system.torch_defaults import float32_on_cpu
+from zoo.system.torch_defaults import float32_on_cpu, full_float32
 from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ TensorState: TypeAlias = tuple[tuple[object, ...], ...]
 
 
 class TorchEngine:
-    """A torch module on a CPU or GPU, in fp32 or under bf16 autocast.
+    """A torch module on a CPU or GPU, in fp32 (never TF32) or under bf16 autocast.
 
     In fp32 on a CPU it runs a copy with folded batch norms, if that copy gives the same features to 1e-5; ``model``
     itself stays unchanged.
@@ -41,7 +41,7 @@ class TorchEngine:
         import torch
 
         self.device, self.precision = device, precision
-        self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: nn.Module = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dim = embedding_size(model)
         self._shape = preprocessing.channels, preprocessing.input_size
         self.versions = {p: version(p) for p in ("torch", "timm")}
@@ -87,6 +87,7 @@ class TorchEngine:
         with (
             torch.inference_mode(),
             self.autocast(),
+            full_float32(self.precision == "fp32"),
             ExitStack() as hooks,
         ):
             network = self.network()
@@ -140,8 +141,7 @@ class TorchEngine:
 
             with float32_on_cpu():
                 self._folded = state, fold_batch_norms(self.model, *self._shape) or self.model
-        network: nn.Module = self._folded[1]
-        return network
+        return self._folded[1]
 
 
 def tensor_state(modules: Iterable[nn.Module]) -> TensorState:
