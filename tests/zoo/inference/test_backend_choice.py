@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -19,7 +20,7 @@ from zoo.export import export
 from zoo.export.onnx_cache import cached_onnx
 from zoo.extraction.fingerprint import default_batch_size
 from zoo.hub.weights import locate
-from zoo.inference import backend_choice
+from zoo.inference import backend_choice, onnx_backend
 from zoo.models.fuse_bn import MAX_ERROR, fold_batch_norms
 from zoo.models.registry import Architecture
 from zoo.models.resnet import build_encoder
@@ -184,6 +185,17 @@ def test_a_missing_gpu_provider_is_said_and_nothing_falls_back(cached: Path) -> 
             continue
         with pytest.raises(UserError, match=message):
             zoo.load(backend="onnx", device=device)
+
+
+def test_a_gpu_computes_full_float32_by_algorithms_that_no_clock_chose() -> None:
+    name, options = onnx_backend._provider("cuda:1", ["CUDAExecutionProvider"])
+    assert name == "CUDAExecutionProvider"
+    assert options == {"device_id": "1", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    # The library knows these options: it drops others with a warning at most.
+    library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    if library.exists():
+        known = library.read_bytes()
+        assert all(option.encode() in known for option in options)
 
 
 @pytest.mark.parametrize(
