@@ -215,7 +215,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _header(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    with _truncated_files(accept=False):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     raw_modes = str([tile[3] for tile in getattr(image, "tile", ())[:1]])
     image.info[DEEP] = "16" in raw_modes and image.mode[0] != "I"  # Pillow cuts 16-bit colours to 8 bits
     return image
@@ -278,7 +279,8 @@ def _load(image: Image.Image, data: bytes, options: DecodeOptions, size: tuple[i
         size: of the whole image, which a repaired one must have; ``None`` is that of ``image``.
     """
     try:
-        image.load()
+        with _truncated_files(accept=False):
+            image.load()
         return image
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
         found = decoder_error(error)
@@ -304,7 +306,8 @@ def _load(image: Image.Image, data: bytes, options: DecodeOptions, size: tuple[i
 
 def _loaded(data: bytes) -> Image.Image:
     image = _header(data)
-    image.load()
+    with _truncated_files(accept=False):
+        image.load()
     return image
 
 
@@ -337,30 +340,47 @@ def _crc_of_pixels(image: Image.Image) -> int:
     return crc
 
 
-class _AcceptTruncated(threading.local):
-    """Pillow's global switch as one per thread: it is true only in a thread that decodes a truncated file."""
+class _TruncatedSwitch(threading.local):
+    """In place of ``ImageFile.LOAD_TRUNCATED_IMAGES``: a switch for each thread, while that thread decodes a file here.
 
-    on = False
+    Otherwise it is what the program has set, whose value for its own files is none of ours, and ours none of its.
+    """
+
+    program: object = False  # of all threads
+    accept: bool | None = None  # of this thread; ``None``: it decodes nothing here
 
     def __bool__(self) -> bool:
-        return self.on
+        return bool(type(self).program) if self.accept is None else self.accept
 
 
-_accept_truncated = _AcceptTruncated()
+_truncated_switch = _TruncatedSwitch()
+
+
+@contextmanager
+def _truncated_files(*, accept: bool) -> Iterator[None]:
+    """Accept or refuse truncated files in this thread; inside of another such context nothing changes."""
+    if _truncated_switch.accept is not None:
+        yield
+        return
+    program: object = ImageFile.LOAD_TRUNCATED_IMAGES
+    if program is not _truncated_switch and (accept or program):
+        _TruncatedSwitch.program = program
+        ImageFile.LOAD_TRUNCATED_IMAGES = _truncated_switch  # type: ignore[assignment]
+    _truncated_switch.accept = accept
+    try:
+        yield
+    finally:
+        _truncated_switch.accept = None
 
 
 def _partly_loaded(data: bytes) -> Image.Image | None:
     """Decode what is there of a truncated file; ``None`` where that is nothing, or one colour."""
-    if not isinstance(ImageFile.LOAD_TRUNCATED_IMAGES, _AcceptTruncated):
-        ImageFile.LOAD_TRUNCATED_IMAGES = _accept_truncated  # type: ignore[assignment]
-    _accept_truncated.on = True
     try:
-        image = _loaded(data)
-        extrema = image.getextrema()
+        with _truncated_files(accept=True):
+            image = _loaded(data)
+            extrema = image.getextrema()
     except Exception:  # as above
         return None
-    finally:
-        _accept_truncated.on = False
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
     return image if any(low != high for low, high in bands) else None
 

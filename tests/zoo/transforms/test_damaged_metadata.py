@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from contextlib import suppress
@@ -9,7 +10,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from pictures import encode, picture
-from PIL import Image
+from PIL import Image, ImageFile
 
 from zoo.transforms.decode import decode
 from zoo.transforms.limits import DecodeOptions
@@ -174,3 +175,35 @@ def test_a_file_of_which_nothing_is_there_is_no_image() -> None:
     for data in (PNG[: PNG.index(b"IDAT") + 6], encode(RIGHT, "JPEG")[:-700], encode(RIGHT, "BMP")[:60]):
         with pytest.raises(UnreadableImage):
             decode(data, options=DecodeOptions(truncated="accept"))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("program", [True, False])
+def test_what_a_program_accepts_for_its_own_files_does_not_count_here(
+    format: str, program: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many programs set ``ImageFile.LOAD_TRUNCATED_IMAGES``: then a half image had an embedding."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", program)
+    data = encode(picture(300, 200, seed=4), format)
+    half = data[: len(data) * 6 // 10]
+
+    def opened_by_the_program() -> bool:
+        try:
+            Image.open(io.BytesIO(half)).load()
+        except (OSError, SyntaxError, ValueError):
+            return False
+        return True
+
+    before = opened_by_the_program()
+    for options in (DecodeOptions(), DecodeOptions(truncated="accept"), DecodeOptions()):
+        if options.truncated == "refuse":
+            with pytest.raises(UnreadableImage):
+                decode(half, options=options)
+        else:
+            with suppress(UnreadableImage):
+                decode(half, options=options)
+        # The program's own files are read as before.
+        assert opened_by_the_program() == before
+        assert bool(ImageFile.LOAD_TRUNCATED_IMAGES) == program
+    if format in ("JPEG", "PNG"):
+        assert before == program
