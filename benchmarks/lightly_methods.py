@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from zoo.datasets.dataset import Dataset, open_training_data
+from zoo.datasets.dataset import Dataset
+from zoo.datasets.opening import open_training_data
 from zoo.models.registry import ARCHITECTURES
 from zoo.models.resnet import build_encoder
 

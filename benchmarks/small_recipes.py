@@ -27,7 +27,8 @@ from training.engine.state import new_run
 from training.methods import METHODS, build_method
 from training.monitoring.collapse import measure_outputs
 from training.recipes.table import find
-from zoo.datasets.dataset import Dataset, open_training_data
+from zoo.datasets.dataset import Dataset
+from zoo.datasets.opening import open_training_data
 
 CPU = torch.device("cpu")
 

@@ -53,7 +53,8 @@ from training.engine.state import Run, new_run
 from training.methods import StepInfo, build_method
 from training.recipes import table
 from training.recipes.config import Recipe
-from zoo.datasets.dataset import Dataset, decoded_once, open_training_data
+from zoo.datasets.dataset import Dataset, decoded_once
+from zoo.datasets.opening import open_training_data
 from zoo.system.malloc import keep_freed_memory
 
 _FOREVER = 10**9

@@ -10,7 +10,8 @@ from training.engine import checkpoint, loop
 from training.monitoring.loggers import OpenLogger
 from training.recipes.config import Recipe, check_ranges
 from training.recipes.table import find
-from zoo.datasets.dataset import Dataset, open_training_data
+from zoo.datasets.dataset import Dataset
+from zoo.datasets.opening import open_training_data
 from zoo.datasets.torch_dataset import MapDataset, from_torch
 
 

@@ -14,8 +14,9 @@ from training.recipes import table
 from training.recipes.config import override
 from training.sweeps.grid import candidates, parse
 from training.sweeps.result import SweepResult
-from zoo.datasets.dataset import decoded_once, open_training_data
+from zoo.datasets.dataset import decoded_once
 from zoo.datasets.labelled import training_splits
+from zoo.datasets.opening import open_training_data
 from zoo.errors import UserError
 from zoo.system.verbosity import note
 

@@ -34,6 +34,8 @@ class VICReg(Method):
         invariance, variance, covariance: weights of the terms; 25, 25 and 1.
     """
 
+    batch_loss = True
+
     def __init__(
         self,
         encoder: nn.Module,

@@ -17,7 +17,7 @@ from training.engine.loop import train
 from training.recipes.config import from_json
 from zoo.cli.app import exit_code
 from zoo.cli.main import app
-from zoo.datasets.dataset import open_dataset
+from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 from zoo.export.onnx_cache import cached_onnx
 from zoo.hub.weights import locate

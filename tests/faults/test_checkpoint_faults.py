@@ -21,7 +21,7 @@ from tiny_runs import after_step, assert_same_state, last, one_thread, tiny
 from training.engine import checkpoint
 from training.engine.loop import train
 from training.methods import SimSiam, StepInfo
-from zoo.datasets.dataset import open_dataset
+from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 from zoo.system import atomic_files
 

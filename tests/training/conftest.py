@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from tiny_runs import add_tiny_architecture, one_thread
 
-from zoo.datasets.dataset import Dataset, open_dataset
+from zoo.datasets.dataset import Dataset
+from zoo.datasets.opening import open_dataset
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 

@@ -18,7 +18,8 @@ from tiny_runs import assert_same_state, last, tiny
 from training import launch as launching
 from training.launch import launch
 from training.recipes import table
-from zoo.datasets.dataset import Dataset, open_dataset
+from zoo.datasets.dataset import Dataset
+from zoo.datasets.opening import open_dataset
 
 OPTIONS: dict[str, Any] = {"overrides": [], "device": "cpu", "resume": False}
 

@@ -59,13 +59,14 @@ def operations(recipe: Recipe) -> float:
     views = recipe.views
     large = [views.size] * (1 + (views.second is not None))
     small = [views.small_size] * (views.small_count if views.small is not None else 0)
-    trained, followed = large + small, large
-    if recipe.method in ("mocov2", "infomin", "densecl") and not recipe.objective.symmetric:
-        trained, followed = large[:1] + small, large[1:]
     # Build the network without memory; the caller's random state stays as it is.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         method = build_method(recipe, _ROWS)
-    if not any(name.endswith("encoder") and name != "encoder" for name, _ in method.named_children()):
+    # Which views pass the encoder, and which its follower: a recipe can leave that out, as BYOL's does in table 5b.
+    trained, followed = large + small, large
+    if method.one_direction and not recipe.objective.symmetric:
+        trained, followed = large[:1] + small, large[1:]
+    if not any(name == method.follower_name for name, _ in method.named_modules() if name):
         followed = []
     forward = {size: _forward(method, size) for size in {*trained, *followed}}
     passes = 3 + recipe.checkpoint_activations

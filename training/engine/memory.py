@@ -18,8 +18,6 @@ from zoo.models.registry import Architecture
 from zoo.models.resnet import build_encoder
 
 _COPIES = {"sgd": 3, "lars": 3, "lars_classic": 3, "larc": 3, "adamw": 4}  # weights, gradients, optimiser state
-_OF_WHOLE_BATCH = ("simclr", "swav", "barlowtwins", "vicreg", "mocov3", "cpc")  # their loss compares its images
-_WITH_FOLLOWER = ("byol", "byol_gn", "mocov2", "infomin", "mocov3", "densecl")
 _OTHER = 0.7 * 2**30  # bytes: torch itself, batches of images, the workspace of convolutions
 _COUNTED: dict[str, tuple[float, int]] = {}
 _MEASURED_SIDE = 64  # pixels of the images on which activations are counted; they grow with the area
@@ -56,8 +54,8 @@ def estimate(recipe: Recipe, ranks: int = 1, images: int = 0) -> Estimate:
     value = 4 if recipe.precision == "fp32" else 2
     image = round(method.encoded_pixels(recipe) * per_area * value)
     kept, scored = method.more_memory(recipe, images)
-    # A second network that follows the first has weights, but keeps no activations for a backward pass.
-    copies = _COPIES[recipe.optim.name] + (recipe.method in _WITH_FOLLOWER)
+    # A network that follows the encoder has weights, but keeps no activations for a backward pass.
+    copies = _COPIES[recipe.optim.name] + bool(method.follower_name)
     rows = recipe.optim.batch_size // ranks // recipe.accumulate
     return Estimate(round(parameters * 4 * copies + _OTHER) + kept, image + scored, rows)
 
@@ -100,7 +98,7 @@ def fitting(recipe: Recipe, limit: int, ranks: int = 1, images: int = 0) -> list
             ways.append(also)
             continue
         smaller = [f"optim.batch_size={recipe.optim.batch_size // 2**halvings}", *also]
-        if recipe.method not in _OF_WHOLE_BATCH:
+        if not find_method(recipe.method).batch_loss:
             ways.append([f"accumulate={recipe.accumulate * 2**halvings}", *also])
         ways.append(smaller)
     return ways

@@ -29,6 +29,7 @@ class BarlowTwins(Method):
     """
 
     training_only = ("bn",)
+    batch_loss = True
 
     def __init__(self, encoder: nn.Module, dim: int, *, hidden: int, out: int, lambd: float = 0.0051) -> None:
         super().__init__()

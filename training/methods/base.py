@@ -49,6 +49,12 @@ class Method(nn.Module):
         views: least and greatest number of views of an image; ``None`` is any number.
         uses_rows: the method keeps something for each training image, such as a memory bank: ``from_recipe`` is given
             ``images``, their number, and ``forward`` is given ``rows``, int64 [N], their numbers.
+        follower_name: name of the submodule that follows the encoder by moving average, without a gradient, such as
+            ``target_encoder``; empty if there is none. Estimates of a run count its weights and its forward passes.
+        one_direction: unless ``objective.symmetric``, only the first large view passes the encoder, and only the second
+            one its follower.
+        batch_loss: the loss compares the images of a micro-batch with each other, so that ``accumulate`` changes it.
+            Where memory is short, a smaller batch is advised then, not more micro-batches.
         training_only: names, or beginnings of names, of submodules and buffers that an export leaves out.
         encoder: the network that is exported: float [N, 3, H, W], normalised -> [N, dim].
         projector: [N, dim] -> [N, D], watched for a collapse; the identity in a method without one.
@@ -59,6 +65,9 @@ class Method(nn.Module):
     scaled_outputs: ClassVar[bool] = False
     views: ClassVar[tuple[int, int | None]] = (2, 2)
     uses_rows: ClassVar[bool] = False
+    follower_name: ClassVar[str] = ""
+    one_direction: ClassVar[bool] = False
+    batch_loss: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ("target", "key", "queue")
 
     encoder: nn.Module

@@ -42,6 +42,8 @@ class BYOL(Method):
         temperature: temperature of the negatives, alpha in the paper; .1 in table 5b (appendix F.4).
     """
 
+    follower_name = "target_encoder"
+
     def __init__(
         self,
         encoder: nn.Module,

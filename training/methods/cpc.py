@@ -48,6 +48,7 @@ class CPC(Method):
     without_bn = True
     views = (1, 1)
     uses_rows = True
+    batch_loss = True
     training_only = ("directions",)
 
     def __init__(

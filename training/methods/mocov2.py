@@ -49,6 +49,8 @@ class MoCoV2(Method):
     """
 
     synchronised_bn = False  # shuffled instead: algorithm 1
+    follower_name = "key_encoder"
+    one_direction = True
 
     queue: Tensor
     queue_pointer: Tensor

@@ -32,6 +32,9 @@ class MoCoV3(Method):
         temperature: T; 1.
     """
 
+    follower_name = "key_encoder"
+    batch_loss = True
+
     def __init__(
         self, encoder: nn.Module, dim: int, *, hidden: int = 4096, out: int = 256, temperature: float = 1.0
     ) -> None:

@@ -33,6 +33,8 @@ class SimCLR(Method):
         temperature: .1 for ImageNet (official readme), .5 for CIFAR-10 (app. B.9).
     """
 
+    batch_loss = True
+
     def __init__(
         self, encoder: nn.Module, dim: int, *, out: int = 128, projector_layers: int = 2, temperature: float = 0.1
     ) -> None:

@@ -47,6 +47,7 @@ class SwAV(Method):
     queue_rows: Tensor
 
     views = (2, None)
+    batch_loss = True
 
     def __init__(
         self,

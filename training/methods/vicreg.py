@@ -30,6 +30,7 @@ class VICReg(Method):
     """
 
     scaled_outputs = True
+    batch_loss = True
 
     def __init__(
         self,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from zoo.cli import demo, embeddings, evaluation, models
+from zoo.cli import demo, embeddings, evaluation, models, results
 from zoo.cli.app import add_verbosity, new_app, run
 
 app = new_app("Self-supervised ResNet features: list models, extract embeddings, evaluate, export.")
-for group in (embeddings, models, evaluation, demo):
+for group in (embeddings, results, models, evaluation, demo):
     app.add_typer(group.app)
 add_verbosity(app)
 

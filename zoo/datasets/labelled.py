@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from zoo.datasets.dataset import Dataset, evaluation_splits, has_split, open_dataset, open_training_data
+from zoo.datasets.dataset import Dataset
 from zoo.datasets.listed import takes, text_of
+from zoo.datasets.opening import evaluation_splits, has_split, open_dataset, open_training_data
 from zoo.errors import UserError
 from zoo.transforms.decode import decode
 from zoo.transforms.unreadable import UnreadableImage

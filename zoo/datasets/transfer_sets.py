@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image
 
 from zoo.datasets import voc_classes
-from zoo.datasets.dataset import open_dataset
 from zoo.datasets.labelled import (
     LabelledImages,
     LabelledSplits,
@@ -25,6 +24,7 @@ from zoo.datasets.labelled import (
     hold_out_per_class,
     stratified_split,
 )
+from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 from zoo.transforms.image_bytes import read_bytes
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from training.data.loader import batches
-from zoo.datasets.dataset import decoded_once, open_dataset
+from zoo.datasets.dataset import decoded_once
+from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 
 

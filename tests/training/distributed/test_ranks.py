@@ -23,7 +23,7 @@ from two_ranks import live, recipe_for_ranks
 from training.data.loader import Batch, batches
 from training.data.packed_batch import pack
 from training.distributed.sync_batch_norm import group_ranks
-from zoo.datasets.dataset import open_dataset
+from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 from zoo.numerics.counter_rng import permutation
 

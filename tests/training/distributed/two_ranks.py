@@ -28,7 +28,8 @@ from training.engine.state import Run
 from training.methods import find_method
 from training.recipes import table
 from training.recipes.config import Recipe
-from zoo.datasets.dataset import Dataset, open_dataset
+from zoo.datasets.dataset import Dataset
+from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 
 

@@ -23,7 +23,8 @@ from training.engine.loop import train
 from training.engine.state import Run
 from training.results import export
 from zoo import load
-from zoo.datasets.dataset import Dataset, open_dataset
+from zoo.datasets.dataset import Dataset
+from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 
 

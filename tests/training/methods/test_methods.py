@@ -18,7 +18,7 @@ from training.methods import BYOL, MoCoV2, SimCLR, SimSiam, StepInfo, Supervised
 from training.methods.split_batch_norm import split_batch_norm
 from training.methods.swav import sinkhorn
 from training.recipes.config import Heads, Objective
-from zoo.datasets.dataset import open_dataset
+from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 from zoo.models.registry import ARCHITECTURES
 from zoo.models.resnet import build_encoder

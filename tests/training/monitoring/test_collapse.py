@@ -12,7 +12,7 @@ from tiny_runs import tiny
 from training.methods import build_method
 from training.monitoring import collapse
 from training.recipes.config import Views
-from zoo.datasets.dataset import open_dataset
+from zoo.datasets.opening import open_dataset
 
 CPU = torch.device("cpu")
 

@@ -23,7 +23,7 @@ from training.engine.loop import train
 from training.methods import build_method
 from training.recipes.config import Recipe, to_json
 from training.results.export import HEADS_FORMAT, export
-from zoo.datasets.dataset import open_dataset
+from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 from zoo.evaluate.run import evaluate
 from zoo.hub.weights import FORMAT_2, load_encoder, locate, save_encoder

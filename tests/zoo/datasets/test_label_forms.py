@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from zoo.datasets.dataset import open_dataset
 from zoo.datasets.label_forms import several_labels
+from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 
 PHOTO = Path(__file__).parents[3] / "examples" / "photos" / "rocket.jpg"

@@ -15,7 +15,7 @@ import pytest
 from forked_commands import run_module
 from PIL import Image
 
-from zoo.datasets.dataset import evaluation_splits, has_split, open_dataset, open_training_data
+from zoo.datasets.opening import evaluation_splits, has_split, open_dataset, open_training_data
 from zoo.errors import UserError
 from zoo.sources import open_source
 

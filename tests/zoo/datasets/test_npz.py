@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from pictures import encode, picture
 
-from zoo.datasets.dataset import decoded_once, evaluation_splits, open_dataset, open_training_data
+from zoo.datasets.dataset import decoded_once
+from zoo.datasets.opening import evaluation_splits, open_dataset, open_training_data
 from zoo.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 9, 3), np.uint8)

@@ -23,8 +23,8 @@ from torchvision.models import ResNet50_Weights, resnet18
 from typer.testing import CliRunner
 
 from zoo.cli import evaluation, main
-from zoo.datasets.dataset import evaluation_splits, has_split
 from zoo.datasets.labelled import open_splits
+from zoo.datasets.opening import evaluation_splits, has_split
 from zoo.errors import UserError
 from zoo.evaluate.baselines import TORCHVISION, open_model
 from zoo.evaluate.features import require_finite

@@ -44,6 +44,7 @@ BODIES = {
     "ConvTranspose": "float[3,1,1,1] w = {1, 1, 1}|c = ConvTranspose <strides = [100000, 100000]> (x, w)\n m = ReduceMax <keepdims = 0> (c, sides)",
     "If": "bool b = {1}|m = If (b) <then_branch = t () => (float[1] o) { o = Constant <value_floats = [1.0]> () }, else_branch = e () => (float[1] o) { o = Constant <value_floats = [1.0]> () }>",
     "Loop": f"int64 k = {{{HUGE}}}, bool b = {{1}}, float[1] z = {{0}}|m = Loop (k, b, z) <body = l (int64 i, bool c, float[1] v) => (bool d, float[1] w) {{ d = Identity (c)\n w = Add (v, v) }}>",
+    "Unsqueeze_twice": "int64[2] s = {0, 0}|c = Unsqueeze (x, s)\n m = ReduceMax <keepdims = 0> (c, sides)",
     "many_that_live": "int64[1] s = {15000000}|" + "".join(f"c{n} = ConstantOfShape (s)\n" for n in range(200)) + f"l = Sum ({', '.join(f'c{n}' for n in range(200))})\n m = ReduceMax (l, zero)",
 }  # fmt: skip
 
@@ -73,7 +74,7 @@ def test_graphs_that_make_much_of_nothing(name: str, tmp_path: Path) -> None:
 def test_tensors_that_claim_more_than_they_have(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     tensor = onnx.helper.make_tensor("t", 1, [2, 3], [1.0] * 6)
-    for change in ("dims", "negative", "raw", "sparse", "functions", "inner"):
+    for change in ("dims", "negative", "raw", "cut", "sparse", "functions", "inner", "listed", "sides"):
         made = model("|m = Identity (zero)")
         claimed = onnx.TensorProto()
         claimed.CopyFrom(tensor)
@@ -84,6 +85,13 @@ def test_tensors_that_claim_more_than_they_have(tmp_path: Path) -> None:
         elif change == "raw":
             claimed.ClearField("float_data")
             claimed.dims[0], claimed.raw_data = HUGE, bytes(24)
+        elif change == "cut":
+            claimed.ClearField("float_data")
+            claimed.raw_data = bytes(20)
+        elif change == "listed":
+            made.graph.node[0].attribute.append(onnx.helper.make_attribute("value_ints", [HUGE] * 100_000))
+        elif change == "sides":
+            claimed.dims.extend([1] * 100_000)
         elif change == "sparse":
             made.graph.sparse_initializer.add().dims.extend([HUGE])
         elif change == "functions":
@@ -91,7 +99,7 @@ def test_tensors_that_claim_more_than_they_have(tmp_path: Path) -> None:
         elif change == "inner":
             claimed.dims[1] = HUGE
             made.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["c"], value=claimed))
-        if change in ("dims", "negative", "raw"):
+        if change in ("dims", "negative", "raw", "cut", "sides"):
             made.graph.initializer.append(claimed)
         path.write_bytes(made.SerializeToString())
         with pytest.raises(UserError, match="not an ONNX file that can be read"):
@@ -102,6 +110,7 @@ def test_tensors_that_claim_more_than_they_have(tmp_path: Path) -> None:
     "body",
     [
         "|m = Identity (zero_f)",
+        "int64[3] ends = {0, 2, 3}|a = Shape <start = 2, end = 3> (x)\n b = Unsqueeze (a, ends)\n c = Cast <to = 1> (b)\n m = ReduceMax <keepdims = 0> (c, sides)",
         "|c = Pad (x, pads)\n m = ReduceMax <keepdims = 0> (c, sides)",
         "float[4] s = {1, 1, 4, 4}|c = Resize (x, , s)\n m = ReduceMax <keepdims = 0> (c, sides)",
         "|a, b, c = Split <axis = 1, num_outputs = 3> (x)\n d = Concat <axis = 1> (c, b, a)\n m = ReduceMax <keepdims = 0> (d, sides)",
@@ -121,13 +130,12 @@ def test_what_networks_do_is_accepted(body: str, tmp_path: Path) -> None:
 
 
 def test_the_numbers_of_the_fields_are_those_of_the_onnx_package() -> None:
-    shape = onnx.TensorShapeProto.DESCRIPTOR
-    descriptors = {
-        name: getattr(onnx, name).DESCRIPTOR for name in FIELDS if hasattr(onnx, name) and name != "Dimension"
-    } | {"Dimension": shape.nested_types_by_name["Dimension"]}
-    assert set(descriptors) == set(FIELDS)
     for message, fields in FIELDS.items():
-        known = descriptors[message].fields_by_name
+        outer, *inner = message.split(".")
+        descriptor = getattr(onnx, outer).DESCRIPTOR
+        for name in inner:
+            descriptor = descriptor.nested_types_by_name[name]
+        known = descriptor.fields_by_name
         assert {name: known[name].number for name in fields} == fields
 
 

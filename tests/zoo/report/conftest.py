@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from zoo.datasets.dataset import Dataset, open_dataset
+from zoo.datasets.dataset import Dataset
+from zoo.datasets.opening import open_dataset
 
 
 @pytest.fixture

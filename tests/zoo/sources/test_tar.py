@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import encode, picture
 
-from zoo.datasets.dataset import open_dataset
+from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 from zoo.sources.tar import expand, samples
 from zoo.transforms.unreadable import UnreadableImage
