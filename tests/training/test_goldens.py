@@ -25,6 +25,7 @@ METHODS = [
     "instdisc",
     "localagg",
     "mocov2",
+    "mocov3",
     "pirl",
     "simclr",
     "simsiam",
