@@ -21,6 +21,7 @@ METHODS = [
     "barlowtwins",
     "byol",
     "cmc",
+    "densecl",
     "infomin",
     "instdisc",
     "localagg",
