@@ -104,6 +104,16 @@ def test_a_card_says_what_it_was_trained_on_and_how_to_get_it() -> None:
     assert "by hand, then `zoo fetch infomin_r50.pycontrast_in1k_800ep --file FILE`: InfoMin_800.pth lies in" in text
 
 
+def test_a_card_names_the_groups_of_a_resnext_and_who_trained_it() -> None:
+    text = " ".join(card_path("infomin_x152_32x8d").read_text().split())
+    assert "A ResNeXt-152 (32x8d) trained with InfoMin Aug." in text
+    assert "| ImageNet linear top-1 | 75.2 | HobbitLong/PyContrast, README |" in text
+    text = " ".join(card_path("mocov1_r50.hobbitlong_in1k_200ep").read_text().split())
+    assert "Trained by CMC's authors on the 1,281,167" in text
+    text = " ".join(card_path("cmc_r50").read_text().split())
+    assert "Trained by the method's authors on" in text
+
+
 def test_supervised_cards_say_so() -> None:
     for tag in MODELS["supervised_r50"].weights:
         text = " ".join(card_path(f"supervised_r50.{tag}").read_text().split())

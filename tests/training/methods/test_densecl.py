@@ -1,12 +1,15 @@
-"""DenseCL against the official code's formulas written out (WXinlong/DenseCL, openselfsup/models)."""
+"""DenseCL against outputs of the official code, and against its formulas written out (WXinlong/DenseCL)."""
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from bank_checks import below, group_files, images, train_steps, trunk
 from relative_errors import RelativeErrors
 from tiny_runs import add_tiny_architecture, tiny
 from torch import Tensor, nn
@@ -92,6 +95,40 @@ def test_training_steps_are_the_official_code_s() -> None:
     errors.add("key network", vectors[0], vectors[1].numpy())
     names = [f"{what} {step}" for what in ("single", "dense") for step in range(STEPS)]
     errors.require(1e-9, [*names, "queue", "queue_dense", "key network"])
+
+
+def test_trajectory(densecl_group: Path) -> None:
+    """Both losses of each step to 1e-9; both queues, a key weight and the stem after the last step."""
+    hyper, data, init = group_files(densecl_group)
+    state = torch.load(init, weights_only=True)["state_dict"]
+    encoder, dim = trunk(below(state, "encoder_q.0."))
+    model = DenseCL(
+        encoder,
+        dim,
+        dense_weight=hyper["loss_lambda"],
+        out=hyper["dim"],
+        queue=hyper["queue"],
+        momentum=hyper["key_momentum"],
+        temperature=hyper["temperature"],
+    ).double()
+    model.projector.load_state_dict(below(state, "encoder_q.1.mlp."))
+    model.dense.load_state_dict(below(state, "encoder_q.1.mlp2."))
+    model.key_projector.load_state_dict(below(state, "encoder_k.1.mlp."))
+    model.key_dense.load_state_dict(below(state, "encoder_k.1.mlp2."))
+    model.queue.copy_(state["queue"])
+    model.queue_dense.copy_(state["queue2"])
+    errors = RelativeErrors(torch.float64)
+    views = [[images(data[name][step]) for name in ("view_query", "view_key")] for step in range(len(data["loss"]))]
+    for step, losses in train_steps(model, hyper, data, views):
+        errors.add(f"single {step}", losses["loss"], np.asarray(data["loss"][step]))
+        errors.add(f"dense {step}", losses["loss_dense"], np.asarray(data["loss_dense"][step]))
+    errors.add("queue", model.queue, data["queue_after"])
+    errors.add("queue_dense", model.queue_dense, data["queue_dense_after"])
+    errors.add("key dense", model.key_dense.get_parameter("2.weight"), data["final_key_dense"])
+    errors.add("stem", next(model.encoder.parameters()), data["final_stem"])
+    names = [f"{what} {step}" for what in ("single", "dense") for step in range(len(views))]
+    errors.require(1e-9, [*names, "queue", "queue_dense", "key dense", "stem"])
+    assert int(model.queue_pointer) == int(data["queue_pointer"])
 
 
 def cross_entropy(q: Tensor, k: Tensor, queue: Tensor, T: float) -> Tensor:

@@ -26,6 +26,7 @@ from training.methods import byol, byol_gn, cpc, densecl, masked_context, mocov2
 GOLDENS = Path(__file__).parents[2] / "goldens"
 BYOL, BYOL_OPS = GOLDENS / "byol_r14_free", GOLDENS / "byol_ops_free.npz"
 SIMSIAM, MOCO = GOLDENS / "simsiam_r14_free", GOLDENS / "mocov2_r14_free"
+MOCO_V3, DENSECL = GOLDENS / "mocov3_r14_free", GOLDENS / "densecl_r14_free"
 SIMCLR, SWAV = GOLDENS / "simclr_ops.npz", GOLDENS / "swav_ops.npz"
 
 Patch = pytest.MonkeyPatch
@@ -205,6 +206,27 @@ CASES |= {
     ),
     "mocov3: normalised queries and keys": (lambda patch: not_normalised(patch, mocov3), _MOCO_V3),
     "mocov3: m ends at .999": (tau_ends_at_999, _MOCO_V3),
+    "mocov3: temperature, golden": (
+        lambda patch: set_argument(patch, mocov3.MoCoV3, "__init__", temperature=lambda t: 1.0001 * t),
+        partial(test_mocov3.test_trajectory, MOCO_V3),
+    ),
+    "mocov3: m ends at .999, golden": (tau_ends_at_999, partial(test_mocov3.test_trajectory, MOCO_V3)),
+    "mocov3: trust coefficient, golden": (
+        lambda patch: set_argument(patch, optim, "lars", eta=1.001e-3),
+        partial(test_mocov3.test_trajectory, MOCO_V3),
+    ),
+    "densecl: lambda, golden": (
+        lambda patch: set_argument(patch, densecl.DenseCL, "__init__", dense_weight=lambda weight: 1.0001 * weight),
+        partial(test_densecl.test_trajectory, DENSECL),
+    ),
+    "densecl: normalised queries and keys, golden": (
+        lambda patch: not_normalised(patch, densecl),
+        partial(test_densecl.test_trajectory, DENSECL),
+    ),
+    "densecl: key momentum, golden": (
+        lambda patch: set_argument(patch, densecl.DenseCL, "__init__", momentum=lambda m: 1.0001 * m),
+        partial(test_densecl.test_trajectory, DENSECL),
+    ),
     "densecl: lambda": (
         lambda patch: set_argument(patch, densecl.DenseCL, "__init__", dense_weight=0.3001),
         _DENSECL,

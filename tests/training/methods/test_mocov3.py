@@ -1,14 +1,16 @@
-"""MoCo v3 against the official code's formulas written out: loss, heads, LARS, schedules (facebookresearch/moco-v3)."""
+"""MoCo v3 against outputs of the official code, and against its formulas written out (facebookresearch/moco-v3)."""
 
 from __future__ import annotations
 
 import copy
 from itertools import pairwise
 from math import cos, pi
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bank_checks import below, group_files, images, trunk
 from relative_errors import RelativeErrors
 from torch import Tensor, nn
 
@@ -108,6 +110,48 @@ def test_training_steps_are_the_official_code_s() -> None:
         vectors = [torch.cat([v.flatten().double() for v in part.state_dict().values()]) for part in (one, other)]
         after.add(name, vectors[0], vectors[1].numpy())
     after.require(1e-9, list(parts))
+
+
+def test_trajectory(mocov3_group: Path) -> None:
+    """Rates, m, and the loss of each step to 1e-9; four weights after the last step, the key network's too."""
+    hyper, data, init = group_files(mocov3_group)
+    state = below(torch.load(init, weights_only=True)["state_dict"], "module.")
+    encoder, dim = trunk(below(state, "base_encoder."))
+    model = MoCoV3(encoder, dim, hidden=hyper["mlp_dim"], out=hyper["dim"], temperature=hyper["temperature"]).double()
+    model.projector.load_state_dict(below(state, "base_encoder.fc."))
+    model.predictor.load_state_dict(below(state, "predictor."))
+    model.key_projector.load_state_dict(below(state, "momentum_encoder.fc."))
+    config = Optim(
+        "lars",
+        hyper["base_learning_rate"],
+        hyper["batch_size"],
+        hyper["epochs"],
+        warmup_epochs=hyper["warmup_epochs"],
+        weight_decay=hyper["weight_decay"],
+        momentum=hyper["momentum"],
+        tau=hyper["moco_m"],
+    )
+    sampler = EpochSampler(hyper["batch_size"] * hyper["steps_of_an_epoch"], hyper["batch_size"], True)
+    optimiser, total = build_optimiser(model, config), sampler.steps(hyper["epochs"])
+    errors, after = RelativeErrors(torch.float64), RelativeErrors(torch.float64)
+    for step, expected in enumerate(data["loss"]):
+        info = StepInfo(step, total, step // hyper["steps_of_an_epoch"], schedules.tau(config, step, total))
+        rate = schedules.learning_rate(config, step, sampler)
+        assert (rate, info.tau) == pytest.approx((data["learning_rate"][step], data["moco_m"][step]), rel=1e-12)
+        set_learning_rate(optimiser, config, rate)
+        model.before_step(info)
+        loss = model([images(data[f"view{n}"][step]) for n in (1, 2)])["loss"]
+        errors.add(f"step {step}", loss, np.asarray(expected))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        model.after_step(info)
+    errors.require(1e-9, [f"step {step}" for step in range(len(data["loss"]))])
+    parts = {"projector": model.projector, "predictor": model.predictor, "key_projector": model.key_projector}
+    for name, part in parts.items():
+        after.add(name, part[3].weight, data[f"final_{name}"])
+    after.add("stem", next(model.encoder.parameters()), data["final_stem"])
+    after.require(1e-9, [*parts, "stem"])
 
 
 def test_no_gradient_reaches_the_key_network() -> None:

@@ -18,12 +18,14 @@ from torch import nn
 
 import zoo
 import zoo.timm_models
+from zoo.convert.common import recognise
 from zoo.convert.convert import Converted, convert
 from zoo.errors import UserError
 from zoo.evaluate.run import evaluate
 from zoo.export.checkpoint_formats import rename
 from zoo.export.export import Variant, export_onnx
 from zoo.hub.weights import load_encoder, locate
+from zoo.models.registry import ARCHITECTURES
 from zoo.publish.publish import publish
 from zoo.transforms.preprocess import Preprocessing
 
@@ -94,6 +96,22 @@ def converted(name: str, folder: Path) -> tuple[Converted, nn.Module]:
     if hasattr(network, "fc"):
         network.fc = nn.Identity()  # type: ignore[assignment]
     return out, network
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name.startswith("x")])
+def test_a_registered_resnext_is_found_in_torchvision_s(name: str) -> None:
+    """By its shapes alone: without memory, for the largest has 120 million parameters."""
+    expected = ARCHITECTURES[name]
+    args = expected.model_args
+    with torch.device("meta"):
+        network = torchvision.models.ResNet(
+            torchvision.models.resnet.Bottleneck,
+            args["layers"],
+            groups=args["cardinality"],
+            width_per_group=args["base_width"],
+        )
+        network.fc = nn.Identity()  # type: ignore[assignment]
+    assert recognise(network.state_dict())[0] == expected
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))

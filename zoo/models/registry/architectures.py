@@ -88,6 +88,22 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "r200x2": Architecture(
         "resnetv2_50", 4096, 250_128_512, {"preact": False, "layers": [3, 24, 36, 3], "width_factor": 2}
     ),
+    # ResNeXts (PyContrast networks/resnet.py:306-373 at 84f94ea): groups and channels of each in the 3x3 convolutions
+    "x101_32x4d": Architecture(
+        "resnet50", 2048, 42_128_704, {"layers": [3, 4, 23, 3], "cardinality": 32, "base_width": 4}
+    ),
+    "x101_32x8d": Architecture(
+        "resnet50", 2048, 86_742_336, {"layers": [3, 4, 23, 3], "cardinality": 32, "base_width": 8}
+    ),
+    "x101_64x4d": Architecture(
+        "resnet50", 2048, 81_406_272, {"layers": [3, 4, 23, 3], "cardinality": 64, "base_width": 4}
+    ),
+    "x152_32x4d": Architecture(
+        "resnet50", 2048, 57_902_400, {"layers": [3, 8, 36, 3], "cardinality": 32, "base_width": 4}
+    ),
+    "x152_32x8d": Architecture(
+        "resnet50", 2048, 120_323_392, {"layers": [3, 8, 36, 3], "cardinality": 32, "base_width": 8}
+    ),
     # without BN: a group norm of 32 groups, and of one, which is layer norm over the channels and places of an image
     "r50_gn": Architecture("resnet50", 2048, 23_508_032, {"norm_layer": "groupnorm"}),
     "r50_ln": Architecture("resnet50", 2048, 23_508_032, {"norm_layer": "groupnorm1"}),

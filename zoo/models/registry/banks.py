@@ -1,7 +1,10 @@
 """Methods with a memory bank or patches: InstDisc (VISSL calls it NPID), PIRL, CMC, InfoMin, CPC v2, Local Aggregation.
 
-Local Aggregation's only file is a TensorFlow checkpoint of a pre-activation ResNet-18
-(``visualmaster-models.s3.amazonaws.com/la_orig``), which no reader here opens.
+Released, but not here:
+- Local Aggregation's only file, ``visualmaster-models.s3.amazonaws.com/la_orig/checkpoint-1901710.tar``, is
+  TensorFlow's, of a pre-activation ResNet-18 whose first block has a projection (neuroailab/LocalAggregation at
+  87ac593, ``model/resnet_model.py:172-213``); timm has no such network.
+- CMC's InstDisc lies in CMC's folder under a name that its README does not give; CMC's AlexNet is no ResNet.
 """
 
 from __future__ import annotations
@@ -34,8 +37,16 @@ _README = "zhirongw/lemniscate.pytorch, README"
 _NEIGHBOUR = "ImageNet nearest-neighbour top-1"
 _LEMNISCATE = "instdisc_r50.vissl_in1k_200ep_lemniscate"
 _RUN_2 = "Their second run: slightly better on COCO, slightly worse in ImageNet's linear evaluation, they say."
+_WHICH = "The README gives this score and {} M parameters for a ResNeXt-{}: the one of this size is meant."
 _CMC_RECIPE = "NCE with 4096 negatives, Lab, mixed precision, as the authors say of all their CMC weights."
 _FAST_AUTO_AUGMENT = f"{_CMC_RECIPE} This one also with Fast AutoAugment, which adds .8 to 1 percent, they say."
+
+
+def _infomin_resnext(architecture: str, file: str, score: float | None = None, note: str = "") -> ModelSpec:
+    """One ResNeXt of PyContrast's ``docs/MODEL_ZOO.md``; its ``README.md`` scores one of each depth."""
+    weights = pycontrast(f"InfoMin_{file}_e200.pth", score, deeper=True, note=note)
+    return ModelSpec(f"infomin_{architecture}", "infomin", architecture, "", {"pycontrast_in1k_200ep": weights})
+
 
 MODELS = (
     ModelSpec(
@@ -153,7 +164,8 @@ MODELS = (
         {
             "hobbitlong_in1k_240ep": cmc(
                 "CMC_resnet50v1.pth",
-                note=f"{_CMC_RECIPE} The README names the files of v2 and v3; this name is by analogy.",
+                note=f"{_CMC_RECIPE} The README names the files of v2 and v3; this name is by analogy. "
+                "A user did not find it in the folder (HobbitLong/CMC, issue 63 of 2021-02-03).",
             )
         },
     ),
@@ -206,6 +218,11 @@ MODELS = (
         "",
         {"pycontrast_in1k_200ep": pycontrast("InfoMin_resnet152_e200.pth", 73.4, deeper=True)},
     ),
+    _infomin_resnext("x101_32x4d", "resnext101v1"),
+    _infomin_resnext("x101_32x8d", "resnext101v2", 74.5, _WHICH.format(87, 101)),
+    _infomin_resnext("x101_64x4d", "resnext101v3"),
+    _infomin_resnext("x152_32x4d", "resnext152v1"),
+    _infomin_resnext("x152_32x8d", "resnext152v2", 75.2, _WHICH.format(120, 152)),
     ModelSpec("cpc_r50", "cpc", "r50_ln", "cpc_r50_in1k_200ep", scores=(Score(63.8, LINEAR, f"{_SEED} 1a"),)),
     ModelSpec(
         "localagg_r50", "localagg", "r50", "localagg_r50_in1k_200ep", scores=(Score(60.2, LINEAR, f"{_SEED} 1a"),)

@@ -1,4 +1,8 @@
-"""Pretext tasks of before: jigsaw puzzles and rotations, as VISSL trained or converted them."""
+"""Pretext tasks of before: jigsaw puzzles, rotations, clusters of their features, as VISSL trained or converted them.
+
+VISSL's networks of colorization take the lightness alone, its AlexNets, RegNets and vision transformers are no ResNets,
+and its BYOL is DeepMind's r200x2, which is read from the original (MODEL_ZOO.md at 09270ed): they are not here.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +54,19 @@ MODELS = (
         {
             "vissl_in1k_105ep": vissl("rotnet_rn50_in1k_ep105_rotnet_8gpu_resnet_17_07_20.46bada9f", 48.2, phase=125),
             "vissl_in22k_105ep": vissl("converted_vissl_rn50_rotnet_in22k_ep105.torch", 54.89, data="imagenet-22k"),
+        },
+    ),
+    ModelSpec(
+        "clusterfit_r50",
+        "clusterfit",
+        "r50",
+        "",
+        {
+            "vissl_in1k_105ep": vissl(
+                "converted_vissl_rn50_rotnet_16kclusters_in1k_ep105.torch",
+                53.63,
+                note="16,000 clusters of the features of RotNet.",
+            )
         },
     ),
 )

@@ -8,13 +8,17 @@ from zoo.models.registry.weights import LINEAR, SWAV_224, ModelSpec, Score, Weig
 _VISSL = "facebookresearch/vissl, MODEL_ZOO.md"
 
 
-def _swav(file: str, megabytes: int, score: float, by_vissl: float | None = None) -> Weights:
+def _swav(
+    file: str, megabytes: int, score: float, by_vissl: float | None = None, *, folder_of_vissl: str = ""
+) -> Weights:
     """One file of the SwAV repository, which also holds DeepCluster v2 and SeLa v2.
 
     Args:
         by_vissl: the score that VISSL measured of its own copy.
+        folder_of_vissl: where VISSL's copy lies in its model zoo.
     """
-    also = f"https://dl.fbaipublicfiles.com/vissl/model_zoo/{file}_pretrain.pth.tar (VISSL's copy; not compared)"
+    copy = f"{folder_of_vissl}{file}_pretrain.pth.tar"
+    also = f"https://dl.fbaipublicfiles.com/vissl/model_zoo/{copy} (VISSL's copy; not compared)"
     by_others = () if by_vissl is None else (Score(by_vissl, f"{LINEAR}, by VISSL", _VISSL),)
     return Weights(
         f"https://dl.fbaipublicfiles.com/deepcluster/{file}_pretrain.pth.tar",
@@ -93,7 +97,8 @@ MODELS = (
         "swav",
         "r50x5",
         "",
-        {"fair_in1k_400ep": _swav("swav_RN50w5_400ep", 8000, 78.5)},
+        # VISSL's table has no other file of this width; its row says 300 epochs, the file's name 400
+        {"fair_in1k_400ep": _swav("swav_RN50w5_400ep", 8000, 78.5, 78.5, folder_of_vissl="swav_rn50w5/")},
     ),
     ModelSpec(
         "deepclusterv2_r50",

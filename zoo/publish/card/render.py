@@ -181,6 +181,9 @@ def _depth(architecture: Architecture) -> str:
     if architecture.timm_name == "resnetv2_50" and not layers:
         depth = 50
     twice = f", twice, for two parts of the colours ({architecture.colours})" if architecture.colours else ""
+    groups, inner = architecture.model_args.get("cardinality", 1), architecture.model_args.get("base_width", 64)
+    if groups != 1:
+        return f"ResNeXt-{depth} ({groups}x{inner}d)"
     return f"ResNet-{depth}" + (f" of {width:g} times the width" if width != 1 else "") + twice
 
 

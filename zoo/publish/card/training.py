@@ -19,6 +19,8 @@ def section(facts: Facts) -> str:
         return "## Training\n\nHow it was trained is not recorded here."
     # Say who trained it and on what.
     by, labels = ("the authors", "with") if facts.method == "supervised" else ("the method's authors", "without")
+    if facts.source == "HobbitLong/CMC" and facts.method != "cmc":
+        by = "CMC's authors"
     if facts.source.startswith(_OTHERS):
         by = f"{facts.source.split(',')[0].split('/')[1]}, which trains many methods,"
     images = DATA_SETS[facts.data or "imagenet"].images

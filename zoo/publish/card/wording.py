@@ -294,6 +294,17 @@ METHODS: Mapping[str, MethodText] = {
   note      = {arXiv 1803.07728}
 }""",
     ),
+    "clusterfit": MethodText(
+        "ClusterFit",
+        "Each image predicts the cluster that k-means gave it from the features of another network; no labels",
+        """@inproceedings{yan2020clusterfit,
+  title     = {ClusterFit: Improving Generalization of Visual Representations},
+  author    = {Yan, Xueting and Misra, Ishan and Gupta, Abhinav and Ghadiyaram, Deepti and Mahajan, Dhruv},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year      = {2020},
+  note      = {arXiv 1912.03330}
+}""",
+    ),
     "supervised": MethodText(
         "supervised learning",
         "Each image predicts its label",
