@@ -34,6 +34,7 @@ from zoo.errors import UserError
 from zoo.system import atomic_files
 from zoo.system.malloc import keep_freed_memory
 from zoo.system.progress import Progress
+from zoo.system.torch_defaults import float32_on_cpu
 from zoo.system.verbosity import note
 
 _LOG_STEPS = 20
@@ -44,6 +45,7 @@ _SHOWN_IMAGES = 4  # in the error message for a loss that is not finite
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+@float32_on_cpu()
 def train(
     recipe: Recipe,
     dataset: Dataset,
@@ -60,8 +62,8 @@ def train(
     ``folder`` receives checkpoints and ``log.jsonl``: a line with the hardware of each part of the run, a line every 20
     steps, and one after every monitor. ``loggers`` receive the same on the first rank. A resumed run may
     change the fields ``changing`` (``training.engine.state.REPLANNED``); a new one can start from the weights
-    ``init``. Equal recipe, data,
-    device, ranks and versions give equal bytes, whether the run was interrupted or not.
+    ``init``. Equal recipe, data, device, ranks and versions give equal bytes, whether the run was interrupted
+    or not, and whatever defaults for new tensors the calling program has set in torch.
 
     Raises:
         UserError: the folder holds another run, or this one without ``resume``; there are too few images or too many

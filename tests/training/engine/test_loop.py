@@ -169,6 +169,22 @@ def test_the_log_has_hardware_monitors_and_steps_and_is_trimmed_on_resume(
     assert {"lr", "tau", "images_per_second"} <= step.keys()
 
 
+@pytest.mark.parametrize("default", ["bfloat16", "meta"])
+def test_defaults_of_the_calling_program_change_no_bit(default: str, photos: Dataset, tmp_path: Path) -> None:
+    recipe = tiny("byol", monitor_epochs=1)
+    train(recipe, photos, tmp_path / "plain", device="cpu")
+    try:
+        if default == "meta":  # a device that every machine has
+            torch.set_default_device("meta")
+        else:
+            torch.set_default_dtype(getattr(torch, default))
+        train(recipe, photos, tmp_path / "other", device="cpu")
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert_same_state(last(tmp_path / "other"), last(tmp_path / "plain"))
+
+
 def test_what_must_be_refused_is(photos: Dataset, tmp_path: Path) -> None:
     def refused(match: str, folder: str, resume: bool = False, **changes: Any) -> None:
         with pytest.raises(UserError, match=match):
