@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,19 @@ def test_the_command_reference_has_every_command(hooks: Any) -> None:
         for command in root.commands:
             assert f"\n### {program} {command}\n" in text
     assert "<code>--images &lt;" in text
+
+
+def test_the_extras_are_those_of_the_package() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    index = (ROOT / "docs" / "index.md").read_text()
+    table = index.partition("| extra | adds |")[2].partition("\n\n")[0]
+    named = re.findall(r"`([\w-]+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if "`" in line))
+    assert sorted(named) == sorted(set(extras) - {"dev-s3"})
+    # What ``all`` leaves out is said there.
+    (inside,) = re.findall(r"\[(.*)\]", extras["all"][0])
+    above = named[: named.index("all")]
+    assert set(above) - set(inside.split(",")) == {"openvino"}
+    assert "| `all` | all of the above but `openvino` |" in table
 
 
 def test_the_architecture_has_every_folder(hooks: Any) -> None:
