@@ -14,10 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
+
+from zoo.system.varint import read_varint
 
 _MOST_FIELDS = 2_000_000
 _MOST_LISTED = 1 << 16  # numbers of an attribute, or sides of a tensor
@@ -42,6 +45,7 @@ FIELDS = {
 """Number of each field that is read, by its message and its name; all others are skipped."""
 _NAMES = {message: {number: name for name, number in fields.items()} for message, fields in FIELDS.items()}
 
+_varint = partial(read_varint, where="its graph")
 _Raw = int | memoryview  # of a field: a number, or the bytes of a text, a message, packed numbers or a fixed number
 
 
@@ -87,7 +91,10 @@ def read_graph(data: memoryview) -> Graph:
     Raises:
         ValueError: they are no ONNX model, or claim more than they have; one line that says what.
     """
-    return _Reader().model(data)
+    try:
+        return _Reader().model(data)
+    except IndexError:
+        raise ValueError("it is cut off") from None
 
 
 # ---------------------------------------------------------------- messages
@@ -261,20 +268,6 @@ class _Numbers:
 
 
 # ---------------------------------------------------------------- values of fields
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    """Return the number at ``position``, seven bits a byte, and where the next field begins."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            break
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("it is cut off")
 
 
 def _bytes(value: _Raw) -> memoryview:
