@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.distributed import collectives
-from training.methods.base import StepInfo
+from training.methods.base import StepInfo, recipe_encoder
 from training.methods.key_queue import enqueue
 from training.methods.mocov2 import MoCoV2
 from training.methods.options import check_options
-from training.methods.similarity import unit
+from training.methods.similarity import similarities, unit
 from training.recipes.config import Range, Recipe
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
@@ -51,8 +52,21 @@ class DenseCL(MoCoV2):
         self._dense_keys: list[Tensor] = []  # as ``_keys``
 
     @classmethod
-    def arguments(cls, recipe: Recipe) -> dict[str, int | float]:
-        return {**super().arguments(recipe), "dense_weight": float(recipe.options["dense_weight"])}
+    def from_recipe(cls, recipe: Recipe) -> Self:
+        encoder, dim = recipe_encoder(recipe)
+        objective = recipe.objective
+        return cls(
+            encoder,
+            dim,
+            dense_weight=float(recipe.options["dense_weight"]),
+            out=recipe.heads.out,
+            queue=objective.queue,
+            momentum=objective.key_momentum,
+            temperature=objective.temperature,
+            bn_parts=objective.bn_parts,
+            projector_layers=recipe.heads.mlp_layers,
+            seed=recipe.seed,
+        )
 
     @classmethod
     def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
@@ -80,9 +94,8 @@ class DenseCL(MoCoV2):
         # To each place of the query view belongs the key view's place whose encoder features are most similar.
         match = (q_map.detach() @ k_map.transpose(1, 2)).argmax(2)  # NxS
         positive = torch.take_along_dim(k_places, match[:, :, None], 1)  # NxSxC
-        # Both terms are MoCo's (DCL heads/contrastive_head.py).
-        single = self.cross_entropy(q, k, self.queue)
-        dense = self.cross_entropy(q_places.flatten(0, 1), positive.flatten(0, 1), self.queue_dense)
+        single = self._term(q, k, self.queue)
+        dense = self._term(q_places.flatten(0, 1), positive.flatten(0, 1), self.queue_dense)
         return {"loss": (1 - self.dense_weight) * single, "loss_dense": self.dense_weight * dense}
 
     def _encode(
@@ -93,6 +106,11 @@ class DenseCL(MoCoV2):
         places = dense(maps)  # NxCxhxw
         flat = places.flatten(2).transpose(1, 2)
         return unit(projector(y)), unit(maps.flatten(2).transpose(1, 2)), unit(flat), unit(flat.mean(1))
+
+    def _term(self, q: Tensor, k: Tensor, queue: Tensor) -> Tensor:
+        """Cross-entropy of [q.k, q.queue] / T, where the first one is right (DCL heads/contrastive_head.py)."""
+        logits = torch.cat([(q * k).sum(1, keepdim=True), similarities(q, queue.t())], 1) / self.T
+        return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
 
     @torch.no_grad()
     def average_key_network(self) -> None:

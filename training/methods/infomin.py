@@ -13,15 +13,16 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.distributed import collectives
-from training.methods.base import StepInfo
+from training.methods.base import StepInfo, recipe_encoder
 from training.methods.jigsaw import GRID, JigsawHead, cut_patches, draw_puzzle, patch_size
 from training.methods.mocov2 import MoCoV2
 from training.methods.options import check_options
 from training.methods.pirl import check_jigsaw
-from training.methods.similarity import unit
+from training.methods.similarity import similarities, unit
 from training.recipes.config import Range, Recipe
 from zoo.datasets.dataset import Dataset
 
@@ -47,11 +48,20 @@ class InfoMin(MoCoV2):
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, *, images: int = 1) -> Self:
-        return super().from_recipe(recipe)
-
-    @classmethod
-    def arguments(cls, recipe: Recipe) -> dict[str, int | float]:
-        return {**super().arguments(recipe), "beta": float(recipe.options["patch_weight"])}
+        encoder, dim = recipe_encoder(recipe)
+        objective = recipe.objective
+        return cls(
+            encoder,
+            dim,
+            beta=float(recipe.options["patch_weight"]),
+            temperature=objective.temperature,
+            out=recipe.heads.out,
+            queue=objective.queue,
+            momentum=objective.key_momentum,
+            bn_parts=objective.bn_parts,
+            projector_layers=recipe.heads.mlp_layers,
+            seed=recipe.seed,
+        )
 
     @classmethod
     def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
@@ -72,9 +82,12 @@ class InfoMin(MoCoV2):
         k = self._compute_keys(key_view)  # for both
         if self.training:
             self._keys.append(collectives.gather(k))
-        # Both terms are MoCo's (PYC memory/mem_moco.py).
-        loss, loss_patches = (self.cross_entropy(query, k, self.queue) for query in (q, q_patches))
-        return {"loss": (1 - self.beta) * loss, "loss_patches": self.beta * loss_patches}
+        return {"loss": (1 - self.beta) * self._term(q, k), "loss_patches": self.beta * self._term(q_patches, k)}
+
+    def _term(self, q: Tensor, k: Tensor) -> Tensor:
+        """Cross-entropy of [q.k, q.queue] / T, where the first one is right (PYC ``memory/mem_moco.py``)."""
+        logits = torch.cat([(q * k).sum(1, keepdim=True), similarities(q, self.queue.t())], 1) / self.T
+        return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
 
     def puzzle(self, crop: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return patches [N, 9, 3, P, P] and their order [N, 9]."""

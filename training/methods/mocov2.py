@@ -87,23 +87,20 @@ class MoCoV2(Method):
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Self:
-        encoder, dim = recipe_encoder(recipe)
-        return cls(encoder, dim, **cls.arguments(recipe))  # type: ignore[arg-type]
-
-    @classmethod
-    def arguments(cls, recipe: Recipe) -> dict[str, int | float]:
-        """Return the keyword arguments that a recipe gives; methods that are built on this one add their own."""
         objective = recipe.objective
-        return {
-            "out": recipe.heads.out,
-            "queue": objective.queue,
-            "momentum": objective.key_momentum,
-            "temperature": objective.temperature,
-            "symmetric": objective.symmetric,
-            "bn_parts": objective.bn_parts,
-            "projector_layers": recipe.heads.mlp_layers,
-            "seed": recipe.seed,
-        }
+        encoder, dim = recipe_encoder(recipe)
+        return cls(
+            encoder,
+            dim,
+            out=recipe.heads.out,
+            queue=objective.queue,
+            momentum=objective.key_momentum,
+            temperature=objective.temperature,
+            symmetric=objective.symmetric,
+            bn_parts=objective.bn_parts,
+            projector_layers=recipe.heads.mlp_layers,
+            seed=recipe.seed,
+        )
 
     @classmethod
     def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
@@ -136,12 +133,8 @@ class MoCoV2(Method):
         k = self._compute_keys(key_view)
         if self.training:
             self._keys.append(collectives.gather(k))
-        return self.cross_entropy(q, k, self.queue)
-
-    def cross_entropy(self, q: Tensor, k: Tensor, queue: Tensor) -> Tensor:
-        """Queries and keys NxC, negative keys CxK -> cross-entropy of [q.k, q.queue] / T, where the first is right."""
         positive = (q * k).sum(1, keepdim=True)  # Nx1
-        negative = similarities(q, queue.t())  # NxK
+        negative = similarities(q, self.queue.t())  # NxK
         logits = torch.cat([positive, negative], 1) / self.T
         return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
 

@@ -28,7 +28,7 @@ def test_queue_against_pycontrast(pycontrast_ops: Path) -> None:
         k = torch.tensor(data["queue_k"][step])
         for kind in ("", "_jigsaw"):
             q = torch.tensor(data[f"queue_q{kind}"][step]).requires_grad_()
-            term = model.cross_entropy(q, k, model.queue)
+            term = model._term(q, k)
             (0.5 * term).backward()
             names += [f"loss{kind} {step}", f"grad{kind} {step}"]
             errors.add(names[-2], term, data[f"queue_loss{kind}"][step])
