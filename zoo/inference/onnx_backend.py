@@ -119,9 +119,7 @@ class OnnxEngine:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 [N, S, S, 3], resized and cropped already -> float32 [N, D]."""
-        if self.file.pixels == "normalised":
-            return self.run(self.file.preprocessing.normalise(pixels))
-        return self.run(pixels)
+        return self.run(self.file.inputs(pixels))
 
 
 @dataclass(frozen=True)
@@ -141,6 +139,10 @@ class OnnxMetadata:
     normalize: bool
     pixels: str
     precision: str
+
+    def inputs(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
+        """Pixels uint8 [N, S, S, 3], resized and cropped -> what the graph takes: the same, or normalised floats."""
+        return self.preprocessing.normalise(pixels) if self.pixels == "normalised" else pixels
 
 
 def open_onnx(

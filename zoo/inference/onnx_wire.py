@@ -1,7 +1,7 @@
 """The graph of an ONNX file, read without the onnx package and without a copy of its weights.
 
 The package is no help here. Only ``zoo export`` needs it: ONNX Runtime runs a file without it. And it takes some 80
-bytes of memory for each byte of a file that is made for that (measured: 20 MB of empty operators, onnx 1.18, 1.5 GB),
+bytes of memory for each byte of a file that is made for that (measured: 20 MB of empty operators, onnx 1.23, 1.5 GB),
 before anything can be compared with anything.
 
 An ONNX file is a message of protobuf (onnx.proto of the onnx package 1.18): fields, each with a number, a wire type and
@@ -14,10 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
+
+from zoo.system.varint import read_varint
 
 _MOST_FIELDS = 2_000_000
 _MOST_LISTED = 1 << 16  # numbers of an attribute, or sides of a tensor
@@ -42,6 +45,7 @@ FIELDS = {
 """Number of each field that is read, by its message and its name; all others are skipped."""
 _NAMES = {message: {number: name for name, number in fields.items()} for message, fields in FIELDS.items()}
 
+_varint = partial(read_varint, where="its graph")
 _Raw = int | memoryview  # of a field: a number, or the bytes of a text, a message, packed numbers or a fixed number
 
 
@@ -87,7 +91,10 @@ def read_graph(data: memoryview) -> Graph:
     Raises:
         ValueError: they are no ONNX model, or claim more than they have; one line that says what.
     """
-    return _Reader().model(data)
+    try:
+        return _Reader().model(data)
+    except IndexError:
+        raise ValueError("it is cut off") from None
 
 
 # ---------------------------------------------------------------- messages
@@ -211,9 +218,9 @@ class _Reader:
                     floats.add(np.frombuffer(_bytes(value), "<f8"))
                 case "int32_data" | "int64_data" | "uint64_data":
                     ints.add_packed(value)
-        count = prod(dims)
         if min(dims, default=0) < 0 or len(dims) > 16 or kind not in _WIDTHS:
             raise ValueError(f"its tensor {name} has no shape or type of numbers")
+        count = prod(dims)  # not before: a product of many sides takes long
         there = ints.count + floats.count if raw is None else len(raw) // _WIDTHS[kind]
         if there != count:
             raise ValueError(f"its tensor {name} claims {count} values and has {there}")
@@ -261,20 +268,6 @@ class _Numbers:
 
 
 # ---------------------------------------------------------------- values of fields
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    """Return the number at ``position``, seven bits a byte, and where the next field begins."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            break
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("it is cut off")
 
 
 def _bytes(value: _Raw) -> memoryview:

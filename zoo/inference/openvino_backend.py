@@ -118,9 +118,7 @@ class OpenVinoEngine:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 [N, S, S, 3], resized and cropped already -> float32 [N, D]."""
-        if self.file.pixels == "normalised":
-            return self.run(self.file.preprocessing.normalise(pixels))
-        return self.run(pixels)
+        return self.run(self.file.inputs(pixels))
 
 
 def open_openvino(

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO
+
+from zoo.system.varint import read_varint
 
 _MAX_DEPTH = 16
 _MAX_FOOTER = 256 << 20
@@ -22,6 +25,7 @@ _PHYSICAL_TYPE, _ENCODINGS, _PATH, _VALUES, _UNCOMPRESSED = 1, 2, 3, 5, 6
 _COMPRESSED, _FIRST_DATA_PAGE, _FIRST_DICTIONARY_PAGE = 7, 9, 11
 _TYPE_LENGTH, _NAME, _CHILDREN = 2, 4, 5
 _FIXED = 7  # FIXED_LEN_BYTE_ARRAY
+_varint = partial(read_varint, where="its footer")
 
 
 @dataclass(frozen=True)
@@ -169,14 +173,3 @@ def _values(data: bytes, position: int, kinds: list[int], count: int, depth: int
 def _integer(data: bytes, position: int) -> tuple[int, int]:
     value, position = _varint(data, position)
     return (value >> 1) ^ -(value & 1), position
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("a number in its footer is too long")

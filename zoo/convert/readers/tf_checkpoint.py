@@ -13,6 +13,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from zoo.errors import UserError
 from zoo.numerics.crc32c import masked_crc32c
+from zoo.system.varint import read_varint
 
 _FOOTER = 48
 _MAGIC = 0xDB4775248B80FB57  # leveldb table/format.h
@@ -29,6 +31,7 @@ _DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # tensorflow type
 _MAX_INDEX_BYTES = 4 << 20  # that of a ResNet-200 has 100 kB; its checksums are computed in Python
 _MAX_KEY = 4096  # bytes
 _MAX_EXPANSION, _FREE_EXPANSION = 1.5, 64 << 20  # the published archives expand by 8 %
+_varint = partial(read_varint, where="its index")
 
 
 class _Files(Protocol):
@@ -215,17 +218,6 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
         position += unshared
         yield key, data[position : position + length]
         position += length
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("a number in its index is too long")
 
 
 # ---------------------------------------------------------------- BundleEntryProto, tensor_bundle.proto
