@@ -7,6 +7,9 @@ own setting is among them. Every candidate sees the same images as often as the 
 is kNN on images that none was trained on. DATA holds training images only, so a fifth of each class is held out and
 the test images stay unseen.
 
+The default budget is 5 epochs of 5000 images, 390 steps. Shorter runs of BYOL and SimSiam still lie below random
+weights, so that a search among them would find the setting that changes the weights least.
+
 A setting is called clear where it is better than the recipe's own by more than twice the standard error of the
 difference (binomial, held-out images alone) in this search, and again with another seed. Finished runs that OUT holds
 are read, and the same command continues a search that was killed.
@@ -118,7 +121,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--over", action="append", help="other values than those of SEARCHES, for one method")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()

@@ -5,8 +5,8 @@
     python tests/goldens/make_densecl.py --densecl DenseCL --out tests/goldens
 
 Runs ``openselfsup/models/densecl.py`` with its neck and its head (b64bbb6) on a CPU in float64, from parameters that
-are rounded to float32. Its registry and its initialisation come from mmcv, which is not needed for that: small stand-ins
-take their place. The backbone, the pictures and what is left out are those of ``make_simsiam_mocov2.py``.
+are rounded to float32. Its registry and its initialisation come from mmcv, which is not needed for that: small
+stand-ins take their place. The backbone, the pictures and what is left out are those of ``make_simsiam_mocov2.py``.
 """
 
 from __future__ import annotations

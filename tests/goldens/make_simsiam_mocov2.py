@@ -1,4 +1,4 @@
-"""Write ``simsiam_r14_free.*`` and ``mocov2_r14_free.*`` with the official codes of SimSiam and MoCo.
+"""Write ``simsiam_r14_free.*``, ``mocov2_r14_free.*`` and ``mocov1_r14_free.*`` with the codes of SimSiam and MoCo.
 
     git clone https://github.com/facebookresearch/simsiam
     git clone https://github.com/facebookresearch/moco && git -C moco checkout 7397dfe
@@ -149,23 +149,23 @@ def make_simsiam(builder: ModuleType, out: Path) -> None:
     print("simsiam", losses)
 
 
-def make_mocov2(builder: ModuleType, out: Path) -> None:
+def make_moco(builder: ModuleType, out: Path, method: str, *, temperature: float, mlp: bool) -> None:
     torch.manual_seed(0)
     hyper = {
-        "method": "mocov2",
+        "method": method,
         "layers": [1, 1, 1, 1],
         "stem_width": 64 // WIDTH,
         "dim": 32,
         "queue": 16,
         "key_momentum": 0.9,
-        "temperature": 0.2,
+        "temperature": temperature,
         "learning_rate": 0.03,
         "momentum": 0.9,
         "weight_decay": 1e-4,
         "batch_size": BATCH,
     }
     settings = (hyper["dim"], hyper["queue"], hyper["key_momentum"], hyper["temperature"])
-    model = builder.MoCo(NarrowResNet, *settings, mlp=True)
+    model = builder.MoCo(NarrowResNet, *settings, mlp=mlp)
     unlike_a_new_network(model.encoder_q)
     # The builder makes the key encoder a copy of the query encoder.
     model.encoder_k.load_state_dict(model.encoder_q.state_dict())
@@ -192,7 +192,7 @@ def make_mocov2(builder: ModuleType, out: Path) -> None:
     data = {"view_query": arrays(view_query), "view_key": arrays(view_key), "loss": np.array(losses)}
     after = {"queue_after": model.queue.numpy(), "queue_pointer": model.queue_ptr[0].numpy()}
     write(out, hyper, data | after)
-    print("mocov2", losses)
+    print(method, losses)
 
 
 def one_process(make: Callable[[], None]) -> None:
@@ -213,4 +213,5 @@ if __name__ == "__main__":
     args = parser.parse_args()
     make_simsiam(load_builder(args.simsiam / "simsiam" / "builder.py"), args.out / "simsiam_r14_free")
     moco = load_builder(args.moco / "moco" / "builder.py")
-    one_process(lambda: make_mocov2(moco, args.out / "mocov2_r14_free"))
+    one_process(lambda: make_moco(moco, args.out / "mocov2_r14_free", "mocov2", temperature=0.2, mlp=True))
+    one_process(lambda: make_moco(moco, args.out / "mocov1_r14_free", "mocov1", temperature=0.07, mlp=False))

@@ -25,6 +25,7 @@ METHODS = [
     "infomin",
     "instdisc",
     "localagg",
+    "mocov1",
     "mocov2",
     "mocov3",
     "pirl",

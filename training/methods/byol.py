@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.distributed import collectives
 from training.methods.base import Method, StepInfo, recipe_encoder
+from training.methods.dispersion import dispersion
 from training.methods.initialise import initialise
-from training.methods.similarity import cosine, similarities, unit
+from training.methods.similarity import cosine
 from training.recipes.config import Recipe
 from zoo.models.heads import byol_mlp
 
@@ -144,19 +144,3 @@ class BYOL(Method):
 def regression(q: Tensor, z: Tensor) -> Tensor:
     """|q/|q| - z/|z||^2 per row, [N, D] x [N, D] -> [N], in [0, 4] (equation 2)."""
     return 2 - 2 * cosine(q, z, eps=1e-12)
-
-
-def dispersion(q: Tensor, same: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """The second term of equation 8, per row: 2 a ln(sum_{j != i} exp(<q_i, same_j>/a) + sum_j exp(<q_i, other_j>/a)).
-
-    Args:
-        q: [N, D], predictions of one view.
-        same, other: [N, D], targets of that view and of the other one; they are gathered from all ranks.
-        temperature: a.
-    """
-    n, start = len(q), collectives.rank() * len(q)
-    keys = (collectives.gather_with_gradient(unit(z)) for z in (same, other))
-    s_same, s_other = (similarities(unit(q), k) / temperature for k in keys)
-    itself = torch.zeros_like(s_same, dtype=torch.bool)
-    itself[range(n), range(start, start + n)] = True
-    return 2 * temperature * torch.logsumexp(torch.cat([s_same.masked_fill(itself, -torch.inf), s_other], 1), 1)

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from training.distributed import collectives
 from training.methods.base import StepInfo, recipe_encoder
-from training.methods.key_queue import enqueue
+from training.methods.key_queue import average, enqueue, info_nce
 from training.methods.mocov2 import MoCoV2
 from training.methods.options import check_options
-from training.methods.similarity import similarities, unit
+from training.methods.similarity import unit
 from training.recipes.config import Range, Recipe
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
@@ -94,8 +94,8 @@ class DenseCL(MoCoV2):
         # To each place of the query view belongs the key view's place whose encoder features are most similar.
         match = (q_map.detach() @ k_map.transpose(1, 2)).argmax(2)  # NxS
         positive = torch.take_along_dim(k_places, match[:, :, None], 1)  # NxSxC
-        single = self._term(q, k, self.queue)
-        dense = self._term(q_places.flatten(0, 1), positive.flatten(0, 1), self.queue_dense)
+        single = info_nce(q, k, self.queue, self.T)
+        dense = info_nce(q_places.flatten(0, 1), positive.flatten(0, 1), self.queue_dense, self.T)
         return {"loss": (1 - self.dense_weight) * single, "loss_dense": self.dense_weight * dense}
 
     def _encode(
@@ -107,16 +107,10 @@ class DenseCL(MoCoV2):
         flat = places.flatten(2).transpose(1, 2)
         return unit(projector(y)), unit(maps.flatten(2).transpose(1, 2)), unit(flat), unit(flat.mean(1))
 
-    def _term(self, q: Tensor, k: Tensor, queue: Tensor) -> Tensor:
-        """Cross-entropy of [q.k, q.queue] / T, where the first one is right (DCL heads/contrastive_head.py)."""
-        logits = torch.cat([(q * k).sum(1, keepdim=True), similarities(q, queue.t())], 1) / self.T
-        return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
-
     @torch.no_grad()
     def average_key_network(self) -> None:
         super().average_key_network()
-        for p, k in zip(self.dense.parameters(), self.key_dense.parameters(), strict=True):
-            k.mul_(self.m).add_(p, alpha=1 - self.m)
+        average(self.dense, self.key_dense, self.m)
 
     @torch.no_grad()
     def after_step(self, info: StepInfo) -> None:

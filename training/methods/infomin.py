@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.distributed import collectives
 from training.methods.base import StepInfo, recipe_encoder
 from training.methods.jigsaw import GRID, JigsawHead, cut_patches, draw_puzzle, patch_size
+from training.methods.key_queue import info_nce
 from training.methods.mocov2 import MoCoV2
 from training.methods.options import check_options
 from training.methods.pirl import check_jigsaw
-from training.methods.similarity import similarities, unit
+from training.methods.similarity import unit
 from training.recipes.config import Range, Recipe
 from zoo.datasets.dataset import Dataset
 
@@ -86,8 +86,7 @@ class InfoMin(MoCoV2):
 
     def _term(self, q: Tensor, k: Tensor) -> Tensor:
         """Cross-entropy of [q.k, q.queue] / T, where the first one is right (PYC ``memory/mem_moco.py``)."""
-        logits = torch.cat([(q * k).sum(1, keepdim=True), similarities(q, self.queue.t())], 1) / self.T
-        return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
+        return info_nce(q, k, self.queue, self.T)
 
     def puzzle(self, crop: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return patches [N, 9, 3, P, P] and their order [N, 9]."""

@@ -1,13 +1,15 @@
-"""What MoCo and DenseCL do with keys: compute them in a shuffled order, and put them into a queue."""
+"""What MoCo, DenseCL and InfoMin do with keys: compute them in a shuffled order, compare with them, and queue them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from training.distributed import collectives
+from training.methods.similarity import similarities
 from zoo.numerics.counter_rng import permutation
 
 
@@ -27,6 +29,26 @@ def in_shuffled_order(
     found = compute(collectives.gather(view)[mine])
     back = order.argsort().view(ranks, n)[collectives.rank()]
     return tuple(collectives.gather(k)[back] for k in found)
+
+
+def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of [q.k, q.queue] / T, where the first one is right (MoCo, equation 1).
+
+    Args:
+        q, k: queries and their keys NxC, of unit length.
+        queue: negative keys CxK.
+    """
+    positive = (q * k).sum(1, keepdim=True)  # Nx1
+    negative = similarities(q, queue.t())  # NxK
+    logits = torch.cat([positive, negative], 1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
+
+
+@torch.no_grad()
+def average(query: nn.Module, key: nn.Module, m: float) -> None:
+    """k <- m k + (1 - m) q for parameters; buffers are the key network's own."""
+    for q, k in zip(query.parameters(), key.parameters(), strict=True):
+        k.mul_(m).add_(q, alpha=1 - m)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from training.distributed import collectives
 from training.methods.base import Method, StepInfo, recipe_encoder
+from training.methods.kmeans import kmeans
 from training.methods.memory_bank import MemoryBank
 from training.methods.options import check_options
 from training.methods.similarity import similarities, unit
@@ -28,7 +29,6 @@ from zoo.models.heads import moco_projector
 _Z = 2876934.2 / 1281167  # for each image of the bank, LAT model/instance_model.py
 _EPS = 1e-7  # in the logarithm, LAT model/instance_model.py
 _SEED = 1234  # of the first clustering, LAT model/cluster_km.py
-_CHUNK = 1 << 26  # distances computed at once
 
 
 class LocalAggregation(Method):
@@ -128,24 +128,3 @@ class LocalAggregation(Method):
     def after_step(self, info: StepInfo) -> None:
         """The features of the step enter the bank."""
         self.bank.update()
-
-
-@torch.no_grad()
-def kmeans(x: Tensor, clusters: int, *, seed: int, iterations: int = 20) -> Tensor:
-    """Lloyd's k-means: [N, D] -> cluster of each row, int64 [N]. It starts from rows of ``x`` drawn by ``seed``.
-
-    A cluster without rows keeps its centre. (LAT has faiss's, which splits a large cluster then; 20 iterations too.)
-    """
-    start = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:clusters]
-    centres = x[start.to(x.device)].clone()
-    labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    chunk = max(1, _CHUNK // clusters)
-    for _ in range(iterations):
-        # The nearest centre, by |c|^2 - 2 x.c.
-        for n in range(0, len(x), chunk):
-            labels[n : n + chunk] = (centres.square().sum(1) - 2 * x[n : n + chunk] @ centres.t()).argmin(1)
-        # The mean of its rows.
-        sums = torch.zeros_like(centres).index_add_(0, labels, x)
-        count = torch.bincount(labels, minlength=clusters)[:, None]
-        centres = torch.where(count > 0, sums / count.clamp(min=1), centres)
-    return labels

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from training.distributed import collectives
 from training.methods.base import Method, StepInfo, recipe_encoder
-from training.methods.key_queue import enqueue, in_shuffled_order
-from training.methods.similarity import similarities, unit
+from training.methods.key_queue import average, enqueue, in_shuffled_order, info_nce
+from training.methods.similarity import unit
 from training.methods.split_batch_norm import split_batch_norm
 from training.recipes.config import Recipe
 from zoo.datasets.dataset import Dataset
@@ -133,10 +133,7 @@ class MoCoV2(Method):
         k = self._compute_keys(key_view)
         if self.training:
             self._keys.append(collectives.gather(k))
-        positive = (q * k).sum(1, keepdim=True)  # Nx1
-        negative = similarities(q, self.queue.t())  # NxK
-        logits = torch.cat([positive, negative], 1) / self.T
-        return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
+        return info_nce(q, k, self.queue, self.T)
 
     @torch.no_grad()
     def _compute_keys(self, view: Tensor) -> Tensor:
@@ -155,10 +152,8 @@ class MoCoV2(Method):
 
     @torch.no_grad()
     def average_key_network(self) -> None:
-        """k <- m k + (1 - m) q for parameters; buffers are the key network's own."""
-        for query, key in ((self.encoder, self.key_encoder), (self.projector, self.key_projector)):
-            for p, k in zip(query.parameters(), key.parameters(), strict=True):
-                k.mul_(self.m).add_(p, alpha=1 - self.m)
+        average(self.encoder, self.key_encoder, self.m)
+        average(self.projector, self.key_projector, self.m)
 
     @torch.no_grad()
     def after_step(self, info: StepInfo) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from training.distributed import collectives
 from training.methods.base import Method, StepInfo, recipe_encoder
+from training.methods.key_queue import average
 from training.methods.similarity import similarities, unit
 from training.recipes.config import Recipe
 
@@ -69,9 +70,8 @@ class MoCoV3(Method):
     @torch.no_grad()
     def before_step(self, info: StepInfo) -> None:
         """k <- m k + (1 - m) q for parameters, before the keys are computed; m rises to 1 by a cosine, as BYOL's."""
-        for base, key in ((self.encoder, self.key_encoder), (self.projector, self.key_projector)):
-            for p, k in zip(base.parameters(), key.parameters(), strict=True):
-                k.mul_(info.tau).add_(p, alpha=1 - info.tau)
+        average(self.encoder, self.key_encoder, info.tau)
+        average(self.projector, self.key_projector, info.tau)
 
 
 def _mlp(dim: int, hidden: int, out: int, *last: nn.Module) -> nn.Sequential:

@@ -182,13 +182,17 @@ CASES: dict[str, tuple[Callable[[Patch], None], Callable[[], None]]] = {
     ),
 }
 
-# Methods without goldens are held against a second implementation in the tests.
+# Methods without goldens, and some with them, are held against a second implementation in the tests.
 _CPC = test_cpc.test_losses_of_training_steps_are_those_of_the_second_implementation
 _MOCO_V3, _DENSECL = (
     test_mocov3.test_training_steps_are_the_official_code_s,
     test_densecl.test_training_steps_are_the_official_code_s,
 )
 CASES |= {
+    "mocov1: temperature": (
+        lambda patch: set_argument(patch, mocov2.MoCoV2, "__init__", temperature=lambda t: 1.0001 * t),
+        partial(test_official_codes.test_mocov1_trajectory, GOLDENS / "mocov1_r14_free"),
+    ),
     "cpc: scale of the predictions": (lambda patch: patch.setattr(masked_context, "_SCALE", 0.1001), _CPC),
     "cpc: Adam's first moment": (lambda patch: patch.setattr(cpc, "_BETAS", (0.801, 0.999)), _CPC),
     "cpc: norm of the gradient": (

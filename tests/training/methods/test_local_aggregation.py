@@ -12,7 +12,8 @@ from relative_errors import RelativeErrors
 from torch import nn
 
 from training.methods import StepInfo
-from training.methods.local_aggregation import LocalAggregation, kmeans
+from training.methods.kmeans import kmeans
+from training.methods.local_aggregation import LocalAggregation
 from training.methods.memory_bank import MemoryBank
 from training.methods.similarity import unit
 

@@ -21,7 +21,7 @@ from training.methods import BYOL, MoCoV2, SimCLR, SimSiam, StepInfo, SwAV
 from training.recipes import table
 from training.recipes.config import Views
 from zoo.convert import byol, simsiam
-from zoo.convert.common import recognise
+from zoo.convert.common import recognise, sequential
 from zoo.models.resnet import build_encoder
 from zoo.numerics.lars import LARS
 
@@ -258,6 +258,7 @@ def mocov2_from(path: Path, hyper: dict) -> MoCoV2:
     loaded = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     state = {k.removeprefix("module."): v for k, v in loaded.items()}
     query = {k.removeprefix("encoder_q."): v for k, v in state.items() if k.startswith("encoder_q.")}
+    layers = 1 if "fc.weight" in query else 2  # of v1, whose head is one Linear, and of v2
     architecture, _ = recognise({k: v for k, v in query.items() if not k.startswith("fc.")})
     model = MoCoV2(
         build_encoder(architecture),
@@ -266,17 +267,22 @@ def mocov2_from(path: Path, hyper: dict) -> MoCoV2:
         queue=hyper["queue"],
         momentum=hyper["key_momentum"],
         temperature=hyper["temperature"],
+        projector_layers=layers,
     )
     for ours, theirs in (("", "encoder_q."), ("key_", "encoder_k.")):
         part = {k.removeprefix(theirs): v for k, v in state.items() if k.startswith(theirs)}
         head = {k.removeprefix("fc."): v for k, v in part.items() if k.startswith("fc.")}
         trunk = {k: v for k, v in part.items() if not k.startswith("fc.")}
         model.get_submodule(f"{ours}encoder").load_state_dict(recognise(trunk)[1])
-        model.get_submodule(f"{ours}projector").load_state_dict(head)
+        model.get_submodule(f"{ours}projector").load_state_dict(sequential(head))
     model.double()
     model.queue.copy_(state["queue"])
     model.queue_pointer.copy_(state["queue_ptr"][0])
     return model
+
+
+def test_mocov1_trajectory(mocov1_group: Path) -> None:
+    test_mocov2_trajectory(mocov1_group)
 
 
 def test_mocov2_trajectory(mocov2_group: Path) -> None:

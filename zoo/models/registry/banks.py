@@ -3,7 +3,7 @@
 Released, but not here:
 - Local Aggregation's only file, ``visualmaster-models.s3.amazonaws.com/la_orig/checkpoint-1901710.tar``, is
   TensorFlow's, of a pre-activation ResNet-18 whose first block has a projection (neuroailab/LocalAggregation at
-  87ac593, ``model/resnet_model.py:172-213``); timm has no such network.
+  87ac593, ``model/resnet_model.py:150-194``); timm has no such network. Issue 5 of 2023-08-03 names a second place.
 - CMC's InstDisc lies in CMC's folder under a name that its README does not give; CMC's AlexNet is no ResNet.
 """
 
