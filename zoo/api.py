@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from zoo.errors import UserError
 from zoo.loading import list_models, load
 from zoo.system.hardware import require_device_name
+from zoo.system.preflight import require_folder
 from zoo.transforms.limits import MAX_PIXELS, WHITE_16, Decode, DecodeOptions, Icc, Truncated
 
 if TYPE_CHECKING:
@@ -131,9 +132,9 @@ def extract(
         dedupe=dedupe,
         near=near,
     )
+    config.check()
     require_device_name(device)
-    if Path(out).is_file():
-        raise UserError(f"{out} is a file: choose another --out")
+    require_folder(Path(out))
     if not is_url(os.fsencode(images)):  # a server is asked once, when the model is open
         open_source(images)
     opening = LoadArguments(device, backend, precision, normalize, outputs or Outputs())

@@ -78,4 +78,6 @@ def closest_name(name: str, known: Iterable[str], cutoff: float = 0.0) -> str | 
     """
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(name, known, n=1, cutoff=cutoff)), None)
+    by_lower_case = {one.lower(): one for one in known}
+    close = get_close_matches(name.lower(), by_lower_case, n=1, cutoff=cutoff)
+    return by_lower_case[close[0]] if close else None

@@ -28,4 +28,6 @@ def test_a_reason_has_no_addresses() -> None:
 
 def test_the_closest_name() -> None:
     assert closest_name("bylo", ["simsiam", "byol"]) == "byol"
+    assert closest_name("BYOL_R50", ["cpc_r50", "byol_r50"]) == "byol_r50"
+    assert closest_name("byol", ["SimSiam", "BYOL"]) == "BYOL"
     assert closest_name("zzz", ["simsiam", "byol"], cutoff=0.4) is None

@@ -19,6 +19,7 @@ from zoo.errors import UserError
 from zoo.hub.weights import FORMAT, FORMAT_2, HEADS_SUFFIX, WeightFile, locate, save_encoder
 from zoo.models.registry import ARCHITECTURES, Weights
 from zoo.models.resnet import count_parameters, encoder_state
+from zoo.models.state_dict import to_safetensors
 from zoo.publish.card.gather import file_facts
 from zoo.publish.card.render import render
 from zoo.system.atomic_files import atomic_write_bytes, atomic_write_text, make_folder
@@ -122,15 +123,13 @@ def _architecture(recipe: Recipe) -> str | dict[str, JSON]:
 
 def _save_heads(path: Path, method: Method, metadata: Mapping[str, object]) -> list[str]:
     """Write all trained modules except the encoder, and return their names."""
-    from safetensors.torch import save
-
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in method.state_dict().items()
         if not name.startswith(("encoder", *method.training_only))
     }
     texts = {key: value for key, value in metadata.items() if isinstance(value, str)}
-    atomic_write_bytes(path, save(tensors, texts | {"format": HEADS_FORMAT}))
+    atomic_write_bytes(path, to_safetensors(tensors, texts | {"format": HEADS_FORMAT}))
     return sorted({name.partition(".")[0] for name in tensors})
 
 

@@ -263,7 +263,7 @@ def exit_code(app: typer.Typer, name: str, resume_hint: str, reserve: list[bytea
     except TyperException as error:
         context = getattr(error, "ctx", None)
         command = name if context is None else context.command_path
-        return _fail(f"{name}: error: {error.format_message()} See `{command} --help`.", error)
+        return _fail(f"{name}: error: {_sentence(error.format_message())} See `{command} --help`.", error)
     except (KeyboardInterrupt, _Interrupted, typer.Abort) as error:
         _print_traceback(error)
         with suppress(OSError):
@@ -289,6 +289,12 @@ def _with_shortage(error: UserError) -> str:
     if short is None or any(word in text for word in _NAMES_A_SHORTAGE):
         return text
     return f"{short} (it was met as: {text})"
+
+
+def _sentence(message: str) -> str:
+    """Return a message of typer with a full stop, and without what pydantic writes before ours."""
+    message = message.replace(": Value error, ", ": ").strip()
+    return message if message.endswith((".", "?", ")")) else f"{message}."
 
 
 def parse_assignments(texts: list[str]) -> dict[str, str]:

@@ -32,6 +32,7 @@ def demo(
     device: Device = None,
 ) -> None:
     """Embed the 24 example photographs and show the nearest neighbours of five of them on a page."""
+    from zoo.system.preflight import require_folder
     from zoo.system.shipped import shipped_folder
 
     source = shipped_folder("photos")
@@ -48,6 +49,7 @@ def demo(
     from zoo.transforms.limits import MAX_PIXELS
 
     # The photographs become files of the user's: the other commands can be tried with them.
+    require_folder(out)
     photos, result = out / "photos", out / "embeddings"
     try:
         shutil.copytree(source, photos, dirs_exist_ok=True)

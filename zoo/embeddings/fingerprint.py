@@ -26,7 +26,8 @@ _TEXTS = ("model", "backend", "device", "precision", "crops")  # of ``network``,
 _OUTPUT = re.compile(r"[a-z0-9_]{1,64}")  # a name of an output: it becomes part of a file's name
 _MAX_NUMBERS = 2**31  # in an output of an image; maps of layer1 at 1024 pixels have 2**24
 _MAX_AXES = 8
-_MAX_ROWS = 2**40  # of a shard
+MAX_ROWS = 2**40
+"""Limit of rows in a shard, and of images in a batch."""
 FORMATS = ("parquet", "npy", "safetensors")
 DTYPES = ("float32", "float16")
 _SHOWN_MOST = 200  # characters of a value in a message
@@ -141,7 +142,7 @@ class Fingerprint:
             dim=whole(value["dim"], 1, _MAX_NUMBERS),
             format=_one_of(value["format"], FORMATS),
             batch_size=whole(value["batch_size"], 1),
-            shard_size=whole(value["shard_size"], 1, _MAX_ROWS),
+            shard_size=whole(value["shard_size"], 1, MAX_ROWS),
             stored_dtype=None if value.get("dtype") is None else _one_of(value["dtype"], DTYPES),
             outputs=None if outputs is None else {_output(k): _shape(v) for k, v in fields(outputs).items()},
             decoder=None if decoder is None else fields(decoder),

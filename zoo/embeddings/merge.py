@@ -25,7 +25,7 @@ from zoo.embeddings.text_files import TEXT_KINDS, write_text
 from zoo.embeddings.verify import Verified, verify
 from zoo.errors import UserError
 from zoo.inference.outputs import EMBEDDING
-from zoo.system.atomic_files import atomic_write, remove, sha256_file
+from zoo.system.atomic_files import atomic_write, make_folder, remove, sha256_file
 from zoo.system.json_types import JSON
 from zoo.system.parquet import read_table
 
@@ -104,6 +104,7 @@ def merge(out: Path, file: Path) -> Merged:
     shapes = whole.fingerprint.shapes
     others = {name: shape for name, shape in shapes.items() if name != EMBEDDING}
     fingerprint = whole.fingerprint
+    make_folder(file.parent)
     if text:
         _write_text(whole, file)
         return Merged((file,), whole.images, fingerprint.dim, fingerprint.dtype, others)

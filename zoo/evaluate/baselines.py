@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from zoo.api import load
 from zoo.errors import UserError
+from zoo.hub.weights import locate
 from zoo.inference.embedder import Embedder
 from zoo.models.registry import DEFAULT_MODEL, MODELS
 from zoo.system.cache_dir import cache_folder
 
 RANDOM, SUPERVISED = "random", "supervised"
 TORCHVISION = MODELS["supervised_r50"].weights["tv_v1"].location  # ResNet50_Weights.IMAGENET1K_V1, 76.13 %
+
+
+def require_model(model: str) -> None:
+    """Find the weights, and download them where need be, without opening the network. Raises UserError."""
+    if model not in (RANDOM, SUPERVISED) and not model.endswith(".onnx"):
+        locate(model)
 
 
 def open_model(model: str, device: str | None = None) -> Embedder:

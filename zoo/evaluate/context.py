@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -114,6 +115,10 @@ def _parse(name: str, text: str, default: object) -> object:
 
 def _convert(name: str, text: str, kind: type) -> object:
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError:
         raise UserError(f"--set {name}: {text!r} is no {kind.__name__}") from None
+    # A comparison with NaN is false, so that a check of its range would let it pass.
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"--set {name}: {text!r} is no finite number")
+    return value

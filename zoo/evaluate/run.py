@@ -13,6 +13,7 @@ from pathlib import Path
 
 from zoo.datasets.listed import text_of
 from zoo.errors import UserError, without_secrets
+from zoo.evaluate.baselines import require_model
 from zoo.evaluate.context import Context
 from zoo.evaluate.protocols import PROTOCOLS, WITH_SCHEDULE
 from zoo.evaluate.result import EvaluationJson, Result
@@ -70,13 +71,13 @@ def evaluate(
     context = Context(
         protocol, model, data, device, seed, dict(settings or {}), root, subset_files, schedule, label_column
     )
-    embedder = context.embedder
-    if protocol in WITH_SCHEDULE and embedder.engine.backend == "torch":
-        require_stages(embedder.model, protocol)
-        if embedder.preprocessing.channels != 3:
-            raise UserError(f"{protocol} needs a network for RGB images, not for {embedder.preprocessing.mode}")
+    # The protocol checks its options and the data, and then opens the model, which takes seconds.
+    require_model(model)
+    if protocol in WITH_SCHEDULE:
+        _require_dense(context)
     started = time.perf_counter()
     result: Result = importlib.import_module(PROTOCOLS[protocol]).evaluate(context)
+    embedder = context.embedder
     content = {
         "protocol": protocol,
         **result.to_json(),
@@ -96,6 +97,16 @@ def evaluate(
         atomic_write_text(out, text)
     as_read: EvaluationJson = json.loads(text)
     return as_read
+
+
+def _require_dense(context: Context) -> None:
+    """Refuse a network without feature maps or colours. Raises UserError."""
+    embedder = context.embedder
+    if embedder.engine.backend != "torch":
+        return
+    require_stages(embedder.model, context.protocol)
+    if embedder.preprocessing.channels != 3:
+        raise UserError(f"{context.protocol} needs a network for RGB images, not for {embedder.preprocessing.mode}")
 
 
 def _parameters(embedder: Embedder) -> dict[str, int]:

@@ -51,11 +51,9 @@ def rename(model: str | Path, to: str, out: Path) -> Renamed:
     Raises:
         UserError: there is no such model, it is a network of split colours, or ``out`` has another ending.
     """
-    from safetensors.torch import save
-
     from zoo.hub.weights import locate
     from zoo.models.key_mapping import to_torchvision, torchvision_to_detectron2
-    from zoo.models.state_dict import check_state, read_tensors
+    from zoo.models.state_dict import check_state, read_tensors, to_safetensors
 
     # Refuse wrong options before the weights are read.
     if to not in OWN_ENDING:
@@ -81,7 +79,7 @@ def rename(model: str | Path, to: str, out: Path) -> Renamed:
     named = torchvision_to_detectron2(plain) if to == "detectron2" else plain
     # Serialise in memory, so that no half-written file appears.
     if out.suffix == SAFETENSORS:
-        data = save(named, metadata={"format": "pt", "licence": file.licence, "source": file.source})
+        data = to_safetensors(named, {"format": "pt", "licence": file.licence, "source": file.source})
     else:
         data = _pickled(named) if to == "detectron2" else _saved(named)
     make_folder(out.parent)

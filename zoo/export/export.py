@@ -118,6 +118,7 @@ def export_onnx(
     variant = variant or Variant()
     if calibrate and variant.precision != "int8":
         raise UserError(f"--calibrate is for --precision int8, not {variant.precision}")
+    calibration = _photographs_in(calibrate) if calibrate else None  # refused before the network is traced
     say = report or (lambda line: None)
     # the network, in its precision
     shipped = shipped_photographs()
@@ -129,7 +130,7 @@ def export_onnx(
         core = half(core)
     elif variant.precision == "int8":
         say("measuring the ranges of int8")
-        measured = _photographs_in(calibrate) if calibrate else shipped[::2]
+        measured = calibration or shipped[::2]
         photographs = photographs or (shipped if calibrate else shipped[1::2])
         core = _int8(core, embedder, measured)
         extra["calibration"] = {"photographs": len(measured), "folder": calibrate.name if calibrate else "shipped"}

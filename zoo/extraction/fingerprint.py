@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from zoo.embeddings.fingerprint import DTYPES, FORMATS, Fingerprint
+from zoo.embeddings.fingerprint import DTYPES, FORMATS, MAX_ROWS, Fingerprint
 from zoo.embeddings.shards import RESERVED
 from zoo.errors import UserError, require_positive
 from zoo.extraction.near_threshold import AUTO
@@ -54,6 +54,24 @@ class ExtractionConfig:
     dedupe: bool = False
     near: float | str | None = None
 
+    def check(self) -> None:
+        """Refuse choices that no model makes right. Raises UserError."""
+        if self.format not in FORMATS:
+            raise UserError(f"unknown format {self.format!r}: choose one of {', '.join(FORMATS)}")
+        if self.dtype not in DTYPES:
+            raise UserError(f"unknown dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        for name, value in (("batch size", self.batch_size), ("shard size", self.shard_size)):
+            if value is not None and value < 1:
+                raise UserError(f"{name} {value}: give a number above zero")
+            if value is not None and value > MAX_ROWS:
+                raise UserError(f"{name} {value}: give a number from 1 to {MAX_ROWS}")
+        if not 1 <= self.max_pixels <= PILLOW_MAX_PIXELS:
+            raise UserError(f"max pixels {self.max_pixels}: give a number from 1 to {PILLOW_MAX_PIXELS}")
+        keep = list(self.keep)
+        if len(set(keep)) < len(keep):
+            raise UserError(f"a column is kept twice: {', '.join(keep)}")
+        _near_duplicates(self.dedupe, self.near)
+
 
 def make_fingerprint(model: ModelInfo, config: ExtractionConfig) -> Fingerprint:
     """Check the choices and return the fingerprint; choices that are ``None`` get their default.
@@ -61,6 +79,7 @@ def make_fingerprint(model: ModelInfo, config: ExtractionConfig) -> Fingerprint:
     Raises:
         UserError: a choice makes no sense, or does not fit the outputs of the model.
     """
+    config.check()
     network, shapes = model.identity(), dict(model.shapes)
     if isinstance(config.keep, str):
         raise UserError(f"keep {config.keep!r}: give a list of columns")
@@ -70,6 +89,7 @@ def make_fingerprint(model: ModelInfo, config: ExtractionConfig) -> Fingerprint:
         batch_size = default_batch_size(network.get("device", "cpu"), model.preprocessing.input_size)
     if shard_size is None:
         shard_size = default_shard_size(sum(math.prod(shape) for shape in shapes.values()))
+<<<<<<< HEAD
     # Check the options of the output.
     if config.format not in FORMATS:
         raise UserError(f"unknown format {config.format!r}: choose one of {', '.join(FORMATS)}")
@@ -79,11 +99,11 @@ def make_fingerprint(model: ModelInfo, config: ExtractionConfig) -> Fingerprint:
         require_positive(name, value)
     if not 1 <= config.max_pixels <= PILLOW_MAX_PIXELS:
         raise UserError(f"max pixels {config.max_pixels}: give a number from 1 to {PILLOW_MAX_PIXELS}")
+=======
+    # Check the choices against the model.
+>>>>>>> stranger
     if config.decode.decode == "scaled":
         model.preprocessing.require_antialias()
-    # Check the kept columns against each other and against the result's own.
-    if len(set(keep)) < len(keep):
-        raise UserError(f"a column is kept twice: {', '.join(keep)}")
     if taken := sorted((RESERVED | set(shapes)) & set(keep)):
         raise UserError(f"column {taken[0]} cannot be kept, the result has one of its own: rename it in the source")
     # Collect all that the vectors depend on.

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import logging
 import re
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from zoo.errors import UserError
 from zoo.system.atomic_files import remove, sha256_file
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 PREFIX = "hf-hub:"
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+_NO_CONNECTION = "no connection to {where}, and {repo} is not complete in the cache: check the network and run it again"
 _REFERENCE = re.compile(r"hf-hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -70,9 +74,11 @@ def download(reference: Reference, first: str, then: Callable[[Path], Mapping[st
         UserError: the repository, revision or file does not exist or may not be read, there is no network and the cache
             lacks a file, the disk is full, or a file has another hash twice (it is then removed from the cache).
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
     with user_errors(reference.repo, reference.revision), quiet():
+        if not isinstance(try_to_load_from_cache(reference.repo, first, revision=reference.revision), str):
+            require_host(reference.repo)
         # The first file tells the commit, which all others must come from.
         path = Path(hf_hub_download(reference.repo, first, revision=reference.revision))
         if not _is_what_the_cache_names(path):  # altered in the cache, or on its way: download once more
@@ -95,6 +101,26 @@ def download(reference: Reference, first: str, then: Callable[[Path], Mapping[st
                         "not used, and removed from the cache; tell the owner of the repository"
                     )
     return snapshot
+
+
+def require_host(repo: str) -> None:
+    """Check that this machine knows the hub's host; else huggingface_hub asks again for half a minute.
+
+    Behind a proxy, which may know names that this machine does not, and where the network is forbidden, nothing is
+    checked.
+
+    Raises:
+        UserError: the name of the host cannot be resolved.
+    """
+    from huggingface_hub import constants
+
+    host = urlsplit(constants.ENDPOINT).hostname
+    if host is None or getproxies() or constants.HF_HUB_OFFLINE:
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        raise UserError(_NO_CONNECTION.format(where=constants.ENDPOINT, repo=repo)) from None
 
 
 def _is_what_the_cache_names(file: Path) -> bool:
@@ -175,7 +201,7 @@ def user_message(error: BaseException, repo: str, revision: str | None) -> str |
             return f"cannot write {cause.filename}: allow it, or set HF_HOME to another folder"
     # No cause names the problem itself, so look for signs of a broken connection.
     if any(isinstance(cause, errors.LocalEntryNotFoundError) or _is_network(cause) for cause in causes):
-        return f"no connection to {where}, and {repo} is not complete in the cache: check the network and run it again"
+        return _NO_CONNECTION.format(where=where, repo=repo)
     if any(isinstance(cause, OSError) and "Consistency check failed" in str(cause) for cause in causes):
         return f"{where} sent only a part of a file of {repo}: nothing was kept, run it again"
     if isinstance(error, _MALFORMED) and _is_of_the_client(error):

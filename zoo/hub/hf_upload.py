@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from zoo.errors import UserError
-from zoo.hub.hf_download import PREFIX, Reference, passes_with_time, quiet, user_errors, user_message
+from zoo.hub.hf_download import PREFIX, Reference, passes_with_time, quiet, require_host, user_errors, user_message
 from zoo.system.atomic_files import sha256_file
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def upload(
     api = HfApi()
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     names = [p.relative_to(folder).as_posix() for p in paths]
+    require_host(repo)
     with user_errors(repo, revision), quiet():
         # the repository, and its state before the commit
         sdk = "static" if kind == "space" else None

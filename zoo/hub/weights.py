@@ -32,6 +32,7 @@ from zoo.models.state_dict import (
     read_tensors,
     require_equal,
     require_finite,
+    to_safetensors,
     without_counters,
 )
 from zoo.system.atomic_files import atomic_write_bytes, sha256_file
@@ -308,11 +309,9 @@ def save_encoder(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str,
             further JSON values that belong to the file.
         half: store convolutions in float16; BN stays float32.
     """
-    from safetensors.torch import save
-
     tensors = half_of(state, half=half)
     texts = {"format": FORMAT} | {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-    atomic_write_bytes(path, save(tensors, metadata=texts))
+    atomic_write_bytes(path, to_safetensors(tensors, texts))
     return sha256_file(path)
 
 

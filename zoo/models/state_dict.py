@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +87,23 @@ def half_of(state: Mapping[str, Tensor], *, half: bool) -> dict[str, Tensor]:
         return tensor.to(torch.float16 if half and tensor.ndim > 1 else torch.float32).contiguous()
 
     return {k: converted(v) for k, v in state.items()}
+
+
+def to_safetensors(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Serialise tensors as safetensors, with the same bytes each time.
+
+    safetensors writes the metadata in the order of a hash map, which is another one in every process; here they are
+    sorted by their keys.
+    """
+    from safetensors.torch import save
+
+    data = save(tensors, dict(metadata))
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:begin])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the tensors to 8 bytes
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[begin:]))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

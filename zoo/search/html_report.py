@@ -12,7 +12,7 @@ from zoo.search.captions import Captions
 from zoo.search.collection import Collection
 from zoo.search.query import Match, QueryResult
 from zoo.search.thumbnails import SMALL, Thumbnails
-from zoo.system.atomic_files import atomic_write_text
+from zoo.system.atomic_files import atomic_write_text, make_folder
 from zoo.transforms.image_bytes import read_bytes
 from zoo.transforms.thumbnail import data_uri, thumbnail
 from zoo.transforms.unreadable import UnreadableImage
@@ -72,6 +72,7 @@ def write(
     sections = "".join(_section(result, thumbnails, captions) for result in results)
     # names are escaped already; this is for lone surrogates that the terminal's arguments may still hold
     text = (head + sections + "</body></html>\n").encode(errors="backslashreplace").decode()
+    make_folder(path.parent)
     atomic_write_text(path, text)
 
 

@@ -31,12 +31,14 @@ from zoo.sources.parts import PlannedPart
 from zoo.sources.storage import Local, Remote, Storage, is_url, open_storage
 from zoo.sources.tar import TarFiles, expand
 from zoo.transforms.decode import EXTENSIONS
+from zoo.transforms.limits import HEIC_EXTENSIONS, NEEDS_HEIC
 
 __all__ = ["STDIN", "Source", "absolute", "open_source"]
 
 STDIN = "-"
 _LISTS = (".txt", ".lst", ".csv", ".tsv", ".jsonl")
 _TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # compressed ones are refused by a message
+_ARCHIVES = (".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
 _TABLES = (".parquet", ".arrow")
 _WILDCARD = re.compile(r"[*?\[{]")
 
@@ -117,6 +119,10 @@ def _open_file(root: str, name: str, keep: Sequence[str], image_column: str | No
         return TableFiles(open_storage(root, query), [os.fsencode(name)], keep, image_column)
     if lower.endswith(tuple(EXTENSIONS)):
         return GlobFiles(root, _escaped(name), keep, query=query)
+    if lower.endswith(_ARCHIVES):
+        raise UserError(f"{root}{name} is an archive that is not read in place: unpack it, and give the folder")
+    if lower.endswith(HEIC_EXTENSIONS):
+        raise UserError(f"{root}{name} is HEIC: {NEEDS_HEIC} reads it")
     raise UserError(
         f"{root}{name} is no source of images: give a folder, a glob, {', '.join((*_LISTS, *_TABLES))}, .tar"
     )

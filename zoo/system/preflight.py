@@ -48,6 +48,15 @@ def require_path(path: str | Path, message: str) -> None:
         raise UserError(message)
 
 
+def require_folder(out: Path) -> None:
+    """Check that ``out`` is a folder, or can become one: no part of its path is a file. Raises UserError."""
+    for path in (out, *out.parents):
+        if path.is_dir():
+            return
+        if os.path.lexists(path):
+            raise UserError(f"{path} is {'a file' if path.exists() else 'a broken link'}: choose another --out")
+
+
 def _is_installed(package: str) -> bool:
     try:
         return find_spec(package) is not None

@@ -10,6 +10,7 @@ import pytest
 
 import zoo
 from zoo.errors import UserError
+from zoo.models.registry import DEFAULT_MODEL
 from zoo.system import hardware
 from zoo.system.preflight import require_packages, require_path
 
@@ -103,6 +104,70 @@ def test_a_wrong_device_lists_those_of_the_machine(
     monkeypatch.chdir(tmp_path)
     line = said(*words, "--device", device)
     assert f"device {device!r} is not usable here: this machine has cpu" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--batch-size", "9" * 23), f"batch size {'9' * 23}: give a number from 1 to {2**40}"),
+        (("--shard-size", "9" * 23), f"shard size {'9' * 23}: give a number from 1 to {2**40}"),
+        (("--max-pixels", "9" * 23), "give a number from 1 to"),
+        (("--dedupe", "--near", "nan"), "--near nan: give a cosine above 0"),
+        (("--near", "0.9"), "--near needs --dedupe"),
+        (("--keep", "a,a"), "a column is kept twice"),
+        (("--out", "file/below/out"), "file is a file: choose another --out"),
+        (("--out", "broken/out"), "broken is a broken link: choose another --out"),
+    ],
+    ids=str,
+)
+def test_an_option_of_extract_that_no_model_makes_right(
+    options: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "broken").symlink_to("nothing")
+    assert message in said("zoo", "extract", PHOTOS, "--out", "out", *options)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "broken"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.zip", "a.zip is an archive that is not read in place: unpack it"),
+        ("a.csv.gz", "a.csv.gz is an archive"),
+        ("a.HEIC", 'a.HEIC is HEIC: pip install "siamese-zoo[heic]" reads it'),
+    ],
+)
+def test_a_file_that_has_to_be_unpacked_or_needs_an_extra(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(b"something")
+    without_heif = "sys.modules['pillow_heif'] = None"
+    assert message in said("zoo", "extract", name, "--out", "out", before=without_heif)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("zoo", "extract", PHOTOS, "--out", "out", "--model", "hf-hub:org/name"),
+        ("zoo", "info", "hf-hub:org/name@main"),
+        ("zoo", "publish", DEFAULT_MODEL, "--repo", "org/name"),
+        ("zoo", "publish", DEFAULT_MODEL, "--space", "org/name"),
+    ],
+    ids=lambda words: " ".join(map(str, words[:2])),
+)
+def test_a_hub_whose_name_is_unknown_is_not_asked(
+    words: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's client asks six times, with a pause of up to 8 seconds before each."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    for name in ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    line = said(*words, before="import huggingface_hub; huggingface_hub.hf_hub_download = None")
+    assert "no connection to https://hub.invalid" in line
 
 
 def test_gpus_are_listed_by_name_as_far_as_they_are_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

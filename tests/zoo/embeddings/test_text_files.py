@@ -115,3 +115,11 @@ def test_a_large_shard_is_written_in_blocks(kind: str) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 40e6
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "npy", "safetensors"])
+def test_the_folder_of_the_merged_file_is_made(kind: str, out: Path, tmp_path: Path) -> None:
+    assert merge(out, tmp_path / "new" / "folder" / f"all.{kind}").rows == 7
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is a file, not a folder"):
+        merge(out, tmp_path / "file" / f"all.{kind}")

@@ -26,6 +26,7 @@ from zoo.cli import evaluation, main
 from zoo.datasets.labelled import open_splits
 from zoo.datasets.opening import evaluation_splits, has_split
 from zoo.errors import UserError
+from zoo.evaluate import context
 from zoo.evaluate.baselines import TORCHVISION, open_model
 from zoo.evaluate.features import require_finite
 from zoo.evaluate.frozen import knn, lbfgs, linear
@@ -303,7 +304,14 @@ def test_odd_images_and_names_of_classes_are_scored(tmp_path: Path, tiny_weights
         ("knn", {"neighbours": "3"}, r"knn has no such option.*of k, temperature"),
         ("knn", {"k": "0"}, "above 0"),
         ("linear", {"l2": "-1,1"}, "from 0 on"),
-        ("linear", {"l2": "nan"}, "from 0 on"),
+        ("linear", {"l2": "nan"}, "no finite number"),
+        ("knn", {"temperature": "nan"}, "no finite number"),  # the score was that of a guess
+        ("knn", {"temperature": "0.07,inf"}, "no finite number"),
+        ("knn", {"temperature": ""}, "above 0"),
+        ("knn", {"k": ","}, "above 0"),
+        ("linear-sgd", {"lr": "nan"}, "no finite number"),
+        ("semi-supervised", {"percent": "nan"}, "no finite number"),
+        ("transfer", {"lr": "nan"}, "no finite number"),
         ("linear", {"tolerance": "0"}, "tolerance above 0"),
         ("transfer", {"l2": ""}, "from 0 on"),
         ("transfer", {"iterations": "0"}, "at least 1"),
@@ -315,10 +323,20 @@ def test_an_option_that_makes_no_sense_is_one_line(
     message: str,
     tiles: Path,
     tiny_weights: str,
-    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(context, "open_model", None)  # which takes seconds
     with pytest.raises(UserError, match=message):
         evaluate(protocol, tiny_weights, tiles, settings=settings)
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear", "linear-sgd", "transfer", "semi-supervised"])
+def test_data_without_images_is_refused_before_a_model_is_opened(
+    protocol: str, tmp_path: Path, tiny_weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "open_model", None)
+    with pytest.raises(UserError, match="has no train/ folder"):
+        evaluate(protocol, tiny_weights, tmp_path)
 
 
 def test_an_onnx_file_is_evaluated(tiles: Path) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 import zoo
 from zoo.errors import UserError
 from zoo.hub import weights
 from zoo.models.registry import DEFAULT_MODEL
-from zoo.models.state_dict import read_tensors
+from zoo.models.state_dict import read_tensors, to_safetensors
 
 
 def altered(source: Path, out: Path, change: dict[str, torch.Tensor | None]) -> Path:
@@ -103,3 +103,20 @@ def test_a_changed_bundled_file_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(weights, "BUNDLED", tmp_path)
     with pytest.raises(UserError, match="does not have the sha256 of the registry"):
         zoo.load()
+
+
+def test_the_same_encoder_is_the_same_file_each_time(random_weights: Path, tmp_path: Path) -> None:
+    """safetensors writes the metadata in the order of a hash map."""
+    state, _ = read_tensors(random_weights)
+    metadata = {"architecture": "r18", "method": "byol", "licence": "MIT", "source": '\u732b "q"', "training": "{}"}
+    hashes = {weights.save_encoder(tmp_path / f"{n}.safetensors", state, metadata) for n in range(4)}
+    assert len(hashes) == 1
+    tensors, read = read_tensors(tmp_path / "0.safetensors")
+    assert read == metadata | {"format": weights.FORMAT}
+    assert all(torch.equal(tensors[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize("text", ["pt", "\u732b", 'a "b" \\ /', "\n\t\x01\x7f"])
+def test_one_entry_of_metadata_gives_the_bytes_of_safetensors(text: str) -> None:
+    tensors = {"b": torch.arange(3.0), "\u732b": torch.zeros(2, dtype=torch.float16)}
+    assert to_safetensors(tensors, {"format": text}) == save(tensors, {"format": text})

@@ -83,7 +83,7 @@ def test_html_report_is_self_contained_and_escapes_names(
         (images / name).write_bytes(encode(picture(seed=n), "PNG"))
     zoo.extract(images, out, backend="torch", device="cpu")
     build(Collection(out))
-    page = tmp_path / "page.html"
+    page = tmp_path / "new" / "page.html"  # its folder is made
     options = ("--html", page, "--images", images, "--device", "cpu")
     assert command(monkeypatch, "search", out, images / hostile, images / "b.png", *options) == EXIT_OK
     parsed = _Page(page.read_text())

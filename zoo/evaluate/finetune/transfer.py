@@ -70,6 +70,9 @@ class TransferOptions:
     batch: int = 0
     min_area: float = 0.08
 
+    def __post_init__(self) -> None:
+        lbfgs.require_options(self.l2, self.iterations, self.tolerance)
+
 
 @dataclass(frozen=True)
 class TransferGrid:

@@ -39,6 +39,13 @@ _FLAT = 1e-7  # of the largest eigenvalue: below it, float32 cannot tell a direc
 Floats = NDArray[np.float64]
 
 
+def require_options(strengths: Iterable[float], iterations: int, tolerance: float) -> None:
+    """Check the options of a path. Raises UserError."""
+    given = list(strengths)
+    if not given or not all(0 <= l2 < inf for l2 in given) or iterations < 1 or not tolerance > 0:
+        raise UserError("--set l2 takes numbers from 0 on, --set iterations at least 1, --set tolerance above 0")
+
+
 @dataclass(frozen=True)
 class LinearClassifier:
     """A linear classifier fitted at one l2.
@@ -132,8 +139,7 @@ class LogisticRegression:
             UserError: no strength or one below 0, no iteration, a tolerance that is not above 0, or scipy is missing.
         """
         ordered = sorted(strengths, reverse=True)
-        if not ordered or not all(0 <= l2 < inf for l2 in ordered) or iterations < 1 or not tolerance > 0:
-            raise UserError("--set l2 takes numbers from 0 on, --set iterations at least 1, --set tolerance above 0")
+        require_options(ordered, iterations, tolerance)
         w = np.zeros((self.classes, self.features.shape[1] + 1)) if start is None else self._scaled(start)
         guess = w
         for n, l2 in enumerate(ordered):

@@ -40,6 +40,9 @@ class LinearOptions:
     iterations: int = lbfgs.ITERATIONS
     tolerance: float = lbfgs.TOLERANCE
 
+    def __post_init__(self) -> None:
+        lbfgs.require_options(self.l2, self.iterations, self.tolerance)
+
 
 def evaluate(context: Context) -> Result:
     """Choose l2 on held-out training images, fit on all, and return top-1 on the test split."""
