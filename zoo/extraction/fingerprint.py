@@ -61,12 +61,12 @@ class ExtractionConfig:
         if self.dtype not in DTYPES:
             raise UserError(f"unknown dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
         for name, value in (("batch size", self.batch_size), ("shard size", self.shard_size)):
-            if value is not None and value < 1:
-                raise UserError(f"{name} {value}: give a number above zero")
-            if value is not None and value > MAX_ROWS:
+            if value is not None and require_positive(name, value) > MAX_ROWS:
                 raise UserError(f"{name} {value}: give a number from 1 to {MAX_ROWS}")
         if not 1 <= self.max_pixels <= PILLOW_MAX_PIXELS:
             raise UserError(f"max pixels {self.max_pixels}: give a number from 1 to {PILLOW_MAX_PIXELS}")
+        if isinstance(self.keep, str):
+            raise UserError(f"keep {self.keep!r}: give a list of columns")
         keep = list(self.keep)
         if len(set(keep)) < len(keep):
             raise UserError(f"a column is kept twice: {', '.join(keep)}")
@@ -81,27 +81,13 @@ def make_fingerprint(model: ModelInfo, config: ExtractionConfig) -> Fingerprint:
     """
     config.check()
     network, shapes = model.identity(), dict(model.shapes)
-    if isinstance(config.keep, str):
-        raise UserError(f"keep {config.keep!r}: give a list of columns")
     batch_size, shard_size, keep = config.batch_size, config.shard_size, list(config.keep)
     # Fill in the sizes that the user left open.
     if batch_size is None:
         batch_size = default_batch_size(network.get("device", "cpu"), model.preprocessing.input_size)
     if shard_size is None:
         shard_size = default_shard_size(sum(math.prod(shape) for shape in shapes.values()))
-<<<<<<< HEAD
-    # Check the options of the output.
-    if config.format not in FORMATS:
-        raise UserError(f"unknown format {config.format!r}: choose one of {', '.join(FORMATS)}")
-    if config.dtype not in DTYPES:
-        raise UserError(f"unknown dtype {config.dtype!r}: choose one of {', '.join(DTYPES)}")
-    for name, value in (("batch size", batch_size), ("shard size", shard_size)):
-        require_positive(name, value)
-    if not 1 <= config.max_pixels <= PILLOW_MAX_PIXELS:
-        raise UserError(f"max pixels {config.max_pixels}: give a number from 1 to {PILLOW_MAX_PIXELS}")
-=======
     # Check the choices against the model.
->>>>>>> stranger
     if config.decode.decode == "scaled":
         model.preprocessing.require_antialias()
     if taken := sorted((RESERVED | set(shapes)) & set(keep)):
