@@ -217,7 +217,7 @@ def export(
 @app.command()
 def plot(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
-    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("curves.png"),
+    out: Annotated[Path, typer.Option(help="The figure to write: .png, .pdf or .svg.")] = Path("curves.png"),
 ) -> None:
     """Draw the logs of runs: losses, accuracies, spread and rank of the outputs, gradient norm, lr, tau."""
     from zoo.system.preflight import require_packages

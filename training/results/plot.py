@@ -26,23 +26,32 @@ _PANELS = (  # field of the log, title
     ("tau", "target momentum tau"),
     ("images_per_second", "images/s"),
 )
+_FORMATS = {"": "png", ".png": "png", ".pdf": "pdf", ".svg": "svg"}  # by the ending of the file
+_UNSTABLE = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}  # metadata that differs between equal figures
 _COLUMNS = 3
 _POINTS = 400  # per curve
 
 
 def plot(folders: list[Path], out: Path) -> list[str]:
-    """Write a PNG with a panel for each field that one of the runs has logged, and return these fields.
+    """Write a figure with a panel for each field that one of the runs has logged, and return these fields.
+
+    Args:
+        out: ends in ``.png``, ``.pdf`` or ``.svg``; without an ending it becomes a PNG.
 
     Raises:
-        UserError: a folder holds no run, nothing was logged yet, or matplotlib is not installed.
+        UserError: ``out`` has another ending, a folder holds no run, nothing was logged yet, or matplotlib is not
+            installed.
     """
+    format = _FORMATS.get(out.suffix.lower())
+    if format is None:
+        raise UserError(f"--out {out}: give a name that ends in .png, .pdf or .svg")
     runs = {str(folder): metrics_log.read(folder) for folder in folders}
     logged = {field for lines in runs.values() for line in lines for field in line}
     panels = [(field, title) for field, title in _PANELS if field in logged]
     if not panels:
         raise UserError(f"{folders[0]} has logged nothing to draw yet: a line comes every 20 steps")
     make_folder(out.parent)
-    atomic_write(out, lambda file: _draw(runs, panels, file))
+    atomic_write(out, lambda file: _draw(runs, panels, file, format))
     return [field for field, _ in panels]
 
 
@@ -64,7 +73,7 @@ def save_png(figure: Figure, file: BinaryIO) -> None:
     figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
 
 
-def _draw(runs: dict[str, list[LogLine]], panels: list[tuple[str, str]], file: BinaryIO) -> None:
+def _draw(runs: dict[str, list[LogLine]], panels: list[tuple[str, str]], file: BinaryIO, format: str) -> None:
     rows, columns = -(-len(panels) // _COLUMNS), min(_COLUMNS, len(panels))
     figure = new_figure(4.2 * columns, 2.6 * rows + 0.4)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -75,7 +84,7 @@ def _draw(runs: dict[str, list[LogLine]], panels: list[tuple[str, str]], file: B
     if len(runs) > 1:
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(runs)), fontsize=8)
-    save_png(figure, file)
+    figure.savefig(file, format=format, dpi=110, metadata={_UNSTABLE[format]: None})
 
 
 def _draw_panel(axes: Axes, runs: dict[str, list[LogLine]], field: str, title: str) -> None:

@@ -279,6 +279,9 @@ def exit_code(app: typer.Typer, name: str, resume_hint: str, reserve: list[bytea
             reason = f"cannot print: {error.strerror}; free space and run the same command again"
             return _fail(f"{name}: error: {reason}", error)
         if (short := shortage_behind(error)) is None:
+            if isinstance(error, OSError) and error.filename is not None and error.strerror:
+                reason = f"cannot use {os.fsdecode(error.filename)} ({error.strerror}): allow it, or give another path"
+                return _fail(f"{name}: error: {reason}", error)
             raise
         return _fail(f"{name}: error: {short}", error)
 

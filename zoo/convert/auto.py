@@ -14,6 +14,7 @@ from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starti
 from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.errors import UserError, reason_of
 from zoo.models.head_spec import read_layout
+from zoo.models.other_files import refuse_file, refuse_folder
 
 # Names of heads beside a backbone: lightly, solo-learn, lucidrains' and sthalles' BYOL (spelled so there).
 _HEADS = {
@@ -167,24 +168,14 @@ def _kind_of_folder(path: Path) -> str:
         return "simclr"
     if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
         raise UserError(f"{path} is a converted model already: give it as --model, or to `zoo publish`")
-    if (path / "last.json").is_file() or any(path.glob("checkpoint-*.pt")):
-        raise UserError(f"{path} is a run of zoo-train: `zoo-train export {path} --out ENCODER.safetensors`")
-    if (path / "_manifest.json").is_file() or (path / "manifest.json").is_file():
-        raise UserError(
-            f"{path} holds embeddings of `zoo extract`, not a network: `zoo index` and `zoo search` take it"
-        )
+    refuse_folder(path)
     raise UserError(f"{path} is a folder without a checkpoint: give the file of weights in it")
 
 
 def _refuse_other_files(path: Path, start: bytes) -> None:
     if path.suffix == ".onnx":
         raise UserError(f"{path} is an ONNX file: give it as --model; its weights are not converted")
-    if start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")):
-        raise UserError(f"{path} is an image: `zoo extract --images` takes it")
-    if start.startswith(b"PAR1"):
-        raise UserError(f"{path} is a table of Parquet: `zoo extract --images` takes a table of images")
-    if start.startswith(b"\x89HDF"):
-        raise UserError(f"{path} is an HDF5 file, as Keras writes: only torch, safetensors and official files are read")
+    refuse_file(path, start)
     if path.suffix == ".safetensors":
         from zoo.models.state_dict import read_metadata
 

@@ -66,7 +66,10 @@ def _make(file: WeightFile, precision: str, path: Path, hash_file: Path) -> None
     from zoo.system.atomic_files import atomic_write_text, make_folder
 
     print_line(f"making the ONNX file of {file.name} ({precision}), once: {path}", file=sys.stderr, flush=True)
-    make_folder(path.parent)
+    try:
+        make_folder(path.parent)
+    except UserError as error:
+        raise UserError(f"{error}, or set SIAMESE_ZOO_CACHE to a folder of yours") from error
     embedder: Embedder = open_torch(load_encoder(file), file.preprocessing, weights_info_of(file), device="cpu")
     made = export_onnx(embedder, path, Variant(pixels="crop", precision=precision))
     atomic_write_text(hash_file, made.sha256)

@@ -14,12 +14,14 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
 from zoo.errors import UserError
 from zoo.hub.http_download import Progress, download, is_offline, remove_partial
 from zoo.models import checkpoint_dir, registry
+from zoo.models.other_files import refuse_file
 from zoo.models.registry import ARCHITECTURES, Architecture, ModelSpec, Weights
 from zoo.system.atomic_files import create_exclusively, make_folder, remove_tree, sha256_file
 from zoo.system.cache_dir import cache_folder
@@ -51,6 +53,7 @@ def fetch(spec: ModelSpec, tag: str, *, file: Path | None = None, progress: Prog
     make_folder(folder.parent)
     # A local file replaces the download.
     if file is not None:
+        _refuse_other_kinds(file)
         _convert(file, str(file), spec, tag, folder)
         return folder
     if by_hand := spec.weights[tag].by_hand:
@@ -115,6 +118,12 @@ def _download_and_convert(spec: ModelSpec, tag: str, folder: Path, partial: Path
     finally:
         remove_partial(partial)
         remove_tree(partial.with_suffix(""))  # downloads that older versions left in a folder
+
+
+def _refuse_other_kinds(file: Path) -> None:
+    """Say what an image or a table is, before torch is imported; whoever reads the file says why it cannot be read."""
+    with suppress(OSError), file.open("rb") as opened:
+        refuse_file(file, opened.read(16))
 
 
 def _convert(file: Path, shown: str, spec: ModelSpec, tag: str, folder: Path) -> None:

@@ -24,6 +24,7 @@ from zoo.models.model_config import (
     read_config,
     require_bounded_args,
 )
+from zoo.models.other_files import refuse_others
 from zoo.models.registry import ARCHITECTURES, Architecture
 from zoo.models.state_dict import (
     check_state,
@@ -139,6 +140,8 @@ def locate(model: str | Path, *, pretrained: bool = True) -> WeightFile:
         if is_hub_reference(model):
             return _from_hub(str(model))
         path = Path(model)
+        if not (path / CONFIG).is_file():
+            refuse_others(path)
         return _from_folder(checkpoint_dir.verify(path), path) if path.is_dir() else _from_file(path)
     return _from_registry(str(model), pretrained=pretrained)
 

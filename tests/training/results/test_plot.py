@@ -33,6 +33,15 @@ def test_runs_become_one_picture_with_a_panel_for_each_thing_logged(tmp_path: Pa
     assert plot(runs[:1], alone) == ["loss", "knn", "spread", "lr", "tau"]
 
 
+@pytest.mark.parametrize(("name", "start"), [("c.pdf", b"%PDF"), ("c.SVG", b"<?xml"), ("c", b"\x89PNG")])
+def test_the_ending_of_the_name_decides_the_format(name: str, start: bytes, tmp_path: Path) -> None:
+    runs = [write_log(tmp_path / "a", 0)]
+    plot(runs, tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(start)
+    with pytest.raises(UserError, match=r"c\.jpg: give a name that ends in \.png, \.pdf or \.svg"):
+        plot(runs, tmp_path / "c.jpg")
+
+
 def test_a_log_is_trimmed_to_the_step_that_was_saved(tmp_path: Path) -> None:
     folder = write_log(tmp_path / "a", 0)
     metrics_log.trim(folder, 400)

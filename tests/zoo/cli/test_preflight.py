@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import zoo
-from zoo.errors import UserError
+from zoo.errors import EXIT_USER_ERROR, UserError
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.system import hardware
 from zoo.system.preflight import require_packages, require_path
@@ -145,6 +146,92 @@ def test_a_file_that_has_to_be_unpacked_or_needs_an_extra(
     (tmp_path / name).write_bytes(b"something")
     without_heif = "sys.modules['pillow_heif'] = None"
     assert message in said("zoo", "extract", name, "--out", "out", before=without_heif)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("zoo", "extract", PHOTOS, "--out", "out", "--model"),
+        ("zoo", "export", "--out", "a.onnx", "--model"),
+        ("zoo", "info"),
+        ("zoo", "publish", "--repo", "a/b", "--dry-run", "out"),
+    ],
+    ids=lambda words: words[1],
+)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("run", "zoo-train export run --out"),
+        ("./run", "zoo-train export run --out"),
+        ("run/checkpoint-00000003.pt", "zoo-train export run/checkpoint-00000003.pt --out"),
+        ("result", "`zoo index` and `zoo search` take it"),
+        ("weights.pth", "`zoo convert weights.pth --out MODEL`"),
+        ("picture.jpg", "is an image"),
+        ("empty.safetensors", "it is empty"),
+    ],
+)
+def test_what_is_no_model_names_the_command_that_takes_it(
+    words: tuple[object, ...], name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("run", "result"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "run" / "checkpoint-00000003.pt").write_bytes(b"PK\x03\x04")
+    (tmp_path / "result" / "_manifest.json").write_text("{}")
+    (tmp_path / "weights.pth").write_bytes(b"\x80\x02")
+    (tmp_path / "picture.jpg").write_bytes((PHOTOS / "rocket.jpg").read_bytes())
+    (tmp_path / "empty.safetensors").touch()
+    if words[1] == "publish" and name in ("run", "./run", "run/checkpoint-00000003.pt", "result", "weights.pth"):
+        message = "is not a model of the zoo yet"
+    assert message in said(*words, name)
+
+
+def test_an_official_file_that_is_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = said("zoo", "fetch", "byol_r50", "--file", PHOTOS / "rocket.jpg")
+    assert "is an image: `zoo extract --images` takes it" in line
+
+
+def without_the_rights_of_root() -> None:
+    """Give up CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, by which root enters every folder; others have neither."""
+    libc = ctypes.CDLL(None)
+    for capability in (1, 2):
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP of linux/prctl.h
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="capabilities of Linux")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("zoo", "extract", PHOTOS, "--out", "OUT"),
+        ("zoo", "extract", "OUT", "--out", "out"),
+        ("zoo", "verify", "OUT"),
+        ("zoo", "cat", "OUT", "all.csv"),
+        ("zoo", "index", "OUT"),
+        ("zoo", "search", "OUT", PHOTOS / "rocket.jpg"),
+        ("zoo", "info", "OUT"),
+        ("zoo", "evaluate", "knn", "--data", "OUT"),
+        ("zoo-train", "plot", "OUT"),
+        ("zoo-train", "export", "OUT", "--out", "a.safetensors"),
+        ("zoo-train", "run", "byol_r18_tin32", "--data", "OUT", "--out", "run"),
+    ],
+    ids=lambda words: " ".join(map(str, words[:2])),
+)
+def test_a_folder_that_may_not_be_entered_is_one_line(words: tuple[object, ...], tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0)
+    given = [str(closed / "x") if word == "OUT" else str(word) for word in words]
+    module = "zoo" if words[0] == "zoo" else "training"
+    command = [sys.executable, "-m", module, *given[1:]]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=tmp_path, preexec_fn=without_the_rights_of_root
+    )
+    closed.chmod(0o700)
+    assert done.returncode == EXIT_USER_ERROR, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith(f"{words[0]}: error: ")
 
 
 @pytest.mark.parametrize(

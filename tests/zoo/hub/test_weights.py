@@ -120,3 +120,15 @@ def test_the_same_encoder_is_the_same_file_each_time(random_weights: Path, tmp_p
 def test_one_entry_of_metadata_gives_the_bytes_of_safetensors(text: str) -> None:
     tensors = {"b": torch.arange(3.0), "\u732b": torch.zeros(2, dtype=torch.float16)}
     assert to_safetensors(tensors, {"format": text}) == save(tensors, {"format": text})
+
+
+def test_safetensors_whose_header_begins_as_a_pickle_does(random_weights: Path, tmp_path: Path) -> None:
+    """The first byte is the low one of the header's length, so it can be the 0x80 of a pickle."""
+    state, metadata = read_tensors(random_weights)
+    begin = next(
+        data
+        for n in range(256)
+        if (data := to_safetensors(state, metadata | {"source": "x" * 8 * n}))[0] == 0x80  # lengths are multiples of 8
+    )
+    (tmp_path / "a.safetensors").write_bytes(begin)
+    assert weights.locate(tmp_path / "a.safetensors").sha256 is not None

@@ -6,8 +6,10 @@ Each family of methods is one file of entries; here are only the table and the l
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from zoo.errors import UserError, closest_name
+from zoo.models.other_files import refuse_others
 from zoo.models.registry import (
     banks,
     bundled,
@@ -78,11 +80,12 @@ def find(name: str) -> ModelSpec:
     """Return the entry of ``NAME`` or ``NAME.tag``.
 
     Raises:
-        UserError: the name is unknown; the message gives the closest one.
+        UserError: the name is unknown; the message gives the closest one, or says what the folder of that name is.
     """
     base, _ = split_name(name)
     if base in MODELS:
         return MODELS[base]
+    refuse_others(Path(name))  # a folder of that name
     closest = closest_name(base, MODELS, cutoff=0.4)
     hint = f"did you mean {closest}? " if closest else ""
     raise UserError(f"unknown model {name!r}: {hint}`zoo list` shows all names")

@@ -1,0 +1,61 @@
+"""What users give as a model that is none: a message that names the command which takes it. Needs no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from zoo.errors import UserError
+
+_TORCH = (b"PK\x03\x04", b"\x80")  # an archive of torch.save, or a plain pickle
+
+
+def refuse_folder(path: Path) -> None:
+    """Raise UserError for a run of zoo-train and for a result of ``zoo extract``."""
+    if (path / "last.json").is_file() or any(path.glob("checkpoint-*.pt")):
+        raise UserError(f"{path} is a run of zoo-train: `zoo-train export {path} --out ENCODER.safetensors`")
+    if (path / "_manifest.json").is_file() or (path / "manifest.json").is_file():
+        raise UserError(
+            f"{path} holds embeddings of `zoo extract`, not a network: `zoo index` and `zoo search` take it"
+        )
+
+
+def refuse_file(path: Path, start: bytes) -> None:
+    """Raise UserError for images, tables and HDF5 files.
+
+    Args:
+        start: the first 16 bytes of the file.
+    """
+    if start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")):
+        raise UserError(f"{path} is an image: `zoo extract --images` takes it")
+    if start.startswith(b"PAR1"):
+        raise UserError(f"{path} is a table of Parquet: `zoo extract --images` takes a table of images")
+    if start.startswith(b"\x89HDF"):
+        raise UserError(f"{path} is an HDF5 file, as Keras writes: only torch, safetensors and official files are read")
+
+
+def refuse_others(path: Path) -> None:
+    """Raise UserError for what is there and is surely no model of the zoo; anything else passes.
+
+    Besides the files and folders above: checkpoints that have to be exported or converted first, and ONNX files, which
+    have no weights to load.
+    """
+    if os.path.isdir(path):
+        refuse_folder(path)
+        return
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except (OSError, ValueError):  # whoever reads it says why
+        return
+    if start[8:9] == b"{":  # safetensors: eight bytes that can be any, and a JSON header
+        return
+    if not start:
+        raise UserError(f"{path} is not a safetensors file: it is empty")
+    refuse_file(path, start)
+    if path.suffix == ".onnx":
+        raise UserError(f"{path} is an ONNX file, and weights are needed here: give what it was exported from")
+    if start.startswith(_TORCH) and path.name.startswith("checkpoint-"):
+        raise UserError(f"{path} is a checkpoint of a run: `zoo-train export {path} --out ENCODER.safetensors`")
+    if start.startswith(_TORCH):
+        raise UserError(f"{path} is a checkpoint of torch: `zoo convert {path} --out MODEL` makes a model of it")
