@@ -14,6 +14,7 @@ import pytest
 import test_byol_gn
 import test_cpc
 import test_densecl
+import test_infomin
 import test_mocov3
 import test_official_codes
 import test_two_views
@@ -28,6 +29,7 @@ from training.methods import (
     byol_gn,
     cpc,
     densecl,
+    infomin,
     masked_context,
     mocov2,
     mocov3,
@@ -41,6 +43,7 @@ GOLDENS = Path(__file__).parents[2] / "goldens"
 BYOL, BYOL_OPS = GOLDENS / "byol_r14_free", GOLDENS / "byol_ops_free.npz"
 SIMSIAM, MOCO = GOLDENS / "simsiam_r14_free", GOLDENS / "mocov2_r14_free"
 MOCO_V3, DENSECL = GOLDENS / "mocov3_r14_free", GOLDENS / "densecl_r14_free"
+INFOMIN = GOLDENS / "infomin_r14_free"
 BARLOW, VICREG = GOLDENS / "barlowtwins_r14_free", GOLDENS / "vicreg_r14_free"
 SIMCLR, SWAV = GOLDENS / "simclr_ops.npz", GOLDENS / "swav_ops.npz"
 
@@ -219,6 +222,14 @@ CASES |= {
     "vicreg: trust coefficient": (
         lambda patch: set_argument(patch, optim, "lars", eta=1.001e-3),
         partial(test_two_views.test_vicreg_trajectory, VICREG),
+    ),
+    "infomin: beta": (
+        lambda patch: set_argument(patch, infomin.InfoMin, "__init__", beta=lambda value: 1.0001 * value),
+        partial(test_infomin.test_trajectory, INFOMIN),
+    ),
+    "infomin: key momentum": (
+        lambda patch: set_argument(patch, infomin.InfoMin, "__init__", momentum=lambda m: 1.0001 * m),
+        partial(test_infomin.test_trajectory, INFOMIN),
     ),
     "mocov1: temperature": (
         lambda patch: set_argument(patch, mocov2.MoCoV2, "__init__", temperature=lambda t: 1.0001 * t),
