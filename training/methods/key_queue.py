@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from training.distributed import collectives
 from training.methods.similarity import similarities
+from training.recipes.config import Recipe
+from zoo.errors import UserError
 from zoo.numerics.counter_rng import permutation
+
+
+def check_queue(recipe: Recipe) -> None:
+    """Raise UserError if the queue cannot hold the keys of one step."""
+    keys = recipe.optim.batch_size * (2 if recipe.objective.symmetric else 1)
+    if recipe.objective.queue < keys:
+        raise UserError(f"objective.queue={recipe.objective.queue} cannot hold the {keys} keys of one step: raise it")
 
 
 @torch.no_grad()

@@ -22,12 +22,11 @@ from torch import Tensor, nn
 
 from training.distributed import collectives
 from training.methods.base import Method, StepInfo, recipe_encoder
-from training.methods.key_queue import average, enqueue, in_shuffled_order, info_nce
+from training.methods.key_queue import average, check_queue, enqueue, in_shuffled_order, info_nce
 from training.methods.similarity import unit
-from training.methods.split_batch_norm import split_batch_norm
+from training.methods.split_batch_norm import check_parts, split_batch_norm
 from training.recipes.config import Recipe
 from zoo.datasets.dataset import Dataset
-from zoo.errors import UserError
 from zoo.models.heads import moco_projector
 
 
@@ -104,15 +103,8 @@ class MoCoV2(Method):
 
     @classmethod
     def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
-        objective = recipe.objective
-        if rows % objective.bn_parts or rows // objective.bn_parts < 2:
-            raise UserError(
-                f"the {rows} images of a rank's micro-batch cannot be split into {objective.bn_parts} equal parts of 2 "
-                "or more for BN: change objective.bn_parts, optim.batch_size or accumulate"
-            )
-        keys = recipe.optim.batch_size * (2 if objective.symmetric else 1)
-        if objective.queue < keys:
-            raise UserError(f"objective.queue={objective.queue} cannot hold the {keys} keys of one step: raise it")
+        check_parts(rows, recipe.objective.bn_parts)
+        check_queue(recipe)
 
     @classmethod
     def more_memory(cls, recipe: Recipe, images: int) -> tuple[int, int]:

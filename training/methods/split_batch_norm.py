@@ -12,6 +12,15 @@ from torch import Tensor, nn
 from zoo.errors import UserError
 
 
+def check_parts(rows: int, parts: int) -> None:
+    """Raise UserError unless the ``rows`` images of a micro-batch make ``parts`` equal parts of 2 or more."""
+    if rows % parts or rows // parts < 2:
+        raise UserError(
+            f"the {rows} images of a rank's micro-batch cannot be split into {parts} equal parts of 2 or more for BN: "
+            "change objective.bn_parts, optim.batch_size or accumulate"
+        )
+
+
 def split_batch_norm(module: nn.Module, parts: int) -> None:
     """Make every BN inside ``module`` normalise ``parts`` parts separately; its state dict stays the same.
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from training.distributed import collectives
 from training.methods.base import Method, StepInfo, recipe_encoder
 from training.methods.similarity import similarities, unit
+from training.methods.sinkhorn import sinkhorn
 from training.recipes.config import Recipe
 from zoo.models.heads import swav_projector
 
@@ -34,10 +35,8 @@ class SwAV(Method):
         dim: size of the encoder's output.
         hidden, out: sizes of the projector; 2048 and 128 in the paper.
         projector_layers: 2 in the paper, 3 in [S] table 4 (arXiv 2011.10566, app. C).
-        prototypes: K, number of prototypes; 3000.
-        temperature: .1.
-        epsilon: weight of Sinkhorn's entropy term; .05.
-        iterations: Sinkhorn iterations; 3.
+        prototypes, temperature: number of prototypes, K = 3000, and .1.
+        epsilon, iterations: of Sinkhorn, weight of the entropy term, .05, and 3.
         queue: number of embeddings of earlier batches, over all ranks; 0 for large batches, 3840 for B = 256.
         queue_from_epoch: first epoch that fills the queue, counted from 0; 15. The queue is used once it is full.
         frozen_steps: first steps, in which the prototypes are not trained; 313, and 5005 for B = 256.
@@ -159,17 +158,3 @@ class SwAV(Method):
         self._embeddings.clear()
         self.queue.copy_(torch.cat([new, self.queue], 1)[:, : self.queue.shape[1]])
         self.queue_rows += new.shape[1]
-
-
-@torch.no_grad()
-def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """Scores [N, K] of this rank -> assignments [N, K]; rows sum to 1, column sums over all ranks are nearly equal.
-
-    Takes exp(scores / epsilon), then normalises columns and rows ``iterations`` times (app. A.1, listing 1). The
-    factors 1 / K and 1 / N of the official code cancel. Scores are cosines in float32 or wider: exp(1 / .05) is 5e8.
-    """
-    q = torch.exp(scores / epsilon)
-    for _ in range(iterations):
-        q = q / collectives.all_reduce_sum_(q.sum(0, keepdim=True))
-        q = q / q.sum(1, keepdim=True)
-    return q

@@ -14,19 +14,37 @@ import pytest
 import test_byol_gn
 import test_cpc
 import test_densecl
+import test_infomin
 import test_mocov3
 import test_official_codes
+import test_two_views
 import torch
 from torch import Tensor
 
 from training.data import augment, augment_ops
 from training.engine import optim, schedules
-from training.methods import byol, byol_gn, cpc, densecl, masked_context, mocov2, mocov3, simclr, simsiam, swav
+from training.methods import (
+    barlow_twins,
+    byol,
+    byol_gn,
+    cpc,
+    densecl,
+    infomin,
+    masked_context,
+    mocov2,
+    mocov3,
+    simclr,
+    simsiam,
+    swav,
+    vicreg,
+)
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
 BYOL, BYOL_OPS = GOLDENS / "byol_r14_free", GOLDENS / "byol_ops_free.npz"
 SIMSIAM, MOCO = GOLDENS / "simsiam_r14_free", GOLDENS / "mocov2_r14_free"
 MOCO_V3, DENSECL = GOLDENS / "mocov3_r14_free", GOLDENS / "densecl_r14_free"
+INFOMIN = GOLDENS / "infomin_r14_free"
+BARLOW, VICREG = GOLDENS / "barlowtwins_r14_free", GOLDENS / "vicreg_r14_free"
 SIMCLR, SWAV = GOLDENS / "simclr_ops.npz", GOLDENS / "swav_ops.npz"
 
 Patch = pytest.MonkeyPatch
@@ -189,6 +207,30 @@ _MOCO_V3, _DENSECL = (
     test_densecl.test_training_steps_are_the_official_code_s,
 )
 CASES |= {
+    "barlowtwins: lambda": (
+        lambda patch: set_argument(patch, barlow_twins.BarlowTwins, "__init__", lambd=lambda value: 1.0001 * value),
+        partial(test_two_views.test_barlow_twins_trajectory, BARLOW),
+    ),
+    "barlowtwins: rate of the biases": (
+        lambda patch: patch.setattr(barlow_twins, "LR_BIASES", 0.00481),
+        partial(test_two_views.test_barlow_twins_trajectory, BARLOW),
+    ),
+    "vicreg: weight of the variance": (
+        lambda patch: set_argument(patch, vicreg.VICReg, "__init__", variance=25.01),
+        partial(test_two_views.test_vicreg_trajectory, VICREG),
+    ),
+    "vicreg: trust coefficient": (
+        lambda patch: set_argument(patch, optim, "lars", eta=1.001e-3),
+        partial(test_two_views.test_vicreg_trajectory, VICREG),
+    ),
+    "infomin: beta": (
+        lambda patch: set_argument(patch, infomin.InfoMin, "__init__", beta=lambda value: 1.0001 * value),
+        partial(test_infomin.test_trajectory, INFOMIN),
+    ),
+    "infomin: key momentum": (
+        lambda patch: set_argument(patch, infomin.InfoMin, "__init__", momentum=lambda m: 1.0001 * m),
+        partial(test_infomin.test_trajectory, INFOMIN),
+    ),
     "mocov1: temperature": (
         lambda patch: set_argument(patch, mocov2.MoCoV2, "__init__", temperature=lambda t: 1.0001 * t),
         partial(test_official_codes.test_mocov1_trajectory, GOLDENS / "mocov1_r14_free"),

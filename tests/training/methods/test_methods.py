@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from training.engine.loop import train
 from training.methods import BYOL, MoCoV2, SimCLR, SimSiam, StepInfo, Supervised, SwAV
+from training.methods.sinkhorn import sinkhorn
 from training.methods.split_batch_norm import split_batch_norm
-from training.methods.swav import sinkhorn
 from training.recipes.config import Heads, Objective
 from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
