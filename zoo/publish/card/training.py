@@ -7,6 +7,7 @@ from zoo.publish.card.markdown import rows, wrap
 from zoo.publish.card.wording import DATA_SETS, METHODS
 from zoo.system.markdown import markdown_text
 
+_TINY_IMAGENET = 100_000  # training images, on which the networks that ship were trained
 _OTHERS = ("facebookresearch/vissl", "HobbitLong/PyContrast")  # not every method in them is their authors'
 
 
@@ -92,5 +93,7 @@ def _training_data(facts: Facts, training: TrainingRecord) -> str:
     title = DATA_SETS[facts.data or ""].title if facts.data else markdown_text(data.get("name", "not recorded"))
     labels = "labelled" if facts.method == "supervised" else "unlabelled"
     images = f", {data['images']:,} {labels} training images"
-    shards = " (two of four shards), 64 x 64 JPEG" if facts.bundled else ""
-    return f"{title}{images}{shards}"
+    if not facts.bundled:
+        return f"{title}{images}"
+    half = " (two of four shards)" if data["images"] < _TINY_IMAGENET else ""
+    return f"{title}{images}{half}, 64 x 64 JPEG"
