@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import test_byol_gn
+import test_cmc
 import test_cpc
 import test_densecl
 import test_infomin
@@ -45,6 +46,7 @@ GOLDENS = Path(__file__).parents[2] / "goldens"
 BYOL, BYOL_OPS = GOLDENS / "byol_r14_free", GOLDENS / "byol_ops_free.npz"
 SIMSIAM, MOCO = GOLDENS / "simsiam_r14_free", GOLDENS / "mocov2_r14_free"
 MOCO_V3, DENSECL = GOLDENS / "mocov3_r14_free", GOLDENS / "densecl_r14_free"
+CMC = GOLDENS / "cmc_r14_free"
 INFOMIN, INSTDISC = GOLDENS / "infomin_r14_free", GOLDENS / "instdisc_r14_free"
 BARLOW, VICREG = GOLDENS / "barlowtwins_r14_free", GOLDENS / "vicreg_r14_free"
 SIMCLR, SWAV = GOLDENS / "simclr_ops.npz", GOLDENS / "swav_ops.npz"
@@ -232,6 +234,10 @@ CASES |= {
     "instdisc: temperature": (
         lambda patch: set_argument(patch, memory_bank.MemoryBank, "__init__", temperature=lambda t: 1.0001 * t),
         partial(test_instdisc.test_trajectory, INSTDISC),
+    ),
+    "cmc: momentum of the banks": (
+        lambda patch: set_argument(patch, memory_bank.MemoryBank, "__init__", momentum=lambda m: 1.0001 * m),
+        partial(test_cmc.test_trajectory, CMC),
     ),
     "infomin: beta": (
         lambda patch: set_argument(patch, infomin.InfoMin, "__init__", beta=lambda value: 1.0001 * value),
