@@ -19,6 +19,7 @@ import test_infomin
 import test_instdisc
 import test_mocov3
 import test_official_codes
+import test_pirl
 import test_two_views
 import torch
 from torch import Tensor
@@ -238,6 +239,10 @@ CASES |= {
     "cmc: momentum of the banks": (
         lambda patch: set_argument(patch, memory_bank.MemoryBank, "__init__", momentum=lambda m: 1.0001 * m),
         partial(test_cmc.test_trajectory, CMC),
+    ),
+    "pirl: momentum of the bank": (
+        lambda patch: set_argument(patch, memory_bank.MemoryBank, "__init__", momentum=lambda m: 1.0001 * m),
+        partial(test_pirl.test_pycontrast_trajectory, GOLDENS / "pirl_pycontrast_r14_free"),
     ),
     "infomin: beta": (
         lambda patch: set_argument(patch, infomin.InfoMin, "__init__", beta=lambda value: 1.0001 * value),
