@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 import test_byol_gn
+import test_cmc
 import test_cpc
 import test_densecl
 import test_infomin
+import test_instdisc
 import test_mocov3
 import test_official_codes
+import test_pirl
 import test_two_views
 import torch
 from torch import Tensor
@@ -31,6 +34,7 @@ from training.methods import (
     densecl,
     infomin,
     masked_context,
+    memory_bank,
     mocov2,
     mocov3,
     simclr,
@@ -43,7 +47,8 @@ GOLDENS = Path(__file__).parents[2] / "goldens"
 BYOL, BYOL_OPS = GOLDENS / "byol_r14_free", GOLDENS / "byol_ops_free.npz"
 SIMSIAM, MOCO = GOLDENS / "simsiam_r14_free", GOLDENS / "mocov2_r14_free"
 MOCO_V3, DENSECL = GOLDENS / "mocov3_r14_free", GOLDENS / "densecl_r14_free"
-INFOMIN = GOLDENS / "infomin_r14_free"
+CMC = GOLDENS / "cmc_r14_free"
+INFOMIN, INSTDISC = GOLDENS / "infomin_r14_free", GOLDENS / "instdisc_r14_free"
 BARLOW, VICREG = GOLDENS / "barlowtwins_r14_free", GOLDENS / "vicreg_r14_free"
 SIMCLR, SWAV = GOLDENS / "simclr_ops.npz", GOLDENS / "swav_ops.npz"
 
@@ -222,6 +227,22 @@ CASES |= {
     "vicreg: trust coefficient": (
         lambda patch: set_argument(patch, optim, "lars", eta=1.001e-3),
         partial(test_two_views.test_vicreg_trajectory, VICREG),
+    ),
+    "instdisc: momentum of the bank": (
+        lambda patch: set_argument(patch, memory_bank.MemoryBank, "__init__", momentum=lambda m: 1.0001 * m),
+        partial(test_instdisc.test_trajectory, INSTDISC),
+    ),
+    "instdisc: temperature": (
+        lambda patch: set_argument(patch, memory_bank.MemoryBank, "__init__", temperature=lambda t: 1.0001 * t),
+        partial(test_instdisc.test_trajectory, INSTDISC),
+    ),
+    "cmc: momentum of the banks": (
+        lambda patch: set_argument(patch, memory_bank.MemoryBank, "__init__", momentum=lambda m: 1.0001 * m),
+        partial(test_cmc.test_trajectory, CMC),
+    ),
+    "pirl: momentum of the bank": (
+        lambda patch: set_argument(patch, memory_bank.MemoryBank, "__init__", momentum=lambda m: 1.0001 * m),
+        partial(test_pirl.test_pycontrast_trajectory, GOLDENS / "pirl_pycontrast_r14_free"),
     ),
     "infomin: beta": (
         lambda patch: set_argument(patch, infomin.InfoMin, "__init__", beta=lambda value: 1.0001 * value),

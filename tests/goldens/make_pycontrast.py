@@ -1,14 +1,14 @@
-"""Write ``infomin_r14_free.*`` with PyContrast, the code of InfoMin's authors.
+"""Write ``infomin_r14_free.*`` and ``pirl_pycontrast_r14_free.*`` with PyContrast, the code of InfoMin's authors.
 
     git clone https://github.com/HobbitLong/PyContrast
     pip install torch torchvision scikit-image
-    python tests/goldens/make_infomin.py --pycontrast PyContrast/pycontrast --out tests/goldens
+    python tests/goldens/make_pycontrast.py --pycontrast PyContrast/pycontrast --out tests/goldens
 
-Runs ``networks/build_backbone.py``, ``memory/mem_moco.py``, and the shuffle, the loss and the average of
+Runs ``networks/build_backbone.py``, ``memory/mem_moco.py``, ``memory/mem_bank.py``, and the shuffle and the average of
 ``learning/contrast_trainer.py`` (84f94ea) on a CPU in float64, from parameters that are rounded to float32. The order
-of a step is that of its ``_train_moco``, which itself turns its inputs into float32. The encoder is PyContrast's ResNet
-with an eighth of every width, but for the stem, and one block per stage. Pictures, and what is left out, are those of
-``make_simsiam_mocov2.py``.
+of a step is that of its ``_train_moco`` and ``_train_mem``, which themselves turn their inputs into float32. The
+encoder is PyContrast's ResNet with an eighth of every width, but for the stem, and one block per stage. Pictures, and
+what is left out, are those of ``make_simsiam_mocov2.py``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from typing import Any
 import make_simsiam_mocov2 as shared
 import numpy as np
 import torch
+from make_instdisc import recorded
 from torch import Tensor, nn
 
-PATCH, PATCHES, WIDTH = 20, 9, 1 / 8
+PATCH, PATCHES, WIDTH, IMAGES = 20, 9, 1 / 8, 64
 
 
 def load(folder: Path) -> SimpleNamespace:
@@ -34,6 +35,7 @@ def load(folder: Path) -> SimpleNamespace:
         sys.modules[unused] = ModuleType(unused)
     sys.modules["apex"].amp = sys.modules["apex.amp"]  # type: ignore[attr-defined]
     import learning.contrast_trainer
+    import memory.mem_bank
     import memory.mem_moco
     import networks.build_backbone
     import networks.resnet
@@ -44,7 +46,8 @@ def load(folder: Path) -> SimpleNamespace:
     network = networks.build_backbone.RGBMultiHeads
     network._parse_width = staticmethod(lambda name: (name, WIDTH))
     trainer = learning.contrast_trainer.ContrastTrainer
-    return SimpleNamespace(network=network, memory=memory.mem_moco.RGBMoCo, trainer=trainer)
+    queue, bank = memory.mem_moco.RGBMoCo, memory.mem_bank.RGBMem
+    return SimpleNamespace(network=network, memory=queue, bank=bank, trainer=trainer)
 
 
 def normalised(array: np.ndarray) -> Tensor:
@@ -61,7 +64,7 @@ def small_pictures(seed: int) -> np.ndarray:
     return found.reshape(shared.STEPS, shared.BATCH, PATCHES, PATCH, PATCH, 3)
 
 
-def recorded(head: Any) -> list[np.ndarray]:
+def recorded_orders(head: Any) -> list[np.ndarray]:
     """The orders of the patches that the jigsaw head draws, one array [BATCH, 9] for each call."""
     found: list[np.ndarray] = []
     draw = head.get_shuffle_ids
@@ -107,7 +110,7 @@ def make_infomin(code: SimpleNamespace, out: Path) -> None:
     trainer = code.trainer.__new__(code.trainer)
     trainer.args = SimpleNamespace(jigsaw=True, local_rank=0, node_rank=0, ngpus_per_node=1)
     trainer.local_group = None
-    orders, shuffles = recorded(model.head_jig), []
+    orders, shuffles = recorded_orders(model.head_jig), []
     sgd = torch.optim.SGD(
         model.parameters(), hyper["learning_rate"], momentum=hyper["momentum"], weight_decay=hyper["weight_decay"]
     )
@@ -150,6 +153,64 @@ def make_infomin(code: SimpleNamespace, out: Path) -> None:
     print("infomin", losses)
 
 
+def make_pirl(code: SimpleNamespace, out: Path) -> None:
+    torch.manual_seed(0)
+    hyper = {
+        "method": "pirl_pycontrast",
+        "head": "linear",
+        "dim": 16,
+        "images": IMAGES,
+        "negatives": 32,
+        "temperature": 0.07,
+        "memory_momentum": 0.5,
+        "beta": 0.5,
+        "learning_rate": 0.03,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "batch": shared.BATCH,
+    }
+    model = code.network("narrow", "linear", hyper["dim"])
+    shared.unlike_a_new_network(model)
+    bank = code.bank(hyper["dim"], IMAGES, hyper["negatives"], hyper["temperature"], hyper["memory_momentum"])
+    saved = {"model": shared.state(model), "contrast": {"memory": bank.memory.clone()}, "optimizer": {}, "epoch": 0}
+    torch.save(saved, f"{out}.init.pth")
+    model.double()
+    bank.double()
+    view, patches = shared.views(16), small_pictures(17)
+    rows = np.stack([np.random.default_rng(step).permutation(IMAGES)[: shared.BATCH] for step in range(shared.STEPS)])
+    data = {"view": view, "patches": patches, "index": rows, "eval_image": view[0, :3]}
+    model.eval()
+    with torch.no_grad():
+        embedding = model.encoder(normalised(view[0, :3]))
+        data |= {"eval_embedding": embedding.numpy(), "eval_projection": model.head(embedding).numpy()}
+    orders, drawn = recorded_orders(model.head_jig), recorded(bank, rows)
+    sgd = torch.optim.SGD(
+        model.parameters(), hyper["learning_rate"], momentum=hyper["momentum"], weight_decay=hyper["weight_decay"]
+    )
+    model.train()
+    criterion = nn.CrossEntropyLoss()
+    terms, losses = [], []
+    for step in range(shared.STEPS):
+        q, q_jig = model(normalised(view[step]), normalised(patches[step]).flatten(0, 1))
+        output = bank(q, torch.from_numpy(rows[step]), q_jig)
+        both = [criterion(logits, output[-1]) for logits in output[:-1]]
+        loss = (1 - hyper["beta"]) * both[0] + hyper["beta"] * both[1]
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        terms.append([term.item() for term in both])
+        losses.append(loss.item())
+    data |= {"losses": np.array(terms), "loss": np.array(losses)}
+    data |= {"permutations": np.array(orders), "negatives": np.stack(drawn)}
+    after = {
+        "memory_after": bank.memory,
+        "final_head_0_weight": model.head[0].weight[:4],
+        "final_head_jig_fc2_weight": model.head_jig.fc2.weight[:4],
+    }
+    shared.write(out, hyper, data | {name: tensor.detach().numpy() for name, tensor in after.items()})
+    print("pirl", losses)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--pycontrast", type=Path, required=True, help="folder pycontrast of HobbitLong/PyContrast")
@@ -157,3 +218,4 @@ if __name__ == "__main__":
     args = parser.parse_args()
     code = load(args.pycontrast)
     shared.one_process(lambda: make_infomin(code, args.out / "infomin_r14_free"))
+    shared.one_process(lambda: make_pirl(code, args.out / "pirl_pycontrast_r14_free"))
