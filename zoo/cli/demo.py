@@ -22,7 +22,7 @@ QUERIES = ("cat_kitten.jpg", "flower_dahlia.jpg", "mountain_picos.jpg", "pyramid
 _NEIGHBOURS = 5  # a row of the page: the photograph itself, and four others
 
 
-@app.command()
+@app.command(short_help="Embed the example photographs and show their neighbours.")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the photographs, the embeddings and the page.")] = Path(
         "zoo-demo"

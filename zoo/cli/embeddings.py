@@ -149,7 +149,7 @@ class RunOptions:
     ] = None
 
 
-@app.command()
+@app.command(short_help="Embed every image of a source; a killed run goes on.")
 @grouped
 def extract(
     source: Annotated[
@@ -255,7 +255,7 @@ def extract(
     return EXIT_SOME_FAILED if done.failed and not done.missing and not partition.ranks else EXIT_OK
 
 
-@app.command()
+@app.command(short_help="Cut a source into parts, for job arrays.")
 def plan(
     images: Annotated[str, typer.Argument(metavar="IMAGES", help="Any source of `zoo extract`, but no list on stdin.")],
     out: Annotated[Path, typer.Option(help="Folder for part-*.zooplan and _parts.json.")],
@@ -304,7 +304,7 @@ def _cosine(text: str | None) -> float | str | None:
         return text
 
 
-@app.command()
+@app.command(short_help="Check every hash and count of an extraction.")
 def verify(out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")]) -> None:
     """Check an extraction: every hash and count of its manifest is taken again. Exit code 2 names what differs.
 
@@ -319,7 +319,7 @@ def verify(out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")]
         print_verified(run_verification(folder))
 
 
-@app.command()
+@app.command(short_help="Merge an extraction into one file.")
 def cat(
     out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")],
     file: Annotated[
@@ -334,7 +334,7 @@ def cat(
     print_merged(merge(out, file))
 
 
-@app.command()
+@app.command(short_help="Make an extraction searchable.")
 def index(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a finished `zoo extract`.")],
     exact: Annotated[
@@ -362,7 +362,7 @@ SearchModel = Annotated[
 ]
 
 
-@app.command()
+@app.command(short_help="Show the nearest images of an extraction to other images.")
 def search(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that `zoo index` was run on.")],
     queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Image files.")],
@@ -401,7 +401,7 @@ def search(
     )
 
 
-@app.command()
+@app.command(short_help="Serve a local page of an extraction: map, neighbours, filters.")
 def serve(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that `zoo index` was run on.")],
     images: Annotated[
