@@ -12,10 +12,13 @@ from zoo.cli.options import LabelColumn
 from zoo.errors import UserError
 from zoo.system.terminal import print_line
 
-app = new_app("Train siamese networks and their baselines, resume, and export encoders for the zoo.")
+app = new_app(
+    "Train siamese networks and their baselines, resume, and export encoders for the zoo.",
+    "Begin with `zoo-train recipes --for-data IMAGES --size PIXELS`.",
+)
 
 
-@app.command()
+@app.command(short_help="List recipes, or recommend one for your images.")
 def recipes(
     name: Annotated[str, typer.Argument(metavar="[TEXT]", help="Only names with this text.")] = "",
     method: Annotated[str | None, typer.Option(help="Such as byol; another word lists all.")] = None,
@@ -54,7 +57,7 @@ def recipes(
     print_recipes(RecipeFilters(name, method, data, max_epochs), full=full)
 
 
-@app.command("run")
+@app.command("run", short_help="Train.")
 def run_recipe(
     recipe: Annotated[str, typer.Argument(help="Name from `zoo-train recipes`, or MODULE:NAME, FILE.py:NAME.")],
     data: Annotated[
@@ -106,7 +109,7 @@ def run_recipe(
     print_trained(path)
 
 
-@app.command()
+@app.command(short_help="Run one of the papers' ablations.")
 def ablate(
     name: Annotated[str, typer.Argument(help="target, beta, batch-size, views or stop-gradient.")],
     data: Annotated[
@@ -145,7 +148,7 @@ def ablate(
     print_ablation(result, out)
 
 
-@app.command()
+@app.command(short_help="Train with each combination of some values, and rank them.")
 def sweep(
     recipe: Annotated[str, typer.Argument(help="Name from `zoo-train recipes`, or MODULE:NAME, FILE.py:NAME.")],
     data: Annotated[
@@ -186,7 +189,7 @@ def sweep(
     print_sweep(result, out)
 
 
-@app.command()
+@app.command(short_help="Write the encoder of a run, for `zoo extract --model`.")
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint-*.pt, or the folder of a run.")],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
@@ -214,7 +217,7 @@ def export(
     print_line("beside it: " + ", ".join(out.with_suffix(s).name for s in COMPANION_SUFFIXES))
 
 
-@app.command()
+@app.command(short_help="Draw the curves of runs.")
 def plot(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
     out: Annotated[Path, typer.Option(help="The figure to write: .png, .pdf or .svg.")] = Path("curves.png"),
@@ -228,7 +231,7 @@ def plot(
     print_line(f"{out}: {', '.join(draw(runs, out))}")
 
 
-@app.command()
+@app.command(short_help="Write the summary of a run, for its model card.")
 def summary(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     out: Annotated[Path, typer.Option(help="Folder for training.json and curve.png.")],

@@ -43,7 +43,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     printed = "".join(output.get("text", "") for output in outputs)
     if path.stem == SLOW:
         runs = {folder.name: (folder / "log.jsonl").read_text() for folder in (tmp_path / "runs").iterdir()}
-        assert set(runs) == {"byol", "simsiam", "simclr", "mocov2", "simsiam_no_stop_gradient"}
+        assert set(runs) == {"byol", "simsiam", "simclr", "mocov2", "simsiam_fast", "simsiam_no_stop_gradient"}
         assert all('"spread"' in log and '"knn"' in log for log in runs.values())
     elif path.stem == "quickstart":
         assert "24 of 24 images have an embedding" in printed

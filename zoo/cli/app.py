@@ -96,8 +96,13 @@ def _versions() -> str:
     return ", ".join(found)
 
 
-def new_app(text: str) -> typer.Typer:
-    """Create a typer application with plain output and ``--version``; ``text`` is its help."""
+def new_app(text: str, begin: str) -> typer.Typer:
+    """Create a typer application with plain output and ``--version``.
+
+    Args:
+        text: its help.
+        begin: the line below its commands, which tells a new user what to run first.
+    """
     app = typer.Typer(
         cls=_Commands,
         rich_markup_mode=None,
@@ -106,7 +111,7 @@ def new_app(text: str) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
-    @app.callback(invoke_without_command=True, help=text)
+    @app.callback(invoke_without_command=True, help=text, epilog=begin)
     def without_command(
         context: typer.Context,
         show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,

@@ -148,7 +148,7 @@ class RunOptions:
     ] = None
 
 
-@app.command()
+@app.command(short_help="Embed every image of a source; a killed run goes on.")
 @grouped
 def extract(
     source: Annotated[
@@ -254,7 +254,7 @@ def extract(
     return EXIT_SOME_FAILED if done.failed and not done.missing and not partition.ranks else EXIT_OK
 
 
-@app.command()
+@app.command(short_help="Cut a source into parts, for job arrays.")
 def plan(
     images: Annotated[str, typer.Argument(metavar="IMAGES", help="Any source of `zoo extract`, but no list on stdin.")],
     out: Annotated[Path, typer.Option(help="Folder for part-*.zooplan and _parts.json.")],

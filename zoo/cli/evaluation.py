@@ -28,7 +28,7 @@ Protocol = Literal[
 ]
 
 
-@app.command()
+@app.command(short_help="Score a model on labelled images.")
 def evaluate(
     protocol: Annotated[Protocol, typer.Argument(help="Evaluation protocol; the documentation describes each.")],
     data: Annotated[
@@ -91,7 +91,7 @@ def evaluate(
     print_result(result)
 
 
-@app.command()
+@app.command(short_help="Write the papers' tables with measured rows beside them.")
 def report(
     folders: Annotated[
         list[Path], typer.Argument(metavar="DIR...", help="Folders with JSON files of `zoo evaluate --out`.")

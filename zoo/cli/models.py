@@ -39,7 +39,7 @@ Network = Literal["online", "target"]
 Sort = Literal["name", "score", "params", "dim", "licence"]
 
 
-@app.command("list")
+@app.command("list", short_help="List models: sizes, licence, published score, download.")
 def list_models(
     licence: Annotated[
         str | None, typer.Option(help="commercial (permits it), non-commercial, or an SPDX name such as MIT.")
@@ -57,7 +57,7 @@ def list_models(
     print_list_json(filters) if json else print_list(filters)
 
 
-@app.command()
+@app.command(short_help="Show one model: weights, licence, source, preprocessing.")
 def info(
     name: Annotated[str, typer.Argument(help="NAME or NAME.tag; a file, a folder or hf-hub:ORG/NAME.")],
     full: Annotated[bool, typer.Option("--full", help="All sets of weights, and the command of each score.")] = False,
@@ -68,7 +68,7 @@ def info(
     print_info(name, full=full)
 
 
-@app.command()
+@app.command(short_help="Download official weights, verify and convert them.")
 def fetch(
     name: Annotated[str, typer.Argument(help="NAME or NAME.tag of `zoo list`.")],
     file: Annotated[Path | None, typer.Option(help="Use this official file instead of downloading it.")] = None,
@@ -82,7 +82,7 @@ def fetch(
     print_fetched(folder)
 
 
-@app.command()
+@app.command(short_help="Write one ONNX file, from pixels to embeddings.")
 def export(
     out: Annotated[Path, typer.Option(help="The file to write; .onnx is added where it is missing.")],
     model: Model = DEFAULT_MODEL,
@@ -131,7 +131,7 @@ def export(
     print_exported(exported, str(embedder.identity()["model"]) if calibrate is None else f"{model} calibrated so")
 
 
-@app.command()
+@app.command(short_help="Convert a checkpoint to a model, or to other key names.")
 def convert(
     file: Annotated[str, typer.Argument(help="A checkpoint. With --to: NAME, folder or file of the zoo.")],
     out: Annotated[Path, typer.Option(help="A new folder. With --to: .safetensors, .pth or (detectron2) .pkl.")],
@@ -206,7 +206,7 @@ def convert(
     )
 
 
-@app.command()
+@app.command(short_help="Upload a model, or a page with it, to a model hub.")
 def publish(
     model: Annotated[str, typer.Argument(help="NAME or NAME.tag, a folder of `zoo convert`, or a .safetensors file.")],
     repo: Annotated[
@@ -277,7 +277,7 @@ def publish(
     print_published(result)
 
 
-@app.command()
+@app.command(short_help="Write the card of a model.")
 def card(name: Annotated[str, typer.Argument(help="NAME or NAME.tag with weights.")]) -> None:
     """Write a model's card into model_cards/, from the registry and the measured JSON files there."""
     from zoo.publish.card.render import write

@@ -23,7 +23,7 @@ SearchModel = Annotated[
 ]
 
 
-@app.command()
+@app.command(short_help="Check every hash and count of an extraction.")
 def verify(out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")]) -> None:
     """Check an extraction: every hash and count of its manifest is taken again. Exit code 2 names what differs.
 
@@ -38,7 +38,7 @@ def verify(out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")]
         print_verified(run_verification(folder))
 
 
-@app.command()
+@app.command(short_help="Merge an extraction into one file.")
 def cat(
     out: Annotated[Path, typer.Argument(help="Folder of `zoo extract`.")],
     file: Annotated[
@@ -53,7 +53,7 @@ def cat(
     print_merged(merge(out, file))
 
 
-@app.command()
+@app.command(short_help="Make an extraction searchable.")
 def index(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a finished `zoo extract`.")],
     exact: Annotated[
@@ -69,7 +69,7 @@ def index(
     print_index(build(Collection(out), exact=exact), out)
 
 
-@app.command()
+@app.command(short_help="Show the nearest images of an extraction to other images.")
 def search(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that `zoo index` was run on.")],
     queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Image files.")],
@@ -108,7 +108,7 @@ def search(
     )
 
 
-@app.command()
+@app.command(short_help="Serve a local page of an extraction: map, neighbours, filters.")
 def serve(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that `zoo index` was run on.")],
     images: Annotated[

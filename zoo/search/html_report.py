@@ -81,7 +81,8 @@ def _section(result: QueryResult, thumbnails: Thumbnails | None, captions: Capti
     if result.error is not None:
         return f"<section><h2>{name}</h2><p>{escape(result.error)}</p></section>"
     tiles = "".join(f"<li>{_tile(n, match, thumbnails, captions)}</li>" for n, match in enumerate(result.neighbours, 1))
-    return f"<section><div><h2>{name}</h2>{_query_image(result)}</div><ol>{tiles}</ol></section>"
+    short = escape(Path(result.query).name)
+    return f'<section><div><h2 title="{name}">{short}</h2>{_query_image(result)}</div><ol>{tiles}</ol></section>'
 
 
 def _query_image(result: QueryResult) -> str:

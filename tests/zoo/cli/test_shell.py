@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 import training.cli
 import zoo.cli.main
@@ -116,6 +117,20 @@ def test_h_is_help(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, caps
     assert run(monkeypatch, *words, "--help") == EXIT_OK
     assert capsys.readouterr().out == short
     assert short.startswith(f"Usage: {' '.join(words)} ")
+
+
+@pytest.mark.parametrize("name", ["zoo", "zoo-train"])
+def test_the_first_screen_cuts_no_sentence_and_says_how_to_begin(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(monkeypatch, name) == EXIT_OK
+    said = capsys.readouterr().out.rstrip()
+    commands = said.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(commands) == len(typer.main.get_command(APPS[name]).commands)  # type: ignore[attr-defined]
+    assert all(line.endswith(".") and not line.endswith("...") for line in commands)
+    assert said.splitlines()[-1].startswith(f"  Begin with `{name} ")
+    assert len(said.splitlines()) <= 32
 
 
 def test_a_home_folder_in_quotes_is_expanded(
