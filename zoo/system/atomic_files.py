@@ -224,6 +224,21 @@ def move(source: Path, target: Path) -> bool:
         return True
 
 
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder's files, with their times, into ``target``, which may exist; files of the same name are replaced.
+
+    Raises:
+        UserError: the disk is full or a write is refused. What was copied stays.
+    """
+
+    def copy(one: str, to: str) -> None:
+        with _user_errors(Path(to)):  # copytree gathers OSErrors, and raises them as one without a number
+            shutil.copy2(one, to)
+
+    with _user_errors(target):
+        shutil.copytree(source, target, dirs_exist_ok=True, copy_function=copy)
+
+
 def remove(path: Path) -> None:
     """Remove a file, if it is there."""
     with _user_errors(path):
