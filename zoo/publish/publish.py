@@ -91,9 +91,9 @@ def publish(
     hf_download.Reference.parse(hf_download.PREFIX + repository)
     if dry_run is not None and dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
         raise UserError(f"{dry_run} holds something already: choose another folder or remove it")
+    file = locate(model)
     if dry_run is None:
         hf_download.require_host(repository)
-    file = locate(model)
     # Build the whole repository in a scratch folder.
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "repository"

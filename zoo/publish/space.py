@@ -77,11 +77,11 @@ def publish_space(
     hf_download.Reference.parse(hf_download.PREFIX + space)
     if dry_run is not None and dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
         raise UserError(f"{dry_run} holds something already: choose another folder or remove it")
-    if dry_run is None:
-        hf_download.require_host(space)
     file = locate(model)
     if web_runtime is not None:
         _require_runtime(web_runtime)
+    if dry_run is None:
+        hf_download.require_host(space)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "space"
         parity = build(model, file, folder, space, web_runtime)

@@ -326,7 +326,11 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Return whether a process of this machine still runs; True where that cannot be known."""
+    """Return whether a process of this machine still runs; True where that cannot be known.
+
+    One that has ended and that its parent has not waited for still has its number: in a container whose first process
+    waits for nobody, for ever.
+    """
     if os.name == "nt":  # os.kill would end it there
         return True
     try:
@@ -335,7 +339,11 @@ def is_alive(process: int) -> bool:
         return False
     except OSError:
         pass
-    return True
+    try:
+        state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b") ")[2][:1]
+    except OSError:  # no Linux
+        return True
+    return state not in (b"Z", b"X")
 
 
 def _lock(descriptor: int) -> bool:
