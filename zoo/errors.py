@@ -70,6 +70,12 @@ def reason_of(error: BaseException, most: int = 200) -> str:
     return (line.strip() or type(error).__name__)[:most].strip()
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question with the closest known name, with a space behind it; nothing where no name is similar."""
+    closest = closest_name(name, known, cutoff=0.4)
+    return f"did you mean {closest}? " if closest else ""
+
+
 def closest_name(name: str, known: Iterable[str], cutoff: float = 0.0) -> str | None:
     """Return the known name that is most similar to a misspelt one, for error messages.
 

@@ -118,6 +118,7 @@ def test_what_is_no_data_set_is_one_line(data: list[object], labels: list[int] |
         ("missing.py:recipe", r"no file missing\.py"),
         ("json:JSONDecoder", "is no recipe: it must be a training.Recipe"),
         ("byol_r18_tin3", "did you mean byol_r18_tin32"),
+        ("zzz", "unknown recipe 'zzz': `zoo-train recipes` lists all"),  # no guess is better than a wild one
     ],
 )
 def test_what_is_no_recipe_is_one_line(reference: str, message: str) -> None:
@@ -127,7 +128,11 @@ def test_what_is_no_recipe_is_one_line(reference: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("byoll", "did you mean byol"), ("json:JSONDecoder", "must be a subclass of training.Method")],
+    [
+        ("byoll", "did you mean byol"),
+        ("zzz", "unknown method 'zzz': one of byol"),
+        ("json:JSONDecoder", "must be a subclass of training.Method"),
+    ],
 )
 def test_what_is_no_method_is_one_line(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -26,7 +26,7 @@ from training.methods.swav import SwAV
 from training.methods.vicreg import VICReg
 from training.recipes.config import Recipe
 from training.recipes.plugins import entry_point, import_object
-from zoo.errors import UserError, closest_name
+from zoo.errors import UserError, did_you_mean
 
 GROUP = "siamese_zoo.methods"
 METHODS: Mapping[str, type[Method]] = {
@@ -65,8 +65,8 @@ def find_method(name: str) -> type[Method]:
     found = import_object(name) if ":" in name else entry_point(GROUP, name)
     if found is None:
         raise UserError(
-            f"unknown method {name!r}: did you mean {closest_name(name, METHODS)}? A method of your own is "
-            "module:Class, or an entry point of the group siamese_zoo.methods"
+            f"unknown method {name!r}: {did_you_mean(name, METHODS)}one of {', '.join(METHODS)}; a method of your own "
+            "is module:Class, or an entry point of the group siamese_zoo.methods"
         )
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(f"{name} is no method: it must be a subclass of training.Method")

@@ -53,7 +53,7 @@ from training.recipes.small import (
     simsiam_r18_tin32,
     small_budget,
 )
-from zoo.errors import UserError, closest_name
+from zoo.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -323,8 +323,8 @@ def find(name: str) -> Recipe:
     found = import_object(name) if ":" in name else entry_point(GROUP, name)
     if found is None:
         raise UserError(
-            f"unknown recipe {name!r}: did you mean {closest_name(name, RECIPES)}? `zoo-train recipes` lists all; your "
-            "own is MODULE:NAME"
+            f"unknown recipe {name!r}: {did_you_mean(name, RECIPES)}`zoo-train recipes` lists all; your own is "
+            "MODULE:NAME"
         )
     recipe = found() if callable(found) else found
     if not isinstance(recipe, Recipe):

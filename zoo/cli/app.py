@@ -96,7 +96,7 @@ def _versions() -> str:
     return ", ".join(found)
 
 
-def new_app(text: str, begin: str) -> typer.Typer:
+def new_app(text: str, begin: str = "") -> typer.Typer:
     """Create a typer application with plain output and ``--version``.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import webbrowser
 from dataclasses import replace
 from pathlib import Path
@@ -54,15 +53,13 @@ def demo(
     from zoo.search.index import build, open_index
     from zoo.search.query import open_model, search
     from zoo.search.thumbnails import Thumbnails
+    from zoo.system.atomic_files import copy_tree
     from zoo.transforms.limits import MAX_PIXELS
 
     # The photographs become files of the user's: the other commands can be tried with them.
     require_folder(out)
     photos, result = out / "photos", out / "embeddings"
-    try:
-        shutil.copytree(source, photos, dirs_exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {photos} ({error.strerror or error}): choose another --out") from None
+    copy_tree(source, photos)
     print_extraction(api.extract(photos, result, model=model, device=device, on_open=print_opened), result)
     build(Collection(result))
     crops, searched = out / "crops", out / "crop_embeddings"

@@ -72,18 +72,19 @@ class Filters:
     def _passes(self, spec: ModelSpec, tag: str | None) -> bool:
         if self.max_params is not None and ARCHITECTURES[spec.architecture].parameters > self.max_params * 1e6:
             return False
-        if self.method not in (None, spec.method):
+        if self.method is not None and self.method.lower() != spec.method:
             return False
         if self.licence is None:
             return True
+        wanted = self.licence.lower()
         if tag is None:  # without weights there is no licence
             return False
         licence = spec.weights[tag].licence
-        if self.licence in _KINDS_OF_LICENCE and licence == UNKNOWN:  # nobody permits any use
+        if wanted in _KINDS_OF_LICENCE and licence == UNKNOWN:  # nobody permits any use
             return False
-        if self.licence in _KINDS_OF_LICENCE:
-            return is_non_commercial(licence) == (self.licence == "non-commercial")
-        return licence.lower() == self.licence.lower()
+        if wanted in _KINDS_OF_LICENCE:
+            return is_non_commercial(licence) == (wanted == "non-commercial")
+        return licence.lower() == wanted
 
 
 def print_list(filters: Filters) -> None:

@@ -26,7 +26,7 @@ from zoo.publish.card.gather import hub_name, read_results, registry_facts, trai
 from zoo.publish.card.render import render
 from zoo.publish.card.scores import evaluation_yaml
 from zoo.publish.card.wording import DATA_SETS
-from zoo.system.atomic_files import atomic_write_text, create_folder_exclusively, make_folder
+from zoo.system.atomic_files import atomic_write_text, copy_tree, create_folder_exclusively, make_folder
 from zoo.transforms.preprocess import PILLOW
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ def publish(
     hf_download.Reference.parse(hf_download.PREFIX + repository)
     if dry_run is not None and dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
         raise UserError(f"{dry_run} holds something already: choose another folder or remove it")
+    file = locate(model)
     if dry_run is None:
         hf_download.require_host(repository)
-    file = locate(model)
     # Build the whole repository in a scratch folder.
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "repository"
@@ -101,7 +101,7 @@ def publish(
         files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
         # A dry run ends with the folder.
         if dry_run is not None:
-            create_folder_exclusively(dry_run, partial(_fill_from, folder))
+            create_folder_exclusively(dry_run, partial(copy_tree, folder))
             return PublishResult(str(dry_run), None, files, agreement)
         # Delete what an earlier run has published and this one no longer makes.
         owned = [*checkpoint_dir.FILES, ONNX, ONNX_INT8, *(f"{SCORES}/{d}.yaml" for d in DATA_SETS)]
@@ -282,10 +282,6 @@ def _facts(file: WeightFile, folder: Path, repository: str, results: Path | None
         heads=sorted(config.heads),
         results=facts.results if results is None else read_results(results),
     )
-
-
-def _fill_from(folder: Path, to: Path) -> None:
-    shutil.copytree(folder, to, dirs_exist_ok=True)
 
 
 def _resized_in_floats(embedder: Embedder, image: Image) -> Tensor:

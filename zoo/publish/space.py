@@ -20,7 +20,7 @@ from zoo.hub import hf_download, hf_upload, npm_package
 from zoo.hub.weights import WeightFile
 from zoo.publish.card.wording import hub_licence
 from zoo.publish.publish import locate
-from zoo.system.atomic_files import atomic_write_text, create_folder_exclusively, make_folder
+from zoo.system.atomic_files import atomic_write_text, copy_tree, create_folder_exclusively, make_folder
 from zoo.system.shipped import shipped_folder
 
 MODEL, CARD, RUNTIME = "model.onnx", "README.md", "ort"
@@ -77,17 +77,17 @@ def publish_space(
     hf_download.Reference.parse(hf_download.PREFIX + space)
     if dry_run is not None and dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
         raise UserError(f"{dry_run} holds something already: choose another folder or remove it")
-    if dry_run is None:
-        hf_download.require_host(space)
     file = locate(model)
     if web_runtime is not None:
         _require_runtime(web_runtime)
+    if dry_run is None:
+        hf_download.require_host(space)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "space"
         parity = build(model, file, folder, space, web_runtime)
         files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
         if dry_run is not None:
-            create_folder_exclusively(dry_run, partial(_fill_from, folder))
+            create_folder_exclusively(dry_run, partial(copy_tree, folder))
             return SpaceResult(str(dry_run), None, files, parity)
         message = f"{file.name}, by siamese-zoo"
         done = hf_upload.upload(folder, space, message=message, private=private, owned=(), kind="space")
@@ -170,7 +170,3 @@ def _replaced(text: str, old: str, new: str) -> str:
     if old not in text:
         raise UserError(f"the page of examples/web was changed and has no {old}: install siamese-zoo again")
     return text.replace(old, new)
-
-
-def _fill_from(folder: Path, to: Path) -> None:
-    shutil.copytree(folder, to, dirs_exist_ok=True)

@@ -224,6 +224,21 @@ def move(source: Path, target: Path) -> bool:
         return True
 
 
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder's files, with their times, into ``target``, which may exist; files of the same name are replaced.
+
+    Raises:
+        UserError: the disk is full or a write is refused. What was copied stays.
+    """
+
+    def copy(one: str, to: str) -> None:
+        with _user_errors(Path(to)):  # copytree gathers OSErrors, and raises them as one without a number
+            shutil.copy2(one, to)
+
+    with _user_errors(target):
+        shutil.copytree(source, target, dirs_exist_ok=True, copy_function=copy)
+
+
 def remove(path: Path) -> None:
     """Remove a file, if it is there."""
     with _user_errors(path):
@@ -311,7 +326,11 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Return whether a process of this machine still runs; True where that cannot be known."""
+    """Return whether a process of this machine still runs; True where that cannot be known.
+
+    One that has ended and that its parent has not waited for still has its number: in a container whose first process
+    waits for nobody, for ever.
+    """
     if os.name == "nt":  # os.kill would end it there
         return True
     try:
@@ -320,7 +339,11 @@ def is_alive(process: int) -> bool:
         return False
     except OSError:
         pass
-    return True
+    try:
+        state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b") ")[2][:1]
+    except OSError:  # no Linux
+        return True
+    return state not in (b"Z", b"X")
 
 
 def _lock(descriptor: int) -> bool:

@@ -54,6 +54,10 @@ def test_filters_and_order(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert commercial_or_not == {name for name, spec in MODELS.items() if spec.weights} - {*unknown}
     assert names("--licence", "mit")[:3] == ["simclr_r101", "mocov2_r50", "mocov1_r50"]
     assert names("--method", "swav", "--sort", "params")[-1] == "swav_r50x5"
+    # Capitals do not matter: they gave a list without a row.
+    assert names("--method", "SwAV") == names("--method", "swav") != []
+    assert names("--licence", "Commercial") == names("--licence", "commercial")
+    assert names("--licence", "NON-commercial") == names("--licence", "non-commercial") != names()
     for option, message in (("--licence", "choose from commercial, non-commercial, Apache"), ("--method", "byol")):
         monkeypatch.setattr("sys.argv", ["zoo", "list", option, "nothing"])
         assert exit_code(zoo.cli.main.app, "zoo", "") == EXIT_USER_ERROR

@@ -3,8 +3,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import resource
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -180,3 +182,31 @@ def test_a_link_to_nothing_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     with pytest.raises(UserError, match=r"link is a file, not a folder: choose another path"):
         atomic_files.make_folder(tmp_path / "link")
+
+
+def test_a_copied_folder_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """shutil.copytree gathers its errors into one whose number is lost."""
+    source = tmp_path / "source"
+    (source / "below").mkdir(parents=True)
+    for name in ("a", "below/b", "below/c"):
+        (source / name).write_bytes(bytes(5000))
+    atomic_files.copy_tree(source, tmp_path / "whole")
+    assert (tmp_path / "whole" / "below" / "c").stat().st_mtime_ns == (source / "below" / "c").stat().st_mtime_ns
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as a full disk: Python ignores SIGXFSZ
+    try:
+        with pytest.raises(UserError, match=r"^disk full while writing [^\n]*: free space"):
+            atomic_files.copy_tree(source, tmp_path / "copy")
+        with pytest.raises(UserError, match=r"^disk full while writing [^\n]*: free space"):
+            atomic_files.create_folder_exclusively(tmp_path / "new", partial(atomic_files.copy_tree, source))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(os.listdir(tmp_path)) == ["copy", "source", "whole"]
+
+
+def test_a_process_that_nobody_waited_for_is_not_alive(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and keeps its number
+    assert not atomic_files.is_alive(ended.pid)
+    assert atomic_files.is_alive(os.getpid())
+    ended.wait()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from zoo.errors import UserError, closest_name
+from zoo.errors import UserError, did_you_mean
 from zoo.models.other_files import refuse_others
 from zoo.models.registry import (
     banks,
@@ -86,6 +86,4 @@ def find(name: str) -> ModelSpec:
     if base in MODELS:
         return MODELS[base]
     refuse_others(Path(name))  # a folder of that name
-    closest = closest_name(base, MODELS, cutoff=0.4)
-    hint = f"did you mean {closest}? " if closest else ""
-    raise UserError(f"unknown model {name!r}: {hint}`zoo list` shows all names")
+    raise UserError(f"unknown model {name!r}: {did_you_mean(base, MODELS)}`zoo list` shows all names")
