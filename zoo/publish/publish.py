@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +19,14 @@ from zoo.hub import hf_download, hf_upload, weights
 from zoo.hub.weights import WeightFile
 from zoo.models import checkpoint_dir, registry
 from zoo.models.model_config import CONFIG, MODEL, ModelConfig, needs_import
+from zoo.publish import destination
 from zoo.publish.card.block import marked, merged
 from zoo.publish.card.facts import SAME, SAME_PHOTOGRAPH, Agreement, Facts, Int8
 from zoo.publish.card.gather import hub_name, read_results, registry_facts, training_of
 from zoo.publish.card.render import render
 from zoo.publish.card.scores import evaluation_yaml
 from zoo.publish.card.wording import DATA_SETS
-from zoo.system.atomic_files import atomic_write_text, copy_tree, create_folder_exclusively, make_folder
+from zoo.system.atomic_files import atomic_write_text, make_folder
 from zoo.transforms.preprocess import PILLOW
 
 if TYPE_CHECKING:
@@ -87,10 +87,7 @@ def publish(
             embedding, or the upload fails (``zoo.hub.hf_upload.upload``). The old revision stays live, or is live again
             unless the message says otherwise.
     """
-    # Refuse a bad name or folder before the long build.
-    hf_download.Reference.parse(hf_download.PREFIX + repository)
-    if dry_run is not None and dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
-        raise UserError(f"{dry_run} holds something already: choose another folder or remove it")
+    destination.require(repository, dry_run)
     file = locate(model)
     if dry_run is None:
         hf_download.require_host(repository)
@@ -98,10 +95,10 @@ def publish(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "repository"
         agreement = build(file, folder, repository, results=results, int8=int8)
-        files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+        files = destination.sizes(folder)
         # A dry run ends with the folder.
         if dry_run is not None:
-            create_folder_exclusively(dry_run, partial(copy_tree, folder))
+            destination.keep(folder, dry_run)
             return PublishResult(str(dry_run), None, files, agreement)
         # Delete what an earlier run has published and this one no longer makes.
         owned = [*checkpoint_dir.FILES, ONNX, ONNX_INT8, *(f"{SCORES}/{d}.yaml" for d in DATA_SETS)]

@@ -11,16 +11,16 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from html import escape
 from pathlib import Path
 
 from zoo.errors import UserError
 from zoo.hub import hf_download, hf_upload, npm_package
 from zoo.hub.weights import WeightFile
+from zoo.publish import destination
 from zoo.publish.card.wording import hub_licence
 from zoo.publish.publish import locate
-from zoo.system.atomic_files import atomic_write_text, copy_tree, create_folder_exclusively, make_folder
+from zoo.system.atomic_files import atomic_write_text, make_folder
 from zoo.system.shipped import shipped_folder
 
 MODEL, CARD, RUNTIME = "model.onnx", "README.md", "ort"
@@ -73,10 +73,7 @@ def publish_space(
         UserError: there are no such weights, the ONNX file differs from torch, onnxruntime-web is not there, or the
             upload fails (``zoo.hub.hf_upload.upload``).
     """
-    # Refuse a bad name or folder before the long build.
-    hf_download.Reference.parse(hf_download.PREFIX + space)
-    if dry_run is not None and dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
-        raise UserError(f"{dry_run} holds something already: choose another folder or remove it")
+    destination.require(space, dry_run)
     file = locate(model)
     if web_runtime is not None:
         _require_runtime(web_runtime)
@@ -85,9 +82,9 @@ def publish_space(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "space"
         parity = build(model, file, folder, space, web_runtime)
-        files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+        files = destination.sizes(folder)
         if dry_run is not None:
-            create_folder_exclusively(dry_run, partial(copy_tree, folder))
+            destination.keep(folder, dry_run)
             return SpaceResult(str(dry_run), None, files, parity)
         message = f"{file.name}, by siamese-zoo"
         done = hf_upload.upload(folder, space, message=message, private=private, owned=(), kind="space")
