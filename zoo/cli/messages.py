@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -113,6 +114,21 @@ def print_extraction(result: Extraction, out: Path) -> None:
             print_line(f"  {path}: {reason} ({error})", file=sys.stderr)
         if total > len(result.failures):
             print_line(f"  and {total - len(result.failures)} more: see the column status", file=sys.stderr)
+        _hint_at_relative_paths(result)
+
+
+def _hint_at_relative_paths(result: Extraction) -> None:
+    """Say where paths of a list begin, if one that is missing there lies in the working folder."""
+    source = Path(result.images)
+    if not source.is_file() or source.parent == Path.cwd():
+        return
+    for path, reason, _ in result.failures:
+        if reason == "missing" and not os.path.isabs(path) and os.path.exists(path):
+            note(
+                f"paths of {source.name} begin at its folder, {source.parent}; "
+                f"{path} is there from the folder you are in"
+            )
+            return
 
 
 def _print_near_duplicates(result: Extraction, out: Path) -> None:

@@ -25,6 +25,7 @@ from zoo.errors import UserError
 from zoo.evaluate.errors import Diverged
 from zoo.evaluate.finetune.finetune import FinetuneRecipe, finetune, predict_logits
 from zoo.evaluate.metrics import top_k
+from zoo.evaluate.option_ranges import require_area, require_at_least
 from zoo.evaluate.result import FractionJson, Result, data_summary, mean_over_seeds, wilson_interval
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class SemiSupervisedOptions:
     batch: int = 0
     seeds: int = 5
     min_area: float = 0.08
+
+    def __post_init__(self) -> None:
+        require_at_least(self, lr=0, epochs=0, batch=0)
+        require_area(self.min_area)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from zoo.evaluate.frozen import lbfgs
 from zoo.evaluate.frozen.linear import L2
 from zoo.evaluate.frozen.worst_classes import worst_classes
 from zoo.evaluate.metrics import METRICS, score_with_interval
+from zoo.evaluate.option_ranges import require_area, require_at_least
 from zoo.evaluate.result import Result, data_summary
 from zoo.inference.embedder import Embedder
 
@@ -72,6 +73,10 @@ class TransferOptions:
 
     def __post_init__(self) -> None:
         lbfgs.require_options(self.l2, self.iterations, self.tolerance)
+        require_at_least(self, size=0, lr=0, steps=0, batch=0)
+        if self.weight_decay != TransferOptions.weight_decay:
+            require_at_least(self, weight_decay=0)
+        require_area(self.min_area)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from zoo.errors import UserError, reason_of
 from zoo.evaluate.features import cached_features, compute_features, require_finite
 from zoo.evaluate.frozen.worst_classes import worst_classes
 from zoo.evaluate.metrics import top_k
+from zoo.evaluate.option_ranges import require_above_zero, require_area, require_at_least
 from zoo.evaluate.random_crops import RandomCrops, epoch_batches, prefetch_pixels
 from zoo.evaluate.result import Result, data_summary, wilson_interval
 from zoo.inference.embedder import Embedder
@@ -81,6 +82,11 @@ class LinearSgdOptions:
     drops: tuple[int, ...] = ()
     size: int = 0
     held_out: str = ""
+
+    def __post_init__(self) -> None:
+        require_above_zero(self, "epochs", "batch", "lr")
+        require_at_least(self, init=0, drops=0, size=0)
+        require_area(self.min_area)
 
 
 PUBLISHED = {
