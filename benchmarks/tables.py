@@ -176,11 +176,7 @@ def index_outcome(found: Any) -> str:
     loaded = sorted({name for one in found["indexes"] for name in (*one["first"]["loaded"], *one["again"]["loaded"])})
     most = max(one["rows"] for one in found["indexes"])
     text = f"A search loads {', '.join(loaded) or 'none of them'}."
-    return (
-        text
-        if most >= 10**6
-        else f"{text} Measured up to {most:,} vectors so far, on a busy machine.".replace(",", " ")
-    )
+    return text if most >= 10**6 else f"{text} Measured up to {most:,} vectors so far.".replace(",", " ")
 
 
 def profile_rows(found: Any) -> Rows:

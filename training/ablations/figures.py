@@ -68,7 +68,11 @@ def _lines(figure: Figure, result: AblationResult) -> None:
 def _curves(figure: Figure, rows: list[RowResult]) -> None:
     """Draw loss, std of z/|z| times sqrt(d), and kNN by step; one line per seed ([S] figure 2)."""
     panels = figure.subplots(1, 3)
-    titles = (("loss", "loss"), ("spread", "std of z/|z|, 1 = 1/sqrt(d)"), ("knn", "kNN on training images, %"))
+    titles = (
+        ("loss", "loss"),
+        ("spread", "std of z/|z| times sqrt(d): 1 is spread out"),
+        ("knn", "kNN on training images, %"),
+    )
     for axes, (key, title) in zip(panels, titles, strict=True):
         for row, colour in zip(rows, ("tab:blue", "tab:red"), strict=True):
             axes.plot([], [], color=colour, label=row["label"])  # one legend entry for all seeds
