@@ -199,6 +199,32 @@ def profile_outcome(found: Any) -> str:
     return f"Reading and hashing take {max(least):.1f} % at most. The largest share has: {most}."
 
 
+def decoder_rows(found: Any) -> Rows:
+    """Return rates, ratios to Pillow and equality of each decoder, for both sizes of files."""
+    return [
+        [
+            f"{name} {found['versions'][name]}",
+            *(text for size in found["sizes"].values() for text in _decoded(size[name])),
+        ]
+        for name in found["versions"]
+    ]
+
+
+def _decoded(row: Any) -> tuple[str, str, str]:
+    return f"{row['files_per_second']:.1f}", ratio(row["times_pillow"]), f"{100 * row['equal']:.0f} %"
+
+
+def decoder_outcome(found: Any) -> str:
+    """Return the fastest decoder of equal pixels for each size of files."""
+    best = {
+        size: max(row["times_pillow"] for row in rows.values() if row["equal"] == 1)
+        for size, rows in found["sizes"].items()
+    }
+    said = ", ".join(f"{ratio(value)} times Pillow ({size})" for size, value in best.items())
+    kept = "Pillow stays: an array has to become its image first" if max(best.values()) < 1.25 else "Not adopted yet"
+    return f"The fastest with equal pixels has {said}. {kept}."
+
+
 def ray_rows(found: Any) -> Rows:
     """Return the rate and the start of both."""
     return [
@@ -321,6 +347,15 @@ TABLES = [
         precision_rows,
         "int8 that loses more than half a point of kNN is not offered silently.",
         precision_outcome,
+    ),
+    Table(
+        "JPEG decoders",
+        "decoders.json",
+        "python benchmarks/decoders.py --photos examples/photos --json benchmarks/results/decoders.json",
+        ("decoder", "files/s", "times Pillow", "equal", "12 megapixels, files/s", "times Pillow", "equal"),
+        decoder_rows,
+        "the same pixels in less time, from bytes to the image that is resized.",
+        decoder_outcome,
     ),
     Table(
         "Where the time of an extraction goes",
