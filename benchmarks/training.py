@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -40,6 +39,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # before this folder, whose training.py is no package
 
+import cpu
 import torch
 import torchvision
 from lightly_steps import AUTOCAST, lightly_network, lightly_steps
@@ -277,7 +277,7 @@ def main() -> None:
         "methods": measured,
         "settings": {k: v for k, v in vars(args).items() if k not in ("json", "data")},
         "data": {"name": dataset.name, "images": len(dataset)},
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "machine": cpu.facts(),
         "torch_threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
         "device": torch.cuda.get_device_name(0) if args.device.startswith("cuda") else "cpu",
