@@ -106,7 +106,7 @@ def record(source: Path, options: list[str], kind: str, out: Path) -> float:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         subprocess.run([*spy, "--", *command], check=True, cwd=results, env=environment, stdout=subprocess.DEVNULL)
         seconds = time.monotonic() - started
-    hidden = {sys.executable: "python", results: "OUT", str(source): "DIR"}
+    hidden = {str(out): out.name, sys.executable: "python", results: "OUT", str(source): "DIR"}
     text = out.read_text()
     for path, name in hidden.items():
         text = text.replace(path, name)
