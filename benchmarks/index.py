@@ -4,7 +4,8 @@
 
 The vectors are drawn around 100 centres (seed 0), in shards of 4096. Each step is a process of its own. ``build`` is
 ``zoo index``; ``open`` imports what a search needs and opens the index, the first time and again; ``query`` is one
-query at a time (median of 100). Exact search is measured too, with ``--exact`` for each number of vectors.
+query at a time (median of 100). Exact search is measured too, with ``--exact`` for each number of vectors. The JSON
+keeps what it has of other numbers.
 """
 
 from __future__ import annotations
@@ -99,6 +100,14 @@ def step(*words: object) -> dict[str, Any]:
     return {**json.loads(done.stdout.splitlines()[-1]), "seconds": round(time.monotonic() - started, 1)}
 
 
+def kept(file: Path | None, rows: list[int], dim: int) -> list[dict[str, Any]]:
+    """Return what a file of earlier runs has of other numbers of vectors."""
+    if file is None or not file.exists():
+        return []
+    earlier: list[dict[str, Any]] = json.loads(file.read_text())["indexes"]
+    return [one for one in earlier if one["rows"] not in rows and one["dim"] == dim]
+
+
 def main() -> None:
     """Measure, print a table, write JSON after each index."""
     if sys.argv[1:2] == ["--step"]:
@@ -116,7 +125,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the measurements there")
     arguments = parser.parse_args()
     command = " ".join(["benchmarks/index.py", *sys.argv[1:]])
-    measured: list[dict[str, Any]] = []
+    measured = kept(arguments.json, arguments.rows, arguments.dim)
     print(
         f"{'rows':>9} {'index':>8} {'build s':>8} {'GB':>6} {'recall':>7} {'open s':>7} {'again s':>8} {'query ms':>9}"
     )
@@ -129,6 +138,7 @@ def main() -> None:
                 time.sleep(2.5)  # a file that is younger is hashed at each start
                 first, again = step("query", root, rows, arguments.dim), step("query", root, rows, arguments.dim)
                 measured.append({"rows": rows, "dim": arguments.dim, "build": built, "first": first, "again": again})
+                measured.sort(key=lambda one: (one["rows"], one["build"]["kind"]))
                 print(
                     f"{rows:9d}{built['kind']:>9}{built['seconds']:9.1f}{built['peak_bytes'] / 1e9:9.2f}"
                     f"{built['recall']:9.4f}{first['open_seconds']:9.2f}{again['open_seconds']:9.3f}"

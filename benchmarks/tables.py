@@ -174,9 +174,10 @@ def index_rows(found: Any) -> Rows:
 def index_outcome(found: Any) -> str:
     """Return what a search loads."""
     loaded = sorted({name for one in found["indexes"] for name in (*one["first"]["loaded"], *one["again"]["loaded"])})
-    most = max(one["rows"] for one in found["indexes"])
-    text = f"A search loads {', '.join(loaded) or 'none of them'}."
-    return text if most >= 10**6 else f"{text} Measured up to {most:,} vectors so far.".replace(",", " ")
+    kinds = {one["build"]["kind"] for one in found["indexes"]}
+    most = {k: max(one["rows"] for one in found["indexes"] if one["build"]["kind"] == k) for k in sorted(kinds)}
+    largest = ", ".join(f"{kind} {rows:,}".replace(",", " ") for kind, rows in most.items())
+    return f"A search loads {', '.join(loaded) or 'none of them'}. Most vectors that were measured: {largest}."
 
 
 def profile_rows(found: Any) -> Rows:
