@@ -2,9 +2,9 @@
 
     python benchmarks/recipe_search.py --data DATA --out OUT --json FILE [METHOD ...]
 
-Each method has six candidates: three rates, and two values of one constant that matters in a short run. The recipe's
-own setting is among them. Every candidate sees the same images as often as the others (``zoo-train sweep``). The score
-is kNN on images that none was trained on. DATA holds training images only, so a fifth of each class is held out and
+Each method has six candidates: three learning rates times two values of one constant that matters in a short run. The
+recipe's own setting is among them. Every candidate sees the same images as often as the others (``zoo-train sweep``).
+The score is kNN on images that none was trained on. DATA holds training images only, so a fifth of each class is held out and
 the test images stay unseen.
 
 The default budget is 5 epochs of 5000 images, 390 steps. Shorter runs of BYOL and SimSiam still lie below random
@@ -85,7 +85,7 @@ def search(method: str, args: argparse.Namespace) -> dict[str, object]:
 
 def run(recipe: Recipe, over: list[str], args: argparse.Namespace, out: Path, *, seed: int) -> SweepResult:
     sets = [f"optim.epochs={args.epochs}", f"seed={seed}", "monitor_epochs=0"]
-    if seed:  # a folder of its own for each setting: a sweep.json is of one sweep
+    if seed:  # a folder holds one sweep, and its sweep.json
         out = out / "_".join(over).replace("=", "-")
     return launch_sweep(
         recipe.name,
@@ -102,7 +102,7 @@ def run(recipe: Recipe, over: list[str], args: argparse.Namespace, out: Path, *,
 
 
 def untrained(recipe: Recipe, args: argparse.Namespace) -> float:
-    """The kNN score in percent of the first weights, on the same images."""
+    """Return the kNN score of the untrained network in percent, on the same images."""
     train_data, held_out = training_splits(args.data, None)
     train_data = sample(train_data, args.images)
     method = build_method(replace(recipe, seed=0), len(train_data))

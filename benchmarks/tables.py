@@ -196,8 +196,8 @@ def profile_rows(found: Any) -> Rows:
 def profile_outcome(found: Any) -> str:
     """Return what reading and hashing take at most, and what takes most."""
     least = [100 * (kind["shares"].get("hash", 0) + kind["shares"].get("read", 0)) for kind in found["kinds"].values()]
-    most = ", ".join(f"{name} {next(iter(kind['shares']))}" for name, kind in found["kinds"].items())
-    return f"Reading and hashing take {max(least):.1f} % at most. The largest share has: {most}."
+    most = ", ".join(f"{name}: {next(iter(kind['shares']))}" for name, kind in found["kinds"].items())
+    return f"Reading and hashing take at most {max(least):.1f} %. The largest part of each run: {most}."
 
 
 def decoder_rows(found: Any) -> Rows:
@@ -365,7 +365,7 @@ TABLES = [
         "--large 1000 --json benchmarks/results/extraction_profile.json",
         ("files", "first, s", "ms an image", *PROFILED),
         profile_rows,
-        "nothing but the network and the decoder costs much; the flame graphs show it.",
+        "the network and the decoder take nearly all of the time. Each name in the table links to the flame graph of its run.",
         profile_outcome,
     ),
     Table(

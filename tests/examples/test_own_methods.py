@@ -118,7 +118,7 @@ def test_vicreg_against_the_official_code(vicreg_group: Path) -> None:
 
 @pytest.mark.usefixtures("methods")
 def test_the_schedules_are_the_official_ones(barlowtwins_group: Path) -> None:
-    """With the rates of both groups: over thirty epochs where the group has them, else of its few steps."""
+    """The learning rates of weights and biases, of thirty epochs or of the few steps that a golden has."""
     found = np.load(barlowtwins_group.with_suffix(".npz"))
     about = json.loads(barlowtwins_group.with_suffix(".json").read_text())
     batch, total, warmup = 2048, 1200, 400

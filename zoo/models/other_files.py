@@ -46,7 +46,7 @@ def refuse_others(path: Path) -> None:
     try:
         with path.open("rb") as file:
             start = file.read(16)
-    except (OSError, ValueError):  # whoever reads it says why
+    except (OSError, ValueError):  # the reader of weights reports why the file cannot be read
         return
     if start[8:9] == b"{":  # safetensors: eight bytes that can be any, and a JSON header
         return

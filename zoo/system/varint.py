@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_MOST_BITS = 70  # ten bytes of seven bits: a number of 64 bits takes no more
+_MOST_BITS = 70  # a number of 64 bits takes at most ten bytes, and each byte holds seven bits
 
 
 def read_varint(data: bytes | memoryview, position: int, where: str) -> tuple[int, int]:
