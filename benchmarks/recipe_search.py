@@ -4,8 +4,8 @@
 
 Each method has six candidates: three learning rates times two values of one constant that matters in a short run. The
 recipe's own setting is among them. Every candidate sees the same images as often as the others (``zoo-train sweep``).
-The score is kNN on images that none was trained on. DATA holds training images only, so a fifth of each class is held out and
-the test images stay unseen.
+The score is kNN on images that none was trained on. DATA holds training images only. A fifth of each class is held out,
+and the test images stay unseen.
 
 The default budget is 5 epochs of 5000 images, 390 steps. Shorter runs of BYOL and SimSiam still lie below random
 weights, so that a search among them would find the setting that changes the weights least.

@@ -365,7 +365,7 @@ TABLES = [
         "--large 1000 --json benchmarks/results/extraction_profile.json",
         ("files", "first, s", "ms an image", *PROFILED),
         profile_rows,
-        "the network and the decoder take nearly all of the time. Each name in the table links to the flame graph of its run.",
+        "the network and the decoder take nearly all of the time. Each name links to the flame graph of its run.",
         profile_outcome,
     ),
     Table(
