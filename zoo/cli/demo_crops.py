@@ -20,20 +20,20 @@ _AREA, _LIGHT = (0.35, 0.8), (0.75, 1.25)  # shares of the photograph's square; 
 _SIDE = 224  # pixels
 
 
-def write_crops(photographs: list[Path], out: Path) -> None:
+def write_crops(photographs: list[Path], out: Path, seed: int = 0) -> None:
     """Make the folder ``out`` with square crops of photographs, half of them mirrored, brighter or darker.
 
-    The same photographs give the same pixels. A folder that is there already is left as it is.
+    The same photographs and seed give the same pixels. A folder that is there already is left as it is.
 
     Raises:
         UserError: the folder cannot be written.
     """
     if not out.exists():
-        create_folder_exclusively(out, partial(_fill, photographs))
+        create_folder_exclusively(out, partial(_fill, photographs, seed))
 
 
-def _fill(photographs: list[Path], folder: Path) -> None:
-    draws = np.random.default_rng(0)
+def _fill(photographs: list[Path], seed: int, folder: Path) -> None:
+    draws = np.random.default_rng(seed)
     for path in photographs:
         photo = as_rgb(path)
         for n in range(CROPS):
