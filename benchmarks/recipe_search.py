@@ -2,10 +2,9 @@
 
     python benchmarks/recipe_search.py --data DATA --out OUT --json FILE [METHOD ...]
 
-Each method has six candidates: three learning rates times two values of one constant that matters in a short run. The
-recipe's own setting is among them. Every candidate sees the same images as often as the others (``zoo-train sweep``).
-The score is kNN on images that none was trained on. DATA holds training images only. A fifth of each class is held out,
-and the test images stay unseen.
+Each method has three candidates: the learning rate of its recipe, a third of it, and three times it. Every candidate
+sees the same images as often as the others (``zoo-train sweep``). The score is kNN on images that none was trained on:
+DATA holds training images only, a fifth of each class is held out, and the test images stay unseen.
 
 The default budget is 5 epochs of 5000 images, 390 steps. Shorter runs of BYOL and SimSiam still lie below random
 weights, so that a search among them would find the setting that changes the weights least.
@@ -32,22 +31,24 @@ from training.launch import launch_sweep
 from training.methods import build_method
 from training.monitoring.collapse import held_out_knn
 from training.recipes.config import Recipe, override
-from training.recipes.table import find
+from training.recipes.table import RECIPES, find
 from training.sweeps.result import SweepResult
 from zoo.datasets.labelled import training_splits
 
-SEARCHES: dict[str, list[str]] = {
-    "simsiam": ["optim.lr=0.04,0.12,0.36", "optim.fixed_predictor_lr=true,false"],
-    "byol": ["optim.lr=0.03,0.1,0.3", "optim.tau=0.99,0.996"],
-    "cpc": ["optim.lr=0.001,0.004,0.016", "options.drop_colours=0.0,0.2"],
-    "byol_gn": ["optim.lr=0.03,0.1,0.3", "optim.tau=0.99,0.996"],
-}
+SUFFIX = "_r10_cifar10_3ep"
+METHODS = [name.removesuffix(SUFFIX) for name in RECIPES if name.endswith(SUFFIX)]
+
+
+def rates(recipe: Recipe) -> str:
+    """The values of one field, as ``zoo-train sweep --over`` takes them."""
+    own = recipe.optim.lr
+    return "optim.lr=" + ",".join(f"{rate:.3g}" for rate in (own / 3, own, 3 * own))
 
 
 def search(method: str, args: argparse.Namespace) -> dict[str, object]:
     """Return all trials of a method, the untrained network's score, and what is clear."""
-    recipe = find(f"{method}_r10_cifar10_3ep")
-    over = args.over or SEARCHES[method]
+    recipe = find(method + SUFFIX)
+    over = [rates(recipe)]
     result = run(recipe, over, args, args.out / method, seed=0)
     trials = result["rungs"][-1]["trials"]
     images = int(result["data"][1][1])
@@ -117,12 +118,11 @@ def error(a: float, b: float, images: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("methods", nargs="*", default=list(SEARCHES))
+    parser.add_argument("methods", nargs="*", default=METHODS)
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--over", action="append", help="other values than those of SEARCHES, for one method")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     rows = json.loads(args.json.read_text()) if args.json.exists() else {}
