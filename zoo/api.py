@@ -111,7 +111,7 @@ def extract(
     from zoo.extraction.partition import ALL_SHARDS
     from zoo.inference.outputs import Outputs
     from zoo.sources import open_source
-    from zoo.sources.storage import is_url
+    from zoo.sources.storage import is_url, require_readable_scheme
 
     # Refuse options that contradict each other before a slow model opens.
     if engine not in ("here", "ray"):
@@ -135,7 +135,10 @@ def extract(
     config.check()
     require_device_name(device)
     require_folder(Path(out))
-    if not is_url(os.fsencode(images)):  # a server is asked once, when the model is open
+    text = os.fspath(images)
+    if is_url(os.fsencode(text)) and not text.startswith("file://"):  # a server is asked once, when the model is open
+        require_readable_scheme(text)
+    else:
         open_source(images)
     opening = LoadArguments(device, backend, precision, normalize, outputs or Outputs())
     # The stack closes the connection to Ray however the run ends.

@@ -82,7 +82,7 @@ def _open(images: str | os.PathLike[str], keep: Sequence[str], image_column: str
     if path.exists():
         return _open_file(root, name, keep, image_column) if path.is_file() else ImageFolder(text, keep)
     if not _WILDCARD.search(name):
-        return ImageFolder(text, keep)  # its listing says that nothing is there
+        raise UserError(f"{text} does not exist: give the folder that holds the images")
     return _open_pattern(Local(root), name, keep, image_column)
 
 

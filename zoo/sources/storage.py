@@ -96,6 +96,22 @@ class Local:
         return found if first is None else chain([first], found)
 
 
+def require_readable_scheme(url: str) -> None:
+    """Do nothing where the package for this kind of URL is installed; no server is asked.
+
+    Raises:
+        UserError: fsspec, or its package for this kind of URL, is not installed.
+    """
+    try:
+        import fsspec
+    except ImportError:
+        raise UserError(f'{url} needs fsspec: pip install "siamese-zoo[remote]"') from None
+    try:
+        fsspec.get_filesystem_class(url.partition("://")[0])
+    except (ImportError, ValueError) as error:
+        raise UserError(f'{url}: {reason_of(error)} (pip install "siamese-zoo[remote]")') from None
+
+
 class Remote:
     """Files below a URL, read by the library fsspec: ``s3://bucket/folder``, ``https://host/folder``. See ``Storage``.
 
@@ -112,10 +128,9 @@ class Remote:
     """
 
     def __init__(self, url: str, query: str = "", *, encoded: bool = False) -> None:
-        try:
-            import fsspec
-        except ImportError:
-            raise UserError(f'{url} needs fsspec: pip install "siamese-zoo[remote]"') from None
+        require_readable_scheme(url)
+        import fsspec
+
         self.root = url
         try:
             # A signature in a query holds for these very bytes.

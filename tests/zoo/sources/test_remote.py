@@ -18,6 +18,7 @@ import pytest
 from extraction_driver import PixelMeans, results, run
 from pictures import encode, picture
 
+import zoo
 from zoo.errors import UserError
 
 pytest.importorskip("aiohttp", reason="fsspec reads https with it")
@@ -223,3 +224,11 @@ def test_s3_from_a_server_on_this_machine(tmp_path: Path, monkeypatch: pytest.Mo
             run("s3://photos/a/", tmp_path / "folder")
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("images", ["xyz://bucket/images", "file:///nothing/here", "/nothing/here"])
+def test_a_source_that_cannot_be_opened_is_refused_before_a_model_is_opened(images: str, tmp_path: Path) -> None:
+    opened: list[object] = []
+    with pytest.raises(UserError, match=r"Protocol not known: xyz|/nothing/here does not exist"):
+        zoo.extract(images, tmp_path / "out", on_open=opened.append)
+    assert not opened
