@@ -49,6 +49,11 @@ def test_all_rows_have_the_same_epochs(script: dict[str, Any], tmp_path: Path) -
         assert script["recipe_of"](row, arguments(tmp_path, epochs=None)).optim.epochs == 3
 
 
+def test_the_time_of_a_step_is_hardly_moved_by_other_work(script: dict[str, Any]) -> None:
+    assert script["unhindered"]([4.0] * 15 + [9.0] * 5) == 4.0
+    assert script["unhindered"]([3.0, 5.0]) == 3.0
+
+
 def test_a_row_that_is_there_is_read_and_a_failed_one_is_reported(script: dict[str, Any], tmp_path: Path) -> None:
     row = next(row for row in script["our_rows"]("r10") if row.name == "simclr")
     failed = script["measure"](row, 0, arguments(tmp_path))
