@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from huggingface_hub import ModelCard
 
 from training.recipes.table import RECIPES
 from zoo.errors import UserError
 from zoo.models.registry import DEFAULT_MODEL, MODELS
+from zoo.publish.card import render as renderer
 from zoo.publish.card.gather import CARDS, card_path, load_results, registry_facts
-from zoo.publish.card.render import render
+from zoo.publish.card.render import render, write
 from zoo.publish.card.scores import PROTOCOLS, table
 from zoo.publish.card.wording import hub_licence
 
@@ -19,6 +22,19 @@ WEIGHTS = [f"{name}.{tag}" for name, spec in MODELS.items() for tag in spec.weig
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_the_card_is_what_the_command_writes(name: str) -> None:
     assert card_path(name).read_text() == render(registry_facts(name))
+
+
+def test_an_installed_package_does_not_change_its_own_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``.ci/wheel`` tries the same with a real wheel."""
+    packaged = tmp_path / "zoo" / "bundled"
+    packaged.mkdir(parents=True)
+    monkeypatch.setattr("zoo.system.shipped._bundled", lambda: packaged)
+    monkeypatch.setattr(renderer, "card_path", lambda name: packaged / f"{name}.md")
+    with pytest.raises(UserError, match="give --out FILE"):
+        write("byol_r50")
+    assert not any(packaged.iterdir())
+    card = write("byol_r50", tmp_path / "new" / "card.md")
+    assert card.read_text() == card_path("byol_r50").read_text()
 
 
 def test_the_default_tag_has_the_bare_name() -> None:

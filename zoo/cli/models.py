@@ -278,8 +278,14 @@ def publish(
 
 
 @app.command(short_help="Write the card of a model.")
-def card(name: Annotated[str, typer.Argument(help="NAME or NAME.tag with weights.")]) -> None:
+def card(
+    name: Annotated[str, typer.Argument(help="NAME or NAME.tag with weights.")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default: that of model_cards/ in a checkout.")
+    ] = None,
+) -> None:
     """Write a model's card into model_cards/, from the registry and the measured JSON files there."""
     from zoo.publish.card.render import write
 
-    print_line(write(name))
+    print_line(write(name, out))

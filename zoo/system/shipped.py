@@ -14,5 +14,14 @@ _IN_CHECKOUT = {
 
 def shipped_folder(name: str) -> Path:
     """Return the folder ``model_cards``, ``photos`` or ``web``; it may be missing in a checkout that was cut down."""
-    packaged = Path(str(files("zoo"))) / "bundled" / name
+    packaged = _bundled() / name
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / _IN_CHECKOUT[name]
+
+
+def is_packaged(path: Path) -> bool:
+    """Return whether a path lies in the installed package, not in a checkout's own folders."""
+    return path.is_relative_to(_bundled())
+
+
+def _bundled() -> Path:
+    return Path(str(files("zoo"))) / "bundled"

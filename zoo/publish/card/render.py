@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zoo.errors import UserError
 from zoo.models import registry
 from zoo.models.licences import is_non_commercial, where_stated
 from zoo.models.registry import Architecture
@@ -13,19 +14,28 @@ from zoo.publish.card.gather import card_path, registry_facts
 from zoo.publish.card.markdown import rows, wrap
 from zoo.publish.card.wording import DATA_SETS, METHODS, hub_licence
 from zoo.system.atomic_files import atomic_write_text
+from zoo.system.shipped import is_packaged
 from zoo.transforms.preprocess import Preprocessing
 
 _TAGS = ["self-supervised", "feature-extraction", "image-embedding", "resnet"]
 
 
-def write(name: str) -> Path:
+def write(name: str, out: Path | None = None) -> Path:
     """Write the card of a model of the registry, and return its path.
 
+    Args:
+        out: the file; by default the one of ``model_cards``, which only a checkout has.
+
     Raises:
-        UserError: there is no such model, it has no weights, or a JSON file behind its card is missing.
+        UserError: there is no such model, it has no weights, a JSON file behind its card is missing, or the package is
+            installed and ``out`` is missing: it does not change its own files.
     """
-    path = card_path(name)
-    atomic_write_text(path, render(registry_facts(name)))
+    path = out or card_path(name)
+    card = render(registry_facts(name))
+    if out is None and is_packaged(path):
+        raise UserError(f"give --out FILE: {path} belongs to the installed package")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, card)
     return path
 
 
