@@ -36,7 +36,7 @@ import torch
 
 from training.ablations.run import interval
 from training.methods.find import METHODS
-from training.recipes.config import Recipe
+from training.recipes.config import Recipe, override
 from training.recipes.table import RECIPES
 from zoo.hub.weights import save_encoder
 from zoo.models.registry import ARCHITECTURES
@@ -73,7 +73,7 @@ def without_a_recipe(rows: list[Row]) -> list[str]:
 
 
 def recipe_of(row: Row, args: argparse.Namespace) -> Recipe:
-    recipe = RECIPES[row.recipe].make()
+    recipe = override(RECIPES[row.recipe].make(), args.set or [])
     return replace(recipe, optim=replace(recipe.optim, epochs=args.epochs or recipe.optim.epochs))
 
 
@@ -155,7 +155,8 @@ def train_lightly(row: Row, seed: int, folder: Path, args: argparse.Namespace) -
     recipe = recipe_of(row, args)
     words = [script, row.lightly, row.recipe, "--data", args.data, "--out", folder, "--device", args.device]
     more = ["--seed", str(seed), "--epochs", str(recipe.optim.epochs), "--workers", str(args.workers)]
-    peak = run([*words, *more], args.device)
+    precision = ["--bf16"] if recipe.precision == "bf16" else []
+    peak = run([*words, *more, *precision], args.device)
     cost: dict[str, float] = json.loads((folder / "cost.json").read_text())
     return cost | {"peak_mb": peak}
 

@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--bf16", action="store_true", help="autocast, as our recipes with precision=bf16")
     args = parser.parse_args()
     # Build the network of the recipe, and lightly's method on it.
     recipe, device = RECIPES[args.recipe].make(), torch.device(args.device)
@@ -181,7 +182,7 @@ def main() -> None:
     for _ in range(args.epochs):
         for x0, x1 in ((a.to(device, non_blocking=True), b.to(device, non_blocking=True)) for a, b in loader):
             method.before_step()
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
                 loss = method.loss(x0, x1)
             loss.backward()
             optimiser.step()

@@ -58,6 +58,7 @@ def search(method: str, args: argparse.Namespace) -> dict[str, object]:
     found: dict[str, object] = {
         "recipe": recipe.name,
         "over": over,
+        "set": args.set,
         "epochs": args.epochs,
         "images": args.images,
         "held_out": images,
@@ -85,7 +86,7 @@ def search(method: str, args: argparse.Namespace) -> dict[str, object]:
 
 
 def run(recipe: Recipe, over: list[str], args: argparse.Namespace, out: Path, *, seed: int) -> SweepResult:
-    sets = [f"optim.epochs={args.epochs}", f"seed={seed}", "monitor_epochs=0"]
+    sets = [f"optim.epochs={args.epochs}", f"seed={seed}", "monitor_epochs=0", *args.set]
     if seed:  # a folder holds one sweep, and its sweep.json
         out = out / "_".join(over).replace("=", "-")
     return launch_sweep(
@@ -123,6 +124,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], help="field=value for all candidates")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     rows = json.loads(args.json.read_text()) if args.json.exists() else {}
