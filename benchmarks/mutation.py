@@ -88,7 +88,12 @@ TESTS = {  # the few files that test a module; more would only cost time
     "zoo/transforms/random_crop.py": [TRANSFORMS + "test_random_crop.py"],
     "zoo/transforms/tf_bicubic.py": [TRANSFORMS + "test_tf_bicubic.py"],
     "zoo/evaluate/metrics.py": [EVALUATE + "test_metrics.py", EVALUATE + "test_metrics_properties.py"],
-    "zoo/evaluate/frozen/knn.py": [EVALUATE + "test_protocols.py", "-k", "knn or leave_one_out or makes_no_sense"],
+    "zoo/evaluate/frozen/knn.py": [
+        EVALUATE + "frozen/test_knn.py",
+        EVALUATE + "test_protocols.py",
+        "-k",
+        "knn or makes_no_sense",
+    ],
     "zoo/embeddings/columns.py": [EMBEDDINGS + "test_shards.py", ANY_SHAPE],
     "zoo/embeddings/plan.py": [EMBEDDINGS + "test_plan.py"],
     "zoo/embeddings/shards.py": [EMBEDDINGS + "test_shards.py", EMBEDDINGS + "test_shard_integrity.py"],

@@ -1,10 +1,9 @@
-"""Protocols against independent implementations, and the JSON they write."""
+"""What every protocol does with data, models and options, and the JSON they write."""
 
 from __future__ import annotations
 
 import importlib
 import json
-from itertools import combinations
 from pathlib import Path
 from typing import get_args
 
@@ -13,12 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pictures import encode, picture
 from PIL import Image
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from torchvision.models import ResNet50_Weights, resnet18
 from typer.testing import CliRunner
 
@@ -29,153 +24,11 @@ from zoo.errors import UserError
 from zoo.evaluate import context
 from zoo.evaluate.baselines import TORCHVISION, open_model
 from zoo.evaluate.features import require_finite
-from zoo.evaluate.frozen import knn, lbfgs, linear
 from zoo.evaluate.protocols import PROTOCOLS
 from zoo.evaluate.run import evaluate
 from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL
 
 PHOTOS = sorted((Path(__file__).parents[3] / "examples" / "photos").glob("*.jpg"))
-
-
-@given(seed=st.integers(0, 10_000), k=st.integers(1, 40), n=st.integers(1, 60))
-@settings(max_examples=30, deadline=None)
-def test_knn_is_scikit_learn_s(seed: int, k: int, n: int) -> None:
-    rng = np.random.default_rng(seed)
-    bank, queries = rng.normal(size=(n, 8)), rng.normal(size=(20, 8))
-    labels = rng.integers(0, 4, n)
-    unit = bank / np.linalg.norm(bank, axis=1, keepdims=True)
-    reference = KNeighborsClassifier(
-        min(k, n), metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / knn.TEMPERATURE)
-    )
-    reference.fit(unit, labels)
-    ours = knn.predict(torch.from_numpy(bank), torch.from_numpy(labels), torch.from_numpy(queries), k=k)
-    np.testing.assert_array_equal(ours.numpy(), reference.predict(queries))
-
-
-@given(seed=st.integers(0, 10_000), k=st.integers(1, 8), n=st.integers(1, 8), t=st.sampled_from([0.07, 0.1, 1.0]))
-@settings(max_examples=60, deadline=None)
-def test_knn_with_ties_is_the_definition(seed: int, k: int, n: int, t: float) -> None:
-    """Vectors of few directions: which of the equally near ones vote is open, and every answer must be one of a choice.
-
-    Where all choices agree, scikit-learn and we do.
-    """
-    rng = np.random.default_rng(seed)
-    bank, queries = rng.integers(1, 3, (n, 2)).astype(float), rng.integers(1, 3, (12, 2)).astype(float)
-    labels, k = rng.integers(0, 3, n), min(k, n)
-    ours = knn.predict(torch.from_numpy(bank), torch.from_numpy(labels), torch.from_numpy(queries), k=k, t=t)
-    unit = bank / np.linalg.norm(bank, axis=1, keepdims=True)
-    votes_of = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / t))
-    theirs = votes_of.fit(unit, labels).predict(queries)
-    for query, our, their in zip(queries, ours.tolist(), theirs.tolist(), strict=True):
-        cosine = unit @ query / np.linalg.norm(query)
-        edge = np.sort(cosine)[-k]
-        sure, tied = np.flatnonzero(cosine > edge + 1e-9), np.flatnonzero(np.abs(cosine - edge) <= 1e-9)
-        allowed: set[int] = set()
-        for chosen in combinations(tied, k - len(sure)):
-            voters = [*sure, *chosen]
-            votes = np.bincount(labels[voters], np.exp(cosine[voters] / t), minlength=3)
-            allowed |= set(np.flatnonzero(votes >= votes.max() * (1 - 1e-9)).tolist())
-        assert our in allowed
-        assert len(allowed) > 1 or our == their
-
-
-def test_knn_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    bank, labels, queries = torch.randn(50, 8), torch.randint(0, 5, (50,)), torch.randn(37, 8)
-    near, rows = knn.neighbours(bank, queries, 12)
-    whole = knn.predict(bank, labels, queries)
-    for name, size in (("_BANK_BLOCK", 7), ("_QUERY_BLOCK", 10), ("_VOTE_CELLS", 9)):
-        monkeypatch.setattr(knn, name, size)
-    again, same_rows = knn.neighbours(bank, queries, 12)
-    torch.testing.assert_close(again, near)
-    assert torch.equal(same_rows, rows)
-    assert torch.equal(knn.predict(bank, labels, queries), whole)
-
-
-def test_leave_one_out_is_scikit_learn_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(knn, "_BANK_BLOCK", 17)
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, 60)
-    bank = rng.normal(size=(60, 5)) + labels[:, None] * np.eye(5)[0]
-    options = knn.KnnOptions(k=(9, 3))
-    (k, t), tried = knn.choose_by_leave_one_out(torch.from_numpy(bank), torch.from_numpy(labels), options=options)
-    assert f"k {k}, t {t:g}" in tried
-    unit = bank / np.linalg.norm(bank, axis=1, keepdims=True)
-    model = KNeighborsClassifier(3, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1))
-    right = [model.fit(np.delete(unit, i, 0), np.delete(labels, i)).predict(unit[i : i + 1]) for i in range(60)]
-    assert tried["k 3, t 0.1"] == pytest.approx(100 * float((np.concatenate(right) == labels).mean()), abs=0.01)
-
-
-def test_knn_s_constants_are_those_of_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wu et al.: k 200 and t .07; DINO, app. F: k 20; lightly's benchmarks: t .1."""
-    assert (knn.K, knn.TEMPERATURE) == (20, 0.07)
-    assert (knn.K_VALUES, knn.TEMPERATURES, knn.LEAVE_ONE_OUT) == ((200, 20), (0.07, 0.1), 10_000)
-    assert knn.KnnOptions() == knn.KnnOptions((200, 20), (0.07, 0.1))
-    for k, temperature in (((), (0.1,)), ((5,), ()), ((0,), (0.1,)), ((5,), (0.0,))):
-        with pytest.raises(UserError, match="--set k and --set temperature take values above 0"):
-            knn.KnnOptions(k, temperature)
-    monkeypatch.setattr(knn, "LEAVE_ONE_OUT", 7)  # of 60 images seven are classified
-    features, labels = clusters(60)
-    _, tried = knn.choose_by_leave_one_out(torch.from_numpy(features), torch.from_numpy(labels))
-    assert list(tried) == ["k 200, t 0.07", "k 200, t 0.1", "k 20, t 0.07", "k 20, t 0.1"]
-    assert all(score in [round(100 * n / 7, 2) for n in range(8)] for score in tried.values())
-
-
-def clusters(n: int, dim: int = 10, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Features on very different scales, with labels that they tell in part."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, n)
-    features = (rng.normal(size=(n, dim)) + 0.7 * np.eye(dim)[labels * 3]) * np.exp(np.linspace(-3, 3, dim))
-    return features.astype(np.float32), labels
-
-
-def test_linear_is_the_objective_it_states() -> None:
-    """Against scikit-learn's other solver on standardised features, with C = 1 / (N l2): the same predictions."""
-    features, labels = clusters(10_400)
-    train, test = features[:400], features[400:]
-    fit = linear.fit_predict(train, labels[:400], test)
-    assert len(linear.L2) == 45
-    assert fit.chosen in linear.L2
-    mean, std = train.mean(0), train.std(0) + 1e-6
-    other = LogisticRegression(C=1 / (fit.chosen * 400), solver="newton-cholesky", tol=1e-8, max_iter=1000)
-    other.fit((train - mean) / std, labels[:400])
-    accuracies = ((other.predict((test - mean) / std) == labels[400:]).mean(), (fit.predictions == labels[400:]).mean())
-    assert abs(accuracies[0] - accuracies[1]) <= 1e-4  # one of 10 000 images
-
-
-@pytest.mark.parametrize("standardise", [True, False])
-def test_logistic_regression_is_scikit_learn_s_along_the_path(standardise: bool) -> None:
-    features, labels = clusters(300)
-    x = features.astype(np.float64)
-    scaled = (x - x.mean(0)) / (x.std(0) + 1e-6) if standardise else x
-    problem = lbfgs.LogisticRegression(torch.from_numpy(x), torch.from_numpy(labels), 3, standardise=standardise)
-    for fit in problem.path([10.0, 1e-1, 1e-3], iterations=1000, tolerance=1e-9):
-        other = LogisticRegression(C=1 / (fit.l2 * 300), solver="newton-cholesky", tol=1e-10, max_iter=1000)
-        other.fit(scaled, labels)
-        ours, theirs = fit.scores(torch.from_numpy(x)).softmax(1).numpy(), other.predict_proba(scaled)
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
-
-
-def test_logistic_regression_of_several_labels_is_one_of_each() -> None:
-    features, labels = clusters(200)
-    x, several = features.astype(np.float64), np.eye(3, dtype=np.int64)[labels]
-    several[::7, 0] = 1
-    problem = lbfgs.LogisticRegression(torch.from_numpy(x), torch.from_numpy(several), 3, standardise=False)
-    (fit,) = problem.path([1e-2], iterations=1000, tolerance=1e-9)
-    for label in range(3):
-        other = LogisticRegression(C=1 / (1e-2 * 200), solver="newton-cholesky", tol=1e-10, max_iter=1000)
-        other.fit(x, several[:, label])
-        ours = fit.scores(torch.from_numpy(x))[:, label].sigmoid().numpy()
-        np.testing.assert_allclose(ours, other.predict_proba(x)[:, 1], atol=1e-6)
-
-
-def test_images_of_weight_zero_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lbfgs, "_ROWS", 33)
-    features, labels = clusters(120)
-    x, y = torch.from_numpy(features).double(), torch.from_numpy(labels)
-    kept = torch.arange(120) % 4 != 0
-    (some,) = lbfgs.LogisticRegression(x, y, 3, weights=kept.float()).path([1e-2], tolerance=1e-8)
-    (alone,) = lbfgs.LogisticRegression(x[kept], y[kept], 3).path([1e-2], tolerance=1e-8)
-    torch.testing.assert_close(some.weight, alone.weight, atol=1e-6, rtol=1e-5)
 
 
 @pytest.fixture
@@ -420,11 +273,3 @@ def test_the_command_offers_every_protocol() -> None:
 
 def test_random_alone_is_the_default_model_without_weights() -> None:
     assert open_model("random").weights_info["model"] == f"{DEFAULT_MODEL}.random"
-
-
-def test_k_is_at_most_the_other_training_images() -> None:
-    assert knn._possible(knn.K_VALUES, 41) == (40, 20)
-    assert knn._possible(knn.K_VALUES, 15) == (14,)
-    assert knn._possible((3, 40), 41) == (3, 40)
-    with pytest.raises(UserError, match="--set k=41: the training split has 41 images, so k is at most 40"):
-        knn._possible((3, 41), 41)
