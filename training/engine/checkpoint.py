@@ -29,6 +29,13 @@ class DataInfo(TypedDict):
     content: NotRequired[str]
 
 
+class InitialWeights(TypedDict):
+    """The weights from which the encoder of a run started (``--init``): their name, and the sha256 of their file."""
+
+    weights: str
+    sha256: str | None  # NAME.random has no file
+
+
 class CheckpointState(TypedDict):
     """The full state of a run: tensors, numbers, strings, lists and dicts only, because torch reads it back with
     ``weights_only``. Fields that are not required came later than the first version."""
@@ -45,6 +52,7 @@ class CheckpointState(TypedDict):
     scaler: NotRequired[dict[str, Any]]
     monitors: NotRequired[MonitorState]
     early_stop: NotRequired[EarlyStopState]
+    init: NotRequired[InitialWeights]
 
 
 class _CheckpointEntry(TypedDict):

@@ -17,7 +17,7 @@ from training.data.sampler import EpochSampler
 from training.distributed import collectives
 from training.distributed.sync_batch_norm import group_ranks, synchronise_batch_norm
 from training.engine import checkpoint
-from training.engine.checkpoint import CheckpointState, DataInfo
+from training.engine.checkpoint import CheckpointState, DataInfo, InitialWeights
 from training.engine.memory import require_fit
 from training.engine.optim import build_optimiser
 from training.engine.validate import check_run
@@ -52,6 +52,7 @@ class Run:
         hardware: hardware of all parts of a resumed run, without repetitions.
         step: number of completed steps.
         seconds: time in the training loop, over all parts of a resumed run.
+        init: weights from which the encoder started; ``None`` where it started from random ones.
         notes: lines for the user and the log, before the first step.
         skipped: number of updates in a row that fp16's loss scaler has just skipped.
     """
@@ -69,6 +70,7 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     skipped: int = 0
+    init: InitialWeights | None = None
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -137,7 +139,8 @@ def open_run(
 
     Args:
         changing: fields of ``REPLANNED`` that a resumed run may change; its schedules are then planned again.
-        init: weights from which the encoder of a new run starts, as ``zoo.load`` takes them.
+        init: weights from which the encoder of a new run starts, as ``zoo.load`` takes them. A resumed run started from
+            the same ones.
 
     Raises:
         UserError: see ``training.engine.loop.train``.
@@ -160,6 +163,8 @@ def open_run(
     with _locked(folder):
         if state is not None:
             restore(run, state, changing)
+            if init is not None:
+                _require_same_start(run, init)
         elif init is not None:
             start_from(run, init)
         if collectives.rank() == 0:
@@ -243,7 +248,17 @@ def start_from(run: Run, init: str) -> None:
             except RuntimeError as error:
                 reason = str(error).splitlines()[-1].strip()[:160]
                 raise UserError(f"--init {init} does not fit {run.recipe.name} ({reason})") from None
+    run.init = InitialWeights(weights=file.name, sha256=file.sha256)
     run.notes.append(f"the encoder starts from {file.name}, sha256 {file.sha256}")
+
+
+def _require_same_start(run: Run, init: str) -> None:
+    # Version 0.2.0 did not record where a run started.
+    if run.init is not None and run.init["sha256"] != locate(init).sha256:
+        raise UserError(
+            f"{run.folder} started from {run.init['weights']}, and --init {init} holds other weights: "
+            "leave --init out, or choose another --out"
+        )
 
 
 def restore(run: Run, state: CheckpointState, changing: Collection[str] = ()) -> None:
@@ -258,6 +273,7 @@ def restore(run: Run, state: CheckpointState, changing: Collection[str] = ()) ->
     run.scaler.load_state_dict(state.get("scaler", {}))
     run.step, run.seconds, run.skipped = _planned_step(run, before, state), state["seconds"], state.get("skipped", 0)
     run.hardware = list(dict.fromkeys([*state["hardware"], *run.hardware]))
+    run.init = state.get("init")
     if collectives.rank() == 0:
         run.monitor.load_state_dict(state.get("monitors", {}))
         if "early_stop" in state:
@@ -294,6 +310,8 @@ def save(run: Run) -> Path:
         }
         if run.recipe.early_stop_patience:
             state["early_stop"] = run.early_stop.state_dict()
+        if run.init is not None:
+            state["init"] = run.init
         checkpoint.save(run.folder, run.step, state, keep=run.recipe.keep_checkpoints)
     collectives.barrier()  # nobody leaves, or looks for the checkpoint, before it is complete
     return path

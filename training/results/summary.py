@@ -10,7 +10,7 @@ from typing import BinaryIO, NotRequired, TypedDict
 
 from training.data.sampler import EpochSampler
 from training.engine import checkpoint
-from training.engine.checkpoint import CheckpointState, DataInfo
+from training.engine.checkpoint import CheckpointState, DataInfo, InitialWeights
 from training.monitoring import metrics_log
 from training.monitoring.metrics_log import LogLine
 from training.recipes.config import from_json
@@ -33,6 +33,7 @@ class RunFacts(TypedDict):
     images_seen: int
     minutes: float
     hardware: str
+    init: NotRequired[InitialWeights]
     versions: NotRequired[dict[str, str]]
 
 
@@ -50,7 +51,7 @@ class RunSummary(RunFacts):
 
 def run_facts(state: CheckpointState) -> RunFacts:
     """Return the facts about a run in its checkpoint."""
-    return {
+    facts: RunFacts = {
         "recipe": state["recipe"],
         "data": state["data"],
         "steps": state["step"],
@@ -59,6 +60,9 @@ def run_facts(state: CheckpointState) -> RunFacts:
         "minutes": round(state["seconds"] / 60, 1),
         "hardware": ", then ".join(state["hardware"]),
     }
+    if "init" in state:
+        facts["init"] = state["init"]
+    return facts
 
 
 def summarise(folder: Path, out: Path) -> RunSummary:

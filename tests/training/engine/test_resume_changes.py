@@ -15,9 +15,11 @@ from training.engine.loop import train
 from training.engine.memory import estimate, fitting, require_fit
 from training.recipes import table
 from training.recipes.config import Recipe, override
+from training.results.export import export
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.hub.weights import load_encoder, locate
+from zoo.system.atomic_files import sha256_file
 
 
 def notes(folder: Path) -> list[object]:
@@ -79,6 +81,22 @@ def test_a_run_starts_from_weights_of_the_zoo(
     assert "the encoder starts from" in str(notes(tmp_path / "run")[0])
     with pytest.raises(UserError, match=r"--init .* is a resnet18 with .*, .* is a resnet50"):
         train(tiny(method, architecture="r50"), photos, tmp_path / "other", device="cpu", init=str(random_weights))
+
+
+def test_a_run_remembers_from_which_weights_it_started(photos: Dataset, tmp_path: Path, random_weights: Path) -> None:
+    recipe = tiny("simsiam", architecture="r18", optim={"epochs": 1})
+    train(recipe, photos, tmp_path / "run", device="cpu", init=str(random_weights))
+    longer = replace(recipe, optim=replace(recipe.optim, epochs=2))
+    again = {"device": "cpu", "resume": True, "changing": {"optim.epochs"}}
+    with pytest.raises(UserError, match=r"run started from random_r18, and --init .* holds other weights"):
+        train(longer, photos, tmp_path / "run", init="byol_r18.random", **again)  # type: ignore[arg-type]
+    train(longer, photos, tmp_path / "run", init=str(random_weights), **again)  # type: ignore[arg-type]
+    assert last(tmp_path / "run")["init"] == {"weights": "random_r18", "sha256": sha256_file(random_weights)}
+    # A card says it, too.
+    export(tmp_path / "run", tmp_path / "e.safetensors")
+    assert (
+        f"| started from | random_r18, sha256 `{sha256_file(random_weights)}` |" in (tmp_path / "e.card.md").read_text()
+    )
 
 
 @pytest.mark.parametrize("name", ["byol_r50_in1k_300ep", "simclr_r50_in1k_1000ep", "byol_r200x2_in1k_1000ep"])

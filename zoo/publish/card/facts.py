@@ -70,6 +70,13 @@ class TrainingData(TypedDict):
     images: int
 
 
+class InitialWeights(TypedDict):
+    """The weights from which a run's encoder started, and the sha256 of their file if they have one."""
+
+    weights: str
+    sha256: str | None
+
+
 class TrainingRecord(TypedDict):
     """The facts about a training run that ``zoo-train export`` writes."""
 
@@ -80,6 +87,7 @@ class TrainingRecord(TypedDict):
     images_seen: int
     minutes: float
     hardware: str
+    init: NotRequired[InitialWeights]
     versions: NotRequired[dict[str, str]]
 
 

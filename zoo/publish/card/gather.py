@@ -162,6 +162,10 @@ def check_training(value: object) -> TrainingRecord:
         whole(size, 1)
     for amount in (optim["lr"], optim["weight_decay"], optim["tau"], record["minutes"]):
         number(amount, 0)
+    if "init" in record:
+        init = fields(record["init"], "weights", "sha256")
+        text(init["weights"])
+        text(init["sha256"] or "")
     for version in fields(record.get("versions", {})).values():
         text(version)
     return cast(TrainingRecord, record)

@@ -57,6 +57,10 @@ def _recorded(facts: Facts, training: TrainingRecord) -> str:
             + (f", {recipe['precision']}" if recipe.get("precision", "fp32") != "fp32" else ""),
         )
     )
+    if "init" in training:
+        start = training["init"]
+        hashed = f", sha256 `{markdown_text(start['sha256'])}`" if start["sha256"] else ""
+        pairs.append(("started from", f"{markdown_text(start['weights'])}{hashed}"))
     # How long, and on which hardware.
     steps, total, seen = training["steps"], training["total_steps"], training["images_seen"]
     unfinished = "" if steps == total else f" of {total:,}: not finished"
