@@ -47,9 +47,11 @@ from training.recipes.plugins import entry_point, import_object
 from training.recipes.small import (
     SmallData,
     byol_r18_tin32,
+    byol_r18_tin64,
     cpu_budget,
     mocov2_demo,
     simclr_r18_tin32,
+    simclr_r18_tin64,
     simsiam_r18_tin32,
     small_budget,
 )
@@ -289,6 +291,8 @@ def _cpu_budget() -> list[RecipeEntry]:
         RecipeEntry(byol_r18_tin32, half, "2 CPU cores", "linear 12.8", "model_cards/byol_r18_mini.md"),
         RecipeEntry(simsiam_r18_tin32, half, "2 CPU cores"),
         RecipeEntry(simclr_r18_tin32, half, "1 CPU core", "linear 19.8", "model_cards/simclr_r18_mini.md"),
+        RecipeEntry(byol_r18_tin64, _SMALL_DATA["tin"], "1 CPU core"),
+        RecipeEntry(simclr_r18_tin64, _SMALL_DATA["tin"], "1 CPU core"),
     ]
 
 
