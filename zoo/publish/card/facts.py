@@ -139,6 +139,7 @@ class Facts:
         location: the file that ships (``bundled:FILE``), a URL, or the user's own file; "" for a folder.
         half: True if that file holds convolutions in float16.
         training: facts about the training run; ``None`` where nobody recorded it.
+        earlier: the runs whose weights that run started from, first one first.
         results: JSON of ``zoo evaluate``, for these weights and for random ones.
         published: scores of these weights that others measured.
         selection: how settings were chosen and on which images.
@@ -164,6 +165,7 @@ class Facts:
     location: str = ""
     half: bool = False
     training: TrainingRecord | None = None
+    earlier: Sequence[TrainingRecord] = ()
     results: Sequence[EvaluationResult] = ()
     published: Sequence[Score] = ()
     selection: str = ""

@@ -38,7 +38,7 @@ def registry_facts(name: str) -> Facts:
     """
     base, tag = _split(name)
     spec, chosen = MODELS[base], MODELS[base].weights[tag]
-    training = results_folder(base, tag) / "training.json"
+    folder = results_folder(base, tag)
     return Facts(
         f"{base}.{tag}",
         spec.method,
@@ -49,7 +49,8 @@ def registry_facts(name: str) -> Facts:
         chosen.sha256,
         chosen.location,
         half=chosen.bundled,  # bundled files are small
-        training=_training(training) if chosen.bundled else None,
+        training=_training(folder / "training.json") if chosen.bundled else None,
+        earlier=[_training(path) for path in sorted((folder / "earlier").glob("*.json"))],
         results=load_results(base, tag),
         published=chosen.scores,
         selection=chosen.selection,

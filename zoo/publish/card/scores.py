@@ -60,7 +60,12 @@ def _measured(facts: Facts) -> list[str]:
         )
     )
     # How to measure it again.
-    if facts.bundled and not facts.repository:
+    if facts.bundled and not facts.repository and not facts.recipe:
+        parts.append(
+            f"Every row is a JSON file in `results/{facts.name}/`, which has its command, from the time when these\n"
+            "weights were the default of this name."
+        )
+    elif facts.bundled and not facts.repository:
         name = facts.name.partition(".")[0]
         parts.append(
             f"Every row is a JSON file in `results/{facts.name}/`, written by\n\n"

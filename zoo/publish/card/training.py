@@ -61,6 +61,7 @@ def _recorded(facts: Facts, training: TrainingRecord) -> str:
         start = training["init"]
         hashed = f", sha256 `{markdown_text(start['sha256'])}`" if start["sha256"] else ""
         pairs.append(("started from", f"{markdown_text(start['weights'])}{hashed}"))
+    pairs += [("before that", _earlier(run)) for run in reversed(facts.earlier)]
     # How long, and on which hardware.
     steps, total, seen = training["steps"], training["total_steps"], training["images_seen"]
     unfinished = "" if steps == total else f" of {total:,}: not finished"
@@ -76,10 +77,20 @@ def _recorded(facts: Facts, training: TrainingRecord) -> str:
     return f"## Training\n\n{rows(pairs)}{curve}"
 
 
+def _earlier(run: TrainingRecord) -> str:
+    """Return the length of a run whose weights another one started from."""
+    recipe, data = run["recipe"], run["data"]
+    return (
+        f"{run['images_seen']:,} images, {run['images_seen'] / data['images']:.1f} epochs of {data['images']:,}, in "
+        f"{recipe['views']['size']} pixel views, base lr {recipe['optim']['lr']:g}, batch "
+        f"{recipe['optim']['batch_size']}, {_time(run['minutes'])}"
+    )
+
+
 def compute(facts: Facts) -> str:
     """Return time and hardware; energy was never measured."""
     if facts.training:
-        minutes = facts.training["minutes"]
+        minutes = sum(run["minutes"] for run in (*facts.earlier, facts.training))
         length = _time(minutes) if minutes < 120 else f"{minutes / 60:.1f} hours"
         return wrap(f"{length} on {markdown_text(facts.training['hardware'])}. Energy and carbon were not measured.")
     method = METHODS.get(facts.method)
