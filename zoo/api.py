@@ -63,7 +63,8 @@ def extract(
     Args:
         images: a folder, read recursively, or any other source of the table in ``zoo.sources``.
         out: folder for ``embeddings-*.parquet``, ``_manifest.json`` and ``_run.log.jsonl``.
-        model: as ``name_or_path`` of ``load``.
+        model: as ``name_or_path`` of ``load``; ``None`` is the model of the zoo that ``out`` was begun with, else
+            the default.
         device, precision, normalize: as in ``load``.
         backend: as in ``load``; ``auto`` is the fastest on this machine.
         outputs: the outputs to write, as in ``load``; ``None`` is the embedding alone.
@@ -105,6 +106,8 @@ def extract(
     Raises:
         UserError: an argument, the images, ``out`` or the machine must change first.
     """
+    from zoo.embeddings.plan import Plan
+    from zoo.embeddings.shards import OutputFolder
     from zoo.extraction.executor import LoadArguments
     from zoo.extraction.extract import run_extraction
     from zoo.extraction.fingerprint import ExtractionConfig
@@ -140,6 +143,8 @@ def extract(
         require_readable_scheme(text)
     else:
         open_source(images)
+    if model is None:
+        model = Plan.registered_model(OutputFolder(Path(out)).plan)
     opening = LoadArguments(device, backend, precision, normalize, outputs or Outputs())
     # The stack closes the connection to Ray however the run ends.
     with ExitStack() as stack:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from zoo.cli.option_groups import grouped
-from zoo.cli.options import Device, Model
+from zoo.cli.options import Device
 from zoo.errors import EXIT_OK, EXIT_SOME_FAILED, UserError
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.system.preflight import require_path
@@ -35,7 +35,13 @@ Engine = Literal["here", "ray"]
 class ModelOptions:
     """The model, and what runs it."""
 
-    model: Model = DEFAULT_MODEL
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="NAME or NAME.tag of `zoo list`, or a path to .safetensors or .onnx. Default: what OUT already has, "
+            f"else {DEFAULT_MODEL}."
+        ),
+    ] = None
     backend: Annotated[Backend, typer.Option(help="What runs the network; auto: the fastest here.")] = "auto"
     precision: Annotated[Precision, typer.Option(help="bf16: torch or OpenVINO; int8: ONNX Runtime or OpenVINO.")] = (
         "fp32"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zoo.inference.outputs import EMBEDDING
+from zoo.models.registry import MODELS, split_name
 from zoo.system.json_reader import BadJson, fields, items, number, text, whole
 from zoo.system.json_types import JSON
 from zoo.system.terminal import printable
@@ -155,9 +156,16 @@ class Fingerprint:
         """Return the JSON with sorted keys and without spaces: the same bytes for equal fingerprints."""
         return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":")).encode()
 
+    @property
+    def registered_model(self) -> str | None:
+        """The model's ``NAME.tag`` where the registry has such weights; ``None`` for a file or an untrained network."""
+        name = str(self.network.get("model"))
+        base, tag = split_name(name)
+        return name if base in MODELS and tag in MODELS[base].weights else None
+
     def differences(self, wanted: Fingerprint) -> list[str]:
-        """Name what differs in another fingerprint; see ``differences``."""
-        return differences(self.to_json(), wanted.to_json())
+        """Name what differs in another fingerprint, the model first; see ``differences``."""
+        return sorted(differences(self.to_json(), wanted.to_json()), key=lambda text: not text.startswith("model "))
 
 
 def differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:

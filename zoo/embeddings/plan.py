@@ -262,6 +262,16 @@ class Plan:
         except Exception as error:  # what Arrow raises for damaged bytes is not a closed set
             raise UserError(f"{path} is damaged: choose another --out") from error
 
+    @classmethod
+    def registered_model(cls, path: Path) -> str | None:
+        """Return ``Fingerprint.registered_model`` of the plan at ``path``; ``None``, too, where ``load`` refuses it."""
+        try:
+            return Fingerprint.from_json(
+                fields(parse_json(open_rows(path).schema.metadata[_FINGERPRINT]))
+            ).registered_model
+        except Exception:  # what Arrow raises for damaged bytes is not a closed set
+            return None
+
     def _check(self) -> None:
         """Raise ValueError or KeyError where a row or a column is none of a plan."""
         if not self.images:

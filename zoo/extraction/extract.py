@@ -224,10 +224,10 @@ class _Run:
         # An existing plan binds this run: refuse other settings.
         if found := plan.fingerprint.differences(wanted):
             others = f" (and in {', '.join(text.split()[0] for text in found[1:])})" if found[1:] else ""
-            # `--backend auto` chooses by what is installed, so the choice can change between two runs
-            same = (
-                f"add --backend {plan.fingerprint.network['backend']}, or " if found[0].startswith("backend ") else ""
-            )
+            # `--backend auto` chooses by what is installed, so the choice can change between two runs.
+            field = found[0].split()[0]
+            can_be_given = field == "backend" or (field == "model" and plan.fingerprint.registered_model)
+            same = f"add --{field} {plan.fingerprint.network[field]}, or " if can_be_given else ""
             raise UserError(f"{self.folder.root} differs in {found[0]}{others}: {same}choose another --out")
         return plan.without_reuse()
 

@@ -14,6 +14,7 @@ from extraction_driver import PixelMeans, assert_tidy, results, run
 from numpy.typing import NDArray
 from pictures import encode, fill, picture
 
+import zoo
 from zoo.errors import UserError
 from zoo.system.progress import Progress
 from zoo.transforms.decode import decode
@@ -327,3 +328,15 @@ def test_parameters_of_one_image_and_one_row_shards(out: Path, tmp_path: Path) -
     assert run(tmp_path / "one", out, batch_size=1, shard_size=1).ok == 1
     fill(tmp_path / "five", 5)
     assert run(tmp_path / "five", tmp_path / "out5", batch_size=10, shard_size=1).shards == 5
+
+
+def test_a_folder_goes_on_with_the_model_that_it_was_begun_with(images: Path, tmp_path: Path) -> None:
+    """Another version of the package has another default."""
+    out = tmp_path / "out"
+    zoo.extract(images, out, model="byol_r18_mini.tin32", device="cpu")
+    before = results(out)
+    opened: list[str] = []
+    again = zoo.extract(images, out, device="cpu", on_open=lambda model: opened.append(str(model.identity()["model"])))
+    assert (opened, results(out), again.reused) == (["byol_r18_mini.tin32"], before, again.total)
+    with pytest.raises(UserError, match=r"model byol_r18_mini\.tin32 there, .*: add --model byol_r18_mini\.tin32, or"):
+        zoo.extract(images, out, model="simclr_r18_mini", device="cpu")
