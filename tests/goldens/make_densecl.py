@@ -85,11 +85,6 @@ def import_model(clone: Path) -> ModuleType:
     return importlib.import_module("openselfsup.models.densecl")
 
 
-def normalised(array: np.ndarray) -> Tensor:
-    """[B, H, W, 3] uint8 -> [B, 3, H, W] float64."""
-    return (torch.from_numpy(array).double().movedim(-1, -3) / 255 - shared.MEAN) / shared.STD
-
-
 def make_densecl(code: ModuleType, out: Path) -> None:
     torch.manual_seed(0)
     hyper = {
@@ -135,7 +130,9 @@ def make_densecl(code: ModuleType, out: Path) -> None:
     )
     single, dense = [], []
     for step in range(STEPS):
-        losses = model(torch.stack([normalised(view_query[step]), normalised(view_key[step])], 1))
+        losses = model(
+            torch.stack([shared.normalised_bytes(view_query[step]), shared.normalised_bytes(view_key[step])], 1)
+        )
         sgd.zero_grad()
         sum(losses.values()).backward()
         sgd.step()

@@ -39,11 +39,6 @@ def load(clone: Path) -> SimpleNamespace:
     return SimpleNamespace(bank=bank.NCEAverage, criterion=NCECriterion, normalize=Normalize)
 
 
-def normalised(array: np.ndarray) -> Tensor:
-    """[B, H, W, 3] uint8 -> [B, 3, H, W] float64."""
-    return (torch.from_numpy(array).double().movedim(-1, -3) / 255 - shared.MEAN) / shared.STD
-
-
 def recorded(bank: Any, rows: np.ndarray) -> list[np.ndarray]:
     """The rows of the bank that each step draws, [BATCH, K + 1]; the code overwrites the first by the image's own."""
     found: list[np.ndarray] = []
@@ -87,7 +82,7 @@ def make_instdisc(code: SimpleNamespace, out: Path) -> None:
     model.eval()
     with torch.no_grad():
         head, model.fc = model.fc, nn.Identity()
-        embedding = model(normalised(view[0, :3]))
+        embedding = model(shared.normalised_bytes(view[0, :3]))
         model.fc = head
         data |= {"eval_embedding": embedding.numpy(), "eval_projection": length(head(embedding)).numpy()}
     model.train()
@@ -97,7 +92,7 @@ def make_instdisc(code: SimpleNamespace, out: Path) -> None:
     )
     losses, constants = [], []
     for step in range(STEPS):
-        feature = length(model(normalised(view[step])))
+        feature = length(model(shared.normalised_bytes(view[step])))
         output = bank(feature, torch.from_numpy(rows[step]))
         loss = criterion(output, None)
         sgd.zero_grad()

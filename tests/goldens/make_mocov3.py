@@ -24,11 +24,6 @@ import torch
 STEPS, STEPS_OF_AN_EPOCH = 5, 2
 
 
-def normalised(array: np.ndarray) -> torch.Tensor:
-    """[B, H, W, 3] uint8 -> [B, 3, H, W] float64."""
-    return (torch.from_numpy(array).double().movedim(-1, -3) / 255 - shared.MEAN) / shared.STD
-
-
 def make_mocov3(builder: ModuleType, optimizer: ModuleType, main: ModuleType, out: Path) -> None:
     torch.manual_seed(0)
     hyper = {
@@ -73,7 +68,7 @@ def make_mocov3(builder: ModuleType, optimizer: ModuleType, main: ModuleType, ou
         epoch = step / STEPS_OF_AN_EPOCH
         rates.append(main.adjust_learning_rate(lars, epoch, args))
         momenta.append(main.adjust_moco_momentum(epoch, args))
-        loss = model(normalised(view1[step]), normalised(view2[step]), momenta[-1])
+        loss = model(shared.normalised_bytes(view1[step]), shared.normalised_bytes(view2[step]), momenta[-1])
         lars.zero_grad()
         loss.backward()
         lars.step()

@@ -50,11 +50,6 @@ def load(folder: Path) -> SimpleNamespace:
     return SimpleNamespace(network=network, memory=queue, bank=bank, trainer=trainer)
 
 
-def normalised(array: np.ndarray) -> Tensor:
-    """[.., H, W, 3] uint8 -> [.., 3, H, W] float64."""
-    return (torch.from_numpy(array).double().movedim(-1, -3) / 255 - shared.MEAN) / shared.STD
-
-
 def small_pictures(seed: int) -> np.ndarray:
     """[STEPS, BATCH, 9, PATCH, PATCH, 3] uint8."""
     before = shared.BATCH, shared.SIZE
@@ -105,7 +100,7 @@ def make_infomin(code: SimpleNamespace, out: Path) -> None:
     model.eval()
     data = {"view": view, "view_key": view_key, "patches": patches, "eval_image": view[0, :3]}
     with torch.no_grad():
-        embedding = model.encoder(normalised(view[0, :3]))
+        embedding = model.encoder(shared.normalised_bytes(view[0, :3]))
         data |= {"eval_embedding": embedding.numpy(), "eval_projection": model.head(embedding).numpy()}
     trainer = code.trainer.__new__(code.trainer)
     trainer.args = SimpleNamespace(jigsaw=True, local_rank=0, node_rank=0, ngpus_per_node=1)
@@ -123,7 +118,7 @@ def make_infomin(code: SimpleNamespace, out: Path) -> None:
     criterion = nn.CrossEntropyLoss()
     terms, losses = [], []
     for step in range(shared.STEPS):
-        x1, x2, x_jig = (normalised(array[step]) for array in (view, view_key, patches))
+        x1, x2, x_jig = (shared.normalised_bytes(array[step]) for array in (view, view_key, patches))
         state = torch.get_rng_state()
         shuffles.append(torch.randperm(shared.BATCH).numpy())
         torch.set_rng_state(state)  # the trainer draws the same
@@ -181,7 +176,7 @@ def make_pirl(code: SimpleNamespace, out: Path) -> None:
     data = {"view": view, "patches": patches, "index": rows, "eval_image": view[0, :3]}
     model.eval()
     with torch.no_grad():
-        embedding = model.encoder(normalised(view[0, :3]))
+        embedding = model.encoder(shared.normalised_bytes(view[0, :3]))
         data |= {"eval_embedding": embedding.numpy(), "eval_projection": model.head(embedding).numpy()}
     orders, drawn = recorded_orders(model.head_jig), recorded(bank, rows)
     sgd = torch.optim.SGD(
@@ -191,7 +186,7 @@ def make_pirl(code: SimpleNamespace, out: Path) -> None:
     criterion = nn.CrossEntropyLoss()
     terms, losses = [], []
     for step in range(shared.STEPS):
-        q, q_jig = model(normalised(view[step]), normalised(patches[step]).flatten(0, 1))
+        q, q_jig = model(shared.normalised_bytes(view[step]), shared.normalised_bytes(patches[step]).flatten(0, 1))
         output = bank(q, torch.from_numpy(rows[step]), q_jig)
         both = [criterion(logits, output[-1]) for logits in output[:-1]]
         loss = (1 - hyper["beta"]) * both[0] + hyper["beta"] * both[1]

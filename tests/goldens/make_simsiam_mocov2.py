@@ -79,6 +79,11 @@ def normalised(array: np.ndarray) -> Tensor:
     return (pixels.movedim(-1, -3) - MEAN) / STD
 
 
+def normalised_bytes(array: np.ndarray) -> Tensor:
+    """[.., H, W, 3] uint8 -> [.., 3, H, W] float64; ``normalised`` divides in float32 first."""
+    return (torch.from_numpy(array).double().movedim(-1, -3) / 255 - MEAN) / STD
+
+
 @torch.no_grad()
 def unlike_a_new_network(model: nn.Module) -> None:
     """Give every BN another scale, shift and statistics than a new one's, so that a wrong mapping shows."""

@@ -49,11 +49,6 @@ def narrow() -> shared.NarrowResNet:
     return network
 
 
-def normalised(array: np.ndarray) -> Tensor:
-    """[B, H, W, 3] uint8 -> [B, 3, H, W] float64."""
-    return (torch.from_numpy(array).double().movedim(-1, -3) / 255 - shared.MEAN) / shared.STD
-
-
 def losses_of(loss: Callable[[Tensor, Tensor], Tensor]) -> dict[str, np.ndarray]:
     """Two cases of features, with fewer and with more dimensions than images: loss and gradients."""
     found: dict[str, np.ndarray] = {}
@@ -83,7 +78,7 @@ def make(
     model.double().eval()
     view1, view2 = shared.views(9), shared.views(10)
     with torch.no_grad():
-        embedding = model.backbone(normalised(view1[0, :3]))
+        embedding = model.backbone(shared.normalised_bytes(view1[0, :3]))
         data |= {"eval_image": view1[0, :3], "eval_embedding": embedding.numpy()}
         data["eval_projection"] = model.projector(embedding).numpy()
     model.train()
@@ -92,7 +87,7 @@ def make(
         adjust(FIRST_STEP + step)
         rates.append([group["lr"] for group in optimizer.param_groups])
         optimizer.zero_grad()
-        loss = model.forward(normalised(view1[step]), normalised(view2[step]))
+        loss = model.forward(shared.normalised_bytes(view1[step]), shared.normalised_bytes(view2[step]))
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
