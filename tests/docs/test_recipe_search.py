@@ -16,10 +16,10 @@ SCRIPT: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / "benchma
 
 
 @pytest.mark.parametrize("method", SCRIPT["METHODS"])
-def test_every_method_has_three_candidates_and_its_own_setting_is_one(method: str) -> None:
+def test_every_method_has_four_candidates_and_its_own_setting_is_one(method: str) -> None:
     recipe = find(method + SCRIPT["SUFFIX"])
-    found = candidates(recipe, parse([SCRIPT["rates"](recipe)]))
-    assert len(found) == 3
+    found = [settings for over in SCRIPT["sweeps"](recipe) for settings in candidates(recipe, parse([over]))]
+    assert len(found) == 4
     assert sum(override(recipe, settings) == recipe for settings in found) == 1
 
 
