@@ -133,7 +133,7 @@ def test_a_cached_onnx_file_keeps_its_name(tmp_path: Path, monkeypatch: pytest.M
         made.append(path)
 
     monkeypatch.setattr("zoo.export.onnx_cache._make", make)
-    assert cached_onnx(locate("simclr_r18_mini"), "fp32") == made[0]
+    assert cached_onnx(locate("simclr_r18_mini.tin32"), "fp32") == made[0]
     assert made[0].name == "simclr_r18_mini.tin32-fp32-2221fdda279d41c8a939.onnx"
 
 

@@ -99,7 +99,7 @@ def test_every_name_with_weights_is_on_the_page_of_models() -> None:
 def test_what_the_readme_says_was_measured_is_in_the_json_files() -> None:
     scores, extraction, training = rows("Measured")
     for cell, model in zip(scores[1:], ("simclr_r18_mini", "simclr_r18_mini.random"), strict=True):
-        result = load(f"model_cards/results/simclr_r18_mini.tin32/linear.cifar10-jpeg.{model}.json")
+        result = load(f"model_cards/results/simclr_r18_mini.tin64/linear.cifar10-jpeg.{model}.json")
         assert numbers(cell.replace("-", " ")) == [round(n, 1) for n in (result["score"], *result["interval_95"])]
     best = load("benchmarks/results/extraction_r50.json")["best"]
     assert numbers(extraction[1]) == [round(best["zoo fp32"]["images_per_second"], 1)]

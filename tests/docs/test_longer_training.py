@@ -9,8 +9,14 @@ import pytest
 from doc_blocks import ROOT
 
 LONGER = ROOT / "benchmarks" / "results" / "longer_training"
-SHIPS = ROOT / "model_cards" / "results" / "simclr_r18_mini.tin32"
-SECTION = (ROOT / "docs" / "results.md").read_text().partition("### Trained longer\n")[2].partition("\n## ")[0]
+BEFORE = ROOT / "model_cards" / "results" / "simclr_r18_mini.tin32"
+NOW = ROOT / "model_cards" / "results" / "simclr_r18_mini.tin64"
+SECTION = (
+    (ROOT / "docs" / "results.md")
+    .read_text()
+    .partition("### Trained longer, and with larger views\n")[2]
+    .partition("\n## ")[0]
+)
 
 
 def cell(path: Any) -> str:
@@ -20,16 +26,17 @@ def cell(path: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("title", "longer", "ships"),
+    ("title", "name", "before"),
     [
         ("Tiny-ImageNet, kNN", "knn.tiny-imagenet", LONGER / "knn.tiny-imagenet.simclr_r18_mini.json"),
-        ("CIFAR-10 (JPEG), kNN", "knn.cifar10-jpeg", SHIPS / "knn.cifar10-jpeg.simclr_r18_mini.json"),
-        ("Flowers-17, kNN", "knn.flowers17", SHIPS / "knn.flowers17.simclr_r18_mini.json"),
-        ("Flowers-17, linear", "linear.flowers17", SHIPS / "linear.flowers17.simclr_r18_mini.json"),
+        ("CIFAR-10 (JPEG), kNN", "knn.cifar10-jpeg", BEFORE / "knn.cifar10-jpeg.simclr_r18_mini.json"),
+        ("Flowers-17, kNN", "knn.flowers17", BEFORE / "knn.flowers17.simclr_r18_mini.json"),
+        ("Flowers-17, linear", "linear.flowers17", BEFORE / "linear.flowers17.simclr_r18_mini.json"),
     ],
 )
-def test_a_row_is_that_of_the_json(title: str, longer: str, ships: Any) -> None:
-    assert f"| {title} | {cell(LONGER / f'{longer}.json')} | {cell(ships)} |" in SECTION
+def test_a_row_is_that_of_the_json(title: str, name: str, before: Any) -> None:
+    now = LONGER / f"{name}.tin64.json" if name == "knn.tiny-imagenet" else NOW / f"{name}.simclr_r18_mini.json"
+    assert f"| {title} | {cell(before)} | {cell(LONGER / f'{name}.json')} | {cell(now)} |" in SECTION
 
 
 def test_the_run_is_the_one_that_is_described() -> None:
@@ -39,3 +46,9 @@ def test_the_run_is_the_one_that_is_described() -> None:
         f"{run['images_seen'] / 1e6:.1f} million images in batches of {run['recipe']['optim']['batch_size']}" in SECTION
     )
     assert run["data"]["images"] == 100_000
+    parts = [json.loads((NOW / "earlier" / f"{n}.json").read_text()) for n in (1, 2)]
+    parts.append(json.loads((NOW / "training.json").read_text()))
+    assert parts[0] == run
+    assert [part["recipe"]["views"]["size"] for part in parts] == [32, 64, 64]
+    assert all(part["steps"] == part["total_steps"] for part in parts)
+    assert f"{(parts[1]['images_seen'] + parts[2]['images_seen']) / 1e6:.1f} million images at 64 pixels" in SECTION

@@ -156,7 +156,7 @@ runpy.run_path({str(script)!r}, run_name="__main__")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr  # one of them is broken
     assert "broken.jpg" in done.stderr
-    assert "simclr_r18_mini.tin32, licence Apache-2.0" in done.stdout
+    assert "simclr_r18_mini.tin64, licence Apache-2.0" in done.stdout
     lines = csv.reader(out.read_text().splitlines())
     rows = {name: np.array(vector, np.float32) for name, *vector in lines}
     assert_same(rows, reference)

@@ -30,7 +30,7 @@ def images(tmp_path: Path) -> Path:
 
 def test_an_embedder_is_one_line() -> None:
     embedder = zoo.load(device="cpu")
-    assert repr(embedder) == "Embedder(simclr_r18_mini.tin32: 512 numbers, torch fp32 on cpu, Apache-2.0)"
+    assert repr(embedder) == "Embedder(simclr_r18_mini.tin64: 512 numbers, torch fp32 on cpu, Apache-2.0)"
     made = open_torch(embedder.model, embedder.preprocessing, {}, device="cpu")
     assert repr(made) == "Embedder(a network in memory: 512 numbers, torch fp32 on cpu, licence unknown)"
 

@@ -144,7 +144,7 @@ def test_the_file_is_made_once_and_again_where_it_is_damaged(cached: Path, capsy
     assert capsys.readouterr().err == ""
     cached.write_bytes(good[:100_000] + bytes([good[100_000] ^ 1]) + good[100_001:])
     assert cached_onnx(locate("simclr_r18_mini"), "fp32") == cached
-    assert "making the ONNX file of simclr_r18_mini.tin32 (fp32), once" in capsys.readouterr().err
+    assert "making the ONNX file of simclr_r18_mini.tin64 (fp32), once" in capsys.readouterr().err
     assert cached.read_bytes() == good
     assert {path.suffix for path in cached.parent.iterdir()} == {".onnx", ".sha256"}
 

@@ -218,7 +218,7 @@ def test_logits_come_along_where_there_is_a_classifier(
         (["--layers", "layer1,layer1"], "--layers names one twice: layer1, layer1"),
         (["--maps", "layer4", "--crops", "ten"], "--maps with --crops ten"),
         (["--maps", "layer4", "--crops", "full"], "--maps with --crops full"),
-        (["--heads", "logits"], "--heads logits: simclr_r18_mini.tin32 has no heads"),
+        (["--heads", "logits"], "--heads logits: simclr_r18_mini.tin64 has no heads"),
         (["--heads", "scores"], "--heads 'scores' is not known"),
         (["--tiles", "2"], "--tiles takes ROWSxCOLUMNS, such as 2x3, not '2'"),
         (["--tiles", "0x3"], "--tiles 0x3"),

@@ -71,7 +71,7 @@ def test_embeddings_are_those_of_torch(openvino: Any, precision: str, least: flo
     assert (identity["backend"], identity["device"], identity["precision"]) == ("openvino", "cpu", precision)
     assert identity["versions"]["openvino"] == openvino.__version__
     assert len(identity["versions"]["onnx_file"]) == 64
-    assert repr(embedder).startswith(f"Embedder(simclr_r18_mini.tin32: 512 numbers, openvino {precision} on cpu")
+    assert repr(embedder).startswith(f"Embedder(simclr_r18_mini.tin64: 512 numbers, openvino {precision} on cpu")
     with pytest.raises(UserError, match="runs on OpenVINO and has no torch module"):
         _ = embedder.model
 

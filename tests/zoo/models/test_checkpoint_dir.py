@@ -202,5 +202,5 @@ def test_a_name_of_the_registry_is_not_a_folder_by_chance(
     monkeypatch.chdir(folder.parent)
     assert zoo.load("model", device="cpu").weights_info["model"] == "narrow.test"
     folder.rename(tmp_path / "byol_r18_mini")
-    assert zoo.load("byol_r18_mini", device="cpu").weights_info["model"] == "byol_r18_mini.tin32"
+    assert zoo.load("byol_r18_mini", device="cpu").weights_info["model"] == "byol_r18_mini.tin64"
     assert zoo.load("./byol_r18_mini", device="cpu").weights_info["model"] == "narrow.test"

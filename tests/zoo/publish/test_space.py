@@ -73,7 +73,7 @@ def test_the_folder_holds_all_that_the_page_loads(built: Path) -> None:
     )
     assert len(facts["short_description"]) <= 60
     assert "node_modules" not in (out / "app.mjs").read_text()
-    assert "simclr_r18_mini.tin32 (Apache-2.0)" in (out / "index.html").read_text()
+    assert "simclr_r18_mini.tin64 (Apache-2.0)" in (out / "index.html").read_text()
 
 
 def test_an_upload_makes_a_space_and_a_second_one_changes_nothing(hub: HubServer, runtime: Path, built: Path) -> None:

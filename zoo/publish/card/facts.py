@@ -143,7 +143,7 @@ class Facts:
         results: JSON of ``zoo evaluate``, for these weights and for random ones.
         published: scores of these weights that others measured.
         selection: how settings were chosen and on which images.
-        recipe: name of the ``zoo-train`` recipe with the constants of the method's authors.
+        recipe: name of the ``zoo-train`` recipe with the constants of the method's authors; for the default tag only.
         like_these: published scores of the same architecture and method that belong to no weights of the registry.
         others: other weights of the same name.
         repository: ``ORG/NAME`` on a model hub; ``None`` for a card of the registry.
@@ -199,9 +199,9 @@ class Facts:
         """The argument of ``zoo.load`` and ``--model``."""
         if self.repository:
             return f"hf-hub:{self.repository}"
-        if self.bundled:
+        if self.bundled and self.recipe:  # the default tag of its name
             return self.name.partition(".")[0]
-        return self.name if self.official else self.location
+        return self.name if self.official or self.bundled else self.location
 
     @property
     def data(self) -> str | None:
