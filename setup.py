@@ -1,8 +1,13 @@
-"""Adds folders of the repository to the wheel: model cards, example photographs, and the page of a Space."""
+"""Adds folders of the repository to the wheel (cards, example photographs, the page of a Space), and the README.
+
+A package index shows the README without the repository, so its links and pictures become absolute.
+"""
 
 from __future__ import annotations
 
+import re
 import shutil
+import tomllib
 from pathlib import Path
 
 from setuptools import setup
@@ -25,4 +30,21 @@ class BuildWithFolders(build_py):
                 shutil.copytree(Path(__file__).parent / source, folder, ignore=LEFT_OUT, dirs_exist_ok=True)
 
 
-setup(cmdclass={"build_py": BuildWithFolders})
+def readme() -> str:
+    """Return README.md with absolute links: pictures as files, everything else as pages of the repository."""
+    root = Path(__file__).parent
+    repository = tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+    def absolute(link: re.Match[str]) -> str:
+        place = "raw" if link[1] else "blob"
+        return f"{link[1]}[{link[2]}]({repository}/{place}/main/{link[3]})"
+
+    relative = r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)]+)\)"
+    return re.sub(relative, absolute, (root / "README.md").read_text())
+
+
+setup(
+    cmdclass={"build_py": BuildWithFolders},
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+)
