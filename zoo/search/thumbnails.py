@@ -20,6 +20,7 @@ from zoo.embeddings.plan import Plan
 from zoo.embeddings.shards import DUPLICATE
 from zoo.errors import UserError
 from zoo.search.collection import Collection, Item
+from zoo.system.preflight import require_path
 from zoo.transforms.image_bytes import read_bytes
 from zoo.transforms.thumbnail import thumbnail
 from zoo.transforms.unreadable import UnreadableImage
@@ -82,10 +83,12 @@ def _image_reader(collection: Collection, images: str) -> Callable[[Item], bytes
     from zoo.sources import open_source
     from zoo.sources.image_files import FileList, ImageFolder
 
+    missing = f"no folder {images}: give --images what {collection.root} was extracted from"
+    require_path(images, missing)
     column = collection.manifest.get("image_column")
     source = open_source(images, image_column=column if isinstance(column, str) else None)
     if isinstance(source, ImageFolder) and not is_inside_files:
-        raise UserError(f"no folder {images}: give --images what {collection.root} was extracted from")
+        raise UserError(missing)
     # Without a whole plan, a row cannot be found in the source.
     if plan is None or plan.images != len(collection):
         raise UserError(

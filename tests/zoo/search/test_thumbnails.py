@@ -37,7 +37,7 @@ def test_only_images_of_the_collection_are_shown(photos_out: Path, tmp_path: Pat
     assert thumbnails.small(names.index("astronaut.jpg")).startswith(b"\xff\xd8")  # a link inside is fine
     with pytest.raises(IndexError):
         thumbnails.small(24)
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match=r"no folder .*none: give --images what"):
         Thumbnails(collection, str(tmp_path / "none"))
 
 

@@ -40,9 +40,13 @@ def synthetic() -> tuple[Split, Split]:
 
 
 def photographs() -> tuple[Split, Split]:
-    """Features of crops, a photograph each class; the test rows lie between two crops and are of the nearer one."""
+    """Features of crops, a photograph each class; the test rows lie between two crops and are of the nearer one.
+
+    The network is named, because the limits below depend on it: these rows lie where classes meet. With
+    ``simclr_r18_mini.tin64``, whose classes are nearly separable, 4 of the 20 000 change at the weakest l2.
+    """
     rng = np.random.default_rng(0)
-    embedder = zoo.load(device="cpu")
+    embedder = zoo.load("simclr_r18_mini.tin32", device="cpu")
     pixels, labels = [], np.repeat(np.arange(CLASSES), 60)
     for photo in PHOTOS[:CLASSES]:
         image = Image.open(photo).convert("RGB")
