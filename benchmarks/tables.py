@@ -302,7 +302,7 @@ TABLES = [
         "Photographs of 12 megapixels",
         "extraction_12mp.json",
         "python benchmarks/extraction.py --photos examples/photos --images 8 --megapixels 12 --scaled "
-        "--model simclr_r18_mini --only zoo --engines onnx --json benchmarks/results/extraction_12mp.json",
+        "--model simclr_r18_mini.tin32 --only zoo --engines onnx --json benchmarks/results/extraction_12mp.json",
         ("contender", "images/s", "least cosine"),
         rates,
         "as fast as the network allows: no peer scales while it decodes.",
@@ -315,7 +315,7 @@ TABLES = [
         "Photographs of 12 megapixels, against timm and a DataLoader",
         "extraction_12mp_peers.json",
         "python benchmarks/extraction.py --photos examples/photos --images 8 --megapixels 12 --scaled "
-        "--model simclr_r18_mini --only zoo timm --engines onnx --rounds 2 --workers 0 2 "
+        "--model simclr_r18_mini.tin32 --only zoo timm --engines onnx --rounds 2 --workers 0 2 "
         "--json benchmarks/results/extraction_12mp_peers.json",
         ("contender", "images/s", "least cosine"),
         rates,
