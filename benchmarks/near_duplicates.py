@@ -81,7 +81,7 @@ def small(image: Image.Image, side: int, box: tuple[float, float, float, float] 
 
 
 def is_a_window(inner: Image.Image, outer: Image.Image) -> bool:
-    """Tell whether ``inner`` shows some window of ``outer``, at half of its sides or more, perhaps mirrored."""
+    """Return whether ``inner``, or its mirror image, is a crop of ``outer`` with at least half of its sides."""
     width, height = outer.size
     wanted = [small(view, 24) for view in (inner, inner.transpose(Image.Transpose.FLIP_LEFT_RIGHT))]
     for across, down in product(np.linspace(0.5, 1, 11), repeat=2):

@@ -177,7 +177,7 @@ def index_outcome(found: Any) -> str:
     kinds = {one["build"]["kind"] for one in found["indexes"]}
     most = {k: max(one["rows"] for one in found["indexes"] if one["build"]["kind"] == k) for k in sorted(kinds)}
     largest = ", ".join(f"{kind} {rows:,}".replace(",", " ") for kind, rows in most.items())
-    return f"A search loads {', '.join(loaded) or 'none of them'}. Most vectors that were measured: {largest}."
+    return f"A search loads {', '.join(loaded) or 'none of them'}. The most vectors measured: {largest}."
 
 
 def profile_rows(found: Any) -> Rows:

@@ -19,7 +19,7 @@ def shipped_folder(name: str) -> Path:
 
 
 def is_packaged(path: Path) -> bool:
-    """Return whether a path lies in the installed package, not in a checkout's own folders."""
+    """Return whether a path lies in the files of an installed package; those of a checkout do not."""
     return path.is_relative_to(_bundled())
 
 

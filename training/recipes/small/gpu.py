@@ -82,7 +82,7 @@ def small_budget(method: str, data: SmallData, epochs: int) -> Recipe:
             return _resnet18(method, data, moco_view, heads=Heads(out=128), objective=objective, optim=optim)
         case "swav":
             heads = Heads(hidden=512, out=128, prototypes=512)
-            # lightly's Adam at .001 per 128; without freezing the prototypes for an epoch it can start collapsed
+            # lightly's Adam, at .001 for a batch of 128. Prototypes that move at once can collapse.
             optim = replace(optim, name="adamw", lr=0.002, weight_decay=1e-6)
             objective = Objective(temperature=0.1, frozen_steps=100)
             view = replace(simclr_view, min_area=0.14)

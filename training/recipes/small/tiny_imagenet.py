@@ -77,25 +77,20 @@ def byol_r18_tin64() -> Recipe:
     A view of 64 pixels costs three of 32. At 32 pixels the last stage of a ResNet-18 is one number a channel, at 64 it
     is four. Give the weights of the first part as ``--init``.
     """
-    base = byol_r18_tin32()
-    return replace(
-        base,
-        name="byol_r18_tin64",
-        views=replace(base.views, size=64),
-        optim=replace(base.optim, lr=0.14, batch_size=128, epochs=2, warmup_epochs=0.1),
-        precision="bf16",
-        monitor_epochs=1,
-    )
+    return _at_64_pixels(byol_r18_tin32(), "byol_r18_tin64", lr=0.14)
 
 
 def simclr_r18_tin64() -> Recipe:
     """SimCLR in the same setting."""
-    base = simclr_r18_tin32()
+    return _at_64_pixels(simclr_r18_tin32(), "simclr_r18_tin64", lr=0.2)
+
+
+def _at_64_pixels(base: Recipe, name: str, *, lr: float) -> Recipe:
     return replace(
         base,
-        name="simclr_r18_tin64",
+        name=name,
         views=replace(base.views, size=64),
-        optim=replace(base.optim, lr=0.2, batch_size=128, epochs=2, warmup_epochs=0.1),
+        optim=replace(base.optim, lr=lr, batch_size=128, epochs=2, warmup_epochs=0.1),
         precision="bf16",
         monitor_epochs=1,
     )

@@ -199,7 +199,7 @@ class Facts:
         """The argument of ``zoo.load`` and ``--model``."""
         if self.repository:
             return f"hf-hub:{self.repository}"
-        if self.bundled and self.recipe:  # the default tag of its name
+        if self.bundled and self.recipe:  # only the default tag of a name has one
             return self.name.partition(".")[0]
         return self.name if self.official or self.bundled else self.location
 

@@ -34,9 +34,9 @@ def test_knn_is_scikit_learn_s(seed: int, k: int, n: int) -> None:
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 8), n=st.integers(1, 8), t=st.sampled_from([0.07, 0.1, 1.0]))
 @settings(max_examples=60, deadline=None)
 def test_knn_with_ties_is_the_definition(seed: int, k: int, n: int, t: float) -> None:
-    """Vectors of few directions: which of the equally near ones vote is open, and every answer must be one of a choice.
+    """Many vectors are equally near, and the definition does not say which of them vote.
 
-    Where all choices agree, scikit-learn and we do.
+    Every answer must be that of some choice of voters. Where all choices agree, so does scikit-learn.
     """
     rng = np.random.default_rng(seed)
     bank, queries = rng.integers(1, 3, (n, 2)).astype(float), rng.integers(1, 3, (12, 2)).astype(float)
