@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zoo.search.collection import Collection
-from zoo.search.index import IndexInfo
+from zoo.search.index_info import IndexInfo
 from zoo.search.query import QueryResult
 from zoo.system import terminal
 from zoo.system.terminal import print_line, printable

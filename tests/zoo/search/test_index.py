@@ -15,7 +15,8 @@ from made_collection import clusters, make
 from zoo.errors import UserError
 from zoo.numerics.similarity import ExactSearch, centred, l2_normalize, mean_direction
 from zoo.search.collection import Collection
-from zoo.search.index import HNSWSearch, build, open_index
+from zoo.search.graph import HNSWSearch
+from zoo.search.index import build, open_index
 from zoo.search.query import nearest
 
 
