@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-SIDE, GAP, NEIGHBOURS = 128, 6, 5  # pixels, pixels, photographs per row
+SIDE, GAP, TEXT, NEIGHBOURS = 128, 6, 13, 5  # pixels, pixels, pixels, photographs per row
 QUERIES = ("cat_kitten.jpg", "flower_dahlia.jpg", "mountain_picos.jpg", "pyramid_giza.jpg", "horses_meadow.jpg")
 
 
@@ -28,8 +28,9 @@ def main() -> None:
     table = table.filter(table["embedding"].is_valid())
     paths = table["path"].to_pylist()
     vectors = np.array(table["embedding"].to_pylist(), np.float32)
-    vectors -= vectors.mean(0)  # the part that all photographs share does not tell them apart
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    # What all photographs share does not tell them apart: as in `zoo index`, the mean of the unit vectors goes.
+    vectors = unit(vectors)
+    vectors = unit(vectors - vectors.mean(axis=0))
 
     rows = []
     for path in arguments.ask_for:
@@ -40,19 +41,26 @@ def main() -> None:
     print(arguments.out)
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Scale vectors [N, D] to length 1."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 def draw(rows: list[list[tuple[str, float | None]]], folder: Path) -> Image.Image:
-    step = SIDE + GAP
-    sheet = Image.new("RGB", (step * (NEIGHBOURS + 1) + 3 * GAP, (step + 14) * len(rows)), "white")
-    pen = ImageDraw.Draw(sheet)
+    step, height = SIDE + GAP, SIDE + 2 * GAP + TEXT  # from one photograph to the next
+    width = GAP + step * (NEIGHBOURS + 1) + 3 * GAP
+    sheet = Image.new("RGB", (width, GAP + height * len(rows)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
     for y, row in enumerate(rows):
         for rank, (path, cosine) in enumerate(row):
-            left, top = rank * step + (3 * GAP if rank else 0), y * (step + 14)  # a gap after the query
+            left, top = GAP + rank * step + (3 * GAP if rank else 0), GAP + y * height  # a gap after the query
             with Image.open(folder / path) as image:
                 tile = ImageOps.exif_transpose(image)
                 if tile.mode.startswith("I"):  # 16-bit gray
                     tile = Image.fromarray((np.asarray(tile, np.float32) / 257).astype(np.uint8))
                 sheet.paste(ImageOps.fit(tile.convert("RGB"), (SIDE, SIDE)), (left, top))
-            pen.text((left, top + SIDE), "asked for" if cosine is None else f"{rank} · {cosine:.2f}", fill="black")
+            text = "query" if cosine is None else f"{rank} · {cosine:.2f}"
+            pen.text((left, top + SIDE + 1), text, fill="black", font=font)
     return sheet
 
 

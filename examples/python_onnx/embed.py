@@ -65,14 +65,18 @@ def main() -> int:
         csv.writer(file).writerows([name, *row.tolist()] for name, row in zip(names, rows, strict=True))
 
     # print each photograph's nearest neighbour
-    vectors = np.stack(rows)
-    vectors -= vectors.mean(axis=0)  # the part that all photographs share does not tell them apart
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    vectors = unit(np.stack(rows))
+    vectors = unit(vectors - vectors.mean(axis=0))  # the part that all photographs share does not tell them apart
     cosine = vectors @ vectors.T
     np.fill_diagonal(cosine, -2)
     for name, nearest, row in zip(names, cosine.argmax(axis=1), cosine, strict=True):
         print(f"{name}: {names[nearest]} ({row[nearest]:.2f})")
     return 3 if failed else 0
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Scale vectors [N, D] to length 1."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 if __name__ == "__main__":

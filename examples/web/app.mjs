@@ -77,14 +77,18 @@ async function pixels(file) {
   return new ort.Tensor("uint8", rgb, [1, height, width, 3]);
 }
 
-// The part that all photographs share does not tell them apart: subtract the mean before comparing.
+function unit(vector) {
+  const length = Math.hypot(...vector) || 1;
+  return vector.map((v) => v / length);
+}
+
+// The part that all photographs share does not tell them apart: subtract the mean of the unit vectors before comparing.
 function similarPairs() {
-  const mean = embedded[0].vector.map((_, i) => embedded.reduce((sum, e) => sum + e.vector[i], 0) / embedded.length);
-  const units = embedded.map(({ vector }) => {
-    const centred = vector.map((v, i) => v - (embedded.length > 2 ? mean[i] : 0));
-    const length = Math.hypot(...centred) || 1;
-    return centred.map((v) => v / length);
-  });
+  let units = embedded.map(({ vector }) => unit(vector));
+  if (units.length > 2) {
+    const mean = units[0].map((_, i) => units.reduce((sum, vector) => sum + vector[i], 0) / units.length);
+    units = units.map((vector) => unit(vector.map((v, i) => v - mean[i])));
+  }
   const pairs = [];
   for (let a = 0; a < units.length; a++)
     for (let b = a + 1; b < units.length; b++)
