@@ -54,11 +54,12 @@ async function orientation(file) {
   }
 }
 
-// uint8 [1, height, width, 3], upright, over white. Colour profiles are ignored, as `zoo extract` does.
+// uint8 [1, height, width, 3], upright, over white. Colour profiles are ignored, as `zoo extract` does. Alpha is multiplied
+// by the canvas, which rounds; the decoder of WebP would cut the fraction off.
 async function pixels(file) {
   const turned = await orientation(file);
   const imageOrientation = turned === null ? "from-image" : "none";
-  const bitmap = await createImageBitmap(file, { imageOrientation, colorSpaceConversion: "none" });
+  const bitmap = await createImageBitmap(file, { imageOrientation, colorSpaceConversion: "none", premultiplyAlpha: "none" });
   const [width, height] = turned >= 5 && turned <= 8 ? [bitmap.height, bitmap.width] : [bitmap.width, bitmap.height];
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";
