@@ -45,7 +45,7 @@ def test_depth(tmp_path: Path) -> None:
     depth_images(tmp_path / "train", IMAGES)
     depth_images(tmp_path / "test", IMAGES)
     schedule = replace(
-        DEPTH["small"], iterations=320, batch_size=8, crop=(64, 48), short_side=48, decoder=(32, 16, 8, 8), lrs=(0.05,),
+        DEPTH["small"], iterations=480, batch_size=8, crop=(64, 48), short_side=48, decoder=(32, 16, 8, 8), lrs=(0.05,),
         flip=0.0,
     )  # fmt: skip
     frames, _ = depth_data.open_depth_data(tmp_path, schedule)
