@@ -207,7 +207,7 @@ def _finetune_and_score(
         cached.write({})
         return None
     right: NDArray[np.bool_] = logits.argmax(1) == test.labels
-    five = top_k(logits, test.labels).get("top-5")
+    five = top_k(logits, test.labels, trained=train.labels).get("top-5")
     scores = Accuracies(top1=round(100 * float(right.mean()), 4), top5=None if five is None else round(five, 4))
     cached.write(scores)
     return scores

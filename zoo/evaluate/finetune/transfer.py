@@ -237,7 +237,7 @@ def _finetuned(
     tried: dict[str, float | None] = {}
     for lr, weight_decay in grid if len(grid) > 1 else ():
         recipe = _recipe(options, len(train), lr, weight_decay)
-        cached = context.cached_part(preprocessing.to_json(), train.sha256, recipe.to_json(), metric)
+        cached = context.cached_part(preprocessing.to_json(), train.sha256, val.sha256, recipe.to_json(), metric)
         if (stored := cached.read()) is None:
             try:
                 model = finetune(embedder, train, recipe, seed=context.seed)
