@@ -206,7 +206,7 @@ def wilson_interval(correct: NDArray[np.bool_]) -> tuple[float, tuple[float, flo
     z, p = 1.96, right / total
     centre, half = p + z * z / (2 * total), z * sqrt(p * (1 - p) / total + z * z / (4 * total**2))
     low, high = (100 * (centre + sign * half) / (1 + z * z / total) for sign in (-1, 1))
-    return 100 * p, (low, high)
+    return 100 * p, (max(0.0, low), min(100.0, high))  # rounding goes beyond where all are wrong, or all right
 
 
 _T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # two-sided

@@ -52,6 +52,9 @@ def test_intervals_are_scipy_s() -> None:
     score, (low, high) = wilson_interval(correct)
     reference = stats.binomtest(37, 200).proportion_ci(method="wilson")
     assert (score, low, high) == pytest.approx((18.5, 100 * reference.low, 100 * reference.high), abs=1e-2)
+    for right in (0, 5):  # rounding once made the ends -0.0 and a little above 100
+        _, (low, high) = wilson_interval(np.arange(5) < right)
+        assert str(low if right == 0 else 100 - high) == "0.0"
     values = [61.0, 64.0, 62.5, 60.2, 63.3]
     mean, interval = mean_over_seeds(values)
     expected = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
