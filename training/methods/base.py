@@ -142,6 +142,10 @@ class Method(nn.Module):
     def after_step(self, info: StepInfo) -> None:
         """Called after the optimiser's update."""
 
+    def plain_weights(self) -> dict[str, Tensor]:
+        """Return the encoder's state for a plain network of the recipe's architecture, such as a copy to finetune."""
+        return self.encoder.state_dict()
+
     def before_export(self) -> None:
         """Called before an export writes the encoder, which must be as the table of architectures says."""
 
