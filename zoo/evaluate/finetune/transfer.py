@@ -116,6 +116,9 @@ def evaluate(context: Context) -> Result:
     if metric not in METRICS:
         raise UserError(f"--set metric: {metric!r} is none of {', '.join(METRICS)}")
 
+    if metric == "11-point mAP" and splits.train.labels.ndim == 1:
+        raise UserError(f"--set metric={metric} is for images with several labels, as voc2007: take another metric")
+
     # a validation split, held out of train where there is none
     train, val, test = splits.train, splits.val, splits.test
     rule = known.rule if known else splits.rule

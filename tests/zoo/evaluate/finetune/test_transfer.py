@@ -295,6 +295,11 @@ def test_other_validation_images_choose_anew(
     assert scored == ["tiles/val", "tiles/val", "tiles/test", "tiles/test", "tiles/val", "tiles/val", "tiles/test"]
 
 
+def test_a_metric_of_several_labels_needs_several_labels(tiles: Path, tiny_weights: str, cache: Path) -> None:
+    with pytest.raises(UserError, match="images with several labels"):
+        evaluate("transfer", tiny_weights, tiles, settings={"metric": "11-point mAP", "l2": "1"})
+
+
 def test_a_test_class_that_train_lacks_is_named(tiles: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(tiles, data)
