@@ -96,7 +96,8 @@ def replan(folder: Path, step: int, now: int, scale: Fraction, plan: str) -> Non
     path = folder / FILE_NAME
     if not path.exists():
         return
-    lines, mark = read(folder), {"step": now, "replanned": plan}
+    lines = read(folder)
+    mark: LogLine = {"step": now, "replanned": plan}
     if mark in lines:
         kept = lines[: lines.index(mark)]
     else:
