@@ -58,9 +58,13 @@ def launch(
     from training.distributed import collectives
     from training.engine import checkpoint
     from training.engine.loop import train
+    from training.methods.unread import unread_settings
 
     # Train as one rank of the group, and resume by itself after a restart by torchrun.
     with collectives.process_group(device or ("cuda" if torch.cuda.is_available() else "cpu")) as local_device:
+        if collectives.rank() == 0:
+            for field in unread_settings(config, table.find(recipe)):
+                note(f"--set {field} changes nothing: {config.method} does not read it")
         resume = resume or (collectives.restarted() and checkpoint.load_last(out) is not None)
         path = train(
             config, dataset, out, device=local_device, resume=resume, loggers=chosen, changing=changing, init=init
@@ -129,7 +133,8 @@ def launch_sweep(
         raise UserError("a sweep trains one run after the other on one device: start it without torchrun")
     config = override(table.find(recipe), overrides)
     values = parse(over)
-    count = len(candidates(config, values))
+    settings = candidates(config, values)
+    count = len(settings)
     train_data, held_out = training_splits(data, label_column)
     if images is not None and images < len(train_data):
         train_data = run.sample(train_data, images)
@@ -139,9 +144,13 @@ def launch_sweep(
     import torch
 
     from training.engine.cost import expectation
+    from training.methods.unread import unread_settings
     from training.sweeps.run import planned_images, sweep
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # The first candidate and the last one differ in every field.
+    if unread := unread_settings(override(config, settings[0]), override(config, settings[-1])):
+        raise UserError(f"--over {unread[0]}: {config.method} does not read it, so that all its values are one run")
     planned = planned_images(config, len(train_data), count, halving)
     note(f"{count} candidates; all runs together, {expectation(config, torch.device(device), images=planned)}")
     return sweep(config, train_data, held_out, out, over=values, halving=halving, device=device, report=report)

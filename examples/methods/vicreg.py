@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from training import Heads, Method, Optim, Recipe, Views, recipe_encoder
 from training.distributed import collectives
+from training.methods.similarity import at_least_float32
 
 _LR = 0.2  # for a batch of 256
 _EPS = 1e-4  # in the standard deviation
@@ -73,16 +74,18 @@ class VICReg(Method):
 
     def loss(self, z1: Tensor, z2: Tensor) -> Tensor:
         """Features [N, D] of both views -> the loss; variance and covariance are over the images of all ranks."""
-        invariance = F.mse_loss(z1, z2)
-        variance, covariance = torch.zeros_like(invariance), torch.zeros_like(invariance)
-        for z in (z1, z2):
-            z = collectives.gather_with_gradient(z)
-            z = z - z.mean(0)
-            variance = variance + F.relu(1 - torch.sqrt(z.var(0) + _EPS)).mean() / 2
-            c = z.T @ z / (len(z) - 1)  # D x D
-            covariance = covariance + (c.square().sum() - c.diagonal().square().sum()) / z.shape[1]
-        terms = torch.stack([invariance, variance, covariance])
-        return (terms * terms.new_tensor(self.weights)).sum()
+        z1, z2 = at_least_float32(z1), at_least_float32(z2)
+        with torch.autocast(z1.device.type, enabled=False):  # bfloat16 has two digits
+            invariance = F.mse_loss(z1, z2)
+            variance, covariance = torch.zeros_like(invariance), torch.zeros_like(invariance)
+            for z in (z1, z2):
+                z = collectives.gather_with_gradient(z)
+                z = z - z.mean(0)
+                variance = variance + F.relu(1 - torch.sqrt(z.var(0) + _EPS)).mean() / 2
+                c = z.T @ z / (len(z) - 1)  # D x D
+                covariance = covariance + (c.square().sum() - c.diagonal().square().sum()) / z.shape[1]
+            terms = torch.stack([invariance, variance, covariance])
+            return (terms * terms.new_tensor(self.weights)).sum()
 
 
 def published() -> Recipe:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from zoo.system.json_types import JSON
 
 
 class CellKey(TypedDict):
-    """The part that must be equal for a finished cell to be used again; ``data`` has names and numbers of images."""
+    """The part that must be equal for a finished cell to be used again; ``data`` has names and numbers of images.
+
+    ``content`` (``Dataset.content`` of both parts) came later: files of earlier versions lack it.
+    """
 
     recipe: dict[str, JSON]
     data: list[str | int]
+    content: NotRequired[list[str]]
     score_by: str
 
 

@@ -66,6 +66,7 @@ def ablate(
         sample(split, count)
         for split, count in zip(training_splits(data, label_column), (setting.images, setting.queries), strict=True)
     )
+    content = [train.content(), test.content()]
     # Cells: train and score the missing ones.
     total = len(rows) * seeds
     measured = []
@@ -73,7 +74,7 @@ def ablate(
         cells = []
         for seed in range(seeds):
             folder = out / name / f"{number:02d}.seed{seed}"
-            cells.append(_cell(replace(row.recipe, seed=seed), train, test, folder, setting, device))
+            cells.append(_cell(replace(row.recipe, seed=seed), train, test, content, folder, setting, device))
             done = number * seeds + seed + 1
             report(f"{done}/{total} {row.name}, seed {seed}: {setting.score} {cells[-1]['score']:.1f} %")
         measured.append(_row_result(row, cells))
@@ -141,12 +142,15 @@ def sample(dataset: Dataset, count: int) -> Dataset:
     return dataset.subset(order[:count]) if 0 < count < len(dataset) else dataset
 
 
-def _cell(recipe: Recipe, train: Dataset, test: Dataset, folder: Path, setting: Setting, device: str) -> CellResult:
+def _cell(
+    recipe: Recipe, train: Dataset, test: Dataset, content: list[str], folder: Path, setting: Setting, device: str
+) -> CellResult:
     """Train and score one cell, or read its finished result."""
     # Name all that the score depends on, to recognise a finished cell.
     key: CellKey = {
         "recipe": json.loads(json.dumps(to_json(recipe))),
         "data": [train.name, len(train), test.name, len(test)],
+        "content": content,
         "score_by": setting.score,
     }
     path = folder / "result.json"
@@ -183,6 +187,7 @@ def _finished_result(path: Path, key: CellKey) -> CellResult:
     try:
         finished: CellResult = json.loads(path.read_text())
         same = all(finished[field] == key[field] for field in ("recipe", "data", "score_by"))
+        same = same and finished.get("content", key["content"]) == key["content"]
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path} is damaged: remove {path.parent}, and its cell is run again") from None
     if not same:

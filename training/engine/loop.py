@@ -143,6 +143,11 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
             progress.say(
                 f"the learning rate only rises: optim.warmup_epochs={config.warmup_epochs:g} covers all epochs"
             )
+        if config.schedule not in ("step", "swav") and config.warmup_epochs:
+            progress.say(
+                f"optim.schedule={config.schedule} has no warm-up: optim.warmup_epochs={config.warmup_epochs:g} "
+                "changes nothing"
+            )
         for line in run.notes:
             progress.say(line)
             log({"note": line})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
@@ -168,9 +169,19 @@ def open_run(
         elif init is not None:
             start_from(run, init)
         if collectives.rank() == 0:
-            # A new run also drops what an earlier one without a checkpoint has logged at step 0.
-            metrics_log.trim(folder, run.step if run.step else -1)
+            _trim_log(run, state)
         yield run
+
+
+def _trim_log(run: Run, state: CheckpointState | None) -> None:
+    """Remove from the log what the run repeats; its earlier lines take the steps of a plan that has others."""
+    if state is not None and (scale := _steps_for_one(run, from_json(state["recipe"]))) != 1:
+        before, now = from_json(state["recipe"]).optim.batch_size, run.recipe.optim.batch_size
+        plan = f"optim.batch_size {before} -> {now} at step {state['step']}"
+        metrics_log.replan(run.folder, state["step"], run.step, scale, plan)
+    else:
+        # A new run also drops what an earlier one without a checkpoint has logged at step 0.
+        metrics_log.trim(run.folder, run.step if run.step else -1)
 
 
 @contextmanager
@@ -319,10 +330,7 @@ def save(run: Run) -> Path:
 
 def _planned_step(run: Run, before: Recipe, state: CheckpointState) -> int:
     """Return the number of completed steps in the plan of this recipe: another batch size has other steps."""
-    ours, old = run.sampler, EpochSampler(len(run.dataset), before.optim.batch_size, before.optim.drop_last)
-    step = state["step"]
-    if ours != old:
-        step = int(step * ours.steps(1000) / old.steps(1000))
+    step = int(state["step"] * _steps_for_one(run, before))
     if changed := [f"{name} {was} -> {now}" for name, now, was in differences(run.recipe, before) if name in REPLANNED]:
         run.notes.append(
             f"{', '.join(changed)}: the schedules are planned again, from step {step} of {run.total_steps}"
@@ -330,6 +338,12 @@ def _planned_step(run: Run, before: Recipe, state: CheckpointState) -> int:
     if step > run.total_steps:
         raise UserError(f"{run.folder} is at step {step}, after the end of {run.total_steps} steps: raise optim.epochs")
     return step
+
+
+def _steps_for_one(run: Run, before: Recipe) -> Fraction:
+    """Return the number of steps of this run's plan for one step of an earlier one: with other batches not 1."""
+    ours, old = run.sampler, EpochSampler(len(run.dataset), before.optim.batch_size, before.optim.drop_last)
+    return Fraction(ours.steps(1000), old.steps(1000))
 
 
 def _require_same_run(run: Run, state: CheckpointState, changing: Collection[str]) -> Recipe:

@@ -1,8 +1,10 @@
 """Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230): the cross-correlation of two views' features is the identity.
 
-Constants are those of facebookresearch/barlowtwins, commit 8e8d284, ``main.py``. On several ranks the official code
-gives 1 / ranks of the gradient (a sum over ranks, which DDP then averages); here it is the gradient itself. Gradient
-accumulation CHANGES the loss: each micro-batch has a cross-correlation of its own.
+Constants are those of facebookresearch/barlowtwins, commit 8e8d284, ``main.py``. On several GPUs the official code has
+1 / GPUs of the gradient: each GPU has that of its own images alone, and DDP averages what should be summed. Here it is
+the whole gradient on any number of ranks, divided by ``gpus``. LARS undoes the division for the weights, but biases and
+BN learn that much more slowly: .0048 / 16 is their rate in the published run. Gradient accumulation CHANGES the loss:
+each micro-batch has a cross-correlation of its own.
 """
 
 from __future__ import annotations
@@ -10,11 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from training.distributed import collectives
 from training.methods.base import Method, recipe_encoder
-from training.recipes.config import Optim, Recipe
+from training.methods.options import check_options
+from training.methods.similarity import at_least_float32
+from training.recipes.config import Optim, Range, Recipe
+from zoo.datasets.dataset import Dataset
 
 LR_WEIGHTS, LR_BIASES = 0.2, 0.0048  # for a batch of 256; the second is of parameters with one dimension
 
@@ -26,14 +32,17 @@ class BarlowTwins(Method):
         dim: size of the encoder's output.
         hidden, out: sizes of the projector; 8192 and 8192.
         lambd: weight of the off-diagonal terms; .0051.
+        gpus: by which the gradient is divided, not the loss; 16 in the published run (README.md at 8e8d284).
     """
 
     training_only = ("bn",)
     batch_loss = True
 
-    def __init__(self, encoder: nn.Module, dim: int, *, hidden: int, out: int, lambd: float = 0.0051) -> None:
+    def __init__(
+        self, encoder: nn.Module, dim: int, *, hidden: int, out: int, lambd: float = 0.0051, gpus: int = 1
+    ) -> None:
         super().__init__()
-        self.lambd = lambd
+        self.lambd, self.gpus = lambd, gpus
         self.encoder = encoder
         self.projector = nn.Sequential(
             nn.Linear(dim, hidden, bias=False),
@@ -49,8 +58,15 @@ class BarlowTwins(Method):
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Self:
         encoder, dim = recipe_encoder(recipe)
-        heads = recipe.heads
-        return cls(encoder, dim, hidden=heads.hidden, out=heads.out, lambd=float(recipe.options["lambd"]))
+        heads, options = recipe.heads, recipe.options
+        lambd, gpus = float(options["lambd"]), int(options.get("gpus", 1))
+        return cls(encoder, dim, hidden=heads.hidden, out=heads.out, lambd=lambd, gpus=gpus)
+
+    @classmethod
+    def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
+        super().check(recipe, rows=rows, dataset=dataset)
+        if "gpus" in recipe.options:
+            check_options(recipe, gpus=Range(1))
 
     def parameter_groups(self, optim: Optim) -> list[dict[str, object]]:
         """LARS with a rate of their own for biases and BN, which get neither weight decay nor a trust ratio."""
@@ -63,13 +79,20 @@ class BarlowTwins(Method):
 
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Two views [N, 3, H, W], normalised -> ``loss`` (equation 1)."""
-        z1, z2 = (self.bn(self.projector(self.encoder(view))) for view in views)
-        return {"loss": self.loss(z1, z2)}
+        z1, z2 = (self.bn(at_least_float32(self.projector(self.encoder(view)))) for view in views)
+        loss = self.loss(z1, z2)
+        if self.gpus > 1:
+            loss = loss / self.gpus + loss.detach() * (1 - 1 / self.gpus)
+        return {"loss": loss}
 
     def loss(self, z1: Tensor, z2: Tensor) -> Tensor:
-        """Normalised projections [N, D] of both views -> the loss, over the images of all ranks."""
+        """Normalised projections [N, D] of both views -> the loss, over the images of all ranks.
+
+        In the precision of the projections also under autocast: the official fp16 has three digits, bfloat16 two.
+        """
         z1, z2 = collectives.gather_with_gradient(z1), collectives.gather_with_gradient(z2)
-        c = z1.T @ z2 / len(z1)  # D x D
-        on_diagonal = (c.diagonal() - 1).square().sum()
-        off_diagonal = c.square().sum() - c.diagonal().square().sum()
-        return on_diagonal + self.lambd * off_diagonal
+        with torch.autocast(z1.device.type, enabled=False):
+            c = z1.T @ z2 / len(z1)  # D x D
+            on_diagonal = (c.diagonal() - 1).square().sum()
+            off_diagonal = c.square().sum() - c.diagonal().square().sum()
+            return on_diagonal + self.lambd * off_diagonal

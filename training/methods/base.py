@@ -53,6 +53,8 @@ class Method(nn.Module):
             ``target_encoder``; empty if there is none. Estimates of a run count its weights and its forward passes.
         one_direction: unless ``objective.symmetric``, only the first large view passes the encoder, and only the second
             one its follower.
+        first_view_pass: which pass of the encoder in a micro-batch has the first view, from 0. It begins with that
+            view's images, in the order of the labels: the monitors take them.
         batch_loss: the loss compares the images of a micro-batch with each other, so that ``accumulate`` changes it.
             Where memory is short, a smaller batch is advised then, not more micro-batches.
         training_only: names, or beginnings of names, of submodules and buffers that an export leaves out.
@@ -69,6 +71,7 @@ class Method(nn.Module):
     one_direction: ClassVar[bool] = False
     batch_loss: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ("target", "key", "queue")
+    first_view_pass: int = 0
 
     encoder: nn.Module
     projector: nn.Module
@@ -138,6 +141,10 @@ class Method(nn.Module):
 
     def after_step(self, info: StepInfo) -> None:
         """Called after the optimiser's update."""
+
+    def plain_weights(self) -> dict[str, Tensor]:
+        """Return the encoder's state for a plain network of the recipe's architecture, such as a copy to finetune."""
+        return self.encoder.state_dict()
 
     def before_export(self) -> None:
         """Called before an export writes the encoder, which must be as the table of architectures says."""

@@ -55,6 +55,14 @@ class BYOLGroupNorm(BYOL):
                     norm = nn.GroupNorm(groups, layer.num_features, eps=layer.eps)
                     setattr(head, name, norm.requires_grad_(layer.weight.requires_grad))
 
+    def plain_weights(self) -> dict[str, Tensor]:
+        """Return the encoder's state with the weights as they are used."""
+        state = super().plain_weights()
+        for name, layer in self.encoder.named_modules():
+            if isinstance(layer, StandardisedConv2d | StandardisedLinear):
+                state[f"{name}.weight"] = standardised(layer.weight.detach())
+        return state
+
     def before_export(self) -> None:
         """Store the weights as they are used, so that the encoder is a plain network."""
         for layer in self.encoder.modules():

@@ -92,7 +92,8 @@ class DenseCL(MoCoV2):
             self._keys.append(collectives.gather(k))
             self._dense_keys.append(collectives.gather(k_mean))
         # To each place of the query view belongs the key view's place whose encoder features are most similar.
-        match = (q_map.detach() @ k_map.transpose(1, 2)).argmax(2)  # NxS
+        with torch.autocast(q_map.device.type, enabled=False):  # in bfloat16 many places would be equally similar
+            match = (q_map.detach() @ k_map.transpose(1, 2)).argmax(2)  # NxS
         positive = torch.take_along_dim(k_places, match[:, :, None], 1)  # NxSxC
         single = info_nce(q, k, self.queue, self.T)
         dense = info_nce(q_places.flatten(0, 1), positive.flatten(0, 1), self.queue_dense, self.T)

@@ -25,6 +25,7 @@ from training.methods.pirl import check_jigsaw
 from training.methods.similarity import unit
 from training.recipes.config import Range, Recipe
 from zoo.datasets.dataset import Dataset
+from zoo.errors import UserError
 
 
 class InfoMin(MoCoV2):
@@ -68,6 +69,8 @@ class InfoMin(MoCoV2):
         super().check(recipe, rows=rows, dataset=dataset)
         check_jigsaw(recipe)
         check_options(recipe, patch_weight=Range(0, 1))
+        if recipe.objective.symmetric:
+            raise UserError("infomin has one direction only: set objective.symmetric=false")
 
     def forward(
         self, views: Sequence[Tensor], labels: Tensor | None = None, rows: Tensor | None = None

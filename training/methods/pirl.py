@@ -59,6 +59,7 @@ class PIRL(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.bank, self.code, self.weight, self.seed = encoder, bank, code, weight, seed
+        self.first_view_pass = 1 if code == "vissl" else 0  # patches pass before the image in VIS
         out = bank.memory.shape[1]
         self.projector = moco_projector(dim, out, layers)
         self.jigsaw = JigsawHead(dim, out, layers=layers, last_relu=code == "vissl" and layers > 1)  # VIS heads/mlp.py

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from training.distributed import collectives
 from training.methods.base import Method, recipe_encoder
+from training.methods.similarity import at_least_float32
 from training.recipes.config import Recipe
 
 _EPS = 1e-4  # in the standard deviation
@@ -68,14 +69,19 @@ class VICReg(Method):
         return {"loss": self.loss(z1, z2)}
 
     def loss(self, z1: Tensor, z2: Tensor) -> Tensor:
-        """Features [N, D] of both views -> the loss; variance and covariance are over the images of all ranks."""
-        invariance = F.mse_loss(z1, z2)
-        variance, covariance = torch.zeros_like(invariance), torch.zeros_like(invariance)
-        for z in (z1, z2):
-            z = collectives.gather_with_gradient(z)
-            z = z - z.mean(0)
-            variance = variance + F.relu(1 - torch.sqrt(z.var(0) + _EPS)).mean() / 2
-            c = z.T @ z / (len(z) - 1)  # D x D
-            covariance = covariance + (c.square().sum() - c.diagonal().square().sum()) / z.shape[1]
-        terms = torch.stack([invariance, variance, covariance])
-        return (terms * terms.new_tensor(self.weights)).sum()
+        """Features [N, D] of both views -> the loss; variance and covariance are over the images of all ranks.
+
+        In float32 or wider also under autocast: the official fp16 has three digits, bfloat16 two.
+        """
+        z1, z2 = at_least_float32(z1), at_least_float32(z2)
+        with torch.autocast(z1.device.type, enabled=False):
+            invariance = F.mse_loss(z1, z2)
+            variance, covariance = torch.zeros_like(invariance), torch.zeros_like(invariance)
+            for z in (z1, z2):
+                z = collectives.gather_with_gradient(z)
+                z = z - z.mean(0)
+                variance = variance + F.relu(1 - torch.sqrt(z.var(0) + _EPS)).mean() / 2
+                c = z.T @ z / (len(z) - 1)  # D x D
+                covariance = covariance + (c.square().sum() - c.diagonal().square().sum()) / z.shape[1]
+            terms = torch.stack([invariance, variance, covariance])
+            return (terms * terms.new_tensor(self.weights)).sum()

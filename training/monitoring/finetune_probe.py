@@ -49,7 +49,7 @@ def finetuned_accuracy(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         encoder, dim = recipe_encoder(recipe)
         classifier = nn.Linear(dim, int(dataset.labels.max()) + 1).to(device)
-    encoder.to(device).load_state_dict(method.encoder.state_dict())
+    encoder.to(device).load_state_dict(method.plain_weights())
     nn.init.zeros_(classifier.weight)
     nn.init.zeros_(classifier.bias)
     network = nn.Sequential(encoder, classifier).to(memory_format=torch.channels_last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeAlias
 
@@ -81,3 +82,25 @@ def trim(folder: Path, step: int) -> None:
         lines = [(line["step"], json.dumps(line)) for line in read(folder)]
         kept = "".join(text + "\n" for at, text in lines if isinstance(at, int) and at <= step)
         atomic_files.atomic_write_text(path, kept)
+
+
+def replan(folder: Path, step: int, now: int, scale: Fraction, plan: str) -> None:
+    """Move the lines up to ``step`` to another plan, where that step is ``now``, and remove the later ones.
+
+    A line with ``plan`` ends them. It tells the next resume that they are moved, if the run ends before a checkpoint.
+
+    Args:
+        scale: steps of the new plan for one of the old.
+        plan: what was changed and when, in words.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return
+    lines = read(folder)
+    mark: LogLine = {"step": now, "replanned": plan}
+    if mark in lines:
+        kept = lines[: lines.index(mark)]
+    else:
+        old = ((line, at) for line in lines if isinstance(at := line["step"], int) and at <= step)
+        kept = [{**line, "step": int(at * scale)} for line, at in old]
+    atomic_files.atomic_write_text(path, "".join(json.dumps(line) + "\n" for line in [*kept, mark]))

@@ -91,20 +91,25 @@ class OnlineMonitor:
     Args:
         dim, classes: size of the encoder's output, number of classes; without classes there is no probe.
         rows: samples of a micro-batch on one rank. A method that passes several views through the encoder at once
-            passes the first view first.
+            passes the first view first; one that passes something else before says so (``Method.first_view_pass``).
     """
 
     def __init__(self, method: Method, *, dim: int, classes: int, rows: int, device: torch.device) -> None:
         self.probe = LinearProbe(dim, classes, device) if classes else None
         self._rows, self._method = rows, method
         self._features: Tensor | None = None
+        self._passes = 0  # of the encoder before the one that is kept
         self._outputs: Tensor | None = None
         self._bad_checks = 0
         method.encoder.register_forward_hook(self._keep_features)
         method.projector.register_forward_hook(self._keep_outputs)
 
     def _keep_features(self, module: nn.Module, inputs: object, output: Tensor) -> None:
-        if self._features is None and module.training:
+        if self._features is not None or not module.training:
+            return
+        if self._passes < self._method.first_view_pass:
+            self._passes += 1
+        else:
             self._features = output.detach()[: self._rows]
 
     def _keep_outputs(self, module: nn.Module, inputs: object, output: Tensor) -> None:
@@ -121,7 +126,7 @@ class OnlineMonitor:
             ``spread`` and ``effective_rank`` (``training.monitoring.collapse``) after a check, otherwise nothing.
         """
         # Take what the hooks have kept of this step.
-        features, self._features = self._features, None
+        features, self._features, self._passes = self._features, None, 0
         outputs, self._outputs = self._outputs, None
         if self.probe is not None and features is not None and labels is not None and len(features) > 1:
             self.probe.learn(features, labels[: len(features)].to(features.device))

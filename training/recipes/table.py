@@ -99,7 +99,7 @@ _SMALL_DATA: dict[SmallData, str] = {"cifar10": "CIFAR-10", "tin": "Tiny-ImageNe
 _ARCHITECTURES = ("r18", "r50", "r50x2", "r50x4", "r200", "r200x2")
 _TPU, _GPU8, _GPU1 = "512 TPU v3 cores", "8 V100", "1 RTX A6000"
 GROUP = "siamese_zoo.recipes"  # of entry points
-_GPUS, _GPU32 = "GPUs, number not stated", "32 GPUs"
+_GPUS, _GPU16, _GPU32 = "GPUs, number not stated", "16 V100", "32 GPUs"
 _IN1K, _S4 = "ImageNet-1k", "[S] table 4"
 
 _BYOL_SCORES: dict[tuple[str, int], tuple[str, ...]] = {
@@ -232,15 +232,15 @@ def _more() -> list[RecipeEntry]:
         RecipeEntry(pirl_pycontrast_in1k, _IN1K, _GPUS, "61.7", pyc),
         RecipeEntry(localagg_in1k, _IN1K, _GPUS, "60.2", "the paper, best layer, ten crops"),
         RecipeEntry(cpc_in1k, _IN1K, _GPUS),
-        RecipeEntry(partial(mocov3_in1k, 100), _IN1K, "16 V100", "68.9", "MoCo v3's readme", "the released one"),
-        RecipeEntry(partial(mocov3_in1k, 300), _IN1K, "16 V100", "72.8", "MoCo v3's readme", "the released one"),
-        RecipeEntry(partial(mocov3_in1k, 1000), _IN1K, "16 V100", "74.6", "MoCo v3's readme", "the released one"),
+        RecipeEntry(partial(mocov3_in1k, 100), _IN1K, _GPU16, "68.9", "MoCo v3's readme", "the released one"),
+        RecipeEntry(partial(mocov3_in1k, 300), _IN1K, _GPU16, "72.8", "MoCo v3's readme", "the released one"),
+        RecipeEntry(partial(mocov3_in1k, 1000), _IN1K, _GPU16, "74.6", "MoCo v3's readme", "the released one"),
         RecipeEntry(densecl_in1k, _IN1K, _GPU8, "VOC detection AP 58.7", "DenseCL's readme", "mean of 5 trials"),
         RecipeEntry(byol_gn_in1k, _IN1K, _TPU),
         RecipeEntry(mocov1_in1k, _IN1K, _GPU8, "60.6", "MoCo's readme", "the released one"),
-        RecipeEntry(partial(barlowtwins_in1k, 1000), _IN1K, _GPU32, "73.5", "the official readme", "the released one"),
+        RecipeEntry(partial(barlowtwins_in1k, 1000), _IN1K, _GPU16, "73.5", "the official readme", "the released one"),
         RecipeEntry(partial(vicreg_in1k, 1000), _IN1K, _GPU32, "73.2", "the official readme", "the released one"),
-        RecipeEntry(partial(vicreg_in1k, 100), _IN1K, _GPUS),
+        RecipeEntry(partial(vicreg_in1k, 100), _IN1K, "8 GPUs"),
         RecipeEntry(partial(infomin_in1k, 200), _IN1K, _GPU8, "70.1", pyc, "the released one"),
         RecipeEntry(partial(infomin_in1k, 800), _IN1K, _GPU8, "73.0", pyc, "the released one"),
         RecipeEntry(partial(infomin_in1k, 200, 0), _IN1K, _GPU8),

@@ -116,7 +116,8 @@ def _check(images: NDArray[Any], labels: NDArray[Any] | None, path: Path) -> Pix
     if labels is None:
         return PixelArray(images, None)
     labels = labels.reshape(len(labels)) if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or labels.min() < 0:
+    whole = labels.shape == (len(images),) and labels.dtype.kind in "iu"
+    if not whole or labels.min() < 0 or int(labels.max()) > np.iinfo(np.int64).max:
         raise UserError(f"{path}: labels must be {len(images)} whole numbers from 0, not {labels.dtype} {labels.shape}")
     return PixelArray(images, labels.astype(np.int64))
 

@@ -20,9 +20,15 @@ def top_1(scores: Scores, labels: Labels) -> float:
     return 100 * float((scores.argmax(1) == labels).mean())
 
 
-def top_k(scores: Scores, labels: Labels, k: int = 5) -> dict[str, float]:
-    """Return ``{"top-5": percent}`` of scores [M, C] and labels [M], or nothing where C is at most ``k``."""
-    if scores.shape[1] <= k:
+def top_k(scores: Scores, labels: Labels, k: int = 5, *, trained: Labels | None = None) -> dict[str, float]:
+    """Return ``{"top-5": percent}`` of scores [M, C] and labels [M], or nothing where there are at most ``k`` classes.
+
+    Args:
+        trained: labels [N] of the training images. A number that none of them has, as 0 where labels count from 1, is
+            no class: with five others every answer would be among the best five.
+    """
+    classes = scores.shape[1] if trained is None else len(np.unique(trained))
+    if classes <= k:
         return {}
     best = np.argpartition(-scores, k, axis=1)[:, :k]
     return {f"top-{k}": 100 * float((best == labels[:, None]).any(1).mean())}

@@ -110,7 +110,20 @@ def test_an_ablation_runs_once_and_draws(data: Path, tmp_path: Path, monkeypatch
         result.write_text(damaged)
         with pytest.raises(UserError, match=r"result.json is damaged: remove .*, and its cell is run again"):
             ablate("stop-gradient", data, tmp_path, **options)
+    # Files of earlier versions say nothing of the content.
+    earlier = json.loads(whole)
+    del earlier["content"]
+    result.write_text(json.dumps(earlier))
+    ablate("stop-gradient", data, tmp_path, **options)
     result.write_text(whole)
+    # Other labels of the same images are other data, though names and numbers are the same.
+    relabelled = tmp_path / data.name
+    shutil.copytree(data, relabelled)
+    small_folder, large_folder = relabelled / "test" / "small", relabelled / "test" / "large"
+    moved = sorted(small_folder.iterdir())[0]
+    moved.rename(large_folder / moved.name)
+    with pytest.raises(UserError, match="another setting or data"):
+        ablate("stop-gradient", relabelled, tmp_path, **options)
     options["setting"] = replace(tiny_setting(), images=12)
     with pytest.raises(UserError, match="another setting or data"):
         ablate("stop-gradient", data, tmp_path, **options)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import last, log, tiny
+from tiny_runs import Killed, after_step, kill, last, log, tiny
 
 from training.engine import loop, memory, state
 from training.engine.loop import train
@@ -51,6 +51,47 @@ def test_another_batch_size_keeps_the_epochs_that_are_done(photos: Dataset, tmp_
     assert last(tmp_path)["step"] == last(tmp_path)["total_steps"] == 2 * len(photos) // 8
     (note,) = notes(tmp_path)
     assert f"from step {images // 8} of" in str(note)
+
+
+def test_the_log_of_the_part_before_stays_at_its_epochs(
+    photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lines move to the steps of the new plan, also where the run is killed before its next checkpoint."""
+    recipe = tiny("simsiam", optim={"epochs": 2, "batch_size": 4, "drop_last": False}, monitor_epochs=1)
+    train(recipe, photos, tmp_path, device="cpu")
+    end = last(tmp_path)["step"]
+    before = [line for line in log(tmp_path) if "knn" in line]
+    assert [line["epoch"] for line in before] == [1, 2]
+    larger = replace(
+        recipe, optim=replace(recipe.optim, epochs=4, batch_size=16), monitor_epochs=1, checkpoint_steps=1000
+    )
+    with monkeypatch.context() as killing:
+        after_step(end // 4 + 1, kill, killing)
+        for _ in range(2):
+            with pytest.raises(Killed):
+                train(larger, photos, tmp_path, device="cpu", resume=True, changing=state.REPLANNED)
+    train(larger, photos, tmp_path, device="cpu", resume=True, changing=state.REPLANNED)
+    lines = log(tmp_path)
+    knn = [line for line in lines if "knn" in line]
+    assert [line["epoch"] for line in knn] == [1, 2, 2, 3, 4]  # whole steps: the end of the second epoch is repeated
+    assert [line["knn"] for line in knn[:2]] == [line["knn"] for line in before]
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(steps)
+    assert [line["step"] for line in knn] == pytest.approx([n * len(photos) / 16 for n in (1, 2, 2, 3, 4)], abs=1)
+    # A resume without a change, and one with another rate alone, leave the log as it is.
+    faster = replace(larger, optim=replace(larger.optim, lr=0.01))
+    train(faster, photos, tmp_path, device="cpu", resume=True, changing=state.REPLANNED)
+    assert [line["step"] for line in log(tmp_path)][: len(steps)] == steps
+
+
+def test_a_warm_up_that_the_schedule_does_not_have_is_said(
+    photos: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny("simsiam", optim={"epochs": 1, "schedule": "epoch", "warmup_epochs": 3}), photos, tmp_path, device="cpu")
+    assert "schedule=epoch has no warm-up: optim.warmup_epochs=3 changes nothing" in capsys.readouterr().err
+    for name in table.RECIPES:
+        optim = table.find(name).optim
+        assert optim.schedule in ("step", "swav") or not optim.warmup_epochs, name
 
 
 def test_other_fields_never_change(photos: Dataset, tmp_path: Path) -> None:

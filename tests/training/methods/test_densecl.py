@@ -14,7 +14,7 @@ from relative_errors import RelativeErrors
 from tiny_runs import add_tiny_architecture, tiny
 from torch import Tensor, nn
 
-from training.methods import DenseCL, StepInfo, build_method
+from training.methods import DenseCL, StepInfo, build_method, densecl
 from training.recipes import table
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
@@ -194,3 +194,24 @@ def test_the_monitors_see_the_pooled_features() -> None:
     model.encoder.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
     model([torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64)])
     assert seen == [(2, 16)]
+
+
+def test_the_places_are_matched_in_float32_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cosines of .9996 and .9988 are one number in bfloat16, and the first place would win."""
+    angles = torch.tensor([0.05, 0.03])
+    key = torch.stack([angles.cos(), angles.sin()])[None, :, None]  # 1x2x1x2
+    query = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
+    monkeypatch.setattr(densecl, "last_map", lambda encoder, view: (view.mean((2, 3)), view))
+    positives: list[Tensor] = []
+    original = densecl.info_nce
+
+    def info_nce(q: Tensor, k: Tensor, *others: Any) -> Tensor:
+        positives.append(k)
+        return original(q, k, *others)
+
+    monkeypatch.setattr(densecl, "info_nce", info_nce)
+    model = DenseCL(nn.Identity(), 2, out=2, queue=4, projector_layers=1)
+    model.dense = model.key_dense = nn.Identity()  # type: ignore[assignment]
+    with torch.autocast("cpu", torch.bfloat16):
+        model([query, key])
+    torch.testing.assert_close(positives[1], key[:, :, 0, 1].expand(2, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ import pytest
 import torch
 from bank_checks import below, group_files, images, read_official, train_steps, trunk
 from relative_errors import RelativeErrors
+from tiny_runs import tiny
 from torch import nn
 
 from training.methods import StepInfo
 from training.methods.infomin import InfoMin
 from training.methods.jigsaw import cut_patches, draw_puzzle
 from training.methods.similarity import unit
+from zoo.datasets.dataset import Dataset
+from zoo.errors import UserError
 
 
 def test_queue_against_pycontrast(pycontrast_ops: Path) -> None:
@@ -116,3 +120,11 @@ def test_both_terms_meet_one_key_and_the_key_network_follows_after_the_step() ->
     model.after_step(StepInfo(5, 10, 0, 0.0))
     assert torch.allclose(model.key_encoder[2].weight, 0.9 * key_before + 0.1 * model.encoder[2].weight)
     assert np.allclose(model.queue[:, :3].t().numpy(), k)
+
+
+def test_a_symmetric_loss_is_refused(photos: Dataset) -> None:
+    """PyContrast has one direction, and the setting changed nothing."""
+    recipe = tiny("infomin")
+    InfoMin.check(recipe, rows=8, dataset=photos)
+    with pytest.raises(UserError, match="infomin has one direction only"):
+        InfoMin.check(replace(recipe, objective=replace(recipe.objective, symmetric=True)), rows=8, dataset=photos)

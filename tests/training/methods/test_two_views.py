@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from training.engine.schedules import learning_rate, warmup_cosine
 from training.methods import BarlowTwins, VICReg, build_method
 from training.monitoring.collapse import collapsed, effective_rank, output_spread, vanished
 from training.recipes import table
+from training.recipes.config import differences, from_json, override, to_json
 
 
 def require_trajectory(group: Path, cls: type[BarlowTwins | VICReg], recipe: str) -> None:
@@ -147,3 +149,53 @@ def test_moco_v1_is_v2_with_one_linear_another_temperature_view_and_schedule() -
     assert (view.jitter_p, view.hue, view.blur_p, view.min_area, recipe.views.second) == (1.0, 0.4, 0.0, 0.2, view)
     rates = [learning_rate(recipe.optim, epoch, sampler) for epoch in (119, 120, 160)]
     assert rates == pytest.approx([0.03, 0.003, 0.0003])
+
+
+@pytest.mark.parametrize("cls", [BarlowTwins, VICReg])
+def test_the_loss_is_not_in_bfloat16(cls: type[BarlowTwins | VICReg]) -> None:
+    """A correlation of .95 has two digits in bfloat16, and a sum over 8192 x 8192 entries no more."""
+    torch.manual_seed(0)
+    model = cls(nn.Identity(), 16, hidden=32, out=64)
+    x = torch.randn(32, 16)
+    views = [x, x + 0.3 * torch.randn(32, 16)]
+    kept: list[torch.Tensor] = []
+    model.projector.register_forward_hook(lambda module, inputs, z: kept.append(z))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(views)["loss"]
+    norm = nn.BatchNorm1d(64, affine=False) if cls is BarlowTwins else nn.Identity()
+    assert [z.dtype for z in kept] == [torch.bfloat16] * 2
+    expected = model.loss(*(norm(z.detach().float()) for z in kept))
+    assert loss.dtype == torch.float32
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_biases_learn_as_on_the_readme_s_gpus() -> None:
+    """DDP divides the official gradient by the number of GPUs once more: the weights' trust ratio undoes it, the biases
+    feel it."""
+    recipe = table.find("barlowtwins_r50_in1k_1000ep")
+    assert recipe.options["gpus"] == 16  # README.md at 8e8d284: "7 days on 16 v100 GPUs"
+    assert "gpus" not in table.find("barlowtwins_r10_cifar10_3ep").options
+    views = [torch.randn(12, 6, generator=torch.Generator().manual_seed(n)) for n in (1, 2)]
+    moved, losses = [], []
+    for gpus in (1, 16):
+        torch.manual_seed(0)
+        model = BarlowTwins(nn.Identity(), 6, hidden=8, out=5, gpus=gpus).double()
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        optimiser = build_optimiser(model, replace(recipe.optim, weight_decay=0.0))
+        set_learning_rate(optimiser, recipe.optim, 1.0)
+        loss = model([view.double() for view in views])["loss"]
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+        moved.append({name: p.detach() - before[name] for name, p in model.named_parameters()})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    for name, step in moved[0].items():
+        part = 16.0 if step.ndim == 1 else 1.0
+        torch.testing.assert_close(moved[1][name] * part, step, rtol=1e-9, atol=1e-15)
+
+
+def test_a_run_that_knew_no_gpus_resumes_with_one() -> None:
+    recipe = table.find("barlowtwins_r50_in1k_1000ep")
+    earlier = replace(recipe, options={"lambd": 0.0051})
+    assert [path for path, _, _ in differences(recipe, from_json(to_json(earlier)))] == ["options"]
+    assert not list(differences(override(recipe, ["options.gpus=1"]), from_json(to_json(earlier))))

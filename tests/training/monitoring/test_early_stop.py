@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import Killed, after_step, assert_same_state, kill, last, log, tiny
+from tiny_runs import METHODS, Killed, after_step, assert_same_state, kill, last, log, tiny
 
 from training.engine import loop
 from training.engine.loop import train
+from training.monitoring import finetune_probe
 from training.monitoring.collapse import Measurement
 from training.monitoring.early_stop import EarlyStop
 from training.monitoring.finetune_probe import finetuned_accuracy
@@ -144,6 +145,28 @@ def test_finetuning_learns_and_leaves_the_random_state() -> None:
     assert all(torch.equal(value, before[name]) for name, value in method.encoder.state_dict().items())
     unlabelled = replace(data, labels=None)
     assert finetuned_accuracy(method, recipe, unlabelled, epoch=1, device=CPU) is None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_finetuning_starts_from_the_network_that_is_trained(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its layers use their weights otherwise than plain ones, as BYOL's without BN."""
+    import numpy as np
+
+    from training.methods import build_method
+
+    recipe = tiny(name)
+    pixels = np.random.default_rng(0).integers(0, 255, (10, 32, 32, 3), dtype=np.uint8)
+    data = Dataset("few", np.arange(10) % 2, ["0", "1"], lambda i: pixels[i], str, 10)
+    method = build_method(recipe, 10)
+    for p in method.encoder.parameters():  # as after some training
+        p.data.add_(0.02)
+    copies: list[torch.nn.Sequential] = []
+    monkeypatch.setattr(finetune_probe, "_train", lambda network, *others: copies.append(network))
+    finetuned_accuracy(method, recipe, data, epoch=1, device=CPU)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = method.eval().encoder(x)
+        torch.testing.assert_close(copies[0][0](x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(

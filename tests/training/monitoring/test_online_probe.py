@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import Killed, after_step, kill, log, tiny
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+from tiny_runs import METHODS, Killed, after_step, kill, log, tiny
 from torch import nn
 
 from training.engine import checkpoint
 from training.engine.loop import train
-from training.methods import Method
+from training.methods import Method, StepInfo, build_method
+from training.methods.base import recipe_architecture
 from training.monitoring import collapse
 from training.monitoring.online_probe import CHECK_STEPS, LinearProbe, OnlineMonitor
 from training.recipes.config import Objective
@@ -132,3 +134,41 @@ def test_a_resumed_run_has_the_probe_of_the_undisturbed_one(
     assert other is not None
     for key in ("weight", "bias", "counts"):
         assert torch.equal(one["monitors"]["probe"][key], other["monitors"]["probe"][key])
+
+
+class _Brightest(nn.Module):
+    """[N, 3, H, W] -> the largest pixel of each image, ``dim`` times; one map is pooled, as in a ResNet."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim, self.scale = dim, nn.Parameter(torch.ones(()))
+        self.pool = SelectAdaptivePool2d(flatten=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled: torch.Tensor = self.pool(self.scale * x.amax((1, 2, 3)).view(-1, 1, 1, 1).expand(-1, self.dim, 2, 2))
+        return pooled
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_probe_sees_the_image_of_each_label(method: str, photos: Dataset) -> None:
+    """Whatever passes the encoder besides or before: crops, patches, views of both kinds."""
+    recipe, n = tiny(method), 6
+    built = build_method(recipe, len(photos))
+    dim = recipe_architecture(recipe).num_features
+    built.encoder = _Brightest(dim)
+    monitor = OnlineMonitor(built, dim=dim, classes=2, rows=n, device=CPU)
+    views = recipe.views
+    sizes = [views.size] * (1 + (views.second is not None))
+    sizes += [views.small_size] * (views.small_count if views.small is not None else 0)
+    brightness = torch.arange(1.0, n + 1)
+    images = [brightness.view(-1, 1, 1, 1).expand(-1, 3, size, size) for size in sizes]
+    labels, rows = torch.tensor([0, 1] * (n // 2)), torch.arange(n)
+    if not built.follower_name:  # the stub has other parameters than the network that would follow it
+        built.before_step(StepInfo(0, 10, 0, 0.9))
+    for _ in range(2):  # two micro-batches
+        built(images, labels, *([rows] if built.uses_rows else []))
+    assert monitor._features is not None
+    assert monitor._features[:, 0].tolist() == brightness.tolist()
+    monitor.after_step(1, labels)
+    built(images, labels, *([rows] if built.uses_rows else []))
+    assert monitor._features[:, 0].tolist() == brightness.tolist()

@@ -52,10 +52,32 @@ def test_intervals_are_scipy_s() -> None:
     score, (low, high) = wilson_interval(correct)
     reference = stats.binomtest(37, 200).proportion_ci(method="wilson")
     assert (score, low, high) == pytest.approx((18.5, 100 * reference.low, 100 * reference.high), abs=1e-2)
+    for right in (0, 5):  # rounding once made the ends -0.0 and a little above 100
+        _, (low, high) = wilson_interval(np.arange(5) < right)
+        assert str(low if right == 0 else 100 - high) == "0.0"
     values = [61.0, 64.0, 62.5, 60.2, 63.3]
     mean, interval = mean_over_seeds(values)
     expected = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
     assert (mean, *interval) == pytest.approx((np.mean(values), *expected), abs=1e-2)
+
+
+@pytest.mark.parametrize("count", [2, 5, 10, 11, 12, 20, 31, 200])
+def test_the_interval_over_seeds_is_student_s_at_any_number_of_seeds(count: int) -> None:
+    values = 50 + np.random.default_rng(count).normal(size=count)
+    _, interval = mean_over_seeds(list(values))
+    expected = stats.t.interval(0.95, count - 1, np.mean(values), stats.sem(values))
+    assert interval == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("numbers", [[1, 2, 3, 4, 5], [0, 40, 7, 2, 11]])
+def test_numbers_that_no_image_has_make_no_top_5(numbers: list[int]) -> None:
+    """Labels from 1, or with gaps: five classes are always among five answers, whatever the columns that none has."""
+    rng = np.random.default_rng(0)
+    train = np.repeat(numbers, 3)
+    scores = rng.normal(size=(30, max(numbers) + 1)).astype(np.float32)
+    truth = rng.choice(numbers, 30)
+    assert top_k(scores, truth, trained=train) == {}
+    assert top_k(scores, truth, trained=np.append(train, 6)) == top_k(scores, truth)
 
 
 def test_the_bootstrap_is_about_the_score_and_the_same_again(scored: tuple[np.ndarray, np.ndarray]) -> None:

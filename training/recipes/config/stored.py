@@ -13,6 +13,8 @@ from zoo.system.json_types import JSON
 
 T = TypeVar("T")
 
+_NEUTRAL_OPTIONS = (("gpus", 1),)  # options that came later, with the value that earlier runs had
+
 
 def to_json(recipe: Recipe) -> dict[str, JSON]:
     """Return nested dicts.
@@ -56,10 +58,17 @@ def _built(type_: type[T], values: Mapping[str, object]) -> T:
         raise UserError(f"the recipe is incomplete ({error})") from None
 
 
+def _telling(value: object) -> object:
+    """Return options without those that change nothing; another value as it is."""
+    if not isinstance(value, dict):
+        return value
+    return {name: option for name, option in value.items() if (name, option) not in _NEUTRAL_OPTIONS}
+
+
 def differences(ours: object, theirs: object, path: str = "") -> Iterator[tuple[str, object, object]]:
     """Yield path and both values of every field in which two recipes, or two of their parts, differ."""
     if type(ours) is not type(theirs) or not dataclasses.is_dataclass(ours):
-        if ours != theirs:
+        if _telling(ours) != _telling(theirs):
             yield path, ours, theirs
         return
     for each in dataclasses.fields(ours):

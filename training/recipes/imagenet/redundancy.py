@@ -8,7 +8,7 @@ from training.recipes.config import Heads, Optim, Recipe, Views
 
 
 def barlowtwins_in1k(epochs: int) -> Recipe:
-    """Barlow Twins on ImageNet-1k, batch 2048 (facebookresearch/barlowtwins 8e8d284, main.py)."""
+    """Barlow Twins on ImageNet-1k, batch 2048 on 16 GPUs (facebookresearch/barlowtwins 8e8d284, main.py, README.md)."""
     optim = Optim("lars", 0.2, 2048, epochs, warmup_epochs=10, final_lr=1e-3 * 0.2, weight_decay=1e-6)
     return Recipe(
         f"barlowtwins_r50_in1k_{epochs}ep",
@@ -18,7 +18,7 @@ def barlowtwins_in1k(epochs: int) -> Recipe:
         views=Views(operations="torchvision"),
         heads=Heads(hidden=8192, out=8192),
         optim=optim,
-        options={"lambd": 0.0051},
+        options={"lambd": 0.0051, "gpus": 16},
         precision="bf16",
     )
 

@@ -205,5 +205,5 @@ def _redundancy_budget(method: str, epochs: int) -> Recipe:
         heads=Heads(hidden=512, out=512),
         objective=_OBJECTIVE,
         optim=replace(base.optim, name="adamw", lr=0.002, weight_decay=1e-6),
-        options=published.options,
+        options={name: value for name, value in published.options.items() if name != "gpus"},
     )

@@ -35,6 +35,7 @@ SECONDS_PER_CHECKPOINT = 300.0
 _STEP_STREAM = 900  # of zoo.numerics.counter_rng; data sets use small numbers
 _RECENT = 20
 _MAX_AHEAD = 4  # batches in memory
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 Batch = TypeVar("Batch")
 
@@ -45,6 +46,7 @@ class SgdConfig:
 
     Attributes:
         warmup: steps over which the learning rate grows linearly from a thousandth (Detectron2).
+        decay_norms: weight decay on the scales and shifts of norms too.
     """
 
     iterations: int
@@ -53,6 +55,7 @@ class SgdConfig:
     weight_decay: float
     drops: tuple[int, ...] = ()
     warmup: int = 0
+    decay_norms: bool = True
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -83,8 +86,15 @@ def run_sgd(
         Diverged: the loss of a step is not finite; nothing of that step was applied.
         UserError: ``make_batch`` cannot read an image.
     """
+    norms = (
+        set() if config.decay_norms else {p for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters()}
+    )
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, object]] = [{"params": [p for p in trained if p not in norms]}]
+    if spared := [p for p in trained if p in norms]:
+        groups.append({"params": spared, "weight_decay": 0.0})
     optimizer = torch.optim.SGD(
-        [p for p in model.parameters() if p.requires_grad],
+        groups,
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,

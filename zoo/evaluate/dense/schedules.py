@@ -8,7 +8,7 @@ begins with ``small`` are ours, for a few cores and small images: no published n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from zoo.errors import UserError
@@ -156,6 +156,7 @@ class DetectionSchedule:
         sizes: short side (``edge`` short) or long side (``edge`` long) of a training image, one drawn per image.
         test_size, max_size: short (or long) side of a test image, and the largest long side.
         warmup: iterations of linear warm-up from a thousandth of the learning rate.
+        decay_norms: weight decay on batch norms too; Detectron2 has none there (``SOLVER.WEIGHT_DECAY_NORM``).
         norm: ``batch`` fine-tunes all batch norms and adds one after the last stage (``Res5ROIHeadsExtraNorm``); one
             process sees the whole batch, so this is SyncBN. ``frozen`` keeps statistics, scale and shift.
         freeze: ``none``, or ``trunk`` to fix the stem and the first three stages.
@@ -181,6 +182,7 @@ class DetectionSchedule:
     lr: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    decay_norms: bool = False
     warmup: int = 1000
     flip: float = 0.5
     norm: str = "batch"
@@ -229,15 +231,26 @@ DETECTION: Mapping[str, DetectionSchedule] = {
         norm="frozen", freeze="trunk", precise=0, edge="long", trials=_VOC_TRIALS,
     ),
     "small": DetectionSchedule(
-        240, (170, 215), (144, 160, 176), 160, 320, batch_size=2, lr=0.01, warmup=20, precise=20,
+        240, (170, 215), (144, 160, 176), 160, 320, batch_size=2, lr=0.01, decay_norms=True, warmup=20, precise=20,
         anchors=(12, 24, 48, 96), pool=8, rois=32, proposals_before=(400, 300), proposals=(150, 60),
     ),
     "small-frozen": DetectionSchedule(
-        240, (170, 215), (144, 160, 176), 160, 320, batch_size=2, lr=0.01, warmup=20, flip=0.0,
+        240, (170, 215), (144, 160, 176), 160, 320, batch_size=2, lr=0.01, decay_norms=True, warmup=20, flip=0.0,
         norm="frozen", freeze="trunk", precise=0, anchors=(12, 24, 48, 96), pool=8, rois=32,
         proposals_before=(400, 300), proposals=(150, 60),
     ),
 }  # fmt: skip
+
+
+def stored_options(schedule: DetectionSchedule) -> dict[str, object]:
+    """Return the fields by name, for results and for the names of finished parts.
+
+    ``decay_norms`` came later: where norms decay, as they did before, it is left out.
+    """
+    options = asdict(schedule)
+    if schedule.decay_norms:
+        del options["decay_norms"]
+    return options
 
 
 def find_schedule(table: Mapping[str, T], name: str | None, default: str) -> T:

@@ -44,6 +44,8 @@ def evaluate(context: Context) -> Result:
     if len(schedule.lrs) != 1:
         raise UserError("depth has one learning rate, there is no split to choose another on: --set lrs=VALUE")
     train, test = open_depth_data(context.data, schedule)
+    if not any((center_crop(test, row, schedule)[1] > 0).any() for row in range(len(test))):  # the first one suffices
+        raise UserError(f"{test.name} knows no depth within its crops: nothing can be scored; change them with --set")
     hashes = {"train": train.sha256(), "test": test.sha256()}
     preprocessing, device = context.embedder.preprocessing, context.embedder.engine.device
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -33,7 +33,7 @@ from zoo.evaluate.dense.augment import (
 )
 from zoo.evaluate.dense.backbone import update_bn_stats
 from zoo.evaluate.dense.finetune import SgdConfig, batch_rows, prefetch_batches, recent_loss, run_sgd, seeded
-from zoo.evaluate.dense.schedules import DETECTION, DetectionSchedule, find_schedule
+from zoo.evaluate.dense.schedules import DETECTION, DetectionSchedule, find_schedule, stored_options
 from zoo.evaluate.dense.sweep import choose_learning_rate, score_over_runs
 from zoo.evaluate.detection.annotations import (
     DetectionDataset,
@@ -106,7 +106,7 @@ def evaluate(context: Context) -> Result:
         interval=method,
         parameters={
             "schedule": name,
-            **asdict(schedule),
+            **stored_options(schedule),
             "masks": masks,
             "rule": test.metric,
             "chosen_by": "a tenth of the training images, held out; then all of them, once a trial"
@@ -175,7 +175,7 @@ def _train_and_detect(
     """Train one network on ``images["train"]`` and detect in ``images["test"]``, or take over an earlier run's part."""
     train, test = images["train"], images["test"]
     # The key holds all that changes the result of this one trial.
-    one = {name: value for name, value in asdict(schedule).items() if name not in ("lrs", "trials")}
+    one = {name: value for name, value in stored_options(schedule).items() if name not in ("lrs", "trials")}
     key = [context.embedder.identity(), one, {"train": train.sha256, "test": test.sha256}, masks, seed]
     cached = context.cached_part(*key[1:])
     state: _TrialJson | None = cached.read()
@@ -241,7 +241,13 @@ def train_network(
         return torch.stack(list(losses.values())).sum()
 
     config = SgdConfig(
-        schedule.iterations, schedule.lr, schedule.momentum, schedule.weight_decay, schedule.drops, schedule.warmup
+        schedule.iterations,
+        schedule.lr,
+        schedule.momentum,
+        schedule.weight_decay,
+        schedule.drops,
+        schedule.warmup,
+        schedule.decay_norms,
     )
     losses = run_sgd(network, config, make_batch, loss, seed=seed, key=key, device=device)
 

@@ -26,6 +26,7 @@ from zoo.evaluate.errors import Diverged
 from zoo.evaluate.finetune.finetune import FinetuneRecipe, finetune, predict_logits
 from zoo.evaluate.metrics import top_k
 from zoo.evaluate.option_ranges import require_area, require_at_least
+from zoo.evaluate.random_crops import epoch_batches
 from zoo.evaluate.result import FractionJson, Result, data_summary, mean_over_seeds, wilson_interval
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _finetune_and_score(
     """Return the scores of one fine-tuning, from the cache if it was done before; ``None`` if it diverged."""
     # The cache is keyed by everything that changes the scores.
     batch = min(options.batch, len(train))
-    recipe = FinetuneRecipe(epochs * max(1, round(len(train) / batch)), batch, lr, min_area=options.min_area)
+    recipe = FinetuneRecipe(epochs * _steps_of_an_epoch(len(train), batch), batch, lr, min_area=options.min_area)
     cached = context.cached_part(train.sha256, test.sha256, recipe.to_json(), seed)
     if (stored := cached.read()) is not None:
         scores: Accuracies | None = stored or None  # an empty dict: it diverged
@@ -207,10 +208,18 @@ def _finetune_and_score(
         cached.write({})
         return None
     right: NDArray[np.bool_] = logits.argmax(1) == test.labels
-    five = top_k(logits, test.labels).get("top-5")
+    five = top_k(logits, test.labels, trained=train.labels).get("top-5")
     scores = Accuracies(top1=round(100 * float(right.mean()), 4), top5=None if five is None else round(five, 4))
     cached.write(scores)
     return scores
+
+
+def _steps_of_an_epoch(images: int, batch: int) -> int:
+    """Return the number of batches; of ten or more it is rounded, as a pipeline that repeats the images has it.
+
+    Of a few the last, partial one cannot be left out: of 95 images in batches of 64, one came every second epoch.
+    """
+    return len(epoch_batches(images, batch, 0, 0)) if images < 10 * batch else round(images / batch)
 
 
 def selection_split(

@@ -116,6 +116,9 @@ def evaluate(context: Context) -> Result:
     if metric not in METRICS:
         raise UserError(f"--set metric: {metric!r} is none of {', '.join(METRICS)}")
 
+    if metric == "11-point mAP" and splits.train.labels.ndim == 1:
+        raise UserError(f"--set metric={metric} is for images with several labels, as voc2007: take another metric")
+
     # a validation split, held out of train where there is none
     train, val, test = splits.train, splits.val, splits.test
     rule = known.rule if known else splits.rule
@@ -237,7 +240,7 @@ def _finetuned(
     tried: dict[str, float | None] = {}
     for lr, weight_decay in grid if len(grid) > 1 else ():
         recipe = _recipe(options, len(train), lr, weight_decay)
-        cached = context.cached_part(preprocessing.to_json(), train.sha256, recipe.to_json(), metric)
+        cached = context.cached_part(preprocessing.to_json(), train.sha256, val.sha256, recipe.to_json(), metric)
         if (stored := cached.read()) is None:
             try:
                 model = finetune(embedder, train, recipe, seed=context.seed)

@@ -30,6 +30,7 @@ K_VALUES, TEMPERATURES = (200, 20), (0.07, 0.1)  # Wu et al., DINO (arXiv 2104.1
 LEAVE_ONE_OUT = 10_000  # training images that are classified to choose k and t; all of ImageNet would take days
 _BANK_BLOCK, _QUERY_BLOCK = 16_384, 2048  # 128 MiB of similarities at a time, whatever the size of the bank
 _VOTE_CELLS = 2**25
+_LARGEST_EXPONENT = 80  # e^88 is the largest that float32 holds; a sum of votes needs room too
 
 Array = Tensor | NDArray[np.float32]
 
@@ -74,7 +75,7 @@ def evaluate(context: Context) -> Result:
 
 def _possible(k: tuple[int, ...], images: int) -> tuple[int, ...]:
     """Return the values of k that so many training images allow: the defaults are cut, another value is refused."""
-    most = images - 1  # an image that is left out has so many neighbours
+    most = max(1, images - 1)  # an image that is left out has so many neighbours
     if k != K_VALUES and max(k) > most:
         raise UserError(f"--set k={max(k)}: the training split has {images} images, so k is at most {most}")
     return tuple(dict.fromkeys(min(value, most) for value in k))
@@ -146,7 +147,9 @@ def neighbours(bank: Array, queries: Array, k: int, *, leave_out: Tensor | None 
 
 
 def vote(similarity: Tensor, labels: Tensor, classes: int, t: float) -> Tensor:
-    """Return the winning class int64 [M] from the neighbours' ``similarity`` [M, k] and ``labels`` [M, k]."""
+    """Return the winning class int64 [M] from the neighbours' ``similarity`` [M, k], nearest first, and ``labels``."""
+    if 1 / t > _LARGEST_EXPONENT:  # the nearest neighbour weighs 1 then: a factor of all votes changes no winner
+        similarity = similarity - similarity[:, :1]
     winners = []
     step = max(1, _VOTE_CELLS // classes)
     for start in range(0, len(similarity), step):

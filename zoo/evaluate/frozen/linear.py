@@ -72,7 +72,7 @@ def evaluate(context: Context) -> Result:
             "values_stopped_by_the_cap": fit.capped,
         },
         features.data,
-        metrics=top_k(fit.scores, features.test_labels),
+        metrics=top_k(fit.scores, features.test_labels, trained=features.train_labels),
         details=worst_classes(fit.predictions, features.test_labels, features.classes),
     )
 

@@ -164,7 +164,7 @@ def evaluate(context: Context) -> Result:
         },
         data_summary(context.data, classes, train=(len(train), train.sha256), test=(len(test), test.sha256))
         | {"split": splits.rule},
-        metrics=top_k(scores, test.labels),
+        metrics=top_k(scores, test.labels, trained=train.labels),
         details=worst_classes(predictions, test.labels, train.classes),
     )
 

@@ -67,7 +67,8 @@ def count_classes(splits: dict[str, AnnotatedImages], void: int) -> int:
     """Return one more than the largest label of the training split.
 
     Raises:
-        UserError: a label that only other splits have, an image of another size, or less than two labels beside void.
+        UserError: a label that only other splits have, an image of another size, less than two labels beside void, or a
+            split without a labelled pixel.
     """
     largest = {
         name: [_largest_label(images, row, void) for row in range(len(images))] for name, images in splits.items()
@@ -77,6 +78,8 @@ def count_classes(splits: dict[str, AnnotatedImages], void: int) -> int:
     if classes < 2:
         raise UserError(f"{splits['train'].name} has fewer than two labels beside void ({void})")
     for name, labels in largest.items():
+        if max(labels) < 0:
+            raise UserError(f"{splits[name].name} has no labelled pixel beside void ({void}): nothing can be scored")
         for row, label in enumerate(labels):
             if label >= classes:
                 raise UserError(

@@ -171,6 +171,9 @@ def train_network(
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
         crops, planes = batch
+        if not bool((planes != IGNORE_INDEX).any()):  # the mean over no pixel is NaN: nothing is learned here
+            nothing: Tensor = network(crops.to(device)).sum() * 0
+            return nothing
         return F.cross_entropy(network(crops.to(device)), planes.to(device), ignore_index=IGNORE_INDEX)
 
     return run_sgd(network, sgd_config(schedule, lr), make_batch, loss, seed=seed, key=key, device=device)

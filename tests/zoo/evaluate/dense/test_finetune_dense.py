@@ -54,6 +54,21 @@ def test_the_learning_rate_warms_up_and_drops() -> None:
     assert rates[10:] == pytest.approx([0.0005] * 2)
 
 
+@pytest.mark.parametrize("decay_norms", [True, False])
+def test_detectron2_decays_no_norm(decay_norms: bool) -> None:
+    """``_C.SOLVER.WEIGHT_DECAY_NORM = 0.0``: without a gradient only the decay moves a parameter."""
+    model = network()
+    before = [p.detach().clone() for p in model.parameters()]
+    config = SgdConfig(1, 0.1, 0.9, 0.5, decay_norms=decay_norms)
+    loss = lambda step: sum((p * 0).sum() for p in model.parameters())  # noqa: E731
+    run_sgd(model, config, number, loss, seed=0, key=f"norms {decay_norms}", device="cpu")
+    norm, others = before.pop(2), before  # the scale of the norm; its shift is 0
+    assert torch.equal(model[1].weight, norm * (0.95 if decay_norms else 1.0))
+    rest = [p for p in model.parameters() if p is not model[1].weight]
+    for p, old in zip(rest, others, strict=True):
+        torch.testing.assert_close(p.detach(), old * 0.95)
+
+
 def test_it_goes_on_after_a_kill_as_if_nothing_had_been(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = network()
     expected = run_sgd(whole, SGD, number, loss_of(whole), seed=0, key="a", device="cpu")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
 from zoo.errors import UserError
 from zoo.evaluate.context import Context
-from zoo.evaluate.dense.schedules import DEPTH, DETECTION, SEGMENTATION, find_schedule
+from zoo.evaluate.dense.finetune import SgdConfig
+from zoo.evaluate.dense.schedules import DEPTH, DETECTION, SEGMENTATION, find_schedule, stored_options
 from zoo.evaluate.dense.sweep import sgd_config
+from zoo.evaluate.detection import detection
 from zoo.evaluate.run import evaluate
 
 
@@ -35,11 +39,29 @@ def test_the_published_constants() -> None:
     }  # fmt: skip
     assert {schedule.trials for schedule in DETECTION.values()} == {1, 5}
     assert not any(schedule.lrs for schedule in DETECTION.values())  # lr alone
+    assert {name for name, schedule in DETECTION.items() if schedule.decay_norms} == {"small", "small-frozen"}
     voc, coco = DETECTION["voc0712-24k"], DETECTION["coco-1x"]
     assert (voc.iterations, voc.drops, voc.warmup, voc.years) == (24_000, (18_000, 22_000), 100, (2007, 2012))
     assert (voc.sizes[0], voc.sizes[-1], len(voc.sizes), coco.sizes[0], len(coco.sizes)) == (480, 800, 11, 640, 6)
     assert (coco.iterations, coco.drops, coco.warmup) == (90_000, (60_000, 80_000), 1000)
     assert (coco.batch_size, coco.lr, coco.weight_decay, coco.precise) == (16, 0.02, 1e-4, 200)
+
+
+def test_schedules_that_decay_norms_are_stored_as_before() -> None:
+    """Results and finished parts of earlier versions, which decayed them always, say nothing of it."""
+    assert "decay_norms" not in stored_options(DETECTION["small"])
+    assert stored_options(DETECTION["coco-1x"])["decay_norms"] is False
+
+
+def test_the_schedule_s_decay_reaches_the_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[SgdConfig] = []
+    monkeypatch.setattr(detection, "run_sgd", lambda model, config, *others, **options: used.append(config) or [])
+    network = nn.Module()
+    network.heads = SimpleNamespace(has_mask=lambda: False)  # type: ignore[assignment]
+    for name in ("small", "coco-1x"):
+        schedule = replace(DETECTION[name], precise=0)
+        detection.train_network(network, None, schedule, None, seed=0, key=0, device="cpu")  # type: ignore[arg-type]
+    assert [config.decay_norms for config in used] == [True, False]
 
 
 @pytest.mark.parametrize(

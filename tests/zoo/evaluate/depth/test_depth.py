@@ -225,6 +225,16 @@ def test_nyu_s_two_files_are_read(tmp_path: Path) -> None:
         source.open_depth_data(tmp_path, SMALL)
 
 
+def test_test_frames_without_depth_in_their_crops_cannot_be_scored(folder: Path) -> None:
+    for path in sorted(folder.glob("*.png")):
+        corner = np.zeros((48, 64), np.uint16)
+        corner[0, 0] = 2000
+        Image.fromarray(corner).save(path)
+    settings = {"crop": "32,24", "short_side": "48"}
+    with pytest.raises(UserError, match="knows no depth"):
+        evaluate("depth", "random", folder, device="cpu", settings=settings, schedule="small")
+
+
 def test_what_is_wrong_with_depth_is_one_line(folder: Path) -> None:
     train, _ = source.open_depth_data(folder, SMALL)
     label = folder / "0.png"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from zoo.datasets.labelled import LabelledImages, hold_out, open_splits, stratif
 from zoo.errors import UserError
 from zoo.evaluate.errors import Diverged
 from zoo.evaluate.finetune import finetune, semi_supervised
+from zoo.evaluate.random_crops import epoch_batches
 from zoo.evaluate.run import evaluate
 from zoo.inference.embedder import Embedder
 
@@ -167,6 +169,41 @@ def test_a_large_data_set_validates_outside_the_labelled_part(tiles: Path, monke
     assert semi_supervised.selection_split(train, 50, 0, None)[1].sha256 == held.sha256
     _, held, rule = semi_supervised.selection_split(train, 100, 0, None)  # nothing is outside
     assert rule.startswith("a fifth")
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "of_an_epoch"),
+    [
+        (95, 64, 2),
+        (65, 64, 1),
+        (129, 64, 2),
+        (150, 64, 3),
+        (40, 64, 1),
+        (493, 64, 8),
+        (5000, 64, 78),
+        (12_811, 1024, 13),
+        (128_116, 1024, 125),
+    ],
+)
+def test_an_epoch_has_all_its_batches(
+    images: int, batch: int, of_an_epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30 epochs of 95 images were 30 steps, in which each image came 15 times."""
+    made: list[finetune.FinetuneRecipe] = []
+
+    def record(embedder: object, train: object, recipe: finetune.FinetuneRecipe, **others: object) -> None:
+        made.append(recipe)
+        raise Diverged("enough")
+
+    monkeypatch.setattr(semi_supervised, "finetune", record)
+    part = SimpleNamespace(read=lambda: None, write=lambda value: None)
+    context = SimpleNamespace(cached_part=lambda *key: part, embedder=None)
+    labelled = LabelledImages("made", np.zeros(images, np.int64), ["a"], lambda row: None, "")  # type: ignore[arg-type]
+    options = semi_supervised.SemiSupervisedOptions(batch=batch)
+    semi_supervised._finetune_and_score(context, labelled, labelled, options, 0.1, 30, 0)  # type: ignore[arg-type]
+    assert made[0].steps == 30 * of_an_epoch
+    if images < 10 * batch:
+        assert len(epoch_batches(images, made[0].batch, 0, 0)) == of_an_epoch
 
 
 def test_the_grids_are_the_papers() -> None:

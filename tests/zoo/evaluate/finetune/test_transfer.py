@@ -7,6 +7,7 @@ import shutil
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -268,6 +269,35 @@ def test_linear_and_fine_tuned_on_a_folder(tiles: Path, tiny_weights: str, cache
     again = evaluate("transfer", tiny_weights, with_val, settings={"l2": "1e-2", "size": "24"})
     assert again["data"]["val"]["images"] == 16
     assert again["parameters"]["size"] == 24
+
+
+def test_other_validation_images_choose_anew(
+    tiles: Path, tiny_weights: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scores that choose are kept in the cache: those of other validation images are not taken for these ones'."""
+    data = tmp_path / "tiles"
+    shutil.copytree(tiles, data)
+    shutil.copytree(tiles / "test", data / "val")
+    scored: list[str] = []
+    predict = transfer.predict_logits
+
+    def predicting(model: Any, images: LabelledImages, *others: Any) -> Any:
+        scored.append(images.name)
+        return predict(model, images, *others)
+
+    monkeypatch.setattr(transfer, "predict_logits", predicting)
+    settings = {"mode": "fine-tuned", "steps": "1", "batch": "8", "lr": "0.02,0.05"}
+    for change in (False, False, True):
+        if change:
+            first, second = sorted((data / "val").iterdir())[:2]
+            (first / "04.png").rename(second / "moved.png")
+        evaluate("transfer", tiny_weights, data, settings=settings)
+    assert scored == ["tiles/val", "tiles/val", "tiles/test", "tiles/test", "tiles/val", "tiles/val", "tiles/test"]
+
+
+def test_a_metric_of_several_labels_needs_several_labels(tiles: Path, tiny_weights: str, cache: Path) -> None:
+    with pytest.raises(UserError, match="images with several labels"):
+        evaluate("transfer", tiny_weights, tiles, settings={"metric": "11-point mAP", "l2": "1"})
 
 
 def test_a_test_class_that_train_lacks_is_named(tiles: Path, tmp_path: Path) -> None:

@@ -105,3 +105,21 @@ def test_k_is_at_most_the_other_training_images() -> None:
     assert knn._possible((3, 40), 41) == (3, 40)
     with pytest.raises(UserError, match="--set k=41: the training split has 41 images, so k is at most 40"):
         knn._possible((3, 41), 41)
+
+
+@pytest.mark.parametrize("t", [0.01, 0.003, 1e-4])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_small_temperature_leaves_the_vote_to_the_nearest(t: float, sign: int) -> None:
+    """exp(cosine / t) does not fit into float32 there: every near class had infinite votes, or all had none."""
+    bank = torch.tensor([[1.0, 0.2], [1.0, 0.1], [1.0, 0.0]])
+    labels = torch.tensor([0, 1, 2])
+    queries = sign * torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2]])
+    nearest = (queries @ torch.nn.functional.normalize(bank).T).argmax(1)
+    assert knn.predict(bank, labels, queries, k=3, t=t).tolist() == labels[nearest].tolist()
+
+
+def test_a_single_training_image_gives_its_own_class() -> None:
+    bank, labels = torch.ones(1, 4), torch.tensor([1])
+    k = knn._possible(knn.K_VALUES, 1)
+    (chosen, t), _ = knn.choose_by_leave_one_out(bank, labels, options=knn.KnnOptions(k, (0.07, 0.001)))
+    assert knn.predict(bank, labels, torch.ones(2, 4), k=chosen, t=t).tolist() == [1, 1]

@@ -196,6 +196,24 @@ def test_what_is_wrong_with_labels_is_one_line(folder: Path) -> None:
         evaluate("segment", "random", folder, device="cpu", schedule="tiny")
 
 
+def test_a_batch_without_a_label_teaches_nothing_and_is_no_divergence(folder: Path, narrow: Embedder) -> None:
+    images = _without_void(folder)
+    Image.fromarray(np.full((48, 64), 255, np.uint8)).save(images.annotations[1])
+    network = FCN(narrow.model, 3, width=8, dilation=2)
+    schedule = replace(SMALL, batch_size=1, iterations=len(images))
+    losses = train_network(network, images, schedule, narrow.preprocessing, lr=0.01, seed=0, key="void", device="cpu")
+    assert np.isfinite(losses).all()
+    assert losses.count(0.0) == 1
+
+
+def test_a_split_without_any_label_cannot_be_scored(folder: Path) -> None:
+    found = source.open_segmentation_data(folder, SMALL)
+    for path in found["test"].annotations:
+        Image.fromarray(np.full((48, 64), 255, np.uint8)).save(path)
+    with pytest.raises(UserError, match="test has no labelled pixel"):
+        source.count_classes(found, 9)
+
+
 def test_label_images_of_one_bit_are_two_classes(folder: Path) -> None:
     _with_labels(folder, lambda labels: labels == 2)
     (folder / "train-labels" / "0.png").rename(folder / "train-labels" / "0.PNG")
