@@ -19,7 +19,10 @@ PROTOCOLS: Mapping[str, str] = {
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "linear": ("scipy", "threadpoolctl"),
-    "detect": ("faster_coco_eval",),
+    "semi-supervised": ("scipy",),
+    "detect": ("faster_coco_eval", "scipy"),
+    "segment": ("scipy",),
+    "depth": ("scipy",),
 }
 """Packages of the extra ``eval`` that a protocol needs, whatever its data."""
 

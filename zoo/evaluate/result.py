@@ -209,24 +209,12 @@ def wilson_interval(correct: NDArray[np.bool_]) -> tuple[float, tuple[float, flo
     return 100 * p, (max(0.0, low), min(100.0, high))  # rounding goes beyond where all are wrong, or all right
 
 
-_T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # two-sided
-
-
-def _student_t(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t, to 1e-3 (up to 9) or 1e-4 (Abramowitz and Stegun 1964, 26.7.5)."""
-    if freedom in _T_95:
-        return _T_95[freedom]
-    z = 1.959964  # the normal quantile, to which the series adds terms in 1 / freedom
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3
-
-
 def mean_over_seeds(scores: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """Return the mean of two or more scores in percent, and its 95 % interval (Student's t), clipped to 0..100."""
+    from scipy.stats import t
+
     n, mean = len(scores), float(np.mean(scores))
-    half = _student_t(n - 1) * float(np.std(scores, ddof=1)) / sqrt(n)
+    half = float(t.ppf(0.975, n - 1) * np.std(scores, ddof=1)) / sqrt(n)
     return mean, (max(0.0, mean - half), min(100.0, mean + half))
 
 

@@ -66,7 +66,7 @@ def test_the_interval_over_seeds_is_student_s_at_any_number_of_seeds(count: int)
     values = 50 + np.random.default_rng(count).normal(size=count)
     _, interval = mean_over_seeds(list(values))
     expected = stats.t.interval(0.95, count - 1, np.mean(values), stats.sem(values))
-    assert interval == pytest.approx(expected, rel=1e-4)
+    assert interval == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("numbers", [[1, 2, 3, 4, 5], [0, 40, 7, 2, 11]])
