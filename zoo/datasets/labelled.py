@@ -148,15 +148,16 @@ class LabelledSplits:
 
 
 def open_splits(path: Path, seed: int = 0, label_column: str | None = None) -> LabelledSplits:
-    """Open the splits ``train``, ``val`` and ``test`` of a folder; without ``test``, ``val`` gives the score.
+    """Open the splits ``train``, ``val`` and ``test`` of a folder or .npz; without ``test``, ``val`` gives the score.
 
-    A single file, list or glob has no splits: a fifth of each class, drawn from ``seed``, becomes the test split.
+    Another single file, list or glob has no splits: a fifth of each class, drawn from ``seed``, becomes the test split.
 
     Raises:
         UserError: a split or its labels are missing, or train lacks a class of another split.
     """
-    # A single file has no splits, so a part of it is held out.
-    if path.is_file() or (takes(text_of(path)) and not has_split(path, "train")):
+    # Without splits, a part is held out.
+    has_test = any(has_split(path, split) for split in ("test", "val"))
+    if (path.is_file() and not has_test) or (takes(text_of(path)) and not has_split(path, "train")):
         whole = LabelledImages.from_dataset(open_dataset(path, None, label_column))
         kept, held = hold_out(whole.labels, 0.2, seed)
         rule = "a fifth of each class of one file held out as test"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from zoo.errors import UserError, reason_of
 
 _FREE_EXPANSION, _MAX_EXPANSION = 128 << 20, 64  # drawings compress up to 20 times
+_SPLITS = ("train", "val", "test")
 _IMAGES, _LABELS = ("images", "x", "data"), ("labels", "y", "targets")  # names of the arrays in an .npz file
 
 
@@ -49,11 +50,24 @@ def open_npy(path: Path) -> PixelArray:
     return _check(images, labels, path)
 
 
-def open_npz(path: Path, split: str | None) -> PixelArray:
+def splits_of(path: Path) -> set[str]:
+    """Return the splits that an .npz file names before its arrays, as in ``test_images``; none if it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as members:
+            names = {member.removesuffix(".npy") for member in members.namelist()}
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return set()
+    return {split for split in _SPLITS if any(f"{split}_{key}" in names for key in _IMAGES)}
+
+
+def open_npz(path: Path, split: str) -> PixelArray:
     """Read the arrays ``images`` and ``labels`` of an .npz file, or ``train_images`` and so on where it has splits.
 
+    Args:
+        split: ``train`` is the whole of a file without splits.
+
     Raises:
-        UserError: the file is damaged, holds no images, or does not fit into memory.
+        UserError: the file is damaged, holds no images, lacks the split, or does not fit into memory.
     """
     with _readable(path):
         file = np.load(path, allow_pickle=False)
@@ -71,7 +85,7 @@ def open_npz(path: Path, split: str | None) -> PixelArray:
                         with members.open(member) as opened:
                             _check_header(opened, member.file_size)
             # A file with splits has a prefix before the names of its arrays.
-            prefix = f"{split}_" if split is not None and any(k.startswith(f"{split}_") for k in file.files) else ""
+            prefix = "" if split == "train" and split not in splits_of(path) else f"{split}_"
             images, labels = (
                 next((file[prefix + k] for k in keys if prefix + k in file.files), None) for keys in (_IMAGES, _LABELS)
             )

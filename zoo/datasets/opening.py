@@ -11,7 +11,8 @@
 | ``torchvision:NAME:ROOT`` | a data set that torchvision has downloaded (``zoo.datasets.torchvision``) |
 
 The split ``train`` of a folder ``DIR`` is ``DIR/train``, ``DIR/train*.parquet``, ``DIR/train*.tar`` or
-``DIR/train.npz``; ``val`` and ``test`` likewise.
+``DIR/train.npz``; ``val`` and ``test`` likewise. An .npz file can have them all, as ``train_images``, ``train_labels``
+and so on (MedMNIST).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from zoo.datasets.dataset import Dataset
 from zoo.datasets.label_numbers import number_labels, number_names
 from zoo.datasets.listed import LABEL_COLUMNS, Listed, split_of, takes, text_of
-from zoo.datasets.npz import PixelArray, open_npy, open_npz
+from zoo.datasets.npz import PixelArray, open_npy, open_npz, splits_of
 from zoo.datasets.torchvision import has_torchvision_split, open_torchvision
 from zoo.errors import UserError, reason_of, without_secrets
 from zoo.sources.tar import expand, samples
@@ -85,6 +86,8 @@ def has_split(source: Path | str, split: str) -> bool:
     path = Path(source)
     if split_of(text_of(source), split) is not None:
         return True
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return split in splits_of(path)
     return (path / split).is_dir() or any(path.glob(f"{split}*.parquet")) or any(_tars_or_arrays(path, split))
 
 
@@ -123,7 +126,9 @@ def _open_file(path: Path, name: str, split: str | None) -> Dataset:
         case ".npy":
             return _from_array(open_npy(path), name)
         case ".npz":
-            return _from_array(open_npz(path, split or "train"), name)
+            # As runs of earlier versions have stored it, the training images have the file's name alone.
+            shown = f"{name}/{split}" if split in ("val", "test") else name
+            return _from_array(open_npz(path, split or "train"), shown)
         case ".tar" | ".tgz" | ".gz" | ".bz2" | ".xz" | ".zst":  # the reader refuses compressed ones and says why
             return _open_tar([path], name)
     return _open_parquet([path], name)

@@ -12,6 +12,7 @@ import pytest
 from pictures import encode, picture
 
 from zoo.datasets.dataset import decoded_once
+from zoo.datasets.labelled import open_splits, training_splits
 from zoo.datasets.opening import evaluation_splits, open_dataset, open_training_data
 from zoo.errors import UserError
 
@@ -41,6 +42,24 @@ def test_npz_with_splits_and_gray_images(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", images=PIXELS, labels=LABELS)
     np.savez(tmp_path / "test.npz", images=PIXELS[:3], labels=LABELS[:3])
     assert [len(d) for d in evaluation_splits(tmp_path)] == [6, 3]
+
+
+def test_an_npz_s_own_test_images_give_the_score(tmp_path: Path) -> None:
+    """Once a fifth of the training images was held out instead, and the others became the whole file."""
+    path, labels = tmp_path / "m.npz", np.arange(6) % 2
+    np.savez(path, train_images=PIXELS, train_labels=labels, test_images=PIXELS[:3], test_labels=labels[:3])
+    splits = open_splits(path)
+    assert (len(splits.train), splits.val, len(splits.test), splits.rule) == (6, None, 3, "as given")
+    assert [split.name for split in (splits.train, splits.test)] == ["m", "m/test"]
+    assert [len(part) for part in training_splits(path)] == [6, 3]
+    with pytest.raises(UserError, match="has no array val_images; it has train_images"):
+        open_dataset(path, "val")
+
+
+def test_an_npz_without_splits_holds_a_fifth_out(tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    np.savez(path, images=np.repeat(PIXELS, 2, 0), labels=np.arange(12) % 2)
+    assert "held out" in open_splits(path).rule
 
 
 def npz_with(header: bytes) -> bytes:
