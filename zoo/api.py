@@ -71,8 +71,9 @@ def extract(
         keep: columns of the source to carry into the result.
         format: ``parquet``; or ``npy`` or ``safetensors`` for the vectors as [rows, D] in files beside the tables.
         dtype: type of the vectors written: ``float32`` or ``float16``.
-        batch_size: crops in a forward pass; ``None`` is ``zoo.extraction.fingerprint.default_batch_size``.
-        shard_size: images in a shard, which is held in memory; ``None`` is
+        batch_size: crops in a forward pass; ``None`` is what ``out`` was begun with, else
+            ``zoo.extraction.fingerprint.default_batch_size``.
+        shard_size: images in a shard, which is held in memory; ``None`` is what ``out`` was begun with, else
             ``zoo.extraction.fingerprint.default_shard_size``.
         max_pixels: limit of pixels of one image; a larger one is refused and has a row that says so.
         icc: ``convert`` converts images with a colour profile to sRGB; ``ignore`` takes their numbers as they are.

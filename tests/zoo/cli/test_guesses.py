@@ -56,7 +56,8 @@ def test_a_guess_of_another_program_names_ours(
     assert run(monkeypatch, line) == EXIT_USER_ERROR
     error = capsys.readouterr().err
     assert meant in error
-    assert error.count("\n") == 1 and "--help`" in error
+    assert error.count("\n") == 1
+    assert "--help`" in error
 
 
 @pytest.mark.parametrize(
