@@ -123,7 +123,8 @@ export class Explorer {
     const isWhole = !this.selected && !this.columns.isFiltered && total > 0 && this.count >= total;
     $("again").hidden = isWhole;
     if (isWhole) $("heading").textContent = `${total} in all`;
-    const selection = this.selected ? `${total.toLocaleString("en")} selected, in no order` : "a random sample and the map";
+    const sample = this.columns.isFiltered ? `${total.toLocaleString("en")} match` : "a random sample and the map";
+    const selection = this.selected ? `${total.toLocaleString("en")} selected, in no order` : sample;
     const chosen = isWhole ? " beside the map" : `: ${selection}`;
     this.setStatus(`${counted(this.about.images)}${chosen}. Drop a photograph anywhere to search.`);
   }
