@@ -49,6 +49,11 @@ def test_an_engine_that_is_not_known_and_an_address_without_ray_are_refused(tmp_
         zoo.extract(tmp_path, tmp_path / "out", ray_address="auto")
 
 
+def test_the_name_of_torchvision_suggests_its_weights() -> None:
+    with pytest.raises(UserError, match=r"^unknown model 'ResNet50': did you mean supervised_r50\? `zoo list` shows"):
+        zoo.load("ResNet50")
+
+
 def test_numbers_of_numpy_are_numbers(tmp_path: Path, random_weights: Path) -> None:
     images = fill(tmp_path / "images", 3)
     options: dict[str, Any] = {"model": random_weights, "device": torch.device("cpu"), "backend": "torch"}

@@ -8,9 +8,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
-from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsIndex, TypeAlias, overload
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import pyarrow as pa
@@ -112,14 +111,14 @@ class Embeddings:
     @overload
     def __getitem__(self, key: str) -> NDArray[Any]: ...
     @overload
-    def __getitem__(self, key: SupportsIndex) -> dict[str, Any]: ...
+    def __getitem__(self, key: int | np.integer[Any]) -> dict[str, Any]: ...
     @overload
     def __getitem__(self, key: Rows) -> Embeddings: ...
-    def __getitem__(self, key: str | SupportsIndex | Rows) -> NDArray[Any] | dict[str, Any] | Embeddings:
+    def __getitem__(self, key: str | int | np.integer[Any] | Rows) -> NDArray[Any] | dict[str, Any] | Embeddings:
         if isinstance(key, str):
             return self._column(key)
-        if isinstance(key, SupportsIndex) and not isinstance(key, np.ndarray):
-            return self._row(key.__index__())
+        if isinstance(key, int | np.integer):
+            return self._row(int(key))
         return self._rows_of(key)
 
     def __contains__(self, name: object) -> bool:
@@ -198,7 +197,7 @@ class Embeddings:
 
     def search(
         self,
-        image: ImageLike | int | NDArray[np.floating[Any]],
+        image: ImageLike | int | np.integer[Any] | NDArray[np.floating[Any]],
         k: int = 9,
         *,
         model: str | None = None,
@@ -221,7 +220,9 @@ class Embeddings:
         """
         query = self._vector_of(image, model, device)
         if not np.isfinite(query).all():
-            raise UserError(f"{image if isinstance(image, Integral) else 'the query'} has no embedding: its row failed")
+            raise UserError(
+                f"{image if isinstance(image, int | np.integer) else 'the query'} has no embedding: its row failed"
+            )
         rows, cosines = self._exact.search(centred(l2_normalize(query), self._mean), require_positive("k", k))[0]
         cosines = cosines.clip(-1, 1)  # float32 sums reach 1.0000001
         found = [Neighbour(r, self.paths[r], c) for r, c in zip(rows.tolist(), cosines.tolist(), strict=True)]
@@ -229,7 +230,7 @@ class Embeddings:
 
     def _vector_of(self, image: Any, model: str | None, device: str | None) -> NDArray[np.float32]:
         """Return the embedding [1, D] of an image, a row, or an embedding."""
-        if isinstance(image, Integral):
+        if isinstance(image, int | np.integer):
             if not -len(self) <= image < len(self):
                 raise UserError(f"row {image}: the result has {len(self)} rows")
             return self.vectors[[int(image)]]

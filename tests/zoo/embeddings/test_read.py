@@ -111,7 +111,7 @@ def test_a_row_and_an_embedding_are_queries_without_a_network(out: Path) -> None
     assert str(found).splitlines()[0] == "rank   cosine  path"
     assert str(found).splitlines()[1].endswith(f"1.0000  {result.paths[row]}")
     failed = int(np.flatnonzero(result["status"] != "ok")[0])
-    with pytest.raises(UserError, match=f"^{failed} has no embedding: its row failed$"):
+    with pytest.raises(UserError, match=f"^row {failed} has no embedding, see the column status$"):
         result.search(failed)
     with pytest.raises(UserError, match=r"^row 9: the result has 9 rows$"):
         result.search(9)
