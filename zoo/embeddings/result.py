@@ -220,9 +220,8 @@ class Embeddings:
         """
         query = self._vector_of(image, model, device)
         if not np.isfinite(query).all():
-            raise UserError(
-                f"{image if isinstance(image, int | np.integer) else 'the query'} has no embedding: its row failed"
-            )
+            what = f"row {image}" if isinstance(image, int | np.integer) else "the query"
+            raise UserError(f"{what} has no embedding, see the column status")
         rows, cosines = self._exact.search(centred(l2_normalize(query), self._mean), require_positive("k", k))[0]
         cosines = cosines.clip(-1, 1)  # float32 sums reach 1.0000001
         found = [Neighbour(r, self.paths[r], c) for r, c in zip(rows.tolist(), cosines.tolist(), strict=True)]
