@@ -313,16 +313,21 @@ def _with_shortage(error: UserError) -> str:
 
 
 def _with_guess(error: TyperException) -> str:
-    """Return the message of an error; for an unknown option with the one that is meant, where that is known."""
+    """Return the message of an error, with the option that is meant by an unknown one, and what a missing one is."""
     option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    # What is missing is explained as `--help` does, unless its choices are named already.
+    message = error.format_message()
+    about = getattr(getattr(error, "param", None), "help", None)
+    if message.startswith("Missing ") and about and "Choose" not in message:
+        return f"{message.rstrip('. ')}: {about}"
     if option is None or not hasattr(error, "possibilities") or context is None:
-        return error.format_message()
+        return message
     there = {name for parameter in context.command.params for name in parameter.opts}
     if meant := option_meant(option, there):
         return f"{error.message} Did you mean {meant}?"
     if said := said_of_option(option):
         return f"{error.message} ({said})"
-    return error.format_message()
+    return message
 
 
 def _sentence(message: str) -> str:
