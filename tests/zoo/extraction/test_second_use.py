@@ -9,6 +9,7 @@ import pytest
 from extraction_driver import PixelMeans, results, run
 from pictures import fill
 
+from zoo.cli.messages import print_extraction
 from zoo.embeddings.run_log import LOG, SOURCE, last_start
 from zoo.errors import UserError
 from zoo.search.image_source import recorded_images
@@ -85,3 +86,14 @@ def test_a_result_in_a_line_says_what_failed(images: Path, out: Path) -> None:
     for number in range(9):
         (images / f"broken{number}.jpg").write_bytes(b"")
     assert "and 2 more: zoo.read(" in run(images, out, update=True)._repr_html_()
+
+
+def test_a_failure_says_how_to_go_on_and_that_is_true(
+    images: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "broken.jpg").write_bytes(b"no picture")
+    print_extraction(run(images, out), out)
+    assert capsys.readouterr().err.splitlines()[-1] == "mended files are tried again by the same command with --update"
+    shutil.copy(next(images.rglob("*.jpeg")), images / "broken.jpg")
+    print_extraction(run(images, out, update=True), out)
+    assert "--update" not in capsys.readouterr().err
