@@ -46,3 +46,8 @@ def __getattr__(name: str) -> object:
 
         return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    # what a notebook completes after `zoo.`
+    return sorted({*__all__, *globals()} - {"TYPE_CHECKING", "annotations"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,8 @@ from zoo.system.preflight import require_folder
 from zoo.transforms.limits import MAX_PIXELS, WHITE_16, Decode, DecodeOptions, Icc, Truncated
 
 if TYPE_CHECKING:
+    import torch
+
     from zoo.extraction.extract import Extraction
     from zoo.extraction.partition import Partition
     from zoo.extraction.ray_executor import RayExecutor, RemoteModel
@@ -26,11 +28,11 @@ __all__ = ["extract", "list_models", "load"]
 
 
 def extract(
-    images: str | Path,
-    out: str | Path,
+    images: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     model: str | Path | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     backend: str = "auto",
     precision: str = "fp32",
     normalize: bool = False,
@@ -71,8 +73,9 @@ def extract(
         keep: columns of the source to carry into the result.
         format: ``parquet``; or ``npy`` or ``safetensors`` for the vectors as [rows, D] in files beside the tables.
         dtype: type of the vectors written: ``float32`` or ``float16``.
-        batch_size: crops in a forward pass; ``None`` is ``zoo.extraction.fingerprint.default_batch_size``.
-        shard_size: images in a shard, which is held in memory; ``None`` is
+        batch_size: crops in a forward pass; ``None`` is what ``out`` was begun with, else
+            ``zoo.extraction.fingerprint.default_batch_size``.
+        shard_size: images in a shard, which is held in memory; ``None`` is what ``out`` was begun with, else
             ``zoo.extraction.fingerprint.default_shard_size``.
         max_pixels: limit of pixels of one image; a larger one is refused and has a row that says so.
         icc: ``convert`` converts images with a colour profile to sRGB; ``ignore`` takes their numbers as they are.
@@ -112,10 +115,16 @@ def extract(
     from zoo.extraction.extract import run_extraction
     from zoo.extraction.fingerprint import ExtractionConfig
     from zoo.extraction.partition import ALL_SHARDS
-    from zoo.inference.outputs import Outputs
+    from zoo.inference.outputs import Outputs, require_outputs
     from zoo.sources import open_source
     from zoo.sources.storage import is_url, require_readable_scheme
 
+    images, out = _path("images", images), _path("out", out)
+    if model is not None and not isinstance(model, str | os.PathLike):
+        raise UserError(f"model {model!r}: give the name or the path of a model")
+    if outputs is not None:
+        require_outputs(outputs)
+    device = None if device is None else str(device)
     # Refuse options that contradict each other before a slow model opens.
     if engine not in ("here", "ray"):
         raise UserError(f"unknown engine {engine!r}: choose here or ray")
@@ -138,9 +147,10 @@ def extract(
     config.check()
     require_device_name(device)
     require_folder(Path(out))
-    text = os.fspath(images)
-    if is_url(os.fsencode(text)) and not text.startswith("file://"):  # a server is asked once, when the model is open
-        require_readable_scheme(text)
+    if is_url(os.fsencode(images)) and not images.startswith(
+        "file://"
+    ):  # a server is asked once, when the model is open
+        require_readable_scheme(images)
     else:
         open_source(images)
     if model is None:
@@ -174,3 +184,16 @@ def extract(
             executor=executor,
             progress=bar,
         )
+
+
+def _path(name: str, value: object) -> str:
+    """Return a path as text with ``~`` expanded, as the commands do. Raises UserError: it is none, such as a list."""
+    if isinstance(value, str | os.PathLike) and isinstance(text := os.fspath(value), str):
+        home = text == "~" or text.startswith(("~/", "~\\"))
+        return os.path.expanduser(text) if home and not os.path.lexists(text) else text
+    if name == "images" and isinstance(value, Iterable) and not isinstance(value, bytes):
+        raise UserError(
+            f"images is a {type(value).__name__}: zoo.extract reads a folder, a glob, a list file, a tar, a table or a "
+            "URL; write the paths to a .txt, one a line, or embed them in memory: zoo.load()(images)"
+        )
+    raise UserError(f"{name} is {'None' if value is None else f'of type {type(value).__name__}'}: give a path as text")

@@ -5,21 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.export.onnx_cache import cached_onnx
 from zoo.hub import weights
 from zoo.inference import backend_choice
 from zoo.inference.embedder import Embedder, open_torch, weights_info_of
-from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
+from zoo.inference.outputs import EMBEDDING_ONLY, Outputs, require_outputs
 from zoo.models import registry
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.system.atomic_files import sha256_file
 from zoo.system.hardware import require_device_name
 from zoo.system.preflight import require_packages
 from zoo.system.torch_defaults import float32_on_cpu
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def load(
     name_or_path: str | Path | None = None,
     *,
     pretrained: bool = True,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     backend: str = "torch",
     precision: str = "fp32",
     normalize: bool = False,
@@ -80,8 +85,8 @@ def load(
             ``zoo export``). ``None`` is the network that ships with the package.
         pretrained: ``False`` gives the architecture of a name with random weights (seed 0), for baselines; so does
             the tag ``random``.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``None`` is the first GPU if there is one, else the CPU; with
-            ``onnx`` it is always the CPU.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or a ``torch.device``; ``None`` is the first GPU if there is
+            one, else the CPU; with ``onnx`` it is always the CPU.
         backend: ``torch``; ``onnx`` or ``openvino``, for which the model is exported once into the cache folder; or
             ``auto``, the fastest on this machine by the rule of ``zoo.inference.backend_choice``.
         precision: ``fp32``, ``bf16`` (torch, by autocast, and openvino) or ``int8`` (static; onnx and openvino).
@@ -97,6 +102,10 @@ def load(
         UserError: the name is unknown, no weights are released, a file is damaged, the device is missing, or the
             checkpoint or the backend lacks a requested output.
     """
+    if isinstance(name_or_path, Embedder):
+        raise UserError(f"{name_or_path!r} is open already: give the name or the path of a model")
+    require_outputs(outputs)
+    device = None if device is None else str(device)
     # what can be said at once, before weights are fetched and libraries imported
     require_device_name(device)
     if backend == "openvino":
@@ -142,9 +151,18 @@ def load(
     return embedder.with_recipe(opening)
 
 
-def list_models() -> list[str]:
-    """Return all names of the registry, with released weights or without."""
-    return list(registry.MODELS)
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Return the names of the registry that fit a pattern, in its order.
+
+    Args:
+        pattern: with ``*`` and ``?``, such as ``"byol*"`` or ``"*_r50"``; capitals do not matter.
+        pretrained: only names with released weights.
+    """
+    return [
+        name
+        for name, spec in registry.MODELS.items()
+        if fnmatchcase(name.lower(), pattern.lower()) and (spec.weights or not pretrained)
+    ]
 
 
 def _opener(backend: str, precision: str) -> Callable[..., Embedder]:

@@ -6,7 +6,10 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas
 import pytest
+import torch
 from extraction_driver import results
 from pictures import fill
 
@@ -46,9 +49,67 @@ def test_an_engine_that_is_not_known_and_an_address_without_ray_are_refused(tmp_
         zoo.extract(tmp_path, tmp_path / "out", ray_address="auto")
 
 
+def test_the_name_of_torchvision_suggests_its_weights() -> None:
+    with pytest.raises(UserError, match=r"^unknown model 'ResNet50': did you mean supervised_r50\? `zoo list` shows"):
+        zoo.load("ResNet50")
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path, random_weights: Path) -> None:
+    images = fill(tmp_path / "images", 3)
+    options: dict[str, Any] = {"model": random_weights, "device": torch.device("cpu"), "backend": "torch"}
+    numbers = {
+        "batch_size": np.int32(2),
+        "shard_size": np.int64(2),
+        "max_pixels": np.int64(10**7),
+        "workers": np.int8(1),
+    }
+    done = zoo.extract(str(images), tmp_path / "out", dedupe=True, near=np.float32(0.5), **numbers, **options)
+    assert (done.ok, done.shards) == (3, 2)
+    plain = {name: int(number) for name, number in numbers.items()}
+    zoo.extract(images, tmp_path / "plain", dedupe=True, near=0.5, **plain, **options)
+    assert results(tmp_path / "out") == results(tmp_path / "plain")
+
+
+def test_the_home_folder_is_expanded(tmp_path: Path, random_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "images", 3)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = zoo.extract("~/images", "~/out", model=random_weights, device="cpu", backend="torch")
+    assert done.folder == tmp_path / "out"
+    assert len(zoo.read("~/out")) == 3
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (["a.jpg"], r"images is a list: zoo\.extract reads a folder, .* zoo\.load\(\)\(images\)"),
+        ((path for path in ["a.jpg"]), "images is a generator: .*"),
+        (pandas.Series(["a.jpg"]), "images is a Series: .*"),
+        (pandas.DataFrame({"path": ["a.jpg"]}), "images is a DataFrame: .*"),
+        (None, "images is None: give a path as text"),
+        (b"images", "images is of type bytes: give a path as text"),
+        (3, "images is of type int: give a path as text"),
+    ],
+)
+def test_images_that_are_no_path_are_one_line(images: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^{message}$") as caught:
+        zoo.extract(images, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_notebook_completes_the_public_names_and_models_are_found_by_a_pattern() -> None:
+    assert set(zoo.__all__) <= set(dir(zoo))
+    assert zoo.list_models("BYOL_r50*") == ["byol_r50", "byol_r50x2", "byol_r50x4"]
+    assert zoo.list_models("byol_r50*", pretrained=True) == ["byol_r50"]
+    assert zoo.list_models() == zoo.list_models("*")
+    assert zoo.list_models("nothing") == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"model": 3}, "model 3: give the name or the path of a model"),
+        ({"outputs": "layer3"}, r"outputs layer3: give zoo\.Outputs\(layers=\('layer3',\)\) or the like"),
         ({"batch_size": "16"}, "batch size 16: give a whole number above zero"),
         ({"shard_size": 1.5}, "shard size 1.5: give a whole number above zero"),
         ({"workers": "2"}, "workers 2: give a whole number above zero"),
@@ -60,5 +121,5 @@ def test_an_option_of_another_type_is_one_line(
 ) -> None:
     fill(tmp_path, 1)
     with pytest.raises(UserError, match=f"^{message}$"):
-        zoo.extract(tmp_path, tmp_path / "out", model=random_weights, **options)
+        zoo.extract(tmp_path, tmp_path / "out", **{"model": random_weights, **options})
     assert not (tmp_path / "out").exists()

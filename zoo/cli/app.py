@@ -21,6 +21,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from zoo.cli.guesses import command_meant, option_meant, said_of_option
 from zoo.cli.supervised import Ended, in_child_if_limited
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, UserError, without_secrets
 from zoo.system import verbosity
@@ -70,6 +71,18 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        # `zoo help`, `zoo version`, and names that other programs use
+        if args[0] not in self.commands:
+            if args[0] == "help" and args[1:2] == []:
+                print(ctx.get_help())  # noqa: T201  many lines, of our own
+                raise typer.Exit
+            if args[0] == "help":
+                args = [args[1], "--help"]
+            elif args[0] == "version":
+                print_line(f"siamese-zoo {__version__}")
+                raise typer.Exit
+            elif meant := command_meant(args[0], self.commands):
+                ctx.fail(f"No such command {args[0]!r}. Did you mean {meant!r}?")
         name, command, rest = super().resolve_command(ctx, args)
         rest = [_home_expanded(word) for word in rest]
         if command is not None:
@@ -268,7 +281,7 @@ def exit_code(app: typer.Typer, name: str, resume_hint: str, reserve: list[bytea
     except TyperException as error:
         context = getattr(error, "ctx", None)
         command = name if context is None else context.command_path
-        return _fail(f"{name}: error: {_sentence(error.format_message())} See `{command} --help`.", error)
+        return _fail(f"{name}: error: {_sentence(_with_guess(error))} See `{command} --help`.", error)
     except (KeyboardInterrupt, _Interrupted, typer.Abort) as error:
         _print_traceback(error)
         with suppress(OSError):
@@ -297,6 +310,24 @@ def _with_shortage(error: UserError) -> str:
     if short is None or any(word in text for word in _NAMES_A_SHORTAGE):
         return text
     return f"{short} (it was met as: {text})"
+
+
+def _with_guess(error: TyperException) -> str:
+    """Return the message of an error, with the option that is meant by an unknown one, and what a missing one is."""
+    option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    # What is missing is explained as `--help` does, unless its choices are named already.
+    message = error.format_message()
+    about = getattr(getattr(error, "param", None), "help", None)
+    if message.startswith("Missing ") and about and "Choose" not in message:
+        return f"{message.rstrip('. ')}: {about}"
+    if option is None or not hasattr(error, "possibilities") or context is None:
+        return message
+    there = {name for parameter in context.command.params for name in parameter.opts}
+    if meant := option_meant(option, there):
+        return f"{error.message} Did you mean {meant}?"
+    if said := said_of_option(option):
+        return f"{error.message} ({said})"
+    return message
 
 
 def _sentence(message: str) -> str:

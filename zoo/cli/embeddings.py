@@ -93,7 +93,7 @@ class ResultOptions:
     dtype: Annotated[Dtype, typer.Option(help="Type of the embeddings written.")] = "float32"
     shard_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Images per output file; a kill loses at most one. Default: 1024, fewer with maps."),
+        typer.Option(min=1, help="Images per output file; a kill loses at most one. Default: OUT's, else 1024."),
     ] = None
     keep: Annotated[str | None, typer.Option(help="COL,... of the source to carry into the result: labels, ids.")] = (
         None
@@ -142,7 +142,9 @@ class RunOptions:
     """How this process, and perhaps others beside it, does the work."""
 
     update: Annotated[bool, typer.Option("--update", help="OUT's folder grew or changed: embed what is new.")] = False
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Crops per forward pass; default: by size.")] = None
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Crops per forward pass; default: OUT's, else by size.")
+    ] = None
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default: one a core.")] = None
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger images are not decoded.")] = MAX_PIXELS
     shard: Annotated[

@@ -115,6 +115,8 @@ def print_extraction(result: Extraction, out: Path) -> None:
         if total > len(result.failures):
             print_line(f"  and {total - len(result.failures)} more: see the column status", file=sys.stderr)
         _hint_at_relative_paths(result)
+        if not result.missing:
+            note("mended files are tried again by the same command with --update")
 
 
 def _hint_at_relative_paths(result: Extraction) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import textwrap
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import TypedDict
 
-from zoo.errors import UserError
+from zoo.errors import UserError, did_you_mean
 from zoo.hub import pretrained
 from zoo.hub.weights import RANDOM, is_hub_reference, is_path, locate
 from zoo.models import registry
@@ -41,6 +42,7 @@ class Filters:
         method: such as ``byol``.
         sort: ``name`` (the registry's order), ``score``, ``params``, ``dim`` or ``licence``.
         tags: all sets of weights, not only the default of each name.
+        names: part of a name, or a pattern with ``*`` and ``?``; ``None`` is every one.
     """
 
     licence: str | None = None
@@ -48,12 +50,13 @@ class Filters:
     method: str | None = None
     sort: str = "name"
     tags: bool = False
+    names: str | None = None
 
     def models(self) -> list[tuple[ModelSpec, str | None]]:
         """Return the models that pass, each with a tag; ``None`` where no weights are released.
 
         Raises:
-            UserError: no model has such a licence or method.
+            UserError: no model has such a name, licence or method.
         """
         every = [
             (spec, tag)
@@ -62,6 +65,9 @@ class Filters:
         ]
         _require_known("--licence", self.licence, [*_KINDS_OF_LICENCE, *_licences()])
         _require_known("--method", self.method, sorted({spec.method for spec, _ in every}))
+        if self.names is not None and not any(self._is_named(spec) for spec, _ in every):
+            guess = did_you_mean(self.names, registry.MODELS)
+            raise UserError(f"no model is called {self.names!r}: {guess}`zoo list` shows all names")
         found = [entry for entry in every if self._passes(*entry)]
         if self.sort == "name":
             return found
@@ -69,7 +75,13 @@ class Filters:
         keys = {"score": _score_key, "params": _parameters, "dim": _dim, "licence": _licence_key}
         return sorted(found, key=lambda entry: keys[self.sort](*entry))
 
+    def _is_named(self, spec: ModelSpec) -> bool:
+        wanted = (self.names or "").lower()
+        return fnmatchcase(spec.name, wanted if any(mark in wanted for mark in "*?[") else f"*{wanted}*")
+
     def _passes(self, spec: ModelSpec, tag: str | None) -> bool:
+        if not self._is_named(spec):
+            return False
         if self.max_params is not None and ARCHITECTURES[spec.architecture].parameters > self.max_params * 1e6:
             return False
         if self.method is not None and self.method.lower() != spec.method:

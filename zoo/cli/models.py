@@ -41,6 +41,10 @@ Sort = Literal["name", "score", "params", "dim", "licence"]
 
 @app.command("list", short_help="List models: sizes, licence, published score, download.")
 def list_models(
+    names: Annotated[
+        str | None, typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern such as '*_r50'.")
+    ] = None,
+    *,
     licence: Annotated[
         str | None, typer.Option(help="commercial (permits it), non-commercial, or an SPDX name such as MIT.")
     ] = None,
@@ -53,7 +57,7 @@ def list_models(
     """List models: input size, embedding size, parameters, published score, licence, size of the download."""
     from zoo.cli.model_info import Filters, print_list, print_list_json
 
-    filters = Filters(licence, max_params, method, sort, tags)
+    filters = Filters(licence, max_params, method, sort, tags, names)
     print_list_json(filters) if json else print_list(filters)
 
 

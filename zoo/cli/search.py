@@ -13,6 +13,7 @@ from zoo.search.index import open_index
 from zoo.search.query import open_model, search
 from zoo.search.thumbnails import Thumbnails
 from zoo.system.terminal import print_line
+from zoo.system.verbosity import note
 
 
 def run_search(
@@ -34,6 +35,8 @@ def run_search(
     if caption is not None:
         Captions(collection, caption)
     thumbnails = None if images is None else Thumbnails(collection, images)
+    if thumbnails is not None and (problem := thumbnails.problem()) is not None:
+        note(f"WARNING: {images} does not hold the pictures of {out} ({problem}): give --images what was extracted")
     index = open_index(collection)
     embedder = open_model(collection, model, device=device)
     results = search(collection, index, embedder, queries, k=k, max_pixels=max_pixels)

@@ -82,7 +82,8 @@ def first_figures(folder: Path, images: str) -> list[str]:
     return [pictures.figure(row, shown["path"], shown["sha256"], "") for row, shown in enumerate(rows[:SHOWN])]
 
 
-def page(title: str, figures: Sequence[str]) -> str:
-    """Return figures below a title, as one piece of HTML."""
+def page(title: str, figures: Sequence[str], lines: Sequence[str] = ()) -> str:
+    """Return a title, lines of text and figures, as one piece of HTML."""
     grid = "".join(figures)
-    return f'<div>{escape(title)}<div style="display:flex;flex-wrap:wrap;gap:8px">{grid}</div></div>'
+    said = "".join(f'<div style="overflow-wrap:anywhere">{escape(line)}</div>' for line in lines)
+    return f'<div>{escape(title)}{said}<div style="display:flex;flex-wrap:wrap;gap:8px">{grid}</div></div>'

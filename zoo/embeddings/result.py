@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,10 @@ from zoo.inference.images import ImageLike
 from zoo.inference.outputs import EMBEDDING
 from zoo.numerics.similarity import ExactSearch, centred, l2_normalize, mean_direction
 from zoo.system.parquet import read_table
+from zoo.system.terminal import printable
 
+Rows: TypeAlias = "slice | Sequence[int] | Sequence[bool] | NDArray[np.integer[Any]] | NDArray[np.bool_]"
+"""Which rows of a result: a slice, their numbers in any order, or a mask of N."""
 _QUERIES_AT_ONCE = 256
 _MOST_MISSING = 1000  # neighbours that a result of fewer rows may be asked for
 
@@ -59,6 +62,10 @@ class Neighbours(tuple[Neighbour, ...]):
         made._rows = [int(result.rows[n.row]) for n in found]
         return made
 
+    def __repr__(self) -> str:
+        lines = [f"{rank:4}  {found.cosine:7.4f}  {found.path}" for rank, found in enumerate(self, 1)]
+        return "\n".join(("rank   cosine  path", *map(printable, lines)))
+
     def _repr_html_(self) -> str:
         shown = zip(self._rows, self, self._sha256, strict=True)
         return page("", [self._pictures.figure(row, n.path, sha, f"{n.cosine:.3f}") for row, n, sha in shown])
@@ -68,7 +75,10 @@ class Embeddings:
     """The embeddings of a finished extraction, with the paths and all other columns; ``zoo.read`` makes it.
 
     ``len(result)`` is N, ``result["sha256"]`` a column as an array [N], ``result["layer3"]`` another output that was
-    asked for. In a notebook the first images are shown.
+    asked for. ``result[0]`` is a row as a dict of all columns, and so is each of ``for row in result``.
+    ``result[:5]``, ``result[result["width"] > 300]`` and ``result[[4, 2]]`` are ``Embeddings`` of these rows, whose
+    neighbours are searched among themselves. ``"sha256" in result`` asks for a column. ``numpy.asarray(result)`` gives
+    the vectors. In a notebook the first images are shown.
 
     Attributes:
         folder: the folder that was read.
@@ -98,7 +108,31 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
+    @overload
+    def __getitem__(self, key: str) -> NDArray[Any]: ...
+    @overload
+    def __getitem__(self, key: int | np.integer[Any]) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, key: Rows) -> Embeddings: ...
+    def __getitem__(self, key: str | int | np.integer[Any] | Rows) -> NDArray[Any] | dict[str, Any] | Embeddings:
+        if isinstance(key, str):
+            return self._column(key)
+        if isinstance(key, int | np.integer):
+            return self._row(int(key))
+        return self._rows_of(key)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self._row, range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy:
+            return np.array(self.vectors, dtype=dtype)
+        return np.asarray(self.vectors, dtype=dtype)
+
+    def _column(self, name: str) -> NDArray[Any]:
         if name == EMBEDDING:
             return self.vectors
         if name in self.outputs:
@@ -107,6 +141,26 @@ class Embeddings:
             raise KeyError(f"{name!r} is no column: there are {', '.join(self.columns)}")
         found: NDArray[Any] = self.table[name].to_numpy()
         return found
+
+    def _row(self, number: int) -> dict[str, Any]:
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"row {number}: the result has {len(self)} rows")
+        values: dict[str, Any] = self.table.slice(number % len(self), 1).to_pylist()[0]
+        return {**values, EMBEDDING: self.vectors[number], **{name: of[number] for name, of in self.outputs.items()}}
+
+    def _rows_of(self, key: Rows) -> Embeddings:
+        try:
+            kept = np.arange(len(self))[key if isinstance(key, slice) else np.asarray(key, _type_of_rows(key))]
+            if kept.ndim != 1:
+                raise IndexError
+        except (IndexError, TypeError, ValueError):
+            raise IndexError(
+                f"{str(key)[:60]} are no rows of {len(self)}: give a slice, a list of numbers, or a mask of that length"
+            ) from None
+        vectors = {EMBEDDING: self.vectors[kept], **{name: values[kept] for name, values in self.outputs.items()}}
+        part = Embeddings(self.folder, self.manifest, self.table.take(kept), vectors, self.rows[kept], None)
+        part.pictures, part._embedder = self.pictures, self._embedder
+        return part
 
     def __repr__(self) -> str:
         return f"Embeddings({str(self.folder)!r}: {len(self)} x {self.vectors.shape[1]}, {self.manifest.get('model')})"
@@ -142,7 +196,12 @@ class Embeddings:
         return frame.with_columns([polars.Series(name, np.ascontiguousarray(values)) for name, values in vectors])
 
     def search(
-        self, image: ImageLike, k: int = 9, *, model: str | None = None, device: str | None = None
+        self,
+        image: ImageLike | int | np.integer[Any] | NDArray[np.floating[Any]],
+        k: int = 9,
+        *,
+        model: str | None = None,
+        device: str | None = None,
     ) -> Neighbours:
         """Find the ``k`` images whose embeddings are nearest to that of an image, by centred cosine, exactly.
 
@@ -150,19 +209,35 @@ class Embeddings:
         network share a large part, and without it every cosine is near 1.
 
         Args:
-            image: of any form that an embedder takes.
+            image: of any form that an embedder takes; or a row of this result, which is its own nearest; or an
+                embedding [D] of the same network.
             model: where the model is now; ``None`` is the name in the manifest.
             device: as in ``zoo.load``.
 
         Raises:
-            UserError: the image cannot be read, or the model is not the one that made the result.
+            UserError: the image cannot be read, the row has no embedding, or the model is not the one that made the
+                result.
         """
-        if self._embedder is None or self._embedder[0] != (model, device):
-            self._embedder = (model, device), reopen_model(self.folder, self.manifest, model, device=device)
-        queries = centred(l2_normalize(self._embedder[1]([image])), self._mean)
-        rows, cosines = self._exact.search(queries, require_positive("k", k))[0]
+        query = self._vector_of(image, model, device)
+        if not np.isfinite(query).all():
+            what = f"row {image}" if isinstance(image, int | np.integer) else "the query"
+            raise UserError(f"{what} has no embedding, see the column status")
+        rows, cosines = self._exact.search(centred(l2_normalize(query), self._mean), require_positive("k", k))[0]
+        cosines = cosines.clip(-1, 1)  # float32 sums reach 1.0000001
         found = [Neighbour(r, self.paths[r], c) for r, c in zip(rows.tolist(), cosines.tolist(), strict=True)]
         return Neighbours.of(found, self)
+
+    def _vector_of(self, image: Any, model: str | None, device: str | None) -> NDArray[np.float32]:
+        """Return the embedding [1, D] of an image, a row, or an embedding."""
+        if isinstance(image, int | np.integer):
+            if not -len(self) <= image < len(self):
+                raise UserError(f"row {image}: the result has {len(self)} rows")
+            return self.vectors[[int(image)]]
+        if getattr(image, "shape", None) == self.vectors.shape[1:]:
+            return np.asarray(image, np.float32)[None]
+        if self._embedder is None or self._embedder[0] != (model, device):
+            self._embedder = (model, device), reopen_model(self.folder, self.manifest, model, device=device)
+        return self._embedder[1]([image])
 
     def neighbours(self, k: int = 9) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Find the ``k`` nearest other images of each image, by centred cosine, exactly; time grows with N squared.
@@ -218,6 +293,8 @@ def read(
     manifest = joined_manifest([manifest for manifest, _, _ in found], [folder.root.name for folder in folders])
     fingerprint = found[0][1]
     # Refuse outputs that the result does not have.
+    if isinstance(outputs, str):
+        raise UserError(f"outputs {outputs!r}: give a list of names")
     shapes = fingerprint.shapes
     if unknown := [name for name in outputs if name not in shapes]:
         raise UserError(f"{root} has no output {unknown[0]!r}: it has {', '.join(shapes)}")
@@ -296,6 +373,10 @@ def _verified(folder: OutputFolder, name: str, hashes: Mapping[str, str]) -> byt
 
 def _damaged(folder: OutputFolder, name: str) -> UserError:
     return UserError(f"{folder.root / name} is missing or not what the manifest says: run the same `zoo extract` again")
+
+
+def _type_of_rows(key: object) -> type | None:
+    return np.int64 if isinstance(key, list | tuple) and not key else None  # an empty list would be float
 
 
 def _import(package: str, method: str) -> Any:

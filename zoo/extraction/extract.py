@@ -23,7 +23,7 @@ from zoo.embeddings.pictures import first_figures, page
 from zoo.embeddings.plan import Plan
 from zoo.embeddings.result import Embeddings, read
 from zoo.embeddings.row_reader import RowReader
-from zoo.embeddings.run_log import LOG, OLD_LOG, SOURCE
+from zoo.embeddings.run_log import LOG, OLD_LOG, SOURCE, last_start
 from zoo.embeddings.shards import DamagedShard, OutputFolder, OutputReplaced, names
 from zoo.errors import UserError, require_positive
 from zoo.extraction import incremental, near_duplicates
@@ -33,6 +33,7 @@ from zoo.extraction.executor import Executor, LocalExecutor, ShardJob
 from zoo.extraction.fingerprint import ExtractionConfig, ModelInfo, make_fingerprint
 from zoo.extraction.partition import ALL_SHARDS, Partition
 from zoo.extraction.pipeline import FeatureExtractor
+from zoo.extraction.same_options import advice, with_open_choices
 from zoo.sources import absolute, open_source
 from zoo.sources.file_listing import Listing
 from zoo.system.atomic_files import append_line, move, remove_temporaries
@@ -40,10 +41,11 @@ from zoo.system.hardware import usable_cores
 from zoo.system.progress import Progress
 from zoo.system.shortage import raise_if_short
 
+_SHOWN_FAILURES = 8  # in a notebook
 _ATTEMPTS = 5  # of a run while other runs move updates into place
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Extraction:
     """The state of the output folder after a run.
 
@@ -99,11 +101,20 @@ class Extraction:
         """Read the result: paths, embeddings float32 [N, D], other columns; as ``zoo.read`` with these images."""
         return read(self.folder, all_rows=all_rows, outputs=outputs, images=self.images)
 
+    def __repr__(self) -> str:
+        return f"Extraction({str(self.folder)!r}: {self._counts()})"
+
     def _repr_html_(self) -> str:
-        """Counts, what failed, and the first pictures, for a notebook."""
-        failed = "".join(f"; {count} {reason}" for reason, count in self.failed.items())
-        title = f"{self.folder}: {self.ok} of {self.total} images embedded{failed}"
-        return page(title, first_figures(self.folder, self.images))
+        """Counts, what failed and why, and the first pictures, for a notebook."""
+        why = [f"{path}: {reason} ({error})" for path, reason, error in self.failures[:_SHOWN_FAILURES]]
+        if (more := sum(self.failed.values()) - len(why)) > 0 and why:
+            why.append(f"and {more} more: zoo.read({str(self.folder)!r}, all_rows=True)['error']")
+        return page(f"{self.folder}: {self._counts()}", first_figures(self.folder, self.images), why)
+
+    def _counts(self) -> str:
+        failed = ", ".join(f"{count} {reason}" for reason, count in self.failed.items())
+        copies = f"; {self.duplicates} duplicate" if self.duplicates else ""
+        return f"{self.ok} of {self.total} images embedded{copies}{f'; failed: {failed}' if failed else ''}"
 
 
 def run_extraction(
@@ -145,8 +156,7 @@ def run_extraction(
             raise TypeError(f"{type(model).__name__} cannot embed in this process: give the executor that opened it")
         executor = LocalExecutor(source, model, threads)
     reader = FileReader(source, threads, config.max_pixels, progress, config.decode)
-    run = _Run(absolute(images), OutputFolder(Path(out)), fingerprint, reader, partition, executor)
-    run.near_of_plan = config.near is None
+    run = _Run(absolute(images), OutputFolder(Path(out)), fingerprint, config, reader, partition, executor)
     # Another run can replace the folder under this one, so look again a few times.
     for _ in range(_ATTEMPTS):
         try:
@@ -166,10 +176,10 @@ class _Run:
     images: str
     folder: OutputFolder
     fingerprint: Fingerprint
+    config: ExtractionConfig
     reader: FileReader
     partition: Partition
     executor: Executor
-    near_of_plan: bool = False
     notes: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -198,6 +208,7 @@ class _Run:
         summary = manifest.completed(self.folder, plan)
         if summary is not None:
             remove_temporaries(self.folder.scratch)  # of a run that was killed after its manifest
+            self._log_new_place(plan)
             self.say(f"nothing left to do in {self.folder.root}")
             return self._result(summary, plan.images, plan, listing)
         return self._make(self.folder, plan, None, listing)
@@ -217,17 +228,11 @@ class _Run:
             plan = Plan.load(self.folder.plan)  # another run may have been first
             if plan is None:
                 raise OutputReplaced
-        # Where no threshold is asked for, that of the plan stays: in version 0.2.0 the default was .99.
-        wanted = self.fingerprint
-        if self.near_of_plan and wanted.dedupe and plan.fingerprint.dedupe:
-            wanted = replace(wanted, near_threshold=plan.fingerprint.near_threshold)
-        # An existing plan binds this run: refuse other settings.
+        # An existing plan binds this run: refuse other settings, and take over those that nobody chose.
+        wanted = with_open_choices(self.fingerprint, plan.fingerprint, self.config)
         if found := plan.fingerprint.differences(wanted):
             others = f" (and in {', '.join(text.split()[0] for text in found[1:])})" if found[1:] else ""
-            # `--backend auto` chooses by what is installed, so the choice can change between two runs.
-            field = found[0].split()[0]
-            can_be_given = field == "backend" or (field == "model" and plan.fingerprint.registered_model)
-            same = f"add --{field} {plan.fingerprint.network[field]}, or " if can_be_given else ""
+            same = advice(found, plan.fingerprint)
             raise UserError(f"{self.folder.root} differs in {found[0]}{others}: {same}choose another --out")
         return plan.without_reuse()
 
@@ -343,6 +348,13 @@ class _Run:
 
     def _partition_for_log(self) -> dict[str, str]:
         return {} if self.partition == ALL_SHARDS else {"share": str(self.partition)}
+
+    def _log_new_place(self, plan: Plan) -> None:
+        """Record where the images are now, if the folder of them was renamed since the last run."""
+        before = last_start(self.folder.root).get(SOURCE)
+        if before is not None and before != self.images and os.path.isabs(self.images):
+            with suppress(UserError, OSError):  # a result that cannot be written is complete all the same
+                self._log("start", images=plan.images, to_embed=0, **{SOURCE: self.images})
 
     def _log(self, event: str, **facts: object) -> None:
         line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **facts}

@@ -100,11 +100,11 @@ def make_fingerprint(model: ModelInfo, config: ExtractionConfig) -> Fingerprint:
         "dim": dim,
         "versions": {**network.get("versions", {}), "pyarrow": pa.__version__},
         **({"outputs": shapes} if shapes else {}),
-        "decoder": {**DECODER, **choices_json(config.decode), "max_pixels": config.max_pixels},
+        "decoder": {**DECODER, **choices_json(config.decode), "max_pixels": int(config.max_pixels)},
         "format": config.format,
         "dtype": config.dtype,
-        "batch_size": batch_size,
-        "shard_size": shard_size,
+        "batch_size": int(batch_size),  # NumPy's numbers are none of JSON
+        "shard_size": int(shard_size),
         **({"keep": keep} if keep else {}),
         **({"image_column": config.image_column} if config.image_column else {}),
         **({"dedupe": {"near": near}} if near is not None else {}),
@@ -140,4 +140,4 @@ def _near_duplicates(dedupe: bool, near: float | str | None) -> float | str | No
     threshold = AUTO if near is None else near
     if threshold != AUTO and (isinstance(threshold, str) or not 0 < threshold <= 1):
         raise UserError(f"--near {threshold}: give a cosine above 0 and at most 1, or auto")
-    return threshold
+    return threshold if isinstance(threshold, str | int | float) else float(threshold)  # of NumPy

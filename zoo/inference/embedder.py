@@ -146,6 +146,11 @@ class Embedder:
         """Length of an embedding."""
         return self.engine.dim
 
+    @property
+    def device(self) -> str:
+        """Where the network runs: ``cpu``, ``cuda:0``, ``mps``."""
+        return self.engine.device
+
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of each output of one image by name, ``embedding`` first. See ``zoo.inference.outputs``."""
@@ -175,8 +180,9 @@ class Embedder:
 
         Args:
             images: one or an iterable (a generator, too) of: paths; bytes of image files; files open in binary mode,
-                BytesIO too; PIL images (any mode, EXIF orientation applied); arrays uint8 [H, W, 3] or [H, W]; tensors
-                uint8 or float in [0, 1], [3, H, W]. Arrays [N, H, W, 3] and tensors [N, 3, H, W] are N images.
+                BytesIO too; PIL images (any mode, EXIF orientation applied); arrays [H, W, 3] in the order RGB, RGBA
+                [H, W, 4] (put over white) or gray [H, W]; tensors [C, H, W]. Both are uint8, or float in [0, 1]. Arrays
+                [N, H, W, C] and tensors [N, C, H, W] are N images.
             batch_size: crops in a forward pass; ``None`` is 32. It changes the last digits only.
             progress: show a bar on stderr (a line every ten seconds where that is no terminal), or where to show it.
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zoo.errors import UserError, reason_of
+from zoo.inference.arrays import FORMS, as_uint8, described, hint_of_path, not_a_batch, not_an_image
 from zoo.transforms import decode as decoder
 from zoo.transforms.image_bytes import read_bytes
 from zoo.transforms.limits import MAX_BYTES
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.generic] | Tensor"
 """One image: a path; the bytes of an image file; a file open for reading in binary mode, BytesIO too; a PIL image; an
-array uint8 [H, W, 3] or [H, W]; a tensor [3, H, W] or [1, H, W], uint8 or float in 0..1."""
+array [H, W, 3] (RGB; OpenCV's BGR is ``image[:, :, ::-1]``), [H, W, 4] (RGBA, over white), [H, W, 1] or [H, W]; a
+tensor [C, H, W] of as many channels, or [H, W]. Arrays and tensors are uint8, or float in 0..1."""
 Images: TypeAlias = "ImageLike | Iterable[ImageLike]"
-"""One image or several; an array [N, H, W, 3] or a tensor [N, 3, H, W] is N images."""
+"""One image or several; an array [N, H, W, C] or a tensor [N, C, H, W] is N images."""
 
 _BLOCK = 1 << 22
-_FORMS = "uint8 [H, W, 3] or [H, W] is, and so is a tensor [3, H, W], uint8 or float in [0, 1]"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def as_rgb(image: ImageLike) -> Image.Image:
     """
     # Files are decoded, and turned upright as the camera says.
     if isinstance(image, str | os.PathLike):
-        return _decoded(image, os.fspath(image))
+        return _decoded(_home_expanded(image), os.fspath(image))
     if isinstance(image, bytes | bytearray | memoryview):
         return _decoded(bytes(image), f"an image of {len(bytes(image))} bytes")
     if _is_file(image):
@@ -75,12 +76,14 @@ def as_rgb(image: ImageLike) -> Image.Image:
         with usable("a PIL image"):
             return decoder.to_rgb(image)
     # Arrays and tensors are checked for the layout of an image.
-    array = _as_array(image)
-    if array.ndim == 2:
-        array = np.repeat(array[:, :, None], 3, axis=2)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
-        raise UserError(f"{_named(image)} is not an image: {_FORMS}")
-    return Image.fromarray(np.ascontiguousarray(array))
+    if (hint := not_an_image(image)) is not None:
+        raise UserError(f"{described(image)} is not an image: {hint}")
+    pixels = as_uint8(image)
+    if 0 in pixels.shape:
+        raise UserError(f"{described(image)} is not an image: {FORMS}")
+    if pixels.shape[-1] == 4:  # by the rule for files
+        return decoder.to_rgb(Image.fromarray(np.ascontiguousarray(pixels), "RGBA"))
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
 
 
 def each_image(images: Any) -> Iterator[Image.Image]:
@@ -94,7 +97,8 @@ def each_image(images: Any) -> Iterator[Image.Image]:
         return
     if isinstance(images, Mapping | Set):
         raise UserError(f"a {type(images).__name__} of images has no order that rows could have: give a list")
-    _require_batch_of_images(images)
+    if (hint := not_a_batch(images)) is not None:
+        raise UserError(f"{described(images)} is no batch of images: {hint}")
     try:
         several = iter(images)
     except TypeError:
@@ -151,47 +155,10 @@ def _decoded(source: str | os.PathLike[str] | bytes, name: str) -> Image.Image:
             raise UnreadableImage("too-large", f"more than {MAX_BYTES} bytes")
         return decoder.decode(data)
     except UnreadableImage as error:
-        raise UserError(f"{name} cannot be read: {error}") from None
+        raise UserError(f"{name} cannot be read: {error}{hint_of_path(source, error)}") from None
 
 
-def _require_batch_of_images(images: Any) -> None:
-    """Refuse an array or tensor of several that holds no images, by the caller's own shape."""
-    shape = getattr(images, "shape", None)
-    if shape is None or len(shape) == 1:  # a list of paths may be an array, too
-        return
-    channels = shape[1] if len(shape) == 4 and hasattr(images, "detach") else shape[-1] if len(shape) == 4 else 0
-    if channels not in ((1, 3) if hasattr(images, "detach") else (3,)):
-        raise UserError(
-            f"{_named(images)} is no batch of images: uint8 [N, H, W, 3] is, and so is a tensor [N, 3, H, W]"
-        )
-
-
-def _named(image: Any) -> str:
-    """Describe an array or tensor as its owner sees it."""
-    if not (hasattr(image, "shape") and hasattr(image, "dtype")):
-        return f"{type(image).__name__}"
-    kind = "a tensor" if hasattr(image, "detach") else "an array"
-    return f"{kind} of shape {tuple(image.shape)} and type {str(image.dtype).removeprefix('torch.')}"
-
-
-def _as_array(image: Any) -> NDArray[np.generic]:
-    """Convert a tensor to a uint8 array [H, W, C], anything else as numpy does."""
-    # NumPy takes everything but a tensor as it is.
-    if not hasattr(image, "detach"):
-        return np.asarray(image)
-    image = image.detach().cpu()
-    try:
-        array: NDArray[Any] = image.numpy()
-    except TypeError:  # NumPy has no bfloat16
-        array = image.float().numpy()
-    # Move a tensor's channels to the end.
-    if array.ndim == 3:
-        array = array.transpose(1, 2, 0)
-        if array.shape[2] == 1:
-            array = array[:, :, 0]
-    # Bring floats to the bytes that the preprocessing expects.
-    if np.issubdtype(array.dtype, np.floating):
-        if not (array.size and array.min() >= 0 and array.max() <= 1):
-            raise UserError("a float tensor must hold values in [0, 1]; give normalised ones to embedder.model")
-        array = np.round(array * 255).astype(np.uint8)
-    return array
+def _home_expanded(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Expand ``~/a.jpg``, as the commands do, unless there is a folder of that name."""
+    text = os.fspath(path)
+    return os.path.expanduser(text) if text.startswith("~") and not os.path.lexists(text) else path

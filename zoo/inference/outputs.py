@@ -48,6 +48,10 @@ class Outputs:
     tiles: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        # A text would be taken letter by letter.
+        for option in ("layers", "maps", "heads"):
+            if isinstance(getattr(self, option), str):
+                raise UserError(f"{option} {getattr(self, option)!r}: give a tuple of names")
         # Every name must be known, and named once.
         for option, chosen, known in (
             ("layers", self.layers, STAGES),
@@ -101,6 +105,12 @@ class Outputs:
     def embedding_only(self) -> Outputs:
         """Return the same crops without any other output."""
         return Outputs(crops=self.crops)
+
+
+def require_outputs(value: object) -> None:
+    """Refuse what is no ``Outputs``, such as a list of names. Raises UserError."""
+    if not isinstance(value, Outputs):
+        raise UserError(f"outputs {str(value)[:60]}: give zoo.Outputs(layers=('layer3',)) or the like")
 
 
 EMBEDDING_ONLY = Outputs()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from zoo.embeddings.reopen_model import reopen_model
 from zoo.errors import UserError
+from zoo.inference.arrays import hint_of_path
 from zoo.inference.embedder import Embedder
 from zoo.inference.outputs import EMBEDDING
 from zoo.search.collection import Collection, Item
@@ -94,7 +95,7 @@ def search(
         try:
             vector = embed_bytes(embedder, read_bytes(query), max_pixels, options)
         except UnreadableImage as error:
-            results.append(QueryResult(name, query, error=str(error)))
+            results.append(QueryResult(name, query, error=f"{error}{hint_of_path(query, error)}"))
             continue
         results.append(QueryResult(name, query, tuple(nearest(collection, index, vector, k))))
     return results

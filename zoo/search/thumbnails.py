@@ -27,6 +27,7 @@ from zoo.transforms.unreadable import UnreadableImage
 
 SMALL, LARGE = 240, 960  # longest side, pixels
 _SHOWN = (OK, DUPLICATE)
+_TRIED, _LOOKED_AT = 3, 50  # images at the start, to notice another folder than the one that was extracted
 _CACHED = 2000  # small thumbnails in memory, about 10 kB each
 
 
@@ -48,6 +49,17 @@ class Thumbnails:
     def large(self, row: int) -> bytes:
         """Return a JPEG of at most ``LARGE`` pixels a side; raises what ``small`` raises."""
         return thumbnail(self._read_verified(row), LARGE)
+
+    def problem(self) -> str | None:
+        """Return why none of the first images can be shown, with the name of one; ``None`` if one can be."""
+        items = [item for item in self._collection.items(0, _LOOKED_AT) if item.status in _SHOWN][:_TRIED]
+        reasons = []
+        for item in items:
+            try:
+                self._read_verified(item.row)
+            except UnreadableImage as error:
+                reasons.append(f"{item.name}: {error.detail}")
+        return reasons[0] if items and len(reasons) == len(items) else None
 
     def _small(self, row: int) -> bytes:
         """Return a JPEG of at most ``SMALL`` pixels a side.

@@ -64,6 +64,19 @@ def test_filters_and_order(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         assert message in capsys.readouterr().err
 
 
+def test_the_list_is_searched_by_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def names(*words: str) -> list[str]:
+        return [line.split()[0] for line in lines(monkeypatch, capsys, "zoo", "list", *words)[1:]]
+
+    assert names("MOCO") == [name for name in MODELS if "moco" in name]
+    assert names("byol_r50*") == ["byol_r50", "byol_r50x2", "byol_r50x4"]
+    assert names("byol", "--licence", "commercial") == ["byol_r18_mini"]
+    assert names("simclr_r18_mini", "--tags") == ["simclr_r18_mini.tin64", "simclr_r18_mini.tin32"]
+    monkeypatch.setattr("sys.argv", ["zoo", "list", "boyl_r50"])
+    assert exit_code(zoo.cli.main.app, "zoo", "") == EXIT_USER_ERROR
+    assert "no model is called 'boyl_r50': did you mean byol_r50? `zoo list` shows all" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", [*MODELS, *(f"{n}.{tag}" for n, spec in MODELS.items() for tag in spec.weights)])
 def test_info_fits_a_screen(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     shown = lines(monkeypatch, capsys, "zoo", "info", name)

@@ -64,6 +64,59 @@ def test_the_rows_with_an_embedding_of_every_shard_are_read(out: Path) -> None:
         result["nothing"]
 
 
+def test_a_result_is_cut_and_walked_through_as_a_table(out: Path) -> None:
+    result = zoo.read(out, all_rows=True, outputs=["layer1"])
+    whole = list(result)
+    assert [row["path"] for row in whole] == result.paths
+    assert set(whole[0]) == set(result.columns)
+    np.testing.assert_array_equal(whole[-1]["layer1"], result["layer1"][-1])
+    assert result[np.int64(-1)]["sha256"] == whole[-1]["sha256"]
+    ok = result["status"] == "ok"
+    for key, rows in (
+        (slice(None, 3), [0, 1, 2]),
+        (slice(None, None, -2), [8, 6, 4, 2, 0]),
+        ([4, 2, 4], [4, 2, 4]),
+        (np.array([1, -1]), [1, 8]),
+        (ok, np.flatnonzero(ok).tolist()),
+        ([], []),
+    ):
+        part = result[key]  # type: ignore[call-overload]
+        assert part.paths == [result.paths[row] for row in rows]
+        assert part.rows.tolist() == [result.rows[row] for row in rows]
+        np.testing.assert_array_equal(part.vectors, result.vectors[rows])
+        np.testing.assert_array_equal(part["layer1"], result["layer1"][rows])
+        assert len(part) == len(rows)
+    assert result[ok].neighbours(k=2)[0].tolist() == zoo.read(out).neighbours(k=2)[0].tolist()
+    assert ("sha256" in result, "layer1" in result, "nothing" in result, 0 in result) == (True, True, False, False)
+    np.testing.assert_array_equal(np.asarray(result), result.vectors)
+    assert np.asarray(result, np.float64).dtype == np.float64
+    for wrong in (9, -10):
+        with pytest.raises(IndexError, match=f"^row {wrong}: the result has 9 rows$"):
+            result[wrong]
+    for wrong_rows in ([99], np.array([True, False]), np.zeros((2, 2), int), ["a", "b"], 1.5):
+        with pytest.raises(IndexError, match="are no rows of 9: give a slice, a list of numbers, or a mask"):
+            result[wrong_rows]  # type: ignore[call-overload]
+    with pytest.raises(UserError, match=r"^outputs 'layer1': give a list of names$"):
+        zoo.read(out, outputs="layer1")
+
+
+def test_a_row_and_an_embedding_are_queries_without_a_network(out: Path) -> None:
+    result = zoo.read(out, all_rows=True)
+    row = int(np.flatnonzero(result["status"] == "ok")[2])
+    found = result.search(row, k=3)
+    assert (found[0].row, found[0].cosine <= 1, len(found)) == (row, True, 3)
+    assert [match.row for match in found[1:]] == result.neighbours(k=2)[0][row].tolist()
+    assert result.search(np.int64(row), k=3) == found
+    assert result.search(result.vectors[row] * 7, k=3) == found
+    assert str(found).splitlines()[0] == "rank   cosine  path"
+    assert str(found).splitlines()[1].endswith(f"1.0000  {result.paths[row]}")
+    failed = int(np.flatnonzero(result["status"] != "ok")[0])
+    with pytest.raises(UserError, match=f"^row {failed} has no embedding, see the column status$"):
+        result.search(failed)
+    with pytest.raises(UserError, match=r"^row 9: the result has 9 rows$"):
+        result.search(9)
+
+
 def test_all_rows_and_other_outputs_are_read_when_asked_for(out: Path) -> None:
     result = zoo.read(str(out), all_rows=True, outputs=["layer1_map", "layer1"])
     assert len(result) == 9
@@ -161,7 +214,7 @@ def test_a_notebook_shows_pictures_and_escapes_names(images: Path, tmp_path: Pat
     assert done.read()._repr_html_().count("<img ") == 7
     shutil.rmtree(folder)
     assert done.read()._repr_html_().count("<img ") == 0
-    assert "8 of 9 images embedded; 1 not-an-image" in done._repr_html_()
+    assert "8 of 9 images embedded; failed: 1 not-an-image" in done._repr_html_()
 
 
 def test_what_cannot_be_read_is_one_line(out: Path, tmp_path: Path) -> None:

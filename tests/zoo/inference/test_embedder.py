@@ -46,6 +46,41 @@ def test_every_form_of_an_image_gives_its_embedding(embedder: zoo.Embedder) -> N
         np.testing.assert_array_equal(embedder(form), reference)
 
 
+def test_arrays_of_other_usual_kinds_are_the_image_that_they_show(
+    embedder: zoo.Embedder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    array = np.array(Image.open(CAT))
+    reference, opaque = embedder(CAT), np.full((*array.shape[:2], 1), 255, np.uint8)
+    rgba = np.concatenate([array, opaque], axis=2)
+    column = pd.DataFrame({"path": ["no.jpg", str(CAT)]})["path"][1:]  # its index does not begin at 0
+    monkeypatch.setenv("HOME", str(CAT.parent))
+    for form in (
+        array.astype(np.float32) / 255,
+        array.astype(np.float64)[None] / 255,
+        rgba,
+        rgba[None] / np.float32(255),
+        torch.from_numpy(rgba).permute(2, 0, 1),
+        array[::-1][::-1],
+        np.asfortranarray(array),
+        column,
+        np.str_(CAT),
+        f"~/{CAT.name}",
+    ):
+        np.testing.assert_array_equal(embedder(form), reference)
+    seen_through = rgba.copy()
+    seen_through[..., 3] = 0
+    np.testing.assert_array_equal(embedder(seen_through), embedder(np.full_like(array, 255)))
+    gray = array[:, :, 1]
+    rows = embedder(
+        [gray, gray[:, :, None], Image.fromarray(gray), torch.from_numpy(gray), torch.from_numpy(gray)[None]]
+    )
+    assert all(np.array_equal(row, rows[0]) for row in rows)
+
+
+def test_a_device_may_be_a_torch_device_and_is_shown() -> None:
+    assert zoo.load(device=torch.device("cpu")).device == "cpu"
+
+
 class Trickle(io.RawIOBase):
     """A file that gives less than it is asked for, and cannot be rewound, as a socket."""
 
@@ -154,8 +189,8 @@ def test_random_weights_come_only_when_asked_for() -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((5, 5, 4), np.uint8), r"shape \(5, 5, 4\)"),
-        (np.zeros((5, 5, 3)), "type float64"),
+        (np.zeros((5, 5, 2), np.uint8), r"shape \(5, 5, 2\)"),
+        (np.full((5, 5, 3), 255.0), r"type float64 must hold values in \[0, 1\], not 255 to 255: divide them by 255"),
         (torch.full((3, 8, 8), 2.0), r"values in \[0, 1\]"),
         (torch.full((3, 8, 8), float("nan")), r"values in \[0, 1\]"),
         ("no/such/file.jpg", "missing"),
@@ -166,17 +201,32 @@ def test_random_weights_come_only_when_asked_for() -> None:
         (io.BytesIO(b"no image"), "the file BytesIO cannot be read: not-an-image"),
         (io.StringIO("text"), "open it with mode 'rb'"),
         # the caller's own shapes: not those of a part, nor of a tensor turned around
-        (np.zeros((2, 5, 6, 4), np.uint8), r"an array of shape \(2, 5, 6, 4\) and type uint8 is no batch"),
-        (torch.zeros(2, 5, 6, 4), r"a tensor of shape \(2, 5, 6, 4\) and type float32 is no batch"),
+        (np.zeros((2, 5, 6, 7), np.uint8), r"an array of shape \(2, 5, 6, 7\) and type uint8 is no batch"),
+        (torch.zeros(2, 5, 6, 7), r"a tensor of shape \(2, 5, 6, 7\) and type float32 is no batch"),
         (np.zeros((2, 2, 5, 6, 3), np.uint8), r"shape \(2, 2, 5, 6, 3\)"),
-        (torch.zeros(4, 5, 6), r"a tensor of shape \(4, 5, 6\) and type float32 is not an image"),
+        (torch.zeros(7, 5, 6), r"a tensor of shape \(7, 5, 6\) and type float32 is not an image"),
         (torch.zeros(3, 5, 0), r"\[0, 1\]"),
-        ([CAT, np.zeros((5, 5, 4), np.uint8)], r"image 1: an array of shape \(5, 5, 4\)"),
+        ([CAT, np.zeros((5, 5, 2), np.uint8)], r"image 1: an array of shape \(5, 5, 2\)"),
         ([CAT, b""], "image 1: an image of 0 bytes"),
         ([CAT, 3], "image 1: int is not an image"),
+        # what to do about common mistakes
+        (np.zeros((3, 5, 6), np.uint8), r"move the channels to the end, \.transpose\(1, 2, 0\)$"),
+        (np.zeros((9, 3, 5, 6), np.uint8), r"no batch.*to the end, \.transpose\(0, 2, 3, 1\)$"),
+        (torch.zeros(5, 6, 3), r"move the channels to the front, \.permute\(2, 0, 1\)$"),
+        (torch.zeros(9, 5, 6, 3), r"no batch.*to the front, \.permute\(0, 3, 1, 2\)$"),
+        (torch.randn(3, 40, 40), r"not -[0-9.]+ to [0-9.]+: give normalised ones to embedder\.model$"),
+        (np.zeros((5, 5), np.uint16), r"16 bits: divide by 65535\.0"),
+        (np.zeros((5, 5, 3), np.int64), "convert them to uint8$"),
+        (np.zeros((5, 5), bool), "multiply by 1.0$"),
+        ([[CAT, CAT], [CAT]], "image 0: list is not an image: give images in one list, not in a list of lists$"),
+        ([(Image.new("RGB", (9, 9)), 3)], "image 0: tuple is not.*of pairs with a label give the first of each$"),
+        ([{"bytes": b"x", "path": None}], r"image 0: dict is not an image: give its \['bytes'\]$"),
+        (CAT.parent, r"a folder: give the paths of its images, or embed it by `zoo extract`$"),
+        (str(CAT.parent / "*.jpg"), r"no such file: a pattern; give the paths that it names$"),
+        ("https://example.org/a.jpg", "a URL must be downloaded first$"),
         ({CAT}, "a set of images has no order that rows could have: give a list"),
         ({"cat": CAT}, "a dict of images has no order that rows could have: give a list"),
-        (pd.DataFrame({"path": [CAT]}), "DataFrame is not an image"),
+        (pd.DataFrame({"path": [CAT]}), "DataFrame is not an image: give one of its columns, 'path'$"),
         (Image.new("RGB", (1, 100_000)), r"an image of 1 x 100000 pixels cannot be used: too-large"),
     ],
 )
@@ -206,9 +256,11 @@ def test_a_tensor_may_be_of_any_float_type(embedder: zoo.Embedder) -> None:
         ({"device": "cuda:99"}, "is not usable here"),
         ({"device": "nonsense"}, "is not usable here"),
         ({"backend": "onnx", "precision": "bf16"}, "needs --backend torch"),
+        ({"outputs": {"layers": ["layer3"]}}, r"give zoo\.Outputs"),
+        ({"outputs": "layer3"}, r"give zoo\.Outputs"),
     ],
 )
-def test_a_wrong_option_is_one_line(options: dict[str, str], message: str) -> None:
+def test_a_wrong_option_is_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         zoo.load(**options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)

@@ -41,6 +41,22 @@ def test_only_images_of_the_collection_are_shown(photos_out: Path, tmp_path: Pat
         Thumbnails(collection, str(tmp_path / "none"))
 
 
+def test_another_folder_than_the_extracted_one_is_noticed(photos_out: Path, tmp_path: Path) -> None:
+    collection = Collection(photos_out)
+    assert Thumbnails(collection, str(PHOTOS)).problem() is None
+    other = fill(tmp_path / "other", 3)
+    assert Thumbnails(collection, str(other)).problem() == "astronaut.jpg: no such file"
+    for name in ("astronaut.jpg", "bird_kingfisher.jpg", "bird_macaw.jpg"):
+        shutil.copy(PHOTOS / "rocket.jpg", other / name)
+    assert Thumbnails(collection, str(other)).problem() == "astronaut.jpg: not the image that was extracted"
+    shutil.copy(PHOTOS / "bird_macaw.jpg", other)
+    assert Thumbnails(collection, str(other)).problem() is None, "a file that has changed is no wrong folder"
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.jpg").write_bytes(b"no picture")
+    run(tmp_path / "broken", tmp_path / "out")
+    assert Thumbnails(Collection(tmp_path / "out"), str(tmp_path / "broken")).problem() is None
+
+
 def test_paths_of_an_altered_table_are_refused(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     shutil.copy(PHOTOS / "rocket.jpg", tmp_path / "secret.jpg")  # only its place can be the reason

@@ -69,6 +69,9 @@ MODELS: Mapping[str, ModelSpec] = {
     for spec in family.MODELS
 }
 
+_NAMED_ELSEWHERE = dict.fromkeys(("resnet50", "resnet-50", "resnet_50", "tv_resnet50"), "supervised_r50")
+"""Names of networks in torchvision and timm, which resemble those of other methods here."""
+
 
 def split_name(name: str) -> tuple[str, str | None]:
     """Split ``byol_r50.deepmind_in1k`` into (``byol_r50``, ``deepmind_in1k``); without a tag it is ``None``."""
@@ -86,4 +89,5 @@ def find(name: str) -> ModelSpec:
     if base in MODELS:
         return MODELS[base]
     refuse_others(Path(name))  # a folder of that name
-    raise UserError(f"unknown model {name!r}: {did_you_mean(base, MODELS)}`zoo list` shows all names")
+    guess = f"did you mean {_NAMED_ELSEWHERE[base.lower()]}? " if base.lower() in _NAMED_ELSEWHERE else ""
+    raise UserError(f"unknown model {name!r}: {guess or did_you_mean(base, MODELS)}`zoo list` shows all names")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 from zoo.system.terminal import print_line
+from zoo.system.verbosity import note
 
 
 def serve(
@@ -67,6 +68,8 @@ def serve(
     if images is None and not named_only and (images := recorded_images(out)) is not None:
         print_line(f"pictures: {images}, by the run log of {out}; --no-images shows names only", file=sys.stderr)
     thumbnails = None if images is None or named_only else Thumbnails(collection, images)
+    if thumbnails is not None and (problem := thumbnails.problem()) is not None:
+        note(f"WARNING: {images} does not hold the pictures of {out} ({problem}): give --images what was extracted")
     has_umap = umap_map.is_installed() and index.info["indexed"] >= umap_map.LEAST
     # Hold the port while the model and the map load.
     with _listen(host, port) as listening:
@@ -80,7 +83,7 @@ def serve(
             umap=UmapMap(collection) if has_umap else None,
         )
         # Give the address only when all is loaded.
-        _announce(host, listening.getsockname()[1], thumbnails is not None)
+        _announce(host, listening.getsockname()[1], thumbnails is not None or named_only)
         app = create_app(served)
         try:
             with suppress(KeyboardInterrupt):  # the normal end; uvicorn raises it again after its shutdown
@@ -132,10 +135,10 @@ def _is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def _announce(host: str, port: int, has_thumbnails: bool) -> None:
+def _announce(host: str, port: int, knows_thumbnails: bool) -> None:
     url_host = f"[{host}]" if ":" in host else host
     print_line(f"http://{url_host}:{port}/  (Ctrl-C ends it)", flush=True)
-    if not has_thumbnails:
+    if not knows_thumbnails:
         print_line("NOTE: without --images DIR there are no thumbnails", file=sys.stderr, flush=True)
     if not _is_local(host):
         print_line(

@@ -89,7 +89,8 @@ async function showPage(number) {
   $("back").disabled = page === 1;
   $("on").disabled = page === pages;
   const which = rows ? `images that match, of ${about.images}` : "";
-  setStatus(items.length ? `images ${first + 1} to ${first + items.length} of ${total} ${which}` : `no image ${which}`);
+  const none = `none of ${counted(about.images)} ${rows ? "matches" : ""}`;
+  setStatus(items.length ? `images ${first + 1} to ${first + items.length} of ${total} ${which}` : none);
 }
 
 function openTab(name) {
@@ -114,6 +115,15 @@ async function route() {
   } catch (error) {
     setStatus(error.message, true);
   }
+}
+
+// A tile that was chosen is gone with its view: the keyboard goes on at the neighbours, or at the tile on the way back.
+function keepFocus(oldURL) {
+  if (document.activeElement !== document.body) return;
+  const list = $({ map: "sample", near: "found", all: "grid" }[openedTab]);
+  const left = list.querySelector(`[data-row="${Number(oldURL.split("#near/")[1])}"]`);
+  const next = openedTab === "near" ? list.querySelector(".tile") : left;
+  (next ?? $(`tab-${openedTab}`)).focus({ preventScroll: next !== left });
 }
 
 // Show everything again after the column or the filter has changed.
@@ -196,7 +206,10 @@ try {
   columns = new Columns(about.images);
   explorer = new Explorer(about, columns, (text) => openedTab === "map" && setStatus(text));
   listen();
-  addEventListener("hashchange", route);
+  addEventListener("hashchange", async ({ oldURL }) => {
+    await route();
+    keepFocus(oldURL);
+  });
   // The first screen does not wait for the columns, which are counted at the first request.
   const opened = route();
   await columns.load();

@@ -119,7 +119,13 @@ export class Explorer {
     $("heading").textContent = total || !this.columns.isFiltered ? heading : "no image matches";
     $("again").textContent = this.selected ? "Give up the selection" : "Shuffle";
     $("more").hidden = this.count >= this.shuffled.length;
-    const chosen = this.selected ? `${total.toLocaleString("en")} selected, in no order` : "a random sample and the map";
-    this.setStatus(`${counted(this.about.images)}: ${chosen}. Drop a photograph anywhere to search.`);
+    // what is there as a whole is no sample
+    const isWhole = !this.selected && !this.columns.isFiltered && total > 0 && this.count >= total;
+    $("again").hidden = isWhole;
+    if (isWhole) $("heading").textContent = `${total} in all`;
+    const sample = this.columns.isFiltered ? `${total.toLocaleString("en")} match` : "a random sample and the map";
+    const selection = this.selected ? `${total.toLocaleString("en")} selected, in no order` : sample;
+    const chosen = isWhole ? " beside the map" : `: ${selection}`;
+    this.setStatus(`${counted(this.about.images)}${chosen}. Drop a photograph anywhere to search.`);
   }
 }

@@ -188,6 +188,26 @@ await phone.click("#whole");
 await phone.selectOption("#colour", "kind");
 await phone.waitForTimeout(500);
 await phone.screenshot({ path: `${folder}/phone.png` });
+
+// tall and wide pictures keep their tiles square, and neighbours begin on the first screen
+await phone.click("#tab-all");
+await phone.waitForSelector("#grid .tile");
+await phone.$$eval("#grid img", (images) =>
+  Promise.all(
+    [[9, 900], [900, 9]].map(async ([width, height], n) => {
+      const canvas = Object.assign(document.createElement("canvas"), { width, height });
+      const blob = await new Promise((done) => canvas.toBlob(done));
+      Object.assign(images[n], { loading: "eager", src: URL.createObjectURL(blob) });
+      await images[n].decode();
+    }),
+  ),
+);
+saw.ratios = await phone.$$eval("#grid .shown", (boxes) => boxes.map((box) => box.offsetHeight / box.offsetWidth));
+saw.pageLine = await phone.$eval("#page", (input) => input.parentElement.offsetHeight - input.offsetHeight);
+await phone.click(`#grid .tile[data-row="${saw.ratios.length - 1}"]`);
+await phone.waitForSelector("#found .tile");
+await phone.$eval("#query", (image) => image.decode());
+saw.foundFrom = await phone.$eval("#found .tile", (one) => one.getBoundingClientRect().top + scrollY);
 const dark = await open({ colorScheme: "dark" });
 await dark.selectOption("#colour", "price");
 await dark.waitForTimeout(500);

@@ -89,5 +89,24 @@ saw.all = (await tiles("#grid")).map((tile) => tile.name);
 await loaded();
 await page.screenshot({ path: `${folder}/all.png` });
 saw.pages = await page.textContent("#pages");
+
+// whoever goes by keyboard into a picture is at its neighbours, and back at the picture
+const focus = () => page.evaluate(() => [document.activeElement.closest("ol")?.id, Number(document.activeElement.dataset.row)]);
+await page.focus("#grid li:nth-child(3) .tile");
+saw.left = (await focus())[1];
+await page.keyboard.press("Enter");
+await statusHas("nearest to");
+await page.waitForTimeout(100);
+saw.atNeighbours = await focus();
+await page.goBack();
+await statusHas("of ");
+await page.waitForTimeout(100);
+saw.atPicture = await focus();
+await page.fill("#text", "no such text");
+await statusHas("none of ");
+saw.none = await status();
+await page.click("#tab-map");
+await statusHas(" match");
+saw.noneOnMap = await status();
 await browser.close();
 console.log(JSON.stringify({ ...saw, foreign, errors }));

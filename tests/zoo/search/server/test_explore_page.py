@@ -162,6 +162,12 @@ def test_the_page_in_a_browser(site: Site, collection: Collection, tmp_path: Pat
     # Basics for a screen reader and a telephone.
     assert (saw["nameless"], saw["twice"], saw["sideways"]) == ([], [], 0)
 
+    # Pictures of any shape.
+    assert len(saw["ratios"]) == 40
+    assert all(abs(ratio - 1) < 0.05 for ratio in saw["ratios"]), saw["ratios"]
+    assert saw["pageLine"] < 10, "page 1 of 15 is one line"
+    assert saw["foundFrom"] < 844 - 100
+
 
 def test_umap_is_computed_beside_the_server_and_cached(collection: Collection) -> None:
     pytest.importorskip("umap")

@@ -397,6 +397,10 @@ def test_the_page_in_a_browser_and_ctrl_c(
     assert saw["all"] == names
     assert saw["tip"] == names[saw["fromMap"]]
     assert saw["inked"] > 10_000
+    assert saw["atNeighbours"] == ["found", saw["left"]]
+    assert saw["atPicture"] == ["grid", saw["left"]]
+    assert saw["none"] == "none of 24 images matches"
+    assert saw["noneOnMap"].startswith("24 images: 0 match.")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=15)
     assert (process.returncode, err) == (0, "stopped\n")
