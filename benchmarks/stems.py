@@ -1,9 +1,9 @@
-"""Compare both stems and two sizes of the views, at equal images and at equal time.
+"""Compare both stems and two sizes of the views, at equal images and at about equal operations.
 
     python benchmarks/stems.py --data DATA --out OUT --json FILE
 
-SimCLR with a ResNet-18 and the first IMAGES training images of Tiny-ImageNet (``zoo-train sweep``), once over them at
-equal images, and then as many epochs as take about the time of the slowest row. The score is kNN on the validation
+SimCLR with a ResNet-18 and IMAGES training images of Tiny-ImageNet (``zoo-train sweep``): once over them, and then as
+many epochs as take about the operations of the CIFAR stem. The score is kNN on the validation
 images, with the same IMAGES as the bank. Finished runs that OUT holds are read; the same command goes on.
 """
 
@@ -19,10 +19,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from training.launch import launch_sweep
 
 RECIPE = "simclr_r18_tin64"
-# Epochs by stem and size. An image costs .44 GFLOP in a step with views of 32 pixels, 1.8 with 64, and about 6 with the
-# CIFAR stem at 32, which halves the picture one time and not three times before the last stages.
-EQUAL_IMAGES = {("imagenet", 32): 1, ("imagenet", 64): 1, ("cifar", 32): 1}
-EQUAL_TIME = {("imagenet", 32): 10, ("imagenet", 64): 3}
+# Operations of a step by stem and size of the views, in 10^9 an image, as `zoo-train` says them.
+OPERATIONS = {("imagenet", 32): 0.444, ("imagenet", 64): 1.78, ("cifar", 32): 6.67}
+EPOCHS = [("imagenet", 32, 1), ("imagenet", 64, 1), ("cifar", 32, 1), ("imagenet", 32, 10), ("imagenet", 64, 3)]
 SETTINGS = ["optim.lr=0.1", "optim.batch_size=64", "optim.warmup_epochs=0.3", "monitor_epochs=0"]
 
 
@@ -34,7 +33,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     rows = []
-    for (stem, size), epochs in [*EQUAL_IMAGES.items(), *EQUAL_TIME.items()]:
+    for stem, size, epochs in EPOCHS:
         result = launch_sweep(
             RECIPE,
             args.data,
@@ -48,7 +47,8 @@ def main() -> None:
             report=lambda line: print(line, flush=True),
         )
         trial = result["rungs"][-1]["trials"][0]
-        row = {"stem": stem, "size": size, "epochs": epochs}
+        operations = round(OPERATIONS[stem, size] * trial["images_seen"] / 1000, 1)  # 10^12
+        row = {"stem": stem, "size": size, "epochs": epochs, "tera_operations": operations}
         rows.append(row | {name: trial[name] for name in ("knn", "interval", "collapsed", "images_seen", "minutes")})
         args.json.write_text(json.dumps({"recipe": RECIPE, "set": SETTINGS, "rows": rows}, indent=1) + "\n")
 
