@@ -35,7 +35,8 @@ def require_end(file: BinaryIO, offset: int) -> None:
         TarInfo.frombuf(block, ENCODING, "surrogateescape")
     except HeaderError:  # zeros, or bytes that are no archive
         return
+    place = offset + first // BLOCKSIZE * BLOCKSIZE
     raise UserError(
-        f"another tar file follows at byte {offset + first // BLOCKSIZE * BLOCKSIZE}, as `cat` joins them, and would be "
-        "left out: give the files one by one, or unpack it with `tar --ignore-zeros` and pack it again"
+        f"another tar file follows at byte {place}, as `cat` joins them, and would be left out: give the files "
+        "one by one, or unpack it with `tar --ignore-zeros` and pack it again"
     )

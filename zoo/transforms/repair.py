@@ -22,6 +22,7 @@ LAST_BASELINE_TAG = 532  # ReferenceBlackWhite; metadata have larger numbers
 _JFIF_BYTES = 18  # marker, length and the fixed fields
 _WEBP_PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
 _WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04  # ICC, EXIF and XMP in VP8X
+_SURPLUS = 64  # bytes behind the last pixel of a JPEG: encoders fill the last byte only
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 
 
@@ -176,7 +177,7 @@ def ended_jpegs(data: bytes) -> list[bytes] | None:
     Returns:
         ``None`` where the last segment is no scan, or a progressive file lacks the last bits of a coefficient.
     """
-    data = data[:-1] if data.endswith(b"\xff") else data  # the first half of the marker
+    data = data.rstrip(b"\xff")  # the first half of the marker, and what may stand before it; or an erased flash memory
     components: set[int] = set()
     missing_bits: dict[tuple[int, int], int] = {}  # by component and coefficient
     scanned: set[int] = set()
@@ -209,6 +210,34 @@ def ended_jpegs(data: bytes) -> list[bytes] | None:
     # A run of empty blocks can hide one tail in a progressive file.
     tails = [_tail(n, markers) for n in range(3 if is_progressive or has_restarts else 1)]
     return [data + tail + _END_OF_JPEG for tail in (b"", *tails)]
+
+
+def lacks_end(data: bytes) -> bool:
+    """Return whether no end marker follows the last scan of a JPEG."""
+    end = data.rfind(_END_OF_JPEG)
+    return end < 0 or data.find(b"\xff\xda", end) >= 0  # that of a thumbnail stands before the scan
+
+
+def without_padding(data: bytes) -> bytes:
+    """Return a file without the zeros at its end, if they are many."""
+    there = data.rstrip(b"\0")
+    return there + b"\0\0" if len(data) - len(there) > _SURPLUS else data  # a scan can end in two
+
+
+def without_last_bytes(data: bytes) -> list[bytes] | None:
+    """Return JPEGs that lack the last bytes of a scan: all decode to equal pixels only if no pixel needs those.
+
+    Returns:
+        ``None`` where the scan is so short that it would be lost.
+    """
+    data = data.rstrip(b"\xff")
+    shorter = data[:-_SURPLUS]
+    *_, (marker, start, _) = _jpeg_segments(data)
+    header = start + 2 + int.from_bytes(data[start + 2 : start + 4])
+    if marker != 0xDA or len(shorter) <= header:
+        return None
+    candidates = ended_jpegs(shorter)
+    return None if candidates is None else candidates[1:]
 
 
 def _tail(number: int, markers: list[bytes]) -> bytes:
