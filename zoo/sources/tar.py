@@ -25,6 +25,7 @@ import pyarrow as pa
 from zoo.errors import UserError, reason_of
 from zoo.sources.base import IN_CONTAINER, ImageRow, container_of, narrowed, require_unique
 from zoo.sources.file_listing import LeftOut, Listing, collect, is_hidden
+from zoo.sources.metadata import require_texts
 from zoo.sources.storage import Local, Storage
 from zoo.sources.tar_end import require_end
 from zoo.transforms.decode import EXTENSIONS
@@ -123,6 +124,7 @@ class TarFiles:
         if "json" in beside and not all(name in beside or name == "key" for name in self._keep):
             try:
                 loaded = json.loads(_text(file, beside["json"]))
+                require_texts(loaded)
             except (ValueError, RecursionError):
                 raise UserError(f"{beside['json'].name[:200]} in a tar file is no readable JSON") from None
             fields = loaded if isinstance(loaded, dict) else {}
@@ -395,6 +397,7 @@ def _label(file: BinaryIO, beside: Mapping[str, _Place], shown: str) -> int | st
     try:
         text = file.read(member.size).decode()
         value: object = text.strip() if "cls" in beside else _label_in_json(json.loads(text))
+        require_texts(value)
     except (ValueError, RecursionError):
         raise UserError(f"{shown}: {member.name} is not readable as a label") from None
     # A short number in digits is a class, other text is a name.
