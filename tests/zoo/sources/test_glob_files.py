@@ -55,7 +55,13 @@ def test_links_in_circles_are_not_followed_round(tree: Path) -> None:
 
 
 def test_folders_deeper_than_recursion_goes(tmp_path: Path) -> None:
-    deep = tmp_path.joinpath(*["d"] * 1200)
-    deep.mkdir(parents=True)
-    (deep / "1.png").write_bytes(encode(picture(), "PNG"))
-    assert names(open_source(str(tmp_path / "**" / "*.png"))) == [b"d/" * 1200 + b"1.png"]
+    folders = [os.fsencode(tmp_path) + b"/d" * depth for depth in range(1, 1050)]
+    for folder in folders:
+        os.mkdir(folder)
+    with open(folders[-1] + b"/1.png", "wb"):
+        pass
+    found = names(open_source(str(tmp_path / "**" / "*.png")))
+    os.remove(folders[-1] + b"/1.png")
+    for folder in reversed(folders):  # too deep for pytest to remove
+        os.rmdir(folder)
+    assert found == [b"d/" * 1049 + b"1.png"]
