@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from zoo.datasets.labelled import open_splits
 from zoo.datasets.opening import evaluation_splits, open_dataset
 from zoo.errors import UserError
 
@@ -124,3 +125,14 @@ def test_an_image_beside_the_class_folders_is_named(tmp_path: Path) -> None:
     assert (len(dataset), dataset.labels) == (len(PHOTOS) + 1, None)
     with pytest.raises(UserError, match=r"has no labels: .*stray\.jpg lies outside of the class folders"):
         dataset.required_labels  # noqa: B018
+
+
+@pytest.mark.parametrize("labels", [[-1, -1, -1, -1], [0, 0, 0, 0], ["cat"] * 4])
+def test_one_label_for_all_is_no_score(tmp_path: Path, labels: list[object]) -> None:
+    one = parquet(tmp_path / "one.parquet", labels)
+    for split in ("train", "test"):
+        parquet(tmp_path / f"{split}.parquet", labels)
+    for source in (one, tmp_path):
+        with pytest.raises(UserError, match="a score needs two classes") as caught:
+            open_splits(source)
+        assert "\n" not in str(caught.value)
