@@ -143,7 +143,7 @@ class _Arrow:
         """Yield batches of at most ``n`` rows of some columns."""
         with self._stream() as stream:
             for batch in stream:
-                picked = batch.select(list(dict.fromkeys(name.partition(".")[0] for name in columns)))
+                picked = batch.select(list(dict.fromkeys(_split(self.schema, name)[0] for name in columns)))
                 picked.validate(full=True)  # offsets may lead outside of the file
                 yield from (picked.slice(at, n) for at in range(0, picked.num_rows, n))
 
@@ -257,7 +257,7 @@ def _kept_columns(file: _Parquet | _Arrow, keep: list[str], shown: str) -> list[
 
 
 def _require(schema: pa.Schema, name: str, shown: str) -> None:
-    top, _, part = name.partition(".")
+    top, part = _split(schema, name)
     known = top in schema.names
     if known and part:
         type = schema.field(top).type
@@ -266,8 +266,14 @@ def _require(schema: pa.Schema, name: str, shown: str) -> None:
         raise UserError(f"{shown} has no column {name}; it has {', '.join(schema.names)}")
 
 
+def _split(schema: pa.Schema, name: str) -> tuple[str, str]:
+    """Split ``meta.label`` into a struct and its field, unless a column has this very name, as pandas flattens JSON."""
+    top, _, part = (name, "", "") if name in schema.names else name.partition(".")
+    return top, part
+
+
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    top, _, part = name.partition(".")
+    top, part = _split(batch.schema, name)
     column = batch.column(top)
     return pc.struct_field(column, part) if part else column
 

@@ -152,3 +152,21 @@ def test_a_column_is_chosen_by_name_and_an_error_lists_those_there(tmp_path: Pat
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=r"--image-column photo: .* is no table and no list$"):
             open_source(source, image_column="photo")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_dot_in_the_name_of_a_column_is_a_part_of_it(tmp_path: Path, kind: str) -> None:
+    held = [png(0), png(1)]
+    table = pa.table({"my.image": pa.array(held, pa.binary()), "meta.label": [5, 7], "meta": [{"id": 1}, {"id": 2}]})
+    path = tmp_path / f"t.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as file:
+            file.write_table(table)
+    source = open_source(path, ["meta.label", "meta.id"])
+    assert source.listing().files.select(["meta.label", "meta.id"]).to_pylist() == [
+        {"meta.label": 5, "meta.id": 1},
+        {"meta.label": 7, "meta.id": 2},
+    ]
+    assert read_all(source) == held
