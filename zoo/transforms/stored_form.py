@@ -17,6 +17,8 @@ from zoo.transforms.unreadable import UnreadableImage
 
 WHITE_IS_ZERO = "zoo.white_is_zero"
 """Key in an image's info: 0 is white in 16-bit gray, which Pillow inverts for fewer bits only."""
+DRAWN = "zoo.drawn"
+"""Key in an image's info: the box that the first frame of a GIF covers, where that is not the whole image."""
 
 _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _COLOURS = 259, 262, 277, 284, 320
 _BITS, _STRIP_BYTES, _TILE_BYTES = 258, 279, 325
@@ -31,6 +33,10 @@ def correct_header(image: Image.Image, data: bytes) -> None:
     """Correct an opened image in place, before its pixels are decoded. UnreadableImage: it would be misread."""
     if image.format == "TIFF":
         _correct_tiff(image)
+    elif image.format == "GIF":
+        covered = [tuple(tile[1]) for tile in getattr(image, "tile", ())]
+        if len(covered) == 1 and covered[0] != (0, 0, *image.size):
+            image.info[DRAWN] = covered[0]
     elif image.format == "PNG" and "transparency" in image.info:
         _correct_transparency(image, depth=data[24], colours=data[25])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageOps
 
 from zoo.transforms.limits import DecodeOptions
-from zoo.transforms.stored_form import WHITE_IS_ZERO
+from zoo.transforms.stored_form import DRAWN, WHITE_IS_ZERO
 from zoo.transforms.unreadable import UnreadableImage, decoder_error
 
 NOTES, DEEP, WHOLE = "zoo.notes", "zoo.deep", "zoo.whole"  # keys of an image's info
@@ -77,6 +77,8 @@ def loaded_to_rgb(image: Image.Image, options: DecodeOptions) -> Image.Image:
             rgb, notes = upright, list(notes_of(image))
         else:
             rgb, notes = _rgb(upright, options, list(notes_of(image)))
+        if (drawn := upright.info.get(DRAWN)) is not None:
+            rgb = _over_white(rgb, drawn)
         if upright.info.get(DEEP):
             from zoo.transforms.colour import DARK, is_dark_16
 
@@ -145,6 +147,13 @@ def _rgb(image: Image.Image, options: DecodeOptions, notes: list[str]) -> tuple[
     opaque = Image.new("RGB", image.size, _WHITE)
     opaque.paste(colours or layer, mask=layer)
     return opaque, notes
+
+
+def _over_white(image: Image.Image, drawn: tuple[int, int, int, int]) -> Image.Image:
+    """Return an image of which only a box was drawn; the rest is transparent, as browsers show it."""
+    whole = Image.new("RGB", image.size, _WHITE)
+    whole.paste(image.crop(drawn), drawn[:2])
+    return whole
 
 
 def _without_profile(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image | None:

@@ -151,6 +151,23 @@ def test_a_bitmap_whose_alpha_is_zero_everywhere(header: int) -> None:
     assert_pixels(bitmap(128), (RGB.astype(int) + 255) / 2, within=1)
 
 
+@pytest.mark.parametrize("transparent", [None, 3])
+def test_a_gif_whose_first_frame_is_smaller_than_the_image(transparent: int | None) -> None:
+    indices = np.random.default_rng(0).integers(0, 4, (5, 6)).astype(np.uint8)
+    frame = Image.fromarray(indices, "P")
+    frame.putpalette(colours := [200, 0, 0, 0, 200, 0, 0, 0, 200, 9, 9, 9])
+    data = bytearray(encode(frame, "GIF", optimize=False, **({"transparency": 3} if transparent else {})))
+    at = data.index(b"\x2c\0\0\0\0\x06\0\x05\0")
+    data[6:10] = struct.pack("<HH", 9, 8)  # the whole image
+    data[at + 1 : at + 5] = struct.pack("<HH", 2, 1)  # where the frame lies in it
+    expected = np.full((8, 9, 3), 255)
+    drawn = np.array(colours).reshape(4, 3)[indices]
+    if transparent:
+        drawn[indices == 3] = 255
+    expected[1:6, 2:8] = drawn
+    assert_pixels(bytes(data), expected)
+
+
 PHOTO = Image.fromarray(
     np.asarray(picture(200, 160)) ^ np.random.default_rng(1).integers(0, 64, (160, 200, 3), dtype=np.uint8)
 )
