@@ -9,6 +9,7 @@ import hashlib
 import re
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterator
 
 _PNG, _END_OF_JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd9"
@@ -232,7 +233,7 @@ def without_last_bytes(data: bytes) -> list[bytes] | None:
     """
     data = data.rstrip(b"\xff")
     shorter = data[:-_SURPLUS]
-    *_, (marker, start, _) = _jpeg_segments(data)
+    marker, start, _ = deque(_jpeg_segments(data), maxlen=1).pop()
     header = start + 2 + int.from_bytes(data[start + 2 : start + 4])
     if marker != 0xDA or len(shorter) <= header:
         return None

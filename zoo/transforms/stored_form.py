@@ -25,6 +25,7 @@ _BITS, _STRIP_BYTES, _TILE_BYTES = 258, 279, 325
 _UNCOMPRESSED, _ZERO_IS_WHITE, _YCBCR, _SEPARATE = 1, 0, 6, 2
 _DEEP_PLANES = {"RGB": 3, "RGBA": 4, "CMYK": 4}  # samples of the modes that libtiff's reader takes in 16 bits
 _PNG, _GRAY, _RGB = b"\x89PNG\r\n\x1a\n", 0, 2
+_MAX_CHUNKS = 1_000_000  # looked at in one file
 _INFLATED_AT_ONCE = 1 << 20
 _UNWRITTEN = bytes(1024)  # the coders of WebP and AVIF write no such run, not even for an image of one colour
 
@@ -102,37 +103,39 @@ def _correct_transparency(image: Image.Image, *, depth: int, colours: int) -> No
 
 def _is_damaged_png(image: Image.Image, data: bytes) -> bool:
     """Return whether a chunk of pixels has a wrong checksum, and their compressed stream another."""
-    parts, is_right = [], True
-    for kind, start, end in _png_chunks(data):
-        if kind == b"IDAT":
-            part = memoryview(data)[start:end]
-            parts.append(part)
-            stored = data[end : end + 4]
-            is_right = is_right and (len(stored) < 4 or zlib.crc32(part, zlib.crc32(kind)) == int.from_bytes(stored))
-        elif parts:
-            break
-    if is_right:
+    if all(_has_its_checksum(data, start, end) for start, end in _pixel_chunks(data)):
         return False
     # Some writers make wrong checksums: then that of the zlib stream decides.
-    most = 16 * (image.width + 8) * (image.height + 8)
     try:
-        return not _inflates_to_its_end(parts, most)
+        return not _inflates_to_its_end(data, 16 * (image.width + 8) * (image.height + 8))
     except zlib.error:
         return True
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    at = len(_PNG)
-    while at + 8 <= len(data):
+def _has_its_checksum(data: bytes, start: int, end: int) -> bool:
+    stored = data[end : end + 4]  # fewer bytes at the end of a file that is cut off, which others notice
+    return len(stored) < 4 or zlib.crc32(memoryview(data)[start - 4 : end]) == int.from_bytes(stored)
+
+
+def _pixel_chunks(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where the body of each IDAT chunk begins and ends; they follow each other."""
+    at, has_begun = len(_PNG), False
+    for _ in range(_MAX_CHUNKS):
+        if at + 8 > len(data):
+            return
         length, kind = struct.unpack_from(">I4s", data, at)
-        yield kind, at + 8, min(at + 8 + length, len(data))
+        if kind == b"IDAT":
+            has_begun = True
+            yield at + 8, min(at + 8 + length, len(data))
+        elif has_begun:
+            return
         at += 12 + length
 
 
-def _inflates_to_its_end(parts: list[memoryview], most: int) -> bool:
+def _inflates_to_its_end(data: bytes, most: int) -> bool:
     stream, size = zlib.decompressobj(), 0
-    for part in parts:
-        rest: bytes | memoryview = part
+    for start, end in _pixel_chunks(data):
+        rest: bytes | memoryview = memoryview(data)[start:end]
         while len(rest) and not stream.eof and size <= most:
             size += len(stream.decompress(rest, _INFLATED_AT_ONCE))
             rest = stream.unconsumed_tail
@@ -143,7 +146,9 @@ def _coded(data: bytes) -> Iterator[bytes]:
     """Yield the ends of the parts of a WebP or AVIF that hold coded pixels, as far as the file goes."""
     if data.startswith(b"RIFF"):
         at = 12
-        while at + 8 <= len(data):
+        for _ in range(_MAX_CHUNKS):
+            if at + 8 > len(data):
+                break
             kind, length = struct.unpack_from("<4sI", data, at)
             end = min(at + 8 + length, len(data))
             if kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANMF"):
@@ -152,7 +157,9 @@ def _coded(data: bytes) -> Iterator[bytes]:
         return
     # ISO media files: the pixels lie in the box mdat.
     at = 0
-    while at + 16 <= len(data):
+    for _ in range(_MAX_CHUNKS):
+        if at + 16 > len(data):
+            break
         length, kind = struct.unpack_from(">I4s", data, at)
         head = 8
         if length == 1:

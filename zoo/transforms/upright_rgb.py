@@ -140,7 +140,7 @@ def _rgb(image: Image.Image, options: DecodeOptions, notes: list[str]) -> tuple[
         return _gray16_to_rgb(image, profile, options, notes), notes
     colours = _without_profile(image, profile, notes) if profile else None
     # Writers that know no alpha leave its byte 0, in a bitmap whose header declares it: no viewer shows nothing then.
-    is_opaque = image.format == "BMP" and image.mode == "RGBA" and image.getextrema()[3] == (0, 0)
+    is_opaque = image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
     if is_opaque or not image.has_transparency_data:
         return colours or image.convert("RGB"), notes
     layer = image if image.mode == "RGBA" else image.convert("RGBA")

@@ -218,3 +218,14 @@ def test_a_png_with_a_wrong_checksum_and_whole_pixels_is_read() -> None:
     data = encode(picture(40, 30), "PNG")
     end = data.index(b"IEND") - 8
     assert_pixels(data[:end] + b"\1\2\3\4" + data[end + 4 :], np.asarray(picture(40, 30)))
+
+
+def test_pixels_in_any_number_of_chunks() -> None:
+    image = picture(40, 30)
+    data = encode(image, "PNG")
+    at, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    body = data[at + 8 : end - 4]
+    pieces = b"".join(chunk(b"IDAT", body[n : n + 1]) + chunk(b"IDAT", b"") * 50 for n in range(len(body)))
+    assert_pixels(data[:at] + pieces + data[end:], np.asarray(image))
+    broken = pieces.replace(chunk(b"IDAT", body[7:8]), chunk(b"IDAT", body[7:8])[:-1] + b"?", 1)
+    assert_pixels(data[:at] + broken + data[end:], np.asarray(image))  # the stream is whole
