@@ -24,6 +24,7 @@ _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _COLOURS = 259, 262, 277, 284, 32
 _BITS, _STRIP_BYTES, _TILE_BYTES = 258, 279, 325
 _UNCOMPRESSED, _ZERO_IS_WHITE, _YCBCR, _SEPARATE = 1, 0, 6, 2
 _DEEP_PLANES = {"RGB": 3, "RGBA": 4, "CMYK": 4}  # samples of the modes that libtiff's reader takes in 16 bits
+_SIGNED = {f"I;{bits}{order}S": f"I;{bits}NS" for bits in (16, 32) for order in ("", "B")}
 _PNG, _GRAY, _RGB = b"\x89PNG\r\n\x1a\n", 0, 2
 _MAX_CHUNKS = 1_000_000  # looked at in one file
 _INFLATED_AT_ONCE = 1 << 20
@@ -70,6 +71,10 @@ def _correct_tiff(image: Any) -> None:
     # Colour maps have 16 bits; some writers store 8, as libtiff also guesses.
     if image.mode in ("P", "PA") and 0 < max(tags[_COLOURS]) < 256:
         image.palette = ImagePalette.raw("RGB;L", bytes(tags[_COLOURS]))
+    # libtiff gives compressed numbers in the order of this machine; Pillow knows that of unsigned ones only.
+    for number, tile in enumerate(image.tile):
+        if tile[0] == "libtiff" and tile[3][0] in _SIGNED:
+            image.tile[number] = ImageFile._Tile(*tile[:3], (_SIGNED[tile[3][0]], *tile[3][1:]))
     # Pillow reads uncompressed pixels itself: planes as 8 bits, YCbCr as if each pixel had its own colour.
     if tags.get(_COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED:
         return

@@ -97,6 +97,17 @@ def test_colours_of_several_pixels_that_are_not_compressed(cells: tuple[int, int
     assert_pixels(tiff(values, tags, [stored]), np.asarray(Image.fromarray(values, "YCbCr").convert("RGB")), within=3)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [1, 8])
+@pytest.mark.parametrize("bits", [16, 32])
+def test_signed_numbers(bits: int, compression: int, order: str) -> None:
+    values = GRAY.astype(int) * 100  # with two different bytes
+    stored = values.astype(f"{order}i{bits // 8}").tobytes()
+    tags = {258: (SHORT, [bits]), 262: (SHORT, [1]), 259: (SHORT, [compression]), 339: (SHORT, [2])}
+    data = tiff(GRAY, tags, [zlib.compress(stored) if compression == 8 else stored], order)
+    assert_pixels(data, np.repeat((values[..., None] * 255 + 32767) // 65535, 3, 2))
+
+
 def test_a_colour_map_of_eight_bits() -> None:
     colours = np.random.default_rng(0).integers(1, 256, (3, 256))
     tags = {258: (SHORT, [8]), 262: (SHORT, [3])}
