@@ -327,6 +327,8 @@ class _Cursor:
         # Open the row's table unless it is open already.
         if self._opened != (container, mtime_ns):
             self._open(container, mtime_ns)
+        elif isinstance(self._storage, Local):  # over a network it would be a request for each row
+            self._require_unchanged(container, mtime_ns)
         assert self._file is not None
         # Refuse at once what an earlier read found broken.
         group = bisect_right(self._file.groups, row) - 1
@@ -349,12 +351,7 @@ class _Cursor:
         self._opened, self._group = None, -1
         self._stack.close()
         self._kept.clear()
-        # Check that the table is still the one that was listed.
-        size, now = self._storage.size_and_time(container)
-        if (size, now) == (-1, -1):
-            raise UnreadableImage("missing", "no such file")
-        if now != mtime_ns:
-            raise UnreadableImage("changed", "another modification time than when the run began")
+        self._require_unchanged(container, mtime_ns)
         # Open it, and find its images.
         try:
             self._file = _open(self._storage, container, self._stack)
@@ -362,6 +359,14 @@ class _Cursor:
         except Exception as error:  # not a closed set either
             raise UnreadableImage("corrupt", f"the table cannot be opened ({reason_of(error)})") from error
         self._opened = container, mtime_ns
+
+    def _require_unchanged(self, container: bytes, mtime_ns: int) -> None:
+        """Check that a table is still the one that was listed. Raises UnreadableImage."""
+        size, now = self._storage.size_and_time(container)
+        if (size, now) == (-1, -1):
+            raise UnreadableImage("missing", "no such file")
+        if now != mtime_ns:
+            raise UnreadableImage("changed", "another modification time than when the run began")
 
     def _found(self, file: _Parquet | _Arrow, group: int, row: int) -> bytes | _Path | None:
         # Start a group anew where the row lies elsewhere or was passed already.

@@ -14,6 +14,7 @@ from small_sources import IMAGES, names, png, read_all, rows
 
 from zoo.errors import UserError
 from zoo.sources import open_source
+from zoo.transforms.unreadable import UnreadableImage
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -170,3 +171,24 @@ def test_a_dot_in_the_name_of_a_column_is_a_part_of_it(tmp_path: Path, kind: str
         {"meta.label": 7, "meta.id": 2},
     ]
     assert read_all(source) == held
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_table_that_is_written_to_while_it_is_read(tmp_path: Path, kind: str) -> None:
+    def write(first: int) -> None:
+        held = [f"image {first + n:010d}".encode() for n in range(1000)]
+        table = pa.table({"image": pa.array(held, pa.binary())})
+        with (tmp_path / f"t.{kind}").open("r+b" if first else "wb") as file:  # the same file
+            if kind == "parquet":
+                pq.write_table(table, file, compression="none", use_dictionary=False, row_group_size=100)
+            else:
+                with pa.ipc.new_stream(file, table.schema) as stream:
+                    stream.write_table(table, 100)
+
+    write(0)
+    source = open_source(tmp_path / f"t.{kind}")
+    listed = source.listing().files.to_pylist()
+    assert source.read(listed[0]) == b"image 0000000000"
+    write(5000)
+    with pytest.raises(UnreadableImage, match="changed"):
+        source.read(listed[900])
