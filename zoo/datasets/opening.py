@@ -27,6 +27,7 @@ from zoo.datasets.listed import LABEL_COLUMNS, Listed, split_of, takes, text_of
 from zoo.datasets.npz import PixelArray, open_npy, open_npz
 from zoo.datasets.torchvision import has_torchvision_split, open_torchvision
 from zoo.errors import UserError, reason_of, without_secrets
+from zoo.sources.base import require_single
 from zoo.sources.glob_files import matches
 from zoo.sources.tar import expand, samples
 from zoo.transforms.decode import EXTENSIONS
@@ -256,6 +257,7 @@ def _open_parquet(files: list[Path], name: str, label_column: str | None = None)
             raise UserError(
                 f"{files[0]} has no image column ({', '.join(_IMAGE_COLUMNS)}); it has {', '.join(columns)}"
             )
+        require_single(columns, [image, label or ""], files[0])
         table = pa.concat_tables([read_table(f, [image] + ([label] if label else [])) for f in files])
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{name}: {reason_of(error)}") from None

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from zoo.errors import UserError, reason_of
-from zoo.sources.base import narrowed, texts
+from zoo.sources.base import narrowed, require_single, texts
 from zoo.sources.csv_quotes import QuoteWatch
 from zoo.sources.file_listing import FILES, collect, is_hidden
 from zoo.sources.storage import Local
@@ -50,6 +50,7 @@ def read_csv(
     except csv.Error as error:  # a carriage return inside of the line; a field of megabytes
         raise UserError(f"{shown} is no readable table (its first line: {reason_of(error)})") from None
     wanted = choose(names) if choose else names
+    require_single(names, wanted, shown)
     first = file.read(1)
     if not first:
         return pa.table({name: pa.array([], pa.binary()) for name in wanted})
@@ -209,6 +210,7 @@ def _with_paths(root: Path, path: Path) -> pa.Table:
         raise UserError(f"{path} cannot be read: {error.strerror or reason_of(error)}") from None
     except pa.ArrowException as error:
         raise UserError(f"{path} is no readable table ({reason_of(error)})") from None
+    require_single(table.column_names, table.column_names, path)
     if _FILE_NAME not in table.column_names:
         raise UserError(f"{path} has no column {_FILE_NAME}; it has {', '.join(table.column_names)}")
     below = os.fsencode(path.parent.relative_to(root))

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zoo.errors import UserError, reason_of
-from zoo.sources.base import IN_CONTAINER, ImageRow, container_of
+from zoo.sources.base import IN_CONTAINER, ImageRow, container_of, require_single
 from zoo.sources.file_listing import Listing
 from zoo.sources.image_files import PathReader
 from zoo.sources.storage import Local, Storage, is_url
@@ -83,6 +83,8 @@ class TableFiles:
             mtime_ns = self._storage.size_and_time(name)[1]
             with ExitStack() as stack:
                 file = _open(self._storage, name, stack)
+                wanted = [_split(file.schema, column)[0] for column in self._keep]
+                require_single(file.schema.names, [*wanted, *_IMAGE_COLUMNS, self._image_column or ""], shown)
                 _image_column(file.schema, shown, self._image_column)
                 kept = _kept_columns(file, self._keep, shown)
                 n = file.rows

@@ -23,6 +23,9 @@ LAST_BASELINE_TAG = 532  # ReferenceBlackWhite; metadata have larger numbers
 _JFIF_BYTES = 18  # marker, length and the fixed fields
 _WEBP_PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
 _WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04  # ICC, EXIF and XMP in VP8X
+_ZEROS, _ONES = bytes(512), b"\xff" * 512  # a sector of a disk
+_ERASED = re.compile(rb"\xff{511,}([^\xff])")
+_BEHIND_FILL = (0xC4, *range(0xD0, 0xDB))
 _SURPLUS = 64  # bytes behind the last pixel of a JPEG: encoders fill the last byte only
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 
@@ -217,6 +220,41 @@ def lacks_end(data: bytes) -> bool:
     """Return whether no end marker follows the last scan of a JPEG."""
     end = data.rfind(_END_OF_JPEG)
     return end < 0 or data.find(b"\xff\xda", end) >= 0  # that of a thumbnail stands before the scan
+
+
+def has_hole(data: bytes) -> bool:
+    """Return whether a part of a JPEG's scan was never written: a sector of zeros, or of erased flash memory.
+
+    Zeros are pixels of one colour where the code of zeros ends a block; in the usual tables, and in most others, it is
+    a coefficient. Coefficients of one value, over hundreds of bytes, are no picture. Zeros in progressive files are not
+    looked at.
+    """
+    if _ZEROS not in data and _ONES not in data:
+        return False
+    is_sequential, firsts = False, set[int]()
+    for marker, start, end in _jpeg_segments(data):
+        if marker in (0xC0, 0xC1):
+            is_sequential = True
+        elif marker == 0xC4:
+            firsts |= set(_first_ac_symbols(data[start + 4 : end]))
+        elif marker == 0xDA:
+            if is_sequential and any(firsts) and data.find(_ZEROS, start, end) >= 0:
+                return True
+            erased = _ERASED.search(data, start, min(end + 2, len(data)))  # fill bytes stand before a marker only
+            if erased and erased[1][0] not in _BEHIND_FILL:
+                return True
+        elif marker == 0xD9:
+            break
+    return False
+
+
+def _first_ac_symbols(tables: bytes) -> Iterator[int]:
+    """Yield what the code of zeros alone means in each table of coefficients of a DHT segment; 0 ends a block."""
+    at = 0
+    while at + 17 < len(tables):
+        if tables[at] >> 4 == 1:
+            yield tables[at + 17]
+        at += 17 + sum(tables[at + 1 : at + 17])
 
 
 def without_padding(data: bytes) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageFile, ImagePalette
 
-from zoo.transforms.repair import lacks_end
+from zoo.transforms.repair import has_hole, lacks_end
 from zoo.transforms.unreadable import UnreadableImage
 
 WHITE_IS_ZERO = "zoo.white_is_zero"
@@ -56,6 +56,8 @@ def require_whole(image: Image.Image, data: bytes) -> None:
     """
     if image.format in ("JPEG", "MPO") and lacks_end(data):
         raise UnreadableImage("truncated", "the end marker is missing")
+    if image.format in ("JPEG", "MPO") and has_hole(data):
+        raise UnreadableImage("corrupt", "a part of the pixels was never written")
     if image.format == "PNG" and _is_damaged_png(image, data):
         raise UnreadableImage("corrupt", "the checksum of the pixels is wrong")
     if image.format in ("WEBP", "AVIF", "HEIF") and any(

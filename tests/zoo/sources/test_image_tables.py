@@ -12,6 +12,7 @@ import pytest
 from extraction_driver import run
 from small_sources import IMAGES, names, png, read_all, rows
 
+from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 from zoo.sources import open_source
 from zoo.transforms.unreadable import UnreadableImage
@@ -192,3 +193,32 @@ def test_a_table_that_is_written_to_while_it_is_read(tmp_path: Path, kind: str) 
     write(5000)
     with pytest.raises(UnreadableImage, match="changed"):
         source.read(listed[900])
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.arrow", "metadata.csv", "metadata.parquet"])
+def test_a_column_that_stands_twice(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    path, source = tmp_path / name, tmp_path if name.startswith("metadata") else tmp_path / name
+    column = "image" if name.endswith(("t.parquet", "arrow")) else "file_name"
+    values = pa.array([png(0)], pa.binary()) if column == "image" else pa.array(["a.png"])
+    for twice in ([column, "label", "label"], [column, column, "label"]):
+        columns = [values, values if twice[1] == column else pa.array([1]), pa.array([2])]
+        table = pa.Table.from_arrays(columns, twice)
+        if name.endswith("csv"):
+            path.write_text(",".join(twice) + "\na.png,a.png,2\n")
+        elif name.endswith("arrow"):
+            with pa.ipc.new_stream(path, table.schema) as file:
+                file.write_table(table)
+        else:
+            pq.write_table(table, path)
+        with pytest.raises(UserError, match="has 2 columns") as caught:
+            open_source(source, ["label"]).listing()
+        assert "\n" not in str(caught.value)
+        if name == "t.parquet":
+            with pytest.raises(UserError, match="has 2 columns"):
+                open_dataset(path)
+
+
+def test_a_column_that_stands_twice_and_is_not_wanted(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,x,x,label\na.png,1,2,3\n")
+    assert open_source(tmp_path / "t.csv", ["label"]).listing().files["label"].to_pylist() == [3]

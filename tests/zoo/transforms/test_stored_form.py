@@ -206,6 +206,28 @@ def test_a_file_that_was_filled_up_to_its_size_is_refused(name: str, share: floa
         decode(filled)
 
 
+@pytest.mark.parametrize("name", ["JPEG", "JPEG optimised", "PNG"])
+@pytest.mark.parametrize("fill", [b"\0", b"\xff"])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_a_sector_that_was_never_written_is_seen(name: str, fill: bytes, share: float) -> None:
+    data = CODED[name]
+    first = int(len(data) * share) // 512 * 512
+    with pytest.raises(UnreadableImage):
+        decode(data[:first] + fill * 1024 + data[first + 1024 :])
+
+
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}])
+@pytest.mark.parametrize("colour", ["white", (12, 200, 99)])
+def test_one_colour_is_no_hole(colour: Any, options: dict[str, Any]) -> None:
+    image = Image.new("RGB", (1600, 1200), colour)
+    data = encode(image, "JPEG", **options)
+    assert np.ptp(np.asarray(decode(data)), (0, 1)).tolist() == [0, 0, 0]
+    half = encode(
+        Image.composite(image, PHOTO.resize(image.size), Image.linear_gradient("L").resize(image.size)), "JPEG"
+    )
+    assert_pixels(half[:-2] + b"\xff" * 600 + half[-2:], np.asarray(decode(half)))
+
+
 @pytest.mark.parametrize("name", ["JPEG", "JPEG optimised", "JPEG progressive"])
 def test_zeros_behind_a_whole_scan_cost_nothing(name: str) -> None:
     whole = CODED[name]
