@@ -82,7 +82,8 @@ def require_utf8(head: bytes, shown: str) -> None:
     """
     marked = head.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in head
     first = head[:8]
-    if marked or (len(first) == 8 and (not any(first[1::2]) or not any(first[::2]))):
+    halved = len(first) == 8 and (not any(first[1::2]) or not any(first[::2]))
+    if marked or (halved and b"\n" in head):
         raise UserError(f"{shown} is UTF-16, as PowerShell and spreadsheets write it: save it as UTF-8")
 
 

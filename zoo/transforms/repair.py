@@ -24,7 +24,7 @@ _JFIF_BYTES = 18  # marker, length and the fixed fields
 _WEBP_PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
 _WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04  # ICC, EXIF and XMP in VP8X
 _ZEROS, _ONES = bytes(512), b"\xff" * 512  # a sector of a disk
-_ERASED = re.compile(rb"\xff{511,}([^\xff])")
+_NO_FILL = re.compile(rb"[^\xff]")
 _BEHIND_FILL = (0xC4, *range(0xD0, 0xDB))
 _SURPLUS = 64  # bytes behind the last pixel of a JPEG: encoders fill the last byte only
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
@@ -240,11 +240,20 @@ def has_hole(data: bytes) -> bool:
         elif marker == 0xDA:
             if is_sequential and any(firsts) and data.find(_ZEROS, start, end) >= 0:
                 return True
-            erased = _ERASED.search(data, start, min(end + 2, len(data)))  # fill bytes stand before a marker only
-            if erased and erased[1][0] not in _BEHIND_FILL:
+            if _has_erased_part(data, start, end):
                 return True
         elif marker == 0xD9:
             break
+    return False
+
+
+def _has_erased_part(data: bytes, start: int, end: int) -> bool:
+    """Return whether a scan holds a sector of ones; before a marker they are fill bytes, as some encoders write."""
+    while (start := data.find(_ONES, start, end + 1)) >= 0:
+        behind = _NO_FILL.search(data, start)
+        if behind is None or behind[0][0] not in _BEHIND_FILL:
+            return True
+        start = behind.start()
     return False
 
 

@@ -45,7 +45,7 @@ def test_utf16_is_named(folder: Path, name: str, encoding: str) -> None:
 
 
 def test_names_between_zero_bytes_may_be_short_or_no_text(folder: Path) -> None:
-    for listed in ([b"a", b"b.png"], [b"\xff\xfe.png", b"b.png"], [b"a", b"b"]):
+    for listed in ([b"a", b"b.png"], [b"\xff\xfe.png", b"b.png"], [b"a", b"b"], [b"a", b"b", b"c", b"d", b"e"]):
         (folder / "list.txt").write_bytes(b"\0".join(listed) + b"\0")
         if listed[0].startswith(b"\xff\xfe"):
             listed = [b"\xff.png"]  # with the mark of UTF-16 it is taken for that
