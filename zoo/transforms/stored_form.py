@@ -76,7 +76,7 @@ def _correct_tiff(image: Any) -> None:
     # libtiff gives compressed numbers in the order of this machine; Pillow knows that of unsigned ones only.
     for number, tile in enumerate(image.tile):
         if tile[0] == "libtiff" and tile[3][0] in _SIGNED:
-            image.tile[number] = ImageFile._Tile(*tile[:3], (_SIGNED[tile[3][0]], *tile[3][1:]))
+            image.tile[number] = tile._replace(args=(_SIGNED[tile[3][0]], *tile[3][1:]))
     # Pillow reads uncompressed pixels itself: planes as 8 bits, YCbCr as if each pixel had its own colour.
     if tags.get(_COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED:
         return
