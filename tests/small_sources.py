@@ -32,8 +32,8 @@ def read_all(source: Any) -> list[bytes]:
     return [source.read(row) for row in rows_of(files, np.arange(len(files)))]
 
 
-def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as file:
+def tar(path: Path, members: list[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=format) as file:
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)

@@ -153,8 +153,19 @@ def open_splits(path: Path, seed: int = 0, label_column: str | None = None) -> L
     Another single file, list or glob has no splits: a fifth of each class, drawn from ``seed``, becomes the test split.
 
     Raises:
-        UserError: a split or its labels are missing, or train lacks a class of another split.
+        UserError: a split or its labels are missing, all labels are the same, or train lacks a class of another split.
     """
+    splits = _open_splits(path, seed, label_column)
+    train = splits.train
+    if train.labels.ndim == 1 and (train.labels == train.labels[0]).all():  # every protocol would score 100 %
+        raise UserError(
+            f"{train.name}: all labels are {train.classes[train.labels[0]]!r}: a score needs two classes or more; "
+            "a split whose labels are not public often has one number for all"
+        )
+    return splits
+
+
+def _open_splits(path: Path, seed: int, label_column: str | None) -> LabelledSplits:
     # Without splits, a part is held out.
     has_test = any(has_split(path, split) for split in ("test", "val"))
     if (path.is_file() and not has_test) or (takes(text_of(path)) and not has_split(path, "train")):

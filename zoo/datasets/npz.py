@@ -125,15 +125,21 @@ def _check(images: NDArray[Any], labels: NDArray[Any] | None, path: Path) -> Pix
         raise UserError(f"{path}: images must be uint8 [N, H, W, 3] or [N, H, W], not {images.dtype} {images.shape}")
     if 0 in images.shape:
         raise UserError(f"{path} holds no images")
+    if images.ndim == 3 and images.shape[2] == 3:
+        raise UserError(f"{path}: {images.shape} is one RGB image, or gray ones of 3 pixels: give uint8 [N, H, W, 3]")
     if images.ndim == 3:
         images = np.broadcast_to(images[..., None], (*images.shape, 3))
     if labels is None:
         return PixelArray(images, None)
     labels = labels.reshape(len(labels)) if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    whole = labels.shape == (len(images),) and labels.dtype.kind in "iu"
-    if not whole or labels.min() < 0 or int(labels.max()) > np.iinfo(np.int64).max:
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or not _fits(labels):
         raise UserError(f"{path}: labels must be {len(images)} whole numbers from 0, not {labels.dtype} {labels.shape}")
     return PixelArray(images, labels.astype(np.int64))
+
+
+def _fits(labels: NDArray[Any]) -> bool:
+    """Return whether whole numbers lie in 0..2^63-1; a larger uint64 would become negative."""
+    return int(labels.min()) >= 0 and int(labels.max()) <= np.iinfo(np.int64).max
 
 
 @contextmanager

@@ -17,6 +17,7 @@ and so on (MedMNIST).
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from zoo.datasets.listed import LABEL_COLUMNS, Listed, split_of, takes, text_of
 from zoo.datasets.npz import PixelArray, open_npy, open_npz, splits_of
 from zoo.datasets.torchvision import has_torchvision_split, open_torchvision
 from zoo.errors import UserError, reason_of, without_secrets
+from zoo.sources.base import require_single
+from zoo.sources.glob_files import matches
 from zoo.sources.tar import expand, samples
 from zoo.transforms.decode import EXTENSIONS
 from zoo.transforms.image_bytes import read_bytes
@@ -135,8 +138,12 @@ def _open_file(path: Path, name: str, split: str | None) -> Dataset:
 
 
 def _open_folder(path: Path, name: str) -> Dataset:
-    """Open a folder of images; with a folder per class if every image lies in one."""
-    files = sorted(p for p in path.rglob("*") if _is_visible_image(p.relative_to(path)) and p.is_file())
+    """Open a folder of images; with a folder per class if every image lies in one.
+
+    Links to folders are followed, as torchvision does: a subset of a data set is often a folder of links to classes.
+    """
+    found = (Path(os.fsdecode(name)) for name in matches(b"**/*", os.fsencode(path)))
+    files = sorted(path / p for p in found if _is_visible_image(p) and (path / p).is_file())
     if not files:
         raise UserError(f"no images under {path}")
     # The images have labels only if each lies in a class folder.
@@ -255,6 +262,7 @@ def _open_parquet(files: list[Path], name: str, label_column: str | None = None)
             raise UserError(
                 f"{files[0]} has no image column ({', '.join(_IMAGE_COLUMNS)}); it has {', '.join(columns)}"
             )
+        require_single(columns, [image, label or ""], files[0])
         table = pa.concat_tables([read_table(f, [image] + ([label] if label else [])) for f in files])
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{name}: {reason_of(error)}") from None

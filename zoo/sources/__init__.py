@@ -188,7 +188,9 @@ def _split_files(path: Path, below: str) -> Iterator[bytes]:
 
 
 def _is_plain(name: object) -> bool:
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in name)  # no name of a file in UTF-8
 
 
 def _json(path: Path) -> dict[str, object]:

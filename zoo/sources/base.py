@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NotRequired, Protocol, TypedDict
@@ -94,6 +94,13 @@ def texts(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         return column.cast(pa.string())
     except pa.ArrowInvalid:
         raise UserError(f"column {name} is not UTF-8 text: it cannot be kept") from None
+
+
+def require_single(names: Sequence[str], wanted: Iterable[str], shown: object) -> None:
+    """Raise UserError where a column that is wanted stands twice in a table: nobody knows which is meant."""
+    for name in wanted:
+        if names.count(name) > 1:
+            raise UserError(f"{shown} has {names.count(name)} columns {name!r}: rename all but one")
 
 
 def require_unique(table: pa.Table, where: str) -> pa.Table:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from zoo.errors import UserError, reason_of
 from zoo.sources.base import ImageRow
 from zoo.sources.file_listing import FILES, LeftOut, Listing, collect, is_hidden, list_images
-from zoo.sources.metadata import PATH_COLUMNS, kept_column, paths_in, read_csv, read_jsonl, with_metadata
+from zoo.sources.metadata import PATH_COLUMNS, kept_column, paths_in, read_csv, read_jsonl, require_utf8, with_metadata
 from zoo.sources.storage import Local, Remote, Storage, is_url, open_storage
 from zoo.transforms.decode import EXTENSIONS
 from zoo.transforms.unreadable import UnreadableImage
@@ -226,6 +226,7 @@ def _lines(file: BinaryIO, shown: str) -> Iterator[bytes]:
         rest += block
         # The first block decides the separator and the line ends.
         if separator is None:
+            require_utf8(rest[:_BLOCK], shown)
             separator = b"\0" if b"\0" in rest else b"\n"
             windows = separator == b"\n" and rest.partition(b"\n")[0].endswith(b"\r")
             rest = rest.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that Windows writes

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from zoo.errors import UserError, reason_of
-from zoo.sources.base import narrowed, texts
+from zoo.sources.base import narrowed, require_single, texts
+from zoo.sources.csv_quotes import QuoteWatch
 from zoo.sources.file_listing import FILES, collect, is_hidden
 from zoo.sources.storage import Local
 from zoo.system.parquet import read_table
@@ -37,7 +38,9 @@ def read_csv(
     Raises:
         UserError: it is no table, or what ``choose`` raises.
     """
-    head = file.readline(_MAX_LINE_BYTES).decode("utf-8-sig", errors="backslashreplace")
+    line = file.readline(_MAX_LINE_BYTES)
+    require_utf8(line, shown)
+    head = line.decode("utf-8-sig", errors="backslashreplace")
     if not head.strip():
         raise UserError(f"{shown} is no readable table (its first line is empty)")
     if delimiter not in head:  # spreadsheets write semicolons where the comma is the decimal mark
@@ -47,12 +50,15 @@ def read_csv(
     except csv.Error as error:  # a carriage return inside of the line; a field of megabytes
         raise UserError(f"{shown} is no readable table (its first line: {reason_of(error)})") from None
     wanted = choose(names) if choose else names
+    require_single(names, wanted, shown)
     first = file.read(1)
     if not first:
         return pa.table({name: pa.array([], pa.binary()) for name in wanted})
+    path = wanted[0] if choose else _FILE_NAME
+    watch = QuoteWatch(len(names), names.index(path) if path in names else 0, delimiter)
     try:
-        return pyarrow.csv.read_csv(
-            pa.PythonFile(_Joined(first, file), mode="r"),
+        table = pyarrow.csv.read_csv(
+            pa.PythonFile(_Joined(first, file, watch), mode="r"),
             read_options=pyarrow.csv.ReadOptions(column_names=names),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
@@ -63,24 +69,47 @@ def read_csv(
             ),
         )
     except (pa.ArrowException, ValueError) as error:
+        watch.require_closed(shown)  # which explains more than what it does to the columns
         raise UserError(f"{shown} is no readable table ({reason_of(error)})") from None
+    watch.require_closed(shown)
+    return table
+
+
+def require_utf8(head: bytes, shown: str) -> None:
+    """Check the first bytes of a list or table. UserError: they are UTF-16, whose every other byte looks like an end.
+
+    Every second of the first bytes is zero in UTF-16 without a mark, as in no list of paths between zero bytes.
+    """
+    marked = head.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in head
+    first = head[:8]
+    halved = len(first) == 8 and (not any(first[1::2]) or not any(first[::2]))
+    if marked or (halved and b"\n" in head):
+        raise UserError(f"{shown} is UTF-16, as PowerShell and spreadsheets write it: save it as UTF-8")
 
 
 def read_jsonl(file: BinaryIO, shown: str) -> pa.Table:
     """Read an object per line; columns are those of any line. Raises UserError."""
     rows: list[dict[str, object]] = []
     for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE_BYTES), b""), 1):
+        if number == 1:
+            require_utf8(line, shown)
         if not line.strip():
             continue
         try:
             row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+            require_texts(row)
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise UserError(f"{shown}: line {number} is no JSON object")
+            raise UserError(f"{shown}: line {number} is no JSON object in UTF-8")
         rows.append(row)
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: _json_column([row.get(name) for row in rows]) for name in names})
+
+
+def require_texts(value: object) -> None:
+    """Raise ValueError where a parsed JSON value holds half of a surrogate pair, which is no text."""
+    json.dumps(value, ensure_ascii=False).encode()
 
 
 def _json_column(values: list[object]) -> pa.Array:
@@ -182,6 +211,7 @@ def _with_paths(root: Path, path: Path) -> pa.Table:
         raise UserError(f"{path} cannot be read: {error.strerror or reason_of(error)}") from None
     except pa.ArrowException as error:
         raise UserError(f"{path} is no readable table ({reason_of(error)})") from None
+    require_single(table.column_names, table.column_names, path)
     if _FILE_NAME not in table.column_names:
         raise UserError(f"{path} has no column {_FILE_NAME}; it has {', '.join(table.column_names)}")
     below = os.fsencode(path.parent.relative_to(root))
@@ -211,20 +241,22 @@ def _can_be_kept(type: pa.DataType) -> bool:
 
 
 class _Joined:
-    """A file whose first bytes were already read."""
+    """A file whose first bytes were already read; what is read of it is watched."""
 
     closed = False
 
-    def __init__(self, head: bytes, rest: BinaryIO) -> None:
-        self._head, self._rest = head, rest
+    def __init__(self, head: bytes, rest: BinaryIO, watch: QuoteWatch) -> None:
+        self._head, self._rest, self._watch = head, rest, watch
 
     def read(self, size: int = -1) -> bytes:
         """Return at most ``size`` bytes."""
         if self._head:
             part = self._head if size < 0 else self._head[:size]
             self._head = self._head[len(part) :]
-            return part
-        return self._rest.read(size)
+        else:
+            part = self._rest.read(size)
+        self._watch.feed(part)
+        return part
 
     def close(self) -> None:
         """Leave the file open: who opened it closes it."""

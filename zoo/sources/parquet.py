@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zoo.errors import UserError, reason_of
-from zoo.sources.base import IN_CONTAINER, ImageRow, container_of
+from zoo.sources.base import IN_CONTAINER, ImageRow, container_of, require_single
 from zoo.sources.file_listing import Listing
 from zoo.sources.image_files import PathReader
 from zoo.sources.storage import Local, Storage, is_url
@@ -83,6 +83,8 @@ class TableFiles:
             mtime_ns = self._storage.size_and_time(name)[1]
             with ExitStack() as stack:
                 file = _open(self._storage, name, stack)
+                wanted = [_split(file.schema, column)[0] for column in self._keep]
+                require_single(file.schema.names, [*wanted, *_IMAGE_COLUMNS, self._image_column or ""], shown)
                 _image_column(file.schema, shown, self._image_column)
                 kept = _kept_columns(file, self._keep, shown)
                 n = file.rows
@@ -143,7 +145,7 @@ class _Arrow:
         """Yield batches of at most ``n`` rows of some columns."""
         with self._stream() as stream:
             for batch in stream:
-                picked = batch.select(list(dict.fromkeys(name.partition(".")[0] for name in columns)))
+                picked = batch.select(list(dict.fromkeys(_split(self.schema, name)[0] for name in columns)))
                 picked.validate(full=True)  # offsets may lead outside of the file
                 yield from (picked.slice(at, n) for at in range(0, picked.num_rows, n))
 
@@ -257,7 +259,7 @@ def _kept_columns(file: _Parquet | _Arrow, keep: list[str], shown: str) -> list[
 
 
 def _require(schema: pa.Schema, name: str, shown: str) -> None:
-    top, _, part = name.partition(".")
+    top, part = _split(schema, name)
     known = top in schema.names
     if known and part:
         type = schema.field(top).type
@@ -266,8 +268,14 @@ def _require(schema: pa.Schema, name: str, shown: str) -> None:
         raise UserError(f"{shown} has no column {name}; it has {', '.join(schema.names)}")
 
 
+def _split(schema: pa.Schema, name: str) -> tuple[str, str]:
+    """Split ``meta.label`` into a struct and its field, unless a column has this very name, as pandas flattens JSON."""
+    top, _, part = (name, "", "") if name in schema.names else name.partition(".")
+    return top, part
+
+
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    top, _, part = name.partition(".")
+    top, part = _split(batch.schema, name)
     column = batch.column(top)
     return pc.struct_field(column, part) if part else column
 
@@ -321,6 +329,8 @@ class _Cursor:
         # Open the row's table unless it is open already.
         if self._opened != (container, mtime_ns):
             self._open(container, mtime_ns)
+        elif isinstance(self._storage, Local):  # over a network it would be a request for each row
+            self._require_unchanged(container, mtime_ns)
         assert self._file is not None
         # Refuse at once what an earlier read found broken.
         group = bisect_right(self._file.groups, row) - 1
@@ -343,12 +353,7 @@ class _Cursor:
         self._opened, self._group = None, -1
         self._stack.close()
         self._kept.clear()
-        # Check that the table is still the one that was listed.
-        size, now = self._storage.size_and_time(container)
-        if (size, now) == (-1, -1):
-            raise UnreadableImage("missing", "no such file")
-        if now != mtime_ns:
-            raise UnreadableImage("changed", "another modification time than when the run began")
+        self._require_unchanged(container, mtime_ns)
         # Open it, and find its images.
         try:
             self._file = _open(self._storage, container, self._stack)
@@ -356,6 +361,14 @@ class _Cursor:
         except Exception as error:  # not a closed set either
             raise UnreadableImage("corrupt", f"the table cannot be opened ({reason_of(error)})") from error
         self._opened = container, mtime_ns
+
+    def _require_unchanged(self, container: bytes, mtime_ns: int) -> None:
+        """Check that a table is still the one that was listed. Raises UnreadableImage."""
+        size, now = self._storage.size_and_time(container)
+        if (size, now) == (-1, -1):
+            raise UnreadableImage("missing", "no such file")
+        if now != mtime_ns:
+            raise UnreadableImage("changed", "another modification time than when the run began")
 
     def _found(self, file: _Parquet | _Arrow, group: int, row: int) -> bytes | _Path | None:
         # Start a group anew where the row lies elsewhere or was passed already.

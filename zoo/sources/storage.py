@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, SupportsInt, TypeVar
 
 from zoo.errors import UserError, reason_of
+from zoo.sources import glob_files
 from zoo.system.shortage import raise_if_short
 from zoo.transforms.image_bytes import read_bytes, read_part
 from zoo.transforms.limits import MAX_BYTES
@@ -89,10 +89,10 @@ class Local:
 
     def matches(self, pattern: str) -> Iterator[bytes]:
         """Yield the files that a glob matches, in no order."""
-        found = glob.iglob(os.fsencode(pattern), root_dir=self._root or b".", recursive=True)
+        found = glob_files.matches(os.fsencode(pattern), self._root or b".")
         first = next(found, None)
         if first is None and "[" in pattern:  # a folder named `photos [2024]`: the brackets are meant as they are
-            return glob.iglob(os.fsencode(pattern.replace("[", "[[]")), root_dir=self._root or b".", recursive=True)
+            return glob_files.matches(os.fsencode(pattern.replace("[", "[[]")), self._root or b".")
         return found if first is None else chain([first], found)
 
 

@@ -1,7 +1,8 @@
 """Images in tar files, webdataset's among them: read in place, nothing is ever unpacked.
 
 ``TarFiles`` is a source for an extraction; ``samples`` lists labelled images for training and evaluation. Both read
-the headers with ``members``. A member's name is only a name; links and devices are skipped.
+the headers with ``members``. A member's name is only a name. A hard link to a member has that member's bytes; other
+links and devices are skipped.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from tarfile import ReadError, TarInfo
+from tarfile import TarFile as TarArchive
 from tarfile import open as open_tar
 from typing import BinaryIO, NamedTuple, cast
 
@@ -23,7 +25,9 @@ import pyarrow as pa
 from zoo.errors import UserError, reason_of
 from zoo.sources.base import IN_CONTAINER, ImageRow, container_of, narrowed, require_unique
 from zoo.sources.file_listing import LeftOut, Listing, collect, is_hidden
+from zoo.sources.metadata import require_texts
 from zoo.sources.storage import Local, Storage
+from zoo.sources.tar_end import require_end
 from zoo.transforms.decode import EXTENSIONS
 from zoo.transforms.image_bytes import read_part
 from zoo.transforms.unreadable import UnreadableImage
@@ -120,6 +124,7 @@ class TarFiles:
         if "json" in beside and not all(name in beside or name == "key" for name in self._keep):
             try:
                 loaded = json.loads(_text(file, beside["json"]))
+                require_texts(loaded)
             except (ValueError, RecursionError):
                 raise UserError(f"{beside['json'].name[:200]} in a tar file is no readable JSON") from None
             fields = loaded if isinstance(loaded, dict) else {}
@@ -250,31 +255,62 @@ def expand(pattern: str) -> list[Path]:
 def members(file: BinaryIO, length: int, shown: Path | str) -> Iterator[TarInfo]:
     """Yield the regular files in a tar of ``length`` bytes, each within it and after the one before.
 
+    Behind them come hard links to them, each with the place and size of the bytes that it names: GNU tar stores a file
+    once, and each further name of it as a link.
+
     Args:
         shown: the name of the tar file in messages.
 
     Raises:
-        UserError: the file is compressed, damaged or hostile.
+        UserError: the file is compressed, damaged or hostile, or another tar file follows its end.
     """
     # Refuse a compressed file: its members have no offsets to seek to.
     if file.read(6).startswith(_COMPRESSED):
         raise UserError(f"{shown} is compressed, so images in it cannot be read one by one: unpack it to a plain .tar")
     file.seek(0)
     # Walk the headers, and trust no offset in them.
-    end = 0
+    end, linked = 0, set[str]()
     try:
         with open_tar(fileobj=cast(BinaryIO, _HeaderReader(file)), mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # it would keep all
+            for member in _each_header(tar):
                 if member.size < 0 or member.offset_data <= end or member.offset_data + member.size > length:
                     raise ReadError(f"member {member.name[:80]!r} lies outside the file")
                 end = member.offset_data
-                if member.isreg() and member.sparse is None:
+                if member.islnk():
+                    linked.add(member.linkname)
+                elif _has_bytes(member):
                     yield member
+            require_end(file, tar.offset)
+        # A second walk finds what the links name, so that archives without links keep no names in memory.
+        if linked:
+            file.seek(0)
+            with open_tar(fileobj=cast(BinaryIO, _HeaderReader(file)), mode="r:") as tar:
+                yield from _links(tar, linked)
     except Exception as error:  # a mutated archive can make tarfile raise nearly anything
         if isinstance(error, UserError):
             raise
         raise UserError(f"{shown} is no readable tar file ({reason_of(error)}): write or download it again") from None
+
+
+def _each_header(tar: TarArchive) -> Iterator[TarInfo]:
+    while (member := tar.next()) is not None:
+        tar.members = []  # type: ignore[attr-defined]  # it would keep all
+        yield member
+
+
+def _has_bytes(member: TarInfo) -> bool:
+    return member.isreg() and member.sparse is None
+
+
+def _links(tar: TarArchive, linked: set[str]) -> Iterator[TarInfo]:
+    """Yield the hard links to members that come before them; others lead nowhere."""
+    places: dict[str, TarInfo] = {}
+    for member in _each_header(tar):
+        if member.islnk() and (target := places.get(member.linkname)) is not None:
+            member.offset_data, member.size = target.offset_data, target.size
+            yield member
+        elif _has_bytes(member) and member.name in linked:
+            places[member.name] = member
 
 
 class _HeaderReader:
@@ -361,6 +397,7 @@ def _label(file: BinaryIO, beside: Mapping[str, _Place], shown: str) -> int | st
     try:
         text = file.read(member.size).decode()
         value: object = text.strip() if "cls" in beside else _label_in_json(json.loads(text))
+        require_texts(value)
     except (ValueError, RecursionError):
         raise UserError(f"{shown}: {member.name} is not readable as a label") from None
     # A short number in digits is a class, other text is a name.

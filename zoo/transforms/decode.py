@@ -8,11 +8,13 @@ Every manifest records these rules (``DECODER``):
   not by file name.
 - The EXIF orientation is applied. Damaged metadata (EXIF, XMP, texts, profiles) never cost an image.
 - Transparent pixels are composited over white. The first frame of an animation is used.
-- 16-bit gray is scaled by 1/257. 32-bit integers are read as 16-bit gray if all values lie in 0..65535, and are
-  ``unsupported`` otherwise. Floating-point pixels are ``unsupported``: the file does not say which value is white.
+- 16-bit gray is scaled by 1/257, and inverted where its TIFF says that 0 is white. 32-bit integers are read as 16-bit
+  gray if all values lie in 0..65535, and are ``unsupported`` otherwise. Floating-point pixels are ``unsupported``: the
+  file does not say which value is white.
 - Colour profiles are ignored.
 - An image with more than ``max_pixels`` pixels, or with so many rows that they take too much memory, is refused by its
   header. A truncated file is refused; a JPEG that lacks only its end marker is whole.
+- A PNG whose pixels have another checksum is refused, and a WebP or AVIF that ends in zeros.
 
 ``DecodeOptions`` has the choices: profiles are converted, truncated files accepted, 16 bits scaled otherwise, JPEGs
 decoded to fewer pixels. A file that cannot be decoded raises ``UnreadableImage`` with a reason from a closed set.
@@ -39,7 +41,16 @@ from PIL import Image, ImageFile, features
 from zoo.transforms.formats import EXTENSIONS as EXTENSIONS  # read with the decoder by many
 from zoo.transforms.formats import FORMATS, HAS_HEIF, claims_a_read_format, other_format, register_heif
 from zoo.transforms.limits import DEFAULT_OPTIONS, MAX_BYTES, MAX_PIXELS, DecodeOptions
-from zoo.transforms.repair import LAST_BASELINE_TAG, ended_jpegs, has_more_scans, tiff_entries, without_metadata
+from zoo.transforms.repair import (
+    LAST_BASELINE_TAG,
+    ended_jpegs,
+    has_more_scans,
+    tiff_entries,
+    without_last_bytes,
+    without_metadata,
+    without_padding,
+)
+from zoo.transforms.stored_form import correct_header, require_whole
 from zoo.transforms.unreadable import UnreadableImage, decoder_error
 from zoo.transforms.upright_rgb import DEEP, NOTES, WHOLE, WholeImage, loaded_to_rgb
 
@@ -217,12 +228,15 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 def _header(data: bytes) -> Image.Image:
     with _truncated_files(accept=False):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+    correct_header(image, data)
     raw_modes = str([tile[3] for tile in getattr(image, "tile", ())[:1]])
     image.info[DEEP] = "16" in raw_modes and image.mode[0] != "I"  # Pillow cuts 16-bit colours to 8 bits
     return image
 
 
 def _unopened(error: Exception, data: bytes) -> UnreadableImage:
+    if isinstance(error, UnreadableImage):
+        return error
     if not isinstance(error, PIL.UnidentifiedImageError):
         return decoder_error(error)
     if claims_a_read_format(data):
@@ -281,9 +295,10 @@ def _load(image: Image.Image, data: bytes, options: DecodeOptions, size: tuple[i
     try:
         with _truncated_files(accept=False):
             image.load()
+        require_whole(image, data)
         return image
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
-        found = decoder_error(error)
+        found = error if isinstance(error, UnreadableImage) else decoder_error(error)
         size, caught = size or image.size, error
         image.close()
     if found.reason == "too-large" and not isinstance(caught, ValueError):
@@ -308,6 +323,8 @@ def _loaded(data: bytes) -> Image.Image:
     image = _header(data)
     with _truncated_files(accept=False):
         image.load()
+    if not _truncated_switch.accept:
+        require_whole(image, data)
     return image
 
 
@@ -322,13 +339,18 @@ def _first_without_metadata(data: bytes, read: Callable[[bytes], Image.Image]) -
 
 
 def _jpeg_without_end(data: bytes) -> Image.Image | None:
+    data = without_padding(data)
     candidates = ended_jpegs(data) if data.startswith(b"\xff\xd8") else None
     if candidates is None:
         return None
     try:
         first = _loaded(candidates[0])
         pixels = _crc_of_pixels(first)
-        return first if all(_crc_of_pixels(_loaded(other)) == pixels for other in candidates[1:]) else None
+        if not all(_crc_of_pixels(_loaded(other)) == pixels for other in candidates[1:]):
+            return None
+        # What goes on behind the last pixel, and has no end marker, is no scan: some of it was read as pixels.
+        shorter = without_last_bytes(data)
+        return None if shorter and all(_crc_of_pixels(_loaded(other)) == pixels for other in shorter) else first
     except Exception:  # as above
         return None
 

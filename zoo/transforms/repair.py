@@ -9,6 +9,7 @@ import hashlib
 import re
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterator
 
 _PNG, _END_OF_JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd9"
@@ -22,6 +23,10 @@ LAST_BASELINE_TAG = 532  # ReferenceBlackWhite; metadata have larger numbers
 _JFIF_BYTES = 18  # marker, length and the fixed fields
 _WEBP_PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
 _WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04  # ICC, EXIF and XMP in VP8X
+_ZEROS, _ONES = bytes(512), b"\xff" * 512  # a sector of a disk
+_NO_FILL = re.compile(rb"[^\xff]")
+_BEHIND_FILL = (0xC4, *range(0xD0, 0xDB))
+_SURPLUS = 64  # bytes behind the last pixel of a JPEG: encoders fill the last byte only
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 
 
@@ -176,7 +181,7 @@ def ended_jpegs(data: bytes) -> list[bytes] | None:
     Returns:
         ``None`` where the last segment is no scan, or a progressive file lacks the last bits of a coefficient.
     """
-    data = data[:-1] if data.endswith(b"\xff") else data  # the first half of the marker
+    data = data.rstrip(b"\xff")  # the first half of the marker, and what may stand before it; or an erased flash memory
     components: set[int] = set()
     missing_bits: dict[tuple[int, int], int] = {}  # by component and coefficient
     scanned: set[int] = set()
@@ -209,6 +214,78 @@ def ended_jpegs(data: bytes) -> list[bytes] | None:
     # A run of empty blocks can hide one tail in a progressive file.
     tails = [_tail(n, markers) for n in range(3 if is_progressive or has_restarts else 1)]
     return [data + tail + _END_OF_JPEG for tail in (b"", *tails)]
+
+
+def lacks_end(data: bytes) -> bool:
+    """Return whether no end marker follows the last scan of a JPEG."""
+    end = data.rfind(_END_OF_JPEG)
+    return end < 0 or data.find(b"\xff\xda", end) >= 0  # that of a thumbnail stands before the scan
+
+
+def has_hole(data: bytes) -> bool:
+    """Return whether a part of a JPEG's scan was never written: a sector of zeros, or of erased flash memory.
+
+    Zeros are pixels of one colour where the code of zeros ends a block; in the usual tables, and in most others, it is
+    a coefficient. Coefficients of one value, over hundreds of bytes, are no picture. Zeros in progressive files are not
+    looked at.
+    """
+    if _ZEROS not in data and _ONES not in data:
+        return False
+    is_sequential, firsts = False, set[int]()
+    for marker, start, end in _jpeg_segments(data):
+        if marker in (0xC0, 0xC1):
+            is_sequential = True
+        elif marker == 0xC4:
+            firsts |= set(_first_ac_symbols(data[start + 4 : end]))
+        elif marker == 0xDA:
+            if is_sequential and any(firsts) and data.find(_ZEROS, start, end) >= 0:
+                return True
+            if _has_erased_part(data, start, end):
+                return True
+        elif marker == 0xD9:
+            break
+    return False
+
+
+def _has_erased_part(data: bytes, start: int, end: int) -> bool:
+    """Return whether a scan holds a sector of ones; before a marker they are fill bytes, as some encoders write."""
+    while (start := data.find(_ONES, start, end + 1)) >= 0:
+        behind = _NO_FILL.search(data, start)
+        if behind is None or behind[0][0] not in _BEHIND_FILL:
+            return True
+        start = behind.start()
+    return False
+
+
+def _first_ac_symbols(tables: bytes) -> Iterator[int]:
+    """Yield what the code of zeros alone means in each table of coefficients of a DHT segment; 0 ends a block."""
+    at = 0
+    while at + 17 < len(tables):
+        if tables[at] >> 4 == 1:
+            yield tables[at + 17]
+        at += 17 + sum(tables[at + 1 : at + 17])
+
+
+def without_padding(data: bytes) -> bytes:
+    """Return a file without the zeros at its end, if they are many."""
+    there = data.rstrip(b"\0")
+    return there + b"\0\0" if len(data) - len(there) > _SURPLUS else data  # a scan can end in two
+
+
+def without_last_bytes(data: bytes) -> list[bytes] | None:
+    """Return JPEGs that lack the last bytes of a scan: all decode to equal pixels only if no pixel needs those.
+
+    Returns:
+        ``None`` where the scan is so short that it would be lost.
+    """
+    data = data.rstrip(b"\xff")
+    shorter = data[:-_SURPLUS]
+    marker, start, _ = deque(_jpeg_segments(data), maxlen=1).pop()
+    header = start + 2 + int.from_bytes(data[start + 2 : start + 4])
+    if marker != 0xDA or len(shorter) <= header:
+        return None
+    candidates = ended_jpegs(shorter)
+    return None if candidates is None else candidates[1:]
 
 
 def _tail(number: int, markers: list[bytes]) -> bytes:

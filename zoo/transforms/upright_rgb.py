@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from zoo.transforms.limits import DecodeOptions
+from zoo.transforms.stored_form import DRAWN, WHITE_IS_ZERO
 from zoo.transforms.unreadable import UnreadableImage, decoder_error
 
 NOTES, DEEP, WHOLE = "zoo.notes", "zoo.deep", "zoo.whole"  # keys of an image's info
@@ -76,6 +77,8 @@ def loaded_to_rgb(image: Image.Image, options: DecodeOptions) -> Image.Image:
             rgb, notes = upright, list(notes_of(image))
         else:
             rgb, notes = _rgb(upright, options, list(notes_of(image)))
+        if (drawn := upright.info.get(DRAWN)) is not None:
+            rgb = _over_white(rgb, drawn)
         if upright.info.get(DEEP):
             from zoo.transforms.colour import DARK, is_dark_16
 
@@ -136,12 +139,21 @@ def _rgb(image: Image.Image, options: DecodeOptions, notes: list[str]) -> tuple[
     if image.mode.startswith("I"):
         return _gray16_to_rgb(image, profile, options, notes), notes
     colours = _without_profile(image, profile, notes) if profile else None
-    if not image.has_transparency_data:
+    # Writers that know no alpha leave its byte 0, in a bitmap whose header declares it: no viewer shows nothing then.
+    is_opaque = image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
+    if is_opaque or not image.has_transparency_data:
         return colours or image.convert("RGB"), notes
     layer = image if image.mode == "RGBA" else image.convert("RGBA")
     opaque = Image.new("RGB", image.size, _WHITE)
     opaque.paste(colours or layer, mask=layer)
     return opaque, notes
+
+
+def _over_white(image: Image.Image, drawn: tuple[int, int, int, int]) -> Image.Image:
+    """Return an image of which only a box was drawn; the rest is transparent, as browsers show it."""
+    whole = Image.new("RGB", image.size, _WHITE)
+    whole.paste(image.crop(drawn), drawn[:2])
+    return whole
 
 
 def _without_profile(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image | None:
@@ -160,9 +172,11 @@ def _gray16_to_rgb(image: Image.Image, profile: bytes | None, options: DecodeOpt
     low, high = gray.getextrema()
     if low < 0 or high > 65535:  # type: ignore[operator]
         raise UnreadableImage("unsupported", f"integer pixels from {low} to {high}, not within 0 to 65535")
+    is_inverted = bool(image.info.get(WHITE_IS_ZERO))
     if is_dark_16(int(high), options.white16):  # type: ignore[arg-type]
-        notes.append(DARK)
+        notes.append(DARK.replace("black", "white") if is_inverted else DARK)
     eight = gray16_to_8(gray, options.white16)
+    eight = ImageOps.invert(eight) if is_inverted else eight
     rgb = (_without_profile(eight, profile, notes) if profile else None) or eight.convert("RGB")
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):

@@ -91,8 +91,10 @@ def test_what_is_wrong_with_an_array_is_one_line(tmp_path: Path) -> None:
     refused("e.npz", {"images": PIXELS.astype(np.float32)}, "must be uint8")
     refused("f.npz", {"images": PIXELS, "labels": LABELS[:3]}, "labels must be 6 whole numbers")
     refused("g.npz", {"images": PIXELS, "labels": -LABELS}, "labels must be")
-    unsigned = np.full(len(PIXELS), 2**64 - 1, np.uint64)  # -1 as a sign of no label, which int64 would make a class
-    refused("g2.npz", {"images": PIXELS, "labels": unsigned}, "labels must be")
+    refused(
+        "k.npz", {"images": PIXELS, "labels": np.where(LABELS, LABELS, 2**63 + 5).astype(np.uint64)}, "labels must be"
+    )
+    refused("l.npz", {"images": PIXELS[0]}, "is one RGB image")
     refused("h.npz", {"pictures": PIXELS}, "has no array images")
     refused("i.npz", {"images": PIXELS[:0]}, "holds no images")
     huge = b"{'descr': '|u1', 'fortran_order': False, 'shape': (99999999, 999, 999, 3), }".ljust(117) + b"\n"

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from zoo.datasets.labelled import open_splits
 from zoo.datasets.opening import evaluation_splits, open_dataset
 from zoo.errors import UserError
 
@@ -124,3 +125,30 @@ def test_an_image_beside_the_class_folders_is_named(tmp_path: Path) -> None:
     assert (len(dataset), dataset.labels) == (len(PHOTOS) + 1, None)
     with pytest.raises(UserError, match=r"has no labels: .*stray\.jpg lies outside of the class folders"):
         dataset.required_labels  # noqa: B018
+
+
+@pytest.mark.parametrize("labels", [[-1, -1, -1, -1], [0, 0, 0, 0], ["cat"] * 4])
+def test_one_label_for_all_is_no_score(tmp_path: Path, labels: list[object]) -> None:
+    one = parquet(tmp_path / "one.parquet", labels)
+    for split in ("train", "test"):
+        parquet(tmp_path / f"{split}.parquet", labels)
+    for source in (one, tmp_path):
+        with pytest.raises(UserError, match="a score needs two classes") as caught:
+            open_splits(source)
+        assert "\n" not in str(caught.value)
+
+
+def test_class_folders_may_be_links(tmp_path: Path) -> None:
+    for n, path in enumerate(PHOTOS[:4]):
+        folder = tmp_path / "all" / f"class{n % 2}" / ("deep" if n > 1 else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "subset" / "class1").mkdir(parents=True)
+    (tmp_path / "subset" / "class0").symlink_to(tmp_path / "all" / "class0")
+    (tmp_path / "subset" / "class1" / "more").symlink_to(tmp_path / "all" / "class1")
+    (tmp_path / "subset" / "class1" / "round").symlink_to("..")
+    dataset = open_dataset(tmp_path / "subset")
+    first, second, third, fourth = (path.name for path in PHOTOS[:4])
+    names = [f"class0/{first}", f"class0/deep/{third}", f"class1/more/{second}", f"class1/more/deep/{fourth}"]
+    assert sorted(dataset.row_name(n) for n in range(len(dataset))) == sorted(names)
+    assert dataset.required_labels.tolist() == [0, 0, 1, 1]

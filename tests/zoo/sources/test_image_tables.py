@@ -12,8 +12,10 @@ import pytest
 from extraction_driver import run
 from small_sources import IMAGES, names, png, read_all, rows
 
+from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 from zoo.sources import open_source
+from zoo.transforms.unreadable import UnreadableImage
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -152,3 +154,71 @@ def test_a_column_is_chosen_by_name_and_an_error_lists_those_there(tmp_path: Pat
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=r"--image-column photo: .* is no table and no list$"):
             open_source(source, image_column="photo")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_dot_in_the_name_of_a_column_is_a_part_of_it(tmp_path: Path, kind: str) -> None:
+    held = [png(0), png(1)]
+    table = pa.table({"my.image": pa.array(held, pa.binary()), "meta.label": [5, 7], "meta": [{"id": 1}, {"id": 2}]})
+    path = tmp_path / f"t.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as file:
+            file.write_table(table)
+    source = open_source(path, ["meta.label", "meta.id"])
+    assert source.listing().files.select(["meta.label", "meta.id"]).to_pylist() == [
+        {"meta.label": 5, "meta.id": 1},
+        {"meta.label": 7, "meta.id": 2},
+    ]
+    assert read_all(source) == held
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_table_that_is_written_to_while_it_is_read(tmp_path: Path, kind: str) -> None:
+    def write(first: int) -> None:
+        held = [f"image {first + n:010d}".encode() for n in range(1000)]
+        table = pa.table({"image": pa.array(held, pa.binary())})
+        with (tmp_path / f"t.{kind}").open("r+b" if first else "wb") as file:  # the same file
+            if kind == "parquet":
+                pq.write_table(table, file, compression="none", use_dictionary=False, row_group_size=100)
+            else:
+                with pa.ipc.new_stream(file, table.schema) as stream:
+                    stream.write_table(table, 100)
+
+    write(0)
+    source = open_source(tmp_path / f"t.{kind}")
+    listed = source.listing().files.to_pylist()
+    assert source.read(listed[0]) == b"image 0000000000"
+    write(5000)
+    with pytest.raises(UnreadableImage, match="changed"):
+        source.read(listed[900])
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.arrow", "metadata.csv", "metadata.parquet"])
+def test_a_column_that_stands_twice(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    path, source = tmp_path / name, tmp_path if name.startswith("metadata") else tmp_path / name
+    column = "image" if name.endswith(("t.parquet", "arrow")) else "file_name"
+    values = pa.array([png(0)], pa.binary()) if column == "image" else pa.array(["a.png"])
+    for twice in ([column, "label", "label"], [column, column, "label"]):
+        columns = [values, values if twice[1] == column else pa.array([1]), pa.array([2])]
+        table = pa.Table.from_arrays(columns, twice)
+        if name.endswith("csv"):
+            path.write_text(",".join(twice) + "\na.png,a.png,2\n")
+        elif name.endswith("arrow"):
+            with pa.ipc.new_stream(path, table.schema) as file:
+                file.write_table(table)
+        else:
+            pq.write_table(table, path)
+        with pytest.raises(UserError, match="has 2 columns") as caught:
+            open_source(source, ["label"]).listing()
+        assert "\n" not in str(caught.value)
+        if name == "t.parquet":
+            with pytest.raises(UserError, match="has 2 columns"):
+                open_dataset(path)
+
+
+def test_a_column_that_stands_twice_and_is_not_wanted(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,x,x,label\na.png,1,2,3\n")
+    assert open_source(tmp_path / "t.csv", ["label"]).listing().files["label"].to_pylist() == [3]
