@@ -40,7 +40,7 @@ export function openMap(canvas, tip, { columns, pictureOf, nameOf, choose, selec
     if (drawn.length < rows.length) [drawn, screen] = [new Uint32Array(rows.length), new Float32Array(2 * rows.length)];
     const { width, height } = canvas;
     const margin = SIDE * ratio;
-    const [left, across, top, down] = at.axes([width, height]);
+    const [left, across, top, down] = at.axes([width, height], ratio);
     const { shown } = columns;
     let [count, faded] = [0, 0];
     for (const pass of shown || selected ? [false, true] : [true]) {

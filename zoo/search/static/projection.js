@@ -2,6 +2,7 @@
 import { isInside } from "./gestures.js";
 
 const INNER = 0.43; // of the canvas on either side of its middle: the points lie in -1..1, and have pictures
+const TOOLS = 40; // CSS pixels at its top, which the buttons hide
 
 export class Projection {
   // `size()` is [width, height] in CSS pixels.
@@ -21,10 +22,12 @@ export class Projection {
     Object.assign(this, { scale: 1, x: 0, y: 0 });
   }
 
-  // Factors and offsets of an axis: a place on the screen is offset + factor * coordinate.
-  axes([width, height] = this.size()) {
-    const [across, down] = [INNER * this.scale * width, -INNER * this.scale * height];
-    return [width / 2 - across * this.x, across, height / 2 - down * this.y, down];
+  // Factors and offsets of an axis: a place on the screen is offset + factor * coordinate. `ratio` is that of the size's
+  // pixels to CSS pixels.
+  axes([width, height] = this.size(), ratio = 1) {
+    const hidden = TOOLS * ratio;
+    const [across, down] = [INNER * this.scale * width, -INNER * this.scale * (height - hidden)];
+    return [width / 2 - across * this.x, across, (height + hidden) / 2 - down * this.y, down];
   }
 
   toScreen(row) {
