@@ -171,6 +171,16 @@ saw.twice = await page.$$eval("[id]", (found) => found.map((one) => one.id).filt
 // the same first screen for the next visitor, on a telephone, with two fingers
 const phone = await open({ viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true, deviceScaleFactor: 2 });
 saw.nextSample = await phone.$$eval("#sample .tile", (tiles) => tiles.map((tile) => Number(tile.dataset.row)));
+// The highest point of the whole map, with half of a picture above it, begins below the buttons.
+saw.belowButtons = await page.evaluate(async () => {
+  const { Projection } = await import("./projection.js");
+  const canvas = document.querySelector("#map canvas");
+  const at = new Projection(() => [canvas.clientWidth, canvas.clientHeight]);
+  at.place(new Float32Array([0, 1]));
+  const buttons = document.getElementById("tools").getBoundingClientRect();
+  return at.toScreen(0)[1] - 23 - (buttons.bottom - canvas.getBoundingClientRect().top);
+});
+
 saw.sideways = await phone.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
 const touched = await phone.locator("#plane").boundingBox();
 const client = await phone.context().newCDPSession(phone);

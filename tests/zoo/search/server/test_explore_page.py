@@ -159,6 +159,8 @@ def test_the_page_in_a_browser(site: Site, collection: Collection, tmp_path: Pat
     if umap_map.is_installed():
         assert (saw["kinds"], saw["umap"]["count"]) == (["pca", "umap"], 40)
 
+    assert saw["belowButtons"] > 0
+
     # Basics for a screen reader and a telephone.
     assert (saw["nameless"], saw["twice"], saw["sideways"]) == ([], [], 0)
 
