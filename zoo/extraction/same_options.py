@@ -51,7 +51,7 @@ def _step(key: str, plan: Fingerprint) -> str | None:
         "normalize": lambda: "add --normalize" if value else "leave out --normalize",
         "keep": lambda: _given("keep", ",".join(plan.keep) if plan.keep else None),
         "dedupe.near": lambda: _dedupe(plan.near_threshold),
-        "decoder.max_pixels": lambda: f"add --max-pixels {plan.max_pixels}",
+        "decoder.max_pixels": lambda: _given("max-pixels", (plan.decoder or {}).get("max_pixels")),
     }
     return special[key]() if key in special else None
 
