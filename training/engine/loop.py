@@ -22,7 +22,7 @@ from training.engine.cost import duration, expectation
 from training.engine.oom import explain_out_of_memory
 from training.engine.optim import set_learning_rate
 from training.engine.signals import StopSignal
-from training.engine.state import Run, open_run, save
+from training.engine.state import Run, memory_format, open_run, save
 from training.methods import StepInfo
 from training.monitoring.collapse import COLLAPSE_WARNING, measure_outputs
 from training.monitoring.finetune_probe import finetuned_accuracy
@@ -123,6 +123,7 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
     sampler, total_steps = run.sampler, run.total_steps
     ranks, is_first_rank = collectives.world_size(), collectives.rank() == 0
     dtype = next(method.encoder.parameters()).dtype
+    layout = memory_format(method, run.device)
     micro_batch_size = config.batch_size // ranks // recipe.accumulate
     backward_context = PreservedRunningStats(method.modules()) if recipe.checkpoint_activations else nullcontext()
     opened = [opens(run.folder, run.step, to_json(recipe)) for opens in loggers] if is_first_rank else []
@@ -176,7 +177,7 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
                 views = make_views(
                     part.images, part.indices, recipe.views, seed=recipe.seed, epoch=part.epochs, device=run.device
                 )
-                views = [view.to(dtype) for view in views]
+                views = [view.to(dtype, memory_format=layout) for view in views]
                 labels = None if part.labels is None else part.labels.to(run.device)
                 rows = [torch.from_numpy(part.rows).to(run.device)] if method.uses_rows else []
                 is_last = number == recipe.accumulate - 1

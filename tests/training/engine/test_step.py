@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from training.data.augment import make_views
 from training.data.loader import Batch, batches
 from training.engine import loop
-from training.engine.state import Run, open_run
+from training.engine.state import Run, memory_format, open_run
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 
@@ -188,3 +188,19 @@ def test_the_compiled_step_is_the_step(method: str, photos: Dataset, tmp_path: P
     for one, other in zip(step_reports(plain, 3), step_reports(compiled, 3), strict=True):
         assert one == pytest.approx(other, rel=1e-3)
     assert plain.method.state_dict().keys() == compiled.method.state_dict().keys()
+
+
+@pytest.mark.parametrize(("method", "layer"), [("byol_gn", nn.GroupNorm), ("byol", nn.BatchNorm2d)])
+def test_a_norm_gets_the_order_of_memory_that_it_is_fast_in(
+    method: str, layer: type[nn.Module], photos: Dataset, tmp_path: Path
+) -> None:
+    """On a CPU a step with group norm took 3 times as long in channels_last; with BN that order is the fast one."""
+    run = tiny_run(tiny(method), photos, tmp_path)
+    expected = torch.contiguous_format if method == "byol_gn" else torch.channels_last
+    seen: list[bool] = []
+    norm = next(m for m in run.method.encoder.modules() if isinstance(m, layer))
+    norm.register_forward_hook(lambda _, inputs, output: seen.append(output.is_contiguous(memory_format=expected)))
+    step_reports(run, 1)
+    assert seen
+    assert all(seen)
+    assert memory_format(run.method, torch.device("cuda")) == torch.channels_last
