@@ -236,8 +236,8 @@ def new_run(recipe: Recipe, dataset: Dataset, folder: Path, device: torch.device
 def memory_format(method: Method, device: torch.device) -> torch.memory_format:
     """Return the order of memory in which a step is fast.
 
-    torch's group norm on a CPU takes 20 times as long in channels_last, and a whole step of BYOL without BN 3 times. With
-    a single group it does not.
+    torch's group norm on a CPU takes 20 times as long in channels_last, and a whole step of BYOL without BN 3 times;
+    with a single group it does not.
     """
     has_groups = any(isinstance(layer, torch.nn.GroupNorm) and layer.num_groups > 1 for layer in method.modules())
     return torch.contiguous_format if device.type == "cpu" and has_groups else torch.channels_last
