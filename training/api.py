@@ -36,8 +36,8 @@ def train(
         out: folder for checkpoints and ``log.jsonl``.
         device: ``cpu``, ``cuda`` or ``cuda:1``; default: the GPU if there is one.
         resume: continue the run in ``out``; default: if it holds one. A run of other settings or data is refused.
-        changing: fields that a resumed run may change: ``optim.epochs``, ``optim.lr``, ``optim.batch_size`` and
-            ``accumulate``; the schedules are planned again.
+        changing: fields that a resumed run may change: ``optim.epochs``, ``optim.lr``, ``optim.batch_size``,
+            ``accumulate`` and ``early_stop_patience``; the schedules are planned again.
         init: weights from which the encoder of a new run starts: a name of the zoo, a folder or a file.
         label_column: column of a list or table with the labels; default: the one with a usual name.
         loggers: opened with the folder, the step and the recipe; each then receives what the log receives.

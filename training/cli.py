@@ -75,7 +75,7 @@ def run_recipe(
         int | None, typer.Option(min=1, help="Epochs of the whole run; with --resume the run is extended.")
     ] = None,
     change: Annotated[
-        bool, typer.Option("--change", help="With --resume: go on with another lr, batch size, accumulate or patience.")
+        bool, typer.Option("--change", help="With --resume: other epochs, lr, batch size, accumulate, patience.")
     ] = False,
     init: Annotated[
         str | None, typer.Option(help="Start the encoder from these weights: a name of the zoo, a folder or a file.")

@@ -1,8 +1,8 @@
 """Image operations on batches, with one parameter per sample: float [B, 3, H, W] in [0, 1] -> the same, clipped.
 
 There are two sets, because the papers' codes differ: BYOL's and SimCLR's (as in TF: additive brightness, contrast about
-each channel's mean, hue and saturation in HSV) and torchvision's (SimSiam, MoCo v2, SwAV). Both work in floating point
-here, without rounding to 8 bits between operations.
+each channel's mean, hue and saturation in HSV) and torchvision's, which the other methods use. Both work in floating
+point here, without rounding to 8 bits between operations.
 
 On a CPU, a sample's bits do not depend on the rest of its batch: all operations are element-wise sums and products in a
 fixed order. Resampling and blur therefore add their taps one by one instead of multiplying matrices.

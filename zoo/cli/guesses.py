@@ -30,8 +30,8 @@ _OPTIONS = {
 _SAID = {
     "recursive": "a folder is read with all folders below it",
     "r": "a folder is read with all folders below it",
-    "resume": "the same command goes on where it was",
-    "continue": "the same command goes on where it was",
+    "resume": "the same command continues where it stopped",
+    "continue": "the same command continues where it stopped",
     "force": "nothing is overwritten: choose another OUT, or remove the old one",
     "overwrite": "nothing is overwritten: choose another OUT, or remove the old one",
     "f": "nothing is overwritten: choose another OUT, or remove the old one",

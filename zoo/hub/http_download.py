@@ -149,7 +149,7 @@ def download(url: str, partial: Path, *, max_bytes: int, progress: Progress | No
             f"{address} cannot be reached ({last}): are you offline? download {url} elsewhere and run "
             f"`zoo fetch NAME --file FILE`, or set {MIRROR} to a mirror"
         )
-    raise UserError(f"{url} could not be downloaded ({last}): run the same again, it goes on where it stopped")
+    raise UserError(f"{url} could not be downloaded ({last}): run the same again, it continues where it stopped")
 
 
 def remove_partial(partial: Path) -> None:

@@ -32,7 +32,7 @@ def run(monkeypatch: pytest.MonkeyPatch, line: str) -> int:
         ("zoo extract photos --out o --fp16", "Did you mean --precision?"),
         ("zoo extract photos --out o --recursive", "(a folder is read with all folders below it)"),
         ("zoo extract photos --out o --overwrite", "(nothing is overwritten"),
-        ("zoo extract photos --out o --resume", "(the same command goes on"),
+        ("zoo extract photos --out o --resume", "(the same command continues"),
         ("zoo evaluate knn --input photos", "Did you mean --data?"),
         ("zoo search o a.jpg --top-k 3", "Did you mean -k?"),
         ("zoo list --license MIT", "Did you mean --licence?"),
