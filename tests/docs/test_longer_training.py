@@ -52,3 +52,24 @@ def test_the_run_is_the_one_that_is_described() -> None:
     assert [part["recipe"]["views"]["size"] for part in parts] == [32, 64, 64]
     assert all(part["steps"] == part["total_steps"] for part in parts)
     assert f"{(parts[1]['images_seen'] + parts[2]['images_seen']) / 1e6:.1f} million images at 64 pixels" in SECTION
+
+
+def test_stems_and_sizes_are_those_of_the_json() -> None:
+    rows = json.loads((LONGER / "stems.json").read_text())["rows"]
+    assert len(rows) == 5
+    for row in rows:
+        stem = {"imagenet": "ImageNet", "cifar": "CIFAR"}[row["stem"]]
+        score = f"{row['knn']:.1f} ({row['interval'][0]:.1f}-{row['interval'][1]:.1f})"
+        assert f"| {stem} | {row['size']} | {row['epochs']} | {row['tera_operations']:.1f} | {score} |" in SECTION
+
+
+def test_the_averaged_weights_are_those_of_the_json() -> None:
+    found = json.loads((LONGER / "averaged_weights.json").read_text())
+    online, average = found["online"], found["average"]
+    for said in (
+        f"{average['tiny-imagenet']:.1f} and {online['tiny-imagenet']:.1f} on Tiny-ImageNet",
+        f"{average['cifar10-jpeg']:.1f} (average) and {online['cifar10-jpeg']:.1f} on CIFAR-10 (JPEG)",
+        f"{average['flowers17']:.1f} and {online['flowers17']:.1f} on",
+        "({tiny-imagenet}, {cifar10-jpeg} and {flowers17} training images".format(**found["images"]),
+    ):
+        assert said in SECTION.replace("\n", " ")
