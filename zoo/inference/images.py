@@ -82,7 +82,7 @@ def as_rgb(image: ImageLike) -> Image.Image:
     if 0 in pixels.shape:
         raise UserError(f"{described(image)} is not an image: {FORMS}")
     if pixels.shape[-1] == 4:  # by the rule for files
-        return decoder.to_rgb(Image.fromarray(np.ascontiguousarray(pixels), "RGBA"))
+        return decoder.to_rgb(Image.fromarray(np.ascontiguousarray(pixels)))
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
 
 
