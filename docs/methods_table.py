@@ -27,7 +27,7 @@ What this project has of each method:
 - **trains**: the recipe with the authors' constants on ImageNet, or a small one where no such recipe is here.
 - **golden**: the tests compare with outputs of the official code.
 - **weights**: sets that load by name (`zoo list --tags --method NAME`); "by hand": a person downloads the file first.
-- **measured here**: kNN / linear top-1 on CIFAR-10 (JPEG) of a small network after a few epochs, from
+- **measured here**: kNN / linear top-1 on CIFAR-10 (JPEG) of a small network after one epoch, from
   {measured}.
   Compare them with each other and with random weights ({random}), not with published numbers.
 - **published**: linear top-1 on ImageNet of a ResNet-50 (CMC: two of them), the best of the registry, and its source.

@@ -1,0 +1,50 @@
+"""The table over all methods, and that of the search of their recipes, are what their JSON files say."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from doc_blocks import ROOT
+
+from training.methods.find import METHODS
+
+RESULTS = ROOT / "benchmarks" / "results"
+SECTION = (ROOT / "docs" / "results.md").read_text().partition("## All methods side by side\n")[2].partition("\n## ")[0]
+LINES = [[cell.strip() for cell in line.strip("|").split("|")] for line in SECTION.splitlines() if line[:2] == "| "]
+
+HEADS = [at for at, line in enumerate(LINES) if not line[0]]  # of both tables
+
+
+def shown(score: dict[str, Any]) -> str:
+    low, high = score["interval_95"]
+    return f"{score['score']:.1f} ({low:.1f}-{high:.1f})"
+
+
+def number(value: float | None) -> str:
+    return f"{value:.0f}" if value else "-"
+
+
+def test_every_row_of_the_table_is_in_the_json_and_the_other_way_round() -> None:
+    rows = json.loads((RESULTS / "cifar10_methods.json").read_text())["rows"]
+    expected = [
+        [shown(row["knn"]), shown(row["linear"]), *(number(row.get(key)) for key in ("step_ms", "peak_mb"))]
+        for row in rows
+    ]
+    assert [line[1:] for line in LINES[HEADS[0] + 1 : HEADS[1]]] == expected
+    missing = set(METHODS) - {"supervised"} - {row["name"] for row in rows}
+    assert missing == {"cmc"}, "the text names what was not measured"
+
+
+def test_the_search_of_recipes_is_that_of_the_json() -> None:
+    found = json.loads((RESULTS / "recipe_search.json").read_text())
+    expected = [
+        [
+            *(f"{row[key]:.1f}" for key in ("untrained", "own_knn")),
+            f"{row['best_knn']:.1f} (`{row['best'][0]}`)",
+            f"{row['twice_the_error']:.1f}",
+        ]
+        for row in found.values()
+    ]
+    assert [line[1:] for line in LINES[HEADS[1] + 1 :]] == expected
+    assert not any(row["clear"] for row in found.values()), "the text says that no setting was taken"
