@@ -315,7 +315,7 @@ def _with_shortage(error: UserError) -> str:
 def _with_guess(error: TyperException) -> str:
     """Return the message of an error, with the option that is meant by an unknown one, and what a missing one is."""
     option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
-    # What is missing is explained as `--help` does, unless its choices are named already.
+    # Explain a missing option with its help text, unless the message lists its choices already.
     message = error.format_message()
     about = getattr(getattr(error, "param", None), "help", None)
     if message.startswith("Missing ") and about and "Choose" not in message:

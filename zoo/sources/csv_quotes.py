@@ -1,7 +1,7 @@
-"""Quotation marks in a CSV or TSV that take in whole lines.
+"""Find an unclosed quotation mark in a CSV or TSV, which hides the rows after it.
 
-A value that begins with a quotation mark goes on to the next one, over line ends. Where a text only begins with one
-(``a.jpg<TAB>"Hello``), the reader takes the rows behind it for a part of that text, and they are lost without a word.
+A quoted value ends at the next quotation mark, even on a later line. If a value has only the first one
+(``a.jpg<TAB>"Hello``), the CSV reader treats the following rows as part of that value, and reports no error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _ENDINGS = tuple(extension.encode() for extension in EXTENSIONS)
 
 
 class QuoteWatch:
-    """Watches the lines of a table behind its header, as they are read.
+    """Checks the quotation marks of a table's rows while a CSV reader reads them.
 
     Args:
         columns: number of columns.

@@ -348,7 +348,7 @@ def _jpeg_without_end(data: bytes) -> Image.Image | None:
         pixels = _crc_of_pixels(first)
         if not all(_crc_of_pixels(_loaded(other)) == pixels for other in candidates[1:]):
             return None
-        # What goes on behind the last pixel, and has no end marker, is no scan: some of it was read as pixels.
+        # Refuse a scan whose last bytes no pixel needs: without an end marker, they are not part of the image.
         shorter = without_last_bytes(data)
         return None if shorter and all(_crc_of_pixels(_loaded(other)) == pixels for other in shorter) else first
     except Exception:  # as above

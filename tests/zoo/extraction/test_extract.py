@@ -20,16 +20,6 @@ from zoo.system.progress import Progress
 from zoo.transforms.decode import decode
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return fill(tmp_path / "images")
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
 def rows(out: Path) -> list[dict[str, Any]]:
     shards = sorted(out.glob("embeddings-*.parquet"))
     return [row for shard in shards for row in pq.read_table(shard).to_pylist()]

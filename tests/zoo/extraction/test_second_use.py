@@ -7,22 +7,11 @@ from pathlib import Path
 
 import pytest
 from extraction_driver import PixelMeans, results, run
-from pictures import fill
 
 from zoo.cli.messages import print_extraction
 from zoo.embeddings.run_log import LOG, SOURCE, last_start
 from zoo.errors import UserError
 from zoo.search.image_source import recorded_images
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return fill(tmp_path / "images")
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
 
 
 def test_sizes_that_nobody_asks_for_are_those_of_the_folder(images: Path, out: Path) -> None:
