@@ -18,8 +18,8 @@ from zoo.errors import UserError
 from zoo.evaluate.dense.schedules import DETECTION
 from zoo.evaluate.detection import annotations as source
 from zoo.evaluate.detection.average_precision import coco_scores
-from zoo.evaluate.detection.detection import detect_all, load_sample, train_network, training_size
 from zoo.evaluate.detection.rcnn import RCNN
+from zoo.evaluate.detection.training import detect_all, load_sample, train_network, training_size
 from zoo.evaluate.run import evaluate
 from zoo.inference.embedder import Embedder
 
