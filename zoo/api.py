@@ -152,7 +152,7 @@ def extract(
     ):  # a server is asked once, when the model is open
         require_readable_scheme(images)
     else:
-        open_source(images)
+        open_source(images, config.keep, image_column=config.image_column).require_columns()
     if model is None:
         model = Plan.registered_model(OutputFolder(Path(out)).plan)
     opening = LoadArguments(device, backend, precision, normalize, outputs or Outputs())

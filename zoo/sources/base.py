@@ -42,6 +42,12 @@ class ImageRow(TypedDict):
 class Source(Protocol):
     """Images in some order, each with a name that is unique and kept byte for byte."""
 
+    def require_columns(self) -> None:
+        """Raise UserError where the head of a file tells that a column to keep is missing; ``listing`` finds the rest.
+
+        It takes far less than a second on a local disk, so that a typing error is told before a model is downloaded.
+        """
+
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the images: schema ``FILES`` or ``IN_CONTAINER``, then a column for each that is kept.
 

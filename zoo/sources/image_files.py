@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -15,12 +16,22 @@ import pyarrow as pa
 from zoo.errors import UserError, reason_of
 from zoo.sources.base import ImageRow
 from zoo.sources.file_listing import FILES, LeftOut, Listing, collect, is_hidden, list_images
-from zoo.sources.metadata import PATH_COLUMNS, kept_column, paths_in, read_csv, read_jsonl, require_utf8, with_metadata
+from zoo.sources.metadata import (
+    PATH_COLUMNS,
+    kept_column,
+    paths_in,
+    read_csv,
+    read_header,
+    read_jsonl,
+    require_utf8,
+    with_metadata,
+)
 from zoo.sources.storage import Local, Remote, Storage, is_url, open_storage
 from zoo.transforms.decode import EXTENSIONS
 from zoo.transforms.unreadable import UnreadableImage
 
 _EXTENSIONS = frozenset(os.fsencode(extension) for extension in EXTENSIONS)
+_TABLES = (".csv", ".tsv", ".jsonl")  # lists that have columns
 _BLOCK = 1 << 20
 _MAX_PATH_BYTES = 1 << 16
 _MAX_STORAGES = 1000  # kept open by a list of URLs
@@ -36,6 +47,9 @@ class ImageFolder:
     def __init__(self, root: str, keep: Sequence[str] = ()) -> None:
         self._storage = Local(root)
         self._keep = list(keep)
+
+    def require_columns(self) -> None:
+        """Return: the metadata can stand in any folder below; see ``Source``."""
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the images, sorted by path; see ``Source``."""
@@ -59,6 +73,9 @@ class GlobFiles:
         self._storage = open_storage(root, query)
         self._pattern = pattern
         self._keep = _only_folder(keep, root + pattern)
+
+    def require_columns(self) -> None:
+        """Return: there is only the column ``folder``; see ``Source``."""
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the images, sorted by path; see ``Source``."""
@@ -140,24 +157,29 @@ class FileList:
         self._name = name
         self._keep = list(keep)
         self._path_column = path_column
+        self._shown = self._storage.root + name
+        self._delimiter = "\t" if self._ends((".tsv",)) else ","
         self._reader = PathReader(self._storage)
+
+    def require_columns(self) -> None:
+        """Look at the first line of a table; see ``Source``."""
+        if self._keep and self._ends((".csv", ".tsv")):
+            with self._opened() as file:
+                self._wanted(read_header(file, self._shown, self._delimiter)[0])
+        elif self._keep and not self._ends(_TABLES):
+            raise UserError(f"{self._shown} has no column {self._keep[0]}: only a .csv or .tsv has columns to keep")
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the files in the order of the list; see ``Source``. A path that stands there twice is two rows."""
-        shown = self._storage.root + self._name
-        # A table keeps columns, a plain list has only paths.
-        try:
-            with self._list.open(os.fsencode(self._name), sequential=True) as file:
-                if self._name.lower().endswith((".csv", ".tsv", ".jsonl")):
-                    files = self._of_table(file, shown)
-                elif self._keep:
-                    raise UserError(f"{shown} has no column {self._keep[0]}: only a .csv or .tsv has columns to keep")
-                else:
-                    files = collect(map(self._row, _lines(file, shown)), FILES)
-        except OSError as error:
-            raise UserError(f"cannot read {shown} ({error.strerror or reason_of(error)})") from error
+        self.require_columns()
+        with self._opened() as file:
+            # A table keeps columns, a plain list has only paths.
+            if self._ends(_TABLES):
+                files = self._of_table(file)
+            else:
+                files = collect(map(self._row, _lines(file, self._shown)), FILES)
         if not len(files):
-            raise UserError(f"{shown} names no file: write a path on each line")
+            raise UserError(f"{self._shown} names no file: write a path on each line")
         return Listing(files, 0, 0)
 
     def read(self, row: ImageRow) -> bytes:
@@ -173,29 +195,40 @@ class FileList:
                 return slashes, *found
         return path, size, mtime_ns
 
-    def _of_table(self, file: BinaryIO, shown: str) -> pa.Table:
-        names = (self._path_column,) if self._path_column else PATH_COLUMNS
-        column = ""
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        try:
+            with self._list.open(os.fsencode(self._name), sequential=True) as file:
+                yield file
+        except OSError as error:
+            raise UserError(f"cannot read {self._shown} ({error.strerror or reason_of(error)})") from error
 
-        def wanted(there: list[str]) -> list[str]:
-            nonlocal column
-            column = next((name for name in names if name in there), "")
-            missing = [" or ".join(names)] if not column else [name for name in self._keep if name not in there]
-            if missing:
-                raise UserError(
-                    f"{shown} has no column {missing[0]}: its first line must name it; it has {', '.join(there)}"
-                )
-            return list(dict.fromkeys([column, *self._keep]))
+    def _ends(self, extensions: tuple[str, ...]) -> bool:
+        return self._name.lower().endswith(extensions)
 
-        if self._name.lower().endswith(".jsonl"):
-            table = read_jsonl(file, shown)
-            table = table.select(wanted(table.column_names))
+    def _of_table(self, file: BinaryIO) -> pa.Table:
+        if self._ends((".jsonl",)):
+            table = read_jsonl(file, self._shown)
+            column, *_ = wanted = self._wanted(table.column_names)
+            table = table.select(wanted)
         else:
-            table = read_csv(file, shown, "\t" if self._name.lower().endswith(".tsv") else ",", wanted)
+            table = read_csv(file, self._shown, self._delimiter, self._wanted)
+            column = table.column_names[0]
         files = collect((self._row(path or b"") for path in paths_in(table[column])), FILES)
         for name in self._keep:
             files = files.append_column(name, kept_column(table[name], name))
         return files
+
+    def _wanted(self, there: list[str]) -> list[str]:
+        """Return the column of the paths and those to keep. Raises UserError: one of them is not there."""
+        names = (self._path_column,) if self._path_column else PATH_COLUMNS
+        column = next((name for name in names if name in there), "")
+        missing = [" or ".join(names)] if not column else [name for name in self._keep if name not in there]
+        if missing:
+            raise UserError(
+                f"{self._shown} has no column {missing[0]}: its first line must name it; it has {', '.join(there)}"
+            )
+        return list(dict.fromkeys([column, *self._keep]))
 
 
 class StdinList:
@@ -206,6 +239,9 @@ class StdinList:
             raise UserError(f"standard input has no column {keep[0]}: only a .csv or .tsv has columns to keep")
         self._list = FileList("", "standard input")
         self._files: pa.Table | None = None
+
+    def require_columns(self) -> None:
+        """Return: there is none to keep; see ``Source``."""
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the files in the order of the list; standard input is read once, by the first call."""

@@ -38,17 +38,7 @@ def read_csv(
     Raises:
         UserError: it is no table, or what ``choose`` raises.
     """
-    line = file.readline(_MAX_LINE_BYTES)
-    require_utf8(line, shown)
-    head = line.decode("utf-8-sig", errors="backslashreplace")
-    if not head.strip():
-        raise UserError(f"{shown} is no readable table (its first line is empty)")
-    if delimiter not in head:  # spreadsheets write semicolons where the comma is the decimal mark
-        delimiter = next((other for other in ";\t" if other in head), delimiter)
-    try:
-        names = next(csv.reader([head.rstrip("\r\n")], delimiter=delimiter), [])
-    except csv.Error as error:  # a carriage return inside of the line; a field of megabytes
-        raise UserError(f"{shown} is no readable table (its first line: {reason_of(error)})") from None
+    names, delimiter = read_header(file, shown, delimiter)
     wanted = choose(names) if choose else names
     require_single(names, wanted, shown)
     first = file.read(1)
@@ -73,6 +63,21 @@ def read_csv(
         raise UserError(f"{shown} is no readable table ({reason_of(error)})") from None
     watch.require_closed(shown)
     return table
+
+
+def read_header(file: BinaryIO, shown: str, delimiter: str = ",") -> tuple[list[str], str]:
+    """Return the columns that the first line names, and what separates them; as ``read_csv``. Raises UserError."""
+    line = file.readline(_MAX_LINE_BYTES)
+    require_utf8(line, shown)
+    head = line.decode("utf-8-sig", errors="backslashreplace")
+    if not head.strip():
+        raise UserError(f"{shown} is no readable table (its first line is empty)")
+    if delimiter not in head:  # spreadsheets write semicolons where the comma is the decimal mark
+        delimiter = next((other for other in ";\t" if other in head), delimiter)
+    try:
+        return next(csv.reader([head.rstrip("\r\n")], delimiter=delimiter), []), delimiter
+    except csv.Error as error:  # a carriage return inside of the line; a field of megabytes
+        raise UserError(f"{shown} is no readable table (its first line: {reason_of(error)})") from None
 
 
 def require_utf8(head: bytes, shown: str) -> None:

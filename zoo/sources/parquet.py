@@ -8,7 +8,7 @@ import weakref
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -56,6 +56,12 @@ class TableFiles:
         self._cursor = _Cursor(where, image_column)
         self._reader = PathReader(where)
 
+    def require_columns(self) -> None:
+        """Look at the columns of the first table; see ``Source``."""
+        if self._keep:
+            with self._opened(self._files[0]):
+                pass
+
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the images; see ``Source``."""
         tables = [table for file in self._files if len(table := self._of_file(file))]
@@ -76,9 +82,13 @@ class TableFiles:
         path = found.path if is_url(found.path) else os.path.join(os.path.dirname(container), found.path)
         return self._reader.read(path, *self._reader.size_and_time(path))
 
-    def _of_file(self, name: bytes) -> pa.Table:
+    @contextmanager
+    def _opened(self, name: bytes) -> Iterator[tuple[_Parquet | _Arrow, int]]:
+        """Open a table that has the image column and those to keep; yield it and its time of change.
+
+        Raises UserError, also for what happens inside.
+        """
         shown = self._storage.root + os.fsdecode(name)
-        # Open the table only for its schema, length and kept columns.
         try:
             mtime_ns = self._storage.size_and_time(name)[1]
             with ExitStack() as stack:
@@ -86,8 +96,9 @@ class TableFiles:
                 wanted = [_split(file.schema, column)[0] for column in self._keep]
                 require_single(file.schema.names, [*wanted, *_IMAGE_COLUMNS, self._image_column or ""], shown)
                 _image_column(file.schema, shown, self._image_column)
-                kept = _kept_columns(file, self._keep, shown)
-                n = file.rows
+                for column in self._keep:
+                    _require(file.schema, column, shown)
+                yield file, mtime_ns
         except UserError:
             raise
         except FileNotFoundError:
@@ -96,6 +107,12 @@ class TableFiles:
             raise UserError(f"{shown} cannot be read: {error.strerror or reason_of(error)}") from None
         except Exception as error:  # what Arrow raises for damaged bytes is not a closed set
             raise UserError(f"{shown} is no readable table ({reason_of(error)}): write or download it again") from None
+
+    def _of_file(self, name: bytes) -> pa.Table:
+        # Open the table only for its schema, length and kept columns.
+        with self._opened(name) as (file, mtime_ns):
+            kept = _kept_columns(file, self._keep, self._storage.root + os.fsdecode(name))
+            n = file.rows
         # Name each row by its table and its number.
         numbers = pa.array(range(n), pa.int64())
         paths = pc.binary_join_element_wise(pa.scalar(name + b"/"), numbers.cast(pa.string()).cast(pa.binary()), b"")
@@ -246,8 +263,6 @@ def _value_of(row: object) -> bytes | _Path | None:
 
 
 def _kept_columns(file: _Parquet | _Arrow, keep: list[str], shown: str) -> list[pa.ChunkedArray]:
-    for name in keep:
-        _require(file.schema, name, shown)
     if not keep:
         return []
     pieces: list[list[pa.Array]] = [[] for _ in keep]

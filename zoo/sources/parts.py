@@ -102,16 +102,21 @@ class PlannedPart:
         if image_column is not None:
             raise UserError("a part knows its image column: give --image-column to `zoo plan`")
 
+    def require_columns(self) -> None:
+        """Look at the columns that the cut kept; see ``Source``."""
+        names = self._opened[0].schema.names
+        kept = [name for name in names if name not in IN_CONTAINER.names]
+        if missing := [name for name in self._keep if name not in kept]:
+            there = f"it has {', '.join(kept)}" if kept else "it kept none"
+            raise UserError(f"{self._path} has no column {missing[0]}: {there}; give --keep to `zoo plan`")
+
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """Return the rows of the part; see ``Source``. No file is looked at."""
         table, about = self._opened
         if not len(table):
             raise UserError(f"{self._path}: part {about.part} of {about.of} has no image: leave it out")
+        self.require_columns()
         own = [name for name in table.schema.names if name in IN_CONTAINER.names]
-        kept = [name for name in table.schema.names if name not in own]
-        if missing := [name for name in self._keep if name not in kept]:
-            there = f"it has {', '.join(kept)}" if kept else "it kept none"
-            raise UserError(f"{self._path} has no column {missing[0]}: {there}; give --keep to `zoo plan`")
         return Listing(table.select([*own, *self._keep]), 0, 0)
 
     def read(self, row: ImageRow) -> bytes:

@@ -53,6 +53,9 @@ class TarFiles:
         self._files = list(files)
         self._keep = list(keep)
 
+    def require_columns(self) -> None:
+        """Return: a column is members beside an image, wherever they stand; see ``Source``."""
+
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the images; see ``Source``."""
         shown = os.fsdecode(self._files[0]) + (" ..." if len(self._files) > 1 else "")

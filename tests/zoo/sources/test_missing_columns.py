@@ -1,0 +1,51 @@
+"""A column to keep that is not there: said before a model opens, where the head of a file tells it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_sources import png
+
+import zoo
+from zoo.errors import UserError
+from zoo.sources import open_source
+from zoo.sources.parts import EXTENSION, cut
+
+
+def source(kind: str, folder: Path) -> str:
+    """Write a source that can keep ``label`` but for a plain list and a glob."""
+    (folder / "a.png").write_bytes(png(1))
+    match kind:
+        case "csv" | "tsv":
+            mark = {"csv": ",", "tsv": "\t"}[kind]
+            (folder / f"list.{kind}").write_text(f"path{mark}label\na.png{mark}1\n")
+        case "txt":
+            (folder / "list.txt").write_text("a.png\n")
+        case "parquet":
+            pq.write_table(pa.table({"image": [png(1)], "label": [1]}), folder / "list.parquet")
+        case "parts":
+            images = source("csv", folder)
+            cut(open_source(images, ["label"]), images, 1, folder / "parts")
+            return str(folder / "parts" / f"part-00000{EXTENSION}")
+        case "glob":
+            return str(folder / "*.png")
+    return str(folder / f"list.{kind}")
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "txt", "parquet", "parts", "glob"])
+def test_it_is_said_before_a_model_opens(kind: str, tmp_path: Path) -> None:
+    images, opened = source(kind, tmp_path), list[object]()
+    with pytest.raises(UserError, match="has no column lable"):
+        zoo.extract(images, tmp_path / "out", keep=["lable"], on_open=opened.append)
+    assert not opened
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "parts"])
+def test_a_column_that_is_there_passes(kind: str, tmp_path: Path) -> None:
+    opened = open_source(source(kind, tmp_path), ["label"])
+    opened.require_columns()
+    assert opened.listing().files["label"].to_pylist() == [1]
