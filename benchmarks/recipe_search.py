@@ -7,8 +7,9 @@ initialisation of the residual blocks (``zero_init_residual``), which decides wh
 sees the same images as often as the others (``zoo-train sweep``). The score is kNN on images that none was trained on:
 DATA holds training images only, a fifth of each class is held out, and the test images stay unseen.
 
-The default budget is 5 epochs of 5000 images, 390 steps. Shorter runs of BYOL and SimSiam still lie below random
-weights, so that a search among them would find the setting that changes the weights least.
+The default budget is one epoch of 25 000 images, 390 steps. In shorter runs BYOL and SimSiam still lie below random
+weights, so that a search among them would find the setting that changes the weights least; so do 390 steps of 5000
+images, seen five times.
 
 A setting is called clear where it is better than the recipe's own by more than twice the standard error of the
 difference (binomial, held-out images alone) in this search, and again with another seed. Finished runs that OUT holds
@@ -121,8 +122,8 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", default=METHODS)
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--images", type=int, default=25_000)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], help="field=value for all candidates")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()

@@ -53,7 +53,8 @@ class RandomCrops:
             images = [self.images.image(int(row)) for row in chunk]
             boxes, flips = self._draw(images, chunk, epoch)
             for n, (image, box, flip) in enumerate(zip(images, boxes.tolist(), flips, strict=True)):
-                crop = self.preprocessing.resized(image, tuple(box))
+                cut = image.crop(tuple(box))  # a resize with a box would read pixels beside it, too
+                crop = self.preprocessing.resized(cut, (0, 0, *cut.size))
                 out[start + n] = crop[:, ::-1] if flip else crop
         return out
 

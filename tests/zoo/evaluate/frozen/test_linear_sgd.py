@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resized_crop
 
 from zoo.datasets.labelled import open_splits
 from zoo.errors import UserError
@@ -142,6 +144,19 @@ def test_a_crop_depends_on_its_row_and_epoch_alone(tiles: Path) -> None:
     assert (crops.pixels(np.arange(10), 5) != together).any()
     whole = RandomCrops(crops.images, Preprocessing(32, 32), seed=1, min_area=1.0, clamped=False)
     assert whole.pixels(np.arange(3), 0).shape == (3, 32, 32, 3)
+
+
+def test_a_crop_is_torchvisions_crop_and_resize(tiles: Path) -> None:
+    """Pillow's resize with a box would read the pixels beside the box, too."""
+    crops = RandomCrops(open_splits(tiles).train, Preprocessing(16, 16), seed=1)
+    rows = np.arange(20)
+    images = [crops.images.image(row) for row in rows]
+    boxes, flips = crops._draw(images, rows, 0)
+    assert not flips.all()
+    for image, (left, top, right, bottom), flip, found in zip(images, boxes, flips, crops.pixels(rows, 0), strict=True):
+        place = (int(top), int(left), int(bottom - top), int(right - left))
+        official = np.asarray(resized_crop(image, *place, [16, 16], InterpolationMode.BICUBIC))
+        np.testing.assert_array_equal(found, official[:, ::-1] if flip else official)
 
 
 @pytest.mark.parametrize(("size", "box"), [((900, 40), (423, 0, 476, 40)), ((40, 900), (0, 423, 40, 476))])
