@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "methods.md"
 SAME = {"mocov2": "moco"}  # training's name of a method, and the registry's
 NO_MODEL = {"byol_gn": "BYOL without BN"}  # methods that no entry of the registry has
-NOT_READ = {"localagg": "TensorFlow only"}  # docs/training/localagg.md
 _FIXTURE = re.compile(r"\b([a-z0-9]+?)(?:_pycontrast)?_(?:group|ops)\b")
 
 HEAD = """# Methods
@@ -34,7 +33,7 @@ What this project has of each method:
 
 """
 TAIL = """
-A `-` in the column of weights means that nobody released any that PyTorch reads. This page is written by
+A `-` in the column of weights means that nobody released any. This page is written by
 `python docs/methods_table.py`.
 """
 
@@ -101,7 +100,7 @@ def weights(name: str) -> str:
 
     sets = [w for spec in MODELS.values() if spec.method == SAME.get(name, name) for w in spec.weights.values()]
     if not sets:
-        return NOT_READ.get(name, "-")
+        return "-"
     by_hand = sum(1 for one in sets if one.by_hand)
     return f"{len(sets)}" + (f", {by_hand} by hand" if by_hand else "")
 

@@ -37,7 +37,7 @@ def test_the_cells_are_those_of_the_sources(script: dict[str, Any]) -> None:
             cells[line.split("|")[2].strip(" `")] = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells["byol"][2:5] == ["`byol_r50_in1k_1000ep`", "yes", "16"]  # with the network that ships
     assert cells["byol"][6] == "74.4 (google-deepmind/deepmind-research, byol, README)"
-    assert cells["localagg"][2:5] == ["`localagg_r50_in1k_200ep`", "yes", "TensorFlow only"]
+    assert cells["localagg"][2:5] == ["`localagg_r50_in1k_200ep`", "yes", "1"]
     assert cells["infomin"][4] == "10, 10 by hand"
     assert cells["supervised"][3] == "-"
     assert cells["mocov1"][2] == "`mocov1_r50_in1k_200ep`"

@@ -62,8 +62,9 @@ def test_what_timm_offers_besides(folder: Path) -> None:
         Architecture("resnet18", 512, 0, stem="cifar"),
         Architecture("resnet18", 512, 0, padding="same", project_first=True),
         Architecture("resnetv2_50", 128, 0, {"preact": False, "layers": [1] * 4, "width_factor": 0.0625}, "same-pool"),
+        Architecture("resnetv2_18", 64, 0, {"width_factor": 0.125}, padding="same-pool", project_first=True),
     ],
-    ids=["cifar", "project_first", "same-pool"],
+    ids=["cifar", "project_first", "same-pool", "pre-activation"],
 )
 def test_every_difference_from_timm_travels(tmp_path: Path, architecture: Architecture) -> None:
     torch.manual_seed(0)

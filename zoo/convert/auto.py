@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.convert.candidates import Candidate, find, joined, other_network
 from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with, unread_weights
+from zoo.convert.readers.tf_checkpoint import is_archive, tensor_names
 from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.errors import UserError, reason_of
 from zoo.models.head_spec import read_layout
@@ -34,8 +35,9 @@ def official_kind(path: Path) -> str | None:
         return _kind_of_folder(path)
     with path.open("rb") as file:
         start = file.read(16)
-    if path.suffix in (".index", ".meta") or (start[:4] == b"PK\x03\x04" and not _is_torch_archive(path)):
-        return "simclr"
+    is_bundle = path.suffix in (".index", ".meta") or is_archive(path)
+    if is_bundle or (start[:4] == b"PK\x03\x04" and not _is_torch_archive(path)):
+        return _kind_of_bundle(path)
     _refuse_other_files(path, start)
     if path.suffix == ".pkl" and start[:1] == b"\x80" and not zipfile.is_zipfile(path) and _mentions(path):
         return "deepmind-byol"
@@ -165,11 +167,17 @@ def _outputs(state: Mapping[str, Tensor]) -> int:
 
 def _kind_of_folder(path: Path) -> str:
     if any(path.glob("*.index")):
-        return "simclr"
+        return _kind_of_bundle(path)
     if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
         raise UserError(f"{path} is a converted model already: give it as --model, or to `zoo publish`")
     refuse_folder(path)
     raise UserError(f"{path} is a folder without a checkpoint: give the file of weights in it")
+
+
+def _kind_of_bundle(path: Path) -> str:
+    """Tell Local Aggregation's TensorFlow checkpoints from SimCLR's by the names of their variables."""
+    index = path.with_suffix(".index") if path.suffix == ".meta" else path
+    return "localagg" if any("resnet_model/" in name for name in tensor_names(index)) else "simclr"
 
 
 def _refuse_other_files(path: Path, start: bytes) -> None:

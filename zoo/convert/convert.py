@@ -52,6 +52,7 @@ KINDS = {
     "moco": CheckpointKind("moco"),
     "swav": CheckpointKind("swav"),
     "simclr": CheckpointKind("simclr"),
+    "localagg": CheckpointKind("localagg"),
     **{kind: CheckpointKind("layouts") for kind in _TABLE},
     "torch": CheckpointKind("torchvision"),
     "auto": CheckpointKind("auto"),

@@ -12,7 +12,6 @@ refused by name. The TF2 checkpoints are SavedModels, which no reader here opens
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,15 +23,11 @@ from torch import Tensor
 
 from zoo.convert.common import OfficialCheckpoint, recognise, require_online
 from zoo.convert.readers.tf_checkpoint import read_bundle
+from zoo.convert.tf_layers import BN, CONVOLUTION, KEPT, NORM, Arrays, by_creation, layout
 from zoo.errors import UserError, reason_of
 from zoo.models.registry import SIMCLR_224
 
-Arrays = dict[str, NDArray[np.float32]]
 _Layer = tuple[Tensor, dict[str, Tensor]]
-_KINDS = ("conv2d", "batch_normalization")
-_LAYER = re.compile(r"^(conv2d|batch_normalization)(?:_(\d+))?$")
-_BN = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-_KEPT = {*_BN, "kernel", "bias"}  # not the optimiser's variables: Momentum, ExponentialMovingAverage
 
 
 def read_official(path: Path, which: str) -> OfficialCheckpoint:
@@ -43,10 +38,10 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
     """
     require_online(which, "simclr")
     # Group the variables by network, and drop the optimiser's.
-    scopes: dict[str, Arrays] = defaultdict(dict)
+    scopes: dict[str, dict[str, NDArray[np.float32]]] = defaultdict(dict)
     for name, array in read_bundle(path).items():
         scope, _, leaf = name.partition("/")
-        if leaf.rpartition("/")[2] in _KEPT:
+        if leaf.rpartition("/")[2] in KEPT:
             scopes[scope][leaf] = array
     # Name the layers as this zoo does.
     try:
@@ -68,7 +63,7 @@ def _encoder(variables: Arrays) -> dict[str, Tensor]:
     def put(prefix: str, convolution: str, norm: str, layer: _Layer) -> None:
         kernel, values = layer
         state[f"{prefix}{convolution}.weight"] = kernel
-        state.update({f"{prefix}{norm}.{_BN[leaf]}": value for leaf, value in values.items()})
+        state.update({f"{prefix}{norm}.{BN[leaf]}": value for leaf, value in values.items()})
 
     # The stem comes first in the order of creation.
     stem = next(queue)
@@ -88,22 +83,14 @@ def _encoder(variables: Arrays) -> dict[str, Tensor]:
 
 def _in_order(variables: Arrays) -> Iterator[_Layer]:
     """Yield the convolutions in the order of their creation, each with the normalisation that follows it."""
-    layers: dict[str, dict[int, dict[str, Tensor]]] = {kind: defaultdict(dict) for kind in _KINDS}
-    # Sort the variables by kind of layer and by its number.
-    for name, array in variables.items():
-        layer, _, leaf = name.rpartition("/")
-        match = _LAYER.match(layer)
-        if match is None:
-            raise ValueError(f"unknown variable base_model/{name}")
-        layers[match[1]][int(match[2] or 0)][leaf] = _layout(array)
-    if len(layers["conv2d"]) > len(layers["batch_normalization"]):  # the kernels' mixing weights have no norm
+    layers = by_creation(variables)
+    if len(layers[CONVOLUTION]) > len(layers[NORM]):  # the kernels' mixing weights have no norm
         raise UserError(
             "the checkpoint has convolutions without a norm, as SimCLR v2's selective kernels (sk1) do: not supported, "
             "take a network without them (sk0)"
         )
     # Pair each convolution with the norm of the same rank.
-    convolutions, norms = ([layers[kind][n] for n in sorted(layers[kind])] for kind in _KINDS)
-    for convolution, norm in zip(convolutions, norms, strict=True):
+    for convolution, norm in zip(layers[CONVOLUTION], layers[NORM], strict=True):
         yield convolution["kernel"], norm
 
 
@@ -119,9 +106,9 @@ def _projector(variables: Arrays) -> dict[str, Tensor]:
                 continue
             layer, _, leaf = rest.rpartition("/")
             if layer.startswith("dense"):
-                state[f"{3 * number}.{'weight' if leaf == 'kernel' else 'bias'}"] = _layout(array)
+                state[f"{3 * number}.{'weight' if leaf == 'kernel' else 'bias'}"] = layout(array)
             else:
-                state[f"{3 * number + 1}.{_BN[leaf]}"] = _layout(array)
+                state[f"{3 * number + 1}.{BN[leaf]}"] = layout(array)
         # A norm without an offset gets one of zeros.
         norm = f"{3 * number + 1}"
         if f"{norm}.weight" in state:
@@ -130,12 +117,5 @@ def _projector(variables: Arrays) -> dict[str, Tensor]:
 
 
 def _linear(variables: Arrays) -> dict[str, Tensor]:
-    leaves = {name.rpartition("/")[2]: _layout(array) for name, array in variables.items()}
+    leaves = {name.rpartition("/")[2]: layout(array) for name, array in variables.items()}
     return {f"0.{'weight' if leaf == 'kernel' else leaf}": value for leaf, value in leaves.items()}
-
-
-def _layout(array: NDArray[np.float32]) -> Tensor:
-    tensor = torch.from_numpy(array.copy())
-    if tensor.ndim == 4:
-        return tensor.permute(3, 2, 0, 1).contiguous()  # HWIO -> OIHW
-    return tensor.t().contiguous() if tensor.ndim == 2 else tensor

@@ -71,7 +71,7 @@ def rename(model: str | Path, to: str, out: Path) -> Renamed:
     state, _ = read_tensors(file.path)
     check_state(state, file.architecture, file.path.name)
     # Other networks than ResNets have timm's names alone; ResNets go through torchvision's.
-    if to != "timm" and not file.architecture.is_resnet:
+    if to != "timm" and (not file.architecture.is_resnet or file.architecture.timm_name == "resnetv2_18"):
         network = file.architecture.timm_name
         raise UserError(f"{file.name} is timm's {network}, which {to} does not have: give --to timm")
     plain = to_torchvision(state) if to != "timm" else state
@@ -114,6 +114,8 @@ def _notes(file: WeightFile, to: str) -> list[str]:
             f"the padding is TensorFlow's ({architecture.padding}), which {to} does not have: "
             "with its own padding these weights lose several points; use zoo.load, torch.hub or ONNX"
         )
+    if architecture.project_first:
+        notes.append(f"names only: {to} builds no projection in the first block; use zoo.load, torch.hub or ONNX")
     if architecture.timm_name == "resnetv2_50" and to == "torchvision":
         args = architecture.model_args
         notes.append(

@@ -25,7 +25,7 @@ from zoo.models.model_config import (
     require_bounded_args,
 )
 from zoo.models.other_files import refuse_others
-from zoo.models.registry import ARCHITECTURES, Architecture
+from zoo.models.registry import ARCHITECTURES, PROJECTED, Architecture
 from zoo.models.state_dict import (
     check_state,
     half_of,
@@ -370,7 +370,7 @@ def _architecture(text: str) -> Architecture:
     stem, padding, project_first = (
         values["stem"],
         values.get("padding", "symmetric"),
-        values.get("project_first", False),
+        values.get("project_first"),
     )
     # Refuse values that this version cannot build.
     if stem not in ("imagenet", "cifar"):
@@ -378,11 +378,13 @@ def _architecture(text: str) -> Architecture:
     if padding not in ("symmetric", "same", "same-pool"):
         raise ValueError(f"unknown padding {padding!r}")
     known = ARCHITECTURES[values["name"]] if values["name"] in ARCHITECTURES else _timm_architecture(values)
-    if not known.is_resnet and (stem, padding, project_first) != ("imagenet", "symmetric", False):
-        raise ValueError(f"stem or padding of {values['name']}, which is no ResNet")
-    if project_first is not False and (project_first is not True or known.timm_name != "resnet18"):
+    project_first = known.project_first if project_first is None else project_first
+    if project_first is not False and (project_first is not True or known.timm_name not in PROJECTED):
         raise ValueError(f"project_first={project_first!r} of {values['name']}")
-    return replace(known, stem=stem, padding=padding, project_first=project_first)
+    found = replace(known, stem=stem, padding=padding, project_first=project_first)
+    if not found.is_resnet and (stem, padding, project_first) != ("imagenet", "symmetric", False):
+        raise ValueError(f"stem or padding of {values['name']}, which is no ResNet")
+    return found
 
 
 def _timm_architecture(values: Mapping[str, Any]) -> Architecture:

@@ -234,7 +234,8 @@ def require_bounded_args(timm_name: str, model_args: Mapping[str, Any], colours:
     """
     unknown = dict(model_args)
     limits = {"in_chans": max(MODES)}
-    if timm_name in RESNETS and "preact" not in unknown:
+    is_v2 = timm_name.startswith("resnetv2")
+    if timm_name in RESNETS and not is_v2:
         limits |= {"stem_width": 64 * MAX_WIDTH, "cardinality": 1024, "base_width": 1024}
         for name, most in (("layers", MAX_BLOCKS), ("channels", 64 * 8 * MAX_WIDTH)):
             if name in unknown and not _are_four(unknown.pop(name), most):
@@ -242,9 +243,9 @@ def require_bounded_args(timm_name: str, model_args: Mapping[str, Any], colours:
     for name, most in limits.items():
         if name in unknown and not (type(value := unknown.pop(name)) is int and 0 < value <= most):
             raise UserError("model_args are out of range")
-    if timm_name == "resnetv2_50" and "preact" in unknown:
+    if timm_name == "resnetv2_18" or (timm_name == "resnetv2_50" and "preact" in unknown):
         layers, width = unknown.pop("layers", [3, 4, 6, 3]), unknown.pop("width_factor", 1)
-        preact = unknown.pop("preact")
+        preact = unknown.pop("preact", False) if timm_name == "resnetv2_50" else False
         if preact is not False or not _is_size(width, layers):
             raise UserError("model_args are out of range")
     elif colours:
@@ -254,7 +255,7 @@ def require_bounded_args(timm_name: str, model_args: Mapping[str, Any], colours:
         side, dynamic = unknown.pop("img_size", 1), unknown.pop("dynamic_img_size", True)
         if type(side) is not int or not 0 < side <= MAX_IMAGE_SIZE or dynamic is not True:
             raise UserError("model_args are out of range")
-    if timm_name in RESNETS and "preact" not in model_args and unknown.pop("norm_layer", "groupnorm") not in _NORMS:
+    if timm_name in RESNETS and not is_v2 and unknown.pop("norm_layer", "groupnorm") not in _NORMS:
         raise UserError(f"norm_layer {str(model_args['norm_layer'])[:60]!r} is not known to this version")
     if unknown:
         raise UserError(f"model_args {sorted(unknown)} are not known to this version")

@@ -147,9 +147,18 @@ def _pad_as_tensorflow(encoder: nn.Module, *, convolutions: bool) -> None:
 
 
 def _project_first(encoder: nn.Module) -> None:
-    """Add a projection to the shortcut of the first block."""
+    """Add a projection to the shortcut of the first block; that of a pre-activation block has no norm."""
+    from timm.layers.create_conv2d import create_conv2d
     from timm.models.resnet import downsample_conv
+    from timm.models.resnetv2 import DownsampleConv, ResNetV2
 
+    if isinstance(encoder, ResNetV2):
+        block = encoder.get_submodule("stages.0.blocks.0")
+        channels = block.get_submodule("conv1").in_channels
+        assert isinstance(channels, int)
+        block.downsample = DownsampleConv(channels, channels, preact=True, conv_layer=create_conv2d)
+        nn.init.kaiming_normal_(block.downsample.conv.weight, mode="fan_out", nonlinearity="relu")
+        return
     block = encoder.get_submodule("layer1.0")
     channels = block.get_submodule("conv1").in_channels
     assert isinstance(channels, int)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ import zoo
 from zoo.convert.convert import KINDS, convert
 from zoo.convert.readers.tf_checkpoint import read_bundle
 from zoo.errors import UserError
+from zoo.export.checkpoint_formats import rename
 from zoo.models.heads import byol_mlp
-from zoo.models.registry import SIMCLR_224, SWAV_224, Architecture
+from zoo.models.registry import FAIR_224, SIMCLR_224, SWAV_224, Architecture
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -83,8 +86,6 @@ def through_a_folder(group: Path, ending: str, kind: str, tmp_path: Path, dtype:
 @pytest.mark.parametrize("form", ["zip", "folder", "index"])
 def test_simclr_against_its_tensorflow_graph(tmp_path: Path, form: str) -> None:
     """A checkpoint that TensorFlow 2.21's Saver wrote, and what its graph computed (``data/write_simclr.py``)."""
-    import zipfile
-
     file = DATA / "simclr_narrow.zip"
     if form != "zip":
         zipfile.ZipFile(file).extractall(tmp_path)
@@ -102,6 +103,71 @@ def test_simclr_against_its_tensorflow_graph(tmp_path: Path, form: str) -> None:
             assert error(embedding, data[f"embedding_{size}"]) < 1e-5
             assert error(embedder.heads.projector(embedding), data[f"projection_{size}"]) < 1e-5
             assert error(embedder.heads.classifier(embedding), data[f"logits_{size}"]) < 1e-5  # its bias is there
+
+
+@pytest.mark.parametrize("form", ["zip", "tar", "folder", "index"])
+def test_local_aggregation_against_its_tensorflow_graph(tmp_path: Path, form: str) -> None:
+    """A checkpoint that TensorFlow's Saver wrote of the official network, and what it gives (``write_localagg.py``)."""
+    file = localagg_file(tmp_path / "official", form)
+    converted = convert(file, "auto", tmp_path / "out")
+    assert converted.left_out == ("global_step", "instance/all_labels", "instance/memory_bank")
+    embedder = zoo.load(tmp_path / "out", device="cpu")
+    assert embedder.preprocessing == FAIR_224
+    data = np.load(DATA / "localagg_narrow.npz")
+    for size in ("64x64", "65x65", "39x50"):
+        x = torch.from_numpy(data[f"image_{size}"].astype(np.float32) / 64 - 2).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            embedding = embedder.model(x)
+            logits = embedder.heads.projector(embedding)
+            output = nn.functional.normalize(logits)
+        assert error(embedding, data[f"embedding_{size}"]) < 1e-5
+        assert error(logits, data[f"logits_{size}"]) < 1e-5
+        assert error(output, data[f"output_{size}"]) < 1e-5
+
+
+def localagg_file(folder: Path, form: str) -> Path:
+    """The checkpoint of Local Aggregation as a zip, an unpacked folder, its index, or a tar as the authors have it."""
+    folder.mkdir()
+    with zipfile.ZipFile(DATA / "localagg_narrow.zip") as archive:
+        archive.extractall(folder)
+    (index,) = folder.glob("*.index")
+    if form == "tar":
+        with tarfile.open(folder.parent / "checkpoint-1901710.tar", "w") as tar:
+            tar.add(folder, "la_orig")
+        return folder.parent / "checkpoint-1901710.tar"
+    return {"zip": DATA / "localagg_narrow.zip", "folder": folder, "index": index}[form]
+
+
+def test_other_libraries_do_not_have_the_network_of_local_aggregation(tmp_path: Path) -> None:
+    folder = convert(DATA / "localagg_narrow.zip", "auto", tmp_path / "out").folder
+    notes = rename(str(folder), "timm", tmp_path / "x.pth").notes
+    assert "names only: timm builds no projection in the first block; use zoo.load, torch.hub or ONNX" in notes
+    with pytest.raises(UserError, match="which torchvision does not have"):
+        rename(str(folder), "torchvision", tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("form", ["tar", "folder"])
+def test_a_damaged_checkpoint_of_local_aggregation_is_one_line(tmp_path: Path, form: str) -> None:
+    file = localagg_file(tmp_path / "official", form)
+    data = file if form == "tar" else next(file.glob("*.data-*"))
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"not a TensorFlow checkpoint|no readable tar file"):
+        convert(file, "localagg", tmp_path / "out")
+
+
+def test_a_compressed_tar_of_a_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+    file = localagg_file(tmp_path / "official", "tar")
+    packed = tmp_path / "checkpoint.tar.gz"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    with pytest.raises(UserError, match=r"is compressed: unpack it, and give the folder with the .index file"):
+        convert(packed, "auto", tmp_path / "out")
+
+
+def test_checkpoints_of_tensorflow_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a SimCLR checkpoint"):
+        convert(DATA / "localagg_narrow.zip", "simclr", tmp_path / "out")
+    with pytest.raises(UserError, match="not a checkpoint of Local Aggregation's"):
+        convert(DATA / "simclr_narrow.zip", "localagg", tmp_path / "out")
 
 
 # ---------------------------------------------------------------- every depth, width and kind of block
@@ -296,8 +362,6 @@ def test_the_payloads_are_real(tmp_path: Path, form: str) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_bundle_is_a_users_error(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    import zipfile
-
     folder = tmp_path_factory.mktemp("bundle")
     with zipfile.ZipFile(DATA / "simclr_narrow.zip") as archive:
         index = bytearray(next(archive.read(n) for n in archive.namelist() if n.endswith(".index")))

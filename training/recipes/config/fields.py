@@ -204,4 +204,4 @@ class Recipe:
 
 def is_resnet(architecture: str) -> bool:
     """True for the ResNets of the registry, and for those of timm that have a stem and a padding as they do."""
-    return architecture in ARCHITECTURES or (architecture in RESNETS and architecture != "resnetv2_50")
+    return architecture in ARCHITECTURES or (architecture in RESNETS and not architecture.startswith("resnetv2"))

@@ -1,6 +1,6 @@
 """Read TensorFlow's checkpoints ("tensor bundles"): an index and one or more data files.
 
-Why not TensorFlow's own reader: tensorflow-cpu 2.21 is a wheel of 274 MB, and only SimCLR's files need it.
+Why not TensorFlow's own reader: tensorflow-cpu 2.21 is a wheel of 274 MB, and two kinds of files need it.
 
 The index is a sorted string table as LevelDB writes it, uncompressed (as tensorflow ``tensor_bundle.cc`` requests):
 blocks of (shared prefix, key, value) entries, and a footer that points to them. A value is a ``BundleEntryProto``:
@@ -10,11 +10,15 @@ dtype, shape, shard, offset, size. These numbers are checked as they are read. A
 from __future__ import annotations
 
 import re
+import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tarfile import TarFile as TarArchive
+from tarfile import TarInfo
 from typing import BinaryIO, Protocol, cast
 
 import numpy as np
@@ -22,6 +26,7 @@ from numpy.typing import NDArray
 
 from zoo.errors import UserError
 from zoo.numerics.crc32c import masked_crc32c
+from zoo.sources.tar import members
 from zoo.system.varint import read_varint
 
 _FOOTER = 48
@@ -31,11 +36,12 @@ _DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # tensorflow type
 _MAX_INDEX_BYTES = 4 << 20  # that of a ResNet-200 has 100 kB; its checksums are computed in Python
 _MAX_KEY = 4096  # bytes
 _MAX_EXPANSION, _FREE_EXPANSION = 1.5, 64 << 20  # the published archives expand by 8 %
+_COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")  # gzip, bzip2, xz, zstd
 _varint = partial(read_varint, where="its index")
 
 
 class _Files(Protocol):
-    """The files of a bundle: a folder, or a zip archive that is read in place."""
+    """The files of a bundle: a folder, or a zip or tar archive that is read in place."""
 
     def names(self) -> list[str]: ...
     def size(self, name: str) -> int: ...
@@ -71,6 +77,21 @@ class _Zip:
 
 
 @dataclass(frozen=True)
+class _Tar:
+    archive: TarArchive
+    members: Mapping[str, TarInfo]
+
+    def names(self) -> list[str]:
+        return list(self.members)
+
+    def size(self, name: str) -> int:
+        return self.members[name].size
+
+    def open(self, name: str) -> BinaryIO:
+        return cast("BinaryIO", self.archive.extractfile(self.members[name]))
+
+
+@dataclass(frozen=True)
 class _TensorEntry:
     dtype: int
     shape: tuple[int, ...]
@@ -79,28 +100,67 @@ class _TensorEntry:
     size: int
 
 
-def read_bundle(path: Path) -> dict[str, NDArray[np.float32]]:
+def read_bundle(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, NDArray[np.float32]]:
     """Read the numeric tensors of a checkpoint by name, as float32; strings and object graphs are left out.
 
     Args:
-        path: a zip or a folder that holds one bundle, its ``.index`` file, or the common prefix of its files.
+        path: a zip, a tar or a folder that holds one bundle, its ``.index`` file, or the common prefix of its files.
+        wanted: whether to read the tensor of a name; a memory bank can be larger than the network.
 
     Raises:
         UserError: there is no bundle, more than one, or a damaged one.
     """
+    with _opened(path) as (files, stem):
+        return _read(files, stem, wanted)
+
+
+def tensor_names(path: Path) -> list[str]:
+    """Return the names of all tensors of a checkpoint, from its index alone. Raises UserError as ``read_bundle``."""
+    with _opened(path) as (files, stem):
+        return list(_index(files, stem)[1])
+
+
+def is_archive(path: Path) -> bool:
+    """True for a tar file that holds a bundle; a compressed one is none. Raises UserError: it is a damaged tar."""
+    if not tarfile.is_tarfile(path):
+        return False
+    with path.open("rb") as file:
+        if file.read(2) in _COMPRESSED:
+            raise UserError(f"{path} is compressed: unpack it, and give the folder with the .index file")
+        file.seek(0)
+        return any(member.name.endswith(".index") for member in members(file, path.stat().st_size, path))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[_Files, str | None]]:
+    """Open a zip, a tar, a folder or the stem of the bundle's files: one reader serves all four."""
     try:
-        # A zip archive, a folder or the stem of the bundle's files: one reader serves all three.
         if path.is_file() and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 _require_sizes(archive, path.stat().st_size)
-                return _read(_Zip(archive), None)
-        if path.is_dir():
-            return _read(_Folder(path), None)
-        stem = path.name.removesuffix(".index")
-        return _read(_Folder(path.parent), stem)
+                yield _Zip(archive), None
+        elif path.is_file() and is_archive(path):
+            with path.open("rb") as file, tarfile.open(path, mode="r:") as opened:
+                listed = list(members(file, path.stat().st_size, path))
+                if len(named := {member.name: member for member in listed}) < len(listed):
+                    raise ValueError("two members of its archive have one name")
+                yield _Tar(opened, named), None
+        elif path.is_dir():
+            yield _Folder(path), None
+        else:
+            yield _Folder(path.parent), path.name.removesuffix(".index")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, IndexError, KeyError, OverflowError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        RuntimeError,
+        EOFError,
+    ) as error:
         raise UserError(f"{path.name} is not a TensorFlow checkpoint, or a damaged one: {error}") from None
 
 
@@ -114,10 +174,9 @@ def _require_sizes(archive: zipfile.ZipFile, size: int) -> None:
         raise ValueError(f"its archive expands from {size} bytes to {expanded}")
 
 
-def _read(files: _Files, stem: str | None) -> dict[str, NDArray[np.float32]]:
-    names = sorted(files.names())
-    # the index
-    found = [n for n in names if n.endswith(".index") and (stem is None or n == f"{stem}.index")]
+def _index(files: _Files, stem: str | None) -> tuple[str, dict[str, _TensorEntry]]:
+    """Return the name of the index file, and the place of each tensor."""
+    found = [n for n in sorted(files.names()) if n.endswith(".index") and (stem is None or n == f"{stem}.index")]
     # a SavedModel in the same archive has a second bundle, variables/variables.index, with the same numbers
     found = [n for n in found if not n.endswith("variables/variables.index")] or found
     if len(found) != 1:
@@ -126,11 +185,17 @@ def _read(files: _Files, stem: str | None) -> dict[str, NDArray[np.float32]]:
         raise ValueError("its index is larger than 4 MB")
     with files.open(found[0]) as opened:
         index = opened.read(_MAX_INDEX_BYTES)
-    entries = {k: _entry(v) for k, v in _table(index) if k}
+    return found[0], {k: _entry(v) for k, v in _table(index) if k}
+
+
+def _read(files: _Files, stem: str | None, wanted: Callable[[str], bool]) -> dict[str, NDArray[np.float32]]:
+    index, entries = _index(files, stem)
     # the data files, each read once from beginning to end
     tensors: dict[str, NDArray[np.float32]] = {}
-    for shard, name in _shards(names, found[0].removesuffix("index")).items():
-        by_offset = sorted((e.offset, k) for k, e in entries.items() if e.shard == shard and e.dtype in _DTYPES)
+    for shard, name in _shards(sorted(files.names()), index.removesuffix("index")).items():
+        by_offset = sorted(
+            (e.offset, k) for k, e in entries.items() if e.shard == shard and e.dtype in _DTYPES and wanted(k)
+        )
         with files.open(name) as opened:
             position = 0
             for _, key in by_offset:

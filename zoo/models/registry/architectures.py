@@ -13,11 +13,15 @@ RESNETS = (
     "resnet101",
     "resnet152",
     "resnet200",
+    "resnetv2_18",
     "resnetv2_50",
     "wide_resnet50_2",
     "wide_resnet101_2",
 )
-"""timm's names of the networks that have a stem, a padding and four stages here; ``resnetv2_50`` without ``preact``."""
+"""timm's names of the networks that have a stem, a padding and four stages here; see ``Architecture.is_resnet``."""
+
+PROJECTED = ("resnet18", "resnetv2_18")
+"""timm's names of the networks whose first block can have a projection; see ``Architecture.project_first``."""
 
 
 class ModelArgs(TypedDict, total=False):
@@ -49,7 +53,7 @@ class Architecture:
         stem: ``imagenet`` (7x7 convolution of stride 2, max-pool) or ``cifar`` (3x3 of stride 1, no pool: for images
             of about 32 pixels; SimCLR app. B.9, SimSiam app. D).
         project_first: the first block's shortcut has a projection although no width changes there, as in DeepMind's
-            R18 and R34; only for timm's ``resnet18`` and ``resnet34``.
+            R18 and R34 and in Local Aggregation's R18, which is timm's pre-activation ``resnetv2_18``.
         colours: ``lab``, ``ycbcr`` or ``ydbdr``: two such networks, of the first and of the two other channels of that
             colour space (``zoo.models.colour_split``); ``num_features`` and ``parameters`` are those of both.
     """
@@ -70,14 +74,22 @@ class Architecture:
 
     @property
     def is_resnet(self) -> bool:
-        """True for the ResNets of this zoo: only they have a stem, a padding and maps of four stages."""
-        return self.timm_name in RESNETS and (self.timm_name != "resnetv2_50" or self.model_args.get("preact") is False)
+        """True for the ResNets of this zoo: only they have a stem, a padding and maps of four stages.
+
+        Of timm's pre-activation networks it is the one with a projection in its first block.
+        """
+        if self.timm_name == "resnetv2_50":
+            return self.model_args.get("preact") is False
+        return self.timm_name in RESNETS and (self.timm_name != "resnetv2_18" or self.project_first)
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     # narrow and shallow, for ablations and tests on a CPU; not a published network
     "r10": Architecture("resnet18", 256, 1_246_336, {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]}),
     "r18": Architecture("resnet18", 512, 11_176_512),
+    # pre-activation, as TensorFlow's official ResNet of version 2 has it (neuroailab/LocalAggregation at 87ac593,
+    # model/resnet_model.py)
+    "r18_preact": Architecture("resnetv2_18", 512, 11_178_816, project_first=True),
     "r50": Architecture("resnet50", 2048, 23_508_032),
     "r50x2": Architecture("resnetv2_50", 4096, 93_907_072, {"preact": False, "width_factor": 2}),
     "r50x4": Architecture("resnetv2_50", 8192, 375_378_176, {"preact": False, "width_factor": 4}),

@@ -1,9 +1,6 @@
 """Methods with a memory bank or patches: InstDisc (VISSL calls it NPID), PIRL, CMC, InfoMin, CPC v2, Local Aggregation.
 
 Released, but not here:
-- Local Aggregation's only file, ``visualmaster-models.s3.amazonaws.com/la_orig/checkpoint-1901710.tar``, is
-  TensorFlow's, of a pre-activation ResNet-18 whose first block has a projection (neuroailab/LocalAggregation at
-  87ac593, ``model/resnet_model.py:150-194``); timm has no such network. Issue 5 of 2023-08-03 names a second place.
 - CMC's InstDisc lies in CMC's folder under a name that its README does not give; CMC's AlexNet is no ResNet.
 """
 
@@ -224,6 +221,29 @@ MODELS = (
     _infomin_resnext("x152_32x4d", "resnext152v1"),
     _infomin_resnext("x152_32x8d", "resnext152v2", 75.2, _WHICH.format(120, 152)),
     ModelSpec("cpc_r50", "cpc", "r50_ln", "cpc_r50_in1k_200ep", scores=(Score(63.8, LINEAR, f"{_SEED} 1a"),)),
+    ModelSpec(
+        "localagg_r18",
+        "localagg",
+        "r18_preact",
+        "",
+        {
+            "neuroailab_in1k_190ep": Weights(
+                "https://visualmaster-models.s3.amazonaws.com/la_orig/checkpoint-1901710.tar",
+                None,
+                "unknown",
+                "neuroailab/LocalAggregation",
+                FAIR_224,
+                padding="same-pool",
+                kind="localagg",
+                max_megabytes=2000,  # the memory bank alone takes 656
+                licence_note="The repository has no licence file: ask its authors.",
+                note="A pre-activation network after 1 901 710 steps of 128 images, slightly before the final one, "
+                "the README says.",
+                other_link="https://www.dropbox.com/sh/pfqpcmoa8blddfy/AACQfPpy__mvEG-tJXH3OlAva (their issue 5 of "
+                "2023-08-03, where the first did not answer for a while)",
+            )
+        },
+    ),
     ModelSpec(
         "localagg_r50", "localagg", "r50", "localagg_r50_in1k_200ep", scores=(Score(60.2, LINEAR, f"{_SEED} 1a"),)
     ),

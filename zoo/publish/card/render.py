@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from zoo.errors import UserError
@@ -173,6 +174,7 @@ def _network(architecture: Architecture) -> str:
     args = ", ".join(f"{k}={v}" for k, v in architecture.model_args.items())
     padding = {"symmetric": "", "same": "; TensorFlow's SAME padding", "same-pool": "; SAME padding in the pool"}
     stem = "; 3x3 stem without a pool" if architecture.stem == "cifar" else ""
+    stem += "; a projection in the first block" if architecture.project_first else ""
     twice = f"; two of them, for two parts of the colours ({architecture.colours})" if architecture.colours else ""
     return f"timm `{architecture.timm_name}`{f' ({args})' if args else ''}{padding[architecture.padding]}{stem}{twice}"
 
@@ -182,19 +184,18 @@ def _depth(architecture: Architecture) -> str:
         return f"timm `{architecture.timm_name}`"
     width = architecture.model_args.get("width_factor", 1)
     layers = architecture.model_args.get("layers")
-    convolutions = 2 if architecture.timm_name in ("resnet18", "resnet34") else 3  # in a block
-    depth = (
-        2 + convolutions * sum(layers)
-        if layers
-        else int("".join(c for c in architecture.timm_name[6:] if c.isdigit())[-3:])
-    )
-    if architecture.timm_name == "resnetv2_50" and not layers:
-        depth = 50
+    basic = ("resnet18", "resnet34", "resnetv2_18")
+    convolutions = 2 if architecture.timm_name in basic else 3  # in a block
+    named = re.search(r"resnet(?:v2_)?(\d+)", architecture.timm_name)
+    assert named is not None
+    depth = 2 + convolutions * sum(layers) if layers else int(named[1])
     twice = f", twice, for two parts of the colours ({architecture.colours})" if architecture.colours else ""
     groups, inner = architecture.model_args.get("cardinality", 1), architecture.model_args.get("base_width", 64)
     if groups != 1:
         return f"ResNeXt-{depth} ({groups}x{inner}d)"
-    return f"ResNet-{depth}" + (f" of {width:g} times the width" if width != 1 else "") + twice
+    before = "wide " if architecture.timm_name.startswith("wide") else ""
+    before = "pre-activation " if architecture.timm_name == "resnetv2_18" else before
+    return f"{before}ResNet-{depth}" + (f" of {width:g} times the width" if width != 1 else "") + twice
 
 
 def _pixels(transform: Preprocessing) -> str:

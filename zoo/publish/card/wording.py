@@ -172,6 +172,7 @@ METHODS: Mapping[str, MethodText] = {
   year      = {2019},
   note      = {arXiv 1903.12355}
 }""",
+        precision=_FP32,
     ),
     "cpc": MethodText(
         "CPC v2",
