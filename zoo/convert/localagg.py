@@ -25,6 +25,7 @@ from zoo.errors import UserError, reason_of
 from zoo.models.model_config import MAX_BLOCKS, MAX_WIDTH
 from zoo.models.registry import FAIR_224, Architecture, ModelArgs
 from zoo.models.resnet import build_encoder, count_parameters
+from zoo.models.state_dict import check_state
 
 _VARIABLE = re.compile(r"^(?:.*/)?resnet_model/([^/]+/(?:" + "|".join(sorted(KEPT)) + r"))$")
 _OPTIMISER = re.compile(r"/(Momentum|ExponentialMovingAverage)$")
@@ -45,6 +46,7 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
     except (KeyError, ValueError, IndexError) as error:
         reason = reason_of(error)
         raise UserError(f"{path.name} is not a checkpoint of Local Aggregation's official code ({reason})") from None
+    check_state(encoder, architecture, path.name)
     projector = {"0.weight": dense["kernel"], "0.bias": dense["bias"]}
     others = [name for name in tensor_names(path) if name not in found and not _OPTIMISER.search(name)]
     return OfficialCheckpoint(

@@ -6,8 +6,10 @@ import gzip
 import io
 import os
 import pickle
+import re
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from official_files import deepmind, narrow, network, under, vary
 from torch import Tensor, nn
 
 import zoo
+from zoo.convert import localagg
 from zoo.convert.convert import KINDS, convert
 from zoo.convert.readers.tf_checkpoint import read_bundle
 from zoo.errors import UserError
@@ -144,6 +147,30 @@ def test_other_libraries_do_not_have_the_network_of_local_aggregation(tmp_path: 
     assert "names only: timm builds no projection in the first block; use zoo.load, torch.hub or ONNX" in notes
     with pytest.raises(UserError, match="which torchvision does not have"):
         rename(str(folder), "torchvision", tmp_path / "x.pth")
+
+
+def _without_a_block(arrays: dict[str, np.ndarray]) -> None:
+    for name in [name for name in arrays if re.search(r"/conv2d_[67]/", name)]:
+        del arrays[name]
+
+
+def _another_norm(arrays: dict[str, np.ndarray]) -> None:
+    arrays["instance/resnet_model/batch_normalization_3/gamma"] = np.ones(9, np.float32)
+
+
+def _bottlenecks(arrays: dict[str, np.ndarray]) -> None:
+    arrays["instance/resnet_model/conv2d_2/kernel"] = np.ones((1, 1, 8, 8), np.float32)
+
+
+@pytest.mark.parametrize("change", [_without_a_block, _another_norm, _bottlenecks])
+def test_another_network_of_local_aggregation_is_refused(
+    change: Callable[[dict[str, np.ndarray]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = read_bundle(DATA / "localagg_narrow.zip")
+    change(arrays)
+    monkeypatch.setattr(localagg, "read_bundle", lambda path, wanted: {k: v for k, v in arrays.items() if wanted(k)})
+    with pytest.raises(UserError, match=r"localagg_narrow.zip (is not a checkpoint|does not fit|has)"):
+        localagg.read_official(DATA / "localagg_narrow.zip", "online")
 
 
 @pytest.mark.parametrize("form", ["tar", "folder"])
