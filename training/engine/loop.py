@@ -108,6 +108,22 @@ def tf32(allowed: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(before[1])
 
 
+@contextmanager
+def numpy_outside_graphs(compiled: bool) -> Iterator[None]:
+    """Keep the draws of a method out of ``torch.compile``'s graphs while the context is open, if the run is compiled.
+
+    Methods draw negatives, puzzles and shuffles with numpy, from the step. torch 2.14 translates numpy into operations
+    that it lacks for uint64, and takes a module's counter of steps for a constant, so that each step compiles anew.
+    """
+    if not compiled:
+        yield
+        return
+    from torch._dynamo import config
+
+    with config.patch(trace_numpy=False, allow_unspec_int_on_nn_module=True):
+        yield
+
+
 def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[dict[str, float], None, None]:
     """Make the remaining steps of ``run``, one per ``next``, so that tests and benchmarks can drive them singly.
 
@@ -129,6 +145,7 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
     opened = [opens(run.folder, run.step, to_json(recipe)) for opens in loggers] if is_first_rank else []
     # Open what must be closed again, however the run ends.
     with (
+        numpy_outside_graphs(recipe.compile),
         StopSignal() as stop,
         MetricsLog(run.folder if is_first_rank else None, opened) as metrics_log,
         Progress("images", stream=None if is_first_rank else io.StringIO()) as progress,

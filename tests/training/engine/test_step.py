@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from training.data.augment import make_views
 from training.data.loader import Batch, batches
 from training.engine import loop
+from training.engine.loop import train_steps
 from training.engine.state import Run, memory_format, open_run
+from training.methods import Method
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 
@@ -34,16 +38,31 @@ def state(run: Run) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in run.method.state_dict().items()}
 
 
-@pytest.mark.parametrize("method", ["byol", "byol_gn", "simsiam"])
+@pytest.mark.parametrize(
+    "method", ["byol", "byol_gn", "simsiam", "instdisc", "cmc", "pirl", "localagg", "infomin", "densecl"]
+)
 def test_accumulated_micro_batches_are_the_large_batch(method: str, photos: Dataset, tmp_path: Path) -> None:
+    recipe = tiny(method)
+    if "loss" in recipe.options:  # of NCE the first micro-batch sets Z
+        recipe = replace(recipe, options={**recipe.options, "loss": "softmax"})
     runs = [
-        tiny_run(tiny(method, accumulate=n), photos, tmp_path, dtype=torch.float64, change=without_bn) for n in (1, 4)
+        tiny_run(replace(recipe, accumulate=n), photos, tmp_path, dtype=torch.float64, change=without_bn)
+        for n in (1, 4)
     ]
     whole, parts = (step_reports(run, 3) for run in runs)
     for one, other in zip(whole, parts, strict=True):
         assert one == pytest.approx(other, rel=1e-12)
         assert (one["lr"], one["tau"]) == (other["lr"], other["tau"])
     close(state(runs[0]), state(runs[1]), 1e-12)
+
+
+@pytest.mark.parametrize("method", ["cmc", "pirl", "densecl"])
+def test_checkpointed_activations_change_no_bit_of_other_passes(method: str, photos: Dataset, tmp_path: Path) -> None:
+    """Two encoders, several passes of one, and a hook on its last map."""
+    kept, recomputed = (tiny_run(tiny(method, checkpoint_activations=on), photos, tmp_path) for on in (False, True))
+    assert step_reports(kept, 2) == step_reports(recomputed, 2)
+    for name, value in state(kept).items():
+        assert torch.equal(value, state(recomputed)[name]), name
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -188,6 +207,29 @@ def test_the_compiled_step_is_the_step(method: str, photos: Dataset, tmp_path: P
     for one, other in zip(step_reports(plain, 3), step_reports(compiled, 3), strict=True):
         assert one == pytest.approx(other, rel=1e-3)
     assert plain.method.state_dict().keys() == compiled.method.state_dict().keys()
+
+
+@pytest.mark.parametrize("method", ["instdisc", "infomin"])
+def test_draws_by_numpy_stay_out_of_compiled_graphs_and_no_step_compiles_anew(
+    method: str, photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negatives and puzzles. Graphs run uncompiled, so that every bit can be compared."""
+    import torch._dynamo
+
+    monkeypatch.setattr(Method, "compile", lambda self: nn.Module.compile(self, backend="eager"))
+    recipe = tiny(method, architecture="tiny10", optim={"epochs": 3})
+    plain, compiled = (tiny_run(replace(recipe, compile=on), photos, tmp_path) for on in (False, True))
+    torch._dynamo.reset()
+    graphs = []
+    with closing(train_steps(compiled)) as steps:
+        reports = []
+        for _ in range(11):  # torch gives up after 8 graphs of one function
+            reports.append(next(steps))
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    torch._dynamo.reset()
+    assert reports == step_reports(plain, 11)
+    assert graphs[2:] == graphs[2:3] * 9
+    assert not torch._dynamo.config.allow_unspec_int_on_nn_module, "the calling program's own setting is back"
 
 
 @pytest.mark.parametrize(("method", "layer"), [("byol_gn", nn.GroupNorm), ("byol", nn.BatchNorm2d)])
