@@ -7,7 +7,7 @@ names in ``no_weight_decay`` (position embeddings, class tokens, tables of relat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import torch
@@ -91,7 +91,8 @@ def lars(
 
     SimCLR's official ``model.py`` excludes the same parameters by name. All other parameters of these networks have two
     dimensions or more, so the shape tells them apart. ``classic_momentum`` is SimCLR's: it multiplies the gradient by
-    the learning rate before the momentum.
+    the learning rate before the momentum. A method's own group that says nothing of ``adapt`` has no trust ratio where
+    it holds biases and BN parameters alone.
     """
     if groups is None:
         trainable = [p for p in method.parameters() if p.requires_grad]
@@ -99,7 +100,11 @@ def lars(
             {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay, "adapt": True},
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "adapt": False},
         ]
-    return LARS(groups, lr=0.0, momentum=momentum, eta=eta, classic_momentum=classic_momentum)
+    else:  # the method's own: as SGD does, take the recipe's decay where a group has none
+        groups = [_with_adapt(group) for group in groups]
+    return LARS(
+        groups, lr=0.0, momentum=momentum, weight_decay=weight_decay, eta=eta, classic_momentum=classic_momentum
+    )
 
 
 def sgd(method: Method, groups: Groups = None, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
@@ -158,6 +163,12 @@ def larc(method: Method, groups: Groups = None, *, momentum: float, weight_decay
 def adamw(method: Method, groups: Groups = None, *, weight_decay: float) -> torch.optim.AdamW:
     """AdamW, which no paper uses; for short runs on small machines."""
     return torch.optim.AdamW(groups or _trainable(method), lr=0.0, weight_decay=weight_decay)
+
+
+def _with_adapt(group: dict[str, object]) -> dict[str, object]:
+    assert isinstance(group["params"], Iterable)
+    params = list(group["params"])
+    return {"adapt": any(p.ndim > 1 for p in params), **group, "params": params}
 
 
 def _trainable(method: Method) -> list[dict[str, object]]:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import METHODS, tiny
 from torch import Tensor, nn
 
 from training.data.sampler import EpochSampler
 from training.engine import schedules
 from training.engine.optim import LARC, build_optimiser, set_learning_rate
 from training.engine.schedules import learning_rate, tau
-from training.methods import SimSiam
+from training.methods import SimSiam, build_method
 from training.recipes.config import Optim
 from training.recipes.table import find
 from zoo.numerics.lars import LARS
@@ -38,6 +39,19 @@ def test_larc_is_its_formula_for_biases_too() -> None:
             m = 0.9 * m + (g + 0.1 * expected) * rate
             expected = expected - lr * m
             assert torch.allclose(p, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_optimiser_trains_each_parameter_once_and_decays_all_matrices(method: str) -> None:
+    model = build_method(tiny(method), 44)
+    for name in ("lars", "lars_classic", "larc", "sgd", "adamw"):
+        optimiser = build_optimiser(model, Optim(name=name, weight_decay=0.1))  # type: ignore[arg-type]
+        grouped = [(p, group) for group in optimiser.param_groups for p in group["params"]]
+        assert sorted(id(p) for p, _ in grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+        assert {g.get("larc_weight_decay", g["weight_decay"]) for p, g in grouped if p.ndim > 1} == {0.1}, name
+        if name.startswith("lars") and method != "cpc":  # whose official optimiser is Adam, with one group
+            assert {g["adapt"] for p, g in grouped if p.ndim > 1} == {True}
+            assert not any(g["adapt"] for p, g in grouped if p.ndim <= 1), name
 
 
 def test_larc_gives_a_zero_parameter_its_plain_gradient() -> None:
