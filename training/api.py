@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from training.engine import checkpoint, loop
+from training.engine.validate import check_settings
 from training.monitoring.loggers import OpenLogger
-from training.recipes.config import Recipe, check_ranges
+from training.recipes.config import Recipe
 from training.recipes.table import find
 from zoo.datasets.dataset import Dataset
 from zoo.datasets.opening import open_training_data
@@ -49,7 +50,7 @@ def train(
     import torch
 
     config = find(recipe) if isinstance(recipe, str) else recipe
-    check_ranges(config)
+    check_settings(config)
     if isinstance(data, str | os.PathLike):
         dataset = open_training_data(os.fspath(data), label_column)
     else:

@@ -47,13 +47,16 @@ def launch(
     if unknown := sorted(set(loggers) - set(LOGGERS)):
         raise UserError(f"no logger {unknown[0]!r}: one of {', '.join(LOGGERS)}")
     chosen = [LOGGERS[name] for name in dict.fromkeys(loggers)]
+    from training.engine.validate import check_settings  # imports torch, which takes less than a large folder
+
+    check_settings(config)
     dataset = open_training_data(data, label_column)
     if in_memory:
         dataset = decoded_once(dataset)
 
     # DDP warns about find_unused_parameters, which we need (training.distributed.collectives).
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    import torch  # slow: after the checks above
+    import torch
 
     from training.distributed import collectives
     from training.engine import checkpoint
@@ -135,6 +138,10 @@ def launch_sweep(
     values = parse(over)
     settings = candidates(config, values)
     count = len(settings)
+    from training.engine.validate import check_settings
+
+    for one in settings:
+        check_settings(override(config, one))
     train_data, held_out = training_splits(data, label_column)
     if images is not None and images < len(train_data):
         train_data = run.sample(train_data, images)

@@ -15,15 +15,25 @@ from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 
 
+def check_settings(recipe: Recipe) -> None:
+    """Check what is wrong with any data, on any device and with any number of ranks.
+
+    Raises:
+        UserError: one line about the first thing that does not fit.
+    """
+    check_ranges(recipe)
+    _check_views(recipe)
+    find_method(recipe.method).check_settings(recipe)
+
+
 def check_run(recipe: Recipe, dataset: Dataset, device: str) -> None:
     """Check a run that is about to start or to resume.
 
     Raises:
         UserError: one line about the first thing that does not fit.
     """
-    check_ranges(recipe)
+    check_settings(recipe)
     _check_device(device)
-    _check_views(recipe)
     _check_batch(recipe, dataset)
     _check_monitors(recipe, dataset)
     if recipe.compile and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:

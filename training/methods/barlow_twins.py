@@ -20,7 +20,6 @@ from training.methods.base import Method, recipe_encoder
 from training.methods.options import check_options
 from training.methods.similarity import at_least_float32
 from training.recipes.config import Optim, Range, Recipe
-from zoo.datasets.dataset import Dataset
 
 LR_WEIGHTS, LR_BIASES = 0.2, 0.0048  # for a batch of 256; the second is of parameters with one dimension
 
@@ -63,10 +62,11 @@ class BarlowTwins(Method):
         return cls(encoder, dim, hidden=heads.hidden, out=heads.out, lambd=lambd, gpus=gpus)
 
     @classmethod
-    def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
-        super().check(recipe, rows=rows, dataset=dataset)
+    def check_settings(cls, recipe: Recipe) -> None:
+        super().check_settings(recipe)
+        check_options(recipe, lambd=Range(0))
         if "gpus" in recipe.options:
-            check_options(recipe, gpus=Range(1))
+            check_options(recipe, gpus=Range(1, whole=True))
 
     def parameter_groups(self, optim: Optim) -> list[dict[str, object]]:
         """LARS with a rate of their own for biases and BN, which get neither weight decay nor a trust ratio."""

@@ -82,12 +82,8 @@ class Method(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
-        """Raise UserError if the recipe's settings do not fit the method, each other or the data.
-
-        Args:
-            rows: images of a micro-batch on one rank.
-        """
+    def check_settings(cls, recipe: Recipe) -> None:
+        """Raise UserError if settings do not fit the method or each other; called before the data are opened."""
         if cls.without_bn:
             with torch.device("meta"):
                 encoder, _ = recipe_encoder(replace(recipe, initialiser="timm"))
@@ -97,7 +93,15 @@ class Method(nn.Module):
                     f"{recipe.method} needs an encoder without BN, which {recipe.architecture} is not: set "
                     f"architecture to one of {others}"
                 )
-        elif rows < 2:
+
+    @classmethod
+    def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
+        """Raise UserError if the recipe's settings, which have passed ``check_settings``, do not fit batch or data.
+
+        Args:
+            rows: images of a micro-batch on one rank.
+        """
+        if not cls.without_bn and rows < 2:
             raise UserError(
                 "a micro-batch of one image has no BN statistics: give each rank and micro-batch 2 images or more"
             )

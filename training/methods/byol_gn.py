@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from training.methods.byol import BYOL
 from training.methods.options import check_options
 from training.recipes.config import Range, Recipe
-from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 
 _EPS = 1e-5  # added to the deviation, joe-siyuan-qiao/WeightStandardization's readme
@@ -39,11 +38,13 @@ class BYOLGroupNorm(BYOL):
         return method
 
     @classmethod
-    def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
-        super().check(recipe, rows=rows, dataset=dataset)
-        check_options(recipe, groups=Range(1))
-        if recipe.heads.hidden % int(recipe.options["groups"]):
-            raise UserError(f"heads.hidden={recipe.heads.hidden} is no multiple of options.groups")
+    def check_settings(cls, recipe: Recipe) -> None:
+        super().check_settings(recipe)
+        check_options(recipe, groups=Range(1, whole=True))
+        if recipe.heads.hidden % (groups := int(recipe.options["groups"])):
+            raise UserError(
+                f"heads.hidden={recipe.heads.hidden} is no multiple of options.groups={groups}: change one of them"
+            )
         if recipe.padding != "symmetric":
             raise UserError(f"{recipe.method} standardises torch's convolutions only: set padding=symmetric")
 

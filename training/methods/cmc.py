@@ -21,7 +21,6 @@ from training.methods.base import Method, StepInfo, recipe_architecture, recipe_
 from training.methods.memory_bank import MemoryBank
 from training.methods.similarity import unit
 from training.recipes.config import Recipe
-from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 
 
@@ -51,8 +50,8 @@ class CMC(Method):
         return cls(encoder, dim, *(MemoryBank.from_recipe(recipe, images) for _ in range(2)))
 
     @classmethod
-    def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
-        super().check(recipe, rows=rows, dataset=dataset)
+    def check_settings(cls, recipe: Recipe) -> None:
+        super().check_settings(recipe)
         MemoryBank.check(recipe)
         if not recipe_architecture(recipe).colours:
             raise UserError(f"cmc needs two encoders, which {recipe.architecture} is not: give architecture=cmc_r50")

@@ -11,7 +11,7 @@ Layer norm is over channels and places of one patch: with BN the patches of a ba
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,11 @@ from training.methods.masked_context import Direction
 from training.methods.options import check_options
 from training.methods.patches import change_patches, overlapping_patches
 from training.recipes.config import Optim, Range, Recipe
-from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.models.heads import moco_projector
 
 _BETAS = (0.8, 0.999)  # of Adam
+_SIZES = ("patch", "stride", "first_step", "last_step", "layers")
 
 
 class CPC(Method):
@@ -78,13 +78,22 @@ class CPC(Method):
     @classmethod
     def from_recipe(cls, recipe: Recipe, *, images: int = 1) -> Self:
         encoder, dim = recipe_encoder(recipe)
-        options: dict[str, Any] = dict(recipe.options)
-        return cls(encoder, dim, out=recipe.heads.out, hidden=recipe.heads.hidden, seed=recipe.seed, **options)
+        options = {name: int(recipe.options[name]) for name in _SIZES}
+        return cls(
+            encoder,
+            dim,
+            out=recipe.heads.out,
+            hidden=recipe.heads.hidden,
+            drop_colours=float(recipe.options["drop_colours"]),
+            clip=float(recipe.options["clip"]),
+            seed=recipe.seed,
+            **options,
+        )
 
     @classmethod
-    def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
-        super().check(recipe, rows=rows, dataset=dataset)
-        some, size = Range(1), Range(1, recipe.views.size)
+    def check_settings(cls, recipe: Recipe) -> None:
+        super().check_settings(recipe)
+        some, size = Range(1, whole=True), Range(1, recipe.views.size, whole=True)
         check_options(recipe, patch=size, stride=size, first_step=some, last_step=some, layers=some)
         check_options(recipe, drop_colours=Range(0, 1), clip=Range(0, above=True))
         first, last, side = recipe.options["first_step"], recipe.options["last_step"], _side(recipe)

@@ -24,7 +24,6 @@ from training.methods.mocov2 import MoCoV2
 from training.methods.options import check_options
 from training.methods.similarity import unit
 from training.recipes.config import Range, Recipe
-from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.models.feature_map import last_map
 
@@ -69,8 +68,8 @@ class DenseCL(MoCoV2):
         )
 
     @classmethod
-    def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
-        super().check(recipe, rows=rows, dataset=dataset)
+    def check_settings(cls, recipe: Recipe) -> None:
+        super().check_settings(recipe)
         check_options(recipe, dense_weight=Range(0, 1))
         if recipe.objective.symmetric:
             raise UserError("densecl has one direction only: set objective.symmetric=false")

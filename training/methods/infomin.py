@@ -24,7 +24,6 @@ from training.methods.options import check_options
 from training.methods.pirl import check_jigsaw
 from training.methods.similarity import unit
 from training.recipes.config import Range, Recipe
-from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 
 
@@ -65,8 +64,8 @@ class InfoMin(MoCoV2):
         )
 
     @classmethod
-    def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
-        super().check(recipe, rows=rows, dataset=dataset)
+    def check_settings(cls, recipe: Recipe) -> None:
+        super().check_settings(recipe)
         check_jigsaw(recipe)
         check_options(recipe, patch_weight=Range(0, 1))
         if recipe.objective.symmetric:

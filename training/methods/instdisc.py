@@ -6,8 +6,8 @@ others by the vectors of a memory bank, with noise-contrastive estimation (secti
 Constants are those of zhirongw/lemniscate.pytorch at f7cfe29 (LEM). The paper's proximal term (section 3.3) is not in
 that code, and not here: the bank's momentum takes its place.
 
-The code's BN is per GPU, and so it is here. Gradient accumulation changes BN alone: the bank takes all micro-batches'
-features after the step.
+The code's BN is per GPU, and so it is here. Gradient accumulation changes BN, and Z of the NCE, which the first
+micro-batch sets: the bank takes all micro-batches' features after the step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from training.methods.base import Method, StepInfo, recipe_encoder
 from training.methods.memory_bank import MemoryBank
 from training.methods.similarity import unit
 from training.recipes.config import Recipe
-from zoo.datasets.dataset import Dataset
 from zoo.models.heads import moco_projector
 
 
@@ -51,8 +50,8 @@ class InstDisc(Method):
         return cls(encoder, dim, MemoryBank.from_recipe(recipe, images))
 
     @classmethod
-    def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
-        super().check(recipe, rows=rows, dataset=dataset)
+    def check_settings(cls, recipe: Recipe) -> None:
+        super().check_settings(recipe)
         MemoryBank.check(recipe)
 
     @classmethod

@@ -19,7 +19,7 @@ from training.distributed import collectives
 from training.methods.base import Method, StepInfo, recipe_encoder
 from training.methods.kmeans import kmeans
 from training.methods.memory_bank import MemoryBank
-from training.methods.options import check_options
+from training.methods.options import check_exponent, check_options
 from training.methods.similarity import similarities, unit
 from training.recipes.config import Range, Recipe
 from zoo.datasets.dataset import Dataset
@@ -77,10 +77,16 @@ class LocalAggregation(Method):
         return cls(encoder, dim, MemoryBank.from_recipe(recipe, images), **numbers)
 
     @classmethod
+    def check_settings(cls, recipe: Recipe) -> None:
+        super().check_settings(recipe)
+        MemoryBank.check(recipe)
+        some = Range(1, whole=True)
+        check_options(recipe, negatives=some, clusterings=some, clusters=some, instance_epochs=Range(0, whole=True))
+        check_exponent(recipe, "objective.temperature", recipe.objective.temperature)
+
+    @classmethod
     def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
         super().check(recipe, rows=rows, dataset=dataset)
-        MemoryBank.check(recipe)
-        check_options(recipe, negatives=Range(1), clusterings=Range(1), clusters=Range(1), instance_epochs=Range(0))
         for name in ("negatives", "clusters"):
             if int(recipe.options[name]) > len(dataset):
                 raise UserError(f"options.{name}={recipe.options[name]} is above the {len(dataset)} images: lower it")

@@ -14,13 +14,18 @@ from torch import Tensor, nn
 
 from training.distributed import collectives
 from training.methods.nce import first_normaliser, nce
-from training.methods.options import check_options
+from training.methods.options import check_exponent, check_options
 from training.methods.similarity import similarities, unit
 from training.recipes.config import Range, Recipe
 from zoo.numerics.counter_rng import uniforms
 
 _STREAM = 2 << 32  # random streams of the negatives; the views' count from 1, the loader's is 1 << 32
-_OPTIONS = {"negatives": "negatives", "momentum": "bank_momentum", "loss": "loss", "start": "bank_start"}
+_OPTIONS: dict[str, tuple[str, type]] = {
+    "negatives": ("negatives", int),
+    "momentum": ("bank_momentum", float),
+    "loss": ("loss", str),
+    "start": ("bank_start", str),
+}
 _STARTS = ("uniform", "uniform_unit", "normal_unit")
 
 
@@ -74,15 +79,17 @@ class MemoryBank(nn.Module):
     def from_recipe(cls, recipe: Recipe, images: int, **others: Any) -> Self:
         """Build a bank with the recipe's options ``negatives``, ``bank_momentum``, ``loss`` and ``bank_start``."""
         options: dict[str, Any] = {"bank_start": "uniform", **recipe.options}
-        others |= {name: options[ours] for name, ours in _OPTIONS.items()}
+        others |= {name: kind(options[ours]) for name, (ours, kind) in _OPTIONS.items()}
         return cls(images, recipe.heads.out, temperature=recipe.objective.temperature, seed=recipe.seed, **others)
 
     @staticmethod
     def check(recipe: Recipe) -> None:
-        """Raise UserError if one of the bank's options is missing or out of range."""
-        check_options(recipe, negatives=Range(0), bank_momentum=Range(0, 1), loss=("nce", "softmax"))
+        """Raise UserError if one of the bank's options is missing or out of range, or T too small for NCE."""
+        check_options(recipe, negatives=Range(0, whole=True), bank_momentum=Range(0, 1), loss=("nce", "softmax"))
         if "bank_start" in recipe.options:
             check_options(recipe, bank_start=_STARTS)
+        if recipe.options["loss"] == "nce" and int(recipe.options["negatives"]):
+            check_exponent(recipe, "objective.temperature", recipe.objective.temperature)
 
     @staticmethod
     def bytes(recipe: Recipe, images: int) -> tuple[int, int]:

@@ -102,9 +102,13 @@ class MoCoV2(Method):
         )
 
     @classmethod
+    def check_settings(cls, recipe: Recipe) -> None:
+        super().check_settings(recipe)
+        check_queue(recipe)
+
+    @classmethod
     def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
         check_parts(rows, recipe.objective.bn_parts)
-        check_queue(recipe)
 
     @classmethod
     def more_memory(cls, recipe: Recipe, images: int) -> tuple[int, int]:

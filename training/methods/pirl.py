@@ -21,7 +21,6 @@ from training.methods.memory_bank import MemoryBank
 from training.methods.options import check_options
 from training.methods.similarity import unit
 from training.recipes.config import Optim, Range, Recipe
-from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.models.heads import moco_projector
 
@@ -81,8 +80,8 @@ class PIRL(Method):
         )
 
     @classmethod
-    def check(cls, recipe: Recipe, *, rows: int, dataset: Dataset) -> None:
-        super().check(recipe, rows=rows, dataset=dataset)
+    def check_settings(cls, recipe: Recipe) -> None:
+        super().check_settings(recipe)
         MemoryBank.check(recipe)
         check_options(recipe, code=_CODES, patch_weight=Range(0, 1))
         check_jigsaw(recipe)

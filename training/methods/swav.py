@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from training.distributed import collectives
 from training.methods.base import Method, StepInfo, recipe_encoder
+from training.methods.options import check_exponent
 from training.methods.similarity import similarities, unit
 from training.methods.sinkhorn import sinkhorn
 from training.recipes.config import Recipe
@@ -95,6 +96,11 @@ class SwAV(Method):
             queue_from_epoch=objective.queue_from_epoch,
             frozen_steps=objective.frozen_steps,
         )
+
+    @classmethod
+    def check_settings(cls, recipe: Recipe) -> None:
+        super().check_settings(recipe)
+        check_exponent(recipe, "objective.epsilon", recipe.objective.epsilon)
 
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Crops [N, 3, H, W], normalised, the two large ones first -> ``loss``.

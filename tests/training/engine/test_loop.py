@@ -47,7 +47,9 @@ def stop(run: Run) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize(("method", "drop_last"), [*((method, True) for method in METHODS), ("byol", False)])
+@pytest.mark.parametrize(
+    ("method", "drop_last"), [*((method, True) for method in METHODS), ("byol", False), ("localagg", False)]
+)
 def test_a_run_killed_and_stopped_and_resumed_is_the_undisturbed_run(
     method: str, drop_last: bool, photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,9 @@ from tiny_runs import METHODS, tiny
 
 from training.engine.loop import train
 from training.engine.oom import explain_out_of_memory
-from training.engine.validate import check_run
+from training.engine.validate import check_run, check_settings
+from training.launch import launch, launch_sweep
+from training.methods import build_method
 from training.recipes.config import Objective, View, override
 from training.recipes.table import RECIPES, find
 from zoo.datasets.dataset import Dataset
@@ -66,6 +68,85 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
         train(tiny(method, **changes), photos, tmp_path / "run", device="cpu")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+UNFIT = [
+    ("instdisc", "options.negatives=-1", "negatives=-1 is out of range"),
+    ("instdisc", "options.bank_momentum=nan", "bank_momentum=nan is out of range"),
+    ("instdisc", "options.loss=foo", "loss=foo is not one of nce, softmax"),
+    ("cmc", "options.negatives=-3", "negatives=-3 is out of range"),
+    ("cmc", "architecture=r18", "cmc needs two encoders"),
+    ("pirl", "options.code=x", "code=x is not one of vissl, pycontrast"),
+    ("pirl", "options.patch_weight=2", "patch_weight=2.0 is out of range"),
+    ("pirl", "views.small_size=10", "too small for nine patches"),
+    ("infomin", "options.patch_weight=nan", "patch_weight=nan is out of range"),
+    ("infomin", "objective.symmetric=true", "one direction only"),
+    ("infomin", "objective.queue=4", "cannot hold the 64 keys"),
+    ("mocov2", "objective.queue=0", "cannot hold the 128 keys"),
+    ("densecl", "options.dense_weight=-1", "dense_weight=-1.0 is out of range"),
+    ("localagg", "options.clusters=0", "clusters=0 is out of range"),
+    ("localagg", "objective.temperature=0.01", "temperature=0.01 is too small for localagg"),
+    ("cpc", "options.last_step=9", "no rows 2 to 9 rows ahead"),
+    ("cpc", "options.clip=nan", "clip=nan is out of range"),
+    ("cpc", "architecture=r18", "cpc needs an encoder without BN"),
+    ("byol_gn", "options.groups=3", "no multiple of options.groups=3"),
+    ("barlowtwins", "options.lambd=nan", "lambd=nan is out of range"),
+    ("barlowtwins", "options.lambd=-1", "lambd=-1.0 is out of range"),
+    ("vicreg", "options.variance=nan", "variance=nan is out of range"),
+    ("vicreg", "options.covariance=inf", "covariance=inf is out of range"),
+    ("swav", "objective.epsilon=0.001", "epsilon=0.001 is too small for swav"),
+    ("byol", "views.first.min_area=0.5 views.first.max_area=0.4", "is above its max_area"),
+]
+
+
+@pytest.mark.parametrize(("method", "sets", "message"), UNFIT)
+def test_settings_that_fit_no_data_are_refused_before_any_are_opened(
+    method: str, sets: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        launch(
+            f"{method}_r10_cifar10_3ep", "no/such", tmp_path / "run", overrides=sets.split(), device="cpu", resume=False
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sweep_s_candidates_are_checked_before_its_data_are_opened(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"variance=-1\.0 is out of range"):
+        launch_sweep(
+            "vicreg_r10_cifar10_3ep",
+            "no/such",
+            tmp_path / "sweep",
+            over=["options.variance=25,-1"],
+            overrides=[],
+            halving=None,
+            images=None,
+            in_memory=False,
+            device="cpu",
+            report=print,
+        )
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("instdisc", {"negatives": 12.5}, "negatives=12.5 is out of range: it must be 0 or more, a whole number"),
+        ("localagg", {"clusters": 3.5}, "clusters=3.5 is out of range"),
+        ("cpc", {"layers": 1.5}, "layers=1.5 is out of range"),
+        ("vicreg", {"variance": "much"}, "variance=much is no number"),
+        ("barlowtwins", {}, "barlowtwins needs the option 'lambd'"),
+    ],
+)
+def test_options_given_in_python_are_checked_too(method: str, options: dict[str, Any], message: str) -> None:
+    recipe = tiny(method)
+    with pytest.raises(UserError, match=message):
+        check_settings(replace(recipe, options={**recipe.options, **options} if options else {}))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_option_that_no_method_has_changes_nothing(method: str) -> None:
+    """Such as one that an older version of a method of the user's had."""
+    recipe = tiny(method)
+    build_method(replace(recipe, options={**recipe.options, "other": 1}), 44)
 
 
 @pytest.mark.parametrize("device", ["cpux", "CPU", "mps", "meta", "cuda:99"])

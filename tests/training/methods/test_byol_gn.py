@@ -21,7 +21,6 @@ from training.methods import BYOLGroupNorm, StepInfo, build_method
 from training.methods.byol_gn import standardise_weights, standardised
 from training.recipes.config import to_json
 from training.results.export import export
-from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.export.export import export_onnx
 
@@ -134,6 +133,6 @@ def test_an_exported_encoder_gives_the_trained_network_s_features(tmp_path: Path
         ({"padding": "same"}, "set padding=symmetric"),
     ],
 )
-def test_what_does_not_fit_is_one_line(changes: dict[str, Any], message: str, photos: Dataset) -> None:
+def test_what_does_not_fit_is_one_line(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        BYOLGroupNorm.check(replace(tiny("byol_gn"), **changes), rows=4, dataset=photos)
+        BYOLGroupNorm.check_settings(replace(tiny("byol_gn"), **changes))

@@ -22,7 +22,6 @@ from training.methods.cpc import CPC
 from training.methods.masked_context import Direction
 from training.methods.patches import change_patches, overlapping_patches
 from training.recipes import table
-from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 
 PATCH, STRIDE, SIDE, IMAGES = 8, 4, 4, 3
@@ -201,13 +200,13 @@ def test_each_patch_is_changed_by_itself_and_by_its_step() -> None:
         ({"options": None}, "cpc needs the option 'first_step': begin with a recipe of that method"),
     ],
 )
-def test_what_does_not_fit_is_one_line(changes: dict[str, Any], message: str, photos: Dataset) -> None:
+def test_what_does_not_fit_is_one_line(changes: dict[str, Any], message: str) -> None:
     add_tiny_architecture()
     recipe = tiny("cpc")
     options = changes.pop("options", {})
     recipe = replace(recipe, options={} if options is None else {**recipe.options, **options}, **changes)
     with pytest.raises(UserError, match=message):
-        CPC.check(recipe, rows=4, dataset=photos)
+        CPC.check_settings(recipe)
 
 
 def test_the_published_recipe_has_layer_norm_everywhere_and_a_grid_of_36() -> None:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from training.methods import DenseCL, StepInfo, build_method, densecl
 from training.recipes import table
-from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.models.feature_map import last_map
 from zoo.models.registry import ARCHITECTURES
@@ -177,15 +176,13 @@ def test_the_published_recipe() -> None:
         ({"dense_weight": 0.5}, True, "densecl has one direction only"),
     ],
 )
-def test_what_does_not_fit_is_one_line(
-    options: dict[str, float], symmetric: bool, message: str, photos: Dataset
-) -> None:
+def test_what_does_not_fit_is_one_line(options: dict[str, float], symmetric: bool, message: str) -> None:
     from dataclasses import replace
 
     recipe = tiny("densecl")
     recipe = replace(recipe, options=options, objective=replace(recipe.objective, symmetric=symmetric))
     with pytest.raises(UserError, match=message):
-        DenseCL.check(recipe, rows=8, dataset=photos)
+        DenseCL.check_settings(recipe)
 
 
 def test_the_monitors_see_the_pooled_features() -> None:

@@ -12,20 +12,22 @@ from zoo.errors import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """Inclusive range of a finite number; ``above`` makes the lower bound exclusive."""
+    """Inclusive range of a finite number; ``above`` makes the lower bound exclusive, ``whole`` excludes fractions."""
 
     minimum: float
     maximum: float = inf
     above: bool = False
+    whole: bool = False
 
     def __contains__(self, value: float) -> bool:
         in_bounds = self.minimum <= value <= self.maximum and not (self.above and value == self.minimum)
-        return in_bounds and abs(value) != inf
+        return in_bounds and abs(value) != inf and not (self.whole and value % 1)
 
     def __str__(self) -> str:
+        kind = ", a whole number" if self.whole else ""
         if self.maximum < inf:
-            return f"between {self.minimum:g} and {self.maximum:g}"
-        return f"above {self.minimum:g}" if self.above else f"{self.minimum:g} or more"
+            return f"between {self.minimum:g} and {self.maximum:g}{kind}"
+        return f"above {self.minimum:g}{kind}" if self.above else f"{self.minimum:g} or more{kind}"
 
 
 PositiveInt = Annotated[int, Range(1)]
