@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "methods.md"
 SAME = {"mocov2": "moco"}  # training's name of a method, and the registry's
 NO_MODEL = {"byol_gn": "BYOL without BN"}  # methods that no entry of the registry has
+NO_CODE = dict.fromkeys(("byol_gn", "cpc"), "no official code")  # docs/training/byol_gn.md, cpc.md
 _FIXTURE = re.compile(r"\b([a-z0-9]+?)(?:_pycontrast)?_(?:group|ops)\b")
 
 HEAD = """# Methods
@@ -24,7 +25,7 @@ HEAD = """# Methods
 What this project has of each method:
 
 - **trains**: the recipe with the authors' constants on ImageNet, or a small one where no such recipe is here.
-- **golden**: the tests compare with outputs of the official code.
+- **golden**: the tests compare with outputs of the official code, or where none was published with formulas written out.
 - **weights**: sets that load by name (`zoo list --tags --method NAME`); "by hand": a person downloads the file first.
 - **measured here**: kNN / linear top-1 on CIFAR-10 (JPEG) of a small network after one epoch, from
   {measured}.
@@ -58,7 +59,7 @@ def render() -> str:
             title[:1].upper() + title[1:],
             f"`{SAME.get(name, name)}`",
             f"`{recipe}`" if recipe else "-",
-            "yes" if name in goldens else "-",
+            "yes" if name in goldens else NO_CODE.get(name, "-"),
             weights(name),
             measured.get(name, "-"),
             published(name),

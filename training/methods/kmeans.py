@@ -12,7 +12,8 @@ _CHUNK = 1 << 26  # distances computed at once
 def kmeans(x: Tensor, clusters: int, *, seed: int, iterations: int = 20) -> Tensor:
     """Lloyd's k-means: [N, D] -> cluster of each row, int64 [N]. It starts from rows of ``x`` drawn by ``seed``.
 
-    A cluster without rows keeps its centre. (LAT has faiss's, which splits a large cluster then; 20 iterations too.)
+    A cluster without rows keeps its centre. (LAT has faiss's: 20 iterations too, a large cluster is
+    split then, and rows are assigned once more at the end.)
     """
     start = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:clusters]
     centres = x[start.to(x.device)].clone()
