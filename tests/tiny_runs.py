@@ -25,8 +25,8 @@ from zoo.datasets.dataset import Dataset
 from zoo.models.registry import ARCHITECTURES, Architecture
 
 BANKS = ("instdisc", "cmc", "pirl", "infomin", "localagg", "cpc")  # take rows, and have BN per rank
-APART = ("densecl",)  # has BN per rank besides
-TOGETHER = ("byol", "simsiam", "simclr", "mocov2", "swav", "supervised", "barlowtwins", "vicreg", "mocov3", "byol_gn")
+APART = ("densecl", "supervised")  # have BN per rank besides
+TOGETHER = ("byol", "simsiam", "simclr", "mocov2", "swav", "barlowtwins", "vicreg", "mocov3", "byol_gn")
 METHODS = (*TOGETHER, *APART, *BANKS)
 _OPTIM: dict[str, dict[str, Any]] = {
     "simclr": {"name": "lars_classic", "schedule": "step"},

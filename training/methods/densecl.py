@@ -78,7 +78,8 @@ class DenseCL(MoCoV2):
     def more_memory(cls, recipe: Recipe, images: int) -> tuple[int, int]:
         """Both queues, and the logits of an image and of its places."""
         queues, logits = super().more_memory(recipe, images)
-        return 2 * queues, logits * (1 + (recipe.views.size // 32) ** 2)  # the encoder's stride is 32
+        stride = 8 if recipe.stem == "cifar" else 32  # of the encoder
+        return 2 * queues, logits * (1 + (-(-recipe.views.size // stride)) ** 2)
 
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Query view and key view [N, 3, H, W], normalised -> both terms, with their weights (equation 4)."""

@@ -8,6 +8,11 @@ from torch import Tensor
 _CHUNK = 1 << 26  # distances computed at once
 
 
+def kmeans_bytes(images: int, clusters: int) -> int:
+    """Return the bytes of the distances that ``kmeans`` holds at once: products and their sums, in float32."""
+    return 2 * 4 * min(images, max(1, _CHUNK // clusters)) * clusters
+
+
 @torch.no_grad()
 def kmeans(x: Tensor, clusters: int, *, seed: int, iterations: int = 20) -> Tensor:
     """Lloyd's k-means: [N, D] -> cluster of each row, int64 [N]. It starts from rows of ``x`` drawn by ``seed``.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from training.distributed import collectives
 from training.methods.base import Method, StepInfo, recipe_encoder
-from training.methods.kmeans import kmeans
+from training.methods.kmeans import kmeans, kmeans_bytes
 from training.methods.memory_bank import MemoryBank
 from training.methods.options import check_exponent, check_options
 from training.methods.similarity import similarities, unit
@@ -94,7 +94,8 @@ class LocalAggregation(Method):
     @classmethod
     def more_memory(cls, recipe: Recipe, images: int) -> tuple[int, int]:
         kept, scored = MemoryBank.bytes(recipe, images)  # and the clusters, and similarities to the whole bank
-        return kept + int(recipe.options["clusterings"]) * images * 8, scored + 2 * images * 4
+        clusters = int(recipe.options["clusterings"]) * images * 8
+        return kept + clusters + kmeans_bytes(images, int(recipe.options["clusters"])), scored + 2 * images * 4
 
     def forward(
         self, views: Sequence[Tensor], labels: Tensor | None = None, rows: Tensor | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from relative_errors import RelativeErrors
 from tiny_runs import add_tiny_architecture, tiny
 from torch import Tensor, nn
 
-from training.methods import DenseCL, StepInfo, build_method, densecl
+from training.methods import DenseCL, MoCoV2, StepInfo, build_method, densecl
 from training.recipes import table
 from zoo.errors import UserError
 from zoo.models.feature_map import last_map
@@ -183,6 +184,16 @@ def test_what_does_not_fit_is_one_line(options: dict[str, float], symmetric: boo
     recipe = replace(recipe, options=options, objective=replace(recipe.objective, symmetric=symmetric))
     with pytest.raises(UserError, match=message):
         DenseCL.check_settings(recipe)
+
+
+@pytest.mark.parametrize(("stem", "size"), [("imagenet", 24), ("imagenet", 64), ("cifar", 24), ("cifar", 32)])
+def test_the_logits_of_all_places_are_foreseen(stem: str, size: int) -> None:
+    """An image has as many dense queries as its map has places."""
+    recipe = tiny("densecl")
+    recipe = replace(recipe, stem=stem, views=replace(recipe.views, size=size))
+    _, maps = last_map(build_method(recipe).encoder, torch.zeros(2, 3, size, size))
+    foreseen, logits = DenseCL.more_memory(recipe, 8)[1], MoCoV2.more_memory(recipe, 8)[1]
+    assert foreseen == logits * (1 + maps[0, 0].numel())
 
 
 def test_the_monitors_see_the_pooled_features() -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import weakref
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from relative_errors import RelativeErrors
+from tiny_runs import tiny
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from training.methods import StepInfo
-from training.methods.kmeans import kmeans
+from training.methods.kmeans import kmeans, kmeans_bytes
 from training.methods.local_aggregation import LocalAggregation
 from training.methods.memory_bank import MemoryBank
 from training.methods.similarity import unit
@@ -119,6 +124,35 @@ def test_z_is_fixed_and_the_phases_and_clusterings_follow_the_epochs() -> None:
     assert torch.equal(model.labels, clusters)  # the same epoch
     model.before_step(StepInfo(4, 6, 2, 0.0))
     assert not torch.equal(model.labels, clusters)
+
+
+def test_the_memory_of_a_clustering_is_foreseen() -> None:
+    """All that k-means holds at once beside the bank: 4000 rows against 50 centres."""
+    held, most = 0, 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal held, most
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and tuple(out.shape) == (4000, 50):
+                held += out.nbytes
+                weakref.finalize(out, free, out.nbytes)
+                most = max(most, held)
+            return out
+
+    def free(size: int) -> None:
+        nonlocal held
+        held -= size
+
+    with Watch():
+        kmeans(torch.randn(4000, 4), 50, seed=0, iterations=2)
+    assert most == kmeans_bytes(4000, 50)
+    recipe = tiny("localagg")
+    few, many = (
+        LocalAggregation.more_memory(replace(recipe, options={**recipe.options, "clusters": n}), 4000)[0]
+        for n in (1, 50)
+    )
+    assert many - few == kmeans_bytes(4000, 50) - kmeans_bytes(4000, 1)
 
 
 def test_kmeans_finds_clusters_that_are_there() -> None:
