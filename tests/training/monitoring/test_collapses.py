@@ -11,8 +11,23 @@ import pytest
 import torch
 from torch import nn
 
-from training.methods import BYOL, BarlowTwins, BYOLGroupNorm, Method, MoCoV3, SimSiam, StepInfo, VICReg
+from training.methods import (
+    BYOL,
+    BarlowTwins,
+    BYOLGroupNorm,
+    InstDisc,
+    LocalAggregation,
+    Method,
+    MoCoV2,
+    MoCoV3,
+    SimCLR,
+    SimSiam,
+    StepInfo,
+    SwAV,
+    VICReg,
+)
 from training.methods.byol_gn import standardise_weights
+from training.methods.memory_bank import MemoryBank
 from training.monitoring.online_probe import CHECK_STEPS, OnlineMonitor
 
 STEPS = 300
@@ -26,8 +41,8 @@ def byol(**options: bool) -> BYOL:
     return BYOL(encoder(), 16, hidden=32, out=16, **options)
 
 
-def byol_gn() -> BYOLGroupNorm:
-    model = BYOLGroupNorm(encoder(), 16, hidden=32, out=16)
+def byol_gn(predictor: bool = True) -> BYOLGroupNorm:
+    model = BYOLGroupNorm(encoder(), 16, hidden=32, out=16, predictor=predictor)
     model.replace_batch_norm(4)
     standardise_weights(model)
     return model
@@ -40,10 +55,21 @@ INTACT: dict[str, tuple[Callable[[], Method], float]] = {  # with the learning r
     "vicreg": (lambda: VICReg(encoder(), 16, hidden=32, out=16), 0.05),
     "barlowtwins": (lambda: BarlowTwins(encoder(), 16, hidden=32, out=16, lambd=0.05), 0.05),
     "mocov3": (lambda: MoCoV3(encoder(), 16, hidden=32, out=16), 0.05),
+    "simclr": (lambda: SimCLR(encoder(), 16, out=16), 0.05),
+    "mocov2": (lambda: MoCoV2(encoder(), 16, out=16, queue=128, momentum=0.9), 0.05),
+    "swav": (lambda: SwAV(encoder(), 16, hidden=32, out=16, prototypes=20, frozen_steps=10), 0.05),
+    "instdisc": (lambda: InstDisc(encoder(), 16, MemoryBank(64, 16, negatives=20, loss="softmax")), 0.05),
+    "localagg": (
+        lambda: LocalAggregation(
+            encoder(), 16, MemoryBank(64, 16, negatives=20, loss="softmax"), clusters=8, instance_epochs=1
+        ),
+        0.05,
+    ),
 }
 BROKEN: dict[str, tuple[Callable[[], Method], float]] = {
     "byol without predictor": (lambda: byol(predictor=False), 0.05),  # BYOL table 5b
     "byol without stop-gradient": (lambda: byol(target=False), 0.05),  # BYOL table 5a
+    "byol without BN and predictor": (lambda: byol_gn(predictor=False), 0.05),
     "byol without either": (lambda: byol(predictor=False, target=False), 0.05),
     "simsiam without stop-gradient": (lambda: SimSiam(encoder(), 16, hidden=8, out=16, stop_gradient=False), 0.3),
     "vicreg without variance": (lambda: VICReg(encoder(), 16, hidden=32, out=16, variance=0.0), 0.05),
@@ -57,15 +83,18 @@ def warnings_of(make: Callable[[], Method], rate: float, steps: int = STEPS) -> 
     monitor = OnlineMonitor(model, dim=16, classes=0, rows=64, device=torch.device("cpu"))
     optimiser = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=rate, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
+    images = torch.randn(64, 32, generator=torch.Generator().manual_seed(1))  # of a method with a memory bank
+    rows = [torch.arange(64)] if model.uses_rows else []
     found = []
     for step in range(steps):
-        x = torch.randn(64, 32, generator=generator)
-        views = [x + 0.5 * torch.randn(64, 32, generator=generator) for _ in range(2)]
-        info = StepInfo(step, steps, 0, 0.9)
+        x = images if model.uses_rows else torch.randn(64, 32, generator=generator)
+        views = [x + 0.5 * torch.randn(64, 32, generator=generator) for _ in range(model.views[0])]
+        info = StepInfo(step, steps, step // 30, 0.9)
         model.before_step(info)
-        loss = model(views)["loss"]
+        loss = model(views, None, *rows)["loss"]
         optimiser.zero_grad()
         loss.backward()
+        model.before_update(info)
         optimiser.step()
         model.after_step(info)
         monitor.after_step(step + 1, None)
