@@ -25,7 +25,7 @@ HEAD = """# Methods
 What this project has of each method:
 
 - **trains**: the recipe with the authors' constants on ImageNet, or a small one where no such recipe is here.
-- **golden**: the tests compare with outputs of the official code, or where none was published with formulas written out.
+- **golden**: the tests compare with outputs of the official code, or with formulas where none was published.
 - **weights**: sets that load by name (`zoo list --tags --method NAME`); "by hand": a person downloads the file first.
 - **measured here**: kNN / linear top-1 on CIFAR-10 (JPEG) of a small network after one epoch, from
   {measured}.

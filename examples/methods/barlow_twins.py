@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from training import Heads, Method, Optim, Recipe, Views, recipe_encoder
 from training.distributed import collectives
+from training.methods.options import check_options
 from training.methods.similarity import at_least_float32
+from training.recipes.config import Range
 
 _LR_WEIGHTS, _LR_BIASES = 0.2, 0.0048  # for a batch of 256; the second is of parameters with one dimension
 
@@ -67,6 +69,11 @@ class BarlowTwins(Method):
             {"params": weights, "weight_decay": optim.weight_decay, "adapt": True},
             {"params": others, "weight_decay": 0.0, "adapt": False, "lr_scale": _LR_BIASES / _LR_WEIGHTS},
         ]
+
+    @classmethod
+    def check_settings(cls, recipe: Recipe) -> None:
+        super().check_settings(recipe)
+        check_options(recipe, lambd=Range(0))
 
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Two views [N, 3, H, W], normalised -> ``loss`` (equation 1)."""

@@ -20,10 +20,13 @@ from torch import Tensor, nn
 
 from training import Heads, Method, Optim, Recipe, Views, recipe_encoder
 from training.distributed import collectives
+from training.methods.options import check_options
 from training.methods.similarity import at_least_float32
+from training.recipes.config import Range
 
 _LR = 0.2  # for a batch of 256
 _EPS = 1e-4  # in the standard deviation
+_WEIGHTS = ("invariance", "variance", "covariance")
 
 
 class VICReg(Method):
@@ -64,8 +67,13 @@ class VICReg(Method):
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Self:
         encoder, dim = recipe_encoder(recipe)
-        weights = {name: float(value) for name, value in recipe.options.items()}
+        weights = {name: float(recipe.options[name]) for name in _WEIGHTS}
         return cls(encoder, dim, hidden=recipe.heads.hidden, out=recipe.heads.out, **weights)
+
+    @classmethod
+    def check_settings(cls, recipe: Recipe) -> None:
+        super().check_settings(recipe)
+        check_options(recipe, **dict.fromkeys(_WEIGHTS, Range(0)))
 
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Two views [N, 3, H, W], normalised -> ``loss`` (equation 6)."""

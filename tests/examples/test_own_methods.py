@@ -20,9 +20,11 @@ from training import Method
 from training.data import augment
 from training.engine.optim import build_optimiser, set_learning_rate
 from training.engine.schedules import warmup_cosine
+from training.launch import launch
 from training.methods import build_method
 from training.recipes.config import Recipe, Views
 from zoo.convert.common import recognise
+from zoo.errors import UserError
 from zoo.models.resnet import build_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -204,6 +206,13 @@ def test_a_method_of_ones_own_is_trained_resumed_and_exported(
 
 
 @pytest.mark.usefixtures("methods")
+@pytest.mark.parametrize(("name", "option"), [("barlow_twins", "lambd"), ("vicreg", "variance")])
+def test_a_wrong_option_is_refused_before_the_data_are_opened(name: str, option: str, tmp_path: Path) -> None:
+    reference, sets = f"{METHODS / name}.py:recipe", [f"options.{option}=nan"]
+    with pytest.raises(UserError, match=rf"options\.{option}=nan is out of range"):
+        launch(reference, "no/such", tmp_path / "run", overrides=sets, device="cpu", resume=False)
+
+
 def test_options_are_settings_with_a_type() -> None:
     from training.recipes.config import from_json, override, to_json
     from zoo.errors import UserError
