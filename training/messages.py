@@ -36,7 +36,7 @@ class RecipeFilters:
     def recipes(self) -> list[tuple[Recipe, RecipeEntry]]:
         """Return the recipes that pass. Raises UserError: a method or data set is not known, or none passes."""
         every = [(entry.make(), entry) for entry in RECIPES.values()]
-        methods = list(dict.fromkeys(recipe.method for recipe, _ in every))
+        methods = list(dict.fromkeys(method for recipe, _ in every for method in _methods(recipe)))
         for option, value, known in (("--method", self.method, methods), ("--data", self.data, list(_DATA))):
             if value is not None and value not in known:
                 raise UserError(f"{option} {value!r} is not known: choose from {', '.join(known)}")
@@ -44,13 +44,18 @@ class RecipeFilters:
             (recipe, entry)
             for recipe, entry in every
             if self.name in recipe.name
-            and self.method in (None, recipe.method)
+            and (self.method is None or self.method in _methods(recipe))
             and (self.data is None or entry.data.startswith(_DATA[self.data]))
             and (self.max_epochs is None or recipe.optim.epochs <= self.max_epochs)
         ]
         if not found:
             raise UserError("no recipe is like that: leave a filter out; `zoo-train recipes` lists all")
         return found
+
+
+def _methods(recipe: Recipe) -> list[str]:
+    """Return the method of a recipe; MoCo v1 is the class of v2 with other settings."""
+    return [recipe.method, *(["mocov1"] if recipe.name.startswith("mocov1_") else [])]
 
 
 def print_recipes(filters: RecipeFilters, *, full: bool = False) -> None:

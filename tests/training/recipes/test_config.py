@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from training.messages import RecipeFilters
 from training.methods import build_method
+from training.methods.find import METHODS
 from training.recipes import table
 from training.recipes.config import check_ranges, from_json, override, to_json
 from training.recipes.table import RECIPES
@@ -109,6 +111,14 @@ def test_the_bundled_networks_scores_are_their_cards() -> None:
             model, entry = f"{method}_r18_mini", table.RECIPES[f"{method}_r18_{tag}"]
             path = ROOT / "model_cards" / "results" / f"{model}.{tag}" / f"linear.tiny-imagenet.{model}.json"
             assert entry.score == f"linear {json.loads(path.read_text())['score']:.1f}"
+
+
+def test_every_method_of_the_page_of_methods_lists_its_recipes() -> None:
+    """MoCo v1 too, whose class is that of v2; which lists it as well."""
+    assert [recipe.name for recipe, _ in RecipeFilters(method="mocov1").recipes()] == ["mocov1_r50_in1k_200ep"]
+    for method in METHODS:
+        names = [recipe.name for recipe, _ in RecipeFilters(method=method).recipes()]
+        assert names == [name for name, entry in RECIPES.items() if entry.make().method == method]
 
 
 def test_old_names_of_small_recipes_are_aliases() -> None:
