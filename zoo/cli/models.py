@@ -159,6 +159,9 @@ def convert(
     licence: Annotated[
         str | None, typer.Option(help="SPDX name; default: that of a published file, else unknown.")
     ] = None,
+    bgr: Annotated[
+        bool, typer.Option("--bgr", help="--from auto or torch: it takes BGR images (Caffe's); convert it to RGB.")
+    ] = False,
     half: Annotated[bool, typer.Option("--half", help="Store convolutions in float16, BN in float32.")] = False,
 ) -> None:
     """Convert a checkpoint to a folder that loads everywhere, or an encoder to other libraries' key names.
@@ -206,6 +209,7 @@ def convert(
             licence=licence,
             preprocessing=preprocessing,
             half=half,
+            bgr=bgr,
         )
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -15,6 +16,9 @@ from zoo.models.registry import IMAGENET_224, Architecture, ModelArgs
 from zoo.models.state_dict import without_counters
 from zoo.transforms.preprocess import MODES, Preprocessing
 
+V = TypeVar("V")
+
+_OTHER = {"online": "target", "target": "online"}
 _BASIC: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
 _BOTTLENECK: dict[tuple[int, ...], str] = {
     (3, 4, 6, 3): "resnet50",
@@ -24,6 +28,8 @@ _BOTTLENECK: dict[tuple[int, ...], str] = {
 }
 _WIDE: dict[tuple[int, ...], str] = {(3, 4, 6, 3): "wide_resnet50_2", (3, 4, 23, 3): "wide_resnet101_2"}
 _BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.")
+_WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_DATA_PARALLEL = re.compile(r"^(?:module\.)+")
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,9 @@ class OfficialCheckpoint:
         preprocessing: transform that the official code evaluates with.
         left_out: keys of the file that belong to neither.
         dropped: class of each object of the file that was not read, by its place.
-        found: what was found and where, for the user; empty where the kind of file says it.
+        found: what was found and where, or which of two networks was taken, for the user; empty where the kind of file
+            says it.
+        evaluated: False if the file has another network, and its authors evaluate and publish that one.
     """
 
     method: str
@@ -48,6 +56,7 @@ class OfficialCheckpoint:
     left_out: tuple[str, ...] = field(default=())
     dropped: Mapping[str, str] = field(default_factory=dict)
     found: str = ""
+    evaluated: bool = True
 
 
 def recognise(state: Mapping[str, Tensor], *, padding: str = "symmetric") -> tuple[Architecture, dict[str, Tensor]]:
@@ -168,6 +177,28 @@ def _require_plain_blocks(encoder: Mapping[str, Tensor]) -> None:
 def sequential(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a head's state dict as one of an ``nn.Sequential``, without counters: a lone layer becomes layer 0."""
     return {f"0.{k}" if k in ("weight", "bias") else k: v for k, v in without_counters(state).items()}
+
+
+def without_wrappers(key: str) -> str:
+    """Return a key without the names that ``torch.compile``, FSDP and activation checkpointing put into it."""
+    return _WRAPPERS.sub("", key)
+
+
+def unwrapped(state: Mapping[str, V]) -> dict[str, V]:
+    """Return a state dict without the wrappers in its keys and without ``module.``, once or repeated, before them.
+
+    Raises:
+        ValueError: two keys become one.
+    """
+    found = {_DATA_PARALLEL.sub("", without_wrappers(k)): v for k, v in state.items()}
+    if len(found) != len(state):
+        raise ValueError("the same keys with and without module. before them")
+    return found
+
+
+def one_of_two(taken: str, which: str, other: str) -> str:
+    """Say which network of a file was taken, and with which option the other one is."""
+    return f"two networks: took the {taken} (--which {which}); --which {_OTHER[which]} takes the {other}"
 
 
 def starting_with(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

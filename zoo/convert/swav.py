@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.convert.common import OfficialCheckpoint, recognise, require_online, sequential, starting_with, unread_weights
+from zoo.convert.common import (
+    OfficialCheckpoint,
+    recognise,
+    require_online,
+    sequential,
+    starting_with,
+    unread_weights,
+    unwrapped,
+)
 from zoo.convert.readers.torch_checkpoint import read_torch, state_dict_of
 from zoo.errors import UserError, reason_of
 from zoo.models.registry import SWAV_224
@@ -27,7 +35,7 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
     file = read_torch(path)
     try:
         # Separate the encoder from the heads.
-        state = {k.removeprefix("module."): v for k, v in state_dict_of(file.content).items()}
+        state = unwrapped(state_dict_of(file.content))
         architecture, encoder = recognise({k: v for k, v in state.items() if not k.startswith(_HEADS)})
         # Of several groups of prototypes, keep the first.
         prototypes = starting_with(state, "prototypes.")
