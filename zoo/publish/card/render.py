@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zoo.errors import UserError
 from zoo.models import registry
-from zoo.models.licences import is_non_commercial, where_stated
+from zoo.models.licences import commercial_use, is_non_commercial, where_stated
 from zoo.models.registry import Architecture
 from zoo.publish.card import scores, training, use, wording
 from zoo.publish.card.facts import Facts
@@ -157,7 +157,7 @@ def _licence(facts: Facts) -> str:
     elif facts.licence in ("", "unknown"):
         text = "Unknown: ask the owner of the weights before you use them."
     else:
-        text = f"{facts.licence}."
+        text = f"{facts.licence}: {commercial_use(facts.licence)}."
     note = f" {facts.licence_note}" if facts.licence_note else ""
     if stated := where_stated(facts.source):
         note = f" Stated in {facts.source.partition(',')[0]}: {stated}.{note}"
