@@ -26,6 +26,17 @@ STATED: Mapping[str, tuple[str, str]] = {
 }
 """Licence of a repository of weights, and where it is stated: file, line and commit. Only DeepMind and timm speak of
 weights apart."""
+_NOT_IN_REPOSITORIES = frozenset(
+    (
+        "facebookresearch/moco",
+        "facebookresearch/simsiam",
+        "facebookresearch/swav",
+        "google-deepmind/deepmind-research",
+        "google-research/simclr",
+        "huggingface/pytorch-image-models (timm)",
+    )
+)
+"""Sources whose models were published before this was written in cards: ``zoo publish`` gives them the same bytes."""
 UNKNOWN = "unknown"  # licence of weights whose authors state none
 _COPYLEFT = ("GPL-", "AGPL-", "LGPL-")  # how their SPDX names begin
 _PERMITTING = (*_COPYLEFT, "Apache-", "MIT", "BSD-", "MPL-", "CC0-", "CC-BY-", "ISC", "Unlicense", "0BSD")
@@ -58,9 +69,14 @@ def commercial_use(licence: str) -> str:
     return f"permits commercial use{copyleft}"
 
 
-def where_stated(source: str) -> str:
-    """Return file, line and commit of the licence of a source of weights; empty where nobody looked it up."""
-    return STATED.get(source.partition(",")[0], ("", ""))[1]
+def where_stated(source: str, *, in_repository: bool = False) -> str:
+    """Return file, line and commit of the licence of a source of weights; empty where nobody looked it up.
+
+    Args:
+        in_repository: for the card of a published repository, which keeps its bytes.
+    """
+    name = source.partition(",")[0]
+    return "" if in_repository and name in _NOT_IN_REPOSITORIES else STATED.get(name, ("", ""))[1]
 
 
 def announce(name: str, licence: str, source: str) -> None:
