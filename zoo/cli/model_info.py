@@ -43,7 +43,7 @@ class Filters:
         method: such as ``byol``.
         sort: ``name`` (the registry's order), ``score``, ``params``, ``dim`` or ``licence``.
         tags: all sets of weights, not only the default of each name.
-        names: part of a name, or a pattern with ``*`` and ``?``; ``None`` is every one.
+        names: part of a name, with ``tags`` of ``NAME.tag``, or a pattern with ``*`` and ``?``; ``None`` is every one.
     """
 
     licence: str | None = None
@@ -67,7 +67,7 @@ class Filters:
         _require_known("--licence", self.licence, [*_KINDS_OF_LICENCE, *_licences()])
         methods = sorted({spec.method for spec, _ in every})
         _require_known("--method", None if self.method is None else _method(self.method), methods, shown=self.method)
-        if self.names is not None and not any(self._is_named(spec) for spec, _ in every):
+        if self.names is not None and not any(self._is_named(*entry) for entry in every):
             guess = registry.did_you_mean_model(self.names)
             raise UserError(f"no model is called {self.names!r}: {guess}`zoo list` shows all names")
         found = [entry for entry in every if self._passes(*entry)]
@@ -77,12 +77,13 @@ class Filters:
         keys = {"score": _score_key, "params": _parameters, "dim": _dim, "licence": _licence_key}
         return sorted(found, key=lambda entry: keys[self.sort](*entry))
 
-    def _is_named(self, spec: ModelSpec) -> bool:
+    def _is_named(self, spec: ModelSpec, tag: str | None) -> bool:
         wanted = (self.names or "").lower()
-        return fnmatchcase(spec.name, wanted if any(mark in wanted for mark in "*?[") else f"*{wanted}*")
+        pattern = wanted if any(mark in wanted for mark in "*?[") else f"*{wanted}*"
+        return fnmatchcase(spec.name, pattern) or (self.tags and fnmatchcase(f"{spec.name}.{tag}", pattern))
 
     def _passes(self, spec: ModelSpec, tag: str | None) -> bool:
-        if not self._is_named(spec):
+        if not self._is_named(spec, tag):
             return False
         if self.max_params is not None and ARCHITECTURES[spec.architecture].parameters > self.max_params * 1e6:
             return False
@@ -132,6 +133,8 @@ def print_list(filters: Filters) -> None:
         print_line("  ".join(cells).rstrip())
         if grouped and after and row is not rows[0] and row[0].partition("_")[0] != after[0].partition("_")[0]:
             print_line("")
+    if len(rows) == 1:
+        note("no model passes all of these filters")
     if filters.licence is not None and not filters.tags:
         _say_other_tags(filters)
     if sys.stdout.isatty():

@@ -42,7 +42,8 @@ Sort = Literal["name", "score", "params", "dim", "licence"]
 @app.command("list", short_help="List models: sizes, licence, published score, download.")
 def list_models(
     names: Annotated[
-        str | None, typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern such as '*_r50'.")
+        str | None,
+        typer.Argument(metavar="PATTERN", help="Part of a name (with --tags: of NAME.tag), or a pattern as '*_r50'."),
     ] = None,
     *,
     licence: Annotated[

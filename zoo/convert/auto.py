@@ -18,6 +18,7 @@ from zoo.convert.common import (
     unread_weights,
     unwrapped,
 )
+from zoo.convert.layouts import kinds_of_place
 from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.errors import UserError, reason_of
 from zoo.models.head_spec import read_layout
@@ -96,6 +97,8 @@ def read_official(path: Path, prefix: str | None, *, bgr: bool = False) -> Offic
     found = f"a ResNet in {chosen.layout} under {chosen.prefix!r}, {stem}; heads: {', '.join(heads) or 'none'}"
     if any(["relu"] in read_layout(state) for state in heads.values()):
         found += " (their layers without tensors are read as ReLU)"
+    if kinds := kinds_of_place(chosen.prefix):
+        found += f"; if it is an official file, --from {' or '.join(kinds)} knows its heads, method and pixels"
     return OfficialCheckpoint(
         "unknown", architecture, encoder, heads, left_out=tuple(left_out), dropped=file.dropped, found=found
     )

@@ -158,6 +158,16 @@ LAYOUTS: Mapping[str, Layout] = {
 }
 
 
+_ANYBODY_S = ("", "state_dict.", "state_dict.module.", "model_state_dict.", "_feature_blocks.")
+
+
+def kinds_of_place(prefix: str) -> list[str]:
+    """Return the kinds whose files have a network under a prefix; none for a prefix that any code's may have."""
+    if prefix in _ANYBODY_S:
+        return []
+    return [k for k, layout in LAYOUTS.items() if prefix in {p.prefix for p in (*layout.online, *layout.target)}]
+
+
 def read_layout_of(kind: str, path: Path, which: str) -> OfficialCheckpoint:
     """Read the network of a file of the kind ``kind``, a key of ``LAYOUTS``.
 

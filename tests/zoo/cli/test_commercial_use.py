@@ -100,10 +100,19 @@ def test_a_name_whose_other_weights_have_the_licence_is_told(monkeypatch: pytest
     """SwAV's own weights are non-commercial, VISSL's are not: the list did not say so."""
     out, err = run(monkeypatch, capsys, "list", "swav", "--licence", "commercial")
     assert len(out.splitlines()) == 1  # the head
+    assert err.startswith("no model passes all of these filters also under other tags than the default (--tags): ")
     assert err.endswith("swav_r50, swav_r50x2, swav_r50x4; such as swav_r50.vissl_in1k_800ep")
     assert run(monkeypatch, capsys, "list", "swav", "--licence", "commercial", "--tags")[1] == ""
     assert run(monkeypatch, capsys, "list", "vicreg", "--licence", "commercial")[1] == ""
     assert run(monkeypatch, capsys, "list", "swav")[1] == ""
+
+
+def test_tags_are_searched_too(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    out = run(monkeypatch, capsys, "list", "r50.vissl", "--tags")[0].splitlines()[1:]
+    expected = [f"{n}.{tag}" for n, spec in MODELS.items() for tag in spec.weights if "r50.vissl" in f"{n}.{tag}"]
+    assert [line.split()[0] for line in out] == expected != []
+    assert "no model is called 'r50.vissl'" in run(monkeypatch, capsys, "list", "r50.vissl", code=EXIT_USER_ERROR)[1]
+    assert run(monkeypatch, capsys, "list", "--max-params", "0")[1] == "no model passes all of these filters"
 
 
 def test_wrong_words_get_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -221,6 +221,26 @@ def test_the_command_says_which_of_two_networks_was_taken(
     assert (alone.found, alone.left_out) == ("", ("queue",))
 
 
+def test_auto_names_the_kind_that_knows_more(net: Network, tmp_path: Path) -> None:
+    """It reads the network, but not the code's heads, method and pixels."""
+    blocks = under(net.state, "_feature_blocks.")
+    files = {
+        "vissl": {"classy_state_dict": {"base_model": {"model": {"trunk": blocks, "heads": {}}}}},
+        "barlowtwins or vicreg": {"model": under(net.state, "module.backbone.")},
+        "cmc": {"model": under(net.state, "encoder.module.")},
+        "densecl": {"state_dict": under(net.state, "encoder_q.0.")},
+    }
+    for kinds, content in files.items():
+        found = read(content, "auto", tmp_path).found
+        assert found.endswith(f"; if it is an official file, --from {kinds} knows its heads, method and pixels")
+    for content in (
+        net.state,
+        {"state_dict": under(net.state, "module.")},
+        {"state_dict": under(net.state, "backbone.")},
+    ):
+        assert "--from" not in read(content, "auto", tmp_path).found
+
+
 def test_a_name_of_the_registry_is_not_the_student(
     net: Network, average: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
