@@ -7,6 +7,7 @@ import sys
 import textwrap
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TypedDict
 
 from zoo.errors import UserError, did_you_mean
@@ -14,6 +15,7 @@ from zoo.hub import pretrained
 from zoo.hub.weights import RANDOM, is_hub_reference, is_path, locate
 from zoo.models import registry
 from zoo.models.licences import UNKNOWN, commercial_use, is_non_commercial, permits_commercial_use, where_stated
+from zoo.models.model_config import CONFIG, read_config
 from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL, FOR_REAL_WORK, LINEAR, ModelSpec, Score, Weights
 from zoo.system.json_reader import fields
 from zoo.system.shipped import shipped_folder
@@ -296,12 +298,26 @@ def _print_file(name: str) -> None:
     print_line(f"  embedding  {architecture.num_features} numbers, {architecture.parameters / 1e6:.3f} M parameters")
     print_line(f"  file       {file.path}")
     print_line(f"  sha256     {file.sha256}")
+    if converted := _how_converted(file.folder):
+        print_line(f"  converted  {converted}")
     source = f"; source: {file.source}" if file.source else ""
     print_line(f"  licence    {file.licence} ({commercial_use(file.licence)}){source}")
     _print_wrapped("  pixels     ", f"{transform.summary}, mean {transform.mean}, std {transform.std}")
     if architecture.is_resnet:
         print_line(f"  padding    {architecture.padding}, stem {architecture.stem}")
     print_line(f"  heads      {', '.join(file.parts) or 'none'}")
+
+
+def _how_converted(folder: Path | None) -> str:
+    """Say with which ``--from`` a folder was converted, and which of two networks it holds; empty for other files."""
+    if folder is None:
+        return ""
+    extra = read_config(folder / CONFIG).extra
+    return (
+        f"--from {extra['converted_from']}, the {extra['network']} network"
+        if {"network", "converted_from"} <= extra.keys()
+        else ""
+    )
 
 
 def _print_weights(spec: ModelSpec, tag: str, *, full: bool) -> None:

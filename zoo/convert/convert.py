@@ -133,7 +133,7 @@ def convert(
     if bgr:
         official = replace(official, encoder=_from_bgr(official.encoder, file))
     published = published_weights(file)
-    if name in MODELS and tag in MODELS[name].weights:
+    if name is not None and tag is not None and name in MODELS and tag in MODELS[name].weights:
         _require_the_stated(f"{name}.{tag}", MODELS[name].weights[tag], published, official, file)
     # The caller may refuse the network before anything is written.
     if check:

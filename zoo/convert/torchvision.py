@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -73,7 +73,7 @@ def _only_prefix(state: dict[str, Tensor], path: Path) -> str:
     return found[0]
 
 
-def _require_no_other(content: dict[str, Any], path: Path) -> None:
+def _require_no_other(content: Mapping[object, object], path: Path) -> None:
     """Raise UserError where another dict of the file has a network too, such as timm's ``state_dict_ema``."""
     if len(found := find(joined(content))) > 1:
         listed = ", ".join(map(str, found[:10]))

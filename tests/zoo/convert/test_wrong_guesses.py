@@ -217,6 +217,10 @@ def test_the_command_says_which_of_two_networks_was_taken(
         assert f"took the {other.rpartition('takes the ')[2]}" in (
             convert(Path("m.pth"), kind, tmp_path / f"{kind}.target", which="target").found
         )
+    for folder in ("moco", "moco.target"):  # and still says it of the folder
+        said = CliRunner().invoke(app, ["info", f"./{folder}"]).output
+        which = "target" if "target" in folder else "online"
+        assert f"  converted  --from moco, the {which} network\n" in said
     alone = read({"state_dict": moco(net.state)}, "moco", tmp_path)
     assert (alone.found, alone.left_out) == ("", ("queue",))
 
