@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from torch import Tensor
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.models.key_mapping import torchvision_to_resnetv2
 from zoo.models.model_config import MAX_BLOCKS, MAX_WIDTH
 from zoo.models.registry import IMAGENET_224, Architecture, ModelArgs
@@ -215,6 +216,22 @@ def unread_weights(dropped: Mapping[str, str]) -> str:
                 how = "it is a shard: save get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))"
             return f"; {place[:100]} is a {kind}, no plain tensor: {how}"
     return ""
+
+
+def not_official(path: Path, title: str, error: Exception, dropped: Mapping[str, str] | None = None) -> UserError:
+    """Return the error for a file that is no checkpoint of the code that the user named.
+
+    Args:
+        error: of the reader; a ``KeyError`` is of a key that the file lacks.
+        dropped: see ``OfficialCheckpoint``.
+    """
+    reason = reason_of(error)
+    if isinstance(error, KeyError):
+        reason = f"no {reason_of(Exception(*error.args[:1]))} in it"
+    return UserError(
+        f"{path.name} is not a checkpoint of {title}'s official code ({reason}){unread_weights(dropped or {})}; "
+        "without --from, `zoo convert` finds out what a file is"
+    )
 
 
 def require_online(which: str, kind: str) -> None:

@@ -23,10 +23,10 @@ from pathlib import Path
 from torch import Tensor
 
 from zoo.convert.candidates import joined
-from zoo.convert.common import OfficialCheckpoint, one_of_two, recognise, sequential, starting_with, unread_weights
+from zoo.convert.common import OfficialCheckpoint, not_official, one_of_two, recognise, sequential, starting_with
 from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.convert.split_networks import recognise_split, two_linears
-from zoo.errors import UserError, reason_of
+from zoo.errors import UserError
 from zoo.models.registry import FAIR_224
 
 _REPEATED = re.compile(r"(?:(?<=^)|(?<=\.))(?:module\.){2,}")  # of DDP in DDP
@@ -184,18 +184,14 @@ def read_layout_of(kind: str, path: Path, which: str) -> OfficialCheckpoint:
         raise UserError(f"{kind} has no {which} network: leave --which out")
     found = next((place for place in places if f"{place.prefix}conv1.weight" in tensors), None)
     if found is None:
-        raise UserError(
-            f"{path.name} is no {layout.title} checkpoint of the official code: no {places[0].prefix}conv1.weight"
-            f"{' (the network asked for by --which target)' * (which == 'target')}{unread_weights(file.dropped)}"
-        )
+        asked = " (the network asked for by --which target)" * (which == "target")
+        lacks = KeyError(f"{places[0].prefix}conv1.weight{asked}")
+        raise not_official(path, layout.title, lacks, file.dropped)
     try:
         official = (_split if found.second else _single)(layout, found, tensors, file.dropped)
         _require_no_more(found, official.left_out)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{path.name} is no {layout.title} checkpoint of the official code ({reason_of(error)})"
-            + unread_weights(file.dropped)
-        ) from None
+        raise not_official(path, layout.title, error, file.dropped) from None
     if not any(f"{place.prefix}conv1.weight" in tensors for place in others):
         return official
     taken, other = layout.names if which == "online" else layout.names[::-1]
@@ -206,9 +202,7 @@ def _require_no_more(place: Network, left_out: tuple[str, ...]) -> None:
     """Raise ValueError where a file has tensors that those of this code lack, such as a classifier of its own."""
     more = [key for key in left_out if place.lacks and key.removeprefix(place.prefix).startswith(place.lacks)]
     if more:
-        raise ValueError(
-            f"which has no {more[0]}: --from auto finds out what it is, and --from torch reads it as a plain ResNet"
-        )
+        raise ValueError(f"which writes no {more[0]}")
 
 
 def _single(

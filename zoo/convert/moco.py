@@ -6,15 +6,15 @@ from pathlib import Path
 
 from zoo.convert.common import (
     OfficialCheckpoint,
+    not_official,
     one_of_two,
     recognise,
     sequential,
     starting_with,
-    unread_weights,
     unwrapped,
 )
 from zoo.convert.readers.torch_checkpoint import read_torch
-from zoo.errors import UserError, reason_of
+from zoo.errors import UserError
 from zoo.models.registry import FAIR_224
 
 _NETWORKS = {"online": "encoder_q.", "target": "encoder_k."}
@@ -39,10 +39,7 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         architecture, encoder = recognise({k: v for k, v in network.items() if not k.startswith("fc.")})
         projector = sequential(starting_with(network, "fc."))
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{path.name} is not a MoCo checkpoint of the official code ({reason_of(error)})"
-            + unread_weights(file.dropped)
-        ) from None
+        raise not_official(path, "MoCo", error, file.dropped) from None
     heads = {"projector": projector} if projector else {}
     other = {"online": "target", "target": "online"}[which]
     has_both = any(key.startswith(_NETWORKS[other]) for key in state)

@@ -10,15 +10,14 @@ from torch import Tensor
 
 from zoo.convert.common import (
     OfficialCheckpoint,
+    not_official,
     recognise,
     require_online,
     sequential,
     starting_with,
-    unread_weights,
     unwrapped,
 )
 from zoo.convert.readers.torch_checkpoint import read_torch
-from zoo.errors import UserError, reason_of
 from zoo.models.registry import FAIR_224, Architecture
 
 
@@ -47,10 +46,7 @@ def read(path: Path) -> SimSiamCheckpoint:
         projector, predictor = starting_with(encoder, "fc."), starting_with(state, "predictor.")
         architecture, encoder = recognise({k: v for k, v in encoder.items() if not k.startswith("fc.")})
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{path.name} is not a SimSiam checkpoint of the official code ({reason_of(error)})"
-            + unread_weights(file.dropped)
-        ) from None
+        raise not_official(path, "SimSiam", error, file.dropped) from None
     left_out = tuple(key for key in state if not key.startswith(("encoder.", "predictor.")))
     return SimSiamCheckpoint(architecture, encoder, projector, predictor, left_out, file.dropped)
 

@@ -103,19 +103,29 @@ def test_one_network_in_every_layout_is_the_same_file_of_weights(net: Network, t
 # ---------------------------------------------------------------- another code's file
 
 
-@pytest.mark.parametrize("kind", ["dino", "barlowtwins", "vicreg", "vissl"])
+@pytest.mark.parametrize("kind", ["swav", "dino", "barlowtwins", "vicreg", "vissl"])
 def test_a_supervised_network_is_no_backbone_of_a_method(kind: str, net: Network, tmp_path: Path) -> None:
     """It was converted, its classifier was left out, and it was called by the method's name."""
     with pytest.raises(
-        UserError, match=r"no \S.* checkpoint of the official code \(which has no fc\.weight: --from auto"
+        UserError, match=r"'s official code \(which writes no fc\.weight\); without --from, `zoo convert`"
     ):
         read(fc(net.state), kind, tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["moco", "simsiam", "mocov3", "densecl", "lemniscate", "pycontrast", "cmc"])
+def test_what_lacks_a_code_s_keys_is_refused_with_the_way_out(kind: str, net: Network, tmp_path: Path) -> None:
+    """Of MoCo's and SimSiam's readers only "('state_dict')" was said."""
+    for content in (swav(net.state), {"state_dict": under(net.state, "backbone.")}):
+        with pytest.raises(
+            UserError, match=r"official code \(.*\); without --from, `zoo convert` finds out what a file is"
+        ):
+            read(content, kind, tmp_path)
+
+
 def test_a_file_with_more_than_the_code_writes_is_refused(net: Network, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"which has no state_dict\.module\.projection_head\.0\.weight"):
+    with pytest.raises(UserError, match=r"which writes no state_dict\.module\.projection_head\.0\.weight"):
         read({"state_dict": swav(net.state)}, "lemniscate", tmp_path)  # SwAV's whole checkpoint
-    with pytest.raises(UserError, match=r"which has no state_dict\.head\.fc_cls\.weight"):
+    with pytest.raises(UserError, match=r"which writes no state_dict\.head\.fc_cls\.weight"):
         read({"state_dict": net.state | {"head.fc_cls.weight": torch.ones(10, 256)}}, "densecl", tmp_path)
 
 
