@@ -90,6 +90,8 @@ def convert(
     licence: str | None = None,
     source: str | None = None,
     preprocessing: Preprocessing | None = None,
+    input_size: int | None = None,
+    resize: int | None = None,
     method: str | None = None,
     half: bool = False,
     bgr: bool = False,
@@ -106,7 +108,8 @@ def convert(
         licence, source: default: those of the registry, if the file is one of the published ones by its hash; else
             ``unknown``: the same code also trains files that are the user's own.
         preprocessing: default: the transform that the project evaluates with. With ``auto`` it is for files of no
-            official code.
+            official code, whose own goes before it.
+        input_size, resize: in pixels, in the place of those of the transform, also of an official code's.
         method: default: what the reader finds; the layout alone does not tell MoCo v1 from v2, for example.
         half: store convolutions in float16.
         bgr: for ``auto`` and ``torch``: the file's network takes BGR images; its first convolution is turned, and the
@@ -128,7 +131,9 @@ def convert(
         kind = _resolve(file, prefix)
         if bgr and kind != "auto":
             raise UserError(f"{file.name} is a checkpoint of {kind}, which takes RGB images: leave --bgr out")
-        preprocessing = preprocessing if kind == "auto" else None
+        if kind != "auto" and preprocessing is not None:
+            _require_default_norm(preprocessing, file, kind)
+            preprocessing = None
     official = read(file, kind, which=which, prefix=prefix, bgr=bgr)
     if bgr:
         official = replace(official, encoder=_from_bgr(official.encoder, file))
@@ -139,6 +144,7 @@ def convert(
     if check:
         check(official.architecture)
     transform = for_channels(preprocessing or official.preprocessing, official.architecture.in_chans)
+    transform = replace(transform, input_size=input_size or transform.input_size, resize=resize or transform.resize)
     # Only a published file has the publisher's licence; what the caller states goes before the defaults of the kind.
     config = ModelConfig(
         name=name or re.sub(r"[^A-Za-z0-9_-]+", "_", file.name.partition(".")[0])[:100] or "model",
@@ -152,6 +158,15 @@ def convert(
     )
     written = checkpoint_dir.write(out, config, official.encoder, official.heads, half=half)
     return Converted(out, written, official.left_out, official.dropped, official.found)
+
+
+def _require_default_norm(preprocessing: Preprocessing, file: Path, kind: str) -> None:
+    """Raise UserError where a normalisation was given that would be passed over: an official code says its own."""
+    if (preprocessing.mean, preprocessing.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        raise UserError(
+            f"{file.name} is a checkpoint of {kind}, which says its mean and std: leave --mean and --std out, "
+            "or give --from torch or --prefix to read it as any network"
+        )
 
 
 def for_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:

@@ -314,6 +314,35 @@ def test_counters_are_whole_numbers_or_missing(net: Network, tmp_path: Path) -> 
     assert is_network(read(counted, "auto", tmp_path), net)
 
 
+# ---------------------------------------------------------------- pixels
+
+
+@pytest.mark.parametrize("stated", [[], ["--from", "moco"]])
+def test_the_size_that_a_user_gives_is_not_passed_over(
+    stated: list[str], net: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a network that the official code trained on small images: 224 was written, and nothing said."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": moco(net.state)}, "m.pth")
+    for number, (options, sizes) in enumerate(
+        (
+            ([], (224, 256)),
+            (["--input-size", "32", "--resize", "36"], (32, 36)),
+            (["--input-size", "192"], (192, 256)),
+        )
+    ):
+        done = CliRunner().invoke(app, ["convert", "m.pth", "--out", str(number), *stated, *options])
+        assert done.exit_code == 0, done.output
+        transform = locate(f"./{number}").preprocessing
+        assert (transform.input_size, transform.resize) == sizes
+        assert transform.interpolation == "bilinear"  # as the official code
+    done = CliRunner().invoke(app, ["convert", "m.pth", "--out", "x", *stated, "--mean", "0.5,0.5,0.5"])
+    assert isinstance(done.exception, UserError)
+    assert "moco" in str(done.exception)
+    assert "says its" in str(done.exception)
+    assert not (tmp_path / "x").exists()
+
+
 # ---------------------------------------------------------------- BGR
 
 
