@@ -326,7 +326,7 @@ def _print_weights(spec: ModelSpec, tag: str, *, full: bool) -> None:
     weights = spec.weights[tag]
     transform = weights.preprocessing
     print_line(f"  weights    {spec.name}.{tag}{' (default)' if tag == spec.default_tag else ''}")
-    print_line(f"    file      {weights.location}")
+    print_line(f"    file      {weights.place}")
     print_line(f"    sha256    {_sha256(weights)}")
     # Weights inside the package have no publisher's hash.
     if not weights.bundled:
@@ -336,8 +336,8 @@ def _print_weights(spec: ModelSpec, tag: str, *, full: bool) -> None:
     if weights.other_link:
         print_line(f"    also at   {weights.other_link}")
     print_line(f"    here      {_local_path(spec, tag)}")
-    print_line(f"    licence   {weights.licence} ({commercial_use(weights.licence)}); source: {weights.source}")
-    stated = where_stated(weights.source)
+    _print_wrapped("    licence   ", f"{weights.licence} ({commercial_use(weights.licence)}); source: {weights.source}")
+    stated = "" if weights.licence == UNKNOWN else where_stated(weights.source)
     if note := " ".join(text for text in (f"Stated in {stated}." if stated else "", weights.licence_note) if text):
         _print_wrapped("              ", note)
     _print_wrapped("    pixels    ", f"{transform.summary}, mean {transform.mean}, std {transform.std}")

@@ -61,7 +61,7 @@ def fetch(spec: ModelSpec, tag: str, *, file: Path | None = None, progress: Prog
         return folder
     if by_hand := spec.weights[tag].by_hand:
         raise UserError(
-            f"{folder.name} cannot be downloaded: {by_hand}. If you have the file ({spec.weights[tag].location}): "
+            f"{folder.name} cannot be downloaded: {by_hand}. If you have the file ({spec.weights[tag].place}): "
             f"`zoo fetch {folder.name} --file FILE`"
         )
     from filelock import FileLock  # torch and huggingface_hub depend on it

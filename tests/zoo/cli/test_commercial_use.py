@@ -15,7 +15,7 @@ import pytest
 
 import zoo.cli.main
 from zoo.cli.app import exit_code
-from zoo.errors import EXIT_OK, EXIT_USER_ERROR
+from zoo.errors import EXIT_OK, EXIT_USER_ERROR, without_secrets
 from zoo.models.licences import STATED, commercial_use, permits_commercial_use
 from zoo.models.registry import MODELS
 
@@ -66,7 +66,11 @@ def test_info_answers(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
         ("vicreg_r50", "MIT (permits commercial use)", "Stated in LICENSE and README.md:114"),
         ("mocov2_r50", "MIT (permits commercial use)", "its README still says CC-BY-NC 4.0"),
         ("densecl_r50", "GPL-3.0 (permits commercial use, under its own terms for what is derived)"),
-        ("instdisc_r18", "unknown (none is stated, which permits no use: ask the owner)"),
+        (
+            "instdisc_r18",
+            "unknown (none is stated, which permits no use: ask the owner)",
+            "has no licence file: ask its",
+        ),
         (
             "jigsaw_r50.goyal19_in1k",
             "MIT (permits commercial use)",
@@ -79,6 +83,24 @@ def test_info_answers(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
         said = " ".join(run(monkeypatch, capsys, "info", name)[0].split())
         for text in wanted:
             assert text in said, name
+
+
+def test_a_file_of_a_shared_folder_is_named_with_an_address_that_opens(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """The address ended in ``?...`` in place of its query, and the file's name was lost with it."""
+    place = "InfoMin_800.pth in https://www.dropbox.com/sh/87d24jqsl6ra7t2/AABdDXZZBTnMQCBrg1yrQKVCa"
+    assert f"    file      {place}\n" in run(monkeypatch, capsys, "info", "infomin_r50")[0]
+    error = run(monkeypatch, capsys, "fetch", "infomin_r50", code=EXIT_USER_ERROR)[1]
+    assert f"({place}): `zoo fetch infomin_r50.pycontrast_in1k_800ep --file FILE`" in error
+    for spec in MODELS.values():
+        for weights in spec.weights.values():
+            assert "?..." not in without_secrets(weights.place), weights.location
+
+
+def test_a_card_of_a_tag_that_is_not_there_names_the_tags(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    error = run(monkeypatch, capsys, "card", "swav_r50.nope", code=EXIT_USER_ERROR)[1]
+    assert "swav_r50.nope has no card: its tags: fair_in1k_800ep, fair_in1k_400ep" in error
 
 
 def test_json_has_the_answer_and_only_what_was_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
