@@ -118,7 +118,7 @@ def of_caffe(file_name: str, author: object, state: Mapping[str, Tensor]) -> str
         for norm in norms
     )
     scales = (state[f"{norm}weight"] for norm in norms if f"{norm}weight" in state)
-    trained = any(not bool(((scale == 0) | (scale == 1)).all()) for scale in scales)
+    trained = any(not bool(((scale.float() == 0) | (scale.float() == 1)).all()) for scale in scales)
     return "its BN layers, whose moving averages are 0 and 1" if norms and folded and trained else ""
 
 

@@ -80,8 +80,12 @@ def where_stated(source: str, *, in_repository: bool = False) -> str:
 
 
 def announce(name: str, licence: str, source: str) -> None:
-    """Print one line to stderr, once per model and process, if the licence forbids commercial use."""
-    if is_non_commercial(licence) and name not in _announced:
+    """Print one line to stderr, once per model and process, if the licence forbids commercial use, or there is none.
+
+    A file without a licence whose source nobody has stated is the user's own: nothing is printed.
+    """
+    is_unlicensed = licence == UNKNOWN and source not in ("", UNKNOWN)
+    if (is_non_commercial(licence) or is_unlicensed) and name not in _announced:
         _announced.add(name)
         where = f"; source: {source}" if source else ""
         print_line(f"{name}: licence {licence}, {commercial_use(licence)}{where}", file=sys.stderr)

@@ -16,7 +16,7 @@ import pytest
 import zoo.cli.main
 from zoo.cli.app import exit_code
 from zoo.errors import EXIT_OK, EXIT_USER_ERROR, without_secrets
-from zoo.models.licences import STATED, commercial_use, permits_commercial_use
+from zoo.models.licences import STATED, announce, commercial_use, permits_commercial_use
 from zoo.models.registry import MODELS
 
 Capture = pytest.CaptureFixture[str]
@@ -46,6 +46,20 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: Capture, *words: str, code: int
 def test_a_licence_permits_forbids_or_says_nothing(licence: str, permitted: bool | None, words: str) -> None:
     assert permits_commercial_use(licence) is permitted
     assert commercial_use(licence) == words
+
+
+def test_loading_tells_what_is_forbidden_or_not_permitted_once(capsys: Capture) -> None:
+    """Of weights whose authors state no licence nothing was said."""
+    for _ in range(2):
+        announce("told.a", "CC-BY-NC-4.0", "somebody/weights")
+        announce("told.b", "unknown", "zhirongw/lemniscate.pytorch")
+        announce("told.c", "unknown", "unknown")  # a file of the user's own
+        announce("told.d", "MIT", "somebody/weights")
+    assert capsys.readouterr().err.splitlines() == [
+        "told.a: licence CC-BY-NC-4.0, not for commercial use; source: somebody/weights",
+        "told.b: licence unknown, none is stated, which permits no use: ask the owner; "
+        "source: zhirongw/lemniscate.pytorch",
+    ]
 
 
 def test_every_publisher_s_licence_was_looked_up() -> None:
