@@ -12,6 +12,7 @@ from torch import Tensor
 from zoo.convert.candidates import Candidate, find, joined, of_caffe, other_network
 from zoo.convert.common import (
     OfficialCheckpoint,
+    body_of,
     recognise,
     sequential,
     starting_with,
@@ -73,7 +74,10 @@ def read_official(path: Path, prefix: str | None, *, bgr: bool = False) -> Offic
     chosen = _choose(find(tensors), prefix, tensors, path, unread_weights(file.dropped))
     if chosen.problem:
         raise UserError(f"{path.name}: the network under {chosen.prefix!r} is not converted: {chosen.problem}")
-    body = {k: v for k, v in chosen.state.items() if k.startswith(("conv1.", "bn1.", "layer"))}
+    try:
+        body = body_of(chosen.state)
+    except ValueError as error:
+        raise UserError(f"{path.name}: the network under {chosen.prefix!r} is not converted: {error}") from None
     if not bgr and (reason := of_caffe(path.name, file.content.get("__author__"), body)):
         raise UserError(
             f"{path.name} seems to be a network of Caffe, for BGR images ({reason}): --bgr turns its first convolution "

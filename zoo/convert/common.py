@@ -30,6 +30,7 @@ _BOTTLENECK: dict[tuple[int, ...], str] = {
 _WIDE: dict[tuple[int, ...], str] = {(3, 4, 6, 3): "wide_resnet50_2", (3, 4, 23, 3): "wide_resnet101_2"}
 _BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.")
 _WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_MORE_STEM = re.compile(r"(?:conv|bn)(?:0|[2-9]|1\d)\.")
 _DATA_PARALLEL = re.compile(r"^(?:module\.)+")
 
 
@@ -200,6 +201,18 @@ def unwrapped(state: Mapping[str, V]) -> dict[str, V]:
 def one_of_two(taken: str, which: str, other: str) -> str:
     """Say which network of a file was taken, and with which option the other one is."""
     return f"two networks: took the {taken} (--which {which}); --which {_OTHER[which]} takes the {other}"
+
+
+def body_of(state: Mapping[str, V]) -> dict[str, V]:
+    """Return the tensors of a ResNet in torchvision's names, without its classifier and what else stands beside it.
+
+    Raises:
+        ValueError: beside its first convolution are others, which a network here would leave out.
+    """
+    body = {k: v for k, v in state.items() if k.startswith(("conv1.", "bn1.", "layer"))}
+    if more := [k for k in state if _MORE_STEM.match(k)]:
+        raise ValueError(f"{more[0]} beside conv1: a stem of several convolutions, which is not supported")
+    return body
 
 
 def starting_with(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

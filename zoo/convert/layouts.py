@@ -23,7 +23,15 @@ from pathlib import Path
 from torch import Tensor
 
 from zoo.convert.candidates import joined
-from zoo.convert.common import OfficialCheckpoint, not_official, one_of_two, recognise, sequential, starting_with
+from zoo.convert.common import (
+    OfficialCheckpoint,
+    body_of,
+    not_official,
+    one_of_two,
+    recognise,
+    sequential,
+    starting_with,
+)
 from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.convert.split_networks import recognise_split, two_linears
 from zoo.errors import UserError
@@ -266,8 +274,7 @@ def _split(
 
 
 def _body(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    under = starting_with(tensors, prefix)
-    return {key: value for key, value in under.items() if key.startswith(("conv1.", "bn1.", "layer"))}
+    return body_of(starting_with(tensors, prefix))
 
 
 def _left_out(tensors: Mapping[str, Tensor], used: set[str], prefix: str) -> tuple[str, ...]:

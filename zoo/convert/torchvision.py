@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from zoo.convert.candidates import find, joined
-from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with, unread_weights
+from zoo.convert.common import OfficialCheckpoint, body_of, recognise, sequential, starting_with, unread_weights
 from zoo.convert.readers.torch_checkpoint import read_torch, state_dict_of
 from zoo.errors import UserError, reason_of
 from zoo.models.key_mapping import to_torchvision
@@ -36,8 +36,8 @@ def read_official(path: Path, prefix: str | None) -> OfficialCheckpoint:
         raise UserError(f"{path.name} has no ResNet under {prefix!r}: {_hint(state)}")
     # Separate the classifier from the body.
     classifier = starting_with(named, "fc.")
-    body = {k: v for k, v in named.items() if k.startswith(("conv1.", "bn1.", "layer"))}
     try:
+        body = body_of(named)
         architecture, encoder = recognise(body)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"{path.name} holds no ResNet of this family under {prefix!r} ({reason_of(error)})"

@@ -235,6 +235,15 @@ def test_the_command_says_which_of_two_networks_was_taken(
     assert (alone.found, alone.left_out) == ("", ("queue",))
 
 
+@pytest.mark.parametrize("kind", ["auto", "torch", "vicreg", "vissl"])
+def test_a_stem_of_several_convolutions_is_not_read_as_its_first(kind: str, net: Network, tmp_path: Path) -> None:
+    """As CLIP's: three of 3x3, here all as wide as the first stage, so that the first alone seemed a small stem."""
+    deep = net.state | {"conv1.weight": torch.ones(8, 3, 3, 3), "conv2.weight": torch.ones(8, 8, 3, 3)}
+    deep |= under({k.removeprefix("bn1."): v for k, v in net.state.items() if k.startswith("bn1.")}, "bn2.")
+    with pytest.raises(UserError, match=r"conv2\.weight beside conv1: a stem of several convolutions"):
+        read(deep, kind, tmp_path)
+
+
 def test_auto_names_the_kind_that_knows_more(net: Network, tmp_path: Path) -> None:
     """It reads the network, but not the code's heads, method and pixels."""
     blocks = under(net.state, "_feature_blocks.")
