@@ -244,6 +244,21 @@ def test_a_stem_of_several_convolutions_is_not_read_as_its_first(kind: str, net:
         read(deep, kind, tmp_path)
 
 
+def test_the_head_of_instdisc_is_no_classifier(net: Network, tmp_path: Path) -> None:
+    """``auto`` took its 128 features for classes."""
+    head = {"module.fc.weight": torch.ones(16, 256), "module.fc.bias": torch.ones(16)}
+    bank = argparse.Namespace(memory=torch.ones(4, 16))  # in the place of lemniscate's NCEAverage
+    content = {"state_dict": under(net.state, "module.") | head, "lemniscate": bank, "epoch": 200, "arch": "resnet50"}
+    config = read(content, "auto", tmp_path).config
+    assert (config.method, config.extra["converted_from"], list(config.heads)) == (
+        "instdisc", "lemniscate", ["projector"],
+    )  # fmt: skip
+    del content["lemniscate"]
+    assert list(read(content, "auto", tmp_path).config.heads) == [
+        "classifier"
+    ]  # nothing tells it from a supervised one
+
+
 def test_auto_names_the_kind_that_knows_more(net: Network, tmp_path: Path) -> None:
     """It reads the network, but not the code's heads, method and pixels."""
     blocks = under(net.state, "_feature_blocks.")
