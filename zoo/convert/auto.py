@@ -51,12 +51,12 @@ def official_kind(path: Path) -> str | None:
         return "deepmind-byol"
     if path.suffix == ".safetensors" or (path.suffix == ".pkl" and not zipfile.is_zipfile(path)):
         return None
-    file = read_torch(path)
-    content = file.content
+    checkpoint = read_torch(path)
+    content = checkpoint.content
     if "recipe" in content and "method" in content:
         raise UserError(f"{path} is a checkpoint of zoo-train: `zoo-train export {path} --out ENCODER.safetensors`")
     # The memory bank is an object, which is not read; beside it the network's fc is a projector, not a classifier.
-    if any(place.partition(".")[0] == "lemniscate" for place in file.dropped) and "state_dict" in content:
+    if any(place.partition(".")[0] == "lemniscate" for place in checkpoint.dropped) and "state_dict" in content:
         return "lemniscate"
     return _kind_of_keys(content)
 
