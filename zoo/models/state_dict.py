@@ -66,7 +66,10 @@ def require_own_memory(state: Mapping[str, Tensor], what: str) -> None:
     for key, tensor in state.items():
         is_counter = key.endswith("num_batches_tracked")
         if tensor.layout != torch.strided or (tensor.dtype not in read and not is_counter):
-            raise UserError(f"{what} holds numbers of a kind that is not read, first in {key}")
+            why = (
+                "" if tensor.dtype.is_complex else ": scales of quantised weights are elsewhere, convert the float ones"
+            )
+            raise UserError(f"{what} holds numbers of a kind that is not read, first in {key}{why}")
         storage = tensor.untyped_storage()
         sizes[storage.data_ptr()] = sizes.get(storage.data_ptr(), 0) + tensor.nbytes
         if tensor.nbytes and sizes[storage.data_ptr()] > storage.nbytes():
