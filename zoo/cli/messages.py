@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.cli.model_info import commercial_use
 from zoo.inference.measured_precision import ALLOWED_LOSS, measured
 from zoo.inference.outputs import EMBEDDING
 from zoo.models import checkpoint_dir
+from zoo.models.licences import commercial_use
 from zoo.models.model_config import MODEL
 from zoo.system.hardware import gpu_in_sight
 from zoo.system.terminal import print_line
@@ -236,7 +236,7 @@ def download_progress() -> Iterator[Callable[[int, int | None], None]]:
 def print_fetched(folder: Path) -> None:
     """Print where the weights are, their licence and their hashes."""
     config = checkpoint_dir.read(folder)
-    licence = f"{config.licence}{commercial_use(config.licence)}"
+    licence = f"{config.licence} ({commercial_use(config.licence)})"
     say(f"{folder}: {config.full_name}, licence {licence}, source: {config.source}")
     official = config.extra.get("official_sha256")
     say(f"sha256 of the official file {official}, of model.safetensors {config.sha256[MODEL]}")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import textwrap
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TypedDict
 
 from zoo.errors import UserError, did_you_mean
 from zoo.hub import pretrained
 from zoo.hub.weights import RANDOM, is_hub_reference, is_path, locate
 from zoo.models import registry
-from zoo.models.licences import is_non_commercial
+from zoo.models.licences import UNKNOWN, commercial_use, is_non_commercial, permits_commercial_use, where_stated
+from zoo.models.model_config import CONFIG, read_config
 from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL, FOR_REAL_WORK, LINEAR, ModelSpec, Score, Weights
 from zoo.system.json_reader import fields
 from zoo.system.shipped import shipped_folder
@@ -42,7 +45,7 @@ class Filters:
         method: such as ``byol``.
         sort: ``name`` (the registry's order), ``score``, ``params``, ``dim`` or ``licence``.
         tags: all sets of weights, not only the default of each name.
-        names: part of a name, or a pattern with ``*`` and ``?``; ``None`` is every one.
+        names: part of a name, with ``tags`` of ``NAME.tag``, or a pattern with ``*`` and ``?``; ``None`` is every one.
     """
 
     licence: str | None = None
@@ -64,9 +67,10 @@ class Filters:
             for tag in (spec.weights if self.tags and spec.weights else [spec.default_tag])
         ]
         _require_known("--licence", self.licence, [*_KINDS_OF_LICENCE, *_licences()])
-        _require_known("--method", self.method, sorted({spec.method for spec, _ in every}))
-        if self.names is not None and not any(self._is_named(spec) for spec, _ in every):
-            guess = did_you_mean(self.names, registry.MODELS)
+        methods = sorted({spec.method for spec, _ in every})
+        _require_known("--method", None if self.method is None else _method(self.method), methods, shown=self.method)
+        if self.names is not None and not any(self._is_named(*entry) for entry in every):
+            guess = registry.did_you_mean_model(self.names)
             raise UserError(f"no model is called {self.names!r}: {guess}`zoo list` shows all names")
         found = [entry for entry in every if self._passes(*entry)]
         if self.sort == "name":
@@ -75,17 +79,22 @@ class Filters:
         keys = {"score": _score_key, "params": _parameters, "dim": _dim, "licence": _licence_key}
         return sorted(found, key=lambda entry: keys[self.sort](*entry))
 
-    def _is_named(self, spec: ModelSpec) -> bool:
+    def _is_named(self, spec: ModelSpec, tag: str | None) -> bool:
         wanted = (self.names or "").lower()
-        return fnmatchcase(spec.name, wanted if any(mark in wanted for mark in "*?[") else f"*{wanted}*")
+        pattern = wanted if any(mark in wanted for mark in "*?[") else f"*{wanted}*"
+        return fnmatchcase(spec.name, pattern) or (self.tags and fnmatchcase(f"{spec.name}.{tag}", pattern))
 
     def _passes(self, spec: ModelSpec, tag: str | None) -> bool:
-        if not self._is_named(spec):
+        if not self._is_named(spec, tag):
             return False
         if self.max_params is not None and ARCHITECTURES[spec.architecture].parameters > self.max_params * 1e6:
             return False
-        if self.method is not None and self.method.lower() != spec.method:
+        if self.method is not None and _method(self.method) != spec.method:
             return False
+        return self.permits(spec, tag)
+
+    def permits(self, spec: ModelSpec, tag: str | None) -> bool:
+        """True if the licence of these weights is one that was asked for."""
         if self.licence is None:
             return True
         wanted = self.licence.lower()
@@ -119,18 +128,48 @@ def print_list(filters: Filters) -> None:
         )
     # Names and licences to the left, numbers to the right; a terminal gets a gap between methods.
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    columns = _columns_that_fit(widths)
     grouped = filters.sort == "name" and sys.stdout.isatty()
     for row, after in zip(rows, [*rows[1:], None], strict=True):
-        cells = [f"{cell:{'<' if i in (0, 5, 6) else '>'}{widths[i]}}" for i, cell in enumerate(row)]
+        cells = [f"{row[i]:{'<' if i in (0, 5, 6) else '>'}{widths[i]}}" for i in columns]
         print_line("  ".join(cells).rstrip())
         if grouped and after and row is not rows[0] and row[0].partition("_")[0] != after[0].partition("_")[0]:
             print_line("")
+    if len(rows) == 1:
+        note("no model passes all of these filters")
+    if filters.licence is not None and not filters.tags:
+        _say_other_tags(filters)
     if sys.stdout.isatty():
         print_line("")
-        print_line(
-            "top-1: ImageNet, linear, as published (* otherwise). download: at most, or by hand; none: train it."
-        )
-        print_line(f"default of `zoo extract`: {DEFAULT_MODEL}; details: `zoo info NAME`; filters: `zoo list -h`")
+        for legend in (
+            "top-1: ImageNet, linear, as published (* otherwise). download: at most, or by hand; none: train it.",
+            "licence: -NC- forbids commercial use, unknown permits no use; the rest: `zoo list --licence commercial`.",
+            f"default of `zoo extract`: {DEFAULT_MODEL}; details: `zoo info NAME`; filters: `zoo list -h`",
+        ):
+            _print_wrapped("", legend)
+
+
+_DROPPED_FIRST = (1, 2, 6, 3, 4)  # input, dim, download, params, top-1; name and licence stay
+
+
+def _columns_that_fit(widths: list[int]) -> list[int]:
+    """Return the columns of a list that a terminal has room for; all of them where the output is no terminal."""
+    columns = list(range(len(widths)))
+    if sys.stdout.isatty():
+        for column in _DROPPED_FIRST:
+            if sum(widths[i] + 2 for i in columns) - 2 > shutil.get_terminal_size().columns:
+                columns.remove(column)
+    return columns
+
+
+def _say_other_tags(filters: Filters) -> None:
+    """Say on stderr which names have weights of the wanted licence although their default has another one."""
+    shown = {spec.name for spec, _ in filters.models()}
+    others = [(spec, tag) for spec, tag in replace(filters, tags=True).models() if spec.name not in shown]
+    if others:
+        spec, tag = others[0]
+        names = ", ".join(dict.fromkeys(spec.name for spec, _ in others))
+        note(f"also under other tags than the default (--tags): {names}; such as {spec.name}.{tag}")
 
 
 def say_default(model: str) -> None:
@@ -160,13 +199,18 @@ def default_note() -> str:
     return f"{DEFAULT_MODEL} is a small demo network; for real work --model {' or '.join(texts)}"
 
 
-UNKNOWN = "unknown"  # licence of weights whose authors state none
 _KINDS_OF_LICENCE = ("commercial", "non-commercial")
 
 
-def _require_known(option: str, value: str | None, known: list[str]) -> None:
+def _require_known(option: str, value: str | None, known: list[str], *, shown: str | None = None) -> None:
     if value is not None and value.lower() not in [name.lower() for name in known]:
-        raise UserError(f"{option} {value!r} is not known: choose from {', '.join(known)}")
+        guess = did_you_mean(value, known)
+        raise UserError(f"{option} {shown or value!r} is not known: {guess}choose from {', '.join(known)}")
+
+
+def _method(name: str) -> str:
+    """Return the name of a method here: recipes call MoCo v2 by its version, VISSL calls InstDisc NPID."""
+    return {"mocov2": "moco", "npid": "instdisc"}.get(name.lower(), name.lower())
 
 
 def _licences() -> list[str]:
@@ -254,12 +298,26 @@ def _print_file(name: str) -> None:
     print_line(f"  embedding  {architecture.num_features} numbers, {architecture.parameters / 1e6:.3f} M parameters")
     print_line(f"  file       {file.path}")
     print_line(f"  sha256     {file.sha256}")
+    if converted := _how_converted(file.folder):
+        print_line(f"  converted  {converted}")
     source = f"; source: {file.source}" if file.source else ""
-    print_line(f"  licence    {file.licence}{commercial_use(file.licence)}{source}")
+    print_line(f"  licence    {file.licence} ({commercial_use(file.licence)}){source}")
     _print_wrapped("  pixels     ", f"{transform.summary}, mean {transform.mean}, std {transform.std}")
     if architecture.is_resnet:
         print_line(f"  padding    {architecture.padding}, stem {architecture.stem}")
     print_line(f"  heads      {', '.join(file.parts) or 'none'}")
+
+
+def _how_converted(folder: Path | None) -> str:
+    """Say with which ``--from`` a folder was converted, and which of two networks it holds; empty for other files."""
+    if folder is None:
+        return ""
+    extra = read_config(folder / CONFIG).extra
+    return (
+        f"--from {extra['converted_from']}, the {extra['network']} network"
+        if {"network", "converted_from"} <= extra.keys()
+        else ""
+    )
 
 
 def _print_weights(spec: ModelSpec, tag: str, *, full: bool) -> None:
@@ -268,7 +326,7 @@ def _print_weights(spec: ModelSpec, tag: str, *, full: bool) -> None:
     weights = spec.weights[tag]
     transform = weights.preprocessing
     print_line(f"  weights    {spec.name}.{tag}{' (default)' if tag == spec.default_tag else ''}")
-    print_line(f"    file      {weights.location}")
+    print_line(f"    file      {weights.place}")
     print_line(f"    sha256    {_sha256(weights)}")
     # Weights inside the package have no publisher's hash.
     if not weights.bundled:
@@ -278,9 +336,10 @@ def _print_weights(spec: ModelSpec, tag: str, *, full: bool) -> None:
     if weights.other_link:
         print_line(f"    also at   {weights.other_link}")
     print_line(f"    here      {_local_path(spec, tag)}")
-    print_line(f"    licence   {weights.licence}{commercial_use(weights.licence)}; source: {weights.source}")
-    if weights.licence_note:
-        _print_wrapped("              ", weights.licence_note)
+    _print_wrapped("    licence   ", f"{weights.licence} ({commercial_use(weights.licence)}); source: {weights.source}")
+    stated = "" if weights.licence == UNKNOWN else where_stated(weights.source)
+    if note := " ".join(text for text in (f"Stated in {stated}." if stated else "", weights.licence_note) if text):
+        _print_wrapped("              ", note)
     _print_wrapped("    pixels    ", f"{transform.summary}, mean {transform.mean}, std {transform.std}")
     print_line(f"    padding   {weights.padding}")
     if weights.note:
@@ -294,19 +353,20 @@ def _print_weights(spec: ModelSpec, tag: str, *, full: bool) -> None:
 
 
 def _print_wrapped(head: str, text: str) -> None:
-    """Print a line, cut at words after 100 characters; what follows stands below the text."""
+    """Print a line, cut at words after 100 characters, or a narrower terminal's; what follows stands below the text."""
     below = " " * len(head)
-    for line in textwrap.wrap(text, 100, initial_indent=head, subsequent_indent=below, break_on_hyphens=False):
+    width = min(100, max(40, shutil.get_terminal_size().columns)) if sys.stdout.isatty() else 100
+    for line in textwrap.wrap(text, width, initial_indent=head, subsequent_indent=below, break_on_hyphens=False):
         print_line(line)
 
 
 def print_list_json(filters: Filters) -> None:
-    """Print what ``zoo info`` tells, of all models that pass, as JSON."""
+    """Print what ``zoo info`` tells, of all models that pass, as JSON; with a licence, of such weights only."""
     specs = {spec.name: spec for spec, _ in filters.models()}
-    print_json([_to_json(spec) for spec in specs.values()])
+    print_json([_to_json(spec, filters) for spec in specs.values()])
 
 
-def _to_json(spec: ModelSpec) -> dict[str, object]:
+def _to_json(spec: ModelSpec, filters: Filters) -> dict[str, object]:
     architecture = ARCHITECTURES[spec.architecture]
     return {
         "name": spec.name,
@@ -333,6 +393,7 @@ def _to_json(spec: ModelSpec) -> dict[str, object]:
                 "licence": weights.licence,
                 "licence_note": weights.licence_note or None,
                 "non_commercial": is_non_commercial(weights.licence),
+                "commercial_use": permits_commercial_use(weights.licence),  # null: nobody says so
                 "source": weights.source,
                 "preprocessing": weights.preprocessing.to_json(),
                 "padding": weights.padding,
@@ -341,6 +402,7 @@ def _to_json(spec: ModelSpec) -> dict[str, object]:
                 "measured": measured_scores(spec.name, tag),
             }
             for tag, weights in spec.weights.items()
+            if filters.permits(spec, tag)
         ],
     }
 
@@ -368,11 +430,6 @@ def measured_scores(name: str, tag: str) -> list[MeasuredScore]:
             }
         )
     return scores
-
-
-def commercial_use(licence: str) -> str:
-    """Return a note in brackets if the licence forbids commercial use, else an empty string."""
-    return " (not for commercial use)" if is_non_commercial(licence) else ""
 
 
 def _published(score: Score) -> str:

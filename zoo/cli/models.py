@@ -42,7 +42,8 @@ Sort = Literal["name", "score", "params", "dim", "licence"]
 @app.command("list", short_help="List models: sizes, licence, published score, download.")
 def list_models(
     names: Annotated[
-        str | None, typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern such as '*_r50'.")
+        str | None,
+        typer.Argument(metavar="PATTERN", help="Part of a name (with --tags: of NAME.tag), or a pattern as '*_r50'."),
     ] = None,
     *,
     licence: Annotated[
@@ -149,8 +150,18 @@ def convert(
         str | None,
         typer.Option(help="Prefix of the encoder's keys, before conv1.weight, if a file has several networks."),
     ] = None,
-    input_size: Annotated[int, typer.Option(min=1, help="--from auto or torch: side of the crop, pixels.")] = 224,
-    resize: Annotated[int, typer.Option(min=1, help="--from auto or torch: short side before the crop, pixels.")] = 256,
+    input_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Side of the crop, pixels; default: the official code's, else 224.", show_default=False
+        ),
+    ] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Short side before the crop, pixels; default: likewise, else 256.", show_default=False
+        ),
+    ] = None,
     mean: Annotated[
         str | None,
         typer.Option(help="--from auto or torch: of each channel in 0..1, as 0.5,0.5,0.5; default: ImageNet's."),
@@ -159,6 +170,9 @@ def convert(
     licence: Annotated[
         str | None, typer.Option(help="SPDX name; default: that of a published file, else unknown.")
     ] = None,
+    bgr: Annotated[
+        bool, typer.Option("--bgr", help="--from auto or torch: it takes BGR images (Caffe's); convert it to RGB.")
+    ] = False,
     half: Annotated[bool, typer.Option("--half", help="Store convolutions in float16, BN in float32.")] = False,
 ) -> None:
     """Convert a checkpoint to a folder that loads everywhere, or an encoder to other libraries' key names.
@@ -188,8 +202,8 @@ def convert(
     preprocessing = None
     if kind in ("torch", "auto"):
         preprocessing = Preprocessing(
-            input_size,
-            resize,
+            input_size or 224,
+            resize or 256,
             mean=IMAGENET_MEAN if mean is None else numbers("--mean", mean),
             std=IMAGENET_STD if std is None else numbers("--std", std),
         )
@@ -205,7 +219,10 @@ def convert(
             prefix=prefix,
             licence=licence,
             preprocessing=preprocessing,
+            input_size=input_size,
+            resize=resize,
             half=half,
+            bgr=bgr,
         )
     )
 

@@ -9,14 +9,24 @@ from pathlib import Path
 
 from torch import Tensor
 
-from zoo.convert.candidates import Candidate, find, joined, other_network
-from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with, unread_weights
+from zoo.convert.candidates import Candidate, find, joined, of_caffe, other_network
+from zoo.convert.common import (
+    OfficialCheckpoint,
+    body_of,
+    recognise,
+    sequential,
+    starting_with,
+    unread_weights,
+    unwrapped,
+)
+from zoo.convert.layouts import kinds_of_place
 from zoo.convert.readers.tf_checkpoint import is_archive, tensor_names
 from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.errors import UserError, reason_of
 from zoo.models.head_spec import read_layout
 from zoo.models.other_files import refuse_file, refuse_folder
 
+_BYTE = "0.00392157"  # 1 / 255: a standard deviation of one step of a byte, in pixels of 0..1
 # Names of heads beside a backbone: lightly, solo-learn, lucidrains' and sthalles' BYOL (spelled so there).
 _HEADS = {
     "projector": ("projection_head.layers.", "projection_head.", "projector.layers.", "projector.", "projetion.net."),
@@ -43,28 +53,42 @@ def official_kind(path: Path) -> str | None:
         return "deepmind-byol"
     if path.suffix == ".safetensors" or (path.suffix == ".pkl" and not zipfile.is_zipfile(path)):
         return None
-    content = read_torch(path).content
+    checkpoint = read_torch(path)
+    content = checkpoint.content
     if "recipe" in content and "method" in content:
         raise UserError(f"{path} is a checkpoint of zoo-train: `zoo-train export {path} --out ENCODER.safetensors`")
+    # The memory bank is an object, which is not read; beside it the network's fc is a projector, not a classifier.
+    if any(place.partition(".")[0] == "lemniscate" for place in checkpoint.dropped) and "state_dict" in content:
+        return "lemniscate"
     return _kind_of_keys(content)
 
 
-def read_official(path: Path, prefix: str | None) -> OfficialCheckpoint:
+def read_official(path: Path, prefix: str | None, *, bgr: bool = False) -> OfficialCheckpoint:
     """Read the ResNet of a checkpoint of any training code, with the heads that are plain sequences of layers.
 
     Args:
         prefix: which network, where the file has several: the text before its keys, from the top of the file or from
             its innermost dict on.
+        bgr: the user knows that it takes BGR images; whoever calls turns its first convolution.
 
     Raises:
-        UserError: the file cannot be read, has no supported ResNet, or several and no ``prefix`` chooses one.
+        UserError: the file cannot be read, has no supported ResNet, or several and no ``prefix`` chooses one; or it
+            seems to take BGR images, and ``bgr`` does not say so.
     """
     file = read_torch(path)
     tensors = joined(file.content)
     chosen = _choose(find(tensors), prefix, tensors, path, unread_weights(file.dropped))
     if chosen.problem:
         raise UserError(f"{path.name}: the network under {chosen.prefix!r} is not converted: {chosen.problem}")
-    body = {k: v for k, v in chosen.state.items() if k.startswith(("conv1.", "bn1.", "layer"))}
+    try:
+        body = body_of(chosen.state)
+    except ValueError as error:
+        raise UserError(f"{path.name}: the network under {chosen.prefix!r} is not converted: {error}") from None
+    if not bgr and (reason := of_caffe(path.name, file.content.get("__author__"), body)):
+        raise UserError(
+            f"{path.name} seems to be a network of Caffe, for BGR images ({reason}): --bgr turns its first convolution "
+            f"to RGB, with --std {_BYTE},{_BYTE},{_BYTE} if it takes pixels of 0 to 255; --from torch reads it as it is"
+        )
     try:
         architecture, encoder = recognise(body)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -83,6 +107,8 @@ def read_official(path: Path, prefix: str | None) -> OfficialCheckpoint:
     found = f"a ResNet in {chosen.layout} under {chosen.prefix!r}, {stem}; heads: {', '.join(heads) or 'none'}"
     if any(["relu"] in read_layout(state) for state in heads.values()):
         found += " (their layers without tensors are read as ReLU)"
+    if kinds := kinds_of_place(chosen.prefix):
+        found += f"; if it is an official file, --from {' or '.join(kinds)} knows its heads, method and pixels"
     return OfficialCheckpoint(
         "unknown", architecture, encoder, heads, left_out=tuple(left_out), dropped=file.dropped, found=found
     )
@@ -218,16 +244,22 @@ def _kind_of_keys(content: Mapping[str, object]) -> str | None:
         ):
             return "pycontrast"
     inner = content.get("state_dict", content)
-    keys = {str(key).removeprefix("module.") for key in inner} if isinstance(inner, dict) else set()
-    if not isinstance(content.get("state_dict"), dict):
-        is_swav = "projection_head.0.weight" in keys and any(key.startswith("prototypes") for key in keys)
-        return "swav" if is_swav and "conv1.weight" in keys else None
-    if "encoder_q.layer1.0.conv1.weight" in keys:
-        return "moco"
-    if {"base_encoder.layer1.0.conv1.weight", "momentum_encoder.layer1.0.conv1.weight"} <= keys:
-        return "mocov3"
-    if {"encoder.layer1.0.conv1.weight", "encoder.fc.0.weight", "predictor.0.weight"} <= keys:
-        return "simsiam"
-    if {"conv1.weight", "projection_head.0.weight"} <= keys and any(key.startswith("prototypes") for key in keys):
+    try:
+        keys = set(unwrapped({str(key): None for key in inner})) if isinstance(inner, dict) else set()
+    except ValueError:
+        return None
+    # A fork of an official code that has one more network is none of it: the user says which is meant.
+    block = ".layer1.0.conv1.weight"
+    networks = {f".{key}".removesuffix(block) for key in keys if f".{key}".endswith(block)}
+    has_prototypes = any(key.startswith("prototypes") for key in keys)
+    if networks == {""} and {"conv1.weight", "projection_head.0.weight"} <= keys and has_prototypes:
         return "swav"
+    if not isinstance(content.get("state_dict"), dict):
+        return None
+    if ".encoder_q" in networks and networks <= {".encoder_q", ".encoder_k"}:
+        return "moco"
+    if networks == {".base_encoder", ".momentum_encoder"}:
+        return "mocov3"
+    if networks == {".encoder"} and {"encoder.fc.0.weight", "predictor.0.weight"} <= keys:
+        return "simsiam"
     return None

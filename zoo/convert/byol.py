@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.convert.common import OfficialCheckpoint, recognise, sequential
+from zoo.convert.common import OfficialCheckpoint, not_official, one_of_two, recognise, sequential
 from zoo.convert.readers.safe_pickle import read_pickle
-from zoo.errors import UserError, reason_of
+from zoo.errors import UserError
 from zoo.models.registry import BYOL_224, Architecture
 
 _BLOCK = re.compile(r"block_group_(\d+)/~/block_(\d+)/~/(?:shortcut_)?(conv|batchnorm)(?:_(\d))?$")
@@ -65,7 +65,7 @@ def read(path: Path) -> ByolCheckpoint:
         if other != architecture:
             raise ValueError("online and target network differ")
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError) as error:
-        raise UserError(f"{path.name} is not a BYOL checkpoint of the official code ({reason_of(error)})") from None
+        raise not_official(path, "BYOL", error) from None
     return ByolCheckpoint(architecture, online, target)
 
 
@@ -78,7 +78,9 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
     file = read(path)
     parts = {"online": file.online, "target": file.target}[which]
     heads = {part: sequential(parts[part]) for part in ("projector", "predictor", "classifier") if parts[part]}
-    return OfficialCheckpoint("byol", file.architecture, parts["encoder"], heads, BYOL_224)
+    names = {"online": "online network", "target": "target network, its moving average"}
+    found = one_of_two(names[which], which, names["target" if which == "online" else "online"])
+    return OfficialCheckpoint("byol", file.architecture, parts["encoder"], heads, BYOL_224, found=found)
 
 
 def _parts(params: Params, state: Params, made: dict[tuple[int, bool], Tensor]) -> dict[str, dict[str, Tensor]]:

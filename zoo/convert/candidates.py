@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.convert.common import starting_with
+from zoo.convert.common import starting_with, without_wrappers
 from zoo.models.key_mapping import detectron2_to_torchvision, resnetv2_to_torchvision
 
-_WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _AVERAGE = re.compile(
     r"(?:^|[._])(?:ema|teacher|momentum|target|encoder_k|average|averaged|swa)(?:[._]|$)|_ema|_momentum"
 )
+_CAFFE = re.compile(r"(?<![A-Za-z])(?:caffe2?|bgr(?!2rgb)|detectron2? model zoo)(?![A-Za-z])", re.IGNORECASE)
 _MAX_DEPTH = 100
 _MAX_NETWORKS = 32  # of one file: each takes a pass over all keys
 
@@ -72,7 +72,7 @@ def joined(content: Mapping[object, object]) -> dict[str, Tensor]:
             if not isinstance(key, str):
                 continue
             if isinstance(value, Tensor):
-                found[_WRAPPERS.sub("", place + key)] = value
+                found[without_wrappers(place + key)] = value
             elif isinstance(value, dict) and id(value) not in seen and depth < _MAX_DEPTH:
                 walk(value, f"{place}{key}.", depth + 1)
 
@@ -95,6 +95,33 @@ def find(tensors: Mapping[str, Tensor]) -> list[Candidate]:
     return different
 
 
+def of_caffe(file_name: str, author: object, state: Mapping[str, Tensor]) -> str:
+    """Say by what a network is known as one of Caffe, which takes BGR images; empty where nothing says so.
+
+    Detectron's and MSRA's have BN folded into an affine layer, so that its moving averages are 0 and 1
+    (facebookresearch/detectron2, ``detectron2/checkpoint/catalog.py``). An untrained network has them too, but with its
+    first scales and shifts.
+
+    Args:
+        author: ``__author__`` of detectron2's files.
+        state: a network in torchvision's names.
+    """
+    if found := _CAFFE.search(file_name):
+        return f"{found[0]!r} in its name"
+    if isinstance(author, str) and (found := _CAFFE.search(author)):
+        return f"its __author__ {author[:50]!r}"
+    norms = [k.removesuffix("running_mean") for k in state if k.endswith("running_mean")]
+    folded = all(
+        not bool(state[f"{norm}running_mean"].any())
+        and f"{norm}running_var" in state
+        and bool(((state[f"{norm}running_var"].float() - 1).abs() < 1e-4).all())  # detectron2 subtracts BN's epsilon
+        for norm in norms
+    )
+    scales = (state[f"{norm}weight"] for norm in norms if f"{norm}weight" in state)
+    trained = any(not bool(((scale.float() == 0) | (scale.float() == 1)).all()) for scale in scales)
+    return "its BN layers, whose moving averages are 0 and 1" if norms and folded and trained else ""
+
+
 def other_network(tensors: Mapping[str, Tensor]) -> str:
     """Say what the tensors are where no ResNet is among them; empty where nothing is known."""
     ends = {key.rpartition("layer1.0.")[0] for key in tensors if "layer1.0." in key}
@@ -102,6 +129,11 @@ def other_network(tensors: Mapping[str, Tensor]) -> str:
         return "a ResNet with a stem of three convolutions (ResNet-C or -D), which is not supported"
     if any(key.endswith("patch_embed.proj.weight") for key in tensors):
         return "a vision transformer, which is not supported: only ResNets are"
+    if any(key.endswith("res2_0_branch2a_w") for key in tensors):
+        return (
+            "a network in Caffe2's names, for BGR images: extra_scripts/convert_caffe2_to_torchvision_resnet.py of "
+            "facebookresearch/vissl, with --bgr2rgb True, writes a file for --from torch"
+        )
     if any(".conv_dw." in key or key.endswith("features.0.0.weight") for key in tensors):
         return "a network of another family: only ResNets are supported"
     return ""

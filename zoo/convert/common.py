@@ -5,16 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.models.key_mapping import torchvision_to_resnetv2
 from zoo.models.model_config import MAX_BLOCKS, MAX_WIDTH
 from zoo.models.registry import IMAGENET_224, Architecture, ModelArgs
 from zoo.models.state_dict import without_counters
 from zoo.transforms.preprocess import MODES, Preprocessing
 
+V = TypeVar("V")
+
+_OTHER = {"online": "target", "target": "online"}
 _BASIC: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
 _BOTTLENECK: dict[tuple[int, ...], str] = {
     (3, 4, 6, 3): "resnet50",
@@ -24,6 +29,9 @@ _BOTTLENECK: dict[tuple[int, ...], str] = {
 }
 _WIDE: dict[tuple[int, ...], str] = {(3, 4, 6, 3): "wide_resnet50_2", (3, 4, 23, 3): "wide_resnet101_2"}
 _BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.")
+_WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_MORE_STEM = re.compile(r"(?:conv|bn)(?:0|[2-9]|1\d)\.")
+_DATA_PARALLEL = re.compile(r"^(?:module\.)+")
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,9 @@ class OfficialCheckpoint:
         preprocessing: transform that the official code evaluates with.
         left_out: keys of the file that belong to neither.
         dropped: class of each object of the file that was not read, by its place.
-        found: what was found and where, for the user; empty where the kind of file says it.
+        found: what was found and where, or which of two networks was taken, for the user; empty where the kind of file
+            says it.
+        evaluated: False if the file has another network, and its authors evaluate and publish that one.
     """
 
     method: str
@@ -48,6 +58,7 @@ class OfficialCheckpoint:
     left_out: tuple[str, ...] = field(default=())
     dropped: Mapping[str, str] = field(default_factory=dict)
     found: str = ""
+    evaluated: bool = True
 
 
 def recognise(state: Mapping[str, Tensor], *, padding: str = "symmetric") -> tuple[Architecture, dict[str, Tensor]]:
@@ -170,6 +181,40 @@ def sequential(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"0.{k}" if k in ("weight", "bias") else k: v for k, v in without_counters(state).items()}
 
 
+def without_wrappers(key: str) -> str:
+    """Return a key without the names that ``torch.compile``, FSDP and activation checkpointing put into it."""
+    return _WRAPPERS.sub("", key)
+
+
+def unwrapped(state: Mapping[str, V]) -> dict[str, V]:
+    """Return a state dict without the wrappers in its keys and without ``module.``, once or repeated, before them.
+
+    Raises:
+        ValueError: two keys become one.
+    """
+    found = {_DATA_PARALLEL.sub("", without_wrappers(k)): v for k, v in state.items()}
+    if len(found) != len(state):
+        raise ValueError("the same keys with and without module. before them")
+    return found
+
+
+def one_of_two(taken: str, which: str, other: str) -> str:
+    """Say which network of a file was taken, and with which option the other one is."""
+    return f"two networks: took the {taken} (--which {which}); --which {_OTHER[which]} takes the {other}"
+
+
+def body_of(state: Mapping[str, V]) -> dict[str, V]:
+    """Return the tensors of a ResNet in torchvision's names, without its classifier and what else stands beside it.
+
+    Raises:
+        ValueError: beside its first convolution are others, which a network here would leave out.
+    """
+    body = {k: v for k, v in state.items() if k.startswith(("conv1.", "bn1.", "layer"))}
+    if more := [k for k in state if _MORE_STEM.match(k)]:
+        raise ValueError(f"{more[0]} beside conv1: a stem of several convolutions, which is not supported")
+    return body
+
+
 def starting_with(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the entries of a state dict under a prefix, without the prefix."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -184,6 +229,22 @@ def unread_weights(dropped: Mapping[str, str]) -> str:
                 how = "it is a shard: save get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))"
             return f"; {place[:100]} is a {kind}, no plain tensor: {how}"
     return ""
+
+
+def not_official(path: Path, title: str, error: Exception, dropped: Mapping[str, str] | None = None) -> UserError:
+    """Return the error for a file that is no checkpoint of the code that the user named.
+
+    Args:
+        error: of the reader; a ``KeyError`` is of a key that the file lacks.
+        dropped: see ``OfficialCheckpoint``.
+    """
+    reason = reason_of(error)
+    if isinstance(error, KeyError):
+        reason = f"no {reason_of(Exception(*error.args[:1]))} in it"
+    return UserError(
+        f"{path.name} is not a checkpoint of {title}'s official code ({reason}){unread_weights(dropped or {})}; "
+        "without --from, `zoo convert` finds out what a file is"
+    )
 
 
 def require_online(which: str, kind: str) -> None:

@@ -18,6 +18,8 @@ from zoo.system.atomic_files import sha256_file
 from zoo.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from zoo.convert.common import OfficialCheckpoint
 
 WHICH = ("online", "target")
@@ -89,8 +91,11 @@ def convert(
     licence: str | None = None,
     source: str | None = None,
     preprocessing: Preprocessing | None = None,
+    input_size: int | None = None,
+    resize: int | None = None,
     method: str | None = None,
     half: bool = False,
+    bgr: bool = False,
     check: Callable[[Architecture], None] | None = None,
 ) -> Converted:
     """Read an official file and write the folder ``out``, see ``zoo.models.checkpoint_dir``.
@@ -104,30 +109,44 @@ def convert(
         licence, source: default: those of the registry, if the file is one of the published ones by its hash; else
             ``unknown``: the same code also trains files that are the user's own.
         preprocessing: default: the transform that the project evaluates with. With ``auto`` it is for files of no
-            official code.
+            official code, whose own goes before it.
+        input_size, resize: in pixels, in the place of those of the transform, also of an official code's.
         method: default: what the reader finds; the layout alone does not tell MoCo v1 from v2, for example.
         half: store convolutions in float16.
+        bgr: for ``auto`` and ``torch``: the file's network takes BGR images; its first convolution is turned, and the
+            new folder takes RGB.
         check: is called with the detected architecture and may refuse it before anything is written.
 
     Raises:
-        UserError: the kind is unknown, the file is refused, or the folder is in use.
+        UserError: the kind is unknown, the file is refused, it is another one of the registry than ``name`` and
+            ``tag`` say, or the folder is in use.
     """
     # Refuse wrong options before the large file is read.
     if kind not in KINDS or which not in WHICH:
         raise UserError(f"--from {kind} --which {which}: one of {', '.join(KINDS)}, and of {', '.join(WHICH)}")
     if prefix is not None and kind not in _WITH_PREFIX:
         raise UserError("--prefix belongs to --from auto and --from torch")
+    if bgr and kind not in _WITH_PREFIX:
+        raise UserError(f"--bgr belongs to --from auto and --from torch: {kind} says its own")
     if kind == "auto":
         kind = _resolve(file, prefix)
-        preprocessing = preprocessing if kind == "auto" else None
-    official = read(file, kind, which=which, prefix=prefix)
+        if bgr and kind != "auto":
+            raise UserError(f"{file.name} is a checkpoint of {kind}, which takes RGB images: leave --bgr out")
+        if kind != "auto" and preprocessing is not None:
+            _require_default_norm(preprocessing, file, kind)
+            preprocessing = None
+    official = read(file, kind, which=which, prefix=prefix, bgr=bgr)
+    if bgr:
+        official = replace(official, encoder=_from_bgr(official.encoder, file))
+    published = published_weights(file)
+    if name is not None and tag is not None and name in MODELS and tag in MODELS[name].weights:
+        _require_the_stated(f"{name}.{tag}", MODELS[name].weights[tag], published, official, file)
     # The caller may refuse the network before anything is written.
     if check:
         check(official.architecture)
     transform = for_channels(preprocessing or official.preprocessing, official.architecture.in_chans)
-    # Only a published file has the publisher's licence.
-    published = published_weights(file)
-    # Describe the network: what the caller states goes before the defaults of the kind.
+    transform = replace(transform, input_size=input_size or transform.input_size, resize=resize or transform.resize)
+    # Only a published file has the publisher's licence; what the caller states goes before the defaults of the kind.
     config = ModelConfig(
         name=name or re.sub(r"[^A-Za-z0-9_-]+", "_", file.name.partition(".")[0])[:100] or "model",
         tag=tag,
@@ -140,6 +159,15 @@ def convert(
     )
     written = checkpoint_dir.write(out, config, official.encoder, official.heads, half=half)
     return Converted(out, written, official.left_out, official.dropped, official.found)
+
+
+def _require_default_norm(preprocessing: Preprocessing, file: Path, kind: str) -> None:
+    """Raise UserError where a normalisation was given that would be passed over: an official code says its own."""
+    if (preprocessing.mean, preprocessing.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        raise UserError(
+            f"{file.name} is a checkpoint of {kind}, which says its mean and std: leave --mean and --std out, "
+            "or give --from torch or --prefix to read it as any network"
+        )
 
 
 def for_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
@@ -162,6 +190,28 @@ def for_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
     return replace(preprocessing, mean=mean, std=std)
 
 
+def _from_bgr(encoder: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """Return an encoder that takes RGB in the place of one that takes BGR."""
+    stem = "stem.conv.weight" if "stem.conv.weight" in encoder else "conv1.weight"
+    if encoder[stem].shape[1] != 3:
+        raise UserError(f"{file.name} takes {encoder[stem].shape[1]} channels: --bgr is for 3")
+    return {**encoder, stem: encoder[stem].flip(1)}
+
+
+def _require_the_stated(
+    name: str, weights: Weights, published: Weights | None, official: OfficialCheckpoint, file: Path
+) -> None:
+    """Raise UserError where a file that stands for weights of the registry is known as others, or holds others."""
+    if published is not None and published != weights:
+        own = next(f"{s.name}.{t}" for s in MODELS.values() for t, w in s.weights.items() if w == published)
+        raise UserError(f"{file.name} is {own} by its hash, not {name}: refused")
+    if not official.evaluated:
+        raise UserError(
+            f"{file.name} is no file of {name}, which is one network: it holds {official.found}; convert it with "
+            "`zoo convert`"
+        )
+
+
 def _resolve(file: Path, prefix: str | None = None) -> str:
     """Return the official kind of a file, or ``auto`` for another checkpoint and where a prefix is given.
 
@@ -177,8 +227,13 @@ def _resolve(file: Path, prefix: str | None = None) -> str:
     return found if found and prefix is None else "auto"
 
 
-def read(file: Path, kind: str, *, which: str = "online", prefix: str | None = None) -> OfficialCheckpoint:
+def read(
+    file: Path, kind: str, *, which: str = "online", prefix: str | None = None, bgr: bool = False
+) -> OfficialCheckpoint:
     """Read the tensors of an official file; nothing is written.
+
+    Args:
+        bgr: the caller turns the first convolution of a network that takes BGR images; ``auto`` refuses it otherwise.
 
     Raises:
         UserError: the file is refused, or it has no such network.
@@ -187,7 +242,8 @@ def read(file: Path, kind: str, *, which: str = "online", prefix: str | None = N
     if kind in _WITH_PREFIX:
         if which != "online":
             raise UserError(f"--from {kind} has no target network: choose one with --prefix")
-        result: OfficialCheckpoint = reader.read_official(file, prefix)
+        options = {"bgr": bgr} if kind == "auto" else {}
+        result: OfficialCheckpoint = reader.read_official(file, prefix, **options)
     elif kind in _TABLE:
         result = reader.read_layout_of(kind, file, which)
     else:

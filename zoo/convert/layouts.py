@@ -15,18 +15,30 @@ Keys are those of all nested dicts joined by dots (``zoo.convert.candidates.join
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from zoo.convert.candidates import joined
-from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with, unread_weights
+from zoo.convert.common import (
+    OfficialCheckpoint,
+    body_of,
+    not_official,
+    one_of_two,
+    recognise,
+    sequential,
+    starting_with,
+)
 from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.convert.split_networks import recognise_split, two_linears
-from zoo.errors import UserError, reason_of
+from zoo.errors import UserError
 from zoo.models.registry import FAIR_224
+
+_REPEATED = re.compile(r"(?:(?<=^)|(?<=\.))(?:module\.){2,}")  # of DDP in DDP
+ANYTHING = ("",)
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class Network:
         second: prefix of the second half; empty for a usual network.
         colours: of a network of split colours: see ``zoo.models.registry.Architecture``.
         second_head: text before the layers of the second half's projector.
+        lacks: how no other key begins in such a file, after the prefix: one that has it is of another code.
     """
 
     prefix: str
@@ -46,6 +59,7 @@ class Network:
     second: str = ""
     colours: str = ""
     second_head: str = ""
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,16 +70,25 @@ class Layout:
         method: of the converted model; the registry's own entries may say it better.
         title: for messages.
         online, target: places of the networks, tried in this order.
+        names: of the two networks, for messages.
+        evaluated: which of two its authors evaluate and publish.
     """
 
     method: str
     title: str
     online: tuple[Network, ...]
     target: tuple[Network, ...] = ()
+    names: tuple[str, str] = ("trained network", "network that is its moving average")
+    evaluated: str = "online"
 
 
-def _with_projector(prefix: str, projector: str) -> Network:
-    return Network(prefix, {"projector": (projector,)})
+def _with_projector(prefix: str, projector: str, lacks: tuple[str, ...] = ()) -> Network:
+    return Network(prefix, {"projector": (projector,)}, lacks=lacks)
+
+
+def _backbone(prefix: str = "", lacks: tuple[str, ...] = ANYTHING) -> Network:
+    """A file of a network without its heads."""
+    return Network(prefix, lacks=lacks)
 
 
 def _moco_v3(encoder: str) -> Network:
@@ -75,7 +98,8 @@ def _moco_v3(encoder: str) -> Network:
 
 def _twins(method: str, title: str) -> Layout:
     full = _with_projector("model.module.backbone.", "model.module.projector.")
-    return Layout(method, title, (full, Network("")))
+    # barlowtwins evaluate.py:84 and vicreg hubconf.py:21 load them without a key too many
+    return Layout(method, title, (full, _backbone()))
 
 
 def _densecl(encoder: str) -> Network:
@@ -106,13 +130,20 @@ LAYOUTS: Mapping[str, Layout] = {
     "dino": Layout(
         "dino",
         "DINO",
-        (Network("student.module.backbone."), Network("")),
+        # hubconf.py:94 loads the backbone without being strict
+        (Network("student.module.backbone."), _backbone(lacks=("fc.",))),
         (Network("teacher.module.backbone."), Network("teacher.backbone.")),
+        ("student", "teacher, which its authors evaluate and publish"),
+        evaluated="target",  # eval_linear.py:264 and eval_knn.py: --checkpoint_key teacher
     ),
     "barlowtwins": _twins("barlowtwins", "Barlow Twins"),
     "vicreg": _twins("vicreg", "VICReg"),
-    "densecl": Layout("densecl", "DenseCL", (_densecl("encoder_q"), Network("state_dict.")), (_densecl("encoder_k"),)),
-    "lemniscate": Layout("instdisc", "InstDisc", (_with_projector("state_dict.module.", "state_dict.module.fc."),)),
+    "densecl": Layout(
+        "densecl", "DenseCL", (_densecl("encoder_q"), _backbone("state_dict.")), (_densecl("encoder_k"),)
+    ),
+    "lemniscate": Layout(
+        "instdisc", "InstDisc", (_with_projector("state_dict.module.", "state_dict.module.fc.", lacks=ANYTHING),)
+    ),
     "pycontrast": Layout(
         "unknown",
         "PyContrast",
@@ -129,10 +160,20 @@ LAYOUTS: Mapping[str, Layout] = {
             Network("model_state_dict._feature_blocks."),
             Network("model_state_dict."),
             Network("_feature_blocks."),
-            Network(""),
+            _backbone(lacks=("fc.",)),
         ),
     ),
 }
+
+
+_ANYBODY_S = ("", "state_dict.", "state_dict.module.", "model_state_dict.", "_feature_blocks.")
+
+
+def kinds_of_place(prefix: str) -> list[str]:
+    """Return the kinds whose files have a network under a prefix; none for a prefix that any code's may have."""
+    if prefix in _ANYBODY_S:
+        return []
+    return [k for k, layout in LAYOUTS.items() if prefix in {p.prefix for p in (*layout.online, *layout.target)}]
 
 
 def read_layout_of(kind: str, path: Path, which: str) -> OfficialCheckpoint:
@@ -145,24 +186,31 @@ def read_layout_of(kind: str, path: Path, which: str) -> OfficialCheckpoint:
         UserError: the file cannot be read, or has no such network.
     """
     layout, file = LAYOUTS[kind], read_torch(path)
-    tensors = joined(file.content)
-    places = layout.online if which == "online" else layout.target
+    tensors = {_REPEATED.sub("module.", key): value for key, value in joined(file.content).items()}
+    places, others = (layout.online, layout.target) if which == "online" else (layout.target, layout.online)
     if not places:
         raise UserError(f"{kind} has no {which} network: leave --which out")
     found = next((place for place in places if f"{place.prefix}conv1.weight" in tensors), None)
     if found is None:
-        raise UserError(
-            f"{path.name} is not a {layout.title} checkpoint of the official code: no {places[0].prefix}conv1.weight"
-            f"{' (the network asked for by --which target)' * (which == 'target')}{unread_weights(file.dropped)}"
-        )
+        asked = " (the network asked for by --which target)" * (which == "target")
+        lacks = KeyError(f"{places[0].prefix}conv1.weight{asked}")
+        raise not_official(path, layout.title, lacks, file.dropped)
     try:
-        read = _split if found.second else _single
-        return read(layout, found, tensors, file.dropped)
+        official = (_split if found.second else _single)(layout, found, tensors, file.dropped)
+        _require_no_more(found, official.left_out)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{path.name} is not a {layout.title} checkpoint of the official code ({reason_of(error)})"
-            + unread_weights(file.dropped)
-        ) from None
+        raise not_official(path, layout.title, error, file.dropped) from None
+    if not any(f"{place.prefix}conv1.weight" in tensors for place in others):
+        return official
+    taken, other = layout.names if which == "online" else layout.names[::-1]
+    return replace(official, found=one_of_two(taken, which, other), evaluated=which == layout.evaluated)
+
+
+def _require_no_more(place: Network, left_out: tuple[str, ...]) -> None:
+    """Raise ValueError where a file has tensors that those of this code lack, such as a classifier of its own."""
+    more = [key for key in left_out if place.lacks and key.removeprefix(place.prefix).startswith(place.lacks)]
+    if more:
+        raise ValueError(f"which writes no {more[0]}")
 
 
 def _single(
@@ -226,8 +274,7 @@ def _split(
 
 
 def _body(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    under = starting_with(tensors, prefix)
-    return {key: value for key, value in under.items() if key.startswith(("conv1.", "bn1.", "layer"))}
+    return body_of(starting_with(tensors, prefix))
 
 
 def _left_out(tensors: Mapping[str, Tensor], used: set[str], prefix: str) -> tuple[str, ...]:

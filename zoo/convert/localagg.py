@@ -18,10 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zoo.convert.common import OfficialCheckpoint, require_online
+from zoo.convert.common import OfficialCheckpoint, not_official, require_online
 from zoo.convert.readers.tf_checkpoint import read_bundle, tensor_names
 from zoo.convert.tf_layers import BN, CONVOLUTION, DENSE, KEPT, NORM, Leaves, by_creation
-from zoo.errors import UserError, reason_of
 from zoo.models.model_config import MAX_BLOCKS, MAX_WIDTH
 from zoo.models.registry import FAIR_224, Architecture, ModelArgs
 from zoo.models.resnet import build_encoder, count_parameters
@@ -44,8 +43,7 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         architecture, encoder = _encoder(layers[CONVOLUTION], layers[NORM])
         (dense,) = layers[DENSE]
     except (KeyError, ValueError, IndexError) as error:
-        reason = reason_of(error)
-        raise UserError(f"{path.name} is not a checkpoint of Local Aggregation's official code ({reason})") from None
+        raise not_official(path, "Local Aggregation", error) from None
     check_state(encoder, architecture, path.name)
     projector = {"0.weight": dense["kernel"], "0.bias": dense["bias"]}
     others = [name for name in tensor_names(path) if name not in found and not _OPTIMISER.search(name)]

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with, unread_weights
+from zoo.convert.common import (
+    OfficialCheckpoint,
+    not_official,
+    one_of_two,
+    recognise,
+    sequential,
+    starting_with,
+    unwrapped,
+)
 from zoo.convert.readers.torch_checkpoint import read_torch
-from zoo.errors import UserError, reason_of
+from zoo.errors import UserError
 from zoo.models.registry import FAIR_224
 
 _NETWORKS = {"online": "encoder_q.", "target": "encoder_k."}
+_NAMES = {"online": "query encoder", "target": "key encoder, its moving average"}
 
 
 def read_official(path: Path, which: str) -> OfficialCheckpoint:
@@ -23,16 +32,17 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
     """
     file = read_torch(path)
     try:
-        state = {k.removeprefix("module."): v for k, v in file.content["state_dict"].items()}
+        state = unwrapped(file.content["state_dict"])
         network = starting_with(state, _NETWORKS[which])
         if not network and starting_with(state, "encoder_q."):
             raise UserError(f"{path.name} holds no {_NETWORKS[which]}*: the published files have --which online only")
         architecture, encoder = recognise({k: v for k, v in network.items() if not k.startswith("fc.")})
         projector = sequential(starting_with(network, "fc."))
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{path.name} is not a MoCo checkpoint of the official code ({reason_of(error)})"
-            + unread_weights(file.dropped)
-        ) from None
+        raise not_official(path, "MoCo", error, file.dropped) from None
     heads = {"projector": projector} if projector else {}
-    return OfficialCheckpoint("moco", architecture, encoder, heads, FAIR_224, dropped=file.dropped)
+    other = {"online": "target", "target": "online"}[which]
+    has_both = any(key.startswith(_NETWORKS[other]) for key in state)
+    found = one_of_two(_NAMES[which], which, _NAMES[other]) if has_both else ""
+    left_out = tuple(key for key in state if not key.startswith(_NETWORKS[which]))
+    return OfficialCheckpoint("moco", architecture, encoder, heads, FAIR_224, left_out, file.dropped, found)

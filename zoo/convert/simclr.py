@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.convert.common import OfficialCheckpoint, recognise, require_online
+from zoo.convert.common import OfficialCheckpoint, not_official, recognise, require_online
 from zoo.convert.readers.tf_checkpoint import read_bundle
 from zoo.convert.tf_layers import BN, CONVOLUTION, KEPT, NORM, Arrays, by_creation, layout
-from zoo.errors import UserError, reason_of
+from zoo.errors import UserError
 from zoo.models.registry import SIMCLR_224
 
 _Layer = tuple[Tensor, dict[str, Tensor]]
@@ -48,7 +48,7 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         architecture, encoder = recognise(_encoder(scopes["base_model"]), padding="same-pool")
         heads = {"projector": _projector(scopes["head_contrastive"]), "classifier": _linear(scopes["head_supervised"])}
     except (KeyError, ValueError, IndexError, StopIteration, RuntimeError) as error:
-        raise UserError(f"{path.name} is not a SimCLR checkpoint of the official code ({reason_of(error)})") from None
+        raise not_official(path, "SimCLR", error) from None
     return OfficialCheckpoint("simclr", architecture, encoder, {k: v for k, v in heads.items() if v}, SIMCLR_224)
 
 

@@ -8,9 +8,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from zoo.convert.common import OfficialCheckpoint, recognise, require_online, sequential, starting_with, unread_weights
+from zoo.convert.common import (
+    OfficialCheckpoint,
+    not_official,
+    recognise,
+    require_online,
+    sequential,
+    starting_with,
+    unwrapped,
+)
 from zoo.convert.readers.torch_checkpoint import read_torch
-from zoo.errors import UserError, reason_of
 from zoo.models.registry import FAIR_224, Architecture
 
 
@@ -22,6 +29,7 @@ class SimSiamCheckpoint:
     encoder: dict[str, Tensor]
     projector: dict[str, Tensor]
     predictor: dict[str, Tensor]
+    left_out: tuple[str, ...]
     dropped: Mapping[str, str]
 
 
@@ -33,16 +41,14 @@ def read(path: Path) -> SimSiamCheckpoint:
     """
     file = read_torch(path)
     try:
-        state = {k.removeprefix("module."): v for k, v in file.content["state_dict"].items()}
+        state = unwrapped(file.content["state_dict"])
         encoder = starting_with(state, "encoder.")
         projector, predictor = starting_with(encoder, "fc."), starting_with(state, "predictor.")
         architecture, encoder = recognise({k: v for k, v in encoder.items() if not k.startswith("fc.")})
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{path.name} is not a SimSiam checkpoint of the official code ({reason_of(error)})"
-            + unread_weights(file.dropped)
-        ) from None
-    return SimSiamCheckpoint(architecture, encoder, projector, predictor, file.dropped)
+        raise not_official(path, "SimSiam", error, file.dropped) from None
+    left_out = tuple(key for key in state if not key.startswith(("encoder.", "predictor.")))
+    return SimSiamCheckpoint(architecture, encoder, projector, predictor, left_out, file.dropped)
 
 
 def read_official(path: Path, which: str) -> OfficialCheckpoint:
@@ -54,4 +60,4 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
     require_online(which, "simsiam")
     file = read(path)
     heads = {name: sequential(v) for name, v in (("projector", file.projector), ("predictor", file.predictor)) if v}
-    return OfficialCheckpoint("simsiam", file.architecture, file.encoder, heads, FAIR_224, dropped=file.dropped)
+    return OfficialCheckpoint("simsiam", file.architecture, file.encoder, heads, FAIR_224, file.left_out, file.dropped)

@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.convert.common import OfficialCheckpoint, recognise, require_online, sequential, starting_with, unread_weights
+from zoo.convert.common import (
+    OfficialCheckpoint,
+    not_official,
+    recognise,
+    require_online,
+    sequential,
+    starting_with,
+    unwrapped,
+)
 from zoo.convert.readers.torch_checkpoint import read_torch, state_dict_of
-from zoo.errors import UserError, reason_of
 from zoo.models.registry import SWAV_224
 
 _HEADS = ("projection_head.", "prototypes.")
@@ -27,7 +34,9 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
     file = read_torch(path)
     try:
         # Separate the encoder from the heads.
-        state = {k.removeprefix("module."): v for k, v in state_dict_of(file.content).items()}
+        state = unwrapped(state_dict_of(file.content))
+        if more := [k for k in state if not k.startswith((*_HEADS, "conv1.", "bn1.", "layer"))]:
+            raise ValueError(f"which writes no {more[0]}")
         architecture, encoder = recognise({k: v for k, v in state.items() if not k.startswith(_HEADS)})
         # Of several groups of prototypes, keep the first.
         prototypes = starting_with(state, "prototypes.")
@@ -36,10 +45,7 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         groups = (k for k in state if k.startswith("prototypes.prototypes"))
         left_out = tuple(k for k in groups if not k.startswith("prototypes.prototypes0."))
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{path.name} is not a SwAV checkpoint of the official code ({reason_of(error)})"
-            + unread_weights(file.dropped)
-        ) from None
+        raise not_official(path, "SwAV", error, file.dropped) from None
     # Give the heads the layout of a plain sequence, and leave out empty ones.
     heads = {k: sequential(v) for k, v in heads.items() if v}
     return OfficialCheckpoint("swav", architecture, encoder, heads, SWAV_224, left_out, file.dropped)

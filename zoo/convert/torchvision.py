@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from zoo.convert.common import OfficialCheckpoint, recognise, sequential, starting_with, unread_weights
+from zoo.convert.candidates import find, joined
+from zoo.convert.common import OfficialCheckpoint, body_of, recognise, sequential, starting_with, unread_weights
 from zoo.convert.readers.torch_checkpoint import read_torch, state_dict_of
 from zoo.errors import UserError, reason_of
 from zoo.models.key_mapping import to_torchvision
@@ -20,21 +22,22 @@ def read_official(path: Path, prefix: str | None) -> OfficialCheckpoint:
         prefix: text before ``conv1.weight`` in the keys (``module.pre.``); ``None`` takes the only one that fits.
 
     Raises:
-        UserError: the file cannot be read, or has no ResNet under the prefix.
+        UserError: the file cannot be read, has no ResNet under the prefix, or has several and no prefix is given.
     """
     file = read_torch(path)
     state = state_dict_of(file.content)
     # Find the part of the file that holds the network.
     if prefix is None:
         prefix = _only_prefix(state, path)
+        _require_no_other(file.content, path)
     under = starting_with(state, prefix)
     named = to_torchvision(under)
     if named is None:
         raise UserError(f"{path.name} has no ResNet under {prefix!r}: {_hint(state)}")
     # Separate the classifier from the body.
     classifier = starting_with(named, "fc.")
-    body = {k: v for k, v in named.items() if k.startswith(("conv1.", "bn1.", "layer"))}
     try:
+        body = body_of(named)
         architecture, encoder = recognise(body)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"{path.name} holds no ResNet of this family under {prefix!r} ({reason_of(error)})"
@@ -68,6 +71,13 @@ def _only_prefix(state: dict[str, Tensor], path: Path) -> str:
     if len(found) != 1:
         raise UserError(f"{path.name}: which network is meant? {_hint(state)}")
     return found[0]
+
+
+def _require_no_other(content: Mapping[object, object], path: Path) -> None:
+    """Raise UserError where another dict of the file has a network too, such as timm's ``state_dict_ema``."""
+    if len(found := find(joined(content))) > 1:
+        listed = ", ".join(map(str, found[:10]))
+        raise UserError(f"{path.name} holds {len(found)} networks: choose one by --from auto --prefix: {listed}")
 
 
 def _hint(state: dict[str, Tensor]) -> str:

@@ -26,6 +26,7 @@ from zoo.models.registry import ARCHITECTURES, Architecture, ModelSpec, Weights
 from zoo.system.atomic_files import create_exclusively, make_folder, remove_tree, sha256_file
 from zoo.system.cache_dir import cache_folder
 from zoo.system.terminal import print_line
+from zoo.system.verbosity import note
 
 
 def cached(spec: ModelSpec, tag: str) -> Path:
@@ -55,10 +56,12 @@ def fetch(spec: ModelSpec, tag: str, *, file: Path | None = None, progress: Prog
     if file is not None:
         _refuse_other_kinds(file)
         _convert(file, str(file), spec, tag, folder)
+        if not (spec.weights[tag].sha256 or spec.weights[tag].hash_prefix):
+            note(f"{folder.name}: its authors publish no hash, so only you know that {file} is their file")
         return folder
     if by_hand := spec.weights[tag].by_hand:
         raise UserError(
-            f"{folder.name} cannot be downloaded: {by_hand}. If you have the file ({spec.weights[tag].location}): "
+            f"{folder.name} cannot be downloaded: {by_hand}. If you have the file ({spec.weights[tag].place}): "
             f"`zoo fetch {folder.name} --file FILE`"
         )
     from filelock import FileLock  # torch and huggingface_hub depend on it

@@ -55,13 +55,21 @@ def require_equal(found: Mapping[str, object], expected: Mapping[str, object], w
 
 
 def require_own_memory(state: Mapping[str, Tensor], what: str) -> None:
-    """Raise UserError where tensors are no plain numbers, or overlap in memory: a copy of each could fill a disk."""
+    """Raise UserError where tensors are no plain numbers, or overlap in memory: a copy of each could fill a disk.
+
+    Whole numbers and those of 8 bits are quantised weights, whose scales are elsewhere.
+    """
     import torch
 
+    read = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     sizes: dict[int, int] = {}
     for key, tensor in state.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype.is_complex:
-            raise UserError(f"{what} holds numbers of a kind that is not read, first in {key}")
+        is_counter = key.endswith("num_batches_tracked")
+        if tensor.layout != torch.strided or (tensor.dtype not in read and not is_counter):
+            why = (
+                "" if tensor.dtype.is_complex else ": scales of quantised weights are elsewhere, convert the float ones"
+            )
+            raise UserError(f"{what} holds numbers of a kind that is not read, first in {key}{why}")
         storage = tensor.untyped_storage()
         sizes[storage.data_ptr()] = sizes.get(storage.data_ptr(), 0) + tensor.nbytes
         if tensor.nbytes and sizes[storage.data_ptr()] > storage.nbytes():

@@ -111,5 +111,7 @@ def test_a_file_without_the_state_dict_is_named(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     torch.save({"epoch": 3}, buffer)
     (tmp_path / "x.pth.tar").write_bytes(buffer.getvalue())
-    with pytest.raises(UserError, match="not a SimSiam checkpoint"):
+    with pytest.raises(
+        UserError, match="is not a checkpoint of SimSiam's official code \\(no state_dict in it\\); without --from"
+    ):
         simsiam.read(tmp_path / "x.pth.tar")

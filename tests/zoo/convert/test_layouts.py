@@ -218,7 +218,7 @@ def test_vissl_s_heads(net: Network, tmp_path: Path) -> None:
 def test_a_file_of_another_code_is_refused_by_name(net: Network, tmp_path: Path) -> None:
     for kind in ("mocov3", "densecl", "lemniscate", "pycontrast", "cmc"):
         with pytest.raises(
-            UserError, match=r"\.pth is not a \w+.* checkpoint of the official code: no \S+conv1\.weight"
+            UserError, match=r"\.pth is not a checkpoint of \w+.*'s official code \(no \S+conv1\.weight"
         ):
             converted({"net": dict(net.state)}, kind, tmp_path)
     wrong = net.state | {"layer1.0.conv1.weight": torch.zeros(9, 8, 1, 1)}
@@ -290,7 +290,7 @@ def test_halves_that_are_no_pair_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not of 1 channels"):
         converted({"model": swapped}, "cmc", tmp_path)
     missing = state_of(module.first, "encoder.module.l_to_ab.")
-    with pytest.raises(UserError, match=r"is not a CMC checkpoint of the official code \('?conv1\.weight"):
+    with pytest.raises(UserError, match=r"is not a checkpoint of CMC's official code \(no '?conv1\.weight"):
         converted({"model": missing}, "cmc", tmp_path)
 
 

@@ -59,7 +59,8 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
         case "byol_gn":
             base, name = cpu_budget("byol", epochs), f"byol_gn_r10_cifar10_{epochs}ep"
             optim = replace(base.optim, lr=0.03)
-            return replace(base, name=name, method=method, architecture="r10_gn", optim=optim, options={"groups": 32})
+            base = replace(base, architecture="r10_gn", zero_init_residual=True)
+            return replace(base, name=name, method=method, optim=optim, options={"groups": 32})
         case "localagg":
             return _localagg_budget(epochs)
         case "cmc":
@@ -201,8 +202,8 @@ def _mocov3_budget(epochs: int) -> Recipe:
 
 
 def _redundancy_budget(method: str, epochs: int) -> Recipe:
-    """Barlow Twins and VICReg with SimCLR's small view, AdamW and heads of 512; their rates were not searched."""
-    base = cpu_budget("simclr", epochs)
+    """Barlow Twins and VICReg with SimCLR's small view, AdamW and heads of 512."""
+    base = replace(cpu_budget("simclr", epochs), zero_init_residual=method == "vicreg")
     published = barlowtwins_in1k(1000) if method == "barlowtwins" else vicreg_in1k(1000)
     return replace(
         base,

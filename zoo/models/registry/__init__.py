@@ -56,6 +56,7 @@ __all__ = [
     "ModelSpec",
     "Score",
     "Weights",
+    "did_you_mean_model",
     "find",
     "split_name",
 ]
@@ -70,8 +71,12 @@ MODELS: Mapping[str, ModelSpec] = {
     for spec in family.MODELS
 }
 
-_NAMED_ELSEWHERE = dict.fromkeys(("resnet50", "resnet-50", "resnet_50", "tv_resnet50"), "supervised_r50")
-"""Names of networks in torchvision and timm, which resemble those of other methods here."""
+_NAMED_ELSEWHERE = {
+    **dict.fromkeys(("resnet50", "resnet-50", "resnet_50", "tv_resnet50"), "supervised_r50"),
+    **dict.fromkeys(("moco", "moco_r50"), "mocov2_r50"),
+    **dict.fromkeys(("npid", "npid_r50", "npid++", "npidpp"), "instdisc_r50"),  # VISSL's name
+}
+"""Names in torchvision, timm and VISSL, which resemble those of other methods here or none."""
 
 
 def split_name(name: str) -> tuple[str, str | None]:
@@ -90,5 +95,10 @@ def find(name: str) -> ModelSpec:
     if base in MODELS:
         return MODELS[base]
     refuse_others(Path(name))  # a folder of that name
-    guess = f"did you mean {_NAMED_ELSEWHERE[base.lower()]}? " if base.lower() in _NAMED_ELSEWHERE else ""
-    raise UserError(f"unknown model {name!r}: {guess or did_you_mean(base, MODELS)}`zoo list` shows all names")
+    raise UserError(f"unknown model {name!r}: {did_you_mean_model(base)}`zoo list` shows all names")
+
+
+def did_you_mean_model(name: str) -> str:
+    """Return a question with the model that is meant by a name, with a space behind it; nothing where none is."""
+    elsewhere = _NAMED_ELSEWHERE.get(name.lower())
+    return f"did you mean {elsewhere}? " if elsewhere else did_you_mean(name, MODELS)

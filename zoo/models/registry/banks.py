@@ -57,6 +57,8 @@ MODELS = (
                 54.99,
                 note="The authors' first ResNet-50 (zhirongw/lemniscate.pytorch: 4096 negatives, NCE), as VISSL "
                 "converted and measured it.",
+                licence_note="VISSL, which distributes this file, is MIT; the repository of those who trained it has "
+                "no licence file.",
             ),
             "vissl_in1k_200ep": vissl("npid_1node_200ep_4kneg_npid_8gpu_resnet_23_07_20.9eb36512", 52.73, phase=199),
             "vissl_in1k_800ep_npidpp": vissl(

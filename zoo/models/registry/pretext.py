@@ -13,6 +13,10 @@ _GOYAL = (
     "Of Goyal et al. 2019 (arXiv 1905.01235), converted from Caffe2 by VISSL; the first convolution was turned from "
     "BGR to RGB."
 )
+_TWO_LICENCES = (
+    "Its authors say two things: VISSL, which distributes this file, is MIT; the README of the repository that it was "
+    "converted from, facebookresearch/fair_self_supervision_benchmark, says CC-BY-NC 4.0."
+)
 _JIGSAW = "jigsaw_rn50_in1k_ep105_perm2k_jigsaw_8gpu_resnet"
 
 MODELS = (
@@ -37,12 +41,22 @@ MODELS = (
                 data="imagenet-22k",
                 note="2,000 permutations of the patches.",
             ),
-            "goyal19_in1k": vissl("converted_vissl_rn50_jigsaw_in1k_goyal19.torch", 46.58, note=_GOYAL),
+            "goyal19_in1k": vissl(
+                "converted_vissl_rn50_jigsaw_in1k_goyal19.torch", 46.58, note=_GOYAL, licence_note=_TWO_LICENCES
+            ),
             "goyal19_in22k": vissl(
-                "converted_vissl_rn50_jigsaw_in22k_goyal19.torch", 53.09, data="imagenet-22k", note=_GOYAL
+                "converted_vissl_rn50_jigsaw_in22k_goyal19.torch",
+                53.09,
+                data="imagenet-22k",
+                note=_GOYAL,
+                licence_note=_TWO_LICENCES,
             ),
             "goyal19_yfcc100m": vissl(
-                "converted_vissl_rn50_jigsaw_yfcc100m_goyal19.torch", 51.37, data="yfcc100m", note=_GOYAL
+                "converted_vissl_rn50_jigsaw_yfcc100m_goyal19.torch",
+                51.37,
+                data="yfcc100m",
+                note=_GOYAL,
+                licence_note=_TWO_LICENCES,
             ),
         },
     ),

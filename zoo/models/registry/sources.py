@@ -18,9 +18,12 @@ def vissl(
     where: str = "MODEL_ZOO.md",
     data: str = "imagenet",
     note: str = "",
+    licence_note: str = "",
     megabytes: int = 1500,
 ) -> Weights:
-    """One file of VISSL at 09270ed; it resizes with PIL's bilinear filter and normalises by ImageNet.
+    """One file of VISSL at 09270ed, whose issue 281 asks for the licence of its weights and is closed with MIT.
+
+    It resizes with PIL's bilinear filter and normalises by ImageNet.
 
     The pixels are in ``eval_resnet_8gpu_transfer_in1k_linear.yaml``; the networks converted from Caffe2 take RGB too:
     ``extra_scripts/README.md:811-847`` turns their first convolution from BGR.
@@ -40,6 +43,7 @@ def vissl(
         max_megabytes=megabytes,
         scores=(Score(score, LINEAR, f"facebookresearch/vissl, {where}"),),
         note=note,
+        licence_note=licence_note,
         data=data,
     )
 

@@ -24,6 +24,7 @@ def _torchvision(version: str, digits: str, resize: int, top1: float, top5: floa
         scores=(Score(top1, _TOP1, where), Score(top5, "ImageNet top-5 of its own classifier", where)),
         note=note,
         hash_prefix=HashPrefix("sha256", digits, _IN_THE_NAME),
+        licence_note="Its README says that weights may have terms of their own, derived from the data.",
     )
 
 
@@ -39,6 +40,8 @@ def _timm(file: str, digits: str, owner: str, resize: int, *scores: Score) -> We
         scores=scores,
         note=_OTHER_RECIPE,
         hash_prefix=HashPrefix("sha256", digits, _IN_THE_NAME),
+        licence_note="Its README says that one should assume that ImageNet's terms, non-commercial research, apply to "
+        "the weights, and advises to ask a lawyer before a product uses them.",
     )
 
 

@@ -99,6 +99,16 @@ class Weights:
     by_hand: str = ""
 
     @property
+    def place(self) -> str:
+        """The file's address for a reader; of a shared folder the file's name and the folder's address.
+
+        Messages lose the query of an address, which can be a secret: here it only says how a browser shows the file.
+        """
+        page, _, file = self.location.partition("#")
+        page = page.removesuffix("?dl=0").removesuffix("?download=true")
+        return f"{file} in {page}" if file else page
+
+    @property
     def bundled(self) -> bool:
         """True if the file ships with the package."""
         return self.location.startswith("bundled:")

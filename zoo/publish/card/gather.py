@@ -126,7 +126,8 @@ def _split(name: str) -> tuple[str, str]:
     spec = registry.find(name)
     tag = registry.split_name(name)[1] or spec.default_tag
     if tag is None or tag not in spec.weights:
-        raise UserError(f"{name} has no card: it has no released weights")
+        why = f"its tags: {', '.join(spec.weights)}" if spec.weights else "it has no released weights"
+        raise UserError(f"{name} has no card: {why}")
     return spec.name, tag
 
 

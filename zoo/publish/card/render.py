@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zoo.errors import UserError
 from zoo.models import registry
-from zoo.models.licences import is_non_commercial, where_stated
+from zoo.models.licences import commercial_use, is_non_commercial, where_stated
 from zoo.models.registry import Architecture
 from zoo.publish.card import scores, training, use, wording
 from zoo.publish.card.facts import Facts
@@ -157,10 +157,10 @@ def _licence(facts: Facts) -> str:
         )
     elif facts.licence in ("", "unknown"):
         text = "Unknown: ask the owner of the weights before you use them."
-    else:
-        text = f"{facts.licence}."
+    else:  # a repository's card keeps the bytes that it had when it was published first
+        text = f"{facts.licence}." if facts.repository else f"{facts.licence}: {commercial_use(facts.licence)}."
     note = f" {facts.licence_note}" if facts.licence_note else ""
-    if stated := where_stated(facts.source):
+    if stated := where_stated(facts.source, in_repository=bool(facts.repository)):
         note = f" Stated in {facts.source.partition(',')[0]}: {stated}.{note}"
     return wrap(f"{text}{note} The code of siamese-zoo is Apache-2.0.")
 

@@ -24,7 +24,7 @@ def section(facts: Facts) -> str:
         parts += _measured(facts)
     else:
         registered = facts.bundled or facts.official
-        parts.append("Measured by this project: nothing yet." if registered else _to_measure(facts))
+        parts.append(_not_measured(facts) if registered else _to_measure(facts))
     return "\n\n".join(parts)
 
 
@@ -131,6 +131,16 @@ def evaluation_yaml(facts: Facts) -> dict[str, str]:
             }
             files.setdefault(f"{result['data']['name']}.yaml", []).append(entry)
     return {name: yaml.safe_dump(entries, sort_keys=False) for name, entries in files.items()}
+
+
+def _not_measured(facts: Facts) -> str:
+    """Return the command that measures what the publications give, with labelled images of the reader's."""
+    text = (
+        "Measured by this project: nothing yet. With ImageNet in `DATA/train` and `DATA/val`, a folder per class, this "
+        "measures the linear score; `knn` in the place of `linear-sgd` needs no training:"
+    )
+    command = f"    zoo evaluate linear-sgd --model {facts.reference} --data DATA --out linear.json"
+    return f"{wrap(text)}\n\n{command}"
 
 
 def _to_measure(facts: Facts) -> str:
