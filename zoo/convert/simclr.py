@@ -45,6 +45,8 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
             scopes[scope][leaf] = array
     # Name the layers as this zoo does.
     try:
+        if "base_model" not in scopes:
+            raise KeyError("base_model/conv2d/kernel")
         architecture, encoder = recognise(_encoder(scopes["base_model"]), padding="same-pool")
         heads = {"projector": _projector(scopes["head_contrastive"]), "classifier": _linear(scopes["head_supervised"])}
     except (KeyError, ValueError, IndexError, StopIteration, RuntimeError) as error:

@@ -22,6 +22,7 @@ STATED: Mapping[str, tuple[str, str]] = {
     "google-deepmind/deepmind-research": ("CC-BY-NC-4.0", "byol/README.md:208-212 at f5de0ed, of the weights apart"),
     "google-research/simclr": ("Apache-2.0", "LICENSE at 383d414"),
     "huggingface/pytorch-image-models (timm)": ("Apache-2.0", "timm/models/resnet.py:803 at aa4b585"),
+    "neuroailab/LocalAggregation": ("unknown", "no licence file at 87ac593"),
     "zhirongw/lemniscate.pytorch": ("unknown", "no licence file at f7cfe29"),
 }
 """Licence of a repository of weights, and where it is stated: file, line and commit. Only DeepMind and timm speak of

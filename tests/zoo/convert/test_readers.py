@@ -191,7 +191,7 @@ def test_a_compressed_tar_of_a_checkpoint_says_what_to_do(tmp_path: Path) -> Non
 
 
 def test_checkpoints_of_tensorflow_are_not_taken_for_each_other(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a SimCLR checkpoint"):
+    with pytest.raises(UserError, match="not a checkpoint of SimCLR"):
         convert(DATA / "localagg_narrow.zip", "simclr", tmp_path / "out")
     with pytest.raises(UserError, match="not a checkpoint of Local Aggregation's"):
         convert(DATA / "simclr_narrow.zip", "localagg", tmp_path / "out")
