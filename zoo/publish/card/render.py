@@ -160,7 +160,8 @@ def _licence(facts: Facts) -> str:
     else:  # a repository's card keeps the bytes that it had when it was published first
         text = f"{facts.licence}." if facts.repository else f"{facts.licence}: {commercial_use(facts.licence)}."
     note = f" {facts.licence_note}" if facts.licence_note else ""
-    if stated := where_stated(facts.source, in_repository=bool(facts.repository)):
+    stated = where_stated(facts.source, in_repository=bool(facts.repository))
+    if stated and facts.licence != "unknown":
         note = f" Stated in {facts.source.partition(',')[0]}: {stated}.{note}"
     return wrap(f"{text}{note} The code of siamese-zoo is Apache-2.0.")
 
