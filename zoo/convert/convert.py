@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from zoo.errors import UserError
 from zoo.models import checkpoint_dir
 from zoo.models.model_config import ModelConfig
+from zoo.models.other_files import require_regular
 from zoo.models.registry import MODELS, Architecture, Weights
 from zoo.system.atomic_files import sha256_file
 from zoo.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -116,6 +117,7 @@ def convert(
         raise UserError(f"--from {kind} --which {which}: one of {', '.join(KINDS)}, and of {', '.join(WHICH)}")
     if prefix is not None and kind not in _WITH_PREFIX:
         raise UserError("--prefix belongs to --from auto and --from torch")
+    require_regular(file)
     if kind == "auto":
         kind = _resolve(file, prefix)
         preprocessing = preprocessing if kind == "auto" else None
