@@ -98,8 +98,7 @@ def test_a_foreign_or_broken_file_is_refused(tmp_path: Path, random_weights: Pat
 def test_a_number_without_end_in_metadata_is_refused(tmp_path: Path, random_weights: Path) -> None:
     _, metadata = read_tensors(random_weights)
     network = (
-        '{"name": "vit_tiny_patch16_224", "stem": "imagenet", "model_args": {}, '
-    network += '"num_features": %s, "parameters": 1}'
+        '{"name": "vit_tiny_patch16_224", "stem": "imagenet", "model_args": {}, "num_features": %s, "parameters": 1}'
     )
     for number in ("1e999", "NaN"):
         save_file({"w": torch.zeros(2)}, tmp_path / "m.safetensors", metadata | {"architecture": network % number})
