@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from file_server import Server, serve
+from file_server import Server, head, raw, serve
 
 from zoo.errors import UserError
 from zoo.hub import http_download as module
@@ -181,38 +178,6 @@ def test_a_part_without_a_validator_is_not_continued(server: Server, tmp_path: P
     (tmp_path / "file.incomplete").write_bytes(b"bytes of an unknown file")
     assert get(tmp_path) == DATA
     assert server.requests == [(PATH, "")]
-
-
-@contextmanager
-def raw(*answers: bytes) -> Iterator[str]:
-    """A server that sends these bytes, the last ones again and again; whatever they are."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    turns = iter(answers)
-
-    def run() -> None:
-        answer = b""
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            with connection:
-                connection.recv(65536)
-                answer = next(turns, answer)
-                connection.sendall(answer)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/file"
-    finally:
-        listening.shutdown(socket.SHUT_RDWR)
-        listening.close()
-        thread.join()
-
-
-def head(status: str, *lines: bytes) -> bytes:
-    return f"HTTP/1.1 {status}\r\n".encode() + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
 
 
 BEGUN = head("200 OK", b'ETag: "a"', b"Content-Length: 10") + b"abc"
