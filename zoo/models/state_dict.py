@@ -12,7 +12,7 @@ from zoo.errors import UserError, reason_of
 from zoo.models.registry import Architecture
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 V = TypeVar("V")
 
@@ -37,7 +37,12 @@ def check_state(state: Mapping[str, Tensor], architecture: Architecture, what: s
     features = embedding_size(encoder)
     if features != architecture.num_features:
         raise UserError(f"{what} states {architecture.num_features} features, its network has {features}")
-    built = without_counters(encoder.state_dict())
+    check_tensors(state, encoder, what)
+
+
+def check_tensors(state: Mapping[str, Tensor], module: nn.Module, what: str) -> None:
+    """Compare a state dict with the module that it is for; see ``check_state``."""
+    built = without_counters(module.state_dict())
     expected = {k: v.shape for k, v in built.items()}
     require_equal(without_counters({k: v.shape for k, v in state.items()}), expected, what)
     require_own_memory(state, what)

@@ -160,13 +160,22 @@ def test_values_that_no_network_computes_with_are_refused(
 
 
 @pytest.mark.parametrize(
-    "made", [lambda v: v * float("nan"), lambda v: v.double() * 1e300, lambda v: v.to(torch.float8_e4m3fn)]
+    ("key", "made"),
+    [
+        ("0.weight", lambda v: v * float("nan")),
+        ("0.weight", lambda v: v.double() * 1e300),
+        ("0.weight", lambda v: v.to(torch.float8_e4m3fn)),
+        ("0.weight", lambda v: (v * 100).to(torch.int8)),
+        ("0.bias", lambda v: v[:0]),
+        ("1.running_var", lambda v: v[:3]),
+    ],
 )
-def test_values_of_heads_are_checked_before_they_are_written(tmp_path: Path, made: Any) -> None:
+def test_heads_are_checked_before_they_are_written(tmp_path: Path, key: str, made: Any) -> None:
     encoder, heads = states()
-    heads["projector"]["0.weight"] = made(heads["projector"]["0.weight"])
+    heads["projector"][key] = made(heads["projector"][key])
     with pytest.raises(UserError, match="the projector of narrow"):
         checkpoint_dir.write(tmp_path / "m", described(), encoder, heads)
+    assert not (tmp_path / "m").exists()
 
 
 def test_weights_too_large_for_float16_are_refused_by_name(tmp_path: Path) -> None:
