@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -107,3 +108,36 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+@contextmanager
+def raw(*answers: bytes) -> Iterator[str]:
+    """A server that sends these bytes, the last ones again and again; whatever they are."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    turns = iter(answers)
+
+    def run() -> None:
+        answer = b""
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                answer = next(turns, answer)
+                connection.sendall(answer)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/file"
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join()
+
+
+def head(status: str, *lines: bytes) -> bytes:
+    """The first part of an answer: its status and headers."""
+    return f"HTTP/1.1 {status}\r\n".encode() + b"".join(line + b"\r\n" for line in lines) + b"\r\n"

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from zoo.inference.outputs import Outputs
     from zoo.system.progress import Progress
 
+_PATH_LIST = "images.txt"  # of paths that a program gave, in the folder of the run's state
+
 __all__ = ["extract", "list_models", "load"]
 
 
 def extract(
-    images: str | os.PathLike[str],
+    images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
     model: str | Path | None = None,
@@ -63,7 +65,8 @@ def extract(
     A run that was killed is continued by the same call; a finished one is left as it is.
 
     Args:
-        images: a folder, read recursively, or any other source of the table in ``zoo.sources``.
+        images: a folder, read recursively, or any other source of the table in ``zoo.sources``; or several paths or
+            URLs of images, which are made absolute and kept in ``.zoo/images.txt`` of ``out``.
         out: folder for ``embeddings-*.parquet``, ``_manifest.json`` and ``_run.log.jsonl``.
         model: as ``name_or_path`` of ``load``; ``None`` is the model of the zoo that ``out`` was begun with, else
             the default.
@@ -117,9 +120,15 @@ def extract(
     from zoo.extraction.partition import ALL_SHARDS
     from zoo.inference.outputs import Outputs, require_outputs
     from zoo.sources import open_source
+    from zoo.sources.path_list import absolute_paths, write_path_list
     from zoo.sources.storage import is_url, require_readable_scheme
 
-    images, out = _path("images", images), _path("out", out)
+    out = _path("out", out)
+    listed = None
+    if isinstance(images, Iterable) and not isinstance(images, str | bytes | os.PathLike):
+        listed = absolute_paths(images)
+        images = str(OutputFolder(Path(out)).state / _PATH_LIST)
+    images = _path("images", images)
     if model is not None and not isinstance(model, str | os.PathLike):
         raise UserError(f"model {model!r}: give the name or the path of a model")
     if outputs is not None:
@@ -151,7 +160,7 @@ def extract(
         "file://"
     ):  # a server is asked once, when the model is open
         require_readable_scheme(images)
-    else:
+    elif listed is None:
         open_source(images, config.keep, image_column=config.image_column).require_columns()
     if model is None:
         model = Plan.registered_model(OutputFolder(Path(out)).plan)
@@ -173,6 +182,8 @@ def extract(
         opened = opening.load(model) if executor is None else executor.open(model, opening)
         if on_open is not None:
             on_open(opened)
+        if listed is not None:
+            write_path_list(listed, Path(images))
         return run_extraction(
             images,
             out,
@@ -187,13 +198,8 @@ def extract(
 
 
 def _path(name: str, value: object) -> str:
-    """Return a path as text with ``~`` expanded, as the commands do. Raises UserError: it is none, such as a list."""
+    """Return a path as text with ``~`` expanded, as the commands do. Raises UserError: it is none."""
     if isinstance(value, str | os.PathLike) and isinstance(text := os.fspath(value), str):
         home = text == "~" or text.startswith(("~/", "~\\"))
         return os.path.expanduser(text) if home and not os.path.lexists(text) else text
-    if name == "images" and isinstance(value, Iterable) and not isinstance(value, bytes):
-        raise UserError(
-            f"images is a {type(value).__name__}: zoo.extract reads a folder, a glob, a list file, a tar, a table or a "
-            "URL; write the paths to a .txt, one a line, or embed them in memory: zoo.load()(images)"
-        )
     raise UserError(f"{name} is {'None' if value is None else f'of type {type(value).__name__}'}: give a path as text")

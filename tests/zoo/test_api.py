@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import zoo
 from zoo.cli.embeddings import extract as command
 from zoo.errors import UserError
 from zoo.extraction.partition import Partition
+from zoo.search.image_source import recorded_images
 
 OF_THE_COMMAND = {"images", "source", "out", "layers", "maps", "heads", "crops", "tiles", "shard"}
 OF_PYTHON = {"images", "out", "outputs", "partition", "progress", "on_open"}
@@ -81,9 +83,12 @@ def test_the_home_folder_is_expanded(tmp_path: Path, random_weights: Path, monke
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (["a.jpg"], r"images is a list: zoo\.extract reads a folder, .* zoo\.load\(\)\(images\)"),
-        ((path for path in ["a.jpg"]), "images is a generator: .*"),
-        (pandas.Series(["a.jpg"]), "images is a Series: .*"),
+        ([], "images is an empty list: give at least one path"),
+        (["a.jpg", np.zeros((8, 8))], r"images holds a ndarray: zoo\.extract reads paths; .* zoo\.load\(\)\(images\)"),
+        ([""], "images holds '', which is no path"),
+        (["a\0b"], r"images holds 'a\\x00b', which is no path"),
+        (["\ud800"], r"images holds '\\ud800', which is no path"),
+        ({"a.jpg"}, "images is a set: give a list of paths, .*"),
         (pandas.DataFrame({"path": ["a.jpg"]}), "images is a DataFrame: .*"),
         (None, "images is None: give a path as text"),
         (b"images", "images is of type bytes: give a path as text"),
@@ -95,6 +100,30 @@ def test_images_that_are_no_path_are_one_line(images: Any, message: str, tmp_pat
         zoo.extract(images, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, pandas.Series, np.array])
+def test_a_list_of_paths_is_a_source(
+    kind: Callable[[list[str]], Any], tmp_path: Path, random_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "images", 4)
+    paths = sorted((tmp_path / "images").rglob("*.*"))
+    given = [paths[2], paths[0].relative_to(tmp_path), "images/none\nthere.jpg"]
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"model": random_weights, "device": "cpu", "backend": "torch"}
+    out = tmp_path / "out"
+    done = zoo.extract(kind([str(path) for path in given]), out, **options)
+    assert (done.ok, done.failed) == (2, {"missing": 1})
+    assert zoo.read(out).paths == [str(paths[2]), str(paths[0])]
+    # The same list goes on, in any folder; another one is refused, or taken in.
+    monkeypatch.chdir(tmp_path.parent)
+    absolute = [tmp_path / path for path in given]
+    assert zoo.extract(absolute, out, **options).reused == 3
+    with pytest.raises(UserError, match="--update"):
+        zoo.extract(absolute[:2], out, **options)
+    updated = zoo.extract([*absolute[:2], paths[1]], out, update=True, **options)
+    assert (updated.ok, updated.reused) == (3, 2)
+    assert recorded_images(out) == str(out / ".zoo" / "images.txt")
 
 
 def test_a_notebook_completes_the_public_names_and_models_are_found_by_a_pattern() -> None:

@@ -99,7 +99,16 @@ def print_extraction(result: Extraction, out: Path) -> None:
         named = ", ".join(processes[:_MAX_PROCESSES])
         say(f"{shards} still missing: {named}{more}; the last one to finish writes the manifest")
 
-    # A hint on stderr, once a run.
+    # Hints on stderr, once a run.
+    if result.unended:
+        several = len(result.unended) > 1
+        named = (
+            f"{result.unended[0]} and {len(result.unended) - 1} more end" if several else f"{result.unended[0]} ends"
+        )
+        note(
+            f"WARNING: {named} without a block of zeros: if a download or a full disk cut it off, its last images "
+            "are missing; compare its size with that of the source"
+        )
     if result.scaled_gain is not None:
         note(
             f"decoding took most of the time: --decode scaled would be about {result.scaled_gain:.1f} times as fast on "

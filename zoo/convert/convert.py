@@ -10,11 +10,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.models import checkpoint_dir
 from zoo.models.model_config import ModelConfig
+from zoo.models.other_files import require_regular
 from zoo.models.registry import MODELS, Architecture, Weights
 from zoo.system.atomic_files import sha256_file
+from zoo.system.shortage import raise_if_short
 from zoo.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 if TYPE_CHECKING:
@@ -128,6 +130,7 @@ def convert(
         raise UserError("--prefix belongs to --from auto and --from torch")
     if bgr and kind not in _WITH_PREFIX:
         raise UserError(f"--bgr belongs to --from auto and --from torch: {kind} says its own")
+    require_regular(file)
     if kind == "auto":
         kind = _resolve(file, prefix)
         if bgr and kind != "auto":
@@ -238,17 +241,32 @@ def read(
     Raises:
         UserError: the file is refused, or it has no such network.
     """
+    if kind in _WITH_PREFIX and which != "online":
+        raise UserError(f"--from {kind} has no target network: choose one with --prefix")
+    try:
+        result = _read(file, kind, which, prefix, bgr=bgr)
+        _require_weights(file, result)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # an altered file can hold anything in place of a tensor
+        raise_if_short(error)
+        raise UserError(f"{file.name} holds no {kind} network that can be read ({reason_of(error)})") from None
+    return result
+
+
+def _read(file: Path, kind: str, which: str, prefix: str | None, *, bgr: bool) -> OfficialCheckpoint:
     reader = import_module(f"zoo.convert.{KINDS[kind].module}")
+    result: OfficialCheckpoint
     if kind in _WITH_PREFIX:
-        if which != "online":
-            raise UserError(f"--from {kind} has no target network: choose one with --prefix")
         options = {"bgr": bgr} if kind == "auto" else {}
-        result: OfficialCheckpoint = reader.read_official(file, prefix, **options)
+        result = reader.read_official(file, prefix, **options)
     elif kind in _TABLE:
         result = reader.read_layout_of(kind, file, which)
     else:
         result = reader.read_official(file, which)
-    _require_weights(file, result)
+    for part, state in {"encoder": result.encoder, **result.heads}.items():
+        if wrong := next((key for key, value in state.items() if not hasattr(value, "shape")), None):
+            raise UserError(f"{file.name} holds a {type(state[wrong]).__name__} as {wrong} of the {part}, no tensor")
     return result
 
 

@@ -66,6 +66,7 @@ class Extraction:
         notes: a line for each shard that had to be made again.
         other_files, links_to_folders: how much of the folder of images was left out.
         left_out: ``other_files`` by extension; see ``zoo.sources.file_listing.Listing``.
+        unended: tar files that end without a block of zeros: their last members may be missing.
         marked: number of images with an embedding and a note, by note: truncated, dark-16-bit, profile-ignored.
         missing: number of shards that other processes have yet to make, by process. While there are any, there is no
             manifest, and ``total``, ``ok`` and ``failed`` count the partition of this process.
@@ -92,6 +93,7 @@ class Extraction:
     missing: dict[str, int]
     folder: Path
     images: str
+    unended: tuple[str, ...] = ()
     near_pairs_written: int = 0
     near_groups: tuple[int, int] | None = None
     near_threshold: float | None = None
@@ -330,6 +332,7 @@ class _Run:
             other_files=listing.other_files,
             links_to_folders=listing.links_to_folders,
             left_out=dict(listing.left_out),
+            unended=listing.unended,
             marked=summary.manifest.get(manifest.NOTES, {}),
             missing=self.partition.makers(elsewhere),
             folder=self.folder.root,

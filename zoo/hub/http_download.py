@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason_of
 from zoo.system.atomic_files import make_folder
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ ATTEMPTS = 5
 _PROGRESS_BYTES = 16 << 20  # an attempt that gains so much restores the number of attempts
 _BACKOFF = 1.0  # seconds before the second attempt; doubled for each further one
 _MAX_REDIRECTS = 5
+_DIGITS = 24  # fewer in the size of any file
 _LOCAL = {"127.0.0.1", "localhost", "::1"}
 
 Progress = Callable[[int, int | None], None]
@@ -80,7 +81,8 @@ class _Partial:
         self.remove()
         etag = headers.get("etag", "")
         validator = headers.get("last-modified", "") if not etag or etag.startswith("W/") else etag
-        self._validator.write_text(json.dumps(validator))
+        # One that cannot be sent back validates nothing.
+        self._validator.write_text(json.dumps(validator if validator.isascii() and validator.isprintable() else ""))
 
     def remove(self) -> None:
         for path in (self._validator, self.body):
@@ -210,12 +212,15 @@ def _follow(client: httpx2.Client, address: str, headers: dict[str, str]) -> htt
     """Return the response at the end of the redirects; its body is not read yet."""
     origin = address
     for _ in range(_MAX_REDIRECTS + 1):
-        response = client.send(client.build_request("GET", address, headers=headers), stream=True)
-        if response.status_code not in (301, 302, 303, 307, 308):
-            return response
-        target = urljoin(address, response.headers.get("location", ""))
-        response.close()
-        _require_safe(target, origin)
+        try:
+            response = client.send(client.build_request("GET", address, headers=headers), stream=True)
+            if response.status_code not in (301, 302, 303, 307, 308):
+                return response
+            target = urljoin(address, response.headers.get("location", ""))
+            response.close()
+            _require_safe(target, origin)
+        except (_http_library().InvalidURL, ValueError) as error:  # ValueError: of urllib, and of the name's encoding
+            raise UserError(f"{origin} leads to what is no address ({reason_of(error)}): refused") from None
         address = target
     raise UserError(f"{origin} redirects more than {_MAX_REDIRECTS} times: refused")
 
@@ -230,7 +235,8 @@ def _receive(
         partial.remove()
     if status == 416 or status >= 500 or status in (408, 425, 429):
         raise _Retry(f"the server answers {status}")
-    if status == 206 and _range_start(headers) != start:
+    first, stated = _content_range(headers) if status == 206 else (None, None)
+    if status == 206 and first != start:
         partial.remove()
         raise _Retry("the server sent another range than asked for")
     # answers that do not
@@ -245,8 +251,8 @@ def _receive(
         start = 0
         partial.begin(headers)
     # Refuse a size over the limit or over the free space before writing.
-    length = headers.get("content-length", "")
-    total = start + int(length) if length.isdigit() else None
+    length = _number(headers.get("content-length", ""))
+    total = start + length if length is not None else None
     if total is not None and total > max_bytes:
         raise UserError(f"{response.url} has {total:,} bytes, more than the {max_bytes:,} allowed: refused")
     if total is not None and shutil.disk_usage(partial.body.parent).free < total - start:
@@ -259,6 +265,7 @@ def _receive(
         file.flush()
         os.fsync(file.fileno())
     # A short answer counts as a lost connection.
+    total = total if stated is None else stated
     if total is not None and partial.size != total:
         raise _Retry(f"the server promised {total:,} bytes and sent {partial.size:,}")
 
@@ -290,7 +297,13 @@ def _copy(
             since, mark = now, done
 
 
-def _range_start(headers: Mapping[str, str]) -> int | None:
+def _content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """Return the first byte and the size of the whole file that an answer of status 206 states."""
     unit, _, rest = headers.get("content-range", "").partition(" ")
-    first = rest.partition("-")[0]
-    return int(first) if unit == "bytes" and first.isdigit() else None
+    place, _, total = rest.partition("/")
+    return (_number(place.partition("-")[0]), _number(total)) if unit == "bytes" else (None, None)
+
+
+def _number(text: str) -> int | None:
+    """Return a number of a header; ``None`` where it is none, or longer than any file's."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < _DIGITS else None

@@ -354,7 +354,7 @@ def _from_file(path: Path) -> WeightFile:
         return WeightFile(path, path.stem, sha256, method, architecture, preprocessing, licence, source)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError, OverflowError) as error:
         raise UserError(
             f"{path} has metadata that this version does not understand ({reason_of(error)}): export it again"
         ) from None

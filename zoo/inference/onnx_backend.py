@@ -34,6 +34,7 @@ METADATA = "siamese-zoo"  # metadata key under which ``zoo.export.export`` store
 FORMAT = 2  # of that JSON and of the graph; a new number renews all cached files
 _OF_PARENTS: list[object] = []  # sessions that a forked process has inherited and cannot end
 _MAX_DIM = 1 << 16
+_KINDS = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}  # names of ONNX Runtime
 _PIXELS, _PRECISIONS = ("any", "crop", "normalised"), ("fp32", "fp16", "int8")
 _PACKAGES = ("onnxruntime-gpu", "onnxruntime")
 # Addresses that the library takes to start, that a thread's stack takes, and that a session takes per byte of its file.
@@ -68,11 +69,14 @@ class OnnxEngine:
         self.device = device
         try:
             self._input, self.dim = _input_and_dim(self._session)
+            (given,), (made,) = self._session.get_inputs(), self._session.get_outputs()
             self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         except ValueError:  # a UnicodeDecodeError, too: names are the file's
             raise UserError(f"{path} was not written by `zoo export`: it does not map images to embeddings") from None
         self.versions = {"onnxruntime": runtime_version(), "onnx_file": sha256_file(path)}
         self.file = read_metadata(self.metadata, path)
+        sides = [side if type(side) is int else None for side in given.shape]
+        self.file.require_graph(_KINDS.get(given.type, given.type), _KINDS.get(made.type, made.type), sides, path)
         self.precision = self.file.precision
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxEngine:
@@ -114,7 +118,13 @@ class OnnxEngine:
 
     def run(self, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
         """Run the graph on its own kind of input: float32 [N, D]."""
-        result: NDArray[np.float32] = self._session_of_this_process().run(["embedding"], {self._input: inputs})[0]
+        session = self._session_of_this_process()
+        try:
+            result: NDArray[np.float32] = session.run(["embedding"], {self._input: inputs})[0]
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise_if_short(error)
+            raise UserError(f"{self._path} fails on {len(inputs)} images: {reason_of(error)}") from None
+        require_rows(result, inputs, self.dim, self._path)
         return result
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -139,6 +149,29 @@ class OnnxMetadata:
     normalize: bool
     pixels: str
     precision: str
+
+    def require_graph(self, given: str, made: str, sides: Sequence[int | None], path: Path) -> None:
+        """Compare the graph with what the metadata say of it.
+
+        Args:
+            given, made: kinds of the input's and of the embedding's numbers, ``uint8`` or ``float32``.
+            sides: of the input; ``None`` where one is not fixed.
+
+        Raises:
+            UserError: it takes other arrays than ``inputs`` makes, or gives no float32.
+        """
+        side, channels = self.preprocessing.input_size, self.preprocessing.channels
+        expected = {
+            "any": (None, None, None, channels),
+            "crop": (None, side, side, channels),
+            "normalised": (None, channels, side, side),
+        }[self.pixels]
+        fits = len(sides) == 4 and all(found in (None, known) for found, known in zip(sides, expected, strict=True))
+        if not fits or given != ("float32" if self.pixels == "normalised" else "uint8") or made != "float32":
+            raise UserError(
+                f"{path} takes {given} {list(sides)} and gives {made}, which is not what its metadata say: export it "
+                "again"
+            )
 
     def inputs(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
         """Pixels uint8 [N, S, S, 3], resized and cropped -> what the graph takes: the same, or normalised floats."""
@@ -215,6 +248,8 @@ def read_metadata(metadata: dict[str, str], path: Path) -> OnnxMetadata:
             raise ValueError
         if values["pixels"] not in _PIXELS or values["precision"] not in _PRECISIONS:
             raise ValueError
+        if not values["about"]["model"]:
+            raise ValueError
         for text in values["about"].values():
             if text is not None:
                 line_of_text(text)  # it is printed
@@ -224,6 +259,12 @@ def read_metadata(metadata: dict[str, str], path: Path) -> OnnxMetadata:
         raise UserError(f"{path}: {error}") from None
     except (KeyError, ValueError, TypeError, AttributeError):
         raise UserError(f"{path} was written by another version of `zoo export`: export it again") from None
+
+
+def require_rows(found: NDArray[np.float32], inputs: NDArray[np.generic], dim: int, path: Path) -> None:
+    """Raise UserError unless a graph gave one embedding for each image."""
+    if found.shape != (len(inputs), dim):
+        raise UserError(f"{path} gives {list(found.shape)} numbers for {len(inputs)} images: export it again")
 
 
 def _input_and_dim(session: Any) -> tuple[str, int]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from zoo.errors import UserError, reason_of
 from zoo.inference.embedder import Embedder
 from zoo.inference.images import as_rgb
-from zoo.inference.onnx_backend import OnnxEngine, embedder_of, read_metadata, require_embedding
+from zoo.inference.onnx_backend import OnnxEngine, embedder_of, read_metadata, require_embedding, require_rows
 from zoo.inference.onnx_bounds import require_bounded
 from zoo.inference.onnx_checks import require_self_contained
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
@@ -72,6 +72,8 @@ class OpenVinoEngine:
         except (ValueError, RuntimeError):
             raise UserError(f"{path} was not written by `zoo export`: it does not map images to embeddings") from None
         self.file = read_metadata(self.metadata, path)
+        given, made = (_kind(node) for node in (model.inputs[0], model.outputs[0]))
+        self.file.require_graph(given, made, _sides(model.inputs[0]), path)
         self.precision = _precision(precision, self.file.precision, path)
         if self.precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UserError("this CPU has no instructions for bf16 (AMX or AVX512-BF16): use --backend torch, or fp32")
@@ -113,8 +115,14 @@ class OpenVinoEngine:
             _OF_PARENTS.append(self._request)
             self._start(self._read())
         with self._lock:
-            result = self._request.infer({0: np.ascontiguousarray(inputs)}, share_inputs=True)[0]
-            return np.array(result, np.float32)
+            try:
+                result = self._request.infer({0: np.ascontiguousarray(inputs)}, share_inputs=True)[0]
+            except Exception as error:  # as above
+                raise_if_short(error)
+                raise UserError(f"{self._path} fails on {len(inputs)} images: {reason_of(error)}") from None
+            found = np.array(result, np.float32)
+        require_rows(found, inputs, self.dim, self._path)
+        return found
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 [N, S, S, 3], resized and cropped already -> float32 [N, D]."""
@@ -184,6 +192,11 @@ def _metadata(model: Any) -> dict[str, str]:
         return {}
     names = model.get_rt_info(["framework"]).value
     return {name: str(model.get_rt_info(["framework", name]).astype(str)) for name in names}
+
+
+def _kind(node: Any) -> str:
+    name = str(node.get_element_type().get_type_name())
+    return {"u8": "uint8", "f32": "float32"}.get(name, name)
 
 
 def _sides(node: Any) -> list[int | None]:

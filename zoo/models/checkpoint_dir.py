@@ -95,14 +95,16 @@ def _fill(
     import torch
     from safetensors.torch import save
 
-    from zoo.models.head_spec import read_layout
-    from zoo.models.state_dict import check_state, half_of, require_own_memory
+    from zoo.models.head_spec import build_head, read_layout
+    from zoo.models.state_dict import check_state, check_tensors, half_of
 
     # weights
     check_state(encoder, config.architecture, config.full_name)
     layouts = {part: read_layout(state) for part, state in heads.items()}
     for part, state in heads.items():
-        require_own_memory(state, f"the {part} of {config.full_name}")
+        with torch.device("meta"):
+            head = build_head(layouts[part])
+        check_tensors(state, head, f"the {part} of {config.full_name}")
     # Inference does not read BN's counters, but without them transformers reports missing weights.
     counters = [k.removesuffix("running_var") + "num_batches_tracked" for k in encoder if k.endswith(".running_var")]
     files = {MODEL: dict(encoder) | {k: torch.zeros((), dtype=torch.int64) for k in counters}}

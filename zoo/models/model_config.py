@@ -17,6 +17,7 @@ from typing import Any
 
 from zoo.errors import UserError, reason_of
 from zoo.models.backbones import MAX_IMAGE_SIZE
+from zoo.models.other_files import require_regular
 from zoo.models.registry import RESNETS, Architecture
 from zoo.transforms.preprocess import MODES, Preprocessing
 
@@ -120,6 +121,7 @@ def read_config(path: Path) -> ModelConfig:
         UserError: the file cannot be read, its values are out of range, or ``zoo convert`` did not write it.
     """
     # Read the file within limits: it may come from anywhere.
+    require_regular(path)
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise UserError(f"{path} is not a config of a model: it is larger than 1 MB")

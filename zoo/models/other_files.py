@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from zoo.errors import UserError
 
 _TORCH = (b"PK\x03\x04", b"\x80")  # an archive of torch.save, or a plain pickle
+
+
+def require_regular(path: Path) -> None:
+    """Raise UserError for a pipe, a socket or a device: reading one may never end. What is not there passes."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # the reader reports why the file cannot be read
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+        raise UserError(f"{path} is a {kind}, not a file: save the model in a file first")
 
 
 def refuse_folder(path: Path) -> None:
@@ -43,6 +55,7 @@ def refuse_others(path: Path) -> None:
     if os.path.isdir(path):
         refuse_folder(path)
         return
+    require_regular(path)
     try:
         with path.open("rb") as file:
             start = file.read(16)

@@ -12,7 +12,7 @@ from zoo.errors import UserError, reason_of
 from zoo.models.registry import Architecture
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 V = TypeVar("V")
 
@@ -24,8 +24,8 @@ def check_state(state: Mapping[str, Tensor], architecture: Architecture, what: s
         what: name of the weights for messages.
 
     Raises:
-        UserError: keys are missing or unknown, shapes differ, values are not finite, or the architecture states
-            another number of features than its network has.
+        UserError: keys are missing or unknown, shapes differ, values are not finite or were quantised, or the
+            architecture states another number of features than its network has.
     """
     import torch
 
@@ -37,10 +37,22 @@ def check_state(state: Mapping[str, Tensor], architecture: Architecture, what: s
     features = embedding_size(encoder)
     if features != architecture.num_features:
         raise UserError(f"{what} states {architecture.num_features} features, its network has {features}")
-    expected = without_counters({k: v.shape for k, v in encoder.state_dict().items()})
+    check_tensors(state, encoder, what)
+
+
+def check_tensors(state: Mapping[str, Tensor], module: nn.Module, what: str) -> None:
+    """Compare a state dict with the module that it is for; see ``check_state``."""
+    built = without_counters(module.state_dict())
+    expected = {k: v.shape for k, v in built.items()}
     require_equal(without_counters({k: v.shape for k, v in state.items()}), expected, what)
     require_own_memory(state, what)
     require_finite(state, what)
+    for key, value in built.items():
+        if value.is_floating_point() and not state[key].is_floating_point():
+            raise UserError(
+                f"{what} holds whole numbers, first in {key}: weights that were quantised are not read, convert the "
+                "float ones"
+            )
 
 
 def without_counters(shapes: Mapping[str, V]) -> dict[str, V]:
@@ -77,24 +89,40 @@ def require_own_memory(state: Mapping[str, Tensor], what: str) -> None:
 
 
 def require_finite(state: Mapping[str, Tensor], what: str) -> None:
-    """Raise UserError where a tensor holds a NaN or an infinity."""
-    if bad := [k for k, v in state.items() if not bool(v.isfinite().all())]:
-        raise UserError(f"{what} holds values that are not finite, first in {bad[0]}")
+    """Raise UserError where a tensor holds a NaN, an infinity, a float64 beyond float32, or a variance below 0."""
+    import torch
+
+    plain = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    whole = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    for key, value in state.items():
+        if value.dtype not in plain + whole:  # 8-bit floats have scales elsewhere
+            raise UserError(f"{what} holds numbers of a kind that is not read ({value.dtype}), first in {key}")
+        if value.dtype in plain and not bool(value.float().isfinite().all()):
+            raise UserError(f"{what} holds values that are not finite, first in {key}")
+        if key.endswith("running_var") and bool((value < 0).any()):
+            raise UserError(f"{what} holds a variance below 0, first in {key}")
 
 
 def half_of(state: Mapping[str, Tensor], *, half: bool) -> dict[str, Tensor]:
     """Return contiguous float32 tensors; with ``half``, all but one-dimensional ones (BN, biases) in float16.
 
     BN stays float32 because its running variances would lose their small values.
+
+    Raises:
+        UserError: a weight is too large for float16.
     """
     import torch
 
-    def converted(tensor: Tensor) -> Tensor:
+    def converted(key: str, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        return tensor.to(torch.float16 if half and tensor.ndim > 1 else torch.float32).contiguous()
+        if not half or tensor.ndim < 2 or not tensor.numel():
+            return tensor.to(torch.float32).contiguous()
+        if (most := float(tensor.abs().max())) > torch.finfo(torch.float16).max:
+            raise UserError(f"{key} holds a weight of {most:.3g}, too large for float16: leave --half out")
+        return tensor.to(torch.float16).contiguous()
 
-    return {k: converted(v) for k, v in state.items()}
+    return {k: converted(k, v) for k, v in state.items()}
 
 
 def to_safetensors(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> bytes:

@@ -48,12 +48,14 @@ class Listing:
         links_to_folders: number of links to folders.
         left_out: ``other_files`` by extension in lower case, ``""`` for none, ``HIDDEN`` for names that begin with a
             dot; the most frequent ``MAX_KINDS``, the others together under ``OTHER_KINDS``.
+        unended: names of tar files that end without a block of zeros; each may be cut off behind a member.
     """
 
     files: pa.Table
     other_files: int
     links_to_folders: int
     left_out: Mapping[str, int] = field(default_factory=dict)
+    unended: tuple[str, ...] = ()
 
 
 class LeftOut:

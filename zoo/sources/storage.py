@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Protocol, SupportsInt, TypeVar
+from typing import Any, BinaryIO, Protocol, SupportsInt, TypeVar
 
 from zoo.errors import UserError, reason_of
 from zoo.sources import glob_files
@@ -112,6 +112,41 @@ def require_readable_scheme(url: str) -> None:
         raise UserError(f'{url}: {reason_of(error)} (pip install "siamese-zoo[remote]")') from None
 
 
+class _RemoteFile(io.RawIOBase):
+    """An open file of fsspec whose reads fail with OSError: each kind of storage raises its client's own errors.
+
+    Args:
+        reason: returns what an error says.
+    """
+
+    def __init__(self, file: Any, reason: Callable[[BaseException], str]) -> None:
+        self._file, self._reason = file, reason
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._file.seekable())
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return int(self._file.readinto(buffer))
+        except Exception as error:
+            raise_if_short(error)
+            raise OSError(0, self._reason(error)) from error
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
 class Remote:
     """Files below a URL, read by the library fsspec: ``s3://bucket/folder``, ``https://host/folder``. See ``Storage``.
 
@@ -160,7 +195,7 @@ class Remote:
             self._require_ranges(path)
         options = {"block_size": 0, "size": 1} if sequential and self._is_web else {}
         file = self._retry(lambda: self._fs.open(self._path(path), "rb", **options))
-        return io.BufferedReader(file, 1 << 16)
+        return io.BufferedReader(_RemoteFile(file, self._reason), 1 << 16)
 
     def _require_ranges(self, path: bytes) -> None:
         """Ask for one byte. Raises OSError for a server that sends the whole file, whatever it says of itself."""
@@ -254,12 +289,16 @@ class Remote:
                     raise
                 # Give up after the last attempt, else wait longer each time.
                 if attempt + 1 == _ATTEMPTS:
-                    reason = reason_of((no_answer and error.__cause__) or error)
-                    if self._query:  # the signature is a secret
-                        reason = reason.replace(self._query, "?...")
-                    raise OSError(0, NO_RANGES if "range requests" in reason else reason) from error
+                    raise OSError(0, self._reason((no_answer and error.__cause__) or error)) from error
                 time.sleep(_SECONDS * 2**attempt)
         raise AssertionError
+
+    def _reason(self, error: BaseException) -> str:
+        """Return what an error says, without the query: the signature is a secret."""
+        reason = reason_of(error)
+        if self._query:
+            reason = reason.replace(self._query, "?...")
+        return NO_RANGES if "range requests" in reason else reason
 
     def _is_no_answer(self, error: Exception) -> bool:
         """Return whether fsspec reports a web server that failed to answer as a missing file."""
@@ -294,5 +333,5 @@ def _size_and_time(info: Mapping[str, object]) -> SizeAndTime:
     elif isinstance(modified, int | float):
         version = int(modified * 10**9)
     else:
-        version = int.from_bytes(hashlib.sha256(str(tag).encode()).digest()[:7]) if tag else -1
+        version = int.from_bytes(hashlib.sha256(str(tag).encode(errors="surrogatepass")).digest()[:7]) if tag else -1
     return (int(size) if isinstance(size, SupportsInt | str) else -1), version

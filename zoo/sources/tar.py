@@ -60,12 +60,12 @@ class TarFiles:
         """List the images; see ``Source``."""
         shown = os.fsdecode(self._files[0]) + (" ..." if len(self._files) > 1 else "")
         # Members of a key mostly stand side by side, as webdataset wants it: then one group is in memory at a time.
-        others = LeftOut()
+        others, unended = LeftOut(), dict[str, None]()
         try:
-            found = self._collected(others, joined=False)
+            found = self._collected(others, unended, joined=False)
         except _KeyReappears:
             others = LeftOut()
-            found = self._collected(others, joined=True)
+            found = self._collected(others, unended, joined=True)
         if not len(found):
             known = " ".join(sorted(EXTENSIONS))
             raise UserError(f"no image in {shown} ({others.total} other members): they end in {known}")
@@ -74,17 +74,19 @@ class TarFiles:
             if found[name].null_count == len(found):
                 raise UserError(f"{shown} has no column {name}: no image has a .{name} member or .json field beside it")
             found = found.set_column(found.schema.get_field_index(name), name, narrowed(found[name]))
-        return Listing(require_unique(found, shown), others.total, 0, others.kinds)
+        return Listing(require_unique(found, shown), others.total, 0, others.kinds, tuple(unended))
 
     def read(self, row: ImageRow) -> bytes:
         """Return the bytes of an image; see ``Source``."""
         return self._storage.read_part(container_of(row), row["offset"], row["size"], row["mtime_ns"])
 
-    def _collected(self, others: LeftOut, *, joined: bool) -> pa.Table:
+    def _collected(self, others: LeftOut, unended: dict[str, None], *, joined: bool) -> pa.Table:
         schema = pa.schema([*IN_CONTAINER, *((name, pa.string()) for name in self._keep)])
-        return collect((row for file in self._files for row in self._of_file(file, others, joined)), schema)
+        return collect((row for file in self._files for row in self._of_file(file, others, unended, joined)), schema)
 
-    def _of_file(self, name: bytes, others: LeftOut, joined: bool) -> Iterator[tuple[object, ...]]:
+    def _of_file(
+        self, name: bytes, others: LeftOut, unended: dict[str, None], joined: bool
+    ) -> Iterator[tuple[object, ...]]:
         shown = self._storage.root + os.fsdecode(name)
         # Check that the file is there before it opens.
         try:
@@ -92,7 +94,7 @@ class TarFiles:
             if size < 0:
                 raise UserError(f"no tar file at {shown}")
             with self._storage.open(name) as file:
-                places = self._places(members(file, size, shown), others)
+                places = self._places(members(file, size, shown, unended), others)
                 for group in _joined(places) if joined else _adjacent(places, bool(self._keep)):
                     yield from self._of_group(file, group, name, mtime_ns, others)
         except OSError as error:
@@ -255,7 +257,9 @@ def expand(pattern: str) -> list[Path]:
     return [p for n in numbers for p in expand(pattern[: match.start()] + n + pattern[match.end() :])]
 
 
-def members(file: BinaryIO, length: int, shown: Path | str) -> Iterator[TarInfo]:
+def members(
+    file: BinaryIO, length: int, shown: Path | str, unended: dict[str, None] | None = None
+) -> Iterator[TarInfo]:
     """Yield the regular files in a tar of ``length`` bytes, each within it and after the one before.
 
     Behind them come hard links to them, each with the place and size of the bytes that it names: GNU tar stores a file
@@ -263,6 +267,7 @@ def members(file: BinaryIO, length: int, shown: Path | str) -> Iterator[TarInfo]
 
     Args:
         shown: the name of the tar file in messages.
+        unended: gets that name as a key if the file may be cut off behind a member; see ``require_end``.
 
     Raises:
         UserError: the file is compressed, damaged or hostile, or another tar file follows its end.
@@ -283,7 +288,8 @@ def members(file: BinaryIO, length: int, shown: Path | str) -> Iterator[TarInfo]
                     linked.add(member.linkname)
                 elif _has_bytes(member):
                     yield member
-            require_end(file, tar.offset)
+            if not require_end(file, tar.offset) and unended is not None:
+                unended[str(shown)] = None
         # A second walk finds what the links name, so that archives without links keep no names in memory.
         if linked:
             file.seek(0)

@@ -15,10 +15,12 @@ _LOOKED_THROUGH = 1 << 20  # bytes behind the end: zeros up to a record's end, G
 _ZEROS = bytes(BLOCKSIZE)
 
 
-def require_end(file: BinaryIO, offset: int) -> None:
+def require_end(file: BinaryIO, offset: int) -> bool:
     """Check that an archive ends at byte ``offset``, where no further header could be read.
 
-    A file that simply ends there is taken as whole: some programs write no blocks of zeros at the end.
+    Returns:
+        False where the file simply ends there. Some programs write no blocks of zeros, so it may be whole; or it was
+        cut off behind a member.
 
     Raises:
         ReadError: a damaged or incomplete header is there.
@@ -34,7 +36,7 @@ def require_end(file: BinaryIO, offset: int) -> None:
     try:
         TarInfo.frombuf(block, ENCODING, "surrogateescape")
     except HeaderError:  # zeros, or bytes that are no archive
-        return
+        return bool(rest)
     place = offset + first // BLOCKSIZE * BLOCKSIZE
     raise UserError(
         f"another tar file follows at byte {place}, as `cat` joins them, and would be left out: give the files "

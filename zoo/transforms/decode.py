@@ -7,13 +7,15 @@ Every manifest records these rules (``DECODER``):
 - JPEG (also MPO, which phones write), PNG, GIF, WebP, BMP, TIFF, AVIF and with pillow-heif HEIC, recognised by content,
   not by file name.
 - The EXIF orientation is applied. Damaged metadata (EXIF, XMP, texts, profiles) never cost an image.
-- Transparent pixels are composited over white. The first frame of an animation is used.
+- Transparent pixels are composited over white. The first frame of an animation is used, and the first page of a TIFF;
+  where that is marked as a reduced form, the first page that is whole.
 - 16-bit gray is scaled by 1/257, and inverted where its TIFF says that 0 is white. 32-bit integers are read as 16-bit
-  gray if all values lie in 0..65535, and are ``unsupported`` otherwise. Floating-point pixels are ``unsupported``: the
-  file does not say which value is white.
+  gray if all values lie in 0..65535, and are ``unsupported`` otherwise, as are negative 8-bit integers. Floating-point
+  pixels are ``unsupported``: the file does not say which value is white.
 - Colour profiles are ignored.
 - An image with more than ``max_pixels`` pixels, or with so many rows that they take too much memory, is refused by its
-  header. A truncated file is refused; a JPEG that lacks only its end marker is whole.
+  header. A truncated file is refused, and a JPEG that was cut off and closed with an end marker; one that lacks only
+  its end marker is whole.
 - A PNG whose pixels have another checksum is refused, and a WebP or AVIF that ends in zeros.
 
 ``DecodeOptions`` has the choices: profiles are converted, truncated files accepted, 16 bits scaled otherwise, JPEGs
@@ -28,7 +30,6 @@ import logging
 import math
 import threading
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
@@ -40,17 +41,11 @@ from PIL import Image, ImageFile, features
 
 from zoo.transforms.formats import EXTENSIONS as EXTENSIONS  # read with the decoder by many
 from zoo.transforms.formats import FORMATS, HAS_HEIF, claims_a_read_format, other_format, register_heif
+from zoo.transforms.jpeg_scans import ended_jpegs, has_more_scans, without_last_bytes, without_padding
 from zoo.transforms.limits import DEFAULT_OPTIONS, MAX_BYTES, MAX_PIXELS, DecodeOptions
-from zoo.transforms.repair import (
-    LAST_BASELINE_TAG,
-    ended_jpegs,
-    has_more_scans,
-    tiff_entries,
-    without_last_bytes,
-    without_metadata,
-    without_padding,
-)
-from zoo.transforms.stored_form import correct_header, require_whole
+from zoo.transforms.repair import LAST_BASELINE_TAG, without_metadata
+from zoo.transforms.stored_form import correct_header, crc_of_pixels, loaded_jpeg, require_whole
+from zoo.transforms.tiff_directory import TIFF_SIGNATURES, tiff_entries, with_full_image_first
 from zoo.transforms.unreadable import UnreadableImage, decoder_error
 from zoo.transforms.upright_rgb import DEEP, NOTES, WHOLE, WholeImage, loaded_to_rgb
 
@@ -204,8 +199,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     _silence_pillow()
     register_heif()
     # What the header claims is bounded before Pillow makes objects of it.
-    if data.startswith((b"II*", b"II+", b"MM\0*", b"MM\0+")):
-        data = _with_bounded_lists(data)
+    if data.startswith(TIFF_SIGNATURES):
+        data = _with_bounded_lists(with_full_image_first(data))
     try:
         image = _header(data)
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
@@ -226,6 +221,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _header(data: bytes) -> Image.Image:
+    if data.startswith(TIFF_SIGNATURES):
+        data = with_full_image_first(data)
     with _truncated_files(accept=False):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     correct_header(image, data)
@@ -345,21 +342,14 @@ def _jpeg_without_end(data: bytes) -> Image.Image | None:
         return None
     try:
         first = _loaded(candidates[0])
-        pixels = _crc_of_pixels(first)
-        if not all(_crc_of_pixels(_loaded(other)) == pixels for other in candidates[1:]):
+        pixels = crc_of_pixels(first)
+        if not all(crc_of_pixels(loaded_jpeg(other)) == pixels for other in candidates[1:]):
             return None
         # Refuse a scan whose last bytes no pixel needs: without an end marker, they are not part of the image.
         shorter = without_last_bytes(data)
-        return None if shorter and all(_crc_of_pixels(_loaded(other)) == pixels for other in shorter) else first
+        return None if shorter and all(crc_of_pixels(loaded_jpeg(other)) == pixels for other in shorter) else first
     except Exception:  # as above
         return None
-
-
-def _crc_of_pixels(image: Image.Image) -> int:
-    crc = 0
-    for top in range(0, image.height, 256):
-        crc = zlib.crc32(image.crop((0, top, image.width, min(top + 256, image.height))).tobytes(), crc)
-    return crc
 
 
 class _TruncatedSwitch(threading.local):

@@ -5,6 +5,7 @@ Sources: TIFF 6.0 (Adobe, 1992), sections 4, 5 and 21; PNG specification, third 
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageFile, ImagePalette
 
-from zoo.transforms.repair import has_hole, lacks_end
+from zoo.transforms.jpeg_scans import has_hole, lacks_end, lengthened_jpegs
 from zoo.transforms.unreadable import UnreadableImage
 
 WHITE_IS_ZERO = "zoo.white_is_zero"
@@ -20,7 +21,9 @@ WHITE_IS_ZERO = "zoo.white_is_zero"
 DRAWN = "zoo.drawn"
 """Key in an image's info: the box that the first frame of a GIF covers, where that is not the whole image."""
 
+_SIGNED_BYTES = "zoo.signed_bytes"
 _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _COLOURS = 259, 262, 277, 284, 320
+_SAMPLE_FORMAT, _TWOS_COMPLEMENT = 339, (2,)
 _BITS, _STRIP_BYTES, _TILE_BYTES = 258, 279, 325
 _UNCOMPRESSED, _ZERO_IS_WHITE, _YCBCR, _SEPARATE = 1, 0, 6, 2
 _DEEP_PLANES = {"RGB": 3, "RGBA": 4, "CMYK": 4}  # samples of the modes that libtiff's reader takes in 16 bits
@@ -28,6 +31,7 @@ _SIGNED = {f"I;{bits}{order}S": f"I;{bits}NS" for bits in (16, 32) for order in 
 _PNG, _GRAY, _RGB = b"\x89PNG\r\n\x1a\n", 0, 2
 _MAX_CHUNKS = 1_000_000  # looked at in one file
 _INFLATED_AT_ONCE = 1 << 20
+_MISSING = range(127, 130)  # luminance, or ink, of blocks that libjpeg has no data for; 128 but for rounding
 _UNWRITTEN = bytes(1024)  # the coders of WebP and AVIF write no such run, not even for an image of one colour
 
 
@@ -52,12 +56,16 @@ def require_whole(image: Image.Image, data: bytes) -> None:
 
     Raises:
         UnreadableImage: the pixels are not those that were written; ``truncated`` also where a JPEG may lack its end
-            marker alone, see ``zoo.transforms.repair``.
+            marker alone, see ``zoo.transforms.jpeg_scans``.
     """
     if image.format in ("JPEG", "MPO") and lacks_end(data):
         raise UnreadableImage("truncated", "the end marker is missing")
     if image.format in ("JPEG", "MPO") and has_hole(data):
         raise UnreadableImage("corrupt", "a part of the pixels was never written")
+    if image.format in ("JPEG", "MPO") and _ends_early(image, data):
+        raise UnreadableImage("truncated", "the pixels end before the end marker")
+    if image.format == "TIFF" and image.mode == "L" and image.info.get(_SIGNED_BYTES) and image.getextrema()[1] > 127:  # type: ignore[operator]
+        raise UnreadableImage("unsupported", "integer pixels below 0")
     if image.format == "PNG" and _is_damaged_png(image, data):
         raise UnreadableImage("corrupt", "the checksum of the pixels is wrong")
     if image.format in ("WEBP", "AVIF", "HEIF") and any(
@@ -66,10 +74,53 @@ def require_whole(image: Image.Image, data: bytes) -> None:
         raise UnreadableImage("truncated", "the end of the pixels is zeros: it was not written, or not downloaded")
 
 
+def _ends_early(image: Image.Image, data: bytes) -> bool:
+    """Return whether a JPEG was cut off and closed with an end marker; ``image`` may be a reduced form of it."""
+    last = image.crop((image.width - 1, image.height - 1, *image.size))
+    if last.mode == "CMYK":
+        is_gray = all(value in _MISSING for value in last.getpixel((0, 0)))  # type: ignore[union-attr]
+    else:
+        is_gray = last.convert("L").getpixel((0, 0)) in _MISSING
+    crc: int | None = None
+    tries = lengthened_jpegs(data, is_gray=is_gray)
+    for longer in tries or ():
+        try:
+            with loaded_jpeg(longer) as other:
+                size, found = other.size, crc_of_pixels(other)
+        except OSError:  # no proof
+            continue
+        if crc is None and image.size == size:
+            crc = crc_of_pixels(image)
+        elif crc is None:
+            with loaded_jpeg(data) as whole:
+                crc = crc_of_pixels(whole)
+        if found != crc:
+            return True
+    return tries is None
+
+
+def loaded_jpeg(data: bytes) -> Image.Image:
+    """Decode a JPEG as it stands; no check looks for damage."""
+    image = Image.open(io.BytesIO(data), formats=("JPEG",))  # the first image of an MPO too
+    image.load()
+    return image
+
+
+def crc_of_pixels(image: Image.Image) -> int:
+    """Return a checksum of a loaded image's pixels."""
+    crc = 0
+    for top in range(0, image.height, 256):
+        crc = zlib.crc32(image.crop((0, top, image.width, min(top + 256, image.height))).tobytes(), crc)
+    return crc
+
+
 def _correct_tiff(image: Any) -> None:
     tags: Any = image.tag_v2
     if image.mode == "I;16" and tags.get(_PHOTOMETRIC) == _ZERO_IS_WHITE:
         image.info[WHITE_IS_ZERO] = True
+    # Pillow reads the byte of -1 as 255.
+    if image.mode == "L" and tags.get(_SAMPLE_FORMAT) == _TWOS_COMPLEMENT:
+        image.info[_SIGNED_BYTES] = True
     # Colour maps have 16 bits; some writers store 8, as libtiff also guesses.
     if image.mode in ("P", "PA") and 0 < max(tags[_COLOURS]) < 256:
         image.palette = ImagePalette.raw("RGB;L", bytes(tags[_COLOURS]))

@@ -215,6 +215,24 @@ def test_vissl_s_heads(net: Network, tmp_path: Path) -> None:
         require_same(converted(content, "vissl", tmp_path / form), net.module, **expected)
 
 
+@pytest.mark.parametrize("kind", ["mocov3", "auto", "vicreg", "moco"])
+@pytest.mark.parametrize("value", [None, [1], {}, torch.tensor(1.0), torch.zeros(0), torch.zeros(0, 64, 1, 1)])
+def test_what_is_no_weight_is_one_line(kind: str, value: object, net: Network, tmp_path: Path) -> None:
+    places = {
+        "mocov3": ("state_dict", "module.base_encoder."),
+        "vicreg": ("model", "module.backbone."),
+        "moco": ("state_dict", "module.encoder_q."),
+        "auto": ("model", "net."),
+    }
+    place, prefix = places[kind]
+    for key in ("layer1.0.conv1.weight", "layer2.0.bn1.running_var"):
+        torch.save({place: under(net.state | {key: value}, prefix)}, tmp_path / "m.pth")
+        with pytest.raises(UserError) as caught:
+            convert(tmp_path / "m.pth", kind, tmp_path / "out")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "out").exists()
+
+
 def test_a_file_of_another_code_is_refused_by_name(net: Network, tmp_path: Path) -> None:
     for kind in ("mocov3", "densecl", "lemniscate", "pycontrast", "cmc"):
         with pytest.raises(

@@ -214,7 +214,7 @@ def test_a_file_that_resizes_is_not_fed_crops(embedder: zoo.Embedder, core: Any,
     size = embedder.preprocessing.input_size
     wider = Preprocessing(size, size + 6)
     model = assemble(core, wider, pixels="any", normalize=False, opset=18)
-    about = {"format": 2, "about": {}, "preprocessing": wider.to_json(), "normalize": False}
+    about = {"format": 2, "about": {"model": "m"}, "preprocessing": wider.to_json(), "normalize": False}
     model.metadata_props.add(key=METADATA, value=json.dumps(about | {"pixels": "any", "precision": "fp32"}))
     onnx.save(model, tmp_path / "any.onnx")
     with pytest.raises(UserError, match="--pixels crop"):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from file_server import Server, serve
+from file_server import Server, head, raw, serve
 
 from zoo.errors import UserError
 from zoo.hub import http_download as module
@@ -178,3 +178,50 @@ def test_a_part_without_a_validator_is_not_continued(server: Server, tmp_path: P
     (tmp_path / "file.incomplete").write_bytes(b"bytes of an unknown file")
     assert get(tmp_path) == DATA
     assert server.requests == [(PATH, "")]
+
+
+BEGUN = head("200 OK", b'ETag: "a"', b"Content-Length: 10") + b"abc"
+WHOLE = head("200 OK", b"Content-Length: 3") + b"abc"
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        b"http://[",
+        b"https://127.0.0.1:abc/x",
+        b"https://a\x01b/",
+        b"https://a.org/" + b"x" * 70_000,
+        b"https://xn--a.\xff\xfe/x",
+        b"https://" + b"a" * 70 + b".org/x",
+        b"https://127.0.0.1:99999999/x",
+        b"file:///etc/passwd",
+    ],
+)
+def test_a_redirect_to_what_is_no_address_is_one_line(location: bytes, tmp_path: Path) -> None:
+    answer = head("302 Found", b"Location: " + location, b"Content-Length: 0")
+    with raw(answer) as address, pytest.raises(UserError, match=r"no address|not https|cannot be reached") as caught:
+        download(address, tmp_path / "file", max_bytes=1000)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("etag", [b'"\xe9\xe8"', b'"a\tb"', b"\xff"])
+def test_a_validator_that_cannot_be_sent_back_is_not_kept(etag: bytes, tmp_path: Path) -> None:
+    with raw(head("200 OK", b"ETag: " + etag, b"Content-Length: 10") + b"abc", WHOLE) as address:
+        assert download(address, tmp_path / "file", max_bytes=1000).read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize("first", [b"\xb2", b"1" * 5000, b"-3", b"x"])
+def test_a_range_that_is_no_number_is_another_range(first: bytes, tmp_path: Path) -> None:
+    part = head("206 Partial Content", b"Content-Range: bytes " + first + b"-9/10", b"Content-Length: 7") + b"defghij"
+    with raw(BEGUN, part, WHOLE) as address:
+        assert download(address, tmp_path / "file", max_bytes=1000).read_bytes() == b"abc"
+
+
+def test_a_part_of_a_file_is_not_the_file(tmp_path: Path) -> None:
+    part = head("206 Partial Content", b"Content-Range: bytes 0-2/10", b"Content-Length: 3") + b"abc"
+    with raw(part) as address, pytest.raises(UserError, match="promised 10 bytes and sent 3"):
+        download(address, tmp_path / "file", max_bytes=1000)
+    rest = head("206 Partial Content", b"Content-Range: bytes 3-9/999", b"Content-Length: 7") + b"defghij"
+    with raw(BEGUN, rest) as address, pytest.raises(UserError, match="could not be downloaded"):
+        download(address, tmp_path / "other", max_bytes=1000)

@@ -95,6 +95,17 @@ def test_a_foreign_or_broken_file_is_refused(tmp_path: Path, random_weights: Pat
         zoo.load(tmp_path / "none.safetensors")
 
 
+def test_a_number_without_end_in_metadata_is_refused(tmp_path: Path, random_weights: Path) -> None:
+    _, metadata = read_tensors(random_weights)
+    network = (
+        '{"name": "vit_tiny_patch16_224", "stem": "imagenet", "model_args": {}, "num_features": %s, "parameters": 1}'
+    )
+    for number in ("1e999", "NaN"):
+        save_file({"w": torch.zeros(2)}, tmp_path / "m.safetensors", metadata | {"architecture": network % number})
+        with pytest.raises(UserError, match="metadata that this version does not understand"):
+            zoo.load(tmp_path / "m.safetensors", device="cpu")
+
+
 def test_a_changed_bundled_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = weights.locate(DEFAULT_MODEL)
     data = bytearray(file.path.read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import zoo
+from zoo.convert.convert import convert
 from zoo.errors import UserError
 from zoo.models import checkpoint_dir
 from zoo.models.heads import byol_mlp
@@ -133,6 +135,68 @@ def test_a_folder_in_use_is_left_alone(folder: Path) -> None:
         checkpoint_dir.write(folder, described(), *states())
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize(
+    ("key", "made", "message"),
+    [
+        ("stem.conv.weight", lambda v: v.double() * 1e40, "not finite"),  # in float32, which is written
+        ("stem.conv.weight", lambda v: v.to(torch.float8_e4m3fn), "of a kind that is not read"),
+        ("stem.conv.weight", lambda v: v.to(torch.complex64), "of a kind that is not read"),
+        ("stem.conv.weight", lambda v: (v * 100).to(torch.int8), "quantised"),
+        ("stem.norm.running_var", lambda v: v - 2, "a variance below 0"),
+    ],
+)
+def test_values_that_no_network_computes_with_are_refused(
+    tmp_path: Path, folder: Path, key: str, made: Any, message: str
+) -> None:
+    encoder, heads = states()
+    encoder[key] = made(encoder[key])
+    with pytest.raises(UserError, match=message):
+        checkpoint_dir.write(tmp_path / "m", described(), encoder, heads)
+    assert not (tmp_path / "m").exists()
+    with pytest.raises(UserError, match=message):
+        zoo.load(replace_tensors(folder, "model.safetensors", encoder), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("key", "made"),
+    [
+        ("0.weight", lambda v: v * float("nan")),
+        ("0.weight", lambda v: v.double() * 1e300),
+        ("0.weight", lambda v: v.to(torch.float8_e4m3fn)),
+        ("0.weight", lambda v: (v * 100).to(torch.int8)),
+        ("0.bias", lambda v: v[:0]),
+        ("1.running_var", lambda v: v[:3]),
+    ],
+)
+def test_heads_are_checked_before_they_are_written(tmp_path: Path, key: str, made: Any) -> None:
+    encoder, heads = states()
+    heads["projector"][key] = made(heads["projector"][key])
+    with pytest.raises(UserError, match="the projector of narrow"):
+        checkpoint_dir.write(tmp_path / "m", described(), encoder, heads)
+    assert not (tmp_path / "m").exists()
+
+
+def test_weights_too_large_for_float16_are_refused_by_name(tmp_path: Path) -> None:
+    encoder, heads = states()
+    encoder["stem.conv.weight"][0, 0, 0, 0] = 1e6
+    with pytest.raises(UserError, match=r"stem.conv.weight holds a weight of 1e\+06, .* leave --half out"):
+        checkpoint_dir.write(tmp_path / "m", described(), encoder, heads, half=True)
+    checkpoint_dir.write(tmp_path / "m", described(), encoder, heads)
+    zoo.load(tmp_path / "m", device="cpu")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are files of POSIX")
+def test_pipes_and_devices_are_no_models(tmp_path: Path) -> None:
+    for name in ("m.safetensors", "m.pth"):
+        os.mkfifo(tmp_path / name)
+        (tmp_path / f"null-{name}").symlink_to(os.devnull)
+        for path, kind in ((tmp_path / name, "pipe"), (tmp_path / f"null-{name}", "device")):
+            with pytest.raises(UserError, match=f"is a {kind}, not a file"):
+                zoo.load(path, device="cpu")
+            with pytest.raises(UserError, match=f"is a {kind}, not a file"):
+                convert(path, "auto", tmp_path / "out")
 
 
 def test_what_does_not_fit_is_not_written(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from extraction_driver import PixelMeans, results, run
+from file_server import head, raw
 from pictures import encode, picture
 
 import zoo
 from zoo.errors import UserError
+from zoo.sources import open_source
 
 pytest.importorskip("aiohttp", reason="fsspec reads https with it")
 
@@ -232,3 +234,30 @@ def test_a_source_that_cannot_be_opened_is_refused_before_a_model_is_opened(imag
     with pytest.raises(UserError, match=r"Protocol not known: xyz|/nothing/here does not exist"):
         zoo.extract(images, tmp_path / "out", on_open=opened.append)
     assert not opened
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.csv", "list.jsonl"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        head("200 OK", b"Content-Length: 1000") + b"path\na.png\n",
+        head("200 OK", b"Content-Length: " + b"9" * 18) + b"path\n",
+        head("200 OK", b"Content-Encoding: gzip", b"Content-Length: 7") + b"notgzip",
+        head("200 OK", b"Transfer-Encoding: chunked") + b"5\r\npath\n\r\nZZ\r\n",
+    ],
+)
+def test_a_list_whose_connection_breaks_is_one_line(name: str, answer: bytes) -> None:
+    with raw(answer) as address, pytest.raises(UserError, match=rf"cannot read http.*{name}|no readable") as caught:
+        open_source(address.removesuffix("file") + name).listing()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("etag", [b"\xff", b'"\xe9"'])
+def test_a_tag_that_is_no_text_is_a_version(etag: bytes) -> None:
+    data = png(1)
+    answer = head("200 OK", b"ETag: " + etag, b"Content-Length: %d" % len(data), b"Connection: close") + data
+    with raw(answer) as address:
+        source = open_source(address.removesuffix("file") + "a.png")
+        (row,) = source.listing().files.to_pylist()
+        assert row["mtime_ns"] > 0
+        assert source.read(row) == data

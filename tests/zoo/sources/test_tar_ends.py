@@ -6,8 +6,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from extraction_driver import run
 from small_sources import names, png, read_all, tar
 
+from zoo.cli.messages import print_extraction
 from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 from zoo.sources import open_source
@@ -43,6 +45,22 @@ def test_a_file_without_blocks_at_its_end_is_whole(tmp_path: Path) -> None:
     for behind in (b"", bytes(512), bytes(1 << 21), bytes(1024) + b"\nbytes that are no archive" * 60):
         path.write_bytes(whole[: last.offset_data + -(-last.size // 512) * 512] + behind)
         assert len(names(open_source(path))) == len(MEMBERS)
+        assert open_source(path).listing().unended == (() if behind else (str(path),))
+    assert open_source(tar(tmp_path / "whole.tar", MEMBERS)).listing().unended == ()
+
+
+def test_a_tar_that_was_cut_off_behind_a_member_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    for number, name in enumerate(("a.tar", "b.tar")):
+        path = tar(folder / name, [(f"{n}.png", png(10 * number + n)) for n in range(4)])
+        with tarfile.open(path) as file:
+            third = file.getmembers()[2]
+        path.write_bytes(path.read_bytes()[: third.offset])
+    done = run(folder, tmp_path / "out")
+    assert (done.ok, done.unended) == (4, (str(folder / "a.tar"), str(folder / "b.tar")))
+    print_extraction(done, tmp_path / "out")
+    assert f"WARNING: {folder / 'a.tar'} and 1 more end without a block of zeros" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("between", [None, 0, 512, 1024])

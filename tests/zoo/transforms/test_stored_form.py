@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pictures import encode, picture
 from PIL import Image
 
-from zoo.transforms.decode import decode
+from zoo.transforms.decode import decode, decode_values
 from zoo.transforms.limits import DecodeOptions
 from zoo.transforms.unreadable import UnreadableImage
 from zoo.transforms.upright_rgb import notes_of
@@ -106,6 +106,23 @@ def test_signed_numbers(bits: int, compression: int, order: str) -> None:
     tags = {258: (SHORT, [bits]), 262: (SHORT, [1]), 259: (SHORT, [compression]), 339: (SHORT, [2])}
     data = tiff(GRAY, tags, [zlib.compress(stored) if compression == 8 else stored], order)
     assert_pixels(data, np.repeat((values[..., None] * 255 + 32767) // 65535, 3, 2))
+
+
+@pytest.mark.parametrize("compression", [1, 8])
+def test_signed_bytes(compression: int) -> None:
+    tags = {258: (SHORT, [8]), 262: (SHORT, [1]), 259: (SHORT, [compression]), 339: (SHORT, [2])}
+
+    def data(values: NDArray[Any]) -> bytes:
+        stored = values.astype(np.int8).tobytes()
+        return tiff(GRAY, tags, [zlib.compress(stored) if compression == 8 else stored])
+
+    assert_pixels(data(GRAY // 2), np.repeat(GRAY[..., None] // 2, 3, 2))
+    below = (GRAY // 2).astype(int)
+    below[3, 4] = -1
+    for read in (decode, decode_values):
+        with pytest.raises(UnreadableImage, match="below 0") as caught:
+            read(data(below))
+        assert caught.value.reason == "unsupported"
 
 
 def test_a_colour_map_of_eight_bits() -> None:

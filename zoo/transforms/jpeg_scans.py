@@ -1,0 +1,273 @@
+"""The scans of a JPEG: whether each was written to its end, and files that lack nothing but their end marker."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+_END_OF_JPEG = b"\xff\xd9"
+_MAX_SEGMENTS = 1_000_000
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # behind the coded data of a scan
+_NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
+_ZEROS, _ONES = bytes(512), b"\xff" * 512  # a sector of a disk
+_NO_FILL = re.compile(rb"[^\xff]")
+_BEHIND_FILL = (0xC4, *range(0xD0, 0xDB))
+_SURPLUS = 64  # bytes behind the last pixel of a JPEG: encoders fill the last byte only
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_SCAN = b"\xff\xda"
+_SEGMENT_HEAD = 1024  # bytes that hold all that is read of a frame, a restart interval and a scan's header
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end of each segment; a scan's segment (SOS) ends at the next marker."""
+    at, count = 2, 0
+    while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data) and count < _MAX_SEGMENTS:
+        marker, count = data[at + 1], count + 1
+        if marker in (0x00, 0xFF):
+            at += 1
+            continue
+        if marker in _NO_LENGTH or marker == 0xD9:
+            yield marker, at, at + 2
+            at += 2
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if marker == 0xDA:
+            found = _NEXT_MARKER.search(data, end)
+            end = found.start() if found else len(data)
+        yield marker, at, min(end, len(data))
+        at = end
+
+
+def has_more_scans(data: bytes, most: int) -> bool:
+    """Return whether a JPEG has more scans than ``most``.
+
+    What follows its end marker (a film, another image) is not counted.
+    """
+    if data.count(_SCAN) <= most:  # in the coded data of a scan these bytes do not follow each other
+        return False
+    scans = 0
+    for marker, _, _ in jpeg_segments(data):
+        scans += marker == 0xDA
+        if scans > most or marker == 0xD9:
+            break
+    return scans > most
+
+
+class _Frame:
+    """What the segments of a JPEG say of its frame and scans, as far as they were ``read``."""
+
+    def __init__(self) -> None:
+        self.coding = 0  # the marker SOFn
+        self.has_restarts = False
+        self.scans = 0
+        self._components: set[int] = set()
+        self._scanned: set[int] = set()
+        self._missing_bits: dict[tuple[int, int], int] = {}  # by component and coefficient
+
+    @property
+    def is_progressive(self) -> bool:
+        return self.coding in (0xC2, 0xC6, 0xCA, 0xCE)
+
+    @property
+    def has_all_components(self) -> bool:
+        return bool(self._components) and self._scanned >= self._components
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the scans have all components; of a progressive file, each coefficient to its last bit."""
+        whole = self.has_all_components and not any(self._missing_bits.values())
+        return whole and (not self.is_progressive or len(self._missing_bits) >= 64 * len(self._components))
+
+    def read(self, marker: int, body: bytes) -> None:
+        """Read a segment, from behind its length on."""
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 6:
+            self.coding = marker
+            self._components = set(body[6 : 6 + 3 * body[5] : 3])
+        elif marker == 0xDD:
+            self.has_restarts = any(body[:2])
+        elif marker == 0xDA and body and len(body) >= 4 + 2 * body[0]:
+            self.scans += 1
+            ids = body[1 : 1 + 2 * body[0] : 2]
+            first, last, bits = body[1 + 2 * body[0] : 4 + 2 * body[0]]
+            self._scanned |= set(ids)
+            for component in ids if self.is_progressive else ():
+                self._missing_bits |= {(component, n): bits & 15 for n in range(first, min(last, 63) + 1)}
+
+    def tails(self, data: bytes, start: int, end: int) -> list[bytes]:
+        """Return bytes that change pixels where they follow the scan at ``start .. end`` and a part of it is missing.
+
+        A decoder skips bytes behind the last block of a scan.
+        """
+        number = 0
+        if self.has_restarts:  # such a scan goes on at the next restart only
+            restarts = _RESTART.findall(data, start, end)
+            number = restarts[-1][1] + 1 if restarts else 0
+        markers = [bytes([0xFF, 0xD0 + (number + n) % 8]) for n in range(8)] if self.has_restarts else []
+        # A run of empty blocks can hide one tail in a progressive file.
+        return [_tail(n, markers) for n in range(3 if self.is_progressive or self.has_restarts else 1)]
+
+
+def ended_jpegs(data: bytes) -> list[bytes] | None:
+    """Return JPEGs that decode to equal pixels if nothing but the end marker of ``data`` is missing.
+
+    Each ends as it should, all but the first with other bytes before the end; see ``_Frame.tails``.
+
+    Returns:
+        ``None`` where the last segment is no scan, or a progressive file lacks the last bits of a coefficient.
+    """
+    data = data.rstrip(b"\xff")  # the first half of the marker, and what may stand before it; or an erased flash memory
+    frame, marker, start, end = _Frame(), 0, 0, 0
+    for marker, start, end in jpeg_segments(data):
+        frame.read(marker, data[start + 4 : end])
+        if end == len(data):
+            break
+    if marker != 0xDA or not frame.is_complete:
+        return None
+    return [data + tail + _END_OF_JPEG for tail in (b"", *frame.tails(data, start, end))]
+
+
+def lengthened_jpegs(data: bytes, *, is_gray: bool) -> list[bytes] | None:
+    """Return JPEGs that decode to other pixels if the last scan of ``data`` was cut off before its end marker.
+
+    Programs that repair a file, or mend a download, close what is there with an end marker. No decoder notices it
+    through Pillow: libjpeg only warns, and makes the missing blocks gray, or leaves their details out.
+
+    Args:
+        is_gray: the last pixel of ``data`` is as libjpeg makes those of missing blocks.
+
+    Returns:
+        Nothing, so that no time is lost, where no sign of a cut is there. In progressive files those are coefficients
+        without their last bits, and a last byte that is not filled up with ones (ITU-T T.81, F.1.2.3): the cut in the
+        very last scan shows in half the files. Arithmetic coding is not looked at: its scans may be cut.
+        ``None`` where a component has no scan at all.
+    """
+    at = data.find(_SCAN)
+    if not is_gray and data[at + 4 : at + 5] > b"\1" and data.find(_SCAN, at + 2) < 0:
+        return []  # one scan has all components: no need to go through it
+    frame, scan = _Frame(), (0, 0)
+    for marker, start, end in jpeg_segments(data):
+        if marker == 0xD9:  # what follows is another image, or a film
+            break
+        frame.read(marker, data[start + 4 : min(end, start + _SEGMENT_HEAD)])
+        if marker == 0xDA:
+            scan = (start, end)
+    start, end = scan[0], len(data[: scan[1]].rstrip(b"\xff"))  # half a stuffed byte, or what may stand before a marker
+    if frame.coding not in (0xC0, 0xC1, 0xC2):
+        return []
+    if not frame.has_all_components:
+        return None
+    is_filled = data[end - 1] & 1 or data[end - 2 : end] == b"\xff\0"
+    doubtful = not (frame.is_complete and is_filled) if frame.is_progressive else is_gray or frame.scans > 1
+    return [data[:end] + tail + data[end:] for tail in frame.tails(data, start, end)] if doubtful else []
+
+
+def lacks_end(data: bytes) -> bool:
+    """Return whether no end marker follows the last scan of a JPEG."""
+    end = data.rfind(_END_OF_JPEG)
+    return end < 0 or data.find(_SCAN, end) >= 0  # that of a thumbnail stands before the scan
+
+
+def has_hole(data: bytes) -> bool:
+    """Return whether a part of a JPEG's scan was never written: a sector of zeros, or of erased flash memory.
+
+    Zeros are pixels of one colour where the code of zeros ends a block; in the usual tables, and in most others, it is
+    a coefficient. Coefficients of one value, over hundreds of bytes, are no picture.
+
+    In progressive files, zeros are looked at in the first scans of AC coefficients. Those of DC coefficients, and the
+    scans of further bits, can be zeros where an image has one colour or one pattern.
+    """
+    if _ZEROS not in data and _ONES not in data:
+        return False
+    coding, tables = 0, dict[int, bytes]()  # the symbols of each AC table
+    for marker, start, end in jpeg_segments(data):
+        if 0xC0 <= marker <= 0xC2:
+            coding = marker
+        elif marker == 0xC4:
+            tables |= _ac_tables(data[start + 4 : end])
+        elif marker == 0xDA:
+            if data.find(_ZEROS, start, end) >= 0 and _zeros_are_no_pixels(
+                coding, tables, data[start + 4 : start + 16]
+            ):
+                return True
+            if _has_erased_part(data, start, end):
+                return True
+        elif marker == 0xD9:
+            break
+    return False
+
+
+def _zeros_are_no_pixels(coding: int, tables: Mapping[int, bytes], scan: bytes) -> bool:
+    """Return whether no coder fills a sector with zeros, by the header of a scan.
+
+    Args:
+        scan: the segment, from behind its length on.
+    """
+    if coding in (0xC0, 0xC1):
+        return any(symbols[:1] > b"\0" for symbols in tables.values())
+    if coding != 0xC2 or len(scan) < 6 or scan[0] != 1 or scan[3] == 0 or scan[5] >> 4:
+        return False
+    symbols = tables.get(scan[2] & 15, b"")
+    # A coder that knows runs of empty blocks joins them: many short ones never follow each other.
+    return symbols[:1] > b"\0" or any(symbol & 15 == 0 < symbol < 0xF0 for symbol in symbols)
+
+
+def _has_erased_part(data: bytes, start: int, end: int) -> bool:
+    """Return whether a scan holds a sector of ones; before a marker they are fill bytes, as some encoders write."""
+    while (start := data.find(_ONES, start, end + 1)) >= 0:
+        behind = _NO_FILL.search(data, start)
+        if behind is None or behind[0][0] not in _BEHIND_FILL:
+            return True
+        start = behind.start()
+    return False
+
+
+def _ac_tables(segment: bytes) -> dict[int, bytes]:
+    """Return the symbols of each table of AC coefficients in a DHT segment, by its number.
+
+    The code of zeros alone means the first one; 0 ends a block.
+    """
+    found, at = dict[int, bytes](), 0
+    while at + 17 < len(segment):
+        end = at + 17 + sum(segment[at + 1 : at + 17])
+        if segment[at] >> 4 == 1:
+            found[segment[at] & 15] = segment[at + 17 : end]
+        at = end
+    return found
+
+
+def without_padding(data: bytes) -> bytes:
+    """Return a file without the zeros at its end, if they are many."""
+    there = data.rstrip(b"\0")
+    return there + b"\0\0" if len(data) - len(there) > _SURPLUS else data  # a scan can end in two
+
+
+def without_last_bytes(data: bytes) -> list[bytes] | None:
+    """Return JPEGs that lack the last bytes of a scan: all decode to equal pixels only if no pixel needs those.
+
+    Returns:
+        ``None`` where the scan is so short that it would be lost.
+    """
+    data = data.rstrip(b"\xff")
+    shorter = data[:-_SURPLUS]
+    marker, start, _ = deque(jpeg_segments(data), maxlen=1).pop()
+    header = start + 2 + int.from_bytes(data[start + 2 : start + 4])
+    if marker != 0xDA or len(shorter) <= header:
+        return None
+    candidates = ended_jpegs(shorter)
+    return None if candidates is None else candidates[1:]
+
+
+def _tail(number: int, markers: list[bytes]) -> bytes:
+    """Return bits that no scan goes on with, and again behind each restart marker.
+
+    The bytes are arbitrary, without a marker among them. The first tail begins with a one: behind the end of a file a
+    decoder reads zeros.
+    """
+    first = (b"\xfe", b"\x55", b"\xaa")[number]
+    parts = [
+        b"".join(hashlib.sha512(bytes([number, n, k])).digest() for k in range(8)) for n in range(len(markers) + 1)
+    ]
+    filled = [first + part.replace(b"\xff", b"\xfe") for part in parts]
+    return filled[0] + b"".join(marker + part for marker, part in zip(markers, filled[1:], strict=True))
