@@ -16,7 +16,7 @@ from training.sweeps.grid import candidates, parse
 from training.sweeps.result import SweepResult
 from zoo.datasets.dataset import decoded_once
 from zoo.datasets.labelled import training_splits
-from zoo.datasets.opening import open_training_data
+from zoo.datasets.opening import open_training_data, require_there
 from zoo.errors import UserError
 from zoo.system.verbosity import note
 
@@ -47,6 +47,7 @@ def launch(
     if unknown := sorted(set(loggers) - set(LOGGERS)):
         raise UserError(f"no logger {unknown[0]!r}: one of {', '.join(LOGGERS)}")
     chosen = [LOGGERS[name] for name in dict.fromkeys(loggers)]
+    require_there(data)
     from training.engine.validate import check_settings  # imports torch, which takes less than a large folder
 
     check_settings(config)
@@ -138,6 +139,7 @@ def launch_sweep(
     values = parse(over)
     settings = candidates(config, values)
     count = len(settings)
+    require_there(data)
     from training.engine.validate import check_settings
 
     for one in settings:

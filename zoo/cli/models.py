@@ -22,6 +22,7 @@ CheckpointKind = Literal[
     "moco",
     "swav",
     "simclr",
+    "localagg",
     "mocov3",
     "dino",
     "barlowtwins",

@@ -48,9 +48,8 @@ def open_dataset(source: Path | str, split: str | None = None, label_column: str
     Raises:
         UserError: the source is missing or damaged, holds no images, or has an empty class or missing labels.
     """
+    require_there(source)
     text, path = text_of(source), Path(source)
-    if not text or "\0" in text:
-        raise UserError(f"no data at {text!r}: the name is empty or has a zero byte")
     # The form of the name tells torchvision sets and numbered shards apart.
     if text.startswith("torchvision:"):
         return _open_torchvision(text, split)
@@ -65,7 +64,7 @@ def open_dataset(source: Path | str, split: str | None = None, label_column: str
     if path.is_file():
         return _open_file(path, path.stem, split)
     if not path.is_dir():
-        raise UserError(f"no data at {path}: give a folder of images, a parquet, tar or npz file or a folder of them")
+        raise _no_data(path)
     if split is None:
         return _open_prefix(path, "", path.name) or _open_folder(path, path.name)
     # A split is a folder of its own, or files whose names start with it.
@@ -75,6 +74,20 @@ def open_dataset(source: Path | str, split: str | None = None, label_column: str
     if (found := _open_prefix(path, split, name)) is not None:
         return found
     raise UserError(f"{path} has no {split}/ folder and no {split}*.parquet, {split}*.tar or {split}.npz")
+
+
+def require_there(source: Path | str) -> None:
+    """Raise UserError where nothing is at a local path; of what is there nothing is read."""
+    text = text_of(source)
+    if not text or "\0" in text:
+        raise UserError(f"no data at {text!r}: the name is empty or has a zero byte")
+    has_other_form = text.startswith("torchvision:") or takes(text) or "{" in text
+    if not has_other_form and not os.path.exists(text):
+        raise _no_data(Path(source))
+
+
+def _no_data(path: Path) -> UserError:
+    return UserError(f"no data at {path}: give a folder of images, a parquet, tar or npz file or a folder of them")
 
 
 def open_training_data(source: Path | str, label_column: str | None = None) -> Dataset:

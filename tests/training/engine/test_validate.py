@@ -105,7 +105,12 @@ def test_settings_that_fit_no_data_are_refused_before_any_are_opened(
 ) -> None:
     with pytest.raises(UserError, match=message) as caught:
         launch(
-            f"{method}_r10_cifar10_3ep", "no/such", tmp_path / "run", overrides=sets.split(), device="cpu", resume=False
+            f"{method}_r10_cifar10_3ep",
+            str(tmp_path),  # which has no image
+            tmp_path / "run",
+            overrides=sets.split(),
+            device="cpu",
+            resume=False,
         )
     assert "\n" not in str(caught.value)
 
@@ -114,7 +119,7 @@ def test_a_sweep_s_candidates_are_checked_before_its_data_are_opened(tmp_path: P
     with pytest.raises(UserError, match=r"variance=-1\.0 is out of range"):
         launch_sweep(
             "vicreg_r10_cifar10_3ep",
-            "no/such",
+            str(tmp_path),
             tmp_path / "sweep",
             over=["options.variance=25,-1"],
             overrides=[],

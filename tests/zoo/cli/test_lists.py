@@ -49,7 +49,7 @@ def test_filters_and_order(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert commercial[:3] == ["supervised_r50", "dino_r50", "barlowtwins_r50"]
     assert "byol_r50" not in commercial
     unknown = names("--licence", "unknown")  # nobody has permitted anything
-    assert unknown == ["instdisc_r18"]
+    assert unknown == ["instdisc_r18", "localagg_r18"]
     commercial_or_not = {*names("--licence", "non-commercial"), *names("--licence", "commercial")}
     assert commercial_or_not == {name for name, spec in MODELS.items() if spec.weights} - {*unknown}
     assert names("--licence", "mit")[:3] == ["simclr_r101", "mocov2_r50", "mocov1_r50"]

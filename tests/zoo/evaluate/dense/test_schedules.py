@@ -14,7 +14,7 @@ from zoo.evaluate.context import Context
 from zoo.evaluate.dense.finetune import SgdConfig
 from zoo.evaluate.dense.schedules import DEPTH, DETECTION, SEGMENTATION, find_schedule, stored_options
 from zoo.evaluate.dense.sweep import sgd_config
-from zoo.evaluate.detection import detection
+from zoo.evaluate.detection import training
 from zoo.evaluate.run import evaluate
 
 
@@ -55,12 +55,12 @@ def test_schedules_that_decay_norms_are_stored_as_before() -> None:
 
 def test_the_schedule_s_decay_reaches_the_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[SgdConfig] = []
-    monkeypatch.setattr(detection, "run_sgd", lambda model, config, *others, **options: used.append(config) or [])
+    monkeypatch.setattr(training, "run_sgd", lambda model, config, *others, **options: used.append(config) or [])
     network = nn.Module()
     network.heads = SimpleNamespace(has_mask=lambda: False)  # type: ignore[assignment]
     for name in ("small", "coco-1x"):
         schedule = replace(DETECTION[name], precise=0)
-        detection.train_network(network, None, schedule, None, seed=0, key=0, device="cpu")  # type: ignore[arg-type]
+        training.train_network(network, None, schedule, None, seed=0, key=0, device="cpu")  # type: ignore[arg-type]
     assert [config.decay_norms for config in used] == [True, False]
 
 
