@@ -280,7 +280,7 @@ def _read_result(path: Path) -> object:
 
 
 def _read_samples(path: Path) -> object:
-    from zoo.sources.tar import samples
+    from zoo.sources.tar_samples import samples
 
     return [sample.read() for sample in samples([path])]
 

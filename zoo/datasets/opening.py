@@ -4,7 +4,7 @@
 |---|---|
 | ``DIR`` | a folder per class; or images without labels; or ``*.parquet`` or ``*.tar`` files |
 | ``FILE.parquet`` | encoded images in a column, read into memory |
-| ``FILE.tar``, ``shard-{000000..000009}.tar`` | webdataset shards, read in place (``zoo.sources.tar``) |
+| ``FILE.tar``, ``shard-{000000..000009}.tar`` | webdataset shards, read in place (``zoo.sources.tar_samples``) |
 | ``FILE.npy``, ``FILE.npz`` | small images as one array (``zoo.datasets.npz``) |
 | list, glob, URL, folder of Hugging Face | as ``zoo extract --images`` reads them (``zoo.datasets.listed``) |
 | ``lists/{split}.csv`` | one of these for each split |
@@ -30,7 +30,8 @@ from zoo.datasets.torchvision import has_torchvision_split, open_torchvision
 from zoo.errors import UserError, reason_of, without_secrets
 from zoo.sources.base import require_single
 from zoo.sources.glob_files import matches
-from zoo.sources.tar import expand, samples
+from zoo.sources.tar_members import expand
+from zoo.sources.tar_samples import samples
 from zoo.transforms.decode import EXTENSIONS
 from zoo.transforms.image_bytes import read_bytes
 from zoo.transforms.unreadable import UnreadableImage

@@ -29,7 +29,8 @@ from zoo.sources.parquet import TableFiles
 from zoo.sources.parts import EXTENSION as PART
 from zoo.sources.parts import PlannedPart
 from zoo.sources.storage import Local, Remote, Storage, is_url, open_storage
-from zoo.sources.tar import TarFiles, expand
+from zoo.sources.tar import TarFiles
+from zoo.sources.tar_members import expand
 from zoo.transforms.decode import EXTENSIONS
 from zoo.transforms.limits import HEIC_EXTENSIONS, NEEDS_HEIC
 

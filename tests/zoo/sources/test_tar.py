@@ -17,7 +17,8 @@ from pictures import encode, picture
 
 from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
-from zoo.sources.tar import expand, samples
+from zoo.sources.tar_members import expand
+from zoo.sources.tar_samples import samples
 from zoo.transforms.unreadable import UnreadableImage
 
 

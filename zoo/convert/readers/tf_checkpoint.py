@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from zoo.errors import UserError
 from zoo.numerics.crc32c import masked_crc32c
-from zoo.sources.tar import members
+from zoo.sources.tar_members import members
 from zoo.system.varint import read_varint
 
 _FOOTER = 48
