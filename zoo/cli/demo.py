@@ -45,9 +45,9 @@ def demo(
     if not source.is_dir():
         raise UserError(f"{source} is missing: install siamese-zoo again")
     from zoo import api
+    from zoo.cli.default_model import default_note, is_demo
     from zoo.cli.demo_crops import write_crops
     from zoo.cli.messages import print_extraction, print_opened
-    from zoo.cli.model_info import default_note, is_demo
     from zoo.search import html_report
     from zoo.search.collection import Collection
     from zoo.search.index import build, open_index

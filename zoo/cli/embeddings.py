@@ -199,8 +199,8 @@ def extract(
         say(f"{images} has no image: nothing to do")
         return EXIT_OK
     from zoo import api
+    from zoo.cli.default_model import default_note, is_demo
     from zoo.cli.messages import print_extraction, print_opened
-    from zoo.cli.model_info import default_note, is_demo
     from zoo.embeddings.shards import STATE, OutputFolder
     from zoo.extraction.partition import own_device, own_partition
     from zoo.inference.outputs import Outputs, grid

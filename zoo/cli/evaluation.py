@@ -70,8 +70,8 @@ def evaluate(
             data, f"no data at {data}: give a folder of images, a parquet, tar or npz file or a folder of them"
         )
     from zoo.cli.app import parse_assignments
+    from zoo.cli.default_model import say_default
     from zoo.cli.messages import print_result
-    from zoo.cli.model_info import say_default
     from zoo.evaluate.run import evaluate as run_protocol
 
     result = run_protocol(
@@ -113,7 +113,7 @@ def report(
     require_packages("zoo report", "eval", "matplotlib", *(["sklearn"] if data is not None else []))
     for folder in folders:
         require_path(folder, f"no folder {folder}: give one that `zoo evaluate --out` wrote to")
-    from zoo.cli.model_info import say_default
+    from zoo.cli.default_model import say_default
     from zoo.report.generate import report as write
 
     # Features are drawn from images, so a model is of no use without data.

@@ -1,4 +1,4 @@
-"""Printed output of the commands; that of list and info is in ``model_info``, of index and search in ``zoo.search``."""
+"""Printed output of the commands; of list and info see ``model_list`` and ``model_info``, of search ``zoo.search``."""
 
 from __future__ import annotations
 

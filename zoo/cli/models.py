@@ -57,7 +57,8 @@ def list_models(
     json: Annotated[bool, typer.Option("--json", help="Print what `zoo info` tells, for all models.")] = False,
 ) -> None:
     """List models: input size, embedding size, parameters, published score, licence, size of the download."""
-    from zoo.cli.model_info import Filters, print_list, print_list_json
+    from zoo.cli.model_json import print_list_json
+    from zoo.cli.model_list import Filters, print_list
 
     filters = Filters(licence, max_params, method, sort, tags, names)
     print_list_json(filters) if json else print_list(filters)
@@ -118,8 +119,8 @@ def export(
     if calibrate is not None:
         require_path(calibrate, f"no folder of photographs at {calibrate}")
     from zoo.api import load
+    from zoo.cli.default_model import say_default
     from zoo.cli.messages import print_exported
-    from zoo.cli.model_info import say_default
     from zoo.export.export import Variant, export_onnx
     from zoo.hub.weights import locate
     from zoo.system.progress import Progress

@@ -7,7 +7,9 @@ cursor, set the terminal's title, or make one line look like two.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 import unicodedata
 from typing import TextIO
 
@@ -36,3 +38,11 @@ def print_line(text: object, *, file: TextIO | None = None, flush: bool = False)
 def print_json(value: object) -> None:
     """Print a JSON document on stdout, indented; what is not ASCII is escaped in it."""
     print(json.dumps(value, indent=1).replace("\x7f", "\\u007f"))
+
+
+def print_wrapped(head: str, text: str) -> None:
+    """Print a line, cut at words after 100 characters, or a narrower terminal's; what follows stands below the text."""
+    below = " " * len(head)
+    width = min(100, max(40, shutil.get_terminal_size().columns)) if sys.stdout.isatty() else 100
+    for line in textwrap.wrap(text, width, initial_indent=head, subsequent_indent=below, break_on_hyphens=False):
+        print_line(line)

@@ -14,7 +14,7 @@ import training.cli
 import zoo.cli.main
 from training.recipes.table import RECIPES
 from zoo.cli.app import exit_code
-from zoo.cli.model_info import default_note
+from zoo.cli.default_model import default_note
 from zoo.errors import EXIT_OK, EXIT_USER_ERROR
 from zoo.models.registry import MODELS
 

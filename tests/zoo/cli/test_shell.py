@@ -67,7 +67,7 @@ def test_an_interruption_of_any_command_is_told(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zoo.cli.model_info.print_list_json", interrupt)
+    monkeypatch.setattr("zoo.cli.model_json.print_list_json", interrupt)
     monkeypatch.setattr("training.messages.print_recipes", interrupt)
     words = ("list", "--json") if program == "zoo" else ("recipes",)
     assert run(monkeypatch, program, *words) == EXIT_INTERRUPTED
