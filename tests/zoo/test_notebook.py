@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from terminals import written_to
 
 import zoo
 from zoo.errors import UserError
@@ -70,16 +71,7 @@ def test_a_terminal_gets_a_bar(images: Path, tmp_path: Path) -> None:
     script = "import sys, zoo; zoo.extract(sys.argv[1], sys.argv[2], device='cpu', backend='torch')"
     process = subprocess.Popen([sys.executable, "-c", script, images, tmp_path / "out"], stderr=child)
     os.close(child)
-    said = b""
-    while True:
-        try:
-            block = os.read(parent, 1 << 16)
-        except OSError:  # how Linux ends a pseudo terminal
-            break
-        if not block:
-            break
-        said += block
-    os.close(parent)
+    said = written_to(parent)
     assert process.wait(60) == 0
     assert b"2/2" in said
 

@@ -12,6 +12,7 @@ from fcntl import ioctl
 from termios import TIOCSWINSZ
 
 import pytest
+from terminals import written_to
 
 import zoo.cli.main
 from zoo.cli.app import exit_code
@@ -184,16 +185,7 @@ def test_a_narrow_terminal_gets_fewer_columns(columns: int, head: str) -> None:
         [sys.executable, "-m", "zoo", "list"], stdout=child, stderr=subprocess.DEVNULL, env=settings
     )
     os.close(child)
-    said = b""
-    while True:
-        try:
-            block = os.read(parent, 1 << 16)
-        except OSError:  # how Linux ends a pseudo terminal
-            break
-        if not block:
-            break
-        said += block
-    os.close(parent)
+    said = written_to(parent)
     assert process.wait(60) == EXIT_OK
     lines = said.decode().splitlines()
     assert " ".join(lines[0].split()) == head

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from terminals import written_to
 
 import training.cli
 import zoo.cli.main
@@ -120,16 +121,7 @@ def test_a_terminal_gets_the_columns_explained(tmp_path: Path) -> None:
         parent, child = pty.openpty()
         process = subprocess.Popen([sys.executable, "-m", module, *words], stdout=child, stderr=subprocess.DEVNULL)
         os.close(child)
-        said = b""
-        while True:
-            try:
-                block = os.read(parent, 1 << 16)
-            except OSError:  # how Linux ends a pseudo terminal
-                break
-            if not block:
-                break
-            said += block
-        os.close(parent)
+        said = written_to(parent)
         assert process.wait(60) == EXIT_OK
         assert wanted in said
         assert (b"\r\n\r\nsimsiam_r18 " in said) == (module == "zoo")  # a gap between methods

@@ -28,16 +28,6 @@ from zoo.models.heads import byol_mlp, simsiam_predictor, simsiam_projector
 State = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def net() -> Network:
-    return network(narrow([1, 1, 1, 1]))
-
-
-@pytest.fixture(scope="module")
-def average() -> Network:
-    return network(narrow([1, 1, 1, 1]), seed=1)
-
-
 def under(prefix: str, state: State) -> State:
     return {prefix + key: value for key, value in state.items()}
 

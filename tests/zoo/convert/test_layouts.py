@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from official_files import Network, cmc, narrow, network, split_network, under, vary
+from official_files import Network, cmc, split_network, under, vary
 from torch import Tensor, nn
 
 import zoo
@@ -71,16 +71,6 @@ def require_same(embedder: zoo.Embedder, net: nn.Module, **heads: nn.Module) -> 
         for part, head in heads.items():
             given = heads["projector"](embedding) if part in ("predictor", "prototypes") else embedding
             assert difference(found[part](given), head(given)) < 1e-5
-
-
-@pytest.fixture(scope="module")
-def net() -> Network:
-    return network(narrow([1, 1, 1, 1]))
-
-
-@pytest.fixture(scope="module")
-def average() -> Network:
-    return network(narrow([1, 1, 1, 1]), seed=1)
 
 
 def test_every_layout_is_a_kind_of_file() -> None:

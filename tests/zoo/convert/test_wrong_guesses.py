@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from official_files import Network, narrow, network, under
+from official_files import Network, under
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -24,16 +24,6 @@ from zoo.models.model_config import MODEL
 from zoo.models.registry import ARCHITECTURES, MODELS, HashPrefix
 
 State = dict[str, Tensor]
-
-
-@pytest.fixture(scope="module")
-def net() -> Network:
-    return network(narrow([1, 1, 1, 1]))
-
-
-@pytest.fixture(scope="module")
-def average() -> Network:
-    return network(narrow([1, 1, 1, 1]), seed=1)
 
 
 def read(content: object, kind: str, tmp_path: Path, *, file: str = "m.pth", **options: Any) -> Converted:
