@@ -210,7 +210,7 @@ def test_a_method_of_ones_own_is_trained_resumed_and_exported(
 def test_a_wrong_option_is_refused_before_the_data_are_opened(name: str, option: str, tmp_path: Path) -> None:
     reference, sets = f"{METHODS / name}.py:recipe", [f"options.{option}=nan"]
     with pytest.raises(UserError, match=rf"options\.{option}=nan is out of range"):
-        launch(reference, "no/such", tmp_path / "run", overrides=sets, device="cpu", resume=False)
+        launch(reference, str(tmp_path), tmp_path / "run", overrides=sets, device="cpu", resume=False)
 
 
 def test_options_are_settings_with_a_type() -> None:
