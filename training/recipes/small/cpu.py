@@ -37,7 +37,7 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
             base = small_budget(method, "cifar10", 200)
             objective = replace(base.objective, queue=4096, bn_parts=2)
             optim = replace(base.optim, lr=0.2, weight_decay=1e-4)
-            base = replace(base, zero_init_residual=True, objective=objective, optim=optim)
+            base = replace(base, objective=objective, optim=optim)
         case "swav":
             base = small_budget(method, "cifar10", 200)
             objective = replace(base.objective, queue=1024, queue_from_epoch=1)
@@ -54,8 +54,8 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
         case "densecl":
             base = cpu_budget("mocov2", epochs)
             objective = replace(base.objective, symmetric=False)
-            name = f"densecl_r10_cifar10_{epochs}ep"
-            return replace(base, name=name, method=method, objective=objective, options={"dense_weight": 0.5})
+            base = replace(base, name=f"densecl_r10_cifar10_{epochs}ep", method=method, zero_init_residual=True)
+            return replace(base, objective=objective, options={"dense_weight": 0.5})
         case "byol_gn":
             base, name = cpu_budget("byol", epochs), f"byol_gn_r10_cifar10_{epochs}ep"
             optim = replace(base.optim, lr=0.03)
@@ -142,6 +142,7 @@ def _infomin_budget(epochs: int) -> Recipe:
         base,
         name=f"infomin_r10_cifar10_{epochs}ep",
         method="infomin",
+        zero_init_residual=True,
         views=replace(base.views, small=plain, small_size=48, small_count=1),
         objective=replace(base.objective, symmetric=False),
         options={"patch_weight": 0.5},
