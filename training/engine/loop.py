@@ -110,7 +110,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 @contextmanager
 def numpy_outside_graphs(compiled: bool) -> Iterator[None]:
-    """Keep the draws of a method out of ``torch.compile``'s graphs while the context is open, if the run is compiled.
+    """Keep a method's random draws with numpy out of the graphs of ``torch.compile``, if the run is compiled.
 
     Methods draw negatives, puzzles and shuffles with numpy, from the step. torch 2.14 translates numpy into operations
     that it lacks for uint64, and takes a module's counter of steps for a constant, so that each step compiles anew.

@@ -84,7 +84,7 @@ class TableFiles:
 
     @contextmanager
     def _opened(self, name: bytes) -> Iterator[tuple[_Parquet | _Arrow, int]]:
-        """Open a table that has the image column and those to keep; yield it and its time of change.
+        """Open a table and check that it has the image column and those to keep. Yield it and its modification time.
 
         Raises UserError, also for what happens inside.
         """
