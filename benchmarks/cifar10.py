@@ -38,7 +38,7 @@ from training.ablations.run import interval
 from training.methods.find import METHODS
 from training.recipes.config import Recipe, override
 from training.recipes.table import RECIPES
-from zoo.hub.weights import save_encoder
+from zoo.hub.exported_encoder import save_encoder
 from zoo.models.registry import ARCHITECTURES
 from zoo.models.resnet import build_encoder, encoder_state
 from zoo.transforms.preprocess import Preprocessing

@@ -77,7 +77,8 @@ def prepare(args: argparse.Namespace, work: Path) -> NDArray[np.float32]:
 
     from zoo.api import load
     from zoo.export.export import Variant, export_onnx, trace_core
-    from zoo.hub.weights import locate, save_encoder
+    from zoo.hub.exported_encoder import save_encoder
+    from zoo.hub.weights import locate
     from zoo.models import registry
     from zoo.models.resnet import encoder_state
 

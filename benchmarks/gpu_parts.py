@@ -355,7 +355,7 @@ def providers(part: Part) -> None:
 
 def _random_file(folder: Path) -> Path:
     """Save a ResNet-50 with random weights (seed 0)."""
-    from zoo.hub.weights import save_encoder
+    from zoo.hub.exported_encoder import save_encoder
     from zoo.models.registry import ARCHITECTURES
     from zoo.models.resnet import build_encoder, encoder_state
     from zoo.transforms.preprocess import Preprocessing

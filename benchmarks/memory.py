@@ -66,7 +66,7 @@ def make_weights(path: Path) -> Path:
     """Save the smallest architecture with random weights (seed 0); return the path."""
     import torch
 
-    from zoo.hub.weights import save_encoder
+    from zoo.hub.exported_encoder import save_encoder
     from zoo.models.registry import ARCHITECTURES
     from zoo.models.resnet import build_encoder, encoder_state
     from zoo.transforms.preprocess import Preprocessing

@@ -121,7 +121,7 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real file of ``zoo-train export``'s kind with a randomly initialised ResNet-18 at 64 pixels."""
     import torch
 
-    from zoo.hub.weights import save_encoder
+    from zoo.hub.exported_encoder import save_encoder
     from zoo.models.registry import ARCHITECTURES
     from zoo.models.resnet import build_encoder, encoder_state
     from zoo.transforms.preprocess import Preprocessing

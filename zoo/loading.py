@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.export.onnx_cache import cached_onnx
-from zoo.hub import weights
+from zoo.hub import networks, weights
 from zoo.inference import backend_choice
 from zoo.inference.embedder import Embedder, open_torch, weights_info_of
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs, require_outputs
@@ -132,20 +132,20 @@ def load(
             device=device,
             normalize=normalize,
             requested=requested,
-            heads=weights.load_heads(file) if requested.heads else None,
+            heads=networks.load_heads(file) if requested.heads else None,
             heads_sha256=file.heads_sha256,
             backend_reason=choice.reason,
         )
         return embedder.with_recipe(opening)
     embedder = open_torch(
-        weights.load_encoder(file),
+        networks.load_encoder(file),
         file.preprocessing,
         weights_info_of(file, with_heads=bool(requested.heads)),
         device=device,
         precision=precision,
         normalize=normalize,
         requested=requested,
-        heads=weights.load_heads(file),
+        heads=networks.load_heads(file),
         backend_reason=choice.reason,
     )
     return embedder.with_recipe(opening)

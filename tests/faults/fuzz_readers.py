@@ -78,7 +78,7 @@ def _checkpoints() -> list[bytes]:
 
 
 def _safetensors() -> list[bytes]:
-    from zoo.hub.weights import save_encoder
+    from zoo.hub.exported_encoder import save_encoder
     from zoo.models.registry import ARCHITECTURES
     from zoo.models.resnet import build_encoder, encoder_state
     from zoo.transforms.preprocess import Preprocessing

@@ -31,7 +31,8 @@ from training.monitoring.online_probe import OnlineMonitor
 from training.recipes.config import Recipe, differences, from_json, to_json
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
-from zoo.hub.weights import load_encoder, locate
+from zoo.hub.networks import load_encoder
+from zoo.hub.weights import locate
 from zoo.models.backbones import recompute_activations
 from zoo.models.registry import Architecture
 from zoo.models.resnet import require_same_network

@@ -16,7 +16,8 @@ from training.recipes.config import Recipe, from_json
 from training.recipes.plugins import by_module
 from training.results.summary import run_facts
 from zoo.errors import UserError
-from zoo.hub.weights import FORMAT, FORMAT_2, HEADS_SUFFIX, WeightFile, locate, save_encoder
+from zoo.hub.exported_encoder import FORMAT, FORMAT_2, HEADS_SUFFIX, save_encoder
+from zoo.hub.weights import WeightFile, locate
 from zoo.models.registry import ARCHITECTURES, Weights
 from zoo.models.resnet import count_parameters, encoder_state
 from zoo.models.state_dict import to_safetensors
@@ -106,7 +107,7 @@ def export(
 
 
 def _architecture(recipe: Recipe) -> str | dict[str, JSON]:
-    """Return the architecture as ``zoo.hub.weights`` reads it: its name, or its name with what else it needs."""
+    """Return the architecture as ``zoo.hub.exported_encoder`` reads it: a name, or a name with what else it needs."""
     if recipe.architecture not in ARCHITECTURES:
         found = recipe_architecture(recipe)
         network: dict[str, JSON] = {"name": found.timm_name, "stem": found.stem, "padding": found.padding}

@@ -61,7 +61,7 @@ def cached_onnx(file: WeightFile, precision: str) -> Path:
 
 def _make(file: WeightFile, precision: str, path: Path, hash_file: Path) -> None:
     from zoo.export.export import Variant, export_onnx
-    from zoo.hub.weights import load_encoder
+    from zoo.hub.networks import load_encoder
     from zoo.inference.embedder import open_torch, weights_info_of
     from zoo.system.atomic_files import atomic_write_text, make_folder
 

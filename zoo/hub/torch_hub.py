@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
-from zoo.hub.weights import WeightFile, is_hub_reference, load_encoder, locate
+from zoo.hub.networks import load_encoder
+from zoo.hub.weights import WeightFile, is_hub_reference, locate
 from zoo.models import registry
 from zoo.models.backbones import require_stages
 from zoo.system.terminal import print_line

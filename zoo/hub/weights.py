@@ -1,53 +1,27 @@
-"""Find the weights behind a registry name, a path or a hub reference, verify them, and load them into an encoder.
+"""Find the weights behind a registry name, a path or a hub reference, and verify them.
 
-A file is hashed before it is parsed, and its keys, shapes and values are checked before they are used. Nothing here
-falls back to random weights.
+A file is hashed before it is parsed. ``zoo.hub.networks`` builds what was found.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from zoo.errors import UserError, reason_of
+from zoo.errors import UserError
+from zoo.hub import exported_encoder
 from zoo.models import checkpoint_dir, registry
-from zoo.models.licences import announce
-from zoo.models.model_config import (
-    CONFIG,
-    HEADS,
-    MODEL,
-    ModelConfig,
-    line_of_text,
-    read_config,
-    require_bounded_args,
-)
+from zoo.models.model_config import CONFIG, HEADS, MODEL, ModelConfig, read_config
 from zoo.models.other_files import refuse_others
-from zoo.models.registry import ARCHITECTURES, PROJECTED, Architecture
-from zoo.models.state_dict import (
-    check_state,
-    half_of,
-    read_metadata,
-    read_tensors,
-    require_equal,
-    require_finite,
-    to_safetensors,
-    without_counters,
-)
-from zoo.system.atomic_files import atomic_write_bytes, sha256_file
+from zoo.models.registry import ARCHITECTURES, Architecture
+from zoo.system.atomic_files import sha256_file
 from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from zoo.models.head_spec import EncoderHeads
+    from torch import Tensor
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
-FORMAT = "siamese-zoo encoder 1"
-FORMAT_2 = "siamese-zoo encoder 2"  # names a padding or project_first, which versions before 0.3 would ignore
-HEADS_SUFFIX = ".heads.safetensors"  # of the file of heads beside an exported encoder
 RANDOM = "random"  # tag of a randomly initialised network, for baselines and tests
 
 
@@ -84,7 +58,7 @@ class WeightFile:
         if self.folder is not None:
             path: Path | None = self.folder / HEADS
         else:
-            path = None if self.path is None else self.path.with_suffix(HEADS_SUFFIX)
+            path = None if self.path is None else self.path.with_suffix(exported_encoder.HEADS_SUFFIX)
         return path if path and path.is_file() else None
 
     @property
@@ -92,7 +66,7 @@ class WeightFile:
         """Names of the heads in ``heads_path``, of ``zoo.models.head_spec.PARTS``."""
         if self.heads_path is None:
             return ()
-        return tuple(checkpoint_dir.read(self.folder).heads) if self.folder else tuple(head_states(self))
+        return tuple(checkpoint_dir.read(self.folder).heads) if self.folder else tuple(self.exported_heads())
 
     @property
     def heads_sha256(self) -> str | None:
@@ -100,6 +74,12 @@ class WeightFile:
         if self.folder is not None:
             return checkpoint_dir.read(self.folder).sha256.get(HEADS)
         return None if self.heads_path is None else sha256_file(self.heads_path)
+
+    def exported_heads(self) -> dict[str, dict[str, Tensor]]:
+        """Read the heads beside a file of ``zoo-train export``; see ``zoo.hub.exported_encoder.read_heads``."""
+        if self.folder is not None or self.path is None or self.heads_path is None:
+            return {}
+        return exported_encoder.read_heads(self.heads_path, self.path, self.sha256)
 
 
 def is_path(model: str | Path) -> bool:
@@ -182,142 +162,6 @@ def _from_registry(name: str, *, pretrained: bool) -> WeightFile:
     )
 
 
-def load_encoder(file: WeightFile) -> nn.Module:
-    """Build the encoder and load its weights, float32, in eval mode; without a file, initialise it from seed 0.
-
-    Raises:
-        UserError: keys are missing or unknown, shapes differ, or values are not finite; the message names a key.
-    """
-    import torch
-
-    from zoo.models.resnet import build_encoder
-
-    # A random network is the same one each time.
-    if file.path is None:
-        with torch.random.fork_rng(devices=[]):  # the caller's random state stays unchanged
-            torch.manual_seed(0)
-            return build_encoder(file.architecture).eval()
-    # Read the tensors and compare them with the architecture.
-    announce(file.name, file.licence, file.source)
-    state, _ = read_tensors(file.path)
-    check_state(state, file.architecture, file.path.name)
-    state = {k: v.float() for k, v in state.items()}
-    # Buffers that no file holds, such as the positions in a window, come from the constructor.
-    if not file.architecture.is_resnet:
-        with torch.random.fork_rng(devices=[]):
-            encoder = build_encoder(file.architecture).eval()
-        encoder.load_state_dict(state, strict=False)
-        _zero_counters(encoder)
-        return encoder
-    # No initialisation of weights that are about to be replaced: it takes seconds for the large networks.
-    with torch.device("meta"):
-        encoder = build_encoder(file.architecture).eval()
-    encoder.to_empty(device="cpu")
-    encoder.load_state_dict(state, strict=False)
-    _zero_counters(encoder)
-    return encoder
-
-
-def load_heads(file: WeightFile) -> EncoderHeads | None:
-    """Load projector, predictor and further heads of a converted model, float32, in eval mode; ``None`` without any.
-
-    Raises:
-        UserError: as ``load_encoder``.
-    """
-    import torch
-
-    from zoo.models.head_spec import PARTS, EncoderHeads, build_head
-
-    # Not every file has heads.
-    if file.heads_path is None:
-        return None
-    if file.folder is None:
-        return _load_companion(file)
-    layouts = checkpoint_dir.read(file.folder).heads
-    if unknown := sorted(set(layouts) - set(PARTS)):
-        raise UserError(f"{file.folder}: heads {str(unknown)[:100]} are not known to this version")
-    state, _ = read_tensors(file.heads_path)
-    require_finite(state, file.heads_path.name)
-    # The config decides the sizes: compare keys and shapes with the file before any memory is taken.
-    with torch.device("meta"):
-        modules = {part: build_head(layout) for part, layout in layouts.items()}
-    expected = {f"{part}.{k}": v.shape for part, m in modules.items() for k, v in m.state_dict().items()}
-    require_equal({k: v.shape for k, v in state.items()}, without_counters(expected), file.heads_path.name)
-    for part, module in modules.items():
-        own = {k.removeprefix(f"{part}."): v.float() for k, v in state.items() if k.startswith(f"{part}.")}
-        module.to_empty(device="cpu")
-        module.load_state_dict(own, strict=False)
-        _zero_counters(module)
-    return EncoderHeads(**modules)
-
-
-def head_states(file: WeightFile) -> dict[str, dict[str, Tensor]]:
-    """Return the heads beside a file of ``zoo-train export`` by part, with the keys of an ``nn.Sequential``.
-
-    Parts of a method of one's own that are no plain sequence of layers are left out.
-
-    Raises:
-        UserError: the heads belong to another encoder, or the file cannot be read.
-    """
-    from zoo.models.head_spec import PARTS, build_head, read_layout
-
-    if file.folder is not None or file.heads_path is None:
-        return {}
-    state, metadata = read_tensors(file.heads_path)
-    if metadata.get("encoder_sha256") != file.sha256:
-        raise UserError(
-            f"{file.heads_path} does not belong to {file.path}: export both again, or move the file of heads away"
-        )
-    found = {}
-    for part in PARTS:
-        own = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
-        own = without_counters(own)
-        if set(own) <= {"weight", "bias"}:  # a single layer: SwAV's prototypes, a classifier
-            own = {f"0.{key}": value for key, value in own.items()}
-        try:
-            layout = read_layout(own)
-            expected = {k: v.shape for k, v in build_head(layout).state_dict().items()}
-        except (ValueError, KeyError, UserError):
-            continue
-        if without_counters(expected) == {k: v.shape for k, v in own.items()}:
-            found[part] = own
-    return found
-
-
-def _load_companion(file: WeightFile) -> EncoderHeads | None:
-    from zoo.models.head_spec import EncoderHeads, build_head, read_layout
-
-    modules = {}
-    for part, state in head_states(file).items():
-        require_finite(state, f"{file.name}: {part}")
-        modules[part] = build_head(read_layout(state))
-        modules[part].load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
-    return EncoderHeads(**modules) if modules else None
-
-
-def _zero_counters(module: nn.Module) -> None:
-    """Set BN's counters, which a file may lack and ``to_empty`` leaves undefined."""
-    for name, buffer in module.named_buffers():
-        if name.endswith("num_batches_tracked"):
-            buffer.zero_()
-
-
-def save_encoder(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, object], *, half: bool = False) -> str:
-    """Write an encoder, atomically, as a safetensors file that ``locate`` reads; returns its sha256.
-
-    Args:
-        metadata: ``architecture`` (a key of the registry, or a dict with such a ``name`` and a ``stem``; in a file of
-            ``FORMAT_2`` also a ``padding`` and ``project_first``; for a timm name beside the registry also its
-            ``model_args``, ``num_features`` and ``parameters``), ``method``, ``preprocessing``, ``licence``, and
-            further JSON values that belong to the file.
-        half: store convolutions in float16; BN stays float32.
-    """
-    tensors = half_of(state, half=half)
-    texts = {"format": FORMAT} | {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-    atomic_write_bytes(path, to_safetensors(tensors, texts))
-    return sha256_file(path)
-
-
 def _from_hub(text: str) -> WeightFile:
     from zoo.hub import hf_download
 
@@ -343,57 +187,17 @@ def _from_folder(config: ModelConfig, folder: Path) -> WeightFile:
 
 def _from_file(path: Path) -> WeightFile:
     sha256 = _hash(path)
-    metadata = read_metadata(path)
-    if metadata.get("format") not in (FORMAT, FORMAT_2):
-        raise UserError(f"{path} was not written by `zoo-train export`: it does not say its architecture")
-    try:
-        architecture = _architecture(metadata["architecture"])
-        preprocessing = Preprocessing.from_json(json.loads(metadata["preprocessing"]))
-        texts = metadata["method"], metadata["licence"], metadata.get("source", "")
-        method, licence, source = map(line_of_text, texts)  # they are printed
-        return WeightFile(path, path.stem, sha256, method, architecture, preprocessing, licence, source)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (KeyError, ValueError, TypeError, RecursionError, OverflowError) as error:
-        raise UserError(
-            f"{path} has metadata that this version does not understand ({reason_of(error)}): export it again"
-        ) from None
-
-
-def _architecture(text: str) -> Architecture:
-    """Parse a name of the registry, or JSON of ``save_encoder``'s dict; the file is not trusted."""
-    # A plain name means an architecture of the table.
-    if not text.startswith("{"):
-        return ARCHITECTURES[text]
-    # Otherwise the text holds the changes to one.
-    values = json.loads(text)
-    stem, padding, project_first = (
-        values["stem"],
-        values.get("padding", "symmetric"),
-        values.get("project_first"),
+    facts = exported_encoder.read_facts(path)
+    return WeightFile(
+        path,
+        path.stem,
+        sha256,
+        facts.method,
+        facts.architecture,
+        facts.preprocessing,
+        facts.licence,
+        facts.source,
     )
-    # Refuse values that this version cannot build.
-    if stem not in ("imagenet", "cifar"):
-        raise ValueError(f"unknown stem {stem!r}")
-    if padding not in ("symmetric", "same", "same-pool"):
-        raise ValueError(f"unknown padding {padding!r}")
-    known = ARCHITECTURES[values["name"]] if values["name"] in ARCHITECTURES else _timm_architecture(values)
-    project_first = known.project_first if project_first is None else project_first
-    if project_first is not False and (project_first is not True or known.timm_name not in PROJECTED):
-        raise ValueError(f"project_first={project_first!r} of {values['name']}")
-    found = replace(known, stem=stem, padding=padding, project_first=project_first)
-    if not found.is_resnet and (stem, padding, project_first) != ("imagenet", "symmetric", False):
-        raise ValueError(f"stem or padding of {values['name']}, which is no ResNet")
-    return found
-
-
-def _timm_architecture(values: Mapping[str, Any]) -> Architecture:
-    """Parse a network that the registry lacks; its name is one of timm's, which is checked when it is built."""
-    name, args = str(values["name"]), values["model_args"]
-    if not isinstance(args, dict):
-        raise ValueError("model_args is no mapping")
-    require_bounded_args(name, args)
-    return Architecture(line_of_text(name), int(values["num_features"]), int(values["parameters"]), args)  # type: ignore[arg-type]
 
 
 def _hash(path: Path) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo.errors import UserError
-from zoo.hub import hf_download, hf_upload, weights
+from zoo.hub import hf_download, hf_upload, networks, weights
 from zoo.hub.weights import WeightFile
 from zoo.models import checkpoint_dir, registry
 from zoo.models.model_config import CONFIG, MODEL, ModelConfig, needs_import
@@ -137,8 +137,8 @@ def build(
             if (file.folder / name).exists():
                 shutil.copyfile(file.folder / name, folder / name)
     else:
-        encoder = weights.load_encoder(file).state_dict()
-        checkpoint_dir.write(folder, _config(file, repository), encoder, weights.head_states(file))
+        encoder = networks.load_encoder(file).state_dict()
+        checkpoint_dir.write(folder, _config(file, repository), encoder, file.exported_heads())
     # the loaders, ONNX Runtime among them
     embedder = load(folder, device="cpu")  # checks hashes, keys, shapes and finite values
     agreement = compare_loaders(file, folder, embedder)
@@ -192,7 +192,7 @@ def compare_loaders(file: WeightFile, folder: Path, embedder: Embedder) -> Agree
     x = torch.stack([embedder.transform(i) for i in images])
     with torch.inference_mode():
         # the same pixels through the source's weights and through timm
-        source = weights.load_encoder(file)(x).numpy()
+        source = networks.load_encoder(file)(x).numpy()
         loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         same_pixels = loaded(x).numpy()
         # the photographs through timm's transform, and resized in floating point

@@ -18,7 +18,8 @@ from training.recipes.config import Recipe, override
 from training.results.export import export
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
-from zoo.hub.weights import load_encoder, locate
+from zoo.hub.networks import load_encoder
+from zoo.hub.weights import locate
 from zoo.system.atomic_files import sha256_file
 
 

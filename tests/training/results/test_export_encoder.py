@@ -26,7 +26,9 @@ from training.results.export import HEADS_FORMAT, export
 from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 from zoo.evaluate.run import evaluate
-from zoo.hub.weights import FORMAT_2, load_encoder, locate, save_encoder
+from zoo.hub.exported_encoder import FORMAT_2, save_encoder
+from zoo.hub.networks import load_encoder
+from zoo.hub.weights import locate
 from zoo.models.resnet import encoder_state
 from zoo.transforms.preprocess import Preprocessing
 

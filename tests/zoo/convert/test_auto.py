@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from zoo.cli.main import app
 from zoo.convert.convert import Converted, convert
 from zoo.errors import UserError
-from zoo.hub.weights import load_encoder, load_heads, locate
+from zoo.hub.networks import load_encoder, load_heads
+from zoo.hub.weights import locate
 from zoo.models.heads import byol_mlp, simsiam_predictor, simsiam_projector
 
 State = dict[str, Any]

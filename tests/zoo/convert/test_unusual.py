@@ -24,7 +24,8 @@ from zoo.errors import UserError
 from zoo.evaluate.run import evaluate
 from zoo.export.checkpoint_formats import rename
 from zoo.export.export import Variant, export_onnx
-from zoo.hub.weights import load_encoder, locate
+from zoo.hub.networks import load_encoder
+from zoo.hub.weights import locate
 from zoo.models.registry import ARCHITECTURES
 from zoo.publish.publish import publish
 from zoo.transforms.preprocess import Preprocessing

@@ -18,8 +18,9 @@ from zoo.cli.main import app
 from zoo.convert import convert as conversion
 from zoo.convert.convert import Converted, convert
 from zoo.errors import UserError
+from zoo.hub.networks import load_encoder
 from zoo.hub.pretrained import fetch_by_name
-from zoo.hub.weights import load_encoder, locate
+from zoo.hub.weights import locate
 from zoo.models.model_config import MODEL
 from zoo.models.registry import ARCHITECTURES, MODELS, HashPrefix
 

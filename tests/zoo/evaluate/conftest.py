@@ -7,7 +7,7 @@ import timm
 import torch
 from PIL import Image
 
-from zoo.hub.weights import save_encoder
+from zoo.hub.exported_encoder import save_encoder
 from zoo.inference.embedder import Embedder, open_torch
 from zoo.models.registry import ARCHITECTURES
 from zoo.models.resnet import build_encoder, encoder_state

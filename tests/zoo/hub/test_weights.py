@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save, save_file
 
 import zoo
 from zoo.errors import UserError
-from zoo.hub import weights
+from zoo.hub import exported_encoder, networks, weights
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.models.state_dict import read_tensors, to_safetensors
 
@@ -31,7 +31,7 @@ def test_a_saved_encoder_comes_back(random_weights: Path) -> None:
     file = weights.locate(random_weights)
     assert (file.name, file.method, file.architecture.num_features) == ("random_r18", "byol", 512)
     state = load_file(random_weights)
-    for key, value in weights.load_encoder(file).state_dict().items():
+    for key, value in networks.load_encoder(file).state_dict().items():
         if not key.endswith("num_batches_tracked"):
             assert torch.equal(value, state[key]), key
 
@@ -39,11 +39,11 @@ def test_a_saved_encoder_comes_back(random_weights: Path) -> None:
 def test_half_precision_keeps_bn_in_float32(random_weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "half.safetensors"
     _, metadata = read_tensors(random_weights)
-    weights.save_encoder(out, load_file(random_weights), metadata, half=True)
+    exported_encoder.save_encoder(out, load_file(random_weights), metadata, half=True)
     types = {v.dtype for k, v in load_file(out).items() if v.ndim == 1}
     assert types == {torch.float32}
     assert {v.dtype for v in load_file(out).values() if v.ndim == 4} == {torch.float16}
-    assert all(p.dtype == torch.float32 for p in weights.load_encoder(weights.locate(out)).parameters())
+    assert all(p.dtype == torch.float32 for p in networks.load_encoder(weights.locate(out)).parameters())
 
 
 @pytest.mark.parametrize("name", ["byol_r18", "byol_r50x4", "simsiam_r200"])
@@ -120,10 +120,10 @@ def test_the_same_encoder_is_the_same_file_each_time(random_weights: Path, tmp_p
     """safetensors writes the metadata in the order of a hash map."""
     state, _ = read_tensors(random_weights)
     metadata = {"architecture": "r18", "method": "byol", "licence": "MIT", "source": '\u732b "q"', "training": "{}"}
-    hashes = {weights.save_encoder(tmp_path / f"{n}.safetensors", state, metadata) for n in range(4)}
+    hashes = {exported_encoder.save_encoder(tmp_path / f"{n}.safetensors", state, metadata) for n in range(4)}
     assert len(hashes) == 1
     tensors, read = read_tensors(tmp_path / "0.safetensors")
-    assert read == metadata | {"format": weights.FORMAT}
+    assert read == metadata | {"format": exported_encoder.FORMAT}
     assert all(torch.equal(tensors[key], value) for key, value in state.items())
 
 

@@ -27,7 +27,8 @@ from zoo.cli.main import app
 from zoo.embeddings.verify import verify
 from zoo.errors import UserError
 from zoo.export import export
-from zoo.hub.weights import load_encoder, locate
+from zoo.hub.networks import load_encoder
+from zoo.hub.weights import locate
 from zoo.inference.embedder import as_rgb
 from zoo.inference.outputs import Outputs, grid
 from zoo.models import checkpoint_dir
