@@ -177,8 +177,8 @@ def test_any_damage_of_a_checkpoint_file_is_one_line(damaged: Path) -> None:
 def test_a_folder_takes_one_run_at_a_time_and_its_removal_is_one_line(tmp_path: Path) -> None:
     """The other run is a process of its own; where it is killed, the folder is free again."""
     folder = tmp_path / "run"
-    script = "import sys, time; from pathlib import Path; from zoo.system import atomic_files\n"
-    script += "with atomic_files.locked(Path(sys.argv[1])) as alone: print(alone, flush=True); time.sleep(60)"
+    script = "import sys, time; from pathlib import Path; from zoo.system import file_locks\n"
+    script += "with file_locks.locked(Path(sys.argv[1])) as alone: print(alone, flush=True); time.sleep(60)"
     folder.mkdir()
     with subprocess.Popen([sys.executable, "-c", script, str(folder / "run.lock")], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None

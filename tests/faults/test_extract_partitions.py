@@ -20,7 +20,7 @@ from pictures import encode, fill, picture
 from zoo.errors import EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR, UserError
 from zoo.extraction import extract
 from zoo.extraction.partition import Partition
-from zoo.system.atomic_files import one_at_a_time
+from zoo.system.file_locks import one_at_a_time
 
 ROOT = Path(__file__).parents[2]
 

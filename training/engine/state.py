@@ -36,7 +36,8 @@ from zoo.hub.weights import locate
 from zoo.models.backbones import recompute_activations
 from zoo.models.registry import Architecture
 from zoo.models.resnet import require_same_network
-from zoo.system import atomic_files
+from zoo.system.atomic_files import make_folder
+from zoo.system.file_locks import locked
 
 _CHANGEABLE = {"checkpoint_steps", "keep_checkpoints"}  # a resumed run may change these: they affect no result
 REPLANNED = frozenset({"optim.epochs", "optim.lr", "optim.batch_size", "accumulate", "early_stop_patience"})
@@ -161,7 +162,7 @@ def open_run(
     require_fit(recipe, torch.device(device), collectives.world_size(), len(dataset))
     # Build the run, then restore its state under the lock.
     run = new_run(recipe, dataset, folder, torch.device(device), build_method(recipe, len(dataset)))
-    atomic_files.make_folder(folder)
+    make_folder(folder)
     with _locked(folder):
         if state is not None:
             restore(run, state, changing)
@@ -188,7 +189,7 @@ def _trim_log(run: Run, state: CheckpointState | None) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Let one run use a folder: two would mix their logs and remove each other's checkpoints. A collective call."""
-    with atomic_files.locked(folder / _LOCK) if collectives.rank() == 0 else nullcontext(True) as acquired:
+    with locked(folder / _LOCK) if collectives.rank() == 0 else nullcontext(True) as acquired:
         if collectives.any_rank(not acquired):
             raise UserError(f"another process is training into {folder}: wait until it ends or choose another --out")
         try:

@@ -34,6 +34,7 @@ from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.evaluate.result import wilson_interval
 from zoo.system import atomic_files
+from zoo.system.file_locks import locked
 from zoo.system.json_reader import BadJson, fields, number, read_json
 
 _FILE, _LOCK = "sweep.json", "sweep.lock"
@@ -84,7 +85,7 @@ def sweep(
         check_run(one, train_data, device)
         require_fit(one, torch.device(device))
     atomic_files.make_folder(out)
-    with atomic_files.locked(out / _LOCK) as acquired:
+    with locked(out / _LOCK) as acquired:
         if not acquired:
             raise UserError(f"another process runs a sweep in {out}: wait until it ends or choose another --out")
         rungs: list[Rung] = []

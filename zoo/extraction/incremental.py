@@ -19,6 +19,7 @@ from zoo.extraction.changes import Changes, describe_changes
 from zoo.extraction.exact_duplicates import FileReader, KnownFiles, find_exact_duplicates
 from zoo.sources.base import ImageRow, Source
 from zoo.system import atomic_files
+from zoo.system.file_locks import one_at_a_time
 from zoo.system.json_reader import BadJson
 from zoo.transforms.unreadable import UnreadableImage
 
@@ -119,7 +120,7 @@ def install_staged(folder: OutputFolder) -> None:
     if not staged.manifest.exists():
         return
     # Two runs that move at once could remove each other's manifest.
-    with atomic_files.one_at_a_time(folder.state):
+    with one_at_a_time(folder.state):
         # A staged manifest proves that the update is complete.
         try:
             new = parse(staged.manifest.read_bytes())

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from zoo.errors import UserError
+from zoo.system.processes import is_alive
 
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """Error numbers of a disk that has no room left."""
@@ -44,7 +45,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object], *, scratch: Pa
         UserError: the disk is full or the write is refused.
         FileNotFoundError: another process removed the folder or the temporary file meanwhile.
     """
-    with _user_errors(path):
+    with write_errors(path):
         temporary = _write_temporary(path, write, scratch)
         try:
             os.replace(temporary, path)
@@ -87,7 +88,7 @@ def create_exclusively(
     def write(file: BinaryIO) -> object:
         return file.write(contents) if isinstance(contents, bytes) else contents(file)
 
-    with _user_errors(path):
+    with write_errors(path):
         # Write under a temporary name first.
         temporary = _write_temporary(path, write, scratch)
         # A hard link creates the name only if nobody has it.
@@ -120,7 +121,7 @@ def create_folder_exclusively(path: Path, fill: Callable[[Path], None]) -> bool:
     Raises:
         UserError: a full disk or a refused write.
     """
-    with _user_errors(path):
+    with write_errors(path):
         # Prepare a temporary folder beside the final one.
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
@@ -151,7 +152,7 @@ def create_folder_exclusively(path: Path, fill: Callable[[Path], None]) -> bool:
 
 def append_line(path: Path, text: str) -> None:
     """Append one line, with a newline, in a single write: the lines of several processes never mix."""
-    with _user_errors(path):
+    with write_errors(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             line = text.encode() + b"\n"
@@ -163,7 +164,7 @@ def append_line(path: Path, text: str) -> None:
 
 def make_folder(path: Path) -> None:
     """Create ``path`` and its missing parents. Raises UserError if that is refused."""
-    with _user_errors(path):
+    with write_errors(path):
         for _ in range(_MKDIR_ATTEMPTS):
             try:
                 path.mkdir(parents=True, exist_ok=True)
@@ -176,46 +177,9 @@ def make_folder(path: Path) -> None:
         raise UserError(f"{path} cannot be made there: choose another place")
 
 
-@contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in this context for the same folder, and keep others out.
-
-    The lock is on the folder itself, so no file is left behind, and it ends with the process, however that ends. Where
-    there are no such locks (Windows, some network file systems) nothing is waited for.
-    """
-    try:
-        import fcntl
-
-        descriptor = os.open(folder, os.O_RDONLY)
-    except (ImportError, FileNotFoundError):
-        yield
-        return
-    try:
-        with suppress(OSError):  # the file system has no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Lock the file ``path`` for the time of the context; yield False, without a lock, if another process has it.
-
-    The file is created and stays. The lock ends with the process, however that ends. If the operating system or the
-    file system has no such locks, every process gets True.
-    """
-    with _user_errors(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        yield _lock(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def move(source: Path, target: Path) -> bool:
     """Rename ``source`` over ``target``; return False and do nothing if ``source`` is not there any more."""
-    with _user_errors(target):
+    with write_errors(target):
         try:
             os.replace(source, target)
         except FileNotFoundError:
@@ -232,22 +196,22 @@ def copy_tree(source: Path, target: Path) -> None:
     """
 
     def copy(one: str, to: str) -> None:
-        with _user_errors(Path(to)):  # copytree gathers OSErrors, and raises them as one without a number
+        with write_errors(Path(to)):  # copytree gathers OSErrors, and raises them as one without a number
             shutil.copy2(one, to)
 
-    with _user_errors(target):
+    with write_errors(target):
         shutil.copytree(source, target, dirs_exist_ok=True, copy_function=copy)
 
 
 def remove(path: Path) -> None:
     """Remove a file, if it is there."""
-    with _user_errors(path):
+    with write_errors(path):
         path.unlink(missing_ok=True)
 
 
 def remove_tree(path: Path) -> None:
     """Remove a folder with everything in it, if it is there; no process can see half of it removed."""
-    with _user_errors(path), suppress(FileNotFoundError):
+    with write_errors(path), suppress(FileNotFoundError):
         os.replace(path, path.with_name(f"{path.name}.{secrets.token_hex(8)}{_TEMPORARY}"))
     for unnamed in path.parent.glob(f"{path.name}.*{_TEMPORARY}"):  # a remove_tree that was killed leaves one
         shutil.rmtree(unnamed, ignore_errors=True)
@@ -325,43 +289,6 @@ def _remove_abandoned(path: Path) -> None:
                     found.unlink()
 
 
-def is_alive(process: int) -> bool:
-    """Return whether a process of this machine still runs; True where that cannot be known.
-
-    One that has ended and that its parent has not waited for still has its number: in a container whose first process
-    waits for nobody, for ever.
-    """
-    if os.name == "nt":  # os.kill would end it there
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    try:
-        state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b") ")[2][:1]
-    except OSError:  # no Linux
-        return True
-    return state not in (b"Z", b"X")
-
-
-def _lock(descriptor: int) -> bool:
-    # Where flock is missing, the lock counts as taken.
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        # Try the lock without waiting.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network file systems
-        return True
-    return True
-
-
 def _meant_for(temporary_name: str) -> str:
     return temporary_name[: -len(_TEMPORARY)].rpartition(".")[0]
 
@@ -380,11 +307,11 @@ def _create_in_place(path: Path, finished: Path) -> bool:
 
 
 @contextmanager
-def _user_errors(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn what a user can put right of the OSErrors of a write to ``path`` into a UserError of one line."""
     try:
         yield
     except OSError as error:
-        # Turn what a user can put right into advice, and pass on the rest.
         if error.errno in FULL:
             raise UserError(
                 f"disk full while writing {path}: free space and run the same command again; what was finished is kept"

@@ -202,11 +202,3 @@ def test_a_copied_folder_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(os.listdir(tmp_path)) == ["copy", "source", "whole"]
-
-
-def test_a_process_that_nobody_waited_for_is_not_alive(tmp_path: Path) -> None:
-    ended = subprocess.Popen(["true"])
-    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and keeps its number
-    assert not atomic_files.is_alive(ended.pid)
-    assert atomic_files.is_alive(os.getpid())
-    ended.wait()
