@@ -26,7 +26,8 @@ from PIL.Image import init as load_all_formats
 
 import zoo
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR, UserError
-from zoo.extraction.extract import Extraction, run_extraction
+from zoo.extraction.extract import run_extraction
+from zoo.extraction.extraction import Extraction
 from zoo.extraction.fingerprint import ExtractionConfig
 from zoo.inference.outputs import Outputs
 from zoo.system.atomic_files import sha256_file

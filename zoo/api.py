@@ -17,7 +17,7 @@ from zoo.transforms.limits import MAX_PIXELS, WHITE_16, Decode, DecodeOptions, I
 if TYPE_CHECKING:
     import torch
 
-    from zoo.extraction.extract import Extraction
+    from zoo.extraction.extraction import Extraction
     from zoo.extraction.partition import Partition
     from zoo.extraction.ray_executor import RayExecutor, RemoteModel
     from zoo.inference.embedder import Embedder

@@ -21,7 +21,8 @@ from zoo.cli.app import exit_code
 from zoo.cli.main import app
 from zoo.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from zoo.extraction.executor import LoadArguments
-from zoo.extraction.extract import Extraction, run_extraction
+from zoo.extraction.extract import run_extraction
+from zoo.extraction.extraction import Extraction
 from zoo.extraction.fingerprint import ExtractionConfig
 from zoo.extraction.partition import ALL_SHARDS, Partition
 from zoo.extraction.ray_executor import RayExecutor, connect

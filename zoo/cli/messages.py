@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zoo.embeddings.verify import Verified
     from zoo.export.checkpoint_formats import Renamed
     from zoo.export.export import Exported
-    from zoo.extraction.extract import Extraction
+    from zoo.extraction.extraction import Extraction
     from zoo.extraction.ray_executor import RemoteModel
     from zoo.inference.embedder import Embedder
     from zoo.publish.publish import PublishResult

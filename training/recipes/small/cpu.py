@@ -42,7 +42,7 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
             base = small_budget(method, "cifar10", 200)
             objective = replace(base.objective, queue=1024, queue_from_epoch=1)
             heads = replace(base.heads, prototypes=128)
-            base = replace(base, zero_init_residual=True, objective=objective, heads=heads)
+            base = replace(base, objective=objective, heads=heads)
         case "instdisc":
             base = _bank_budget(method)
         case "barlowtwins" | "vicreg":
