@@ -54,7 +54,7 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
         case "densecl":
             base = cpu_budget("mocov2", epochs)
             objective = replace(base.objective, symmetric=False)
-            base = replace(base, name=f"densecl_r10_cifar10_{epochs}ep", method=method, zero_init_residual=True)
+            base = replace(base, name=f"densecl_r10_cifar10_{epochs}ep", method=method)
             return replace(base, objective=objective, options={"dense_weight": 0.5})
         case "byol_gn":
             base, name = cpu_budget("byol", epochs), f"byol_gn_r10_cifar10_{epochs}ep"
