@@ -46,6 +46,8 @@ class Method(nn.Module):
         without_bn: the encoder must have no BN.
         scaled_outputs: the loss sees the length of the projections, whose standard deviation is about 1: if it falls
             to 0, the monitors call that a collapse too. The losses of most methods see the directions only.
+        shift_invariant: the loss stays the same when one vector is added to all projections, as where a softmax
+            compares their products with something else: the monitors then allow them a large common part.
         views: least and greatest number of views of an image; ``None`` is any number.
         uses_rows: the method keeps something for each training image, such as a memory bank: ``from_recipe`` is given
             ``images``, their number, and ``forward`` is given ``rows``, int64 [N], their numbers.
@@ -65,6 +67,7 @@ class Method(nn.Module):
     synchronised_bn: ClassVar[bool] = True
     without_bn: ClassVar[bool] = False
     scaled_outputs: ClassVar[bool] = False
+    shift_invariant: ClassVar[bool] = False
     views: ClassVar[tuple[int, int | None]] = (2, 2)
     uses_rows: ClassVar[bool] = False
     follower_name: ClassVar[str] = ""
