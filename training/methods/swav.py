@@ -93,7 +93,7 @@ class SwAV(Method):
             epsilon=objective.epsilon,
             iterations=objective.sinkhorn_iterations,
             queue=objective.queue,
-            queue_from_epoch=objective.queue_from_epoch,
+            queue_from_epoch=objective.queue_from_epoch if objective.queue else 0,
             frozen_steps=objective.frozen_steps,
         )
 
