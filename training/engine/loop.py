@@ -167,6 +167,8 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
                 f"optim.schedule={config.schedule} has no warm-up: optim.warmup_epochs={config.warmup_epochs:g} "
                 "changes nothing"
             )
+        for line in method.unreached(recipe, total_steps):
+            progress.say(line)
         for line in run.notes:
             progress.say(line)
             log({"note": line})

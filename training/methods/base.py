@@ -110,6 +110,11 @@ class Method(nn.Module):
             )
 
     @classmethod
+    def unreached(cls, recipe: Recipe, total_steps: int) -> list[str]:
+        """Return a line for each part of the method that begins after the run's last step, such as a queue's use."""
+        return []
+
+    @classmethod
     def encoded_pixels(cls, recipe: Recipe) -> int:
         """Return how many pixels of an image pass the encoder, for an estimate of the memory: those of its views."""
         views = recipe.views
