@@ -48,6 +48,8 @@ class Method(nn.Module):
             to 0, the monitors call that a collapse too. The losses of most methods see the directions only.
         shift_invariant: the loss stays the same when one vector is added to all projections, as where a softmax
             compares their products with something else: the monitors then allow them a large common part.
+        output_parts: equal parts of a projection that the loss compares each by itself: if one of them collapses, the
+            monitors call that a collapse too.
         views: least and greatest number of views of an image; ``None`` is any number.
         uses_rows: the method keeps something for each training image, such as a memory bank: ``from_recipe`` is given
             ``images``, their number, and ``forward`` is given ``rows``, int64 [N], their numbers.
@@ -68,6 +70,7 @@ class Method(nn.Module):
     without_bn: ClassVar[bool] = False
     scaled_outputs: ClassVar[bool] = False
     shift_invariant: ClassVar[bool] = False
+    output_parts: ClassVar[int] = 1
     views: ClassVar[tuple[int, int | None]] = (2, 2)
     uses_rows: ClassVar[bool] = False
     follower_name: ClassVar[str] = ""

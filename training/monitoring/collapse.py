@@ -38,7 +38,8 @@ class Measurement:
     Attributes:
         spread, effective_rank: ``output_spread`` and ``effective_rank`` of the projections.
         knn: kNN accuracy in percent; ``None`` without labels.
-        vanished: the outputs' own deviation is near 0, in a method whose loss sees it (``Method.scaled_outputs``).
+        vanished: the outputs' own deviation is near 0, in a method whose loss sees it (``Method.scaled_outputs``), or
+            one of several parts has collapsed (``Method.output_parts``).
         least_spread: the method's ``least_spread``.
     """
 
@@ -150,8 +151,14 @@ def collapsed(spread: float, rank: float, least: float = COLLAPSE_SPREAD) -> boo
 
 
 def vanished(method: Method, z: Tensor) -> bool:
-    """Return True if a method's outputs [N, D] have a deviation near 0, and its loss sees their length."""
-    return method.scaled_outputs and float(z.detach().float().std(0).mean()) < COLLAPSE_SPREAD
+    """Return True if a method's outputs [N, D] have a deviation near 0, and its loss sees their length.
+
+    Also if a part of them, which the loss compares by itself, is constant or on a line.
+    """
+    if method.scaled_outputs and float(z.detach().float().std(0).mean()) < COLLAPSE_SPREAD:
+        return True
+    parts = z.chunk(method.output_parts, 1) if method.output_parts > 1 else ()
+    return any(collapsed(output_spread(z), effective_rank(z[:_RANK_ROWS]), least_spread(method)) for z in parts)
 
 
 def output_spread(z: Tensor) -> float:

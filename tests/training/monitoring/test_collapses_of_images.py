@@ -16,9 +16,10 @@ from torch.nn.functional import interpolate
 
 from training.methods import CMC, CPC, PIRL, DenseCL, InfoMin, Method, StepInfo
 from training.methods.memory_bank import MemoryBank
-from training.monitoring.collapse import collapsed, effective_rank, least_spread, output_spread
+from training.monitoring.collapse import collapsed, effective_rank, least_spread, output_spread, vanished
 from training.monitoring.online_probe import OnlineMonitor
 from zoo.models.colour_split import SplitEncoder
+from zoo.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGES, DIM, STEPS = 32, 16, 100  # four checks
 
@@ -119,3 +120,25 @@ def test_what_all_targets_of_cpc_have_in_common_is_no_collapse(monkeypatch: pyte
     assert 0.01 < spread < 0.1
     assert not collapsed(spread, rank, least_spread(model))
     assert warned_at(model, (16,), 0.01) == []
+
+
+def test_cmc_on_gray_images_is_seen_to_have_no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the outputs is one vector; the other half keeps spread and rank of the whole up."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(f"{__name__}.STEPS", 50)
+    gray = convert_to_gray(made_images(12))
+    model = cmc("softmax")
+    with torch.no_grad():
+        outputs = model.projector(model.encoder(gray))
+    assert not collapsed(output_spread(outputs), effective_rank(outputs))
+    assert vanished(model, outputs)
+    assert not vanished(model, model.projector(model.encoder(made_images(12))))
+    monkeypatch.setattr(f"{__name__}.made_images", lambda side: gray)
+    model.encoder.second.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 0,))  # the views' noise
+    assert warned_at(model, (12,), 0.05) == [50]
+
+
+def convert_to_gray(images: Tensor) -> Tensor:
+    """Normalised RGB of equal red, green and blue."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((images * std + mean).mean(1, keepdim=True) - mean) / std
