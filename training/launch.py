@@ -62,13 +62,14 @@ def launch(
     from training.distributed import collectives
     from training.engine import checkpoint
     from training.engine.loop import train
-    from training.methods.unread import unread_settings
+    from training.engine.unread import unread_settings
 
     # Train as one rank of the group, and resume by itself after a restart by torchrun.
     with collectives.process_group(device or ("cuda" if torch.cuda.is_available() else "cpu")) as local_device:
         if collectives.rank() == 0:
-            for field in unread_settings(config, table.find(recipe)):
-                note(f"--set {field} changes nothing: {config.method} does not read it")
+            for field, reason in unread_settings(config, table.find(recipe)).items():
+                if field != "optim.warmup_epochs":  # the loop says so, also of a recipe's own
+                    note(f"--set {field} changes nothing: {reason}")
         resume = resume or (collectives.restarted() and checkpoint.load_last(out) is not None)
         path = train(
             config, dataset, out, device=local_device, resume=resume, loggers=chosen, changing=changing, init=init
@@ -153,13 +154,12 @@ def launch_sweep(
     import torch
 
     from training.engine.cost import expectation
-    from training.methods.unread import unread_settings
+    from training.engine.unread import without_result
     from training.sweeps.run import planned_images, sweep
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    # The first candidate and the last one differ in every field.
-    if unread := unread_settings(override(config, settings[0]), override(config, settings[-1])):
-        raise UserError(f"--over {unread[0]}: {config.method} does not read it, so that all its values are one run")
+    for field, reason in without_result([override(config, one) for one in settings]).items():
+        raise UserError(f"--over {field}: {reason}, so that all its values are one run")
     planned = planned_images(config, len(train_data), count, halving)
     note(f"{count} candidates; all runs together, {expectation(config, torch.device(device), images=planned)}")
     return sweep(config, train_data, held_out, out, over=values, halving=halving, device=device, report=report)

@@ -19,8 +19,10 @@ import torch
 from tiny_runs import after_step, assert_same_state, last, one_thread, tiny
 
 from training.engine import checkpoint
+from training.engine import state as state_of_a_run
 from training.engine.loop import train
-from training.methods import SimSiam, StepInfo
+from training.methods import Method, SimSiam, StepInfo, build_method
+from training.results.export import export
 from zoo.datasets.opening import open_dataset
 from zoo.errors import UserError
 from zoo.system import atomic_files
@@ -204,3 +206,46 @@ def test_weights_that_an_update_made_infinite_are_not_saved(tmp_path: Path, monk
     with pytest.raises(UserError, match="the update of step 5 made weights that are not finite"):
         start(tmp_path)
     assert last(tmp_path)["step"] == 3
+
+
+def test_a_run_that_another_one_ended_meanwhile_is_not_started_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has no checkpoint when this one looks, and lets the folder go before this one takes it."""
+    folder, calls = tmp_path / "run", []
+
+    def build(*given: Any) -> Method:
+        calls.append(given)
+        if len(calls) == 1:
+            start(folder)
+        return build_method(*given)
+
+    monkeypatch.setattr(state_of_a_run, "build_method", build)
+    with pytest.raises(UserError, match=r"another process has trained into .*run meanwhile: start this run again"):
+        start(folder)
+    assert last(folder)["step"] == 6
+    assert '"loss"' in (folder / "log.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{field: None} for field in ("data", "step", "total_steps", "seconds", "hardware", "method")]
+    + [{"recipe": []}, {"data": {}}, {"data": {"name": "a", "images": "8"}}, {"step": "6"}, {"method": {}}],
+    ids=str,
+)
+def test_a_file_that_only_looks_like_a_checkpoint_is_one_line(change: dict[str, Any], damaged: Path) -> None:
+    newest = damaged / checkpoint.file_name(6)
+    (damaged / "last.json").unlink()  # which has its hash
+    torch.save({**checkpoint.read(newest), **change}, newest)
+    for use in (lambda: start(damaged, resume=True), lambda: export(damaged, damaged / "e.safetensors")):
+        with pytest.raises(UserError, match=r"^[^\n]*(incomplete checkpoint|does not fit)[^\n]*$"):
+            use()
+
+
+@pytest.mark.parametrize("optimiser", [None, {}, {"state": {}, "param_groups": []}], ids=str)
+def test_an_optimiser_s_state_that_does_not_fit_is_one_line(optimiser: object, damaged: Path) -> None:
+    newest = damaged / checkpoint.file_name(6)
+    (damaged / "last.json").unlink()
+    torch.save({**checkpoint.read(newest), "optimiser": optimiser}, newest)
+    with pytest.raises(UserError, match=r"^[^\n]*an optimiser's state that does not fit[^\n]*$"):
+        start(damaged, resume=True)

@@ -6,19 +6,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import tiny
+from tiny_runs import step_reports, tiny, tiny_run
 
 import training
 from training.engine.checkpoint import load_last
-from training.methods import find_method
+from training.methods import build_method, find_method
 from training.monitoring.loggers import LOGGERS
 from training.recipes import plugins, table
+from zoo.datasets.dataset import Dataset
 from zoo.datasets.torch_dataset import from_torch
 from zoo.errors import UserError
 from zoo.system.json_types import JSON
@@ -137,6 +139,106 @@ def test_what_is_no_recipe_is_one_line(reference: str, message: str) -> None:
 def test_what_is_no_method_is_one_line(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         find_method(name)
+
+
+OWN = """
+from torch import nn
+from training import Method, Recipe
+from training.methods.base import recipe_encoder
+
+class Mine(Method):
+    {start}
+    def __init__(self, encoder, dim):
+        super().__init__()
+        self.encoder, self.projector = encoder, nn.Linear(dim, 8)
+
+    @classmethod
+    def from_recipe(cls, recipe):
+        encoder, dim = recipe_encoder(recipe)
+        return cls(encoder, dim)
+
+    def forward(self, views, labels=None):
+        loss = sum(self.projector(self.encoder(view)).square().mean() for view in views)
+        return {loss}
+    {end}
+"""
+
+
+def own_method(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, **parts: str) -> str:
+    """Write a module of its own name with a method, and return the method's reference."""
+    defaults = {"start": "", "loss": '{"loss": loss}', "end": ""}
+    text = OWN
+    for part, value in (defaults | parts).items():
+        text = text.replace(f"{{{part}}}", value)
+    (folder / f"{name}.py").write_text(text)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
+    return f"{name}:Mine"
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"end": "del forward"}, "has no forward of its own: from_recipe builds a method"),
+        ({"end": "del from_recipe"}, "has no from_recipe of its own"),
+        ({"start": "uses_rows = True"}, "give its from_recipe the argument images, and its forward a third one, rows"),
+        (
+            {"end": "def __init__(self, encoder, dim): nn.Module.__init__(self)"},
+            "has no encoder: its __init__ must set",
+        ),
+        ({"end": "projector = property(lambda self: 3, lambda self, value: None)"}, "has no projector: its __init__"),
+    ],
+)
+def test_a_method_without_what_all_have_is_one_line(
+    parts: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    name = own_method(tmp_path, f"own_parts_{abs(hash(request.node.name))}", monkeypatch, **parts)
+    with pytest.raises(UserError, match=message):
+        build_method(tiny(name), 8)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("loss", "returned Tensor: it must return a dict of losses"),
+        ('{"invariance": loss}', "returned a dict of invariance: one of its losses must be called 'loss'"),
+        ("{}", "returned a dict of nothing: one of"),
+        ('{"loss": loss.expand(4)}', r"'loss' of .* is a tensor of shape \[4\]: a loss is a tensor without axes"),
+        ('{"loss": loss, "more": 0.5}', "'more' of .* is float: a loss is a tensor"),
+        ('{"loss": loss.detach()}', "has a gradient: compute it from what self.encoder returns, undetached"),
+        ('{"loss": loss.detach(), "more": loss}', ""),
+    ],
+)
+def test_losses_of_another_form_are_one_line(
+    loss: str, message: str, photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = own_method(tmp_path, f"own_losses_{abs(hash(loss))}", monkeypatch, loss=loss)
+    run = tiny_run(tiny(name, architecture="tiny10"), photos, tmp_path)
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        step_reports(run, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "my-method.py:recipe",
+            "my-method.py is imported as a module: give it a name of letters, digits and underscores",
+        ),
+        ("my method.py:recipe", "is imported as a module: give it a name"),
+        ("random.py:recipe", r"random.py is hidden by another module random \(.*random\.py\): rename it"),
+        ("mine_alone.py", "mine_alone.py is a file: give FILE.py:NAME, such as mine_alone.py:recipe"),
+        ("mine_alone.py:Mine", "is no recipe: it must be a training.Recipe, or a function that returns one"),
+    ],
+)
+def test_the_name_of_a_file_of_one_s_own(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for file in ("my-method.py", "my method.py", "random.py", "mine_alone.py"):
+        (tmp_path / file).write_text("class Mine:\n    def __init__(self, size):\n        self.size = size\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        table.find(name)
 
 
 def test_a_module_that_fails_is_one_line_and_the_working_folder_hides_no_package(

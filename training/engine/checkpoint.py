@@ -19,6 +19,15 @@ from zoo.system import atomic_files
 from zoo.system.json_types import JSON
 
 _POINTER = "last.json"
+_KINDS: dict[str, type | tuple[type, ...]] = {  # of the fields that every checkpoint has
+    "recipe": dict,
+    "data": dict,
+    "step": int,
+    "total_steps": int,
+    "seconds": (int, float),
+    "hardware": list,
+    "method": dict,
+}
 
 
 class DataInfo(TypedDict):
@@ -133,6 +142,30 @@ def read(path: Path) -> CheckpointState:
     if not isinstance(state, dict) or "recipe" not in state:
         raise UserError(f"{path} was not written by zoo-train: give a checkpoint-*.pt, or the folder of a run")
     return state
+
+
+def require_complete(state: CheckpointState, name: object) -> None:
+    """Raise UserError unless a checkpoint has every field that ``save`` has written since the first version.
+
+    A file that only looks like one, or was edited, has no hash that tells it from another.
+
+    Args:
+        name: the checkpoint's name, for messages.
+    """
+    values: dict[str, object] = {**state}
+    wrong = [field for field, kind in _KINDS.items() if not isinstance(values.get(field), kind)]
+    if not wrong and not (isinstance(state["data"].get("name"), str) and isinstance(state["data"].get("images"), int)):
+        wrong = ["data"]
+    if wrong:
+        raise UserError(
+            f"{name} holds an incomplete checkpoint (its {wrong[0]!r} is missing or of another kind): restore the file "
+            "that zoo-train wrote"
+        )
+
+
+def named(folder: Path) -> list[str]:
+    """Return the names and hashes of a folder's checkpoints, newest first, which a second run there would change."""
+    return [f"{entry['file']} {entry['sha256']}" for entry in _history(folder)]
 
 
 def load_weights(method: Method, state: CheckpointState, name: object) -> None:

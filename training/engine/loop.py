@@ -23,6 +23,7 @@ from training.engine.oom import explain_out_of_memory
 from training.engine.optim import set_learning_rate
 from training.engine.signals import StopSignal
 from training.engine.state import Run, memory_format, open_run, save
+from training.engine.validate import check_losses
 from training.methods import StepInfo
 from training.monitoring.collapse import COLLAPSE_WARNING, measure_outputs
 from training.monitoring.finetune_probe import finetuned_accuracy
@@ -166,6 +167,8 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
                 f"optim.schedule={config.schedule} has no warm-up: optim.warmup_epochs={config.warmup_epochs:g} "
                 "changes nothing"
             )
+        for line in method.unreached(recipe, total_steps):
+            progress.say(line)
         for line in run.notes:
             progress.say(line)
             log({"note": line})
@@ -201,6 +204,8 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
                 with nullcontext() if is_last else run.no_sync():  # DDP averages the gradients once
                     with torch.autocast(run.device.type, _AUTOCAST.get(recipe.precision), recipe.precision != "fp32"):
                         losses = run.forward(views, labels, *rows)
+                    if run.step == first_step and not number:
+                        check_losses(recipe.method, losses)
                     loss = torch.stack(list(losses.values())).sum() / recipe.accumulate
                     with backward_context:
                         torch.autograd.backward(scaler.scale(loss))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from training.methods import find_method
+from training.methods import build_method, find_method
 from training.methods.base import recipe_architecture
 from training.recipes.config import Recipe
 from zoo.errors import UserError
@@ -19,6 +20,7 @@ from zoo.models.resnet import build_encoder
 
 _COPIES = {"sgd": 3, "lars": 3, "lars_classic": 3, "larc": 3, "adamw": 4}  # weights, gradients, optimiser state
 _OTHER = 0.7 * 2**30  # bytes: torch itself, batches of images, the workspace of convolutions
+_FEW = 2  # training images, for which a memory bank costs nothing: the estimate counts it
 _COUNTED: dict[str, tuple[float, int]] = {}
 _MEASURED_SIDE = 64  # pixels of the images on which activations are counted; they grow with the area
 
@@ -70,13 +72,41 @@ def require_fit(recipe: Recipe, device: torch.device, ranks: int = 1, images: in
         UserError: it cannot fit; the message names the settings that would.
     """
     limit = device_memory(device)
+    if limit is None:
+        return
     found = estimate(recipe, ranks, images)
-    if limit is None or found.total <= limit:
+    if found.total <= limit:
+        _require_heads_fit(recipe, device, limit)
         return
     raise UserError(
         f"{recipe.name} needs about {found.total / 1e9:.1f} GB on {device}, which has {limit / 1e9:.1f}: "
         f"{_advice(recipe, limit, ranks, images)}"
     )
+
+
+def _require_heads_fit(recipe: Recipe, device: torch.device, limit: int) -> None:
+    """Refuse heads, prototypes or a queue that alone need more than ``limit`` bytes; the estimate is of the encoder.
+
+    Linux gives memory that it does not have, and ends the process once the weights are drawn.
+    """
+    copies = _COPIES[recipe.optim.name]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            method = build_method(recipe, _FEW)
+        parameters = sum(p.numel() * 4 * (copies if p.requires_grad else 1) for p in method.parameters())
+        size: float = parameters + sum(buffer.numel() * 4 for buffer in method.buffers())
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            return  # a method of the user's own, or a network of timm's, that cannot be built without memory
+        size = inf
+    except Exception:
+        return
+    if size > limit:
+        raise UserError(
+            f"the weights of {recipe.name} with their gradients and the optimiser's state need {size / 1e9:.3g} GB on "
+            f"{device}, which has {limit / 1e9:.1f}: make the heads smaller (heads.hidden={recipe.heads.hidden}, "
+            f"heads.out={recipe.heads.out}, heads.prototypes={recipe.heads.prototypes}), or objective.queue"
+        )
 
 
 def fitting(recipe: Recipe, limit: int, ranks: int = 1, images: int = 0) -> list[list[str]]:

@@ -29,19 +29,19 @@ def build_optimiser(method: Method, config: Optim, *, decay_vectors: bool = True
         decay_vectors: keep the official codes' groups, of which some decay biases and norms too. ``False`` spares them
             with every optimiser, unless the method has groups of its own.
     """
-    momentum, weight_decay = config.momentum, config.weight_decay
+    weight_decay = config.weight_decay
     groups = method.parameter_groups(config)
     if groups is None and not decay_vectors:
         groups = without_decay_of_vectors(method, weight_decay)
     match config.name:
         case "lars":
-            return lars(method, groups, momentum=momentum, weight_decay=weight_decay)
+            return lars(method, groups, momentum=config.momentum, weight_decay=weight_decay)
         case "lars_classic":
-            return lars(method, groups, momentum=momentum, weight_decay=weight_decay, classic_momentum=True)
+            return lars(method, groups, momentum=config.momentum, weight_decay=weight_decay, classic_momentum=True)
         case "larc":
-            return larc(method, groups, momentum=momentum, weight_decay=weight_decay)
+            return larc(method, groups, momentum=config.momentum, weight_decay=weight_decay)
         case "sgd":
-            return sgd(method, groups, momentum=momentum, weight_decay=weight_decay)
+            return sgd(method, groups, momentum=config.momentum, weight_decay=weight_decay)
         case "adamw":
             return adamw(method, groups, weight_decay=weight_decay)
 
@@ -74,7 +74,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, config: Optim, lr: float
     """Set the rate of all groups. SimSiam's predictor keeps a constant rate if the recipe says so ([S] section 4.2)."""
     constant = config.lr * config.batch_size / 256
     for group in optimiser.param_groups:
-        rate = constant if config.fixed_predictor_lr and group.get("predictor") else lr
+        rate = constant if group.get("predictor") and config.fixed_predictor_lr else lr
         group["lr"] = rate * group.get("lr_scale", 1)
 
 

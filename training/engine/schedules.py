@@ -13,16 +13,17 @@ from training.recipes.config import Optim
 
 def learning_rate(config: Optim, step: int, sampler: EpochSampler) -> float:
     """Return the learning rate of ``step`` under the recipe's schedule."""
-    # Convert the epochs of the recipe to steps.
     base, batch_size, epoch = config.lr, config.batch_size, sampler.epoch_at(step)
-    total, warmup = sampler.steps(config.epochs), sampler.steps(config.warmup_epochs)
-    # Follow the schedule that the original code of the recipe has.
+    # Follow the schedule that the original code of the recipe has. Each reads its own fields only, by which
+    # ``training.engine.unread`` knows them.
     match config.schedule:
         case "step":
+            total, warmup = sampler.steps(config.epochs), sampler.steps(config.warmup_epochs)
             return warmup_cosine(
                 step, base=base, final=config.final_lr, batch_size=batch_size, total=total, warmup=warmup
             )
         case "swav":
+            total, warmup = sampler.steps(config.epochs), sampler.steps(config.warmup_epochs)
             start, final = config.start_lr, config.final_lr
             return swav_cosine(
                 step, start=start, base=base, final=final, batch_size=batch_size, total=total, warmup=warmup

@@ -150,7 +150,10 @@ def open_run(
     """
     check_run(recipe, dataset, device)
     # Find the last checkpoint, and check that all ranks see the same one.
+    before = checkpoint.named(folder)
     state = checkpoint.load_last(folder)
+    if state is not None:
+        checkpoint.require_complete(state, folder)
     if collectives.ranks_differ(-1 if state is None else state["step"]):
         raise UserError(f"the ranks see different checkpoints in {folder}: give a folder that all nodes share")
     # Protect an earlier run from a new one in its folder.
@@ -164,6 +167,8 @@ def open_run(
     run = new_run(recipe, dataset, folder, torch.device(device), build_method(recipe, len(dataset)))
     make_folder(folder)
     with _locked(folder):
+        if collectives.any_rank(checkpoint.named(folder) != before):
+            raise UserError(f"another process has trained into {folder} meanwhile: start this run again")
         if state is not None:
             restore(run, state, changing)
             if init is not None:
@@ -292,8 +297,15 @@ def restore(run: Run, state: CheckpointState, changing: Collection[str] = ()) ->
     """
     before = _require_same_run(run, state, changing)
     checkpoint.load_weights(run.method, state, run.folder)
-    run.optimiser.load_state_dict(state["optimiser"])
-    run.scaler.load_state_dict(state.get("scaler", {}))
+    try:
+        run.optimiser.load_state_dict(state["optimiser"])
+        run.scaler.load_state_dict(state.get("scaler", {}))
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[-1].strip()[:160] if str(error) else type(error).__name__
+        raise UserError(
+            f"{run.folder} holds an optimiser's state that does not fit its recipe ({reason}): use the version of "
+            "siamese-zoo that wrote it"
+        ) from None
     run.step, run.seconds, run.skipped = _planned_step(run, before, state), state["seconds"], state.get("skipped", 0)
     run.hardware = list(dict.fromkeys([*state["hardware"], *run.hardware]))
     run.init = state.get("init")

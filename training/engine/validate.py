@@ -6,6 +6,7 @@ import os
 import shutil
 
 import torch
+from torch import Tensor
 
 from training.distributed import collectives
 from training.distributed.sync_batch_norm import group_ranks
@@ -38,6 +39,27 @@ def check_run(recipe: Recipe, dataset: Dataset, device: str) -> None:
     _check_monitors(recipe, dataset)
     if recipe.compile and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UserError("compile=true needs a C++ compiler on the CPU: install g++, or set compile=false")
+
+
+def check_losses(method: str, losses: object) -> None:
+    """Check what the forward pass of a method, such as one of the user's own, has returned.
+
+    Raises:
+        UserError: it is no dict of scalar tensors with a ``loss``, or nothing in it can be trained.
+    """
+    if not isinstance(losses, dict):
+        raise UserError(f"forward of {method} returned {type(losses).__name__}: it must return a dict of losses")
+    if "loss" not in losses:
+        names = ", ".join(map(str, losses)) or "nothing"
+        raise UserError(f"forward of {method} returned a dict of {names}: one of its losses must be called 'loss'")
+    for name, value in losses.items():
+        if not isinstance(value, Tensor) or value.ndim:
+            kind = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(
+                f"{name!r} of {method} is {kind}: a loss is a tensor without axes, as a mean over images is"
+            )
+    if not any(value.requires_grad for value in losses.values()):
+        raise UserError(f"no loss of {method} has a gradient: compute it from what self.encoder returns, undetached")
 
 
 def _check_device(device: str) -> None:

@@ -46,6 +46,10 @@ class Method(nn.Module):
         without_bn: the encoder must have no BN.
         scaled_outputs: the loss sees the length of the projections, whose standard deviation is about 1: if it falls
             to 0, the monitors call that a collapse too. The losses of most methods see the directions only.
+        shift_invariant: the loss stays the same when one vector is added to all projections, as where a softmax
+            compares their products with something else: the monitors then allow them a large common part.
+        output_parts: equal parts of a projection that the loss compares each by itself: if one of them collapses, the
+            monitors call that a collapse too.
         views: least and greatest number of views of an image; ``None`` is any number.
         uses_rows: the method keeps something for each training image, such as a memory bank: ``from_recipe`` is given
             ``images``, their number, and ``forward`` is given ``rows``, int64 [N], their numbers.
@@ -65,6 +69,8 @@ class Method(nn.Module):
     synchronised_bn: ClassVar[bool] = True
     without_bn: ClassVar[bool] = False
     scaled_outputs: ClassVar[bool] = False
+    shift_invariant: ClassVar[bool] = False
+    output_parts: ClassVar[int] = 1
     views: ClassVar[tuple[int, int | None]] = (2, 2)
     uses_rows: ClassVar[bool] = False
     follower_name: ClassVar[str] = ""
@@ -105,6 +111,11 @@ class Method(nn.Module):
             raise UserError(
                 "a micro-batch of one image has no BN statistics: give each rank and micro-batch 2 images or more"
             )
+
+    @classmethod
+    def unreached(cls, recipe: Recipe, total_steps: int) -> list[str]:
+        """Return a line for each part of the method that begins after the run's last step, such as a queue's use."""
+        return []
 
     @classmethod
     def encoded_pixels(cls, recipe: Recipe) -> int:

@@ -93,7 +93,7 @@ class BYOL(Method):
             predictor=objective.predictor,
             target=objective.target,
             beta=objective.beta,
-            temperature=objective.temperature,
+            temperature=objective.temperature if objective.beta else 0.1,  # of negatives, which there are none
         )
         # Initialise the heads as the original code does.
         for head in (method.projector, method.predictor, method.target_projector):

@@ -37,6 +37,7 @@ class CMC(Method):
     views = (1, 1)
     uses_rows = True
     training_only = ("bank",)
+    output_parts = 2  # gray images have no colours: the second network then gives all of them one vector
 
     def __init__(self, encoder: nn.Module, dim: int, bank_l: MemoryBank, bank_ab: MemoryBank) -> None:
         super().__init__()

@@ -49,6 +49,7 @@ class CPC(Method):
     views = (1, 1)
     uses_rows = True
     batch_loss = True
+    shift_invariant = True  # the targets: each logit of a softmax is the product of the same prediction and a target
     training_only = ("directions",)
 
     def __init__(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 
 import torch
+from torch import nn
 
 from training.methods.barlow_twins import BarlowTwins
 from training.methods.base import Method
@@ -70,7 +72,26 @@ def find_method(name: str) -> type[Method]:
         )
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(f"{name} is no method: it must be a subclass of training.Method")
+    _require_own_parts(name, found)
     return found
+
+
+def _require_own_parts(name: str, cls: type[Method]) -> None:
+    """Refuse a class without what every method has; what its functions raise is shown as it is."""
+    own = {"from_recipe": cls.from_recipe.__func__, "forward": cls.forward}  # type: ignore[attr-defined]
+    empty = {"from_recipe": Method.from_recipe.__func__, "forward": Method.forward}  # type: ignore[attr-defined]
+    for part, function in own.items():
+        if function is empty[part]:
+            raise UserError(f"{name} has no {part} of its own: from_recipe builds a method, forward returns its losses")
+    if not cls.uses_rows:
+        return
+    try:
+        signature(own["from_recipe"]).bind(cls, None, images=1)
+        signature(own["forward"]).bind(None, [], None, None)
+    except TypeError:
+        raise UserError(
+            f"{name} has uses_rows=True: give its from_recipe the argument images, and its forward a third one, rows"
+        ) from None
 
 
 def build_method(recipe: Recipe, images: int | None = None) -> Method:
@@ -85,8 +106,15 @@ def build_method(recipe: Recipe, images: int | None = None) -> Method:
     cls = find_method(recipe.method)
     torch.manual_seed(recipe.seed)
     if not cls.uses_rows:
-        return cls.from_recipe(recipe)
+        return _with_parts(recipe, cls.from_recipe(recipe))
     if images is None:
         raise UserError(f"{recipe.method} keeps one entry per training image: the number of images must be known")
     with_images: Callable[..., Method] = cls.from_recipe
-    return with_images(recipe, images=images)
+    return _with_parts(recipe, with_images(recipe, images=images))
+
+
+def _with_parts(recipe: Recipe, method: Method) -> Method:
+    for part in ("encoder", "projector"):
+        if not isinstance(getattr(method, part, None), nn.Module):
+            raise UserError(f"{recipe.method} has no {part}: its __init__ must set self.{part} to an nn.Module")
+    return method

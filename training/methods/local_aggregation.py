@@ -92,6 +92,13 @@ class LocalAggregation(Method):
                 raise UserError(f"options.{name}={recipe.options[name]} is above the {len(dataset)} images: lower it")
 
     @classmethod
+    def unreached(cls, recipe: Recipe, total_steps: int) -> list[str]:
+        first, epochs = int(recipe.options["instance_epochs"]), recipe.optim.epochs
+        if first < epochs:
+            return []
+        return [f"nothing is clustered: options.instance_epochs={first} covers all {epochs} epochs"]
+
+    @classmethod
     def more_memory(cls, recipe: Recipe, images: int) -> tuple[int, int]:
         kept, scored = MemoryBank.bytes(recipe, images)  # and the clusters, and similarities to the whole bank
         clusters = int(recipe.options["clusterings"]) * images * 8

@@ -93,7 +93,7 @@ class SwAV(Method):
             epsilon=objective.epsilon,
             iterations=objective.sinkhorn_iterations,
             queue=objective.queue,
-            queue_from_epoch=objective.queue_from_epoch,
+            queue_from_epoch=objective.queue_from_epoch if objective.queue else 0,
             frozen_steps=objective.frozen_steps,
         )
 
@@ -101,6 +101,17 @@ class SwAV(Method):
     def check_settings(cls, recipe: Recipe) -> None:
         super().check_settings(recipe)
         check_exponent(recipe, "objective.epsilon", recipe.objective.epsilon)
+
+    @classmethod
+    def unreached(cls, recipe: Recipe, total_steps: int) -> list[str]:
+        objective, epochs, lines = recipe.objective, recipe.optim.epochs, []
+        if objective.queue and objective.queue_from_epoch >= epochs:
+            begin = f"objective.queue_from_epoch={objective.queue_from_epoch}"
+            lines.append(f"the queue is never used: {begin} is after the last of {epochs} epochs")
+        if objective.frozen_steps >= total_steps:
+            frozen = f"objective.frozen_steps={objective.frozen_steps}"
+            lines.append(f"the prototypes stay as they are drawn: {frozen} covers all {total_steps} steps")
+        return lines
 
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Crops [N, 3, H, W], normalised, the two large ones first -> ``loss``.

@@ -21,6 +21,8 @@ from zoo.evaluate.frozen import knn
 from zoo.transforms.unreadable import UnreadableImage
 
 COLLAPSE_SPREAD = 0.1  # limit of output_spread, which is 1 for isotropic outputs and 0 for constant ones
+SHIFTED_SPREAD = 0.01  # the same limit where the loss does not see what all outputs have in common: CPC's untrained
+# ResNet-50 has .066. Rounding in bfloat16 alone gives constant outputs some .003.
 COLLAPSE_RANK = 2.0  # limit of effective_rank, which is 1 for outputs on a line. SimSiam's last BN keeps the spread
 # high during a collapse, so that only the rank shows it.
 COLLAPSE_WARNING = "the outputs have collapsed to a constant or a line: images cannot be told apart, stop the run"
@@ -36,18 +38,21 @@ class Measurement:
     Attributes:
         spread, effective_rank: ``output_spread`` and ``effective_rank`` of the projections.
         knn: kNN accuracy in percent; ``None`` without labels.
-        vanished: the outputs' own deviation is near 0, in a method whose loss sees it (``Method.scaled_outputs``).
+        vanished: the outputs' own deviation is near 0, in a method whose loss sees it (``Method.scaled_outputs``), or
+            one of several parts has collapsed (``Method.output_parts``).
+        least_spread: the method's ``least_spread``.
     """
 
     spread: float
     effective_rank: float
     knn: float | None
     vanished: bool = False
+    least_spread: float = COLLAPSE_SPREAD
 
     @property
     def collapsed(self) -> bool:
         """True if the outputs are constant or on a line, or vanish."""
-        return self.vanished or collapsed(self.spread, self.effective_rank)
+        return self.vanished or collapsed(self.spread, self.effective_rank, self.least_spread)
 
     def log_values(self) -> dict[str, float]:
         """Return the values as the log states them."""
@@ -74,16 +79,16 @@ def measure_outputs(method: Method, dataset: Dataset, *, views: Views, device: t
     # Their projections, which show a collapse.
     outputs = method.projector(features.to(dtype))
     spread, rank = output_spread(outputs), effective_rank(outputs[:_RANK_ROWS])
-    gone = vanished(method, outputs)
+    gone, least = vanished(method, outputs), least_spread(method)
     method.train()
     # Skip the kNN score without labels.
     if dataset.labels is None:
-        return Measurement(spread, rank, None, gone)
+        return Measurement(spread, rank, None, gone, least)
     # Classify a fifth of the images by the others.
     labels = torch.from_numpy(dataset.labels[rows]).to(device)
     bank = len(rows) - len(rows) // 5
     accuracy = knn.accuracy(features[:bank], labels[:bank], features[bank:], labels[bank:])
-    return Measurement(spread, rank, accuracy, gone)
+    return Measurement(spread, rank, accuracy, gone, least)
 
 
 @torch.no_grad()
@@ -131,14 +136,29 @@ def _features(
     return rows[torch.cat(kept).numpy()], torch.cat(batches)
 
 
-def collapsed(spread: float, rank: float) -> bool:
-    """Return True if outputs with this ``output_spread`` and ``effective_rank`` are constant or on a line."""
-    return spread < COLLAPSE_SPREAD or rank < COLLAPSE_RANK
+def least_spread(method: Method) -> float:
+    """Return the ``output_spread`` below which a method's outputs are constant."""
+    return SHIFTED_SPREAD if method.shift_invariant else COLLAPSE_SPREAD
+
+
+def collapsed(spread: float, rank: float, least: float = COLLAPSE_SPREAD) -> bool:
+    """Return True if outputs with this ``output_spread`` and ``effective_rank`` are constant or on a line.
+
+    Args:
+        least: ``least_spread`` of the method.
+    """
+    return spread < least or rank < COLLAPSE_RANK
 
 
 def vanished(method: Method, z: Tensor) -> bool:
-    """Return True if a method's outputs [N, D] have a deviation near 0, and its loss sees their length."""
-    return method.scaled_outputs and float(z.detach().float().std(0).mean()) < COLLAPSE_SPREAD
+    """Return True if a method's outputs [N, D] have a deviation near 0, and its loss sees their length.
+
+    Also if a part of them, which the loss compares by itself, is constant or on a line.
+    """
+    if method.scaled_outputs and float(z.detach().float().std(0).mean()) < COLLAPSE_SPREAD:
+        return True
+    parts = z.chunk(method.output_parts, 1) if method.output_parts > 1 else ()
+    return any(collapsed(output_spread(z), effective_rank(z[:_RANK_ROWS]), least_spread(method)) for z in parts)
 
 
 def output_spread(z: Tensor) -> float:

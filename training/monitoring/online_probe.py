@@ -13,7 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.methods import Method
-from training.monitoring.collapse import COLLAPSE_WARNING, collapsed, effective_rank, output_spread, vanished
+from training.monitoring.collapse import (
+    COLLAPSE_WARNING,
+    collapsed,
+    effective_rank,
+    least_spread,
+    output_spread,
+    vanished,
+)
 
 CHECK_STEPS = 25  # two checks in a row must see a collapse: it is reported within 75 steps
 _ROWS = 256  # samples per check: the effective rank needs the eigenvalues of a matrix of this size
@@ -136,7 +143,7 @@ class OnlineMonitor:
         # Count the bad checks in a row.
         outputs = outputs[:_ROWS]
         spread, rank = output_spread(outputs), effective_rank(outputs)
-        bad = collapsed(spread, rank) or vanished(self._method, outputs)
+        bad = collapsed(spread, rank, least_spread(self._method)) or vanished(self._method, outputs)
         self._bad_checks = self._bad_checks + 1 if bad else 0
         return {"spread": round(spread, 4), "effective_rank": round(rank, 2)}
 

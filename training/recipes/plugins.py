@@ -22,6 +22,9 @@ def import_object(reference: str) -> object:
     Raises:
         UserError: the text has another form, the module cannot be imported, or has no such name.
     """
+    file = _file_of(reference)
+    if file is not None and not file.stem.isidentifier():
+        raise UserError(f"{file} is imported as a module: give it a name of letters, digits and underscores alone")
     match = _REFERENCE.fullmatch(by_module(reference))
     if match is None:
         raise UserError(f"{reference!r} is not MODULE:NAME, such as mypackage.barlow:recipe")
@@ -34,8 +37,11 @@ def import_object(reference: str) -> object:
             f"{match[1]} cannot be imported ({type(error).__name__}: {reason_of(error)}): run in the folder that holds "
             "it, install it, or add its folder to PYTHONPATH"
         ) from error
+    found_at = getattr(module, "__file__", None)
+    if file is not None and (found_at is None or not os.path.samefile(found_at, file)):
+        raise UserError(f"{file} is hidden by another module {match[1]} ({found_at or 'a built-in one'}): rename it")
     if not hasattr(module, match[2]):
-        raise UserError(f"{match[1]} has no {match[2]}: it is {getattr(module, '__file__', 'a built-in module')}")
+        raise UserError(f"{match[1]} has no {match[2]}: it is {found_at or 'a built-in module'}")
     found: object = getattr(module, match[2])
     return found
 
@@ -52,6 +58,12 @@ def by_module(reference: str) -> str:
         raise UserError(f"no file {path}: give MODULE:NAME or FILE.py:NAME")
     _search_last(str(Path(path).resolve().parent))
     return f"{Path(path).stem}:{name}"
+
+
+def _file_of(reference: str) -> Path | None:
+    """Return FILE.py of ``FILE.py:name``."""
+    path, _, _ = reference.rpartition(":")
+    return Path(path) if path.endswith(".py") else None
 
 
 def entry_point(group: str, name: str) -> object | None:

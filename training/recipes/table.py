@@ -326,13 +326,15 @@ def find(name: str) -> Recipe:
     """
     if name in ALIASES or name in RECIPES:
         return replace(RECIPES[ALIASES[name]].make(), name=name) if name in ALIASES else RECIPES[name].make()
+    if name.endswith(".py"):
+        raise UserError(f"{name} is a file: give FILE.py:NAME, such as {name}:recipe")
     found = import_object(name) if ":" in name else entry_point(GROUP, name)
     if found is None:
         raise UserError(
             f"unknown recipe {name!r}: {did_you_mean(name, RECIPES)}`zoo-train recipes` lists all; your own is "
             "MODULE:NAME"
         )
-    recipe = found() if callable(found) else found
+    recipe = found() if callable(found) and not isinstance(found, type) else found
     if not isinstance(recipe, Recipe):
         raise UserError(f"{name} is no recipe: it must be a training.Recipe, or a function that returns one")
     return recipe

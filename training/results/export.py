@@ -64,6 +64,7 @@ def export(
     state = checkpoint.load_last(source) if source.is_dir() else checkpoint.read(source)
     if state is None:
         raise UserError(f"{source} holds no checkpoint: give the folder of a run, or a checkpoint-*.pt")
+    checkpoint.require_complete(state, source)
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: give it the suffix .safetensors")
     # Rebuild the trained method from its recipe.

@@ -78,6 +78,7 @@ def summarise(folder: Path, out: Path) -> RunSummary:
     state = checkpoint.load_last(folder)
     if state is None:
         raise UserError(f"{folder} holds no checkpoint: give the folder of a run")
+    checkpoint.require_complete(state, folder)
     lines = metrics_log.read(folder)
     steps, losses = metrics_log.curve(lines, "loss", most=_POINTS)
     # Collect the facts of the run.

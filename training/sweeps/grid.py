@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from training.recipes.config import Recipe, override
+from training.recipes.config import Recipe, full_path, override
 from zoo.errors import UserError
 
 _MOST = 1000  # candidates: more are a mistake
@@ -36,8 +36,13 @@ def candidates(recipe: Recipe, over: dict[str, list[str]]) -> list[list[str]]:
     """Return the settings of each candidate, all combinations, the first field slowest.
 
     Raises:
-        UserError: there are too many, or a field or value is wrong for the recipe.
+        UserError: there are too many, a field is there under two names, or a field or value is wrong for the recipe.
     """
+    paths: dict[str, str] = {}
+    for name in over:
+        if (path := full_path(recipe, name)) in paths:
+            raise UserError(f"--over {paths[path]} and {name} are the same field: list all of its values in one")
+        paths[path] = name
     count = 1
     for values in over.values():
         count *= len(values)

@@ -25,7 +25,7 @@ from training.engine.loop import train
 from training.engine.memory import require_fit
 from training.engine.validate import check_run
 from training.methods import build_method
-from training.monitoring.collapse import collapsed, effective_rank, held_out_knn, output_spread
+from training.monitoring.collapse import collapsed, effective_rank, held_out_knn, least_spread, output_spread, vanished
 from training.monitoring.hardware import hardware
 from training.recipes.config import Recipe, override, to_json
 from training.sweeps.grid import candidates, kept, rung_epochs
@@ -183,7 +183,7 @@ def _result(
         "interval": [round(bound, 2) for bound in interval],
         "spread": round(spread, 4),
         "effective_rank": round(rank, 2),
-        "collapsed": collapsed(spread, rank),
+        "collapsed": collapsed(spread, rank, least_spread(method)) or vanished(method, outputs),
         "images_seen": state["step"] * trial.recipe.optim.batch_size,
         "minutes": round(state["seconds"] / 60, 2),
         "hardware": hardware(torch.device(device)),

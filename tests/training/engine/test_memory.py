@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_runs import METHODS, tiny
 
 from training.engine.cost import operations
-from training.engine.memory import estimate, fitting
+from training.engine.memory import estimate, fitting, require_fit
 from training.methods import build_method, find_method
 from training.methods.base import recipe_encoder
 from training.recipes import table
 from training.recipes.config import Recipe, override
+from zoo.errors import UserError
 from zoo.models.resnet import count_parameters
 
 OWN = """
@@ -83,3 +85,20 @@ def test_a_follower_that_a_recipe_leaves_out_has_no_forward_passes() -> None:
     recipe = tiny("byol")
     without = replace(recipe, objective=replace(recipe.objective, target=False))
     assert operations(recipe) / operations(without) == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [
+        ("byol", "heads.hidden=1000000000"),
+        ("byol", "heads.out=1000000000000000"),
+        ("simsiam", "heads.projector_hidden=10000000000"),
+        ("swav", "heads.prototypes=10000000000"),
+        ("swav", "objective.queue=100000000000"),
+        ("supervised", "heads.classes=100000000000"),
+    ],
+)
+def test_heads_that_cannot_fit_are_refused_before_they_are_made(method: str, setting: str) -> None:
+    recipe = override(tiny(method), [setting])
+    with pytest.raises(UserError, match=r"the weights of .* need .* GB on cpu, which has .*: make the heads smaller"):
+        require_fit(recipe, torch.device("cpu"))

@@ -159,6 +159,8 @@ def test_what_is_there_of_another_sweep_or_damaged_is_refused(splits: tuple[Data
         (["optim.lr=0.1,0.1"], "a value is there twice"),
         (["optim.lr=0.1,0.10"], "is the same run as another candidate"),
         (["optim.lr=0.1", "optim.lr=0.2"], "is given twice"),
+        (["optim.lr=0.1", "lr=0.2"], "optim.lr and lr are the same field"),
+        (["hue=0.1"], "hue could be views.first.hue or views.second.hue"),
         (["optim.rl=0.1"], "no field 'rl'; the nearest is 'lr'"),
         (["optim.lr=0.1,-1"], r"optim\.lr=-1.0 is out of range"),
         (["optim.epochs=1,2"], "every candidate gets the same budget"),

@@ -11,7 +11,7 @@ from training.recipes.config.fields import (
     Views,
     is_resnet,
 )
-from training.recipes.config.overrides import override
+from training.recipes.config.overrides import full_path, override
 from training.recipes.config.ranges import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -41,6 +41,7 @@ __all__ = [
     "check_ranges",
     "differences",
     "from_json",
+    "full_path",
     "is_resnet",
     "override",
     "to_json",

@@ -28,7 +28,7 @@ def override(recipe: Recipe, assignments: list[str]) -> Recipe:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(f"--set takes field=value, not {assignment!r}")
-        path = _full_path(recipe, path)
+        path = full_path(recipe, path)
         recipe = _with_field(recipe, path.split("."), text, path)
         assigned.add(path)
     if "architecture" in assigned and not is_resnet(recipe.architecture):
@@ -38,8 +38,12 @@ def override(recipe: Recipe, assignments: list[str]) -> Recipe:
     return recipe
 
 
-def _full_path(recipe: Recipe, path: str) -> str:
-    """Return the path of the one field that ends in ``path``, or ``path`` itself where there is none."""
+def full_path(recipe: Recipe, path: str) -> str:
+    """Return the path of the one field that ends in ``path``, or ``path`` itself where there is none.
+
+    Raises:
+        UserError: several fields end so.
+    """
     if path.partition(".")[0] in field_types(Recipe):
         return path
     found = [field for field in _field_paths(recipe) if field.endswith(f".{path}")]
