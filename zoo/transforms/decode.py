@@ -9,14 +9,16 @@ Every manifest records these rules (``DECODER``):
   not by file name.
 - The EXIF orientation is applied. Damaged metadata (EXIF, XMP, texts, profiles) never cost an image.
 - Transparent pixels are composited over white. The first frame of an animation is used, and the first page of a TIFF;
-  where that is marked as a reduced form, the first page that is whole.
+  where that is marked as a reduced form, the first page that is whole, or the first one below it (SubIFD). A thumbnail
+  of raw data is noted.
 - 16-bit gray is scaled by 1/257, and inverted where its TIFF says that 0 is white. 32-bit integers are read as 16-bit
   gray if all values lie in 0..65535, and are ``unsupported`` otherwise, as are negative 8-bit integers. Floating-point
   pixels are ``unsupported``: the file does not say which value is white.
 - Colour profiles are ignored.
 - An image with more than ``max_pixels`` pixels, or with so many rows that they take too much memory, is refused by its
   header. A truncated file is refused, and a JPEG that was cut off and closed with an end marker; one that lacks only
-  its end marker is whole.
+  its end marker is whole. A progressive JPEG without its last scans is noted, and one with arithmetic coding, whose
+  damage cannot be seen.
 - A PNG whose pixels have another checksum is refused, and a WebP or AVIF that ends in zeros.
 
 ``DecodeOptions`` has the choices: profiles are converted, truncated files accepted, 16 bits scaled otherwise, JPEGs

@@ -15,13 +15,15 @@ from zoo.transforms.formats import FORMATS
 from zoo.transforms.jpeg_scans import ended_jpegs, without_last_bytes, without_padding
 from zoo.transforms.limits import DecodeOptions
 from zoo.transforms.repair import without_metadata
+from zoo.transforms.scan_ends import load_watched
 from zoo.transforms.stored_form import correct_header, crc_of_pixels, loaded_jpeg, require_whole
-from zoo.transforms.tiff_directory import TIFF_SIGNATURES, with_full_image_first
+from zoo.transforms.tiff_directory import TIFF_SIGNATURES, is_thumbnail_of_raw, with_full_image_first
 from zoo.transforms.truncated_files import accepts_truncated_files, truncated_files
 from zoo.transforms.unreadable import UnreadableImage, decoder_error
 from zoo.transforms.upright_rgb import DEEP, NOTES
 
 _TRUNCATED = "truncated: the end is missing, what is there was decoded"
+_THUMBNAIL = "thumbnail: the full image of the TIFF is the raw data of a camera"
 _PROFILE_MARKS = (b"iCCP", b"ICC_PROFILE\0", b"ICCP")
 
 
@@ -32,6 +34,8 @@ def read_header(data: bytes) -> Image.Image:
     with truncated_files(accept=False):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     correct_header(image, data)
+    if image.format == "TIFF" and is_thumbnail_of_raw(data):
+        image.info[NOTES] = (_THUMBNAIL,)
     raw_modes = str([tile[3] for tile in getattr(image, "tile", ())[:1]])
     image.info[DEEP] = "16" in raw_modes and image.mode[0] != "I"  # Pillow cuts 16-bit colours to 8 bits
     return image
@@ -47,7 +51,7 @@ def load_pixels(
     """
     try:
         with truncated_files(accept=False):
-            image.load()
+            load_watched(image, data)
         require_whole(image, data)
         return image
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
@@ -74,10 +78,12 @@ def load_pixels(
 
 def _loaded(data: bytes) -> Image.Image:
     image = read_header(data)
-    with truncated_files(accept=False):
+    if accepts_truncated_files():
         image.load()
-    if not accepts_truncated_files():
-        require_whole(image, data)
+        return image
+    with truncated_files(accept=False):
+        load_watched(image, data)
+    require_whole(image, data)
     return image
 
 

@@ -1,4 +1,4 @@
-"""Metadata never costs an image, and a JPEG without its end marker is whole."""
+"""Damaged metadata never cost an image."""
 
 from __future__ import annotations
 

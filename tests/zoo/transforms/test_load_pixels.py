@@ -1,4 +1,4 @@
-"""Files without their end: a JPEG that lacks its end marker alone is whole, others are accepted where a user says so."""
+"""Files without their end: a JPEG that lacks only its end marker is whole; others are accepted on request."""
 
 from __future__ import annotations
 
