@@ -238,6 +238,7 @@ def test_foreign_hosts_and_origins_are_refused(start: Callable[..., Site]) -> No
         ("127.0.0.1.evil.example", 421),
         ("localhost.evil.example", 421),
         ("127.0.0.1@evil.example", 421),
+        ("evil.example:80@localhost", 421),
         ("[", 421),
         ("", 421),
     ):
