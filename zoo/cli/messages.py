@@ -14,6 +14,7 @@ from zoo.inference.outputs import EMBEDDING
 from zoo.models import checkpoint_dir
 from zoo.models.licences import commercial_use
 from zoo.models.model_config import MODEL
+from zoo.sources.file_listing import LINKED, SPARSE, SPECIAL
 from zoo.system.hardware import gpu_in_sight
 from zoo.system.terminal import print_line
 from zoo.system.verbosity import note, say
@@ -172,7 +173,9 @@ def _by_kind(left_out: Mapping[str, int]) -> str:
     named = ", ".join(f"{count} {kind or 'without extension'}" for kind, count in kinds[:_MAX_KINDS])
     more = f", {len(kinds) - _MAX_KINDS} more kinds" if len(kinds) > _MAX_KINDS else ""
     heic = any(kind in HEIC_EXTENSIONS for kind in left_out)
-    return f" without an image's extension ({named}{more})" + (f"; {NEEDS_HEIC} reads HEIC" if heic else "")
+    is_of_tar = not {LINKED, SPECIAL, SPARSE}.isdisjoint(left_out)
+    what = " that are not read in place" if is_of_tar else " without an image's extension"
+    return f"{what} ({named}{more})" + (f"; {NEEDS_HEIC} reads HEIC" if heic else "")
 
 
 def _count(number: int, noun: str) -> str:
