@@ -7,7 +7,8 @@ Every manifest records these rules (``DECODER``):
 
 - JPEG (also MPO, which phones write), PNG, GIF, WebP, BMP, TIFF, AVIF and with pillow-heif HEIC, recognised by content,
   not by file name.
-- The EXIF orientation is applied. Damaged metadata (EXIF, XMP, texts, profiles) never cost an image.
+- The EXIF orientation is applied, or XMP's where EXIF has none. Damaged metadata (EXIF, XMP, texts, profiles) never
+  cost an image.
 - Transparent pixels are composited over white. The first frame of an animation is used, and the first page of a TIFF;
   where that is marked as a reduced form, the first page that is whole, or the first one below it (SubIFD). A thumbnail
   of raw data is noted.
@@ -43,7 +44,7 @@ from PIL import Image, features
 
 from zoo.transforms.formats import EXTENSIONS as EXTENSIONS  # read with the decoder by many
 from zoo.transforms.formats import FORMATS, HAS_HEIF, claims_a_read_format, other_format, register_heif
-from zoo.transforms.jpeg_scans import has_more_scans
+from zoo.transforms.jpeg_scans import has_more_scans, unread_kind
 from zoo.transforms.limits import DEFAULT_OPTIONS, MAX_BYTES, MAX_PIXELS, DecodeOptions
 from zoo.transforms.load_pixels import first_without_metadata, load_pixels, read_header
 from zoo.transforms.repair import LAST_BASELINE_TAG, without_metadata
@@ -225,6 +226,8 @@ def _unopened(error: Exception, data: bytes) -> UnreadableImage:
         return error
     if not isinstance(error, PIL.UnidentifiedImageError):
         return decoder_error(error)
+    if (unread := unread_kind(data)) is not None:
+        return UnreadableImage("unsupported", f"{unread}: convert it to one of 8 bits, or to PNG")
     if claims_a_read_format(data):
         return UnreadableImage("corrupt", "the header cannot be read")
     kind = other_format(data)

@@ -21,6 +21,8 @@ _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _SCAN = b"\xff\xda"
 _WIDE_BAND = 16  # coefficients
 _FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))  # the markers SOFn
+_LOSSLESS_FRAME = 0xF7  # ITU-T T.87, annex C
+_OTHER_BITS = (*range(2, 8), *range(9, 17))  # of lossless and of extended JPEGs: ITU-T T.81, table B.2
 _ARITHMETIC = (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _SEGMENT_HEAD = 1024  # bytes that hold all that is read of a frame, a restart interval and a scan's header
@@ -225,6 +227,19 @@ def is_arithmetic(data: bytes) -> bool:
     """Return whether a JPEG has arithmetic coding: its decoder takes any bytes, and reads zeros behind the last one."""
     coding = next((marker for marker, _, _ in jpeg_segments(data) if marker in _FRAMES or marker == 0xDA), 0)
     return coding in _ARITHMETIC
+
+
+def unread_kind(data: bytes) -> str | None:
+    """Name the kind of a JPEG whose header Pillow does not read; ``None``: it reads such, or the header is damaged."""
+    for marker, start, end in jpeg_segments(data) if data.startswith(b"\xff\xd8") else ():
+        if marker == _LOSSLESS_FRAME:
+            return "a JPEG-LS image"
+        if marker in _FRAMES:
+            bits = data[start + 4] if end >= start + 5 else 8
+            return f"a JPEG of {bits} bits a colour" if bits in _OTHER_BITS else None
+        if marker == 0xDA:
+            return None
+    return None
 
 
 def lacks_end(data: bytes) -> bool:
