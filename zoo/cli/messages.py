@@ -38,9 +38,9 @@ _MANY_NEAR = 0.1  # of the images: more near duplicates than that are seldom tru
 _NOTES = {
     "truncated": "of which the end is missing, embedded as far as they go",
     "dark-16-bit": "of 16 bits without a value above 4095, nearly black: --white16 4095 scales 12 bits",
-    "incomplete": "(progressive JPEGs) without their last scans, embedded without those details",
-    "thumbnail": "that are thumbnails of a camera's raw data: convert the raw files to JPEG or TIFF",
-    "unchecked": "(JPEGs with arithmetic coding) of which damage cannot be seen",
+    "incomplete": "from progressive JPEGs without their last scans, embedded without those details",
+    "thumbnail": "from thumbnails of a camera's raw data: convert the raw files to JPEG or TIFF",
+    "unchecked": "from JPEGs with arithmetic coding, whose damage cannot be seen",
     "profile-ignored": "with a colour profile that cannot be used",
 }
 
