@@ -135,7 +135,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        # Python appends the address, which the line has already.
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while attempting")[0]
         raise UserError(f"cannot listen on {host} port {port} ({reason}): choose another --port or --host") from None
 
 
