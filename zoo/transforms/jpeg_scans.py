@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -13,13 +13,10 @@ _END_OF_JPEG = b"\xff\xd9"
 _MAX_SEGMENTS = 1_000_000
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # behind the coded data of a scan
 _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
-_ZEROS, _ONES = bytes(512), b"\xff" * 512  # a sector of a disk
-_NO_FILL = re.compile(rb"[^\xff]")
-_BEHIND_FILL = (0xC4, *range(0xD0, 0xDB))
+ZEROS = bytes(512)  # a sector of a disk
 _SURPLUS = 64  # bytes behind the last pixel of a JPEG: encoders fill the last byte only
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _SCAN = b"\xff\xda"
-_WIDE_BAND = 16  # coefficients
 _FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))  # the markers SOFn
 _LOSSLESS_FRAME = 0xF7  # ITU-T T.87, annex C
 _OTHER_BITS = (*range(2, 8), *range(9, 17))  # of lossless and of extended JPEGs: ITU-T T.81, table B.2
@@ -210,7 +207,7 @@ def several_scans(data: bytes) -> SeveralScans | None:
         return None
     doubtful = list[CodedScan]()
     for n, (start, end) in enumerate(places, 1):
-        zeros = data.find(_ZEROS, start, end)
+        zeros = data.find(ZEROS, start, end)
         has_zeros = zeros >= 0 and data[zeros:end].lstrip(b"\0") != b""
         if has_zeros or n == len(places):
             doubtful.append(CodedScan(start, end, tuple(frame.next_restarts(data, start, end)), has_zeros))
@@ -246,79 +243,6 @@ def lacks_end(data: bytes) -> bool:
     """Return whether no end marker follows the last scan of a JPEG."""
     end = data.rfind(_END_OF_JPEG)
     return end < 0 or data.find(_SCAN, end) >= 0  # that of a thumbnail stands before the scan
-
-
-def has_hole(data: bytes) -> bool:
-    """Return whether a part of a JPEG's scan was never written: a sector of zeros, or of erased flash memory.
-
-    Zeros are pixels of one colour where the code of zeros ends a block; in the usual tables, and in most others, it is
-    a coefficient. Coefficients of one value, over hundreds of bytes, are no picture.
-
-    In progressive files, zeros are looked at in the scans of AC coefficients. ``zoo.transforms.scan_ends`` looks at
-    others: a scan with a hole does not end where its data do. In scans of further bits of DC coefficients, each block
-    has one bit, so zeros cannot be told from an image of one colour; they change it by one step of the quantisation.
-    """
-    if _ZEROS not in data and _ONES not in data:
-        return False
-    coding, tables = 0, dict[int, bytes]()  # the symbols of each AC table
-    for marker, start, end in jpeg_segments(data):
-        if 0xC0 <= marker <= 0xC2:
-            coding = marker
-        elif marker == 0xC4:
-            tables |= _ac_tables(data[start + 4 : end])
-        elif marker == 0xDA:
-            if data.find(_ZEROS, start, end) >= 0 and _zeros_are_no_pixels(
-                coding, tables, data[start + 4 : start + 16]
-            ):
-                return True
-            if _has_erased_part(data, start, end):
-                return True
-        elif marker == 0xD9:
-            break
-    return False
-
-
-def _zeros_are_no_pixels(coding: int, tables: Mapping[int, bytes], scan: bytes) -> bool:
-    """Return whether no coder fills a sector with zeros, by the header of a scan.
-
-    Args:
-        scan: the segment, from behind its length on.
-    """
-    if coding in (0xC0, 0xC1):
-        used = scan[2 : 1 + 2 * scan[0] : 2] if scan else b""
-        return any(tables.get(numbers & 15, b"")[:1] > b"\0" for numbers in used)
-    if coding != 0xC2 or len(scan) < 6 or scan[0] != 1 or scan[3] == 0:
-        return False
-    symbols = tables.get(scan[2] & 15, b"")
-    if symbols[:1] and symbols[0] & 15:  # new coefficients of one value: a repeated tile may have them in a narrow band
-        return scan[4] - scan[3] >= _WIDE_BAND
-    # A coder that knows runs of empty blocks joins them: many short ones never follow each other. It ends them where
-    # further bits of other coefficients have to be kept.
-    return scan[5] >> 4 == 0 and any(symbol & 15 == 0 < symbol < 0xF0 for symbol in symbols)
-
-
-def _has_erased_part(data: bytes, start: int, end: int) -> bool:
-    """Return whether a scan holds a sector of ones; before a marker they are fill bytes, as some encoders write."""
-    while (start := data.find(_ONES, start, end + 1)) >= 0:
-        behind = _NO_FILL.search(data, start)
-        if behind is None or behind[0][0] not in _BEHIND_FILL:
-            return True
-        start = behind.start()
-    return False
-
-
-def _ac_tables(segment: bytes) -> dict[int, bytes]:
-    """Return the symbols of each table of AC coefficients in a DHT segment, by its number.
-
-    The code of zeros alone means the first one; 0 ends a block.
-    """
-    found, at = dict[int, bytes](), 0
-    while at + 17 < len(segment):
-        end = at + 17 + sum(segment[at + 1 : at + 17])
-        if segment[at] >> 4 == 1:
-            found[segment[at] & 15] = segment[at + 17 : end]
-        at = end
-    return found
 
 
 def without_padding(data: bytes) -> bytes:

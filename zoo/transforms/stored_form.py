@@ -13,7 +13,8 @@ from typing import Any
 
 from PIL import Image, ImageFile, ImagePalette
 
-from zoo.transforms.jpeg_scans import has_hole, lacks_end, lengthened_jpegs
+from zoo.transforms.jpeg_holes import has_hole
+from zoo.transforms.jpeg_scans import lacks_end, lengthened_jpegs
 from zoo.transforms.unreadable import UnreadableImage
 
 WHITE_IS_ZERO = "zoo.white_is_zero"

@@ -13,7 +13,8 @@ from PIL import Image
 
 from zoo.transforms import stored_form
 from zoo.transforms.decode import decode, decoded
-from zoo.transforms.jpeg_scans import has_hole, jpeg_segments
+from zoo.transforms.jpeg_holes import has_hole
+from zoo.transforms.jpeg_scans import jpeg_segments
 from zoo.transforms.limits import DecodeOptions
 from zoo.transforms.unreadable import UnreadableImage
 from zoo.transforms.upright_rgb import notes_of
