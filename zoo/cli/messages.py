@@ -14,6 +14,7 @@ from zoo.inference.outputs import EMBEDDING
 from zoo.models import checkpoint_dir
 from zoo.models.licences import commercial_use
 from zoo.models.model_config import MODEL
+from zoo.sources.file_listing import LINKED, SPARSE, SPECIAL
 from zoo.system.hardware import gpu_in_sight
 from zoo.system.terminal import print_line
 from zoo.system.verbosity import note, say
@@ -37,6 +38,9 @@ _MANY_NEAR = 0.1  # of the images: more near duplicates than that are seldom tru
 _NOTES = {
     "truncated": "of which the end is missing, embedded as far as they go",
     "dark-16-bit": "of 16 bits without a value above 4095, nearly black: --white16 4095 scales 12 bits",
+    "incomplete": "from progressive JPEGs without their last scans, embedded without those details",
+    "thumbnail": "from thumbnails of a camera's raw data: convert the raw files to JPEG or TIFF",
+    "unchecked": "from JPEGs with arithmetic coding, whose damage cannot be seen",
     "profile-ignored": "with a colour profile that cannot be used",
 }
 
@@ -169,7 +173,9 @@ def _by_kind(left_out: Mapping[str, int]) -> str:
     named = ", ".join(f"{count} {kind or 'without extension'}" for kind, count in kinds[:_MAX_KINDS])
     more = f", {len(kinds) - _MAX_KINDS} more kinds" if len(kinds) > _MAX_KINDS else ""
     heic = any(kind in HEIC_EXTENSIONS for kind in left_out)
-    return f" without an image's extension ({named}{more})" + (f"; {NEEDS_HEIC} reads HEIC" if heic else "")
+    is_of_tar = not {LINKED, SPECIAL, SPARSE}.isdisjoint(left_out)
+    what = " that are not read in place" if is_of_tar else " without an image's extension"
+    return f"{what} ({named}{more})" + (f"; {NEEDS_HEIC} reads HEIC" if heic else "")
 
 
 def _count(number: int, noun: str) -> str:

@@ -28,6 +28,8 @@ FILES = pa.schema([("path", pa.binary()), ("size", pa.int64()), ("mtime_ns", pa.
 """One row per image: the relative path in raw bytes, and the size in bytes and modification time in ns by which a
 changed file is recognised (those of a link's target). Both are -1 where the path is not a regular file."""
 HIDDEN, OTHER_KINDS = "hidden", "other kinds"
+LINKED, SPECIAL, SPARSE = "linked", "special", "sparse"
+"""Kinds of a tar's members that are not read: links that lead to no member, devices and FIFOs, files with holes."""
 MAX_KINDS, _SHOWN_KINDS = 50, 5
 _MAX_EXTENSION = 12
 ROWS_AT_ONCE = 4096
@@ -67,6 +69,10 @@ class LeftOut:
     def add(self, path: bytes, count: int = 1) -> None:
         """Count a file by its name."""
         self._kinds[_kind(path)] += count
+
+    def add_kind(self, kind: str) -> None:
+        """Count a file of which more than the name is known."""
+        self._kinds[kind] += 1
 
     @property
     def total(self) -> int:

@@ -48,8 +48,7 @@ class TarFiles:
             others = LeftOut()
             found = self._collected(others, unended, joined=True)
         if not len(found):
-            known = " ".join(sorted(EXTENSIONS))
-            raise UserError(f"no image in {shown} ({others.total} other members): they end in {known}")
+            raise others.no_image(shown)
         # Check each kept column, and choose its narrowest type.
         for name in self._keep:
             if found[name].null_count == len(found):
@@ -75,7 +74,7 @@ class TarFiles:
             if size < 0:
                 raise UserError(f"no tar file at {shown}")
             with self._storage.open(name) as file:
-                places = self._places(members(file, size, shown, unended), others)
+                places = self._places(members(file, size, shown, unended, others.add_kind), others)
                 for group in _joined(places) if joined else _adjacent(places, bool(self._keep)):
                     yield from self._of_group(file, group, name, mtime_ns, others)
         except OSError as error:

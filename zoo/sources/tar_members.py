@@ -1,12 +1,12 @@
 """The members of tar files, as their headers name them; nothing is ever unpacked.
 
-A member's name is only a name. A hard link to a member has that member's bytes; other links and devices are skipped.
+A member's name is only a name. A hard link to a member has that member's bytes; other links and devices are counted.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tarfile import ReadError, TarInfo
 from tarfile import TarFile as TarArchive
@@ -14,6 +14,7 @@ from tarfile import open as open_tar
 from typing import BinaryIO, NamedTuple, cast
 
 from zoo.errors import UserError, reason_of
+from zoo.sources.file_listing import LINKED, SPARSE, SPECIAL
 from zoo.sources.tar_end import require_end
 
 MAX_VALUE_BYTES = 1 << 20  # of a label or a kept value
@@ -48,7 +49,11 @@ def expand(pattern: str) -> list[Path]:
 
 
 def members(
-    file: BinaryIO, length: int, shown: Path | str, unended: dict[str, None] | None = None
+    file: BinaryIO,
+    length: int,
+    shown: Path | str,
+    unended: dict[str, None] | None = None,
+    passed_over: Callable[[str], None] = lambda kind: None,
 ) -> Iterator[TarInfo]:
     """Yield the regular files in a tar of ``length`` bytes, each within it and after the one before.
 
@@ -58,6 +63,7 @@ def members(
     Args:
         shown: the name of the tar file in messages.
         unended: gets that name as a key if the file may be cut off behind a member; see ``require_end``.
+        passed_over: called with the kind of each member that is no folder and has no bytes to read in place.
 
     Raises:
         UserError: the file is compressed, damaged or hostile, or another tar file follows its end.
@@ -78,13 +84,15 @@ def members(
                     linked.add(member.linkname)
                 elif _has_bytes(member):
                     yield member
+                elif member.issym() or member.isdev() or member.sparse is not None:
+                    passed_over(LINKED if member.issym() else SPECIAL if member.isdev() else SPARSE)
             if not require_end(file, tar.offset) and unended is not None:
                 unended[str(shown)] = None
         # A second walk finds what the links name, so that archives without links keep no names in memory.
         if linked:
             file.seek(0)
             with open_tar(fileobj=cast(BinaryIO, _HeaderReader(file)), mode="r:") as tar:
-                yield from _links(tar, linked)
+                yield from _links(tar, linked, passed_over)
     except Exception as error:  # a mutated archive can make tarfile raise nearly anything
         if isinstance(error, UserError):
             raise
@@ -101,13 +109,15 @@ def _has_bytes(member: TarInfo) -> bool:
     return member.isreg() and member.sparse is None
 
 
-def _links(tar: TarArchive, linked: set[str]) -> Iterator[TarInfo]:
-    """Yield the hard links to members that come before them; others lead nowhere."""
+def _links(tar: TarArchive, linked: set[str], passed_over: Callable[[str], None]) -> Iterator[TarInfo]:
+    """Yield the hard links to members that come before them; others lead nowhere, and are passed over."""
     places: dict[str, TarInfo] = {}
     for member in _each_header(tar):
         if member.islnk() and (target := places.get(member.linkname)) is not None:
             member.offset_data, member.size = target.offset_data, target.size
             yield member
+        elif member.islnk():
+            passed_over(LINKED)
         elif _has_bytes(member) and member.name in linked:
             places[member.name] = member
 

@@ -1,21 +1,25 @@
 """Decode image files to RGB pixels. zoo decodes images in this module and nowhere else.
 
-Here are headers, limits and loading; ``image_bytes`` reads files, ``upright_rgb`` converts what was loaded.
+Here are the calls and the limits; ``image_bytes`` reads files, ``load_pixels`` loads and repairs them, ``upright_rgb``
+converts what was loaded.
 
 Every manifest records these rules (``DECODER``):
 
 - JPEG (also MPO, which phones write), PNG, GIF, WebP, BMP, TIFF, AVIF and with pillow-heif HEIC, recognised by content,
   not by file name.
-- The EXIF orientation is applied. Damaged metadata (EXIF, XMP, texts, profiles) never cost an image.
+- The EXIF orientation is applied, or XMP's where EXIF has none. Damaged metadata (EXIF, XMP, texts, profiles) never
+  cost an image.
 - Transparent pixels are composited over white. The first frame of an animation is used, and the first page of a TIFF;
-  where that is marked as a reduced form, the first page that is whole.
+  where that is marked as a reduced form, the first page that is whole, or the first one below it (SubIFD). A thumbnail
+  of raw data is noted.
 - 16-bit gray is scaled by 1/257, and inverted where its TIFF says that 0 is white. 32-bit integers are read as 16-bit
   gray if all values lie in 0..65535, and are ``unsupported`` otherwise, as are negative 8-bit integers. Floating-point
   pixels are ``unsupported``: the file does not say which value is white.
 - Colour profiles are ignored.
 - An image with more than ``max_pixels`` pixels, or with so many rows that they take too much memory, is refused by its
   header. A truncated file is refused, and a JPEG that was cut off and closed with an end marker; one that lacks only
-  its end marker is whole.
+  its end marker is whole. A progressive JPEG without its last scans is noted, and one with arithmetic coding, whose
+  damage cannot be seen.
 - A PNG whose pixels have another checksum is refused, and a WebP or AVIF that ends in zeros.
 
 ``DecodeOptions`` has the choices: profiles are converted, truncated files accepted, 16 bits scaled otherwise, JPEGs
@@ -25,7 +29,6 @@ decoded to fewer pixels. A file that cannot be decoded raises ``UnreadableImage`
 from __future__ import annotations
 
 import ctypes
-import io
 import logging
 import math
 import threading
@@ -37,17 +40,17 @@ from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
 import PIL
-from PIL import Image, ImageFile, features
+from PIL import Image, features
 
 from zoo.transforms.formats import EXTENSIONS as EXTENSIONS  # read with the decoder by many
 from zoo.transforms.formats import FORMATS, HAS_HEIF, claims_a_read_format, other_format, register_heif
-from zoo.transforms.jpeg_scans import ended_jpegs, has_more_scans, without_last_bytes, without_padding
+from zoo.transforms.jpeg_scans import has_more_scans, unread_kind
 from zoo.transforms.limits import DEFAULT_OPTIONS, MAX_BYTES, MAX_PIXELS, DecodeOptions
+from zoo.transforms.load_pixels import first_without_metadata, load_pixels, read_header
 from zoo.transforms.repair import LAST_BASELINE_TAG, without_metadata
-from zoo.transforms.stored_form import correct_header, crc_of_pixels, loaded_jpeg, require_whole
 from zoo.transforms.tiff_directory import TIFF_SIGNATURES, tiff_entries, with_full_image_first
 from zoo.transforms.unreadable import UnreadableImage, decoder_error
-from zoo.transforms.upright_rgb import DEEP, NOTES, WHOLE, WholeImage, loaded_to_rgb
+from zoo.transforms.upright_rgb import WHOLE, WholeImage, loaded_to_rgb
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,8 +75,6 @@ DECODER = {
 # an hour. Progressive files have 6 to 18 scans, the optimisers' some more.
 _SCANS, _SCANNED_PIXELS = 100, 1_000_000_000
 _REDUCTIONS = (8, 4, 2)  # of libjpeg's inverse DCT that Pillow offers
-_TRUNCATED = "truncated: the end is missing, what is there was decoded"
-_PROFILE_MARKS = (b"iCCP", b"ICC_PROFILE\0", b"ICCP")
 _BYTES_A_PIXEL = 12  # of one image at its largest: its stored form, a converted one and the result
 _SPARE_BYTES = 64 * 1024 * 1024
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
@@ -109,7 +110,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, options: DecodeOptions = D
     Raises:
         UnreadableImage: the bytes are not a supported image, or have more than ``max_pixels`` pixels.
     """
-    return loaded_to_rgb(_load(_open(data, max_pixels), data, options), options)
+    return loaded_to_rgb(load_pixels(_open(data, max_pixels), data, options), options)
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -129,7 +130,7 @@ def decode_values(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
     import numpy as np
 
     # Decode the whole file here, so that damage shows at once.
-    image = _load(_open(data, max_pixels), data, DEFAULT_OPTIONS)
+    image = load_pixels(_open(data, max_pixels), data, DEFAULT_OPTIONS)
     # Return eight bits as they are.
     if image.mode in ("1", "L", "P"):
         return np.array(image, np.uint8)
@@ -167,7 +168,7 @@ def decoded(
         _reduce(image, reduction(*size))
     with _large_image_lock if _is_large(image, size) else nullcontext():
         image = loaded_to_rgb(
-            _load(image, data, options, size), options
+            load_pixels(image, data, options, size), options
         )  # rebinding the name frees the original pixels
         try:
             yield image
@@ -202,9 +203,9 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if data.startswith(TIFF_SIGNATURES):
         data = _with_bounded_lists(with_full_image_first(data))
     try:
-        image = _header(data)
+        image = read_header(data)
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
-        opened = _first_without_metadata(data, _header)
+        opened = first_without_metadata(data, read_header)
         if opened is None:
             raise _unopened(error, data) from error
         image = opened
@@ -220,22 +221,13 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def _header(data: bytes) -> Image.Image:
-    if data.startswith(TIFF_SIGNATURES):
-        data = with_full_image_first(data)
-    with _truncated_files(accept=False):
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    correct_header(image, data)
-    raw_modes = str([tile[3] for tile in getattr(image, "tile", ())[:1]])
-    image.info[DEEP] = "16" in raw_modes and image.mode[0] != "I"  # Pillow cuts 16-bit colours to 8 bits
-    return image
-
-
 def _unopened(error: Exception, data: bytes) -> UnreadableImage:
     if isinstance(error, UnreadableImage):
         return error
     if not isinstance(error, PIL.UnidentifiedImageError):
         return decoder_error(error)
+    if (unread := unread_kind(data)) is not None:
+        return UnreadableImage("unsupported", f"{unread}: convert it to one of 8 bits, or to PNG")
     if claims_a_read_format(data):
         return UnreadableImage("corrupt", "the header cannot be read")
     kind = other_format(data)
@@ -281,120 +273,6 @@ def _is_large(image: Image.Image, size: tuple[int, int]) -> bool:
     # libjpeg holds all coefficients of a progressive file, however few pixels it makes of them.
     width, height = size if "progression" in image.info else image.size
     return width * height > _LARGE_PIXELS
-
-
-def _load(image: Image.Image, data: bytes, options: DecodeOptions, size: tuple[int, int] | None = None) -> Image.Image:
-    """Decode the pixels of an opened image; where that fails, of what ``zoo.transforms.repair`` makes of its file.
-
-    Args:
-        size: of the whole image, which a repaired one must have; ``None`` is that of ``image``.
-    """
-    try:
-        with _truncated_files(accept=False):
-            image.load()
-        require_whole(image, data)
-        return image
-    except Exception as error:  # a damaged file can make Pillow raise nearly anything
-        found = error if isinstance(error, UnreadableImage) else decoder_error(error)
-        size, caught = size or image.size, error
-        image.close()
-    if found.reason == "too-large" and not isinstance(caught, ValueError):
-        raise found from caught
-    # A missing end marker, and damaged metadata behind the pixels; first what is likely, since each try decodes all.
-    if found.reason == "truncated":
-        repaired = _jpeg_without_end(data) or _first_without_metadata(data, _loaded)
-    else:
-        repaired = _first_without_metadata(data, _loaded) or _jpeg_without_end(data)
-    if repaired is not None and repaired.size == size:
-        return repaired
-    # The pixels themselves are not whole.
-    if options.truncated == "accept" and found.reason == "truncated":
-        accepted = _partly_loaded(data)
-        if accepted is not None and accepted.size == size:
-            accepted.info[NOTES] = (_TRUNCATED,)
-            return accepted
-    raise found from caught
-
-
-def _loaded(data: bytes) -> Image.Image:
-    image = _header(data)
-    with _truncated_files(accept=False):
-        image.load()
-    if not _truncated_switch.accept:
-        require_whole(image, data)
-    return image
-
-
-def _first_without_metadata(data: bytes, read: Callable[[bytes], Image.Image]) -> Image.Image | None:
-    for cleaned in without_metadata(data):
-        with suppress(Exception):  # as above
-            image = read(cleaned)
-            if not image.info.get("icc_profile") and any(mark in data for mark in _PROFILE_MARKS):
-                image.info["icc_profile"] = None  # there is one, and it cannot be read
-            return image
-    return None
-
-
-def _jpeg_without_end(data: bytes) -> Image.Image | None:
-    data = without_padding(data)
-    candidates = ended_jpegs(data) if data.startswith(b"\xff\xd8") else None
-    if candidates is None:
-        return None
-    try:
-        first = _loaded(candidates[0])
-        pixels = crc_of_pixels(first)
-        if not all(crc_of_pixels(loaded_jpeg(other)) == pixels for other in candidates[1:]):
-            return None
-        # Refuse a scan whose last bytes no pixel needs: without an end marker, they are not part of the image.
-        shorter = without_last_bytes(data)
-        return None if shorter and all(crc_of_pixels(loaded_jpeg(other)) == pixels for other in shorter) else first
-    except Exception:  # as above
-        return None
-
-
-class _TruncatedSwitch(threading.local):
-    """In place of ``ImageFile.LOAD_TRUNCATED_IMAGES``: a switch for each thread, while that thread decodes a file here.
-
-    Otherwise it is what the program has set, whose value for its own files is none of ours, and ours none of its.
-    """
-
-    program: object = False  # of all threads
-    accept: bool | None = None  # of this thread; ``None``: it decodes nothing here
-
-    def __bool__(self) -> bool:
-        return bool(type(self).program) if self.accept is None else self.accept
-
-
-_truncated_switch = _TruncatedSwitch()
-
-
-@contextmanager
-def _truncated_files(*, accept: bool) -> Iterator[None]:
-    """Accept or refuse truncated files in this thread; inside of another such context nothing changes."""
-    if _truncated_switch.accept is not None:
-        yield
-        return
-    program: object = ImageFile.LOAD_TRUNCATED_IMAGES
-    if program is not _truncated_switch and (accept or program):
-        _TruncatedSwitch.program = program
-        ImageFile.LOAD_TRUNCATED_IMAGES = _truncated_switch  # type: ignore[assignment]
-    _truncated_switch.accept = accept
-    try:
-        yield
-    finally:
-        _truncated_switch.accept = None
-
-
-def _partly_loaded(data: bytes) -> Image.Image | None:
-    """Decode what is there of a truncated file; ``None`` where that is nothing, or one colour."""
-    try:
-        with _truncated_files(accept=True):
-            image = _loaded(data)
-            extrema = image.getextrema()
-    except Exception:  # as above
-        return None
-    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
-    return image if any(low != high for low, high in bands) else None
 
 
 @cache

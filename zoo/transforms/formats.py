@@ -54,6 +54,10 @@ _OTHER_FORMATS = (
     (b"v/1\1", "an OpenEXR image"),
     (b"#?RADIANCE", "a Radiance HDR image"),
     (b"FUJIFILMCCD-RAW", "a raw photograph"),
+    (b"qoif", "a QOI image"),  # this one and the next three: as Pillow's plugins know them
+    (b"DDS ", "a DDS texture"),
+    (b"SIMPLE  =", "a FITS image"),
+    (b"icns", "an icon"),
     (b"PK\3\4", "a ZIP archive or an office document"),
     (b"\x1f\x8b", "a gzip file"),
     (b"7z\xbc\xaf", "a 7z archive"),
@@ -104,6 +108,8 @@ def other_format(data: bytes) -> str | None:
         return _RIFF.get(data[8:12])
     if data[257:262] == b"ustar":
         return "a tar file"
+    if data[128:132] == b"DICM":  # DICOM PS3.10, 7.1
+        return "a DICOM image"
     # Markup and text.
     head = data[:_TEXT_BYTES].removeprefix(b"\xef\xbb\xbf")
     if markup := _MARKUP.match(head):

@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import takewhile
 
 _END_OF_JPEG = b"\xff\xd9"
 _MAX_SEGMENTS = 1_000_000
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # behind the coded data of a scan
 _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
-_ZEROS, _ONES = bytes(512), b"\xff" * 512  # a sector of a disk
-_NO_FILL = re.compile(rb"[^\xff]")
-_BEHIND_FILL = (0xC4, *range(0xD0, 0xDB))
+ZEROS = bytes(512)  # a sector of a disk
 _SURPLUS = 64  # bytes behind the last pixel of a JPEG: encoders fill the last byte only
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _SCAN = b"\xff\xda"
+_FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))  # the markers SOFn
+_LOSSLESS_FRAME = 0xF7  # ITU-T T.87, annex C
+_OTHER_BITS = (*range(2, 8), *range(9, 17))  # of lossless and of extended JPEGs: ITU-T T.81, table B.2
+_ARITHMETIC = (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _SEGMENT_HEAD = 1024  # bytes that hold all that is read of a frame, a restart interval and a scan's header
 
 
@@ -68,7 +73,7 @@ class _Frame:
 
     @property
     def is_progressive(self) -> bool:
-        return self.coding in (0xC2, 0xC6, 0xCA, 0xCE)
+        return self.coding in _PROGRESSIVE
 
     @property
     def has_all_components(self) -> bool:
@@ -82,7 +87,7 @@ class _Frame:
 
     def read(self, marker: int, body: bytes) -> None:
         """Read a segment, from behind its length on."""
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 6:
+        if marker in _FRAMES and len(body) >= 6:
             self.coding = marker
             self._components = set(body[6 : 6 + 3 * body[5] : 3])
         elif marker == 0xDD:
@@ -95,16 +100,20 @@ class _Frame:
             for component in ids if self.is_progressive else ():
                 self._missing_bits |= {(component, n): bits & 15 for n in range(first, min(last, 63) + 1)}
 
+    def next_restarts(self, data: bytes, start: int, end: int) -> list[bytes]:
+        """Return the markers that can follow the scan at ``start .. end``; it goes on at the next one only."""
+        if not self.has_restarts:
+            return []
+        restarts = _RESTART.findall(data, start, end)
+        number = restarts[-1][1] + 1 if restarts else 0
+        return [bytes([0xFF, 0xD0 + (number + n) % 8]) for n in range(8)]
+
     def tails(self, data: bytes, start: int, end: int) -> list[bytes]:
         """Return bytes that change pixels where they follow the scan at ``start .. end`` and a part of it is missing.
 
         A decoder skips bytes behind the last block of a scan.
         """
-        number = 0
-        if self.has_restarts:  # such a scan goes on at the next restart only
-            restarts = _RESTART.findall(data, start, end)
-            number = restarts[-1][1] + 1 if restarts else 0
-        markers = [bytes([0xFF, 0xD0 + (number + n) % 8]) for n in range(8)] if self.has_restarts else []
+        markers = self.next_restarts(data, start, end)
         # A run of empty blocks can hide one tail in a progressive file.
         return [_tail(n, markers) for n in range(3 if self.is_progressive or self.has_restarts else 1)]
 
@@ -128,113 +137,112 @@ def ended_jpegs(data: bytes) -> list[bytes] | None:
     return [data + tail + _END_OF_JPEG for tail in (b"", *frame.tails(data, start, end))]
 
 
-def lengthened_jpegs(data: bytes, *, is_gray: bool) -> list[bytes] | None:
-    """Return JPEGs that decode to other pixels if the last scan of ``data`` was cut off before its end marker.
+def lengthened_jpegs(data: bytes) -> list[bytes]:
+    """Return JPEGs that decode to other pixels if the only scan of ``data`` was cut off before its end marker.
 
     Programs that repair a file, or mend a download, close what is there with an end marker. No decoder notices it
-    through Pillow: libjpeg only warns, and makes the missing blocks gray, or leaves their details out.
-
-    Args:
-        is_gray: the last pixel of ``data`` is as libjpeg makes those of missing blocks.
+    through Pillow: libjpeg only warns, and makes the missing blocks gray.
 
     Returns:
-        Nothing, so that no time is lost, where no sign of a cut is there. In progressive files those are coefficients
-        without their last bits, and a last byte that is not filled up with ones (ITU-T T.81, F.1.2.3): the cut in the
-        very last scan shows in half the files. Arithmetic coding is not looked at: its scans may be cut.
-        ``None`` where a component has no scan at all.
+        Nothing where there are several scans: ``zoo.transforms.scan_ends`` sees their ends. Arithmetic coding is not
+        looked at: its coders leave out zeros at the end of a scan, so a whole scan can look cut.
     """
-    at = data.find(_SCAN)
-    if not is_gray and data[at + 4 : at + 5] > b"\1" and data.find(_SCAN, at + 2) < 0:
-        return []  # one scan has all components: no need to go through it
     frame, scan = _Frame(), (0, 0)
-    for marker, start, end in jpeg_segments(data):
-        if marker == 0xD9:  # what follows is another image, or a film
-            break
+    for marker, start, end in _segments_of_one(data):
         frame.read(marker, data[start + 4 : min(end, start + _SEGMENT_HEAD)])
         if marker == 0xDA:
             scan = (start, end)
-    start, end = scan[0], len(data[: scan[1]].rstrip(b"\xff"))  # half a stuffed byte, or what may stand before a marker
-    if frame.coding not in (0xC0, 0xC1, 0xC2):
+    if frame.coding not in (0xC0, 0xC1) or frame.scans > 1:
         return []
-    if not frame.has_all_components:
+    start, end = scan[0], len(data[: scan[1]].rstrip(b"\xff"))  # half a stuffed byte, or what may stand before a marker
+    return [data[:end] + tail + data[end:] for tail in frame.tails(data, start, end)]
+
+
+@dataclass(frozen=True)
+class CodedScan:
+    """Where the coded data of a scan lie in a file.
+
+    Attributes:
+        end: without the fill bytes that may stand before a marker.
+        restarts: markers of which the next one could begin a new part of the scan; none where it has one part.
+        has_zeros: whether a sector of zeros lies between other data.
+    """
+
+    start: int
+    end: int
+    restarts: tuple[bytes, ...]
+    has_zeros: bool
+
+
+@dataclass(frozen=True)
+class SeveralScans:
+    """The scans of a JPEG that has more than one, or should have.
+
+    Attributes:
+        has_all_components: whether each component has a scan.
+        is_complete: likewise, and in a progressive file each coefficient is there to its last bit. The standard lets a
+            coder leave the last scans out.
+        doubtful: the last scan, and those with zeros among their data, in the file's order. None where the coding is
+            arithmetic.
+    """
+
+    has_all_components: bool
+    is_complete: bool
+    doubtful: tuple[CodedScan, ...]
+
+
+def several_scans(data: bytes) -> SeveralScans | None:
+    """Return the scans of a JPEG; ``None`` where it has one of several components."""
+    at = data.find(_SCAN)
+    coding = next((marker for marker, _, _ in jpeg_segments(data) if marker in _FRAMES or marker == 0xDA), 0)
+    if coding not in _PROGRESSIVE and data[at + 4 : at + 5] > b"\1" and data.find(_SCAN, at + 2) < 0:
+        return None  # one scan has all components: no need to go through it
+    frame, places = _Frame(), list[tuple[int, int]]()
+    for marker, start, end in _segments_of_one(data):
+        frame.read(marker, data[start + 4 : min(end, start + _SEGMENT_HEAD)])
+        if marker == 0xDA:
+            begin = start + 2 + int.from_bytes(data[start + 2 : start + 4])
+            places.append((begin, begin + len(data[begin:end].rstrip(b"\xff"))))
+    if not frame.is_progressive and frame.scans == 1 and frame.has_all_components:
         return None
-    is_filled = data[end - 1] & 1 or data[end - 2 : end] == b"\xff\0"
-    doubtful = not (frame.is_complete and is_filled) if frame.is_progressive else is_gray or frame.scans > 1
-    return [data[:end] + tail + data[end:] for tail in frame.tails(data, start, end)] if doubtful else []
+    doubtful = list[CodedScan]()
+    for n, (start, end) in enumerate(places, 1):
+        zeros = data.find(ZEROS, start, end)
+        has_zeros = zeros >= 0 and data[zeros:end].lstrip(b"\0") != b""
+        if has_zeros or n == len(places):
+            doubtful.append(CodedScan(start, end, tuple(frame.next_restarts(data, start, end)), has_zeros))
+    is_watched = frame.coding in (0xC0, 0xC1, 0xC2)
+    return SeveralScans(frame.has_all_components, frame.is_complete, tuple(doubtful) if is_watched else ())
+
+
+def _segments_of_one(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield the segments of the first image: another one, or a film, may follow its end marker."""
+    return takewhile(lambda segment: segment[0] != 0xD9, jpeg_segments(data))
+
+
+def is_arithmetic(data: bytes) -> bool:
+    """Return whether a JPEG has arithmetic coding: its decoder takes any bytes, and reads zeros behind the last one."""
+    coding = next((marker for marker, _, _ in jpeg_segments(data) if marker in _FRAMES or marker == 0xDA), 0)
+    return coding in _ARITHMETIC
+
+
+def unread_kind(data: bytes) -> str | None:
+    """Name the kind of a JPEG whose header Pillow does not read; ``None``: it reads such, or the header is damaged."""
+    for marker, start, end in jpeg_segments(data) if data.startswith(b"\xff\xd8") else ():
+        if marker == _LOSSLESS_FRAME:
+            return "a JPEG-LS image"
+        if marker in _FRAMES:
+            bits = data[start + 4] if end >= start + 5 else 8
+            return f"a JPEG of {bits} bits a colour" if bits in _OTHER_BITS else None
+        if marker == 0xDA:
+            return None
+    return None
 
 
 def lacks_end(data: bytes) -> bool:
     """Return whether no end marker follows the last scan of a JPEG."""
     end = data.rfind(_END_OF_JPEG)
     return end < 0 or data.find(_SCAN, end) >= 0  # that of a thumbnail stands before the scan
-
-
-def has_hole(data: bytes) -> bool:
-    """Return whether a part of a JPEG's scan was never written: a sector of zeros, or of erased flash memory.
-
-    Zeros are pixels of one colour where the code of zeros ends a block; in the usual tables, and in most others, it is
-    a coefficient. Coefficients of one value, over hundreds of bytes, are no picture.
-
-    In progressive files, zeros are looked at in the first scans of AC coefficients. Those of DC coefficients, and the
-    scans of further bits, can be zeros where an image has one colour or one pattern.
-    """
-    if _ZEROS not in data and _ONES not in data:
-        return False
-    coding, tables = 0, dict[int, bytes]()  # the symbols of each AC table
-    for marker, start, end in jpeg_segments(data):
-        if 0xC0 <= marker <= 0xC2:
-            coding = marker
-        elif marker == 0xC4:
-            tables |= _ac_tables(data[start + 4 : end])
-        elif marker == 0xDA:
-            if data.find(_ZEROS, start, end) >= 0 and _zeros_are_no_pixels(
-                coding, tables, data[start + 4 : start + 16]
-            ):
-                return True
-            if _has_erased_part(data, start, end):
-                return True
-        elif marker == 0xD9:
-            break
-    return False
-
-
-def _zeros_are_no_pixels(coding: int, tables: Mapping[int, bytes], scan: bytes) -> bool:
-    """Return whether no coder fills a sector with zeros, by the header of a scan.
-
-    Args:
-        scan: the segment, from behind its length on.
-    """
-    if coding in (0xC0, 0xC1):
-        return any(symbols[:1] > b"\0" for symbols in tables.values())
-    if coding != 0xC2 or len(scan) < 6 or scan[0] != 1 or scan[3] == 0 or scan[5] >> 4:
-        return False
-    symbols = tables.get(scan[2] & 15, b"")
-    # A coder that knows runs of empty blocks joins them: many short ones never follow each other.
-    return symbols[:1] > b"\0" or any(symbol & 15 == 0 < symbol < 0xF0 for symbol in symbols)
-
-
-def _has_erased_part(data: bytes, start: int, end: int) -> bool:
-    """Return whether a scan holds a sector of ones; before a marker they are fill bytes, as some encoders write."""
-    while (start := data.find(_ONES, start, end + 1)) >= 0:
-        behind = _NO_FILL.search(data, start)
-        if behind is None or behind[0][0] not in _BEHIND_FILL:
-            return True
-        start = behind.start()
-    return False
-
-
-def _ac_tables(segment: bytes) -> dict[int, bytes]:
-    """Return the symbols of each table of AC coefficients in a DHT segment, by its number.
-
-    The code of zeros alone means the first one; 0 ends a block.
-    """
-    found, at = dict[int, bytes](), 0
-    while at + 17 < len(segment):
-        end = at + 17 + sum(segment[at + 1 : at + 17])
-        if segment[at] >> 4 == 1:
-            found[segment[at] & 15] = segment[at + 17 : end]
-        at = end
-    return found
 
 
 def without_padding(data: bytes) -> bytes:

@@ -13,7 +13,8 @@ from typing import Any
 
 from PIL import Image, ImageFile, ImagePalette
 
-from zoo.transforms.jpeg_scans import has_hole, lacks_end, lengthened_jpegs
+from zoo.transforms.jpeg_holes import has_hole
+from zoo.transforms.jpeg_scans import lacks_end, lengthened_jpegs
 from zoo.transforms.unreadable import UnreadableImage
 
 WHITE_IS_ZERO = "zoo.white_is_zero"
@@ -82,8 +83,7 @@ def _ends_early(image: Image.Image, data: bytes) -> bool:
     else:
         is_gray = last.convert("L").getpixel((0, 0)) in _MISSING
     crc: int | None = None
-    tries = lengthened_jpegs(data, is_gray=is_gray)
-    for longer in tries or ():
+    for longer in lengthened_jpegs(data) if is_gray else ():
         try:
             with loaded_jpeg(longer) as other:
                 size, found = other.size, crc_of_pixels(other)
@@ -96,7 +96,7 @@ def _ends_early(image: Image.Image, data: bytes) -> bool:
                 crc = crc_of_pixels(whole)
         if found != crc:
             return True
-    return tries is None
+    return False
 
 
 def loaded_jpeg(data: bytes) -> Image.Image:

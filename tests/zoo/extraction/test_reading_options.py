@@ -15,6 +15,7 @@ from PIL import Image
 import zoo
 from zoo.cli.app import exit_code
 from zoo.cli.main import app
+from zoo.cli.messages import print_extraction
 from zoo.embeddings.verify import verify
 from zoo.errors import UserError
 
@@ -78,6 +79,18 @@ def test_choices_are_in_the_fingerprint_and_what_they_did_in_the_rows(photos: Pa
     assert extract(photos, tmp_path / "out", truncated="accept", icc="convert", white16=4095).reused == 4
     with pytest.raises(UserError, match=r"decoder.*white16|decoder\.(gray16|colour_profile|truncated)"):
         extract(photos, tmp_path / "out")
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    whole = encode(picture(200, 150), "JPEG", progressive=True)
+    (tmp_path / "photos" / "a.jpg").write_bytes(whole[: whole.rindex(b"\xff\xc4")] + b"\xff\xd9")
+    (tmp_path / "photos" / "b.jpg").write_bytes(whole)
+    result = extract(tmp_path / "photos", tmp_path / "out")
+    print_extraction(result, tmp_path / "out")
+    assert (result.ok, result.marked) == (2, {"incomplete": 1})
+    assert rows(tmp_path / "out")["a.jpg"]["error"].startswith("incomplete: ")
+    assert "1 image from progressive JPEGs without their last scans" in capsys.readouterr().out
 
 
 def test_notes_that_were_changed_in_the_manifest_are_found(photos: Path, tmp_path: Path) -> None:

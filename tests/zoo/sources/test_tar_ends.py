@@ -90,3 +90,30 @@ def test_a_hard_link_has_the_bytes_of_the_member_that_it_names(tmp_path: Path) -
     assert source.listing().files["cls"].to_pylist() == ["cat", "ant", "cat"]
     dataset = open_dataset(path)
     assert [dataset.classes[label] for label in dataset.required_labels] == ["cat", "ant", "cat"]
+
+
+def test_links_and_devices_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tar(tmp_path / "a.tar", [*MEMBERS, ("notes.txt", b"text")])
+    with tarfile.open(path, "a") as file:
+        for name, kind, target in (
+            ("folder.png", tarfile.DIRTYPE, ""),
+            ("same.png", tarfile.LNKTYPE, "0.png"),
+            ("nothing.png", tarfile.LNKTYPE, "later.png"),
+            ("symbolic.png", tarfile.SYMTYPE, "0.png"),
+            ("outside.png", tarfile.SYMTYPE, "/etc/passwd"),
+            ("device.png", tarfile.CHRTYPE, ""),
+            ("pipe.png", tarfile.FIFOTYPE, ""),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            file.addfile(member)
+    done = run(path, tmp_path / "out")
+    print_extraction(done, tmp_path / "out")
+    assert (done.ok, done.left_out) == (5, {".txt": 1, "linked": 3, "special": 2})
+    assert "left out: 6 files that are not read in place (3 linked, 2 special, 1 .txt)" in capsys.readouterr().out
+
+
+def test_a_tar_without_images_says_what_it_holds(tmp_path: Path) -> None:
+    path = tar(tmp_path / "a.tar", [("in.tar", b"x"), ("in.zip", b"PK")])
+    with pytest.raises(UserError, match=r"no image in a\.tar \(2 other files\): 1 \.tar, 1 \.zip"):
+        open_source(path).listing()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from typing import Any
 
@@ -12,11 +13,16 @@ from PIL import Image
 
 from zoo.transforms import stored_form
 from zoo.transforms.decode import decode, decoded
+from zoo.transforms.jpeg_holes import has_hole
 from zoo.transforms.jpeg_scans import jpeg_segments
 from zoo.transforms.limits import DecodeOptions
 from zoo.transforms.unreadable import UnreadableImage
 from zoo.transforms.upright_rgb import notes_of
 
+ARITHMETIC = base64.b64decode(  # `jpegtran -arithmetic` of pictures.picture(16, 16) in gray, quality 40
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDABQODxIPDRQSEBIXFRQYHjIhHhwcHj0sLiQySUBMS0dARkVQWnNiUFVtVkVGZIhlbXd7"
+    "gYKBTmCNl4x9lnN+gXz/yQALCAAQABABAREA/8wABgAQEAX/2gAIAQEAAD8A0LJlXPIBEyYb7r+9T4p7IZT20hHD9P/Z"
+)
 END = b"\xff\xd9"
 PHOTO = Image.fromarray(
     np.asarray(picture(203, 157)) ^ np.random.default_rng(1).integers(0, 64, (157, 203, 3), dtype=np.uint8)
@@ -50,22 +56,28 @@ def cut(data: bytes, at: int) -> bytes:
 @pytest.mark.parametrize(("name", "mode"), CASES)
 def test_a_jpeg_that_was_cut_off_and_closed_is_refused(name: str, mode: str) -> None:
     data = encode(PHOTO.convert(mode), "JPEG", **SETTINGS[name])
-    # The cut in the last scan of a progressive file shows in half the files only.
-    start, end = scans(data)[0][0], scans(data)[-1][1] if "progressive" not in name else scans(data)[-2][1]
+    start, end = scans(data)[0][0], scans(data)[-1][1]
     for share in (0.1, 0.3, 0.5, 0.7, 0.9):
         with pytest.raises(UnreadableImage) as caught:
             decode(cut(data, int(start + 30 + share * (end - start - 30))))
         assert caught.value.reason in ("truncated", "corrupt")
 
 
-def test_the_cut_in_the_last_scan_shows_where_its_last_byte_is_not_filled_up() -> None:
+@pytest.mark.parametrize("name", [name for name in SETTINGS if "progressive" in name])
+def test_the_cut_in_any_scan_of_a_progressive_jpeg_shows(name: str) -> None:
+    data = encode(PHOTO, "JPEG", **SETTINGS[name])
+    for start, end in scans(data):
+        for at in range(start + 15, end - 24, max(1, (end - start) // 7)):  # the last bytes hold a block or two
+            with pytest.raises(UnreadableImage, match="before the end marker"):
+                decode(cut(data, at))
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_noted() -> None:
     data = encode(PHOTO, "JPEG", progressive=True)
-    start, end = scans(data)[-1]
-    places = [at for at in range(start + 40, end - 40, 97) if data[at - 1] and data[at - 1] & 1 == 0]
-    assert len(places) > 10
-    for at in places:
-        with pytest.raises(UnreadableImage, match="end"):
-            decode(cut(data, at))
+    assert notes_of(decode(data)) == ()
+    for _, end in scans(data)[:-1]:
+        image = decode(data[:end] + END)
+        assert [note.partition(":")[0] for note in notes_of(image)] == ["incomplete"]
 
 
 @pytest.mark.parametrize(("name", "mode"), CASES)
@@ -112,8 +124,7 @@ def test_a_whole_jpeg_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(stored_form, "loaded_jpeg", decodes_again)
     for settings in SETTINGS.values():
-        if "progressive" not in settings:
-            decode(encode(PHOTO, "JPEG", **settings))
+        decode(encode(PHOTO, "JPEG", **settings))
 
 
 def parts_of(data: bytes, wanted: int) -> list[bytes]:
@@ -142,17 +153,48 @@ def test_a_component_without_a_scan() -> None:
 
 def test_a_sector_of_zeros_in_a_progressive_jpeg() -> None:
     data = encode(PHOTO.resize((800, 600)), "JPEG", progressive=True, quality=90)
-    seen = 0
+    seen = set()
     for start, end in scans(data):
-        spectrum = data[start + 5 + 2 * data[start + 4] :][:3]
+        first, _, bits = data[start + 5 + 2 * data[start + 4] :][:3]
         place = -(-start // 512) * 512
-        if spectrum[0] == 0 or spectrum[2] >> 4 or place + 1024 > end:
-            continue  # of DC coefficients, or of further bits
-        for at in range(place, end - 1024, 8192):
-            seen += 1
-            with pytest.raises(UnreadableImage, match="never written"):
+        if first == 0 and bits >> 4:
+            continue  # further bits of DC coefficients: one bit a block, whatever it is
+        for at in range(place, end - 1124, 8192):
+            seen.add((first == 0, bits >> 4 > 0))
+            with pytest.raises(UnreadableImage, match=r"never written|before the end marker"):
                 decode(data[:at] + bytes(1024) + data[at + 1024 :])
-    assert seen > 5
+    assert len(seen) == 3
+
+
+def test_gray_content_in_scans_of_its_own_is_no_hole() -> None:
+    """The chroma of a gray photograph is zeros; the table of chroma says what they mean, not that of luma."""
+    luma = encode(PHOTO.convert("L").resize((640, 480)), "JPEG")
+    colour = encode(PHOTO, "JPEG", subsampling=0)
+    (frame,), (scan,) = parts_of(luma, 0xC0), parts_of(luma, 0xDA)
+    frame = frame[:2] + (17).to_bytes(2, "big") + frame[4:9] + b"\3" + bytes([1, 17, 0, 2, 17, 1, 3, 17, 1])
+    head = luma[:2] + b"".join([*parts_of(luma, 0xE0), *parts_of(colour, 0xDB), frame, *parts_of(colour, 0xC4)])
+    # In the usual tables of chroma, two zeros are no difference of DC, and two more are the end of a block.
+    chroma = [scan[:5] + bytes([n, 0x11]) + scan[7:10] + bytes(80 * 60 * 4 // 8) for n in (2, 3)]
+    image = decode(head + scan + b"".join(chroma) + END)
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(decode(luma))).max() <= 2
+
+
+def test_a_narrow_band_of_equal_coefficients_is_no_hole() -> None:
+    """Coders that choose their scans send two coefficients alone: in a repeated tile both can be -1 everywhere."""
+
+    def progressive(last: int) -> bytes:
+        frame = b"\xff\xc2\0\x0b\x08\0\x40\0\x40\1\1\x11\0"
+        table = b"\xff\xc4\0\x14\x10\1" + bytes(15) + b"\1"  # one code: a coefficient of one bit
+        return b"\xff\xd8" + frame + table + b"\xff\xda\0\x08\1\1\0\1" + bytes([last, 0]) + bytes(1024) + END
+
+    assert not has_hole(progressive(2))
+    assert has_hole(progressive(63))
+
+
+def test_damage_that_arithmetic_coding_hides_is_noted() -> None:
+    for data in (ARITHMETIC, ARITHMETIC[:-20] + END):
+        image = decode(data)
+        assert [note.partition(":")[0] for note in notes_of(image)] == ["unchecked"]
 
 
 @pytest.mark.parametrize(("mode", "quality"), [("RGB", 10), ("RGB", 75), ("RGB", 95), ("L", 75), ("CMYK", 75)])

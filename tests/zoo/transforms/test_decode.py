@@ -248,6 +248,25 @@ def test_reasons(data: bytes, reason: str) -> None:
     assert refused(data).reason == reason
 
 
+@pytest.mark.parametrize(
+    ("frame", "kind"), [(b"\xff\xc1\x00\x11\x0c", "a JPEG of 12 bits"), (b"\xff\xf7\x00\x11\x08", "a JPEG-LS image")]
+)
+def test_a_jpeg_of_a_kind_that_is_not_read_is_named(frame: bytes, kind: str) -> None:
+    error = refused(CORPUS["jpeg"].replace(b"\xff\xc0\x00\x11\x08", frame))
+    assert (error.reason, error.detail.startswith(kind)) == ("unsupported", True)
+
+
+@pytest.mark.parametrize("options", [{}, {"exif": 1}])
+def test_the_orientation_in_xmp_counts_where_exif_has_none(options: dict[str, int]) -> None:
+    exif = Image.Exif()
+    if options:
+        exif[0x0112] = options["exif"]
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    for format in ("JPEG", "WEBP"):
+        data = encode(RIGHT, format, xmp=xmp, exif=exif)
+        assert decode(data).size == (RIGHT.size if options else RIGHT.size[::-1]), format
+
+
 def test_too_many_pixels_are_refused_by_the_header() -> None:
     assert refused(CORPUS["png"], max_pixels=16 * 12 - 1).reason == "too-large"
     assert decode(CORPUS["png"], max_pixels=16 * 12).size == (16, 12)

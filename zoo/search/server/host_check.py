@@ -65,6 +65,8 @@ class HostCheckMiddleware:
             await self._app(scope, receive, send_with_headers)
 
     def _is_allowed(self, host: str) -> bool:
+        if "@" in host:  # a Host has no user; "evil.example:80@localhost" would be read as localhost
+            return False
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 from zoo.system.terminal import print_line
 from zoo.system.verbosity import note
 
+_OF_STRANGERS = (
+    "Cancel %s running task",
+    "Invalid HTTP request received",
+    "Unsupported upgrade request",
+    "No supported WebSocket library",
+)
+
 
 def serve(
     out: Path,
@@ -82,11 +89,11 @@ def serve(
             allowed_hosts=[*allowed_hosts, host, socket.gethostname()] if not _is_local(host) else allowed_hosts,
             umap=UmapMap(collection) if has_umap else None,
         )
-        # Give the address only when all is loaded.
-        _announce(host, listening.getsockname()[1], thumbnails is not None or named_only)
         app = create_app(served)
         try:
             with suppress(KeyboardInterrupt):  # the normal end; uvicorn raises it again after its shutdown
+                # Give the address only when all is loaded.
+                _announce(host, listening.getsockname()[1], thumbnails is not None or named_only)
                 uvicorn.Server(server_config(app)).run(sockets=[listening])
         finally:
             app.state.close()
@@ -99,8 +106,7 @@ def server_config(app: FastAPI) -> uvicorn.Config:
 
     from zoo.search.server.http_protocol import BoundedProtocol
 
-    # A request that is cut off at the end of the server is no error.
-    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
+    logging.getLogger("uvicorn.error").addFilter(_concerns_the_user)
     return uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -114,9 +120,14 @@ def server_config(app: FastAPI) -> uvicorn.Config:
     )
 
 
-def _is_no_cancellation(record: logging.LogRecord) -> bool:
+def _concerns_the_user(record: logging.LogRecord) -> bool:
+    """Return whether a message of uvicorn tells the user something.
+
+    A request that is cut off at the end of the server is no error. What strangers send that is no HTTP, or asks for a
+    WebSocket, is answered; a line for each would fill the terminal, with advice to install a library.
+    """
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, asyncio.CancelledError) and not str(record.msg).startswith("Cancel %s running task")
+    return not isinstance(error, asyncio.CancelledError) and not str(record.msg).startswith(_OF_STRANGERS)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -124,7 +135,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        # Python appends the address, which the line has already.
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while attempting")[0]
         raise UserError(f"cannot listen on {host} port {port} ({reason}): choose another --port or --host") from None
 
 

@@ -343,6 +343,28 @@ def test_undecodable_images_say_so(tmp_path: Path) -> None:
         site.stop()
 
 
+def test_what_strangers_send_is_answered_and_not_printed(
+    start: Callable[..., Site], capfd: pytest.CaptureFixture[str]
+) -> None:
+    site = start()
+    for what in ("no http", "a head too large", "websocket", "two hosts"):
+        assert raw(site, REQUESTS[what][0])[0] == REQUESTS[what][1]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_right_behind_the_address_is_the_normal_end(photos_out: Path, number: int) -> None:
+    command = [sys.executable, "-m", "zoo", "serve", photos_out, "--no-images", "--port", "0", "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("http://127.0.0.1:")
+            process.send_signal(number)
+            assert (process.communicate(timeout=60)[1], process.returncode) == ("stopped\n", 0)
+        finally:
+            process.kill()
+
+
 def test_sigterm_with_an_upload_open_ends_cleanly(photos_out: Path) -> None:
     command = [sys.executable, "-m", "zoo", "serve", photos_out, "--images", PHOTOS, "--port", "0", "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
