@@ -12,7 +12,7 @@ from training.ablations.result import AblationResult
 from training.monitoring.loggers import LOGGERS
 from training.recipes import table
 from training.recipes.config import override
-from training.sweeps.grid import candidates, parse
+from training.sweeps.grid import candidates, parse, require_not_set
 from training.sweeps.result import SweepResult
 from zoo.datasets.dataset import decoded_once
 from zoo.datasets.labelled import training_splits
@@ -138,6 +138,7 @@ def launch_sweep(
         raise UserError("a sweep trains one run after the other on one device: start it without torchrun")
     config = override(table.find(recipe), overrides)
     values = parse(over)
+    require_not_set(config, values, overrides)
     settings = candidates(config, values)
     count = len(settings)
     require_there(data)

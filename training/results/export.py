@@ -74,6 +74,8 @@ def export(
             f"{source} was trained by {recipe.method}, which is not part of siamese-zoo: add --method {recipe.method} "
             "if you trust that module, which is then imported"
         )
+    if ":" not in recipe.method and method is not None:
+        raise UserError(f"--method {method}: {source} was trained by {recipe.method} of siamese-zoo; leave it away")
     network = build_method(recipe, state["data"]["images"])
     checkpoint.load_weights(network, state, source)
     network.before_export()

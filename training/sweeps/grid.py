@@ -32,6 +32,14 @@ def parse(over: list[str]) -> dict[str, list[str]]:
     return found
 
 
+def require_not_set(recipe: Recipe, over: dict[str, list[str]], overrides: list[str]) -> None:
+    """Refuse a field that all candidates are given and that the sweep varies: one of both would be without effect."""
+    given = {full_path(recipe, name): name for name in (text.partition("=")[0] for text in overrides)}
+    for name in over:
+        if (path := full_path(recipe, name)) in given:
+            raise UserError(f"--over {name} replaces --set {given[path]}: leave one of both away")
+
+
 def candidates(recipe: Recipe, over: dict[str, list[str]]) -> list[list[str]]:
     """Return the settings of each candidate, all combinations, the first field slowest.
 

@@ -140,6 +140,11 @@ def test_what_cannot_be_exported_is_one_line(tmp_path: Path) -> None:
         export(tmp_path, tmp_path / "e.safetensors")
 
 
+def test_a_method_of_ones_own_is_not_given_for_a_method_of_the_zoo(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--method my_method:Mine: .* was trained by byol of siamese-zoo"):
+        exported(tiny("byol"), tmp_path, method="my_method:Mine")
+
+
 def test_the_card_s_lines_of_python_load_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exported(tiny("byol"), tmp_path, step=10)
     photos = [str(p.resolve()) for p in PHOTOS]

@@ -19,7 +19,7 @@ from tiny_runs import tiny
 from training.engine import memory
 from training.launch import launch_sweep
 from training.sweeps import run as sweeps
-from training.sweeps.grid import candidates, kept, parse, rung_epochs
+from training.sweeps.grid import candidates, kept, parse, require_not_set, rung_epochs
 from training.sweeps.run import planned_images, sweep
 from zoo.datasets.dataset import Dataset
 from zoo.datasets.labelled import training_splits
@@ -171,6 +171,14 @@ def test_what_is_there_of_another_sweep_or_damaged_is_refused(splits: tuple[Data
 def test_wrong_values_are_one_line(over: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         candidates(tiny("simsiam"), parse(over))
+
+
+@pytest.mark.parametrize("overrides", [["optim.lr=0.3"], ["seed=1", "lr=0.3"]])
+def test_a_field_is_varied_or_set_but_not_both(overrides: list[str]) -> None:
+    recipe = tiny("simsiam")
+    with pytest.raises(UserError, match=r"--over optim\.lr replaces --set (optim\.)?lr"):
+        require_not_set(recipe, {"optim.lr": ["0.1", "0.2"]}, overrides)
+    require_not_set(recipe, {"optim.lr": ["0.1", "0.2"]}, ["optim.epochs=2"])
 
 
 def test_a_candidate_that_cannot_run_stops_a_sweep_before_its_first_run(
