@@ -20,6 +20,7 @@ from zoo.evaluate.detection import annotations as source
 from zoo.evaluate.detection.average_precision import coco_scores
 from zoo.evaluate.detection.rcnn import RCNN
 from zoo.evaluate.detection.training import detect_all, load_sample, train_network, training_size
+from zoo.evaluate.errors import Diverged
 from zoo.evaluate.run import evaluate
 from zoo.inference.embedder import Embedder
 
@@ -51,6 +52,27 @@ def test_it_can_learn_real_photographs_by_heart(folder: Path, narrow: Embedder) 
     found = detect_all(network, train, schedule, narrow.preprocessing, "cpu")
     assert coco_scores(train, found, "bbox")["AP50"] > 95
     assert coco_scores(train, found, "segm")["AP50"] > 95
+
+
+@pytest.mark.parametrize(
+    "part", ["backbone.0.0.weight", "rpn.head.bbox_pred.bias", "heads.box_predictor.cls_score.bias"]
+)
+def test_weights_that_diverged_at_the_last_step_are_no_images_without_objects(
+    part: str, folder: Path, narrow: Embedder
+) -> None:
+    train, _ = source.open_detection_data(folder, (2007,))
+    network = RCNN(narrow.model, 2, TINY, masks=False)
+    parameter = network.get_parameter(part)
+    first = (0,) * parameter.ndim
+    with torch.no_grad():
+        parameter[first] = torch.nan
+    with pytest.raises(Diverged, match="no finite weights"):
+        detect_all(network, train, TINY, narrow.preprocessing, "cpu")
+    if part.startswith("backbone"):
+        with torch.no_grad():
+            parameter[first] = 3e38  # finite, and what follows from it is not
+        with pytest.raises(Diverged, match="no finite features"):
+            detect_all(network, train, TINY, narrow.preprocessing, "cpu")
 
 
 def test_the_command_on_coco_is_the_same_again(folder: Path, tmp_path: Path, cache: Path) -> None:

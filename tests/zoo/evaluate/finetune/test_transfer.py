@@ -309,3 +309,32 @@ def test_a_test_class_that_train_lacks_is_named(tiles: Path, tmp_path: Path) -> 
     shutil.rmtree(data / "test" / "unknown")
     shutil.rmtree(data / "test" / "c0")  # a test split may lack a class; labels stay those of train
     assert set(open_splits(data).test.labels.tolist()) == {1, 2}
+
+
+@pytest.mark.parametrize("others", [[0, 3], [0, 1, 2]])
+def test_a_number_that_no_training_image_has_is_refused(others: list[int], tmp_path: Path) -> None:
+    """The names 0 to 5 are there in train, and 3 is nobody's: each answer for it would count as wrong."""
+    rng = np.random.default_rng(0)
+    for split, labels in (("train", [0, 5, 0, 5]), ("test", others)):
+        pixels = rng.integers(0, 256, (len(labels), 4, 4, 3), np.uint8)
+        np.savez(tmp_path / f"{split}.npz", images=pixels, labels=np.array(labels))
+    with pytest.raises(UserError, match=rf"test has images of '{others[1]}', and .*train has none"):
+        open_splits(tmp_path)
+
+
+def test_test_images_that_are_in_train_are_counted(
+    tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "tiles"
+    shutil.copytree(tiles, data)
+    open_splits(data)
+    assert capsys.readouterr().err == ""
+    for n, path in enumerate(sorted((data / "test" / "c1").iterdir())[:3]):
+        shutil.copy(path, data / "train" / "c2" / f"other{n}.png")
+    open_splits(data)
+    assert "3 of 16 images of tiles/test are in tiles/train too, byte for byte" in capsys.readouterr().err
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / "one.npz", images=np.concatenate([pixels] * 4), labels=np.tile(np.arange(20) % 2, 4))
+    test = open_splits(tmp_path / "one.npz").test
+    copies = int(capsys.readouterr().err.split()[0])  # of the fifth that is held out, few have all copies in it
+    assert 0.8 * len(test) < copies <= len(test) == 16
