@@ -204,8 +204,8 @@ def _require_known_classes(splits: LabelledSplits) -> None:
     for other in (splits.test, splits.val):
         if other is not None and len(missing := np.setdiff1d(other.labels, train.labels)):
             raise UserError(
-                f"{other.name} has images of {train.classes[missing[0]]!r}, and {train.name} has none: every answer for "
-                "them would be wrong; remove them, or add images of this class to train"
+                f"{other.name} has images of {train.classes[missing[0]]!r}, and {train.name} has none: every answer "
+                "for them would be wrong; remove them, or add images of this class to train"
             )
 
 
