@@ -187,10 +187,10 @@ def _open_splits(path: Path, seed: int, label_column: str | None) -> LabelledSpl
         raise UserError(f"{path} has no test/ (or val/) folder, and no parquet, tar or npz file of these names")
     test = LabelledImages.from_dataset(open_dataset(path, names[0], label_column))
     val = LabelledImages.from_dataset(open_dataset(path, "val", label_column)) if len(names) == 2 else None
-    # The labels of all splits must mean the same classes.
+    # The labels of all splits must mean the same classes. Numbers have names from 0 on, also those that do not occur.
     for other in (test, val):
-        if other is not None and not set(other.classes) <= set(train.classes):
-            extra = sorted(set(other.classes) - set(train.classes))
+        used = set() if other is None else {other.classes[label] for label in np.unique(other.labels)}
+        if other is not None and (extra := sorted(used - set(train.classes))):
             raise UserError(f"{other.name} has classes that {train.name} lacks, first {extra[0]!r}: use the same names")
     return LabelledSplits(train, _renumber(val, train.classes) if val else None, _renumber(test, train.classes))
 
@@ -242,7 +242,8 @@ def _renumber(split: LabelledImages, classes: list[str]) -> LabelledImages:
     """Number the labels in the order of ``classes``, as a split may lack some of them."""
     if split.classes == classes:
         return split
-    number = np.array([classes.index(c) for c in split.classes], np.int64)
+    known = {name: number for number, name in enumerate(classes)}
+    number = np.array([known.get(name, -1) for name in split.classes], np.int64)  # -1: no image has it
     return replace(split, labels=number[split.labels], classes=classes)
 
 

@@ -322,6 +322,37 @@ def test_a_number_that_no_training_image_has_is_refused(others: list[int], tmp_p
         open_splits(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "classes", "expected"),
+    [
+        (["-1", "0", "3"], ["3", "0"], ["-1", "0", "3"], [2, 1]),  # numbers, of which one is negative in train alone
+        (["1", "2", "x"], ["2", "1"], ["1", "2", "x"], [1, 0]),  # names in train, numbers in test
+        (["1", "2", "7"], ["7", "7"], [*"01234567"], [7, 7]),
+        (["cat", "dog"], ["dog"], ["cat", "dog"], [1]),
+        (["007", "7"], ["7"], ["007", "7"], [1]),
+    ],
+)
+def test_labels_of_two_lists_mean_the_same(
+    train: list[str], test: list[str], classes: list[str], expected: list[int], tmp_path: Path
+) -> None:
+    picture(8, 8).save(tmp_path / "a.png")
+    for split, labels in (("train", train), ("test", test)):
+        lines = ["path,label", *(f"a.png,{label}" for label in labels)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines))
+    splits = open_splits(tmp_path / "{split}.csv")
+    assert splits.train.classes == splits.test.classes == classes
+    assert [classes[n] for n in splits.train.labels] == train
+    assert splits.test.labels.tolist() == expected
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_label_is_no_class(empty: str, tmp_path: Path) -> None:
+    picture(8, 8).save(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text(f"path,label\na.png,cat\na.png,{empty}\na.png,dog\na.png,{empty}\n")
+    with pytest.raises(UserError, match="2 rows have no label"):
+        open_splits(tmp_path / "list.csv")
+
+
 def test_test_images_that_are_in_train_are_counted(
     tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
