@@ -123,6 +123,11 @@ def test_memory_and_plans() -> None:
         times = [f"{int(part['seconds'] + 0.5)} s" for part in parts]
         cells = memory if row["rows"] == 1_000_000 else [f"{a}, {b}" for a, b in zip(memory, times, strict=True)]
         assert f"| {row['rows']:,} |".replace(",", " ") + f" {' | '.join(cells)} |" in text
+    (plan,) = load("plan.json")["rows"]
+    for page in ("results.md", "scaling-out.md"):
+        told = " ".join((ROOT / "docs" / page).read_text(encoding="utf-8").split())
+        assert f"names of {plan['bytes_per_name']} bytes" in told
+        assert f": {plan['disk_bytes_per_image']:.1f} bytes " in told
 
 
 def test_activations() -> None:
