@@ -357,9 +357,10 @@ def _mode(result: EvaluationJson) -> str:
 
 
 def model_name(result: EvaluationJson) -> str:
-    """Return the model's name in tables."""
-    name = result["model"]["name"]
-    return f"{name.removesuffix('.random')}, random init" if is_random(result) else name
+    """Return the model's name in tables, with its precision where that is reduced."""
+    name, precision = result["model"]["name"], result["model"].get("precision", "fp32")
+    shown = f"{name.removesuffix('.random')}, random init" if is_random(result) else name
+    return shown if precision == "fp32" else f"{shown}, {precision}"
 
 
 def is_random(result: EvaluationJson) -> bool:

@@ -282,6 +282,17 @@ def test_the_gain_is_over_random_init_of_the_same_task() -> None:
     assert gains == {"byol_r50.deepmind_in1k": "+21.2", "byol_r50, random init": ""}
 
 
+def test_a_reduced_precision_is_a_model_of_its_own() -> None:
+    model = {"name": "byol_r50.deepmind_in1k", "dim": 2048, "precision": "int8"}
+    built = tables.build([result(model=model, score=58.0, metrics={}), result(model=model | {"precision": "fp32"})])
+    assert measured(built, "linear-r50") == [
+        ("byol_r50.deepmind_in1k, int8", "58.0"),
+        ("byol_r50.deepmind_in1k", "61.23", "83.0"),
+    ]
+    names = [row.cells[0] for row in find(built, "Linear evaluation: measured").rows]
+    assert names == ["byol_r50.deepmind_in1k", "byol_r50.deepmind_in1k, int8"]
+
+
 def test_rows_are_marked_and_text_is_escaped() -> None:
     built = tables.build([result(model={"name": "<b>|evil", "dim": 1})])
     text, page = to_markdown(built, ["a.png"]), to_html(built, ["a.png", "map.html"])
