@@ -200,11 +200,8 @@ def read_coco(file: Path, data: Path) -> DetectionDataset:
         annotations = content["annotations"]
         sizes = {key: (int(i["width"]), int(i["height"])) for key, i in images.items()}
         names = {key: str(i["file_name"]) for key, i in images.items()}
-        for what, listed, found in (
-            ("images", content["images"], images),
-            ("categories", categories, {c["id"] for c in categories}),
-        ):
-            if len(found) < len(listed):  # one would hide the other
+        for what, listed in (("images", content["images"]), ("categories", categories)):
+            if len({each["id"] for each in listed}) < len(listed):  # one would hide the other
                 raise ValueError(f"two {what} have one id")
         # masks are made in the size that the json states
         if large := [key for key, (w, h) in sizes.items() if w < 1 or h < 1 or w * h > MAX_PIXELS]:
