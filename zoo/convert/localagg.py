@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from zoo.convert.common import OfficialCheckpoint, not_official, require_online
-from zoo.convert.readers.tf_checkpoint import read_bundle, tensor_names
+from zoo.convert.readers.tf_checkpoint import open_bundle
 from zoo.convert.tf_layers import BN, CONVOLUTION, DENSE, KEPT, NORM, Leaves, by_creation
 from zoo.models.model_config import MAX_BLOCKS, MAX_WIDTH
 from zoo.models.registry import FAIR_224, Architecture, ModelArgs
@@ -37,7 +37,8 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         UserError: this is no TensorFlow checkpoint, or not one of Local Aggregation's, or ``which`` is ``target``.
     """
     require_online(which, "localagg")
-    found = read_bundle(path, lambda name: _VARIABLE.match(name) is not None)
+    with open_bundle(path) as bundle:
+        names, found = bundle.names, bundle.read(lambda name: _VARIABLE.match(name) is not None)
     try:
         layers = by_creation({_VARIABLE.sub(r"\1", name): array for name, array in found.items()})
         architecture, encoder = _encoder(layers[CONVOLUTION], layers[NORM])
@@ -46,7 +47,7 @@ def read_official(path: Path, which: str) -> OfficialCheckpoint:
         raise not_official(path, "Local Aggregation", error) from None
     check_state(encoder, architecture, path.name)
     projector = {"0.weight": dense["kernel"], "0.bias": dense["bias"]}
-    others = [name for name in tensor_names(path) if name not in found and not _OPTIMISER.search(name)]
+    others = [name for name in names if name not in found and not _OPTIMISER.search(name)]
     return OfficialCheckpoint(
         "localagg", architecture, encoder, {"projector": projector}, FAIR_224, left_out=tuple(others)
     )

@@ -121,16 +121,29 @@ class Dataset:
 
     def sha256(self) -> str:
         """Return a hash over all labels and images in order: their encoded bytes, or pixels where they are an array."""
-        digest = hashlib.sha256()
+        return self.sha256_of(self.digests())
+
+    def sha256_of(self, digests: NDArray[np.bytes_]) -> str:
+        """Return ``sha256`` from the ``digests`` of all images."""
+        digest = hashlib.sha256(digests.tobytes())
+        if self.labels is not None:
+            digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+    def digests(self) -> NDArray[np.bytes_]:
+        """Return the sha256 of each image, its encoded bytes or its pixels, as 32 bytes [N].
+
+        Raises:
+            UserError: an image cannot be read; the message names it and says why.
+        """
+        found = np.empty(len(self), "S32")
         for index in range(len(self)):
             try:
                 data = self._read(index)
             except UnreadableImage as error:
                 raise UserError(f"{self.name}: {self._names(index)} cannot be read ({error})") from None
-            digest.update(hashlib.sha256(data if isinstance(data, bytes) else data.tobytes()).digest())
-        if self.labels is not None:
-            digest.update(self.labels.tobytes())
-        return digest.hexdigest()
+            found[index] = hashlib.sha256(data if isinstance(data, bytes) else data.tobytes()).digest()
+        return found
 
 
 def _row_of(function: Callable[[int], T], rows: NDArray[np.int64], index: int) -> T:

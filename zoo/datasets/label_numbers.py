@@ -15,7 +15,7 @@ _MAX_CLASSES = 1_000_000  # identifiers mistaken for labels would need a list of
 
 def number_labels(values: Sequence[object], name: str) -> tuple[NDArray[np.int64], list[str]]:
     """Return labels as numbers, and the class names in the order of these numbers."""
-    if missing := sum(v is None or v != v for v in values):
+    if missing := sum(v is None or v != v or (isinstance(v, str) and not v.strip()) for v in values):
         raise UserError(f"{name}: {missing} rows have no label: remove them or the labels")
     if (several := several_labels(values)) is not None:
         raise UserError(

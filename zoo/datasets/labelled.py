@@ -15,6 +15,7 @@ from zoo.datasets.dataset import Dataset
 from zoo.datasets.listed import takes, text_of
 from zoo.datasets.opening import evaluation_splits, has_split, open_dataset, open_training_data
 from zoo.errors import UserError
+from zoo.system.verbosity import note
 from zoo.transforms.decode import decode
 from zoo.transforms.unreadable import UnreadableImage
 
@@ -32,6 +33,7 @@ class LabelledImages:
         get: returns the image of a row.
         sha256: of the images' bytes and the labels.
         row_name: returns the name of a row.
+        digests: sha256 of each image, 32 bytes [N]; ``None`` where they were not kept.
     """
 
     name: str
@@ -40,6 +42,7 @@ class LabelledImages:
     get: Callable[[int], Image]
     sha256: str
     row_name: Callable[[int], str] = str
+    digests: NDArray[np.bytes_] | None = None
 
     @classmethod
     def from_dataset(cls, dataset: Dataset) -> LabelledImages:
@@ -48,9 +51,9 @@ class LabelledImages:
         Raises:
             UserError: it has no labels.
         """
-        return cls(
-            dataset.name, dataset.required_labels, dataset.classes, dataset.image, dataset.sha256(), dataset.row_name
-        )
+        labels, digests = dataset.required_labels, dataset.digests()
+        sha256 = dataset.sha256_of(digests)
+        return cls(dataset.name, labels, dataset.classes, dataset.image, sha256, dataset.row_name, digests)
 
     @classmethod
     def from_bytes(cls, name: str, labels: Ints, classes: list[str], read: Callable[[int], bytes]) -> LabelledImages:
@@ -89,6 +92,7 @@ class LabelledImages:
             lambda i: self.get(int(rows[i])),
             hashlib.sha256(self.sha256.encode() + rows.tobytes()).hexdigest(),
             lambda i: self.row_name(int(rows[i])),
+            None if self.digests is None else self.digests[rows],
         )
 
     def rows_named(self, names: Sequence[str], source: Path) -> Ints:
@@ -162,6 +166,8 @@ def open_splits(path: Path, seed: int = 0, label_column: str | None = None) -> L
             f"{train.name}: all labels are {train.classes[train.labels[0]]!r}: a score needs two classes or more; "
             "a split whose labels are not public often has one number for all"
         )
+    _require_known_classes(splits)
+    _tell_copies(splits)
     return splits
 
 
@@ -181,12 +187,38 @@ def _open_splits(path: Path, seed: int, label_column: str | None) -> LabelledSpl
         raise UserError(f"{path} has no test/ (or val/) folder, and no parquet, tar or npz file of these names")
     test = LabelledImages.from_dataset(open_dataset(path, names[0], label_column))
     val = LabelledImages.from_dataset(open_dataset(path, "val", label_column)) if len(names) == 2 else None
-    # The labels of all splits must mean the same classes.
+    # The labels of all splits must mean the same classes. Numbers have names from 0 on, also those that do not occur.
     for other in (test, val):
-        if other is not None and not set(other.classes) <= set(train.classes):
-            extra = sorted(set(other.classes) - set(train.classes))
+        used = set() if other is None else {other.classes[label] for label in np.unique(other.labels)}
+        if other is not None and (extra := sorted(used - set(train.classes))):
             raise UserError(f"{other.name} has classes that {train.name} lacks, first {extra[0]!r}: use the same names")
     return LabelledSplits(train, _renumber(val, train.classes) if val else None, _renumber(test, train.classes))
+
+
+def _require_known_classes(splits: LabelledSplits) -> None:
+    """Refuse images of classes without a training image.
+
+    Numbers have names without gaps, 0 to the largest, so that the names alone do not tell which of them occur.
+    """
+    train = splits.train
+    for other in (splits.test, splits.val):
+        if other is not None and len(missing := np.setdiff1d(other.labels, train.labels)):
+            raise UserError(
+                f"{other.name} has images of {train.classes[missing[0]]!r}, and {train.name} has none: every answer "
+                "for them would be wrong; remove them, or add images of this class to train"
+            )
+
+
+def _tell_copies(splits: LabelledSplits) -> None:
+    """Tell how many test images the classifier learns from: such a score says little about new images."""
+    train, test = splits.train, splits.test
+    if train.digests is None or test.digests is None:
+        return
+    if copies := int(np.isin(test.digests, train.digests).sum()):
+        note(
+            f"{copies} of {len(test)} images of {test.name} are in {train.name} too, byte for byte: the score counts "
+            "what was learned by heart"
+        )
 
 
 def training_splits(source: Path | str, label_column: str | None = None) -> tuple[Dataset, Dataset]:
@@ -210,7 +242,8 @@ def _renumber(split: LabelledImages, classes: list[str]) -> LabelledImages:
     """Number the labels in the order of ``classes``, as a split may lack some of them."""
     if split.classes == classes:
         return split
-    number = np.array([classes.index(c) for c in split.classes], np.int64)
+    known = {name: number for number, name in enumerate(classes)}
+    number = np.array([known.get(name, -1) for name in split.classes], np.int64)  # -1: no image has it
     return replace(split, labels=number[split.labels], classes=classes)
 
 

@@ -65,6 +65,7 @@ class ModelJson(TypedDict):
     name: str
     dim: NotRequired[int]
     parameters: NotRequired[int]
+    precision: NotRequired[str]
 
 
 class EvaluationJson(TypedDict):
@@ -159,6 +160,8 @@ def check_result(value: object) -> EvaluationJson:
     for key in ("dim", "parameters"):
         if key in model:
             whole(model[key])
+    if "precision" in model:
+        text(model["precision"])
     for split in ("train", "val", "test"):
         if split in data:
             text(fields(data[split]).get("sha256", ""))

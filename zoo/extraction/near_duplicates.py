@@ -30,6 +30,7 @@ from zoo.system import atomic_files
 MAX_PAIRS = 10_000_000  # nearly all frames of one scene are pairs: this file must end somewhere, the groups have all
 _HELD_BYTES = 256 * 1024 * 1024
 _ROWS_AT_ONCE = 65_536
+_ROUNDING = 1e-6  # of a float32 cosine: two equal vectors of 2048 numbers have one of .9999997 to 1.0000003
 _HALF, _LOW = np.uint64(32), np.uint64(2**32 - 1)
 _PAIRS = pa.schema([("path", pa.string()), ("path_of_other", pa.string()), ("cosine", pa.float32())])
 _GROUPS = pa.schema(
@@ -187,7 +188,7 @@ def _paths(plan: Plan, rows: Rows) -> pa.Array:
 
 def _pairs(folder: OutputFolder, plan: Plan, threshold: float, mean: NDArray[np.float64] | None) -> Iterator[Pairs]:
     """Hold as many shards as fit, compare them with themselves and all later ones, then take the next ones."""
-    first = 0
+    threshold, first = min(threshold, 1 - _ROUNDING), 0
     while first < plan.shards:
         held = [_unit_vectors(folder, plan, first, mean)]
         while first + len(held) < plan.shards and sum(units.nbytes for units in held) < _HELD_BYTES:

@@ -22,7 +22,7 @@ from zoo.models.model_config import CONFIG, MODEL, ModelConfig, needs_import
 from zoo.publish import destination
 from zoo.publish.card.block import marked, merged
 from zoo.publish.card.facts import SAME, SAME_PHOTOGRAPH, Agreement, Facts, Int8
-from zoo.publish.card.gather import hub_name, read_results, registry_facts, training_of
+from zoo.publish.card.gather import hub_name, registry_facts, results_of, training_of
 from zoo.publish.card.render import render
 from zoo.publish.card.scores import evaluation_yaml
 from zoo.publish.card.wording import DATA_SETS
@@ -77,7 +77,7 @@ def publish(
         dry_run: a folder that does not exist or is empty; nothing is uploaded.
         private: create a new repository as private.
         revision: branch; default: the main one.
-        results: folder with JSON of ``zoo evaluate`` for the card; a model of the registry has its own.
+        results: folder with JSON of ``zoo evaluate`` for the card, all of this model; one of the registry has its own.
         int8: add an int8 ONNX file if it passes its parity check; the card states the outcome.
         overwrite_card: replace a card on the hub as a whole. Otherwise the text around its generated block is kept,
             and a card without such a block, or with an edited one, is refused.
@@ -139,6 +139,7 @@ def build(
     else:
         encoder = networks.load_encoder(file).state_dict()
         checkpoint_dir.write(folder, _config(file, repository), encoder, file.exported_heads())
+    facts = _facts(file, folder, repository, results)  # before minutes of work: a result can be of another model
     # the loaders, ONNX Runtime among them
     embedder = load(folder, device="cpu")  # checks hashes, keys, shapes and finite values
     agreement = compare_loaders(file, folder, embedder)
@@ -148,7 +149,7 @@ def build(
         raise UserError(f"model.onnx differs from torch by {exported.parity:.1e} (allowed {SAME:.0e}): not published")
     agreement = replace(agreement, onnx=exported.parity, int8=_int8(embedder, folder, core) if int8 else None)
     # the card and the scores
-    facts = replace(_facts(file, folder, repository, results), agreement=agreement)
+    facts = replace(facts, agreement=agreement)
     atomic_write_text(folder / CARD, render(facts))
     for name, text in evaluation_yaml(facts).items():
         make_folder(folder / SCORES)
@@ -269,7 +270,8 @@ def _facts(file: WeightFile, folder: Path, repository: str, results: Path | None
             config.sha256[MODEL],
             training=training_of(file),
         )
-    # The repository's own facts replace those of the source.
+    # The repository's own facts replace those of the source. Results can be of the file, or of what is made of it.
+    hashes = {sha256 for sha256 in (file.sha256, config.sha256[MODEL]) if sha256 is not None}
     return replace(
         facts,
         architecture=config.architecture,
@@ -277,7 +279,7 @@ def _facts(file: WeightFile, folder: Path, repository: str, results: Path | None
         repository=repository,
         hub_name=base if registered else hub_name(config.method, config.architecture),
         heads=sorted(config.heads),
-        results=facts.results if results is None else read_results(results),
+        results=facts.results if results is None else results_of(results, config.architecture, hashes),
     )
 
 

@@ -7,6 +7,7 @@ table of its own under it shows every measured number beside random init.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,12 @@ _PAPER_NAMES = {  # key of ARCHITECTURES -> the name that [B] gives it
 }
 _PUBLISHED_LISTS = "published lists"  # of ``parameters["labels"]``: the file lists of SimCLR, which [B] used too
 _DETECTION = {"VOC07+12": "voc07+12", "VOC07": "voc07", "COCO": "coco 2017"}  # column -> name of the data in lower case
+# Classes and test images of the published data, whatever a user's folder is called: a part of them is other data.
+# ILSVRC2012's validation images; VOC2007's test images (its devkit) and COCO's val2017; VOC2012's list "val" of
+# segmentation; NYU v2's official test frames.
+_IMAGENET_SIZES = 1000, 50_000
+_TEST_IMAGES = {"voc07+12": 4952, "voc07": 4952, "coco 2017": 5000, "voc2012": 1449, "nyuv2": 654}
+_RULES_OF_FOLDERS = ("as given", "a fifth of each class")  # how the splits of a folder or file begin
 
 
 class PublishedRow(TypedDict):
@@ -248,7 +255,20 @@ def _comparable(table: PublishedTable, column: str, result: EvaluationJson) -> f
         return None  # not the paper's protocol, whatever the data
     if network is None or (network == _R50) == table["id"].endswith("-wide"):
         return None  # all tables but the two wide ones are of ResNet-50
+    if not _is_whole(result, name):
+        return None
     return _number(table["id"], column, result, name)
+
+
+def _is_whole(result: EvaluationJson, name: str) -> bool:
+    """Return False where the sizes that a result states show a part of the published data, or other data of its name.
+
+    A result without sizes, as version 0.2 did not write them all, is believed.
+    """
+    classes, images = _IMAGENET_SIZES if name in _IMAGENET else (None, _TEST_IMAGES.get(name))
+    data = result["data"]
+    found = data.get("classes", classes), data.get("test", {}).get("images", images)
+    return (classes is None or found[0] == classes) and (images is None or found[1] == images)
 
 
 def _number(table: str, column: str, result: EvaluationJson, name: str) -> float | None:
@@ -263,10 +283,12 @@ def _number(table: str, column: str, result: EvaluationJson, name: str) -> float
         return metrics.get(column)
     if table.startswith("transfer-") and name in TRANSFER_SETS and TRANSFER_SETS[name].title == column:
         fine_tuned = result["parameters"].get("mode") == "fine-tuned"
-        return result["score"] if fine_tuned == (table == "transfer-finetuned") else None
-    if table == "voc" and name.startswith("voc"):
+        of_a_folder = str(result["parameters"].get("split", "")).startswith(_RULES_OF_FOLDERS)
+        same = result["metric"] == TRANSFER_SETS[name].metric and not of_a_folder
+        return result["score"] if same and fine_tuned == (table == "transfer-finetuned") else None
+    if table == "voc" and name == "voc2012":
         return result["score"] if column == "mIoU" == result["metric"] else None
-    if table == "nyu-depth" and name.startswith("nyu"):
+    if table == "nyu-depth" and name == "nyuv2":
         return metrics.get(column)
     if table == "simsiam-detection":
         data, _, metric = column.partition(" ")
@@ -335,9 +357,10 @@ def _mode(result: EvaluationJson) -> str:
 
 
 def model_name(result: EvaluationJson) -> str:
-    """Return the model's name in tables."""
-    name = result["model"]["name"]
-    return f"{name.removesuffix('.random')}, random init" if is_random(result) else name
+    """Return the model's name in tables, with its precision where that is reduced."""
+    name, precision = result["model"]["name"], result["model"].get("precision", "fp32")
+    shown = f"{name.removesuffix('.random')}, random init" if is_random(result) else name
+    return shown if precision == "fp32" else f"{shown}, {precision}"
 
 
 def is_random(result: EvaluationJson) -> bool:
@@ -347,7 +370,10 @@ def is_random(result: EvaluationJson) -> bool:
 
 def _format(value: float | None) -> str:
     """Return a number with one or two decimals, with three below 1, and - for none."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "-"
     text = f"{value:.2f}" if 0 <= value < 1 or round(value, 1) != value else f"{value:.1f}"
-    return text if value >= 1 or value == 0 else f"{value:.3f}".rstrip("0")
+    if value >= 1 or value == 0:
+        return text
+    short = f"{value:.3f}".rstrip("0")
+    return f"{short}0" if short.endswith(".") else short

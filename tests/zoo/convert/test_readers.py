@@ -9,9 +9,10 @@ import pickle
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from tarfile import TarInfo
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -24,11 +25,13 @@ from torch import Tensor, nn
 import zoo
 from zoo.convert import localagg
 from zoo.convert.convert import KINDS, convert
-from zoo.convert.readers.tf_checkpoint import read_bundle
+from zoo.convert.readers import tf_checkpoint
+from zoo.convert.readers.tf_checkpoint import Bundle, read_bundle
 from zoo.errors import UserError
 from zoo.export.checkpoint_formats import rename
 from zoo.models.heads import byol_mlp
 from zoo.models.registry import FAIR_224, SIMCLR_224, SWAV_224, Architecture
+from zoo.sources import tar_members
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -168,9 +171,22 @@ def test_another_network_of_local_aggregation_is_refused(
 ) -> None:
     arrays = read_bundle(DATA / "localagg_narrow.zip")
     change(arrays)
-    monkeypatch.setattr(localagg, "read_bundle", lambda path, wanted: {k: v for k, v in arrays.items() if wanted(k)})
+    monkeypatch.setattr(Bundle, "read", lambda self, wanted: {k: v for k, v in arrays.items() if wanted(k)})
     with pytest.raises(UserError, match=r"localagg_narrow.zip (is not a checkpoint|does not fit|has)"):
         localagg.read_official(DATA / "localagg_narrow.zip", "online")
+
+
+def test_the_tar_of_local_aggregation_is_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = localagg_file(tmp_path / "official", "tar")
+    walked: list[Path] = []
+
+    def counted(opened: BinaryIO, size: int, path: Path) -> Iterator[TarInfo]:
+        walked.append(path)
+        return tar_members.members(opened, size, path)
+
+    monkeypatch.setattr(tf_checkpoint, "members", counted)
+    localagg.read_official(file, "online")
+    assert walked == [file]
 
 
 @pytest.mark.parametrize("form", ["tar", "folder"])

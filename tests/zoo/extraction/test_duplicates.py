@@ -170,6 +170,22 @@ def test_near_pairs_are_those_of_a_direct_loop(tmp_path: Path, monkeypatch: pyte
     assert result.near_groups == (len({group for group, *_ in groups(out).values()}), len(groups(out)))
 
 
+def test_the_cosine_1_finds_all_equal_embeddings(tmp_path: Path) -> None:
+    """In float32 the cosine of a vector with itself is often .99999994: a threshold of 1 means equal."""
+    images = fill(tmp_path / "images", 12)
+    expected = set()
+    for path in sorted(images.rglob("*.png")):
+        again = path.with_name(f"{path.stem}_again.png")
+        with Image.open(path) as image:
+            image.save(again, compress_level=0)
+        expected.add((path.relative_to(images).as_posix(), again.relative_to(images).as_posix()))
+    assert len(expected) > 2
+    run(images, tmp_path / "out", dedupe=True, near=1)
+    assert pairs(tmp_path / "out") == expected
+    run(images, tmp_path / "nearly", dedupe=True, near=0.9999999)
+    assert pairs(tmp_path / "nearly") == expected
+
+
 def groups(out: Path) -> dict[str, tuple[int, str, float]]:
     table = pq.read_table(out / "_near_duplicate_groups.parquet").to_pylist()
     return {row["path"]: (row["group"], row["path_of_nearest"], round(row["cosine"], 5)) for row in table}

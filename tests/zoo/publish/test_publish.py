@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,11 @@ from zoo.cli.main import app
 from zoo.convert.convert import convert
 from zoo.errors import UserError
 from zoo.models import checkpoint_dir
+from zoo.models.registry import ARCHITECTURES, MODELS
 from zoo.publish import publish
+from zoo.publish.card import scores
 from zoo.publish.card.facts import Agreement
+from zoo.publish.card.gather import registry_facts, results_of
 from zoo.system.atomic_files import sha256_file
 
 ROOT = Path(__file__).parents[3]
@@ -119,8 +123,8 @@ def test_the_bundled_network_brings_its_scores(tmp_path: Path) -> None:
     assert done.agreement.timm < 1e-5
     assert done.agreement.onnx < 1e-5
     card = ModelCard.load(tmp_path / "mini" / "README.md")
-    scores = {(r.dataset_name, r.metric_name): r.metric_value for r in card.data.eval_results}
-    assert scores["Flowers-17", "kNN top-1, percent"] == 38.82
+    told = {(r.dataset_name, r.metric_name): r.metric_value for r in card.data.eval_results}
+    assert told["Flowers-17", "kNN top-1, percent"] == 38.82
     entries = yaml.safe_load((tmp_path / "mini" / ".eval_results" / "tiny-imagenet.yaml").read_text())
     assert entries[0]["dataset"] == {"id": "zh-plus/tiny-imagenet", "task_id": "knn_top1"}
     assert {v.dtype for v in load_file(tmp_path / "mini" / "model.safetensors").values()} == {
@@ -129,6 +133,48 @@ def test_the_bundled_network_brings_its_scores(tmp_path: Path) -> None:
     }
     with pytest.raises(UserError, match="holds something already"):
         publish.publish("byol_r18_mini", "org/mini", dry_run=tmp_path / "mini")
+
+
+BUNDLED = ROOT / "model_cards" / "results" / "byol_r18_mini.tin64"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"weights_sha256": "0" * 64}}, "is of other weights: evaluate the model that is published"),
+        ({"model": {"weights_sha256": None}}, "is of other weights"),
+        ({"model": {"precision": "int8"}}, "was measured in int8"),
+        ({"model": {"dim": 2048}}, "is of a network of another size"),
+        ({"options": {"seed": 0, "k": "5"}}, "was measured with --set k, which the card does not say"),
+    ],
+)
+def test_a_result_of_another_model_is_no_score_of_this_one(
+    change: dict[str, dict[str, object]], message: str, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(BUNDLED, results)
+    name = "knn.flowers17.byol_r18_mini.json"
+    found = json.loads((results / name).read_text())
+    for key, values in change.items():
+        found[key] |= values
+    (results / name).write_text(json.dumps(found))
+    with pytest.raises(UserError, match=rf"{name} {message}"):
+        publish.publish("byol_r18_mini", "org/mini", dry_run=tmp_path / "mini", results=results)
+
+
+def test_results_of_this_model_are_taken_and_two_of_one_kind_are_not(tmp_path: Path) -> None:
+    spec = MODELS["byol_r18_mini"]
+    architecture, sha256 = ARCHITECTURES[spec.architecture], spec.weights["tin64"].sha256
+    assert sha256 is not None
+    found = results_of(BUNDLED, architecture, {sha256})
+    assert len(found) == 12
+    assert "**+11.4**" in scores.table(found)
+    with pytest.raises(UserError, match="2 results of knn on tiny-imagenet for the trained network: keep one"):
+        scores.table([*found, *found])
+    transfer = [{**found[0], "protocol": "transfer", "metric": "mean per class"}]
+    facts = replace(registry_facts("byol_r18_mini"), results=transfer)  # type: ignore[arg-type]
+    assert [r.metric_name for r in scores.eval_results(facts)] == ["transfer mean per class, percent"]
+    assert scores.evaluation_yaml(facts) == {}
 
 
 def test_published_and_loaded_again(hub: HubServer, converted: Path, repository: Path, tmp_path: Path) -> None:

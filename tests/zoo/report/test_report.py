@@ -100,6 +100,27 @@ def test_a_number_stands_in_a_published_table_only_on_the_same_data() -> None:
     "changes",
     [
         {"data": {"name": "imagenette"}},
+        {"data": {"name": "imagenet", "classes": 100, "test": {"images": 5000, "sha256": "b"}}},
+        {"data": {"name": "imagenet", "classes": 1000, "test": {"images": 10_000, "sha256": "b"}}},
+        {"protocol": "transfer", "data": {"name": "pets"}, "parameters": {"mode": "linear"}},  # top-1
+        {
+            "protocol": "transfer",
+            "data": {"name": "cars"},
+            "parameters": {"mode": "linear", "split": "as given; a tenth"},
+        },
+        {"protocol": "segment", "data": {"name": "voc-mini"}, "metric": "mIoU"},
+        {"protocol": "segment", "data": {"name": "VOC2012", "test": {"images": 20, "sha256": "b"}}, "metric": "mIoU"},
+        {"protocol": "depth", "data": {"name": "nyu-part"}, "metrics": {"rms": 0.5}},
+        {
+            "protocol": "depth",
+            "data": {"name": "NYUv2", "test": {"images": 290, "sha256": "b"}},
+            "metrics": {"rms": 0.5},
+        },
+        {
+            "protocol": "detect",
+            "data": {"name": "VOC07+12", "test": {"images": 100, "sha256": "b"}},
+            "metrics": {"box AP50": 61.234},
+        },
         {"options": {"seed": 0, "epochs": "3"}},
         {"protocol": "semi-supervised", "options": {"grid": "small"}, "metrics": {"top-1 at 1 %": 50.0}},
     ],
@@ -115,10 +136,25 @@ def test_other_data_and_reduced_protocols_stay_out_of_published_tables(changes: 
 
 
 @pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "-"), (float("nan"), "-"), (0.0, "0.00"), (0.5, "0.5"), (0.573, "0.573"), (0.9996, "1.0"), (0.0002, "0.0"),
+     (1.0, "1.0"), (61.234, "61.23"), (99.996, "100.00"), (100.0, "100.0")],
+)  # fmt: skip
+def test_a_number_ends_in_a_digit(value: float | None, shown: str) -> None:
+    assert tables._format(value) == shown
+
+
+@pytest.mark.parametrize(
     ("title", "column", "protocol", "data", "more"),
     [
         ("Transfer, linear", "Cars", "transfer", "cars", {"parameters": {"mode": "linear"}}),
-        ("Transfer, fine-tuned", "Pets", "transfer", "pets", {"parameters": {"mode": "fine-tuned"}}),
+        (
+            "Transfer, fine-tuned",
+            "Pets",
+            "transfer",
+            "pets",
+            {"parameters": {"mode": "fine-tuned"}, "metric": "mean per class"},
+        ),
         ("VOC2007 detection", "mIoU", "segment", "voc2012", {"metric": "mIoU"}),
         ("NYU v2", "rms", "depth", "nyuv2", {"metrics": {"rms": 61.234}}),
         ("Detection and", "VOC07+12 AP50", "detect", "VOC07+12", {"metrics": {"box AP50": 61.234}}),
@@ -244,6 +280,17 @@ def test_the_gain_is_over_random_init_of_the_same_task() -> None:
     table = find(tables.build([result(), other, random]), "measured")
     gains = {row.cells[0]: row.cells[-1] for row in table.rows}
     assert gains == {"byol_r50.deepmind_in1k": "+21.2", "byol_r50, random init": ""}
+
+
+def test_a_reduced_precision_is_a_model_of_its_own() -> None:
+    model = {"name": "byol_r50.deepmind_in1k", "dim": 2048, "precision": "int8"}
+    built = tables.build([result(model=model, score=58.0, metrics={}), result(model=model | {"precision": "fp32"})])
+    assert measured(built, "linear-r50") == [
+        ("byol_r50.deepmind_in1k, int8", "58.0"),
+        ("byol_r50.deepmind_in1k", "61.23", "83.0"),
+    ]
+    names = [row.cells[0] for row in find(built, "Linear evaluation: measured").rows]
+    assert names == ["byol_r50.deepmind_in1k", "byol_r50.deepmind_in1k, int8"]
 
 
 def test_rows_are_marked_and_text_is_escaped() -> None:

@@ -142,7 +142,6 @@ def _infomin_budget(epochs: int) -> Recipe:
         base,
         name=f"infomin_r10_cifar10_{epochs}ep",
         method="infomin",
-        zero_init_residual=True,
         views=replace(base.views, small=plain, small_size=48, small_count=1),
         objective=replace(base.objective, symmetric=False),
         options={"patch_weight": 0.5},

@@ -100,35 +100,79 @@ class _TensorEntry:
     size: int
 
 
-def read_bundle(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, NDArray[np.float32]]:
-    """Read the numeric tensors of a checkpoint by name, as float32; strings and object graphs are left out.
+@dataclass(frozen=True)
+class Bundle:
+    """An open checkpoint, of which the index was read."""
+
+    _files: _Files
+    _index: str
+    _entries: Mapping[str, _TensorEntry]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors, of strings and object graphs too."""
+        return list(self._entries)
+
+    def read(self, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, NDArray[np.float32]]:
+        """Read the numeric tensors by name, as float32; strings and object graphs are left out.
+
+        Args:
+            wanted: whether to read the tensor of a name; a memory bank can be larger than the network.
+        """
+        # the data files, each read once from beginning to end
+        tensors: dict[str, NDArray[np.float32]] = {}
+        for shard, name in _shards(sorted(self._files.names()), self._index.removesuffix("index")).items():
+            by_offset = sorted(
+                (e.offset, k) for k, e in self._entries.items() if e.shard == shard and e.dtype in _DTYPES and wanted(k)
+            )
+            with self._files.open(name) as opened:
+                position = 0
+                for _, key in by_offset:
+                    tensors[key], position = _tensor(opened, position, self._entries[key], self._files.size(name), key)
+        return tensors
+
+
+@contextmanager
+def open_bundle(path: Path) -> Iterator[Bundle]:
+    """Open a checkpoint.
 
     Args:
         path: a zip, a tar or a folder that holds one bundle, its ``.index`` file, or the common prefix of its files.
-        wanted: whether to read the tensor of a name; a memory bank can be larger than the network.
 
     Raises:
-        UserError: there is no bundle, more than one, or a damaged one.
+        UserError: there is no bundle, more than one, or a damaged one; also for what reading it finds inside.
     """
     with _opened(path) as (files, stem):
-        return _read(files, stem, wanted)
+        yield Bundle(files, *_index(files, stem))
+
+
+def read_bundle(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Read all numeric tensors of a checkpoint; see ``open_bundle`` and ``Bundle.read``."""
+    with open_bundle(path) as bundle:
+        return bundle.read()
 
 
 def tensor_names(path: Path) -> list[str]:
-    """Return the names of all tensors of a checkpoint, from its index alone. Raises UserError as ``read_bundle``."""
-    with _opened(path) as (files, stem):
-        return list(_index(files, stem)[1])
+    """Return the names of all tensors of a checkpoint, from its index alone. Raises UserError as ``open_bundle``."""
+    with open_bundle(path) as bundle:
+        return bundle.names
 
 
 def is_archive(path: Path) -> bool:
     """True for a tar file that holds a bundle; a compressed one is none. Raises UserError: it is a damaged tar."""
+    return bool(_bundle_members(path))
+
+
+def _bundle_members(path: Path) -> list[TarInfo]:
+    """Return the members of a tar file that holds a bundle; none of any other file."""
     if not tarfile.is_tarfile(path):
-        return False
+        return []
     with path.open("rb") as file:
         if file.read(2) in _COMPRESSED:
             raise UserError(f"{path} is compressed: unpack it, and give the folder with the .index file")
         file.seek(0)
-        return any(member.name.endswith(".index") for member in members(file, path.stat().st_size, path))
+        listed = list(members(file, path.stat().st_size, path))
+    return listed if any(member.name.endswith(".index") for member in listed) else []
 
 
 @contextmanager
@@ -139,9 +183,8 @@ def _opened(path: Path) -> Iterator[tuple[_Files, str | None]]:
             with zipfile.ZipFile(path) as archive:
                 _require_sizes(archive, path.stat().st_size)
                 yield _Zip(archive), None
-        elif path.is_file() and is_archive(path):
-            with path.open("rb") as file, tarfile.open(path, mode="r:") as opened:
-                listed = list(members(file, path.stat().st_size, path))
+        elif path.is_file() and (listed := _bundle_members(path)):
+            with tarfile.open(path, mode="r:") as opened:
                 if len(named := {member.name: member for member in listed}) < len(listed):
                     raise ValueError("two members of its archive have one name")
                 yield _Tar(opened, named), None
@@ -186,21 +229,6 @@ def _index(files: _Files, stem: str | None) -> tuple[str, dict[str, _TensorEntry
     with files.open(found[0]) as opened:
         index = opened.read(_MAX_INDEX_BYTES)
     return found[0], {k: _entry(v) for k, v in _table(index) if k}
-
-
-def _read(files: _Files, stem: str | None, wanted: Callable[[str], bool]) -> dict[str, NDArray[np.float32]]:
-    index, entries = _index(files, stem)
-    # the data files, each read once from beginning to end
-    tensors: dict[str, NDArray[np.float32]] = {}
-    for shard, name in _shards(sorted(files.names()), index.removesuffix("index")).items():
-        by_offset = sorted(
-            (e.offset, k) for k, e in entries.items() if e.shard == shard and e.dtype in _DTYPES and wanted(k)
-        )
-        with files.open(name) as opened:
-            position = 0
-            for _, key in by_offset:
-                tensors[key], position = _tensor(opened, position, entries[key], files.size(name), key)
-    return tensors
 
 
 def _shards(names: list[str], prefix: str) -> dict[int, str]:

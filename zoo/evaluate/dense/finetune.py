@@ -132,6 +132,15 @@ def run_sgd(
     return losses
 
 
+def require_finite(values: Tensor, what: str) -> None:
+    """Raise Diverged unless all ``values`` are finite: an argmax over NaN would give a class, and so a score.
+
+    The last update can spoil the weights although the loss before it was finite.
+    """
+    if not bool(values.isfinite().all()):
+        raise Diverged(f"the trained network has no finite {what}: give a smaller learning rate with --set")
+
+
 def recent_loss(losses: Sequence[float]) -> float:
     """Return the mean of the last 20 losses."""
     return float(np.mean(losses[-_RECENT:]))

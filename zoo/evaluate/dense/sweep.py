@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -52,7 +53,7 @@ def choose_learning_rate(lrs: Sequence[float], score: Callable[[float], float]) 
     A single learning rate is not tried. One that diverges cannot win. The first wins a tie.
 
     Raises:
-        UserError: all of them diverged.
+        UserError: all of them diverged, or a score is NaN.
     """
     # One rate leaves nothing to choose.
     if len(lrs) == 1:
@@ -63,6 +64,11 @@ def choose_learning_rate(lrs: Sequence[float], score: Callable[[float], float]) 
     for lr in lrs:
         try:
             value = score(lr)
+            # A comparison with NaN is false: it could win.
+            if math.isnan(value):
+                raise UserError(
+                    "the images that choose the learning rate have nothing to score: give one value, --set lrs=VALUE"
+                )
             found.append((value, lr))
             tried[f"{lr:.3g}"] = round(value, 2)
         except Diverged:

@@ -85,6 +85,7 @@ class NyuFrames:
         with _open_h5(self.path) as file:  # MATLAB stores columns first: [3, W, H] and [W, H]
             pixels = np.asarray(file["images"][self.rows[row]]).transpose(2, 1, 0)
             metres = np.asarray(file["depths"][self.rows[row]], np.float32).T
+        metres = np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0))  # a float can be NaN or infinite
         return Image.fromarray(np.ascontiguousarray(pixels)), np.ascontiguousarray(metres)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from zoo.errors import UserError
 from zoo.evaluate.dense.augment import to_tensor
 from zoo.evaluate.dense.backbone import out_channels, split_stages
-from zoo.evaluate.dense.finetune import batch_rows, recent_loss, run_sgd
+from zoo.evaluate.dense.finetune import batch_rows, recent_loss, require_finite, run_sgd
 from zoo.evaluate.dense.schedules import DEPTH, DepthSchedule, find_schedule
 from zoo.evaluate.dense.sweep import RunScore, score_over_runs, sgd_config
 from zoo.evaluate.depth.data import DepthFrames, center_crop, open_depth_data, training_crop
@@ -206,7 +206,11 @@ def train_network(
 def predict_all(
     network: DepthNet, frames: DepthFrames, schedule: DepthSchedule, preprocessing: Preprocessing, device: str
 ) -> NDArray[np.float64]:
-    """Return ``error_sums`` of the crop of each frame, [N, 6]; sets eval mode."""
+    """Return ``error_sums`` of the crop of each frame, [N, 6]; sets eval mode.
+
+    Raises:
+        Diverged: the network's depths are not finite.
+    """
     network.eval()
     sums = []
     with Progress("test frames") as progress:
@@ -214,6 +218,7 @@ def predict_all(
         for row in range(len(frames)):
             image, metres = center_crop(frames, row, schedule)
             output = network(to_tensor(image, preprocessing)[None].to(device))
+            require_finite(output, f"depths of {frames.name}")
             sums.append(error_sums(output[0].cpu().numpy(), metres))
             progress.advance(1)
     return np.stack(sums)

@@ -200,6 +200,9 @@ def read_coco(file: Path, data: Path) -> DetectionDataset:
         annotations = content["annotations"]
         sizes = {key: (int(i["width"]), int(i["height"])) for key, i in images.items()}
         names = {key: str(i["file_name"]) for key, i in images.items()}
+        for what, listed in (("images", content["images"]), ("categories", categories)):
+            if len({each["id"] for each in listed}) < len(listed):  # one would hide the other
+                raise ValueError(f"two {what} have one id")
         # masks are made in the size that the json states
         if large := [key for key, (w, h) in sizes.items() if w < 1 or h < 1 or w * h > MAX_PIXELS]:
             raise ValueError(f"an image of {sizes[large[0]][0]} x {sizes[large[0]][1]} pixels"[:80])
@@ -212,9 +215,9 @@ def read_coco(file: Path, data: Path) -> DetectionDataset:
     skipped: Counter[str] = Counter()
     instances: dict[object, list[Instance]] = {key: [] for key in images}
     for annotation in annotations:
-        if not isinstance(annotation, dict) or annotation.get("image_id") not in images:
+        if not isinstance(annotation, dict) or not _is_one_of(annotation.get("image_id"), images):
             skipped["annotations of unknown pictures"] += 1
-        elif annotation.get("category_id") not in labels:
+        elif not _is_one_of(annotation.get("category_id"), labels):
             skipped["annotations of unknown categories"] += 1
         else:
             size = sizes[annotation["image_id"]]
@@ -238,6 +241,10 @@ def read_coco(file: Path, data: Path) -> DetectionDataset:
     return DetectionDataset(f"{data.name}/{file.stem}", classes, found, "coco", dict(skipped))
 
 
+def _is_one_of(value: object, known: Mapping[Any, object]) -> bool:
+    return isinstance(value, int | float | str) and value in known  # a list cannot be looked up
+
+
 def _coco_instance(
     annotation: Mapping[str, Any], label: int, size: tuple[int, int], skipped: Counter[str]
 ) -> Instance | None:
@@ -259,9 +266,10 @@ def _coco_instance(
         if segmentation is None:
             skipped["objects whose mask cannot be used (far outside, under three points, of another size)"] += 1
             return None
-    # COCO sorts objects by area; the box stands in where none is given.
+    # COCO sorts objects by area; the box stands in where none is given. One below 0, as some programs write for none,
+    # would be outside of all ranges, and the object would not count.
     area = annotation.get("area")
-    if not isinstance(area, int | float) or not math.isfinite(area):
+    if not isinstance(area, int | float) or not math.isfinite(area) or area < 0:
         area = (box[2] - box[0]) * (box[3] - box[1])
     return Instance(box, label, bool(annotation.get("iscrowd", 0)), float(area), segmentation)
 

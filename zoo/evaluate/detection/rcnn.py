@@ -20,6 +20,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import roi_align
 
 from zoo.evaluate.dense.backbone import freeze_bn_stats, out_channels, split_stages, stage_strides
+from zoo.evaluate.dense.finetune import require_finite
 from zoo.evaluate.dense.schedules import DetectionSchedule
 
 _RATIOS = (0.5, 1.0, 2.0)  # of anchors; this and the other numbers of this file are Detectron2's defaults
@@ -73,10 +74,16 @@ class C4Heads(RoIHeads):  # type: ignore[misc]
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Return losses in train mode; in eval mode boxes, scores, labels from 1, and masks [N, 1, M, M] per image."""
+        """Return losses in train mode; in eval mode boxes, scores, labels from 1, and masks [N, 1, M, M] per image.
+
+        Raises:
+            Diverged: in eval mode, the scores or boxes are not finite.
+        """
         if self.training:
             return [], self._losses(features["0"], proposals, targets)
         logits, regression = self.box_predictor(self._region_maps(features["0"], proposals).mean((2, 3)))
+        require_finite(logits, "scores of boxes")
+        require_finite(regression, "boxes")
         boxes, scores, labels = self.postprocess_detections(logits, regression, proposals, image_shapes)
         detections = [{"boxes": b, "scores": s, "labels": n} for b, s, n in zip(boxes, scores, labels, strict=True)]
         if self.masks is not None:
@@ -181,6 +188,8 @@ class RCNN(nn.Module):
         height, width = (-(-max(s[d] for s in shapes) // self._stride) * self._stride for d in (0, 1))
         batch = torch.stack([F.pad(i, (0, width - i.shape[-1], 0, height - i.shape[-2])) for i in images])
         features = {"0": self.backbone(batch)}
+        if not self.training:
+            require_finite(features["0"], "features")
         proposals, losses = self.rpn(ImageList(batch, shapes), features, targets)
         detections, head_losses = self.heads(features, proposals, shapes, targets)
         return detections, {**losses, **head_losses}

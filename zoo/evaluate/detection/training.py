@@ -22,7 +22,7 @@ from zoo.evaluate.dense.augment import (
     to_tensor,
 )
 from zoo.evaluate.dense.backbone import update_bn_stats
-from zoo.evaluate.dense.finetune import SgdConfig, batch_rows, prefetch_batches, run_sgd, seeded
+from zoo.evaluate.dense.finetune import SgdConfig, batch_rows, prefetch_batches, require_finite, run_sgd, seeded
 from zoo.evaluate.dense.schedules import DetectionSchedule
 from zoo.evaluate.detection.annotations import DetectionDataset, DetectionImage
 from zoo.evaluate.detection.average_precision import Detections
@@ -134,8 +134,15 @@ def training_size(size: tuple[int, int], side: int, schedule: DetectionSchedule)
 def detect_all(
     network: RCNN, dataset: DetectionDataset, schedule: DetectionSchedule, preprocessing: Preprocessing, device: str
 ) -> list[Detections]:
-    """Return the detections in each image, in its own pixels; sets eval mode."""
+    """Return the detections in each image, in its own pixels; sets eval mode.
+
+    Raises:
+        Diverged: weights, features or scores are not finite. NaN is above no threshold, so that it would look like
+            images without objects.
+    """
     network.eval()
+    for value in network.state_dict().values():
+        require_finite(value, "weights")
     found = []
     with Progress("test images") as progress:
         progress.start(len(dataset))

@@ -145,16 +145,15 @@ def _evaluate_fraction(
 ) -> FractionJson:
     """Choose learning rate and epochs for one fraction of the labels, then fine-tune from each seed."""
     grid = list(product(options.lr, options.epochs))
-    tried: dict[str, float | None] = {}
+    tried: dict[tuple[float, int], float | None] = {}  # by cell: two of them can be the same as text
     chosen, chosen_by = grid[0], "given"
     # Choose on held-out labelled images where there are several cells.
     if len(grid) > 1:
         train, val, chosen_by = selection_split(splits.train, percent, context.seed, context.subset_files)
         for lr, epochs in grid:
             scored = _finetune_and_score(context, train, val, options, lr, epochs, context.seed)
-            tried[f"lr {lr:g}, {epochs} epochs"] = None if scored is None else scored["top1"]
-        best = max(tried, key=lambda cell: -1.0 if tried[cell] is None else float(tried[cell] or 0))
-        chosen = grid[list(tried).index(best)]
+            tried[lr, epochs] = None if scored is None else scored["top1"]
+        chosen = max(tried, key=lambda cell: -1.0 if (score := tried[cell]) is None else score)
 
     # Fine-tune from each seed with the chosen cell.
     top1: list[float] = []
@@ -174,7 +173,11 @@ def _evaluate_fraction(
         "percent": percent,
         "images": images,
         "chosen_by": chosen_by,
-        "chosen": {"lr": chosen[0], "epochs": chosen[1], "held_out_accuracy": tried},
+        "chosen": {
+            "lr": chosen[0],
+            "epochs": chosen[1],
+            "held_out_accuracy": {f"lr {lr:g}, {epochs} epochs": score for (lr, epochs), score in tried.items()},
+        },
         "mean": mean,
         "spread": float(np.std(top1, ddof=1)) if len(top1) > 1 else 0.0,
         "interval_95": [round(v, 2) for v in interval],

@@ -237,7 +237,7 @@ def _finetuned(
     preprocessing, device = embedder.preprocessing, embedder.engine.device
     # Try each cell of the grid on the validation split.
     grid = list(product(options.lr, options.weight_decay))
-    tried: dict[str, float | None] = {}
+    tried: dict[tuple[float, float], float | None] = {}  # by cell: two of them can be the same as text
     for lr, weight_decay in grid if len(grid) > 1 else ():
         recipe = _recipe(options, len(train), lr, weight_decay)
         cached = context.cached_part(preprocessing.to_json(), train.sha256, val.sha256, recipe.to_json(), metric)
@@ -249,10 +249,9 @@ def _finetuned(
             except Diverged:
                 stored = {"score": None}
             cached.write(stored)
-        tried[f"lr {lr:g}, wd {weight_decay:g}"] = stored["score"]
+        tried[lr, weight_decay] = stored["score"]
     # A diverged cell never wins.
-    best = max(tried, key=lambda cell: -1.0 if tried[cell] is None else float(tried[cell] or 0)) if tried else None
-    lr, weight_decay = grid[list(tried).index(best)] if best else grid[0]
+    lr, weight_decay = max(tried or grid[:1], key=lambda cell: -1.0 if (score := tried.get(cell)) is None else score)
 
     # Train again on train and validation together.
     both = train.followed_by(val)
@@ -262,7 +261,7 @@ def _finetuned(
         "lr": lr,
         "weight_decay": weight_decay,
         "chosen_by": "the validation split; trained again on train + validation",
-        "validation_score": tried,
+        "validation_score": {f"lr {lr:g}, wd {decay:g}": score for (lr, decay), score in tried.items()},
         "grid": options.grid,
         **{k: v for k, v in recipe.to_json().items() if k not in ("lr", "weight_decay")},
     }

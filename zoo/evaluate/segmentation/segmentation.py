@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from zoo.evaluate.dense.augment import AnnotatedImages, to_tensor
 from zoo.evaluate.dense.backbone import dilate, out_channels, split_stages
-from zoo.evaluate.dense.finetune import batch_rows, recent_loss, run_sgd
+from zoo.evaluate.dense.finetune import batch_rows, recent_loss, require_finite, run_sgd
 from zoo.evaluate.dense.schedules import SEGMENTATION, SegmentationSchedule, find_schedule
 from zoo.evaluate.dense.sweep import RunScore, choose_learning_rate, score_over_runs, sgd_config
 from zoo.evaluate.result import Result, bootstrap_interval, data_summary
@@ -188,7 +188,11 @@ def predict_all(
     classes: int,
     device: str,
 ) -> NDArray[np.int64]:
-    """Return confusion matrices [N, C, C] of whole images in the size of their labels; sets eval mode."""
+    """Return confusion matrices [N, C, C] of whole images in the size of their labels; sets eval mode.
+
+    Raises:
+        Diverged: the network's answers are not finite.
+    """
     network.eval()
     matrices = np.zeros((len(images), classes, classes), np.int64)
     with Progress("test images") as progress:
@@ -196,6 +200,7 @@ def predict_all(
         for row in range(len(images)):
             image, labels = load_sample(images, row, schedule)
             logits = network(to_tensor(image, preprocessing)[None].to(device))
+            require_finite(logits, f"labels of {images.images[row]}")
             logits = F.interpolate(logits, labels.shape, mode="bilinear", align_corners=False)
             matrices[row] = confusion(labels, logits[0].argmax(0).cpu().numpy(), classes, IGNORE_INDEX)
             progress.advance(1)

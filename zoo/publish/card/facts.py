@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
@@ -22,19 +22,25 @@ class DataName(TypedDict):
 
 
 class ModelName(TypedDict):
-    """The model of an evaluation: ``NAME.tag``, or ``NAME.random``."""
+    """The model of an evaluation: ``NAME.tag``, or ``NAME.random``, whose weights have no hash."""
 
     model: str
+    weights_sha256: NotRequired[str | None]
+    dim: NotRequired[int]
+    parameters: NotRequired[int]
+    precision: NotRequired[str]
 
 
 class EvaluationResult(TypedDict):
     """The entries of a ``zoo evaluate`` JSON that cards use; scores are in percent."""
 
     protocol: str
+    metric: str
     score: float
     interval_95: list[float]
     model: ModelName
     data: DataName
+    options: NotRequired[Mapping[str, object]]
 
 
 class OptimRecord(TypedDict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -13,6 +14,7 @@ from zoo.models import registry
 from zoo.models.registry import ARCHITECTURES, MODELS, Architecture
 from zoo.models.state_dict import read_metadata
 from zoo.publish.card.facts import EvaluationResult, Facts, TrainingRecord
+from zoo.publish.card.scores import PROTOCOLS
 from zoo.system.json_reader import BadJson, fields, number, parse_json, read_json, text, whole
 from zoo.system.shipped import shipped_folder
 
@@ -120,6 +122,42 @@ def read_results(folder: Path) -> list[EvaluationResult]:
         UserError: a file cannot be read.
     """
     return [_result(p) for p in sorted(folder.glob("*.json")) if p.name != "training.json"]
+
+
+def results_of(folder: Path, architecture: Architecture, hashes: Collection[str]) -> list[EvaluationResult]:
+    """Read the JSON files of ``zoo evaluate`` in a folder, which must be of one model.
+
+    Args:
+        architecture: of the model; a result of random weights must have its size.
+        hashes: sha256 of the model's weights, in each form that can be evaluated.
+
+    Raises:
+        UserError: a file cannot be read, or is of other weights, of reduced precision, or of kNN or linear evaluation
+            with other options: a card would tell it as the model's score.
+    """
+    paths = [path for path in sorted(folder.glob("*.json")) if path.name != "training.json"]
+    found = [_result(path) for path in paths]
+    for path, result in zip(paths, found, strict=True):
+        if why := _why_not(result, architecture, hashes):
+            raise UserError(f"{path} {why}: evaluate the model that is published, or remove the file")
+    return found
+
+
+def _why_not(result: EvaluationResult, architecture: Architecture, hashes: Collection[str]) -> str:
+    """Say why a result is none of the model that a card describes; empty where it is."""
+    model = result["model"]
+    dim, parameters = architecture.num_features, architecture.parameters
+    if (model.get("dim", dim), model.get("parameters", parameters)) != (dim, parameters):
+        return "is of a network of another size"
+    sha256 = model.get("weights_sha256")
+    if sha256 not in hashes and not (sha256 is None and model["model"].endswith(".random")):
+        return "is of other weights"
+    if (precision := model.get("precision", "fp32")) != "fp32":
+        return f"was measured in {precision}"
+    changed = sorted(set(result.get("options", {})) - {"seed"})
+    if changed and result["protocol"] in PROTOCOLS:
+        return f"was measured with --set {changed[0]}, which the card does not say"
+    return ""
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 PROTOCOLS = {"knn": "kNN", "linear": "linear"}
+TOP_1 = "top-1"
 
 
 def section(facts: Facts) -> str:
@@ -107,7 +108,7 @@ def eval_results(facts: Facts) -> list[EvalResult]:
             dataset_type=DATA_SETS[result["data"]["name"]].hub or result["data"]["name"],
             dataset_name=DATA_SETS[result["data"]["name"]].title,
             metric_type="accuracy",
-            metric_name=f"{PROTOCOLS.get(result['protocol'], result['protocol'])} top-1, percent",
+            metric_name=f"{PROTOCOLS.get(result['protocol'], result['protocol'])} {result['metric']}, percent",
             metric_value=result["score"],
         )
         for result in _trained(facts.results)
@@ -123,7 +124,7 @@ def evaluation_yaml(facts: Facts) -> dict[str, str]:
     # Only data sets that the hub knows can have an entry.
     for result in _trained(facts.results):
         data = DATA_SETS.get(result["data"]["name"])
-        if data is not None and data.hub:
+        if data is not None and data.hub and result["metric"] == TOP_1:
             entry = {
                 "dataset": {"id": data.hub, "task_id": f"{result['protocol']}_top1"},
                 "value": result["score"],
@@ -162,12 +163,18 @@ def _data_sets(results: Sequence[EvaluationResult]) -> list[str]:
 
 
 def _find(results: Sequence[EvaluationResult], protocol: str, data: str, is_random: bool) -> EvaluationResult:
-    for result in results:
-        model = result["model"]["model"]
-        if (result["protocol"], result["data"]["name"], model.endswith(".random")) == (protocol, data, is_random):
-            return result
+    wanted = protocol, data, is_random
+    found = [
+        result
+        for result in results
+        if (result["protocol"], result["data"]["name"], result["model"]["model"].endswith(".random")) == wanted
+    ]
     which = "random" if is_random else "trained"
-    raise UserError(f"no result of {protocol} on {data} for the {which} network: run `zoo evaluate` first")
+    if len(found) > 1:
+        raise UserError(f"{len(found)} results of {protocol} on {data} for the {which} network: keep one of the files")
+    if not found:
+        raise UserError(f"no result of {protocol} on {data} for the {which} network: run `zoo evaluate` first")
+    return found[0]
 
 
 def _score(result: EvaluationResult) -> str:

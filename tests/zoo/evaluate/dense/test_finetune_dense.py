@@ -159,6 +159,8 @@ def test_a_learning_rate_that_diverges_loses() -> None:
     with pytest.raises(UserError, match="no learning rate of 2, 3 converged"):
         choose_learning_rate((2.0, 3.0), score)
     assert choose_learning_rate((7.0,), score) == (7.0, {})  # one is not tried
+    with pytest.raises(UserError, match="nothing to score: give one value"):
+        choose_learning_rate((0.1, 0.5), lambda lr: float("nan"))
 
 
 def test_each_batch_is_made_once_and_an_unreadable_image_ends_the_run_at_its_step() -> None:

@@ -33,6 +33,7 @@ from zoo.evaluate.depth.depth import (
     predict_all,
     train_network,
 )
+from zoo.evaluate.errors import Diverged
 from zoo.evaluate.run import evaluate
 from zoo.inference.embedder import Embedder
 
@@ -223,6 +224,31 @@ def test_nyu_s_two_files_are_read(tmp_path: Path) -> None:
     savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[1]]), "testNdxs": np.array([[2]])})
     with pytest.raises(UserError, match=r"labeled\.mat cannot be read"):
         source.open_depth_data(tmp_path, SMALL)
+
+
+def test_depths_of_floats_that_are_none_are_unknown(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images, depths = rng.integers(0, 256, (2, 20, 30, 3), np.uint8), rng.uniform(1, 9, (2, 20, 30)).astype(np.float32)
+    depths[0, :4, 0] = np.nan, np.inf, -np.inf, -2
+    with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "w") as file:
+        file["images"], file["depths"] = images.transpose(0, 3, 2, 1), depths.transpose(0, 2, 1)
+    savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[2]]), "testNdxs": np.array([[1]])})
+    _, metres = source.open_depth_data(tmp_path, SMALL)[1].frame(0)
+    assert metres[:4, 0].tolist() == [0, 0, 0, 0]
+    found = depth_metrics(error_sums(depths[0] * np.float32(1.1), metres)[None])
+    assert found["pct<1.25"] == 100
+    assert found["rel"] == pytest.approx(0.1, abs=1e-6)
+    assert np.isfinite(found["rms"])
+
+
+def test_a_last_step_that_spoils_the_weights_is_no_score(folder: Path, narrow: Embedder, cache: Path) -> None:
+    schedule = replace(SMALL, iterations=1, lrs=(1e38,))
+    frames, _ = source.open_depth_data(folder, schedule)
+    network = DepthNet(narrow.model, schedule.decoder)
+    losses = train_network(network, frames, schedule, narrow.preprocessing, seed=0, key="o", device="cpu")
+    assert np.isfinite(losses).all()
+    with pytest.raises(Diverged, match="no finite depths"):
+        predict_all(network, frames, schedule, narrow.preprocessing, "cpu")
 
 
 def test_test_frames_without_depth_in_their_crops_cannot_be_scored(folder: Path) -> None:

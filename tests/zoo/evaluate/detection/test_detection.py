@@ -17,9 +17,10 @@ from zoo.api import load
 from zoo.errors import UserError
 from zoo.evaluate.dense.schedules import DETECTION
 from zoo.evaluate.detection import annotations as source
-from zoo.evaluate.detection.average_precision import coco_scores
+from zoo.evaluate.detection.average_precision import Detections, coco_scores
 from zoo.evaluate.detection.rcnn import RCNN
 from zoo.evaluate.detection.training import detect_all, load_sample, train_network, training_size
+from zoo.evaluate.errors import Diverged
 from zoo.evaluate.run import evaluate
 from zoo.inference.embedder import Embedder
 
@@ -51,6 +52,27 @@ def test_it_can_learn_real_photographs_by_heart(folder: Path, narrow: Embedder) 
     found = detect_all(network, train, schedule, narrow.preprocessing, "cpu")
     assert coco_scores(train, found, "bbox")["AP50"] > 95
     assert coco_scores(train, found, "segm")["AP50"] > 95
+
+
+@pytest.mark.parametrize(
+    "part", ["backbone.0.0.weight", "rpn.head.bbox_pred.bias", "heads.box_predictor.cls_score.bias"]
+)
+def test_weights_that_diverged_at_the_last_step_are_no_images_without_objects(
+    part: str, folder: Path, narrow: Embedder
+) -> None:
+    train, _ = source.open_detection_data(folder, (2007,))
+    network = RCNN(narrow.model, 2, TINY, masks=False)
+    parameter = network.get_parameter(part)
+    first = (0,) * parameter.ndim
+    with torch.no_grad():
+        parameter[first] = torch.nan
+    with pytest.raises(Diverged, match="no finite weights"):
+        detect_all(network, train, TINY, narrow.preprocessing, "cpu")
+    if part.startswith("backbone"):
+        with torch.no_grad():
+            parameter[first] = 3e38  # finite, and what follows from it is not
+        with pytest.raises(Diverged, match="no finite features"):
+            detect_all(network, train, TINY, narrow.preprocessing, "cpu")
 
 
 def test_the_command_on_coco_is_the_same_again(folder: Path, tmp_path: Path, cache: Path) -> None:
@@ -162,6 +184,8 @@ BAD: dict[str, tuple[dict[str, Any], str | None]] = {
     "no box": ({"bbox": None}, "annotations without a box"),
     "another picture": ({"image_id": 77}, "annotations of unknown pictures"),
     "another category": ({"category_id": 1}, "annotations of unknown categories"),
+    "a list of pictures": ({"image_id": [0]}, "annotations of unknown pictures"),
+    "an object of categories": ({"category_id": {"id": 0}}, "annotations of unknown categories"),
     "two points": ({"segmentation": [[1, 1, 9, 9]]}, "objects whose mask cannot be used"),
     "far away": ({"segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]}, "objects whose mask cannot be used"),
     "another size": ({"segmentation": {"size": [9, 9], "counts": "x"}}, "objects whose mask cannot be used"),
@@ -191,6 +215,34 @@ def test_a_bad_annotation_is_skipped_and_counted(name: str, folder: Path) -> Non
         (found,) = skipped
         assert found.startswith(reason)
         assert len(train.images[0].instances) == 1
+
+
+@pytest.mark.parametrize("area", [-1, -1.0, None, "12"])
+def test_an_area_that_is_none_is_that_of_the_box(area: Any, folder: Path) -> None:
+    """COCO's rule leaves out what has an area below 0: perfect detections scored 0."""
+    content = json.loads((folder / "val.json").read_text())
+    content["annotations"] = [a | {"area": area} for a in content["annotations"]]
+    (folder / "val.json").write_text(json.dumps(content))
+    _, test = source.open_detection_data(folder, (2007,))
+    perfect = [
+        Detections(
+            np.array([i.box for i in image.instances]).reshape(-1, 4),
+            np.linspace(0.9, 0.8, len(image.instances)),
+            np.array([i.label for i in image.instances], np.int64),
+        )
+        for image in test.images
+    ]
+    assert coco_scores(test, perfect, "bbox") == pytest.approx({"AP": 100, "AP50": 100, "AP75": 100})
+
+
+@pytest.mark.parametrize("part", ["images", "categories"])
+def test_two_with_one_id_are_refused(part: str, folder: Path) -> None:
+    """The second one would take the place of the first, and the score would be of fewer images."""
+    content = json.loads((folder / "val.json").read_text())
+    content[part].append(content[part][0] | {"name": "another"})
+    (folder / "val.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"val\.json is not a COCO json .*two {part} have one id"):
+        source.open_detection_data(folder, (2007,))
 
 
 def test_images_without_objects_are_not_trained_but_tested(folder: Path) -> None:

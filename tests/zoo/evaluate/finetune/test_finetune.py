@@ -16,7 +16,7 @@ from pictures import encode, picture
 from zoo.datasets.labelled import LabelledImages, hold_out, open_splits, stratified_split
 from zoo.errors import UserError
 from zoo.evaluate.errors import Diverged
-from zoo.evaluate.finetune import finetune, semi_supervised
+from zoo.evaluate.finetune import finetune, semi_supervised, transfer
 from zoo.evaluate.random_crops import epoch_batches
 from zoo.evaluate.run import evaluate
 from zoo.inference.embedder import Embedder
@@ -137,6 +137,39 @@ def test_semi_supervised_goes_on_after_a_kill(
     assert (first["images"], second["images"]) == (16, 32)
     assert result["score"] == pytest.approx(np.mean(first["top1"]), abs=0.01)
     assert result["metrics"]["spread at 50 %"] == pytest.approx(np.std(second["top1"], ddof=1), abs=1e-3)
+
+
+def test_a_value_given_twice_does_not_shift_the_choice(
+    tiles: Path, tiny_weights: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one whose text is the same: the best cell is chosen, not the one at its place among the different texts."""
+
+    def scored(*args: Any) -> semi_supervised.Accuracies:
+        lr = args[4]
+        tried.append(lr)
+        return {"top1": {0.01: 20.0, 0.05: 90.0}.get(lr, 30.0), "top5": None}
+
+    tried: list[float] = []
+    monkeypatch.setattr(semi_supervised, "_finetune_and_score", scored)
+    for lrs in ("0.01,0.01,0.05,0.02", "0.01,0.0100000001,0.05"):
+        settings = {"percent": "50", "lr": lrs, "epochs": "1", "seeds": "1"}
+        found = evaluate("semi-supervised", tiny_weights, tiles, settings=settings)
+        assert found["parameters"]["50 %"]["lr"] == tried[-1] == 0.05
+    finetuned: list[float] = []
+
+    def finetune_(embedder: Embedder, data: LabelledImages, recipe: finetune.FinetuneRecipe, *, seed: int) -> float:
+        finetuned.append(recipe.lr)
+        return recipe.lr
+
+    def logits(model: Any, data: LabelledImages, *others: Any) -> Any:
+        right = np.eye(len(data.classes), dtype=np.float32)[data.labels]
+        return right if model == 0.05 else -right
+
+    monkeypatch.setattr(transfer, "finetune", finetune_)
+    monkeypatch.setattr(transfer, "predict_logits", logits)
+    settings = {"mode": "fine-tuned", "steps": "1", "lr": "0.01,0.01,0.05,0.02"}
+    found = evaluate("transfer", tiny_weights, tiles, settings=settings)
+    assert found["parameters"]["lr"] == finetuned[-1] == 0.05
 
 
 def test_published_lists_name_the_images(tiles: Path, tmp_path: Path) -> None:

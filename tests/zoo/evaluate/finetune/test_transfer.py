@@ -309,3 +309,63 @@ def test_a_test_class_that_train_lacks_is_named(tiles: Path, tmp_path: Path) -> 
     shutil.rmtree(data / "test" / "unknown")
     shutil.rmtree(data / "test" / "c0")  # a test split may lack a class; labels stay those of train
     assert set(open_splits(data).test.labels.tolist()) == {1, 2}
+
+
+@pytest.mark.parametrize("others", [[0, 3], [0, 1, 2]])
+def test_a_number_that_no_training_image_has_is_refused(others: list[int], tmp_path: Path) -> None:
+    """The names 0 to 5 are there in train, and 3 is nobody's: each answer for it would count as wrong."""
+    rng = np.random.default_rng(0)
+    for split, labels in (("train", [0, 5, 0, 5]), ("test", others)):
+        pixels = rng.integers(0, 256, (len(labels), 4, 4, 3), np.uint8)
+        np.savez(tmp_path / f"{split}.npz", images=pixels, labels=np.array(labels))
+    with pytest.raises(UserError, match=rf"test has images of '{others[1]}', and .*train has none"):
+        open_splits(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "classes", "expected"),
+    [
+        (["-1", "0", "3"], ["3", "0"], ["-1", "0", "3"], [2, 1]),  # numbers, of which one is negative in train alone
+        (["1", "2", "x"], ["2", "1"], ["1", "2", "x"], [1, 0]),  # names in train, numbers in test
+        (["1", "2", "7"], ["7", "7"], [*"01234567"], [7, 7]),
+        (["cat", "dog"], ["dog"], ["cat", "dog"], [1]),
+        (["007", "7"], ["7"], ["007", "7"], [1]),
+    ],
+)
+def test_labels_of_two_lists_mean_the_same(
+    train: list[str], test: list[str], classes: list[str], expected: list[int], tmp_path: Path
+) -> None:
+    picture(8, 8).save(tmp_path / "a.png")
+    for split, labels in (("train", train), ("test", test)):
+        lines = ["path,label", *(f"a.png,{label}" for label in labels)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines))
+    splits = open_splits(tmp_path / "{split}.csv")
+    assert splits.train.classes == splits.test.classes == classes
+    assert [classes[n] for n in splits.train.labels] == train
+    assert splits.test.labels.tolist() == expected
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_label_is_no_class(empty: str, tmp_path: Path) -> None:
+    picture(8, 8).save(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text(f"path,label\na.png,cat\na.png,{empty}\na.png,dog\na.png,{empty}\n")
+    with pytest.raises(UserError, match="2 rows have no label"):
+        open_splits(tmp_path / "list.csv")
+
+
+def test_test_images_that_are_in_train_are_counted(
+    tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "tiles"
+    shutil.copytree(tiles, data)
+    open_splits(data)
+    assert capsys.readouterr().err == ""
+    for n, path in enumerate(sorted((data / "test" / "c1").iterdir())[:3]):
+        shutil.copy(path, data / "train" / "c2" / f"other{n}.png")
+    open_splits(data)
+    assert "3 of 16 images of tiles/test are in tiles/train too, byte for byte" in capsys.readouterr().err
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / "one.npz", images=np.concatenate([pixels] * 4), labels=np.tile(np.arange(20) % 2, 4))
+    test = open_splits(tmp_path / "one.npz").test
+    copies = int(capsys.readouterr().err.split()[0])  # of the fifth that is held out, few have all copies in it
+    assert 0.8 * len(test) < copies <= len(test) == 16

@@ -23,6 +23,7 @@ from zoo.evaluate import context
 from zoo.evaluate.dense import finetune
 from zoo.evaluate.dense.augment import AnnotatedImages
 from zoo.evaluate.dense.schedules import SEGMENTATION
+from zoo.evaluate.errors import Diverged
 from zoo.evaluate.run import evaluate
 from zoo.evaluate.segmentation import data as source
 from zoo.evaluate.segmentation.iou import confusion, iou_by_class, mean_iou
@@ -70,6 +71,17 @@ def test_it_can_learn_real_photographs_by_heart(folder: Path, narrow: Embedder) 
     losses = train_network(network, images, schedule, narrow.preprocessing, lr=0.1, seed=0, key="o", device="cpu")
     assert np.mean(losses[-4:]) < 0.15 * np.mean(losses[:2])
     assert mean_iou(predict_all(network, images, schedule, narrow.preprocessing, 3, "cpu")) > 85
+
+
+def test_a_last_step_that_spoils_the_weights_is_no_score(folder: Path, narrow: Embedder, cache: Path) -> None:
+    """The loss before the only step is finite: the argmax of NaN would be class 0, everywhere."""
+    schedule = replace(SMALL, iterations=1, void=9)
+    images = source.open_segmentation_data(folder, schedule)["train"]
+    network = FCN(narrow.model, 3, width=8, dilation=1)
+    losses = train_network(network, images, schedule, narrow.preprocessing, lr=1e38, seed=0, key="o", device="cpu")
+    assert np.isfinite(losses).all()
+    with pytest.raises(Diverged, match=r"no finite labels of .*0\.jpg: give a smaller learning rate"):
+        predict_all(network, images, schedule, narrow.preprocessing, 3, "cpu")
 
 
 def test_the_command_chooses_a_learning_rate_and_a_kill_changes_nothing(
