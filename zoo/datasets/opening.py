@@ -74,7 +74,10 @@ def open_dataset(source: Path | str, split: str | None = None, label_column: str
         return _open_prefix(path / split, "", name) or _open_folder(path / split, name)
     if (found := _open_prefix(path, split, name)) is not None:
         return found
-    raise UserError(f"{path} has no {split}/ folder and no {split}*.parquet, {split}*.tar or {split}.npz")
+    raise UserError(
+        f"{path} has no {split}/ folder and no {split}*.parquet, {split}*.tar or {split}.npz: "
+        f"put the images of each class into {split}/CLASS/"
+    )
 
 
 def require_there(source: Path | str) -> None:

@@ -28,6 +28,7 @@ from zoo.transforms.unreadable import UnreadableImage
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
 _PATH_COLUMNS = ("path", "file_name", "filename", "filepath", "file_path", "image_path")
+_OF_A_RESULT = {"path_bytes", "status", "embedding"}  # columns of `zoo extract`, whose paths begin elsewhere
 _MAX_TYPE = 40  # characters of a type in a message
 _ROWS = 16  # read at once; with the batches kept they are more than the threads work on
 _BATCHES_KEPT = 16
@@ -215,6 +216,8 @@ def _image_column(schema: pa.Schema, shown: str, wanted: str | None = None) -> _
     for name in _IMAGE_COLUMNS:
         if name in holding:
             return holding[name]
+    if set(schema.names) >= _OF_A_RESULT:
+        raise UserError(f"{shown} is a result of `zoo extract` and holds no images: give the images")
     if len(holding) == 1:
         return next(iter(holding.values()))
     for name in (*_IMAGE_COLUMNS, *_PATH_COLUMNS):
