@@ -64,6 +64,12 @@ def test_no_image_is_said_before_a_model_opens(images: str, message: str, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_may_not_be_read_is_named(without_privileges: Path) -> None:
+    (without_privileges / "photos").mkdir(mode=0)
+    with pytest.raises(UserError, match=r"cannot list .*/photos \(Permission denied\): allow reading it"):
+        open_source(without_privileges / "photos").require_columns()
+
+
 def test_a_result_is_no_source_of_images(tmp_path: Path) -> None:
     """Who confuses IMAGES and OUT got a row of an error for each image."""
     (tmp_path / "a.png").write_bytes(png(1))
