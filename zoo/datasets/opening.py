@@ -133,7 +133,10 @@ def _tars_or_arrays(path: Path, prefix: str) -> list[Path]:
 
 def _open_prefix(path: Path, prefix: str, name: str) -> Dataset | None:
     """Open the parquet, tar or array files of a folder with this prefix; ``None`` where there are none."""
+    is_result = (path / "_manifest.json").exists() or (path / ".zoo").is_dir()
     parquets, others = sorted(path.glob(f"{prefix}*.parquet")), _tars_or_arrays(path, prefix)
+    # `zoo extract PHOTOS --out PHOTOS` leaves the embeddings among the images.
+    parquets = [file for file in parquets if not (is_result and file.name.startswith("embeddings-"))]
     if parquets:
         return _open_parquet(parquets, name)
     if not others:
