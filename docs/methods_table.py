@@ -34,8 +34,9 @@ What this project has of each method:
 
 """
 TAIL = """
-A `-` in the column of weights means that nobody released any. This page is written by
-`python docs/methods_table.py`.
+A `-` in the column of weights means that nobody released any. Elsewhere it means that this project does not train the
+method, compares it with no official code, or has not measured it with the others. [Choose and fetch a
+model](how-to/models.md) has all names. This page is written by `python docs/methods_table.py`.
 """
 
 

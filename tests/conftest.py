@@ -39,6 +39,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="the papers' tables as text, to hold zoo/evaluate/published.json against",
     )
+    parser.addoption(
+        "--kills",
+        type=int,
+        default=200,
+        metavar="N",
+        help="kills of tests/faults/test_kill_campaign.py, over all its commands (default: 200)",
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -18,6 +18,21 @@ app = new_app(
 )
 
 
+def _recipes_beginning(incomplete: str) -> list[str]:
+    """Return what Tab completes a recipe to."""
+    from training.recipes.table import RECIPES
+
+    return [name for name in RECIPES if name.startswith(incomplete)]
+
+
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        help="Name from `zoo-train recipes`, or MODULE:NAME, FILE.py:NAME.", autocompletion=_recipes_beginning
+    ),
+]
+
+
 @app.command(short_help="List recipes, or recommend one for your images.")
 def recipes(
     name: Annotated[str, typer.Argument(metavar="[TEXT]", help="Only names with this text.")] = "",
@@ -59,7 +74,7 @@ def recipes(
 
 @app.command("run", short_help="Train.")
 def run_recipe(
-    recipe: Annotated[str, typer.Argument(help="Name from `zoo-train recipes`, or MODULE:NAME, FILE.py:NAME.")],
+    recipe: Recipe,
     data: Annotated[
         str,
         typer.Option(
@@ -150,7 +165,7 @@ def ablate(
 
 @app.command(short_help="Train with each combination of some values, and rank them.")
 def sweep(
-    recipe: Annotated[str, typer.Argument(help="Name from `zoo-train recipes`, or MODULE:NAME, FILE.py:NAME.")],
+    recipe: Recipe,
     data: Annotated[
         str,
         typer.Option(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.loading import list_models, load
+from zoo.models.registry import MODELS, split_name
 from zoo.system.hardware import require_device_name
 from zoo.system.preflight import require_folder
 from zoo.transforms.limits import MAX_PIXELS, WHITE_16, Decode, DecodeOptions, Icc, Truncated
@@ -162,8 +163,11 @@ def extract(
         require_readable_scheme(images)
     elif listed is None:
         open_source(images, config.keep, image_column=config.image_column).require_columns()
+    begun = Plan.registered_model(OutputFolder(Path(out)).plan)
     if model is None:
-        model = Plan.registered_model(OutputFolder(Path(out)).plan)
+        model = begun
+    elif begun is not None:
+        _require_same(begun, str(model), out)
     opening = LoadArguments(device, backend, precision, normalize, outputs or Outputs())
     # The stack closes the connection to Ray however the run ends.
     with ExitStack() as stack:
@@ -194,6 +198,20 @@ def extract(
             partition=partition or ALL_SHARDS,
             executor=executor,
             progress=bar,
+        )
+
+
+def _require_same(begun: str, model: str, out: str) -> None:
+    """Refuse other weights of the registry than ``out`` was begun with, before they are downloaded.
+
+    The plan finds any other difference, when the model is open.
+    """
+    base, tag = split_name(model)
+    weights = MODELS[base].weights if base in MODELS else {}
+    tag = tag or (MODELS[base].default_tag if weights else None)
+    if tag in weights and f"{base}.{tag}" != begun:
+        raise UserError(
+            f"{out} differs in model {begun} there, {base}.{tag} now: add --model {begun}, or choose another --out"
         )
 
 

@@ -43,8 +43,10 @@ def read_labels(file: Path, known: set[str]) -> dict[str, str]:
         sys.exit(f"{file}: {len(unknown)} paths are not among the embeddings, first {unknown[0]}")
     labels = {path: label for path, label in labels.items() if label}
     counts = Counter(labels.values())
-    if len(counts) < 2 or min(counts.values()) < 2:
-        sys.exit(f"{file}: at least two labels with two photographs each are needed, found {dict(counts)}")
+    if len(counts) < 2:
+        sys.exit(f"{file}: give two labels or more, found {dict(counts)}")
+    if alone := [label for label, count in counts.items() if count < 2]:
+        sys.exit(f"{file}: each label needs two photographs or more; {alone[0]!r} has one")
     return labels
 
 

@@ -270,9 +270,15 @@ def test_fifty_labels_classify_the_rest(crops: Path, tmp_path: Path, monkeypatch
     assert "<b>.png" not in page
     assert "http" not in page
 
-    (tmp_path / "labels.csv").write_text("path,label\nnone.png,x\n")
     command = classify_command(tmp_path / "embeddings", crops, tmp_path / "labels.csv", tmp_path / "other")
     monkeypatch.setattr("sys.argv", [str(word) for word in command])
-    with pytest.raises(SystemExit, match="not among the embeddings"):  # in this process: it imports scikit-learn once
-        runpy.run_path(str(command[0]), run_name="__main__")
+    a, b, c = names[:3]
+    for rows_of_labels, message in (
+        ("none.png,x", "not among the embeddings"),
+        (f"{a},x\n{b},x", "give two labels or more"),
+        (f"{a},x\n{b},x\n{c},y", "each label needs two photographs or more; 'y' has one"),
+    ):
+        (tmp_path / "labels.csv").write_text(f"path,label\n{rows_of_labels}\n")
+        with pytest.raises(SystemExit, match=message):  # in this process: it imports scikit-learn once
+            runpy.run_path(str(command[0]), run_name="__main__")
     assert not (tmp_path / "other").exists()

@@ -40,7 +40,7 @@ VALUES: list[Any] = [
     *(None, True, -1, 0, 1.5, 10**30, 1e308, float("nan"), float("inf"), "", "x", "\x1b[31m\n", "x" * 5000),
     *([], {}, [[]], [1, 2, 3, 4], {"a": {}}, ["relu"], [["linear", 1 << 20, 1 << 20, True]] * 20),
 ]
-MOST_MEMORY, MOST_SECONDS = 3 << 30, 10
+MOST_MEMORY, MOST_SECONDS, MOST_SECONDS_OF_MAKING = 3 << 30, 10, 180
 Reader = tuple[str, Callable[[Path], object], Callable[[], list[bytes]]]
 
 
@@ -137,6 +137,14 @@ def _tables() -> list[bytes]:
         pq.write_table(table, file, **options)
         made.append(file.getvalue())
     return made
+
+
+def _npzs() -> list[bytes]:
+    """Zips with good checksums over damaged arrays: the zip's own checksum refuses any damage of the whole file."""
+    random, images, labels = np.random.default_rng(0), npy((2, 4, 4, 3), bytes(96)), npy((2,), bytes(16), "<i8")
+    made = [npz(images=images, labels=labels)]
+    made += [npz(images=mutated(images, random), labels=labels) for _ in range(400)]
+    return made + [npz(images=images, labels=mutated(labels, random)) for _ in range(400)]
 
 
 def _bundle() -> list[bytes]:
@@ -372,11 +380,7 @@ READERS: dict[str, Reader] = {
     "bundle": ("x.index", _read_bundle, _bundle),
     "parquet": ("x.parquet", _read_table, _tables),
     "npy": ("x.npy", _lazy("zoo.datasets.npz", "open_npy"), lambda: [npy((2, 4, 4, 3), bytes(96))]),
-    "npz": (
-        "x.npz",
-        _lazy("zoo.datasets.npz", "open_npz", None),
-        lambda: [npz(images=npy((2, 4, 4, 3), bytes(96)), labels=npy((2,), bytes(16), "<i8"))],
-    ),
+    "npz": ("x.npz", _lazy("zoo.datasets.npz", "open_npz", "train"), _npzs),
     "onnx": ("x.onnx", _lazy("zoo.inference.onnx_backend", "OnnxEngine"), _onnx),
     "h5": ("x.h5", _read_h5, _h5),
     "mat": ("x.mat", _read_splits, _splits),
@@ -393,6 +397,7 @@ READERS: dict[str, Reader] = {
 
 
 def _inputs(seeds: list[bytes], seed: int) -> Iterator[bytes]:
+    yield from seeds
     random = np.random.default_rng(seed)
     while True:
         data = seeds[int(random.integers(len(seeds)))]
@@ -401,14 +406,19 @@ def _inputs(seeds: list[bytes], seed: int) -> Iterator[bytes]:
         yield mutated(data, random) if random.random() < 0.3 else data
 
 
-def _work(reader: str, seed: int, start: int, until: float, progress: Any, folder: Path) -> None:
-    """Read inputs from number ``start`` on; ``progress`` is (number, time of its start, what was accepted)."""
+def _work(reader: str, seed: int, start: int, seconds: float, progress: Any, folder: Path) -> None:
+    """Read inputs from number ``start`` on.
+
+    ``progress`` is (number, time of its start, what was accepted, time of the end); the end is 0 until the real files
+    are made, which takes a minute on busy cores.
+    """
     faulthandler.enable()
     warnings.simplefilter("ignore")
     name, read, make = READERS[reader]
     seeds = make()
+    progress[3] = progress[3] or time.time() + seconds
     for number, data in enumerate(_inputs(seeds, seed)):
-        if time.time() > until:
+        if time.time() > progress[3]:
             return
         if number < start:
             continue
@@ -439,16 +449,18 @@ def _entry(*arguments: Any) -> None:
 
 
 def fuzz(reader: str, seconds: float, seed: int = 0) -> list[Path]:
-    """Return the files of the finds."""
+    """Return the files of the finds; ``seconds`` are those of reading."""
     context = multiprocessing.get_context("fork")
-    progress = context.Array("d", [0, time.time(), 0])
-    until, start, finds = time.time() + seconds, 0, list[Path]()
+    progress = context.Array("d", [0, time.time(), 0, 0])
+    start, finds = 0, list[Path]()
     with tempfile.TemporaryDirectory() as folder:
-        while time.time() < until and len(finds) < 10:
+        while (not progress[3] or time.time() < progress[3]) and len(finds) < 10:
             progress[1] = time.time()
-            child = context.Process(target=_entry, args=(reader, seed, start, until, progress, Path(folder)))
+            child = context.Process(target=_entry, args=(reader, seed, start, seconds, progress, Path(folder)))
             child.start()
-            while child.is_alive() and time.time() - progress[1] < MOST_SECONDS + (30 if progress[0] == start else 0):
+            while child.is_alive() and time.time() - progress[1] < MOST_SECONDS + (
+                MOST_SECONDS_OF_MAKING if progress[0] == start else 0
+            ):
                 child.join(0.5)
             if child.is_alive():
                 child.kill()
@@ -464,6 +476,8 @@ def fuzz(reader: str, seconds: float, seed: int = 0) -> list[Path]:
                 finds.append(find)
                 print(f"{reader}: {find}, exit {child.exitcode}", flush=True)
             start = number + 1
+    if not progress[2]:
+        raise RuntimeError(f"{reader}: none of {int(progress[0])} inputs was accepted, not even the real files")
     print(f"{reader}: {int(progress[0])} inputs in {seconds:.0f} s, {int(progress[2])} read, {len(finds)} finds")
     return finds
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from zoo.errors import UserError
 from zoo.extraction.partition import Partition
 from zoo.search.image_source import recorded_images
 
+PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "rocket.jpg"
 OF_THE_COMMAND = {"images", "source", "out", "layers", "maps", "heads", "crops", "tiles", "shard"}
 OF_PYTHON = {"images", "out", "outputs", "partition", "progress", "on_open"}
 
@@ -49,6 +51,22 @@ def test_an_engine_that_is_not_known_and_an_address_without_ray_are_refused(tmp_
         zoo.extract(tmp_path, tmp_path / "out", engine="slurm")
     with pytest.raises(UserError, match="--ray-address needs --engine ray"):
         zoo.extract(tmp_path, tmp_path / "out", ray_address="auto")
+
+
+@pytest.mark.parametrize("name", ["byol_r200x2", "byol_r200x2.deepmind_in1k", "simclr_r18_mini.tin32"])
+def test_another_model_than_the_folder_has_is_refused_before_it_is_fetched(name: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    shutil.copy(PHOTO, tmp_path / "images")
+    zoo.extract(tmp_path / "images", tmp_path / "out", backend="torch", device="cpu")
+    opened = list[object]()
+    with pytest.raises(
+        UserError, match=rf"out differs in model simclr_r18_mini\.tin64 there, {name}.* now: add --model"
+    ):
+        zoo.extract(tmp_path / "images", tmp_path / "out", model=name, on_open=opened.append)
+    assert not opened
+    for same in ("simclr_r18_mini", "simclr_r18_mini.tin64"):
+        done = zoo.extract(tmp_path / "images", tmp_path / "out", model=same, backend="torch", device="cpu")
+        assert done.ok == 1
 
 
 def test_the_name_of_torchvision_suggests_its_weights() -> None:

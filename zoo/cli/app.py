@@ -31,6 +31,7 @@ from zoo.system.terminal import print_line
 from zoo.version import __version__
 
 _RESERVE = 8 << 20  # bytes; freed before an error is printed
+_MOST_OF_ARGUMENTS = 120  # characters of a message that repeats arguments
 _NAMES_A_SHORTAGE = ("memory", "open files", "thread")
 
 
@@ -71,6 +72,8 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        if ctx.resilient_parsing:  # Tab was pressed: the words are not complete yet
+            return super().resolve_command(ctx, args)
         # `zoo help`, `zoo version`, and names that other programs use
         if args[0] not in self.commands:
             if args[0] == "help" and args[1:2] == []:
@@ -120,7 +123,6 @@ def new_app(text: str, begin: str = "") -> typer.Typer:
         cls=_Commands,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
-        add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
@@ -275,6 +277,8 @@ def exit_code(app: typer.Typer, name: str, resume_hint: str, reserve: list[bytea
         # Flush here, where a broken pipe can still be handled.
         sys.stdout.flush()
         return result if isinstance(result, int) else EXIT_OK
+    except SystemExit as error:  # how typer ends --show-completion, and the answer to a Tab
+        return error.code if isinstance(error.code, int) else EXIT_OK
     except UserError as error:
         (reserve or []).clear()
         return _fail(f"{name}: error: {_with_shortage(error)}", error)
@@ -315,6 +319,8 @@ def _with_shortage(error: UserError) -> str:
 def _with_guess(error: TyperException) -> str:
     """Return the message of an error, with the option that is meant by an unknown one, and what a missing one is."""
     option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if error.format_message().startswith("Got unexpected extra argument"):
+        return _too_many(error.format_message(), context)
     # Explain a missing option with its help text, unless the message lists its choices already.
     message = error.format_message()
     about = getattr(getattr(error, "param", None), "help", None)
@@ -324,10 +330,18 @@ def _with_guess(error: TyperException) -> str:
         return message
     there = {name for parameter in context.command.params for name in parameter.opts}
     if meant := option_meant(option, there):
-        return f"{error.message} Did you mean {meant}?"
+        return f"{error.message}. Did you mean {meant}?"
     if said := said_of_option(option):
         return f"{error.message} ({said})"
     return message
+
+
+def _too_many(message: str, context: Any) -> str:
+    """Return typer's message about arguments too many, cut off; a shell makes thousands of them from a glob."""
+    takes_images = any(parameter.metavar == "IMAGES" for parameter in context.command.params)
+    quote = ". IMAGES is one source: quote a glob ('photos/*.jpg'), or write the paths into a list.txt"
+    shown = message if len(message) <= _MOST_OF_ARGUMENTS else f"{message[:_MOST_OF_ARGUMENTS]} ...)"
+    return shown.rstrip(".") + (quote if takes_images else "") + "."
 
 
 def _sentence(message: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from zoo.cli import completion
 from zoo.cli.option_groups import grouped
 from zoo.cli.options import Device
 from zoo.errors import EXIT_OK, EXIT_SOME_FAILED, UserError
@@ -39,7 +40,8 @@ class ModelOptions:
         str | None,
         typer.Option(
             help="NAME or NAME.tag of `zoo list`, or a path to .safetensors or .onnx. Default: what OUT already has, "
-            f"else {DEFAULT_MODEL}."
+            f"else {DEFAULT_MODEL}.",
+            autocompletion=completion.models,
         ),
     ] = None
     backend: Annotated[Backend, typer.Option(help="What runs the network; auto: the fastest here.")] = "auto"
@@ -186,7 +188,10 @@ def extract(
 
     # The source is an argument or an option.
     if source is not None and reading.images is not None:
-        raise UserError(f"the images are given twice, as {source!r} and as --images {reading.images!r}: leave one out")
+        raise UserError(
+            f"the images are given twice, as {source!r} and as --images {reading.images!r}: leave one out, or quote a "
+            "glob ('photos/*.jpg')"
+        )
     images = source if source is not None else reading.images
     if images is None:
         raise UserError("give the images: zoo extract IMAGES --out OUT. See `zoo extract --help`.")
@@ -291,7 +296,8 @@ def plan(
     sizes = [part.rows for part in made.parts]
     empty = f", {sizes.count(0)} of them empty" if 0 in sizes else ""
     work = f"{made.written} written now" if made.written else "nothing was left to do"
-    say(f"{out}: {len(listing.files)} images in {parts} parts of {min(sizes)} to {max(sizes)}{empty} ({work})")
+    each = f"{min(sizes)} to {max(sizes)}" if min(sizes) != max(sizes) else f"{max(sizes)}"
+    say(f"{out}: {len(listing.files)} images in {parts} parts of {each}{empty} ({work})")
     if listing.other_files:
         say(f"left out: {listing.other_files} other file{'s' * (listing.other_files != 1)}")
     first = out / made.parts[0].name

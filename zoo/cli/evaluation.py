@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from zoo.cli import completion
 from zoo.cli.options import Device, LabelColumn
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.system.terminal import print_line
@@ -39,7 +40,11 @@ def evaluate(
         ),
     ],
     model: Annotated[
-        str, typer.Option(help="As for `zoo extract`; NAME.random, or random, is the untrained network.")
+        str,
+        typer.Option(
+            help="As for `zoo extract`; NAME.random, or random, is the untrained network.",
+            autocompletion=completion.models,
+        ),
     ] = DEFAULT_MODEL,
     out: Annotated[Path | None, typer.Option(help="Write the result to this JSON file.")] = None,
     set_: Annotated[
@@ -67,7 +72,9 @@ def evaluate(
     require_given(data)
     if root is None:
         require_path(
-            data, f"no data at {data}: give a folder of images, a parquet, tar or npz file or a folder of them"
+            data,
+            f"no data at {data}: give a folder with train/CLASS/ and test/CLASS/, or with a parquet, tar or npz file "
+            "of each",
         )
     from zoo.cli.app import parse_assignments
     from zoo.cli.default_model import say_default
@@ -102,7 +109,10 @@ def report(
     ] = None,
     label_column: LabelColumn = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="Model whose features are drawn; repeatable; needs --data.")
+        list[str] | None,
+        typer.Option(
+            help="Model whose features are drawn; repeatable; needs --data.", autocompletion=completion.models
+        ),
     ] = None,
     device: Device = None,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from zoo.cli import completion
 from zoo.cli.options import Model
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.system.terminal import print_line
@@ -66,7 +67,10 @@ def list_models(
 
 @app.command(short_help="Show one model: weights, licence, source, preprocessing.")
 def info(
-    name: Annotated[str, typer.Argument(help="NAME or NAME.tag; a file, a folder or hf-hub:ORG/NAME.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="NAME or NAME.tag; a file, a folder or hf-hub:ORG/NAME.", autocompletion=completion.models),
+    ],
     full: Annotated[bool, typer.Option("--full", help="All sets of weights, and the command of each score.")] = False,
 ) -> None:
     """Show one model: weights, licence, source, preprocessing, how to train it."""
@@ -77,7 +81,7 @@ def info(
 
 @app.command(short_help="Download official weights, verify and convert them.")
 def fetch(
-    name: Annotated[str, typer.Argument(help="NAME or NAME.tag of `zoo list`.")],
+    name: Annotated[str, typer.Argument(help="NAME or NAME.tag of `zoo list`.", autocompletion=completion.models)],
     file: Annotated[Path | None, typer.Option(help="Use this official file instead of downloading it.")] = None,
 ) -> None:
     """Download official weights, verify and convert them; loading a model by name does the same."""
@@ -231,7 +235,13 @@ def convert(
 
 @app.command(short_help="Upload a model, or a page with it, to a model hub.")
 def publish(
-    model: Annotated[str, typer.Argument(help="NAME or NAME.tag, a folder of `zoo convert`, or a .safetensors file.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="NAME or NAME.tag, a folder of `zoo convert`, or a .safetensors file.",
+            autocompletion=completion.models,
+        ),
+    ],
     repo: Annotated[
         str | None, typer.Option(help="ORG/NAME on the model hub (HF_ENDPOINT, HF_TOKEN).", show_default=False)
     ] = None,
@@ -302,7 +312,7 @@ def publish(
 
 @app.command(short_help="Write the card of a model.")
 def card(
-    name: Annotated[str, typer.Argument(help="NAME or NAME.tag with weights.")],
+    name: Annotated[str, typer.Argument(help="NAME or NAME.tag with weights.", autocompletion=completion.models)],
     *,
     out: Annotated[
         Path | None, typer.Option(help="File to write; default: that of model_cards/ in a checkout.")

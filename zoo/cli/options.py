@@ -6,10 +6,16 @@ from typing import Annotated
 
 import typer
 
+from zoo.cli import completion
 from zoo.errors import UserError
 
 Model = Annotated[
-    str, typer.Option(help="NAME or NAME.tag of `zoo list`, or a path to .safetensors or .onnx.", show_default=True)
+    str,
+    typer.Option(
+        help="NAME or NAME.tag of `zoo list`, or a path to .safetensors or .onnx.",
+        show_default=True,
+        autocompletion=completion.models,
+    ),
 ]
 LabelColumn = Annotated[
     str | None, typer.Option(help="Column of a list or table with the labels; default: label, class, ...")

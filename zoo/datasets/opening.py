@@ -74,7 +74,10 @@ def open_dataset(source: Path | str, split: str | None = None, label_column: str
         return _open_prefix(path / split, "", name) or _open_folder(path / split, name)
     if (found := _open_prefix(path, split, name)) is not None:
         return found
-    raise UserError(f"{path} has no {split}/ folder and no {split}*.parquet, {split}*.tar or {split}.npz")
+    raise UserError(
+        f"{path} has no {split}/ folder and no {split}*.parquet, {split}*.tar or {split}.npz: "
+        f"put the images of each class into {split}/CLASS/"
+    )
 
 
 def require_there(source: Path | str) -> None:
@@ -130,7 +133,10 @@ def _tars_or_arrays(path: Path, prefix: str) -> list[Path]:
 
 def _open_prefix(path: Path, prefix: str, name: str) -> Dataset | None:
     """Open the parquet, tar or array files of a folder with this prefix; ``None`` where there are none."""
+    is_result = (path / "_manifest.json").exists() or (path / ".zoo").is_dir()
     parquets, others = sorted(path.glob(f"{prefix}*.parquet")), _tars_or_arrays(path, prefix)
+    # `zoo extract PHOTOS --out PHOTOS` leaves the embeddings among the images.
+    parquets = [file for file in parquets if not (is_result and file.name.startswith("embeddings-"))]
     if parquets:
         return _open_parquet(parquets, name)
     if not others:

@@ -162,6 +162,8 @@ def torch_device(device: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.zeros(1, device=device)
+    except NotImplementedError:  # this build of torch has no such devices, which it says in a list of operators
+        raise UserError(f"device {device!r} is not usable here: this machine has {devices_here()}") from None
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"device {device!r} is not usable here ({reason_of(error)}): this machine has {devices_here()}"

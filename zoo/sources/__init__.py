@@ -151,7 +151,11 @@ def _open_pattern(where: Storage, name: str, keep: Sequence[str], image_column: 
 
 def _open_folder(path: Path, keep: Sequence[str], image_column: str | None) -> Source:
     where = Local(os.path.join(path, ""))
-    if saved := _saved_dataset(path):
+    try:
+        saved = _saved_dataset(path)
+    except PermissionError:  # the listing says it of the folder
+        return ImageFolder(str(path), keep)
+    if saved:
         return TableFiles(where, saved, keep, image_column)
     tables, tars = _containers(path, ".parquet"), sorted(_containers(path, ".tar"))
     if (tables or tars) and not has_image(path):

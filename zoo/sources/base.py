@@ -43,7 +43,9 @@ class Source(Protocol):
     """Images in some order, each with a name that is unique and kept byte for byte."""
 
     def require_columns(self) -> None:
-        """Raise UserError where the head of a file tells that a column to keep is missing; ``listing`` finds the rest.
+        """Raise UserError where a folder has no image, or the head of a file tells that a column to keep is missing.
+
+        ``listing`` finds the rest.
 
         It takes far less than a second on a local disk, so that a typing error is told before a model is downloaded.
         """

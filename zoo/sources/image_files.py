@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from zoo.errors import UserError, reason_of
 from zoo.sources.base import ImageRow
-from zoo.sources.file_listing import FILES, LeftOut, Listing, collect, is_hidden, list_images
+from zoo.sources.file_listing import FILES, LeftOut, Listing, collect, has_image, is_hidden, list_images
 from zoo.sources.metadata import (
     PATH_COLUMNS,
     kept_column,
@@ -49,7 +49,9 @@ class ImageFolder:
         self._keep = list(keep)
 
     def require_columns(self) -> None:
-        """Return: the metadata can stand in any folder below; see ``Source``."""
+        """Look for an image; see ``Source``. The metadata can stand in any folder below."""
+        if not has_image(Path(self._storage.root)):
+            list_images(Path(self._storage.root))  # says what is there instead
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the images, sorted by path; see ``Source``."""
@@ -75,7 +77,9 @@ class GlobFiles:
         self._keep = _only_folder(keep, root + pattern)
 
     def require_columns(self) -> None:
-        """Return: there is only the column ``folder``; see ``Source``."""
+        """Look for a local image that the glob matches; see ``Source``. There is only the column ``folder``."""
+        if isinstance(self._storage, Local) and not any(_is_image(path) for path, _ in self._found()):
+            self.listing()  # says what is there instead
 
     def listing(self, *, without: Collection[Path] = ()) -> Listing:
         """List the images, sorted by path; see ``Source``."""
@@ -86,7 +90,7 @@ class GlobFiles:
         def rows() -> Iterator[tuple[bytes, int, int]]:
             for path, size_and_time in self._found():
                 is_hidden_here = is_hidden(path) and not is_hidden(os.fsencode(self._pattern))
-                if os.path.splitext(path)[1].lower() in _EXTENSIONS and not is_hidden_here:
+                if _is_image(path) and not is_hidden_here:
                     yield path, *(size_and_time or self._storage.size_and_time(path))
                 else:
                     others.add(path)
@@ -281,6 +285,10 @@ def _only_folder(keep: Sequence[str], where: str) -> list[str]:
         if name != "folder":
             raise UserError(f"{where} has no column {name}: separate files have only the column folder to keep")
     return list(keep)
+
+
+def _is_image(path: bytes) -> bool:
+    return os.path.splitext(path)[1].lower() in _EXTENSIONS
 
 
 def _with_folder(files: pa.Table, keep: list[str]) -> pa.Table:

@@ -17,6 +17,7 @@ from zoo.system.parquet import PageChecks
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
 _PATH_COLUMNS = ("path", "file_name", "filename", "filepath", "file_path", "image_path")
+_OF_A_RESULT = {"path_bytes", "status", "embedding"}  # columns of `zoo extract`, whose paths begin elsewhere
 _MAX_TYPE = 40  # characters of a type in a message
 
 
@@ -121,6 +122,8 @@ def image_column_of(schema: pa.Schema, shown: str, wanted: str | None = None) ->
     for name in IMAGE_COLUMNS:
         if name in holding:
             return holding[name]
+    if set(schema.names) >= _OF_A_RESULT:
+        raise UserError(f"{shown} is a result of `zoo extract` and holds no images: give the images")
     if len(holding) == 1:
         return next(iter(holding.values()))
     for name in (*IMAGE_COLUMNS, *_PATH_COLUMNS):

@@ -157,6 +157,7 @@ def test_wrong_words_get_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys: Ca
         (("list", "--licence", "comercial"), "did you mean commercial? choose from"),
         (("list", "--method", "barlow_twins"), "did you mean barlowtwins? choose from"),
         (("info", "moco_r50"), "did you mean mocov2_r50?"),
+        (("info", "ResNet-18"), "did you mean simclr_r18_mini?"),
         (("info", "npid_r50"), "did you mean instdisc_r50?"),
         (("list", "npid++"), "did you mean instdisc_r50?"),
     ):

@@ -45,6 +45,11 @@ def run(monkeypatch: pytest.MonkeyPatch, line: str) -> int:
         ("zoo train --data d", "Did you mean 'zoo-train run'?"),
         ("zoo-train train --data d", "Did you mean 'run'?"),
         ("zoo-train extract photos", "Did you mean 'zoo extract'?"),
+        ("zoo extract a.jpg b.jpg c.jpg --out o", "(b.jpg c.jpg). IMAGES is one source: quote a glob"),
+        ("zoo extract --images a.jpg b.jpg c.jpg --out o", "IMAGES is one source: quote a glob"),
+        ("zoo plan a.jpg b.jpg --out o --parts 2", "IMAGES is one source: quote a glob"),
+        ("zoo verify o p", "extra argument(s) (p). See"),
+        ("zoo extract photos -o o", "No such option: -o. Did you mean --out?"),
         ("zoo extract photos o", "Missing option '--out': Folder for embeddings-*.parquet"),
         ("zoo info", "Missing argument 'name': NAME or NAME.tag; a file"),
         ("zoo-train run byol_r18_tin32 --data d", "Missing option '--out': Folder for checkpoints"),
@@ -62,6 +67,16 @@ def test_a_guess_of_another_program_names_ours(
     assert meant in error
     assert error.count("\n") == 1
     assert "--help`" in error
+
+
+def test_a_glob_that_the_shell_expanded_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = " ".join(f"photos/{number:04}.jpg" for number in range(1000))
+    assert run(monkeypatch, f"zoo extract {images} --out o") == EXIT_USER_ERROR
+    error = capsys.readouterr().err
+    assert "photos/0001.jpg photos/0002.jpg" in error
+    assert len(error) < 300
 
 
 @pytest.mark.parametrize(

@@ -152,3 +152,14 @@ def test_class_folders_may_be_links(tmp_path: Path) -> None:
     names = [f"class0/{first}", f"class0/deep/{third}", f"class1/more/{second}", f"class1/more/deep/{fourth}"]
     assert sorted(dataset.row_name(n) for n in range(len(dataset))) == sorted(names)
     assert dataset.required_labels.tolist() == [0, 0, 1, 1]
+
+
+def test_embeddings_among_the_images_are_no_data(tmp_path: Path) -> None:
+    """``zoo extract PHOTOS --out PHOTOS`` was refused by ``zoo-train run --data PHOTOS``."""
+    for path in PHOTOS:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    pq.write_table(pa.table({"path": ["a"], "embedding": [[1.0]]}), tmp_path / "embeddings-00000.parquet")
+    with pytest.raises(UserError, match="has no image column"):  # somebody's own table
+        open_dataset(tmp_path)
+    (tmp_path / ".zoo").mkdir()
+    assert len(open_dataset(tmp_path)) == len(PHOTOS)

@@ -203,7 +203,7 @@ def test_data_without_images_is_refused_before_a_model_is_opened(
     protocol: str, tmp_path: Path, tiny_weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(context, "open_model", None)
-    with pytest.raises(UserError, match="has no train/ folder"):
+    with pytest.raises(UserError, match=r"has no train/ folder .*: put the images of each class into train/CLASS/"):
         evaluate(protocol, tiny_weights, tmp_path)
 
 

@@ -255,6 +255,11 @@ def test_a_tensor_may_be_of_any_float_type(embedder: zoo.Embedder) -> None:
         ({"precision": "int4"}, "unknown precision"),
         ({"device": "cuda:99"}, "is not usable here"),
         ({"device": "nonsense"}, "is not usable here"),
+        pytest.param(
+            {"device": "mps"},
+            "'mps' is not usable here: this machine has",
+            marks=pytest.mark.skipif(torch.backends.mps.is_available(), reason="has MPS"),
+        ),
         ({"backend": "onnx", "precision": "bf16"}, "needs --backend torch"),
         ({"outputs": {"layers": ["layer3"]}}, r"give zoo\.Outputs"),
         ({"outputs": "layer3"}, r"give zoo\.Outputs"),

@@ -73,6 +73,7 @@ MODELS: Mapping[str, ModelSpec] = {
 
 _NAMED_ELSEWHERE = {
     **dict.fromkeys(("resnet50", "resnet-50", "resnet_50", "tv_resnet50"), "supervised_r50"),
+    **dict.fromkeys(("resnet18", "resnet-18", "resnet_18", "tv_resnet18"), DEFAULT_MODEL),
     **dict.fromkeys(("moco", "moco_r50"), "mocov2_r50"),
     **dict.fromkeys(("npid", "npid_r50", "npid++", "npidpp"), "instdisc_r50"),  # VISSL's name
 }
