@@ -34,6 +34,8 @@ CLASSES = {"barlow_twins": "BarlowTwins", "vicreg": "VICReg"}
 
 @pytest.fixture
 def methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in METHODS.glob("*.py"):  # a page's test may have imported its own copy
+        monkeypatch.delitem(sys.modules, file.stem, raising=False)
     monkeypatch.syspath_prepend(METHODS)
 
 

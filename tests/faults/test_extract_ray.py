@@ -29,6 +29,7 @@ from zoo.extraction.ray_executor import RayExecutor, connect
 from zoo.inference.outputs import Outputs
 
 ROOT = Path(__file__).parents[2]
+PHOTOS = ROOT / "examples" / "photos"
 ON_CPU = LoadArguments("cpu", "torch", "fp32", normalize=False, outputs=Outputs())
 
 
@@ -39,7 +40,7 @@ def test_without_ray_one_line_says_how_to_get_it(
 
     def error(*options: str) -> str:
         monkeypatch.setattr(
-            sys, "argv", ["zoo", "extract", "--images", str(tmp_path), "--out", str(tmp_path / "out"), *options]
+            sys, "argv", ["zoo", "extract", "--images", str(PHOTOS), "--out", str(tmp_path / "out"), *options]
         )
         assert exit_code(app, "zoo", "") == EXIT_USER_ERROR
         return capsys.readouterr().err

@@ -33,6 +33,7 @@ from zoo.models.resnet import build_encoder, encoder_state
 from zoo.system.atomic_files import sha256_file
 from zoo.transforms.preprocess import Preprocessing
 
+PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory with /proc")
 
 
@@ -128,7 +129,7 @@ def test_weights(tmp_path: Path) -> None:
         (tmp_path / f"{name}.safetensors").write_bytes(save(state, good | change))
         files[name] = tmp_path / f"{name}.safetensors"
     commands = {
-        name: (["zoo", "extract", "--images", tmp_path, "--model", path, "--out", tmp_path / "o"], path.stat().st_size)
+        name: (["zoo", "extract", "--images", PHOTOS, "--model", path, "--out", tmp_path / "o"], path.stat().st_size)
         for name, path in files.items()
     }
     errors = refused(tmp_path, commands)
@@ -187,7 +188,7 @@ def test_configs_of_models(tmp_path: Path) -> None:
         (folder / "config.json").write_text(json.dumps(changed))
         size = sum(p.stat().st_size for p in folder.iterdir())
         commands[name] = (
-            ["zoo", "extract", "--images", folder, "--model", folder, "--backend", "torch", "--out", tmp_path / "o"],
+            ["zoo", "extract", "--images", PHOTOS, "--model", folder, "--backend", "torch", "--out", tmp_path / "o"],
             size,
         )
     refused(tmp_path, commands)
@@ -287,7 +288,7 @@ def test_onnx_files(tmp_path: Path) -> None:
     files["not_text"] = files["side"].replace(b"\x01x", b"\x01\xff")  # the input's name
     commands = {}
     for name, path in write(folder, files, ".onnx").items():
-        words = ["zoo", "extract", "--images", folder, "--model", path, "--out", tmp_path / "o"]
+        words = ["zoo", "extract", "--images", PHOTOS, "--model", path, "--out", tmp_path / "o"]
         commands[name] = words, path.stat().st_size
     errors = refused(tmp_path, commands)
     assert "ConstantOfShape makes a tensor of 12000 MB" in errors["constant_folded"]

@@ -262,7 +262,10 @@ def test_entry_points_of_an_installed_package(tmp_path: Path, monkeypatch: pytes
     (info / "entry_points.txt").write_text(points)
     (tmp_path / "entry_module.py").write_text(
         "from training import Method, Recipe\n"
-        "class Mine(Method): pass\n"
+        "class Mine(Method):\n"
+        "    @classmethod\n"
+        "    def from_recipe(cls, recipe): return cls()\n"
+        "    def forward(self, views, labels=None): return {}\n"
         "def recipe(): return Recipe('x', 'mine', 'r18')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

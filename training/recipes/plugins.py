@@ -38,7 +38,7 @@ def import_object(reference: str) -> object:
             "it, install it, or add its folder to PYTHONPATH"
         ) from error
     found_at = getattr(module, "__file__", None)
-    if file is not None and (found_at is None or not os.path.samefile(found_at, file)):
+    if file is not None and (found_at is None or Path(found_at).resolve() != file.resolve()):
         raise UserError(f"{file} is hidden by another module {match[1]} ({found_at or 'a built-in one'}): rename it")
     if not hasattr(module, match[2]):
         raise UserError(f"{match[1]} has no {match[2]}: it is {found_at or 'a built-in module'}")

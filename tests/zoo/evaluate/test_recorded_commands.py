@@ -58,7 +58,8 @@ QUICK: dict[str, dict[str, str]] = {
     "semi-supervised": {"percent": "10", "lr": "0.05", "epochs": "1", "batch": "8", "seeds": "2"},
     "transfer": {"mode": "fine-tuned", "steps": "2", "batch": "8", "lr": "0.02"},
     "segment": {"iterations": "1", "batch_size": "2", "crop": "32", "short_side": "32", "lrs": "0.1", "width": "8"},
-    "depth": {"iterations": "1", "batch_size": "2", "crop": "32,24", "short_side": "24", "decoder": "8,8,4,4"},
+    "depth": {"iterations": "1", "batch_size": "2", "crop": "32,24", "short_side": "24", "decoder": "8,8,4,4",
+              "lrs": "0.001"},
     "detect": {"iterations": "1", "sizes": "48", "test_size": "48", "max_size": "96", "precise": "1", "pool": "6",
                "anchors": "16,24", "rois": "16", "proposals_before": "100,60", "proposals": "60,16"},
 }  # fmt: skip

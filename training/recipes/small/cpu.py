@@ -124,6 +124,7 @@ def _pirl_budget(epochs: int) -> Recipe:
         method="pirl",
         views=replace(base.views, small=plain, small_size=48, small_count=1),
         heads=replace(base.heads, mlp_layers=1),
+        optim=replace(base.optim, lr=0.1),
         options={
             "code": "pycontrast",
             "patch_weight": 0.5,

@@ -355,7 +355,13 @@ def test_what_strangers_send_is_answered_and_not_printed(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_right_behind_the_address_is_the_normal_end(photos_out: Path, number: int) -> None:
     command = [sys.executable, "-m", "zoo", "serve", photos_out, "--no-images", "--port", "0", "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # as in a shell
+    ) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("http://127.0.0.1:")
