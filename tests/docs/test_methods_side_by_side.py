@@ -30,11 +30,16 @@ def number(value: float | None) -> str:
 def test_every_row_of_the_table_is_in_the_json_and_the_other_way_round() -> None:
     rows = json.loads((RESULTS / "cifar10_methods.json").read_text())["rows"]
     expected = [
-        [shown(row["knn"]), shown(row["linear"]), *(number(row.get(key)) for key in ("step_ms", "peak_mb"))]
+        [
+            str(len(row["seeds"])),
+            *(shown(row[protocol]) for protocol in ("knn", "linear")),
+            *(number(row.get(key)) for key in ("step_ms", "peak_mb")),
+        ]
         for row in rows
     ]
     assert [line[1:] for line in LINES[HEADS[0] + 1 : HEADS[1]]] == expected
     assert {row["name"] for row in rows} >= set(METHODS) - {"supervised"}
+    assert not [seed for row in rows for seed in row["seeds"] if "error" in seed]
 
 
 def test_the_search_of_recipes_is_that_of_the_json() -> None:
@@ -50,6 +55,7 @@ def test_the_search_of_recipes_is_that_of_the_json() -> None:
     ]
     assert [line[1:] for line in LINES[HEADS[1] + 1 :]] == expected
     assert {row["images"] * row["epochs"] for row in found.values()} == {25_000}
+    assert set(found) == set(METHODS) - {"supervised"}
 
 
 def test_the_recipes_have_the_settings_that_the_search_found() -> None:

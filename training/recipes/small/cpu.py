@@ -87,8 +87,8 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
 def _bank_budget(method: str) -> Recipe:
     """The softmax over all images and T .1, LEM's setting for CIFAR-10 (``cifar.py``), with SimCLR's small view.
 
-    Rate and weight decay were not searched. Two short runs on 2000 images do not tell them from an untrained network:
-    kNN 28.8 with these values, 24.0 with LEM's .06 and 5e-4, 28.0 untrained.
+    No rate of the search is clearly better. After one epoch of CIFAR-10, kNN is below that of random weights
+    (docs/results.md).
     """
     base = small_budget("mocov2", "cifar10", 200)
     return replace(
@@ -115,7 +115,10 @@ def _cmc_budget(epochs: int) -> Recipe:
 
 
 def _pirl_budget(epochs: int) -> Recipe:
-    """PIRL as PyContrast has it, with 1024 negatives at T .1; patches of 12 pixels from crops of 48."""
+    """PIRL as PyContrast has it, with 1024 negatives at T .1, and a third of InstDisc's rate (``recipe_search.json``).
+
+    The patches have 12 pixels and come from crops of 48.
+    """
     base = cpu_budget("instdisc", epochs)
     plain = View(min_area=0.6, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
     return replace(
