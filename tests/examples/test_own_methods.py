@@ -34,7 +34,7 @@ CLASSES = {"barlow_twins": "BarlowTwins", "vicreg": "VICReg"}
 
 @pytest.fixture
 def methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    for file in METHODS.glob("*.py"):  # a page's test may have imported its own copy
+    for file in METHODS.glob("*.py"):  # the tests of pages import copies of these modules
         monkeypatch.delitem(sys.modules, file.stem, raising=False)
     monkeypatch.syspath_prepend(METHODS)
 

@@ -79,7 +79,7 @@ def _unmade(views: Views) -> Iterator[tuple[str, str]]:
 
 
 def _read_fields(recipe: Recipe) -> set[str] | None:
-    """Return the paths of heads, objective and optim that method and optimiser read; ``None`` where nobody knows."""
+    """Return the fields of heads, objective and optim that are read; ``None`` where the method cannot be built."""
     read: set[str] = set()
     parts = {name: _Watched(getattr(recipe, name), name, read) for name in ("heads", "objective", "optim")}
     optim = cast(Optim, parts["optim"])

@@ -6,7 +6,7 @@ from zoo.models.registry import MODELS
 
 
 def models(incomplete: str) -> list[str]:
-    """Return the names that begin with ``incomplete``; from the dot on, those with their tags."""
+    """Return the models whose names begin with ``incomplete``. Once it has a dot, the names include the tag."""
     base, dot, _ = incomplete.partition(".")
     tagged = [f"{base}.{tag}" for tag in MODELS[base].weights] if dot and base in MODELS else []
     return [name for name in (tagged if dot else MODELS) if name.startswith(incomplete)]

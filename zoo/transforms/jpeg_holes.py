@@ -61,7 +61,7 @@ def _zeros_are_no_pixels(coding: int, tables: Mapping[int, bytes], scan: bytes) 
 
 
 def _has_erased_part(data: bytes, start: int, end: int) -> bool:
-    """Return whether a scan holds a sector of ones; before a marker they are fill bytes, as some encoders write."""
+    """Return whether a scan holds a sector of ones. Ones before a marker are fill bytes, which are allowed."""
     while (start := data.find(_ONES, start, end + 1)) >= 0:
         behind = _NO_FILL.search(data, start)
         if behind is None or behind[0][0] not in _BEHIND_FILL:

@@ -62,7 +62,7 @@ def test_the_published_recipe_builds_the_defaults(kind: type[Method]) -> None:
     with torch.device("meta"):
         built = kind.from_recipe(recipe)
     assert head_tensors(built) == head_tensors(default(kind))
-    unused = {"queue_from_epoch": 0} if kind is SwAV else {}  # the recipe has no queue
+    unused = {"queue_from_epoch": 0} if kind is SwAV else {}  # not used: the recipe has no queue
     assert {name: getattr(built, name) for name in SETTINGS[kind]} == SETTINGS[kind] | unused
     assert sum(p.numel() for p in built.encoder.parameters()) == 23_508_032
 

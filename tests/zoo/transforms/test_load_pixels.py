@@ -71,7 +71,7 @@ def test_a_file_of_which_nothing_is_there_is_no_image() -> None:
 def test_what_a_program_accepts_for_its_own_files_does_not_count_here(
     format: str, program: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many programs set ``ImageFile.LOAD_TRUNCATED_IMAGES``: then a half image had an embedding."""
+    """Many programs set ``ImageFile.LOAD_TRUNCATED_IMAGES``. It must not make half an image an embedding."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", program)
     data = encode(picture(300, 200, seed=4), format)
     half = data[: len(data) * 6 // 10]
