@@ -2,6 +2,8 @@
 
     python benchmarks/recipe_search.py --data DATA --out OUT --json FILE [METHOD ...]
 
+MoCo v1 takes the setting of MoCo v2, whose code it runs. The supervised baseline is not searched.
+
 Each method has four candidates: its recipe, a third and three times its learning rate, and its recipe with the other
 initialisation of the residual blocks (``zero_init_residual``), which decides where a short run begins. Every candidate
 sees the same images as often as the others (``zoo-train sweep``). The score is kNN on images that none was trained on:
@@ -31,14 +33,15 @@ import torch
 from training.ablations.run import sample
 from training.launch import launch_sweep
 from training.methods import build_method
+from training.methods.find import METHODS as TRAINED
 from training.monitoring.collapse import held_out_knn
 from training.recipes.config import Recipe, override
-from training.recipes.table import RECIPES, find
+from training.recipes.table import find
 from training.sweeps.result import SweepResult
 from zoo.datasets.labelled import training_splits
 
 SUFFIX = "_r10_cifar10_3ep"
-METHODS = [name.removesuffix(SUFFIX) for name in RECIPES if name.endswith(SUFFIX)]
+METHODS = [name for name in TRAINED if name != "supervised"]
 
 
 def sweeps(recipe: Recipe) -> list[str]:

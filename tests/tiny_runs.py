@@ -52,7 +52,7 @@ _OPTIONS: dict[str, dict[str, int | float | str]] = {
         "loss": "nce",
         "clusterings": 2,
         "clusters": 4,
-        "instance_epochs": 0,
+        "instance_epochs": 0.0,
     },
     "cpc": {
         "patch": 16,

@@ -41,6 +41,13 @@ class EpochSampler:
             return step // (self.images // self.batch_size)
         return step * self.batch_size // self.images
 
+    def fraction_at(self, step: int) -> float:
+        """Return the part of the epoch that is complete before ``step``, from 0 to below 1."""
+        if self.drop_last:
+            steps = self.images // self.batch_size
+            return step % steps / steps
+        return step * self.batch_size % self.images / self.images
+
     def batch(self, step: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return rows and epochs of a step, each int64 [batch_size]."""
         length = self.images // self.batch_size * self.batch_size if self.drop_last else self.images

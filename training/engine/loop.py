@@ -183,7 +183,8 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
 
             # -------------------------------------------------------- schedules, which depend on the step alone
             epoch = sampler.epoch_at(batch.step)
-            info = StepInfo(batch.step, total_steps, epoch, schedules.tau(config, batch.step, total_steps))
+            tau = schedules.tau(config, batch.step, total_steps)
+            info = StepInfo(batch.step, total_steps, epoch, tau, sampler.fraction_at(batch.step))
             lr = schedules.learning_rate(config, batch.step, sampler)
             set_learning_rate(optimiser, config, lr)
             method.before_step(info)

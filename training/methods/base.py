@@ -28,12 +28,19 @@ class StepInfo:
         total_steps: steps of the whole run.
         epoch: epoch in which the step begins, counted from 0.
         tau: BYOL's target momentum at this step.
+        fraction: part of that epoch that is complete before the step, from 0 to below 1.
     """
 
     step: int
     total_steps: int
     epoch: int
     tau: float
+    fraction: float = 0.0
+
+    @property
+    def epochs(self) -> float:
+        """Epochs that are complete before the step, with the part of the last one."""
+        return self.epoch + self.fraction
 
 
 class Method(nn.Module):

@@ -39,7 +39,7 @@ class LocalAggregation(Method):
         bank: D = 128, m = .5, T = .07, NCE in the first epochs with K = 4096, which is also the number of neighbours.
         clusterings: H; 10 for ResNet-50.
         clusters: of each clustering; 30 000.
-        instance_epochs: first epochs, of instance discrimination; 10.
+        instance_epochs: first epochs, of instance discrimination, also a part of one; 10.
     """
 
     synchronised_bn = False
@@ -58,7 +58,7 @@ class LocalAggregation(Method):
         *,
         clusterings: int = 10,
         clusters: int = 30_000,
-        instance_epochs: int = 10,
+        instance_epochs: float = 10,
     ) -> None:
         super().__init__()
         self.encoder, self.bank = encoder, bank
@@ -73,15 +73,21 @@ class LocalAggregation(Method):
     @classmethod
     def from_recipe(cls, recipe: Recipe, *, images: int = 1) -> Self:
         encoder, dim = recipe_encoder(recipe)
-        numbers = {name: int(recipe.options[name]) for name in ("clusterings", "clusters", "instance_epochs")}
-        return cls(encoder, dim, MemoryBank.from_recipe(recipe, images), **numbers)
+        return cls(
+            encoder,
+            dim,
+            MemoryBank.from_recipe(recipe, images),
+            clusterings=int(recipe.options["clusterings"]),
+            clusters=int(recipe.options["clusters"]),
+            instance_epochs=float(recipe.options["instance_epochs"]),
+        )
 
     @classmethod
     def check_settings(cls, recipe: Recipe) -> None:
         super().check_settings(recipe)
         MemoryBank.check(recipe)
         some = Range(1, whole=True)
-        check_options(recipe, negatives=some, clusterings=some, clusters=some, instance_epochs=Range(0, whole=True))
+        check_options(recipe, negatives=some, clusterings=some, clusters=some, instance_epochs=Range(0))
         check_exponent(recipe, "objective.temperature", recipe.objective.temperature)
 
     @classmethod
@@ -93,10 +99,10 @@ class LocalAggregation(Method):
 
     @classmethod
     def unreached(cls, recipe: Recipe, total_steps: int) -> list[str]:
-        first, epochs = int(recipe.options["instance_epochs"]), recipe.optim.epochs
-        if first < epochs:
+        first, epochs = float(recipe.options["instance_epochs"]), recipe.optim.epochs
+        if first <= epochs * (total_steps - 1) / total_steps:  # when the last step begins
             return []
-        return [f"nothing is clustered: options.instance_epochs={first} covers all {epochs} epochs"]
+        return [f"nothing is clustered: options.instance_epochs={first:g} covers all {epochs} epochs"]
 
     @classmethod
     def more_memory(cls, recipe: Recipe, images: int) -> tuple[int, int]:
@@ -112,7 +118,7 @@ class LocalAggregation(Method):
         if rows is None:
             raise TypeError("the rows of the images in the memory bank are missing")
         f = unit(self.projector(self.encoder(view)))  # NxD
-        if self._info.epoch < self.instance_epochs:
+        if self._info.epochs < self.instance_epochs:
             loss = self.bank.loss(f, rows, self.bank.draw(rows, self._info.step))
         else:
             loss = self.aggregation(f, rows)
@@ -130,9 +136,9 @@ class LocalAggregation(Method):
         return -torch.log((P * C).sum(1) / P.sum(1) + _EPS).mean()
 
     def before_step(self, info: StepInfo) -> None:
-        """Cluster the bank at the first step of each epoch of the second phase."""
+        """Cluster the bank at the first step of the second phase, and of each of its epochs."""
         self._info = info
-        if info.epoch >= self.instance_epochs and info.epoch != int(self.clustered_epoch):
+        if info.epochs >= self.instance_epochs and info.epoch != int(self.clustered_epoch):
             for h, labels in enumerate(self.labels):
                 first = collectives.rank() == 0
                 found = kmeans(self.bank.memory, self.clusters, seed=_SEED + h) if first else labels * 0

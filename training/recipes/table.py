@@ -237,7 +237,9 @@ def _more() -> list[RecipeEntry]:
         RecipeEntry(partial(mocov3_in1k, 1000), _IN1K, _GPU16, "74.6", "MoCo v3's readme", "the released one"),
         RecipeEntry(densecl_in1k, _IN1K, _GPU8, "VOC detection AP 58.7", "DenseCL's readme", "mean of 5 trials"),
         RecipeEntry(byol_gn_in1k, _IN1K, _TPU),
-        RecipeEntry(mocov1_in1k, _IN1K, _GPU8, "60.6", "MoCo's readme", "the released one"),
+        RecipeEntry(partial(mocov1_in1k, "r50"), _IN1K, _GPU8, "60.6", "MoCo's readme", "the released one"),
+        RecipeEntry(partial(mocov1_in1k, "r50x2"), _IN1K, _GPUS, "65.4", "arXiv 1911.05722"),
+        RecipeEntry(partial(mocov1_in1k, "r50x4"), _IN1K, _GPUS, "68.6", "arXiv 1911.05722"),
         RecipeEntry(partial(barlowtwins_in1k, 1000), _IN1K, _GPU16, "73.5", "the official readme", "the released one"),
         RecipeEntry(partial(vicreg_in1k, 1000), _IN1K, _GPU32, "73.2", "the official readme", "the released one"),
         RecipeEntry(partial(vicreg_in1k, 100), _IN1K, "8 GPUs"),
@@ -285,8 +287,7 @@ def _cpu_budget() -> list[RecipeEntry]:
     return [
         *(
             RecipeEntry(partial(cpu_budget, method, 3), "CIFAR-10", "1 CPU core")
-            for method in (*_METHODS, *_MORE_METHODS)
-            if method != "supervised"
+            for method in (*_METHODS, "mocov1", *_MORE_METHODS)
         ),
         RecipeEntry(byol_r18_tin32, half, "2 CPU cores", "linear 12.8", "model_cards/byol_r18_mini.tin32.md"),
         RecipeEntry(simsiam_r18_tin32, half, "2 CPU cores"),

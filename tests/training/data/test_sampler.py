@@ -27,6 +27,9 @@ def test_every_image_has_its_turn_once_an_epoch(images: int, batch_size: int, co
         assert (counts[:-1] == images).all()
         assert images * count - batch_size < counts.sum() <= images * count
     assert [sampler.epoch_at(step) for step in range(len(drawn))] == [of[0] for _, of in drawn]
+    length = images // batch_size * batch_size if drop_last else images
+    before = [int((of[: step * batch_size] == of[step * batch_size]).sum()) for step in range(len(drawn))]
+    assert [sampler.fraction_at(step) for step in range(len(drawn))] == pytest.approx([n / length for n in before])
 
 
 def test_steps_are_those_of_the_official_code() -> None:

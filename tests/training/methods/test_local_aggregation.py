@@ -16,6 +16,7 @@ from tiny_runs import tiny
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from training.data.sampler import EpochSampler
 from training.methods import StepInfo
 from training.methods.kmeans import kmeans, kmeans_bytes
 from training.methods.local_aggregation import LocalAggregation
@@ -124,6 +125,22 @@ def test_z_is_fixed_and_the_phases_and_clusterings_follow_the_epochs() -> None:
     assert torch.equal(model.labels, clusters)  # the same epoch
     model.before_step(StepInfo(4, 6, 2, 0.0))
     assert not torch.equal(model.labels, clusters)
+
+
+def test_the_first_phase_can_end_within_an_epoch() -> None:
+    """Half an epoch of four steps: the bank is clustered at the third step, and again when the next epoch begins."""
+    torch.manual_seed(0)
+    model = model_of(40, 4, 8, clusterings=1, clusters=5, instance_epochs=0.5)
+    f, rows, clustered = torch.randn(4, 4).double(), torch.arange(4), []
+    sampler = EpochSampler(40, 10)
+    for step in range(6):
+        info = StepInfo(step, 8, sampler.epoch_at(step), 0.0, sampler.fraction_at(step))
+        model.before_step(info)
+        clustered.append(int(model.clustered_epoch))
+        loss, second = float(model([f], None, rows)["loss"]), float(model.aggregation(unit(f), rows))
+        assert (loss == pytest.approx(second)) == (step >= 2)
+        model.after_step(info)
+    assert clustered == [-1, -1, 0, 0, 1, 1]
 
 
 def test_the_memory_of_a_clustering_is_foreseen() -> None:

@@ -30,7 +30,8 @@ from zoo.datasets.dataset import Dataset
             ["the prototypes stay as they are drawn: objective.frozen_steps=10 covers"],
         ),
         ("localagg", ["options.instance_epochs=2"], ["nothing is clustered: options.instance_epochs=2 covers all 2"]),
-        ("localagg", ["options.instance_epochs=1"], []),
+        ("localagg", ["options.instance_epochs=1.81"], ["nothing is clustered: options.instance_epochs=1.81 covers"]),
+        ("localagg", ["options.instance_epochs=1.79"], []),
         ("mocov2", [], []),
     ],
 )

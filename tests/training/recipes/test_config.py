@@ -115,7 +115,10 @@ def test_the_bundled_networks_scores_are_their_cards() -> None:
 
 def test_every_method_of_the_page_of_methods_lists_its_recipes() -> None:
     """MoCo v1 too, whose class is that of v2; which lists it as well."""
-    assert [recipe.name for recipe, _ in RecipeFilters(method="mocov1").recipes()] == ["mocov1_r50_in1k_200ep"]
+    assert [recipe.name for recipe, _ in RecipeFilters(method="mocov1").recipes()] == [
+        *(f"mocov1_{network}_in1k_200ep" for network in ("r50", "r50x2", "r50x4")),
+        "mocov1_r10_cifar10_3ep",
+    ]
     for method in METHODS:
         names = [recipe.name for recipe, _ in RecipeFilters(method=method).recipes()]
         assert names == [name for name, entry in RECIPES.items() if entry.make().method == method]

@@ -146,5 +146,5 @@ def localagg_in1k() -> Recipe:
         name="localagg_r50_in1k_200ep",
         method="localagg",
         optim=replace(base.optim, lr=0.06, batch_size=128, decay_start=152, decay_epochs=37),  # .03 at 128
-        options={**base.options, "clusterings": 10, "clusters": 30_000, "instance_epochs": 10},
+        options={**base.options, "clusterings": 10, "clusters": 30_000, "instance_epochs": 10.0},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from training.recipes.config import Heads, Objective, Recipe, View
-from training.recipes.imagenet import barlowtwins_in1k, vicreg_in1k
+from training.recipes.imagenet import LEM_VIEW, barlowtwins_in1k, vicreg_in1k
 from training.recipes.small.gpu import small_budget
 from training.recipes.small.tiny_imagenet import simclr_r18_tin32, simsiam_r18_tin32
 from zoo.errors import UserError
@@ -19,7 +19,7 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
     BYOL uses three times the small budget's rate without a warm-up. SimSiam and SimCLR are set as on Tiny-ImageNet,
     SimSiam without ``zero_init_residual``. MoCo v2 uses SimCLR's rate and a queue of 64 batches. SwAV uses lightly's
     Adam, prototypes for a batch of 64, and a queue from the second epoch (the official script has one for small
-    batches). Rate and ``zero_init_residual`` were searched: ``benchmarks/results/recipe_search.json``.
+    batches). The supervised baseline is the one for a GPU. Rate and ``zero_init_residual`` were searched: ``benchmarks/results/recipe_search.json``.
 
     Raises:
         UserError: there is no such recipe for ``method``.
@@ -43,6 +43,10 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
             objective = replace(base.objective, queue=1024, queue_from_epoch=1)
             heads = replace(base.heads, prototypes=128)
             base = replace(base, objective=objective, heads=heads)
+        case "mocov1":
+            return _mocov1_budget(epochs)
+        case "supervised":
+            base = small_budget(method, "cifar10", 200)
         case "instdisc":
             base = _bank_budget(method)
         case "barlowtwins" | "vicreg":
@@ -81,6 +85,18 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
         optim=replace(base.optim, batch_size=64, epochs=epochs),
         precision="fp32",
         monitor_epochs=1,
+    )
+
+
+def _mocov1_budget(epochs: int) -> Recipe:
+    """MoCo v2's small recipe with what v1 has: one Linear as the head, its view, and the loss of one direction."""
+    base = cpu_budget("mocov2", epochs)
+    return replace(
+        base,
+        name=f"mocov1_r10_cifar10_{epochs}ep",
+        views=replace(base.views, first=LEM_VIEW, second=LEM_VIEW),
+        heads=replace(base.heads, mlp_layers=1),
+        objective=replace(base.objective, symmetric=False),
     )
 
 
@@ -153,10 +169,7 @@ def _infomin_budget(epochs: int) -> Recipe:
 
 
 def _localagg_budget(epochs: int) -> Recipe:
-    """Local Aggregation with one epoch of instance discrimination, 1024 neighbours and 3 clusterings into 1000.
-
-    A third of this rate won the search of 390 steps, and lost at 780 (docs/results.md).
-    """
+    """Local Aggregation with half an epoch of instance discrimination, 1024 neighbours and 3 clusterings into 1000."""
     base = cpu_budget("instdisc", epochs)
     return replace(
         base,
@@ -168,7 +181,7 @@ def _localagg_budget(epochs: int) -> Recipe:
             "loss": "nce",
             "clusterings": 3,
             "clusters": 1000,
-            "instance_epochs": 1,
+            "instance_epochs": 0.5,  # so that a run of one epoch has both phases
         },
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zoo.models.registry.sources import cmc, pycontrast, vissl
 from zoo.models.registry.weights import FAIR_224, LINEAR, HashPrefix, ModelSpec, Score, Weights
 
-_MOCO_README = "facebookresearch/moco, README"
+_MOCO_README, _MOCO_V1 = "facebookresearch/moco, README", "arXiv 1911.05722"
 
 
 def _moco(version: str, epochs: int, score: float, md5: str) -> Weights:
@@ -91,6 +91,8 @@ MODELS = (
             ),
         },
     ),
+    ModelSpec("mocov1_r50x2", "mocov1", "r50x2", "mocov1_r50x2_in1k_200ep", scores=(Score(65.4, LINEAR, _MOCO_V1),)),
+    ModelSpec("mocov1_r50x4", "mocov1", "r50x4", "mocov1_r50x4_in1k_200ep", scores=(Score(68.6, LINEAR, _MOCO_V1),)),
     ModelSpec(
         "mocov3_r50",
         "mocov3",
