@@ -10,8 +10,9 @@ itself; the first lines of ``training.py`` say how to make lightly's environment
 size of views; nothing else is equalised. The row ``random`` is the untrained network. Scores are means over the seeds
 with Student's 95 % interval; with one seed it is the interval over test images.
 
-Runs that OUT holds are read, not measured again. A killed run is resumed; a failed one is reported in the JSON and
-tried again by the next call. Times are of whole steps, views included: the tenth percentile of those that were logged.
+Runs that OUT or the JSON of ``--known`` hold are read, not measured again. A killed run is resumed; a failed one is
+reported in the JSON and tried again by the next call. Each seed has its hardware and precision; the costs of a row are
+those of its first seed's. Times are of whole steps, views included: the tenth percentile of those that were logged.
 Memory is the peak of the training process, and with ``--device cuda`` the growth of the device's used memory. Compare
 times on a core of its own (``taskset -c 0``, OMP_NUM_THREADS=1).
 """
@@ -36,6 +37,7 @@ import torch
 
 from training.ablations.run import interval
 from training.methods.find import METHODS
+from training.monitoring.hardware import hardware
 from training.recipes.config import Recipe, override
 from training.recipes.table import RECIPES
 from zoo.hub.exported_encoder import save_encoder
@@ -182,7 +184,10 @@ def save_for_evaluation(encoder: torch.nn.Module, recipe: Recipe, source: str, f
 
 
 def measure(row: Row, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Train and evaluate one seed of a row, or read it if OUT holds it."""
+    """Train and evaluate one seed of a row, or read it if ``--known`` or OUT hold it."""
+    for found in known_seeds(args.known, row):
+        if found["seed"] == seed and "error" not in found:
+            return found
     folder: Path = args.out / row.name.replace(" ", "_") / f"seed{seed}"
     result = folder / "row.json"
     if result.exists():
@@ -195,7 +200,8 @@ def measure(row: Row, seed: int, args: argparse.Namespace) -> dict[str, Any]:
             train = train_lightly if row.lightly else save_random if row.name == "random" else train_ours
             cost = {key: round(value, 2) for key, value in train(row, seed, folder, args).items()}
             write(trained, cost)
-        found: dict[str, Any] = {"seed": seed, **json.loads(trained.read_text())}
+        on = {"hardware": hardware(torch.device(args.device)), "precision": recipe_of(row, args).precision}
+        found: dict[str, Any] = {"seed": seed, **on, **json.loads(trained.read_text())}
         for protocol in PROTOCOLS:
             out = folder / f"{protocol}.json"
             device = () if args.device == "cpu" else ("--device", args.device)
@@ -218,8 +224,14 @@ def write(path: Path, content: object) -> None:
 # ---------------------------------------------------------------- the table
 
 
+def known_seeds(path: Path | None, row: Row) -> list[dict[str, Any]]:
+    """The seeds of a row in an earlier JSON of this script."""
+    rows = json.loads(path.read_text())["rows"] if path else []
+    return [seed for earlier in rows if earlier["name"] == row.name for seed in earlier["seeds"]]
+
+
 def summary(row: Row, seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds that were measured; costs are medians."""
+    """Means over the seeds that were measured; costs are medians over those of the first seed's hardware."""
     done = [seed for seed in seeds if "error" not in seed]
     found: dict[str, Any] = {"name": row.name, "recipe": row.recipe, "seeds": seeds}
     if not done:
@@ -230,9 +242,13 @@ def summary(row: Row, seeds: list[dict[str, Any]]) -> dict[str, Any]:
         bounds = [max(0.0, low), min(100.0, high)]
         found[protocol] = {"score": round(statistics.mean(scores), 2), "interval_95": bounds}
     for key in ("minutes", "step_ms", "peak_mb"):
-        if values := [seed[key] for seed in done if key in seed]:
+        if values := [seed[key] for seed in done if key in seed and alike(seed, done[0])]:
             found[key] = round(statistics.median(values), 2)
     return found
+
+
+def alike(seed: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(seed.get(key) == other.get(key) for key in ("hardware", "precision"))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -270,6 +286,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", help="field=value for our recipes, to rehearse")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0, help="workers of lightly's DataLoader")
+    parser.add_argument("--known", type=Path, default=None, help="JSON of an earlier call whose seeds are read")
     parser.add_argument("--json", type=Path, default=None, help="where to write the result")
     args = parser.parse_args()
     args.data, args.out = str(Path(args.data).resolve()), args.out.resolve()
@@ -314,7 +331,7 @@ def document(
         "epochs": shared({recipe.optim.epochs for recipe in recipes}),
         "batch": shared({recipe.optim.batch_size for recipe in recipes}),
         "views": shared({recipe.views.size for recipe in recipes}),
-        "set": args.set or [],
+        "set": [one for one in args.set or [] if not one.startswith("precision=")],  # each seed has its own
         "device": torch.cuda.get_device_name(0) if args.device.startswith("cuda") else "cpu",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "versions": {"torch": torch.__version__},

@@ -24,7 +24,7 @@ APPS = {"zoo": zoo.cli.main.app, "zoo-train": training.cli.app}
         ("zoo ex", ["extract", "export"]),
         ("zoo extract --mo", ["--model"]),
         ("zoo extract --precision ", ["fp32", "bf16", "int8"]),
-        ("zoo extract photos --out o --model mocov", ["mocov2_r50", "mocov1_r50", "mocov1_r50x2", "mocov1_r50x4", "mocov3_r50"]),
+        ("zoo extract photos --out o --model mocov1", ["mocov1_r50", "mocov1_r50x2", "mocov1_r50x4"]),
         ("zoo info selav2_r50.", ["selav2_r50.fair_in1k_400ep", "selav2_r50.fair_in1k_400ep_2x224"]),
         ("zoo fetch nothing", []),
         ("zoo fetch nothing.", []),

@@ -19,7 +19,8 @@ def cpu_budget(method: str, epochs: int) -> Recipe:
     BYOL uses three times the small budget's rate without a warm-up. SimSiam and SimCLR are set as on Tiny-ImageNet,
     SimSiam without ``zero_init_residual``. MoCo v2 uses SimCLR's rate and a queue of 64 batches. SwAV uses lightly's
     Adam, prototypes for a batch of 64, and a queue from the second epoch (the official script has one for small
-    batches). The supervised baseline is the one for a GPU. Rate and ``zero_init_residual`` were searched: ``benchmarks/results/recipe_search.json``.
+    batches). The supervised baseline is that for a GPU. Rate and ``zero_init_residual`` were searched:
+    ``benchmarks/results/recipe_search.json``.
 
     Raises:
         UserError: there is no such recipe for ``method``.
