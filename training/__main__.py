@@ -1,5 +1,20 @@
-"""``python -m training``."""
+"""Entry point of ``zoo-train`` and ``python -m training``."""
 
-from training.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+from zoo.errors import EXIT_INTERRUPTED
+
+
+def main() -> None:
+    """Run the command; Ctrl-C while it is imported ends with its code, as later on, and without a traceback."""
+    try:
+        from training.cli import main as command
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,20 @@
-"""Entry point of ``python -m zoo``."""
+"""Entry point of ``zoo`` and ``python -m zoo``."""
 
-from zoo.cli.main import main
+from __future__ import annotations
 
-main()
+import sys
+
+from zoo.errors import EXIT_INTERRUPTED
+
+
+def main() -> None:
+    """Run the command; Ctrl-C while it is imported ends with its code, as later on, and without a traceback."""
+    try:
+        from zoo.cli.main import main as command
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -87,10 +87,14 @@ def fetch(
     """Download official weights, verify and convert them; loading a model by name does the same."""
     from zoo.cli.messages import download_progress, print_fetched
     from zoo.hub.pretrained import fetch_by_name
+    from zoo.system.verbosity import say
 
     with download_progress() as progress:
         folder = fetch_by_name(name, file=file, progress=progress)
-    print_fetched(folder)
+    if folder is None:
+        say(f"{name} ships with the package: there is nothing to fetch")
+    else:
+        print_fetched(folder)
 
 
 @app.command(short_help="Write one ONNX file, from pixels to embeddings.")

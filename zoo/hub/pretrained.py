@@ -75,18 +75,20 @@ def fetch(spec: ModelSpec, tag: str, *, file: Path | None = None, progress: Prog
     return folder
 
 
-def fetch_by_name(name: str, *, file: Path | None = None, progress: Progress | None = None) -> Path:
-    """``fetch`` the weights of ``NAME`` or ``NAME.tag``.
+def fetch_by_name(name: str, *, file: Path | None = None, progress: Progress | None = None) -> Path | None:
+    """``fetch`` the weights of ``NAME`` or ``NAME.tag``; ``None`` if they ship with the package.
 
     Raises:
-        UserError: as ``fetch``, or the name or tag is unknown, or the weights ship with the package.
+        UserError: as ``fetch``, or the name or tag is unknown, or there is a ``file`` for weights that the package has.
     """
     spec = registry.find(name)
     tag = registry.split_name(name)[1] or spec.default_tag
     if tag is None or tag not in spec.weights:
         raise UserError(f"{name} has no weights to fetch; its tags: {', '.join(spec.weights) or 'none'}")
     if spec.weights[tag].bundled:
-        raise UserError(f"{spec.name}.{tag} ships with the package: nothing to fetch")
+        if file is not None:
+            raise UserError(f"{spec.name}.{tag} ships with the package: leave out --file")
+        return None
     return fetch(spec, tag, file=file, progress=progress)
 
 

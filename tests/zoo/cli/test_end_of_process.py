@@ -98,3 +98,22 @@ def test_names_reach_a_terminal_of_ascii_escaped(tmp_path: Path) -> None:
     assert b"a\\x1b]0;title\\x07\\udcff" in done.stderr
     assert done.stderr.isascii()
     assert not set(done.stderr) & set(range(32)) - {10}
+
+
+INTERRUPTED_IMPORT = """
+import sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from {package}.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("package", "module"), [("zoo", "zoo.cli.app"), ("training", "zoo.cli.app")])
+def test_ctrl_c_while_a_command_is_imported_prints_no_traceback(package: str, module: str) -> None:
+    code = INTERRUPTED_IMPORT.format(package=package, module=module)
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (EXIT_INTERRUPTED, "", "")

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 from file_server import Server, serve
+from typer.testing import CliRunner
 
 import zoo
+from zoo.cli.main import app
 from zoo.errors import UserError
 from zoo.hub import http_download, pretrained
 from zoo.models import licences, registry
@@ -228,13 +230,20 @@ def test_a_damaged_cache_is_replaced(server: Server, damage: str) -> None:
 
 def test_nothing_to_fetch() -> None:
     for name, message in (
-        ("byol_r18_mini", "ships with the package"),
         ("byol_r18", "no weights to fetch"),
         ("byol_r50.none", "its tags: deepmind_in1k"),
         ("byol_r05", "unknown model"),
     ):
         with pytest.raises(UserError, match=message):
             pretrained.fetch_by_name(name)
+
+
+def test_a_network_of_the_package_is_there_without_a_fetch() -> None:
+    assert pretrained.fetch_by_name("byol_r18_mini") is None
+    done = CliRunner().invoke(app, ["fetch", "byol_r18_mini"], catch_exceptions=False)
+    assert (done.exit_code, "byol_r18_mini ships with the package" in done.output) == (0, True)
+    with pytest.raises(UserError, match="leave out --file"):
+        pretrained.fetch_by_name("byol_r18_mini", file=Path("official.pkl"))
 
 
 def test_eight_processes_at_once_and_some_are_killed(
