@@ -95,7 +95,8 @@ class CPC(Method):
     def check_settings(cls, recipe: Recipe) -> None:
         super().check_settings(recipe)
         some, size = Range(1, whole=True), Range(1, recipe.views.size, whole=True)
-        check_options(recipe, patch=size, stride=size, first_step=some, last_step=some, layers=some)
+        check_options(recipe, patch=size, stride=size, first_step=some, last_step=some)
+        check_options(recipe, layers=Range(1, 50, whole=True))  # the paper has 5 for each direction
         check_options(recipe, drop_colours=Range(0, 1), clip=Range(0, above=True))
         first, last, side = recipe.options["first_step"], recipe.options["last_step"], _side(recipe)
         if not float(first) <= float(last) < side:

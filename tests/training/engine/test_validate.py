@@ -85,6 +85,8 @@ UNFIT = [
     ("mocov2", "objective.queue=0", "cannot hold the 128 keys"),
     ("densecl", "options.dense_weight=-1", "dense_weight=-1.0 is out of range"),
     ("localagg", "options.clusters=0", "clusters=0 is out of range"),
+    ("cpc", "options.layers=1000000", "layers=1000000 is out of range: it must be between 1 and 50"),
+    ("simclr", "heads.projector_layers=1000000", "projector_layers=1000000 is out of range: it must be between 1 and"),
     ("localagg", "objective.temperature=0.01", "temperature=0.01 is too small for localagg"),
     ("cpc", "options.last_step=9", "no rows 2 to 9 rows ahead"),
     ("cpc", "options.clip=nan", "clip=nan is out of range"),

@@ -83,7 +83,7 @@ class Heads:
 
     hidden: PositiveInt = 4096
     out: PositiveInt = 256
-    projector_layers: PositiveInt = 3  # SimSiam and SimCLR
+    projector_layers: Annotated[int, Range(1, 20)] = 3  # SimSiam and SimCLR; the papers have 2 and 3
     projector_hidden: NonNegativeInt = 0  # SimSiam; 0 keeps the encoder's width, as the official code does
     mlp_layers: Annotated[int, Range(1, 3)] = 2  # of the projector of MoCo v2 and SwAV, 2 in both papers
     prototypes: PositiveInt = 3000  # SwAV
