@@ -14,8 +14,9 @@ from zoo.errors import UserError
 from zoo.export.onnx_cache import cached_onnx
 from zoo.hub import networks, weights
 from zoo.inference import backend_choice
-from zoo.inference.embedder import Embedder, open_torch, weights_info_of
+from zoo.inference.embedder import Embedder, open_torch
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs, require_outputs
+from zoo.inference.weights_info import weights_info_of
 from zoo.models import registry
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.system.atomic_files import sha256_file
@@ -136,7 +137,7 @@ def load(
             heads_sha256=file.heads_sha256,
             backend_reason=choice.reason,
         )
-        return embedder.with_recipe(opening)
+        return embedder.with_reopening(opening)
     embedder = open_torch(
         networks.load_encoder(file),
         file.preprocessing,
@@ -148,7 +149,7 @@ def load(
         heads=networks.load_heads(file),
         backend_reason=choice.reason,
     )
-    return embedder.with_recipe(opening)
+    return embedder.with_reopening(opening)
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -189,7 +190,7 @@ def _load_onnx_file(
     sha256 = embedder.engine.versions["onnx_file"]
     own = precision if backend == "openvino" else "fp32"
     opening = Opening(os.path.abspath(path), sha256, device, backend, own, normalize, outputs)
-    return embedder.with_recipe(opening)
+    return embedder.with_reopening(opening)
 
 
 def _absolute(model: str | Path, file: weights.WeightFile) -> str:

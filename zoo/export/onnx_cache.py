@@ -62,7 +62,8 @@ def cached_onnx(file: WeightFile, precision: str) -> Path:
 def _make(file: WeightFile, precision: str, path: Path, hash_file: Path) -> None:
     from zoo.export.export import Variant, export_onnx
     from zoo.hub.networks import load_encoder
-    from zoo.inference.embedder import open_torch, weights_info_of
+    from zoo.inference.embedder import open_torch
+    from zoo.inference.weights_info import weights_info_of
     from zoo.system.atomic_files import atomic_write_text, make_folder
 
     print_line(f"making the ONNX file of {file.name} ({precision}), once: {path}", file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,9 @@ from PIL import Image
 from zoo.errors import UserError, require_positive
 from zoo.inference.images import ImageLike, Images, ImageTransform, as_rgb, count_of, each_image, usable
 from zoo.inference.outputs import EMBEDDING, EMBEDDING_ONLY, HEAD_PARTS, TILES, Outputs
+from zoo.inference.reopening import Reopening
 from zoo.inference.torch_backend import TensorState, TorchEngine, tensor_state, torch_device
+from zoo.inference.weights_info import WeightsInfo
 from zoo.models.backbones import require_stages
 from zoo.system.progress import Progress
 from zoo.system.torch_defaults import full_float32
@@ -28,21 +30,9 @@ from zoo.version import __version__
 if TYPE_CHECKING:
     from torch import nn
 
-    from zoo.hub.weights import WeightFile
     from zoo.models.head_spec import EncoderHeads
 
 _BATCH = 32
-
-
-class WeightsInfo(TypedDict, total=False):
-    """Facts about the weights for manifests, results and cards."""
-
-    model: str
-    method: str
-    licence: str
-    weights_sha256: str | None
-    source: str
-    heads_sha256: str | None
 
 
 class Engine(Protocol):
@@ -58,19 +48,6 @@ class Engine(Protocol):
         """uint8 [N, H, W, 3], RGB, of the preprocessing's size -> float32 [N, D]."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How an embedder is opened again.
-
-    Attributes:
-        open: opens it.
-        state: of its tensors when it was opened, to notice a change.
-    """
-
-    open: Callable[[], Embedder]
-    state: TensorState
-
-
 @dataclass(repr=False)
 class Embedder:
     """A function from images to float32 embeddings [N, D], preprocessing included; ``zoo.load`` makes it.
@@ -83,9 +60,9 @@ class Embedder:
         heads: projector and predictor of a converted model, on the same device; ``None`` where it has none.
         backend_reason: why this backend runs the model, in a few words.
         requested: the outputs that ``outputs`` returns, and the crops that an embedding is made of.
-        recipe: how another process opens the same embedder; ``None`` for a network that was made in memory.
+        reopening: how another process opens the same embedder; ``None`` for a network that was made in memory.
 
-    An embedder pickles as its recipe, in some hundred bytes: name or path, settings, and the sha256 of the weights.
+    An embedder pickles as its reopening, in some hundred bytes: name or path, settings, and the sha256 of the weights.
     Unpickling opens the weights again, and refuses others. A copy (``copy.deepcopy``) holds the network itself.
     """
 
@@ -96,7 +73,7 @@ class Embedder:
     heads: EncoderHeads | None = None
     backend_reason: str = "asked for"
     requested: Outputs = EMBEDDING_ONLY
-    recipe: Recipe | None = field(default=None, repr=False, compare=False)
+    reopening: Reopening | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         about = self.weights_info
@@ -105,18 +82,18 @@ class Embedder:
         return f"Embedder({about.get('model', 'a network in memory')}: {self.dim} numbers, {runs}, {licence})"
 
     def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[object, ...]]:
-        if self.recipe is None:
+        if self.reopening is None:
             raise UserError(
                 "this embedder was made of a network in memory and has no file to open again: pickle "
                 "embedder.transform, or save the network and zoo.load the file"
             )
-        if self.recipe.state != self._state():
+        if self.reopening.state != self._state():
             raise UserError(
                 "the network was changed since it was opened, and a pickle holds its file only, not its weights: "
                 "pickle embedder.model.state_dict() instead"
             )
         settings = {name: getattr(self, name) for name in ("preprocessing", "normalize", "requested", "backend_reason")}
-        return _reopened, (self.recipe.open, settings)
+        return _reopened, (self.reopening.open, settings)
 
     def __copy__(self) -> Embedder:
         return replace(self)
@@ -124,17 +101,17 @@ class Embedder:
     def __deepcopy__(self, memo: dict[int, Any]) -> Embedder:
         copied = replace(self, engine=deepcopy(self.engine, memo), heads=deepcopy(self.heads, memo))
         # The copy's tensors are others, and as unchanged as these.
-        if self.recipe is not None and self.recipe.state == self._state():
-            copied.recipe = Recipe(self.recipe.open, copied._state())
+        if self.reopening is not None and self.reopening.state == self._state():
+            copied.reopening = Reopening(self.reopening.open, copied._state())
         return copied
 
-    def with_recipe(self, reopen: Callable[[], Embedder]) -> Embedder:
-        """Return the embedder with its recipe, for pickling.
+    def with_reopening(self, reopen: Callable[[], Embedder]) -> Embedder:
+        """Return the embedder with its reopening, for pickling.
 
         Args:
             reopen: opens the same weights in another process; it is pickled itself.
         """
-        return replace(self, recipe=Recipe(reopen, self._state()))
+        return replace(self, reopening=Reopening(reopen, self._state()))
 
     def _state(self) -> TensorState:
         modules = [self.engine.model] if isinstance(self.engine, TorchEngine) else []
@@ -376,25 +353,6 @@ def open_torch(
     engine = TorchEngine(model, preprocessing, device=torch_device(device), precision=precision)
     heads = heads.to(engine.device) if heads else None
     return Embedder(engine, preprocessing, normalize, weights_info, heads, backend_reason, requested)
-
-
-def weights_info_of(file: WeightFile, *, with_heads: bool = False) -> WeightsInfo:
-    """Return the facts about located weights.
-
-    Args:
-        with_heads: include the hash of the heads, for outputs that depend on them.
-    """
-    info: WeightsInfo = {
-        "model": file.name,
-        "method": file.method,
-        "licence": file.licence,
-        "weights_sha256": file.sha256,
-    }
-    if file.source:
-        info["source"] = file.source
-    if with_heads:
-        info["heads_sha256"] = file.heads_sha256
-    return info
 
 
 def _batched(views: list[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:

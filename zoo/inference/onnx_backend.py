@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import UserError, reason_of
-from zoo.inference.embedder import Embedder, Engine, WeightsInfo
+from zoo.inference.embedder import Embedder, Engine
 from zoo.inference.onnx_bounds import require_bounded
 from zoo.inference.onnx_checks import require_self_contained
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
+from zoo.inference.weights_info import WeightsInfo
 from zoo.models.model_config import line_of_text
 from zoo.system.atomic_files import sha256_file
 from zoo.system.hardware import devices_here, usable_cores
