@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from zoo.errors import UserError
 from zoo.sources.metadata import require_texts
 from zoo.sources.storage import Local
 from zoo.sources.tar_members import MAX_VALUE_BYTES, Member, extension_of, key_of, members
+from zoo.system.verbosity import note
 from zoo.transforms.decode import EXTENSIONS
 from zoo.transforms.image_bytes import read_part
 from zoo.transforms.unreadable import UnreadableImage
@@ -98,8 +100,9 @@ def _by_key(file: BinaryIO, length: int, path: Path) -> tuple[dict[str, Member],
     """Return images by key, and label members by key and extension."""
     images: dict[str, Member] = {}
     labels: dict[str, dict[str, Member]] = {}
+    unended, left_out = dict[str, None](), Counter[str]()
     # Sort the members by key into images and labels.
-    for member in members(file, length, path):
+    for member in members(file, length, path, unended, lambda kind: left_out.update([kind])):
         key, extension = key_of(member.name), extension_of(member.name)
         place = Member(member.name, member.offset_data, member.size)
         if f".{extension}" in EXTENSIONS:
@@ -108,6 +111,12 @@ def _by_key(file: BinaryIO, length: int, path: Path) -> tuple[dict[str, Member],
             images[key] = place
         elif extension in ("cls", "json"):
             labels.setdefault(key, {})[extension] = place
+    # Say what may be missing: an extraction of the tar file says the same.
+    if unended:
+        note(f"WARNING: {path} ends without a block of zeros: if it was cut off, its last images are missing")
+    if left_out:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
+        note(f"{path}: members that are not read in place are left out ({kinds})")
     return images, labels
 
 

@@ -37,7 +37,7 @@ def test_a_damaged_header_is_not_the_end(tmp_path: Path, format: int) -> None:
         _refused(path, "no readable tar file")
 
 
-def test_a_file_without_blocks_at_its_end_is_whole(tmp_path: Path) -> None:
+def test_a_file_without_blocks_at_its_end_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tar(tmp_path / "a.tar", MEMBERS)
     with tarfile.open(path) as file:
         last = file.getmembers()[-1]
@@ -46,6 +46,8 @@ def test_a_file_without_blocks_at_its_end_is_whole(tmp_path: Path) -> None:
         path.write_bytes(whole[: last.offset_data + -(-last.size // 512) * 512] + behind)
         assert len(names(open_source(path))) == len(MEMBERS)
         assert open_source(path).listing().unended == (() if behind else (str(path),))
+        assert len(open_dataset(path)) == len(MEMBERS)
+        assert ("ends without a block of zeros" in capsys.readouterr().err) == (not behind)
     assert open_source(tar(tmp_path / "whole.tar", MEMBERS)).listing().unended == ()
 
 
@@ -111,6 +113,8 @@ def test_links_and_devices_are_counted(tmp_path: Path, capsys: pytest.CaptureFix
     print_extraction(done, tmp_path / "out")
     assert (done.ok, done.left_out) == (5, {".txt": 1, "linked": 3, "special": 2})
     assert "left out: 6 files that are not read in place (3 linked, 2 special, 1 .txt)" in capsys.readouterr().out
+    assert len(open_dataset(path)) == 5
+    assert "members that are not read in place are left out (3 linked, 2 special)" in capsys.readouterr().err
 
 
 def test_a_tar_without_images_says_what_it_holds(tmp_path: Path) -> None:
