@@ -170,7 +170,7 @@ def _infomin_budget(epochs: int) -> Recipe:
 
 
 def _localagg_budget(epochs: int) -> Recipe:
-    """Local Aggregation with half an epoch of instance discrimination, 1024 neighbours and 3 clusterings into 1000."""
+    """Local Aggregation with one epoch of instance discrimination, 1024 neighbours and 3 clusterings into 1000."""
     base = cpu_budget("instdisc", epochs)
     return replace(
         base,
@@ -182,7 +182,7 @@ def _localagg_budget(epochs: int) -> Recipe:
             "loss": "nce",
             "clusterings": 3,
             "clusters": 1000,
-            "instance_epochs": 0.5,  # so that a run of one epoch has both phases
+            "instance_epochs": 1.0,  # an image meets its own vector in the bank in the second epoch
         },
     )
 
