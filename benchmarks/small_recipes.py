@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 
+from training.engine.build import new_run
 from training.engine.loop import train
-from training.engine.state import new_run
 from training.methods import METHODS, build_method
 from training.monitoring.collapse import measure_outputs
 from training.recipes.table import find

@@ -48,8 +48,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from training.data.augment import make_views
 from training.data.loader import batches
+from training.engine.build import new_run
 from training.engine.loop import train_steps
-from training.engine.state import Run, new_run
+from training.engine.state import Run
 from training.methods import StepInfo, build_method
 from training.recipes import table
 from training.recipes.config import Recipe

@@ -16,8 +16,9 @@ from torch import nn
 
 from training.data.packed_batch import PackedImages
 from training.engine import checkpoint, loop
+from training.engine.build import new_run
 from training.engine.loop import train_steps
-from training.engine.state import Run, new_run
+from training.engine.state import Run
 from training.methods import build_method
 from training.recipes import table
 from training.recipes.config import Heads, Objective, Recipe, View

@@ -18,8 +18,7 @@ import pytest
 import torch
 from tiny_runs import after_step, assert_same_state, last, one_thread, tiny
 
-from training.engine import checkpoint
-from training.engine import state as state_of_a_run
+from training.engine import checkpoint, opening
 from training.engine.loop import train
 from training.methods import Method, SimSiam, StepInfo, build_method
 from training.results.export import export
@@ -220,7 +219,7 @@ def test_a_run_that_another_one_ended_meanwhile_is_not_started_over(
             start(folder)
         return build_method(*given)
 
-    monkeypatch.setattr(state_of_a_run, "build_method", build)
+    monkeypatch.setattr(opening, "build_method", build)
     with pytest.raises(UserError, match=r"another process has trained into .*run meanwhile: start this run again"):
         start(folder)
     assert last(folder)["step"] == 6

@@ -20,9 +20,10 @@ from training.distributed.sync_batch_norm import PreservedRunningStats
 from training.engine import checkpoint, schedules
 from training.engine.cost import duration, expectation
 from training.engine.oom import explain_out_of_memory
+from training.engine.opening import open_run
 from training.engine.optim import set_learning_rate
 from training.engine.signals import StopSignal
-from training.engine.state import Run, memory_format, open_run, save
+from training.engine.state import Run, save
 from training.engine.validate import check_losses
 from training.methods import StepInfo
 from training.monitoring.collapse import COLLAPSE_WARNING, measure_outputs
@@ -32,6 +33,7 @@ from training.monitoring.metrics_log import MetricsLog
 from training.recipes.config import Recipe, to_json
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
+from zoo.models.memory_format import training_format
 from zoo.system import atomic_files
 from zoo.system.malloc import keep_freed_memory
 from zoo.system.progress import Progress
@@ -140,7 +142,7 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
     sampler, total_steps = run.sampler, run.total_steps
     ranks, is_first_rank = collectives.world_size(), collectives.rank() == 0
     dtype = next(method.encoder.parameters()).dtype
-    layout = memory_format(method, run.device)
+    layout = training_format(method, run.device)
     micro_batch_size = config.batch_size // ranks // recipe.accumulate
     backward_context = PreservedRunningStats(method.modules()) if recipe.checkpoint_activations else nullcontext()
     opened = [opens(run.folder, run.step, to_json(recipe)) for opens in loggers] if is_first_rank else []

@@ -1,9 +1,9 @@
-"""The state of a run: how it is built, opened in its folder, restored from a checkpoint and saved to one."""
+"""The state of a run: restored from a checkpoint and saved to one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Generator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -16,33 +16,18 @@ from torch.nn.parallel import DistributedDataParallel
 from training.data.loader import Batch, batches
 from training.data.sampler import EpochSampler
 from training.distributed import collectives
-from training.distributed.sync_batch_norm import group_ranks, synchronise_batch_norm
 from training.engine import checkpoint
 from training.engine.checkpoint import CheckpointState, DataInfo, InitialWeights
-from training.engine.memory import require_fit
-from training.engine.optim import build_optimiser
-from training.engine.validate import check_run
-from training.methods import Method, build_method
-from training.methods.base import recipe_architecture
-from training.monitoring import metrics_log
+from training.methods import Method
 from training.monitoring.early_stop import EarlyStop
-from training.monitoring.hardware import hardware
 from training.monitoring.online_probe import OnlineMonitor
 from training.recipes.config import Recipe, differences, from_json, to_json
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
-from zoo.hub.networks import load_encoder
-from zoo.hub.weights import locate
-from zoo.models.backbones import recompute_activations
-from zoo.models.registry import Architecture
-from zoo.models.resnet import require_same_network
-from zoo.system.atomic_files import make_folder
-from zoo.system.file_locks import locked
 
 _CHANGEABLE = {"checkpoint_steps", "keep_checkpoints"}  # a resumed run may change these: they affect no result
 REPLANNED = frozenset({"optim.epochs", "optim.lr", "optim.batch_size", "accumulate", "early_stop_patience"})
 """Fields that a resumed run changes where it is asked to; they change what follows."""
-_LOCK = "run.lock"
 
 
 @dataclass
@@ -125,170 +110,6 @@ class Run:
         return self.forward.no_sync() if isinstance(self.forward, DistributedDataParallel) else nullcontext()
 
 
-@contextmanager
-def open_run(
-    recipe: Recipe,
-    dataset: Dataset,
-    folder: Path,
-    device: str,
-    resume: bool,
-    *,
-    changing: Collection[str] = (),
-    init: str | None = None,
-) -> Iterator[Run]:
-    """Start a run, or with ``resume`` restore the one in ``folder`` from its last good checkpoint. A collective call.
-
-    The folder is locked while the context is open.
-
-    Args:
-        changing: fields of ``REPLANNED`` that a resumed run may change; its schedules are then planned again.
-        init: weights from which the encoder of a new run starts, as ``zoo.load`` takes them. A resumed run started from
-            the same ones.
-
-    Raises:
-        UserError: see ``training.engine.loop.train``.
-    """
-    check_run(recipe, dataset, device)
-    # Find the last checkpoint, and check that all ranks see the same one.
-    before = checkpoint.named(folder)
-    state = checkpoint.load_last(folder)
-    if state is not None:
-        checkpoint.require_complete(state, folder)
-    if collectives.ranks_differ(-1 if state is None else state["step"]):
-        raise UserError(f"the ranks see different checkpoints in {folder}: give a folder that all nodes share")
-    # Protect an earlier run from a new one in its folder.
-    if state is not None and not resume:
-        raise UserError(f"{folder} holds a run (step {state['step']}): add --resume or choose another --out")
-    if state is None and resume:
-        raise UserError(f"{folder} holds no run to resume: leave --resume out")
-    # Refuse what cannot fit before the first large tensor is made.
-    require_fit(recipe, torch.device(device), collectives.world_size(), len(dataset))
-    # Build the run, then restore its state under the lock.
-    run = new_run(recipe, dataset, folder, torch.device(device), build_method(recipe, len(dataset)))
-    make_folder(folder)
-    with _locked(folder):
-        if collectives.any_rank(checkpoint.named(folder) != before):
-            raise UserError(f"another process has trained into {folder} meanwhile: start this run again")
-        if state is not None:
-            restore(run, state, changing)
-            if init is not None:
-                _require_same_start(run, init)
-        elif init is not None:
-            start_from(run, init)
-        if collectives.rank() == 0:
-            _trim_log(run, state)
-        yield run
-
-
-def _trim_log(run: Run, state: CheckpointState | None) -> None:
-    """Remove from the log what the run repeats; its earlier lines take the steps of a plan that has others."""
-    if state is not None and (scale := _steps_for_one(run, from_json(state["recipe"]))) != 1:
-        before, now = from_json(state["recipe"]).optim.batch_size, run.recipe.optim.batch_size
-        plan = f"optim.batch_size {before} -> {now} at step {state['step']}"
-        metrics_log.replan(run.folder, state["step"], run.step, scale, plan)
-    else:
-        # A new run also drops what an earlier one without a checkpoint has logged at step 0.
-        metrics_log.trim(run.folder, run.step if run.step else -1)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one run use a folder: two would mix their logs and remove each other's checkpoints. A collective call."""
-    with locked(folder / _LOCK) if collectives.rank() == 0 else nullcontext(True) as acquired:
-        if collectives.any_rank(not acquired):
-            raise UserError(f"another process is training into {folder}: wait until it ends or choose another --out")
-        try:
-            yield
-        except FileNotFoundError:
-            if folder.is_dir():
-                raise
-            raise UserError(f"{folder} was removed while the run wrote into it: start the run again") from None
-
-
-def new_run(recipe: Recipe, dataset: Dataset, folder: Path, device: torch.device, method: Method) -> Run:
-    """Return a run at step 0 that trains ``method`` on ``device``."""
-    # Network: BN synchronised before DDP, hooks of the monitor before torch.compile.
-    method.to(device).to(memory_format=memory_format(method, device)).train()
-    if recipe.checkpoint_activations:
-        recompute_activations(method.encoder, recipe.architecture)
-    # Share the BN statistics between as many ranks as the recipe asks for.
-    ranks = collectives.world_size()
-    rows = recipe.optim.batch_size // ranks // recipe.accumulate
-    if ranks > 1 and method.synchronised_bn:
-        group = collectives.neighbours(group_ranks(recipe.bn_group_images, rows, ranks))
-        synchronise_batch_norm(method, device, group)
-    # If there are labels, the probe of the first rank alone learns.
-    classes = 0 if dataset.labels is None or collectives.rank() else int(dataset.labels.max()) + 1
-    architecture = recipe_architecture(recipe)
-    dim = architecture.num_features
-    monitor = OnlineMonitor(method, dim=dim, classes=classes, rows=rows, device=device)
-    if recipe.compile:
-        method.compile()
-    # Join the parts, with DDP and the optimiser on the finished network.
-    return Run(
-        recipe,
-        dataset,
-        folder,
-        device,
-        method,
-        collectives.distributed_data_parallel(method, device),
-        build_optimiser(method, recipe.optim, decay_vectors=architecture.is_resnet),
-        torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
-        monitor,
-        [hardware(device, ranks)],
-        notes=_backbone_notes(architecture),
-    )
-
-
-def memory_format(method: Method, device: torch.device) -> torch.memory_format:
-    """Return the order of memory in which a step is fast.
-
-    torch's group norm on a CPU takes 20 times as long in channels_last, and a whole step of BYOL without BN 3 times;
-    with a single group it does not.
-    """
-    has_groups = any(isinstance(layer, torch.nn.GroupNorm) and layer.num_groups > 1 for layer in method.modules())
-    return torch.contiguous_format if device.type == "cpu" and has_groups else torch.channels_last
-
-
-def _backbone_notes(architecture: Architecture) -> list[str]:
-    if architecture.is_resnet:
-        return []
-    args = ", ".join(f"{k}={v}" for k, v in architecture.model_args.items())
-    return [
-        f"the encoder is timm's {architecture.timm_name}{f' ({args})' if args else ''}, {architecture.num_features} "
-        f"numbers an image, {architecture.parameters / 1e6:.3f} M parameters, with timm's initial weights"
-    ]
-
-
-def start_from(run: Run, init: str) -> None:
-    """Load the weights of a model of the zoo into the encoder of a new run, and into one that follows it.
-
-    Raises:
-        UserError: there are no such weights, or they are of another network.
-    """
-    file = locate(init)
-    require_same_network(file.architecture, recipe_architecture(run.recipe), f"--init {init}", run.recipe.name)
-    state = load_encoder(file).state_dict()
-    for name, module in run.method.named_children():
-        if name.endswith("encoder"):  # BYOL's target and MoCo's key network begin where the encoder does
-            try:
-                module.load_state_dict(state)
-            except RuntimeError as error:
-                reason = str(error).splitlines()[-1].strip()[:160]
-                raise UserError(f"--init {init} does not fit {run.recipe.name} ({reason})") from None
-    run.init = InitialWeights(weights=file.name, sha256=file.sha256)
-    run.notes.append(f"the encoder starts from {file.name}, sha256 {file.sha256}")
-
-
-def _require_same_start(run: Run, init: str) -> None:
-    # Version 0.2.0 did not record where a run started.
-    if run.init is not None and run.init["sha256"] != locate(init).sha256:
-        raise UserError(
-            f"{run.folder} started from {run.init['weights']}, and --init {init} holds other weights: "
-            "leave --init out, or choose another --out"
-        )
-
-
 def restore(run: Run, state: CheckpointState, changing: Collection[str] = ()) -> None:
     """Restore everything that the coming steps depend on.
 
@@ -354,7 +175,7 @@ def save(run: Run) -> Path:
 
 def _planned_step(run: Run, before: Recipe, state: CheckpointState) -> int:
     """Return the number of completed steps in the plan of this recipe: another batch size has other steps."""
-    step = int(state["step"] * _steps_for_one(run, before))
+    step = int(state["step"] * steps_for_one(run, before))
     if changed := [f"{name} {was} -> {now}" for name, now, was in differences(run.recipe, before) if name in REPLANNED]:
         run.notes.append(
             f"{', '.join(changed)}: the schedules are planned again, from step {step} of {run.total_steps}"
@@ -364,7 +185,7 @@ def _planned_step(run: Run, before: Recipe, state: CheckpointState) -> int:
     return step
 
 
-def _steps_for_one(run: Run, before: Recipe) -> Fraction:
+def steps_for_one(run: Run, before: Recipe) -> Fraction:
     """Return the number of steps of this run's plan for one step of an earlier one: with other batches not 1."""
     ours, old = run.sampler, EpochSampler(len(run.dataset), before.optim.batch_size, before.optim.drop_last)
     return Fraction(ours.steps(1000), old.steps(1000))

@@ -21,6 +21,7 @@ from training.methods.base import recipe_encoder
 from training.monitoring.collapse import normalised_pixels
 from training.recipes.config import Recipe
 from zoo.datasets.dataset import Dataset
+from zoo.models.memory_format import training_format
 
 _TRAIN, _TEST = 1000, 500  # images, at most
 _SHARE = 5  # a fifth of a smaller set is for the test
@@ -52,7 +53,8 @@ def finetuned_accuracy(
     encoder.to(device).load_state_dict(method.plain_weights())
     nn.init.zeros_(classifier.weight)
     nn.init.zeros_(classifier.bias)
-    network = nn.Sequential(encoder, classifier).to(memory_format=torch.channels_last)
+    network = nn.Sequential(encoder, classifier)
+    network = network.to(memory_format=training_format(network, device))
     _train(network, batches, train, epoch)
     # Count what it gets right.
     network.eval()

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from training.engine.build import new_run
 from training.engine.cost import Rate, operations
 from training.engine.loop import tf32, train_steps
 from training.engine.memory import require_fit
 from training.engine.oom import explain_out_of_memory
-from training.engine.state import new_run
 from training.engine.validate import check_run
 from training.methods import build_method
 from training.monitoring.hardware import hardware

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_runs import Killed, after_step, kill, last, log, tiny
 
-from training.engine import loop, memory, state
+from training.engine import loop, memory, opening, state
 from training.engine.loop import train
 from training.engine.memory import estimate, fitting, require_fit
 from training.recipes import table
@@ -173,7 +173,7 @@ def test_a_published_recipe_on_a_small_machine_is_refused_before_anything_is_bui
     photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "device_memory", lambda device: 3 * 10**9)
-    monkeypatch.setattr(state, "build_method", lambda *_: pytest.fail("a network was built"))
+    monkeypatch.setattr(opening, "build_method", lambda *_: pytest.fail("a network was built"))
     recipe = replace(table.find("byol_r50_in1k_300ep"), optim=replace(tiny("byol").optim, batch_size=32))
     with pytest.raises(
         UserError, match=r"needs about [\d.]+ GB on cpu, which has 3\.0: --set accumulate=\d fits; so does "

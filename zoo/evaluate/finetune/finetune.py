@@ -19,6 +19,7 @@ from zoo.errors import UserError
 from zoo.evaluate.errors import Diverged
 from zoo.evaluate.random_crops import RandomCrops, epoch_batches, prefetch_pixels
 from zoo.inference.embedder import Embedder
+from zoo.models.memory_format import training_format
 from zoo.system.progress import Progress
 from zoo.transforms.preprocess import Preprocessing
 
@@ -77,7 +78,7 @@ def finetune(embedder: Embedder, data: LabelledImages, recipe: FinetuneRecipe, *
         model.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
     )
     crops = RandomCrops(data, preprocessing, seed, recipe.min_area, recipe.clamped)
-    step, epoch = 0, 0
+    layout, step, epoch = training_format(model, torch.device(device)), 0, 0
     with Progress("steps") as progress:
         progress.start(recipe.steps)
         while step < recipe.steps:
@@ -88,7 +89,7 @@ def finetune(embedder: Embedder, data: LabelledImages, recipe: FinetuneRecipe, *
                     # The learning rate falls along a cosine.
                     for group in optimiser.param_groups:
                         group["lr"] = recipe.lr * 0.5 * (1 + cos(pi * step / recipe.steps))
-                    x = torch.from_numpy(preprocessing.normalise(pixels)).to(device, memory_format=torch.channels_last)
+                    x = torch.from_numpy(preprocessing.normalise(pixels)).to(device, memory_format=layout)
                     loss = _loss(model(x), torch.from_numpy(data.labels[rows]).to(device))
                     # Stop early, as a lost run cannot recover.
                     if not bool(loss.isfinite()):
