@@ -21,7 +21,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from zoo.api import extract
-    from zoo.embeddings.result import Embeddings, read
+    from zoo.embeddings.reading import read
+    from zoo.embeddings.result import Embeddings
     from zoo.errors import UserError
     from zoo.inference.embedder import Embedder
     from zoo.inference.outputs import Outputs
@@ -35,7 +36,7 @@ _MODULES = {
     "extract": "zoo.api",
     "list_models": "zoo.loading",
     "load": "zoo.loading",
-    "read": "zoo.embeddings.result",
+    "read": "zoo.embeddings.reading",
 }
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.embeddings.pictures import first_figures, page
-from zoo.embeddings.result import Embeddings, read
+from zoo.embeddings.reading import read
+from zoo.embeddings.result import Embeddings
 
 _SHOWN_FAILURES = 8  # in a notebook
 
