@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
-from zoo.errors import EXIT_INTERRUPTED
+from zoo.cli.start import start
 
 
 def main() -> None:
-    """Run the command; Ctrl-C while it is imported ends with its code, as later on, and without a traceback."""
-    try:
-        from training.cli import main as command
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
-    command()
+    """Run the command line."""
+    start("training.cli")
 
 
 if __name__ == "__main__":
