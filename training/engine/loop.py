@@ -35,6 +35,7 @@ from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.models.memory_format import training_format
 from zoo.system import atomic_files
+from zoo.system.hardware import emulates_bf16
 from zoo.system.malloc import keep_freed_memory
 from zoo.system.progress import Progress
 from zoo.system.torch_defaults import float32_on_cpu
@@ -168,6 +169,11 @@ def train_steps(run: Run, *, loggers: Sequence[OpenLogger] = ()) -> Generator[di
             progress.say(
                 f"optim.schedule={config.schedule} has no warm-up: optim.warmup_epochs={config.warmup_epochs:g} "
                 "changes nothing"
+            )
+        if recipe.precision == "bf16" and run.device.type == "cpu" and emulates_bf16():
+            progress.say(
+                "this CPU has no instructions for bf16, and computes it about ten times more slowly than fp32: start "
+                "again with --set precision=fp32"
             )
         for line in method.unreached(recipe, total_steps):
             progress.say(line)

@@ -15,7 +15,7 @@ from zoo.models import checkpoint_dir
 from zoo.models.licences import commercial_use
 from zoo.models.model_config import MODEL
 from zoo.sources.file_listing import LINKED, SPARSE, SPECIAL
-from zoo.system.hardware import gpu_in_sight
+from zoo.system.hardware import emulates_bf16, gpu_in_sight
 from zoo.system.terminal import print_line
 from zoo.system.verbosity import note, say
 from zoo.transforms.limits import HEIC_EXTENSIONS, NEEDS_HEIC
@@ -54,6 +54,8 @@ def print_opened(embedder: Embedder | RemoteModel) -> None:
     say(f"{identity['model']} ({backend}): {embedder.dim} numbers an image{others}")
     if identity["device"] == "cpu" and gpu_in_sight():
         note(f"NOTE: there is a GPU here, and {identity['backend']} runs on the CPU")
+    if identity["device"] == "cpu" and identity["precision"] == "bf16" and emulates_bf16():
+        note("NOTE: this CPU has no instructions for bf16, and computes it several times more slowly than fp32")
     _note_precision(str(identity["model"]), str(identity["backend"]), str(identity["precision"]))
 
 

@@ -20,7 +20,7 @@ from zoo.errors import UserError
 from zoo.export.onnx_graph import OPSET, OPSETS, PIXELS, assemble, half, trace
 from zoo.inference.embedder import Embedder
 from zoo.inference.images import as_rgb
-from zoo.inference.onnx_backend import FORMAT, METADATA, OnnxEngine, import_onnxruntime
+from zoo.inference.onnx_backend import FORMAT, METADATA, WEIGHT_BITS, OnnxEngine, import_onnxruntime
 from zoo.inference.parity import shipped_photographs, smallest_cosine
 from zoo.models import registry
 from zoo.system.atomic_files import atomic_write_bytes, make_folder, sha256_file
@@ -133,6 +133,7 @@ def export_onnx(
         measured = calibration or shipped[::2]
         photographs = photographs or (shipped if calibrate else shipped[1::2])
         core = _int8(core, embedder, measured)
+        extra["weight_bits"] = WEIGHT_BITS
         extra["calibration"] = {"photographs": len(measured), "folder": calibrate.name if calibrate else "shipped"}
     # the whole graph, with its metadata
     say("writing the graph")

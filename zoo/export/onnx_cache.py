@@ -31,7 +31,7 @@ def cached_onnx(file: WeightFile, precision: str) -> Path:
     Raises:
         UserError: onnxruntime or onnx is not installed, or the export differs from torch.
     """
-    from zoo.inference.onnx_backend import FORMAT, import_onnxruntime
+    from zoo.inference.onnx_backend import FORMAT, WEIGHT_BITS, import_onnxruntime
     from zoo.system.atomic_files import sha256_file
 
     import_onnxruntime()
@@ -40,7 +40,8 @@ def cached_onnx(file: WeightFile, precision: str) -> Path:
     architecture = asdict(file.architecture)
     if not architecture["colours"]:
         del architecture["colours"]
-    key = [file.sha256, architecture, file.preprocessing.to_json(), precision, FORMAT]
+    weights = {"int8": f"int8, {WEIGHT_BITS} bits"}.get(precision, precision)
+    key = [file.sha256, architecture, file.preprocessing.to_json(), weights, FORMAT]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=dict).encode()).hexdigest()
     path = cache_folder() / "onnx" / f"{file.name[:80]}-{precision}-{digest[:20]}.onnx"
     hash_file = path.with_suffix(".sha256")

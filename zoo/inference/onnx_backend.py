@@ -24,7 +24,7 @@ from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
 from zoo.inference.weights_info import WeightsInfo
 from zoo.models.model_config import line_of_text
 from zoo.system.atomic_files import sha256_file
-from zoo.system.hardware import devices_here, usable_cores
+from zoo.system.hardware import adds_int8_in_16_bits, devices_here, usable_cores
 from zoo.system.shortage import raise_if_short, require_addresses
 from zoo.transforms.preprocess import Preprocessing
 
@@ -36,6 +36,7 @@ FORMAT = 2  # of that JSON and of the graph; a new number renews all cached file
 _OF_PARENTS: list[object] = []  # sessions that a forked process has inherited and cannot end
 _MAX_DIM = 1 << 16
 _KINDS = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}  # names of ONNX Runtime
+WEIGHT_BITS = 7  # that int8 weights use, see ``zoo.export.quantize``
 _PIXELS, _PRECISIONS = ("any", "crop", "normalised"), ("fp32", "fp16", "int8")
 _PACKAGES = ("onnxruntime-gpu", "onnxruntime")
 # Addresses that the library takes to start, that a thread's stack takes, and that a session takes per byte of its file.
@@ -79,6 +80,8 @@ class OnnxEngine:
         sides = [side if type(side) is int else None for side in given.shape]
         self.file.require_graph(_KINDS.get(given.type, given.type), _KINDS.get(made.type, made.type), sides, path)
         self.precision = self.file.precision
+        if device == "cpu":
+            self.file.require_cpu(path)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxEngine:
         """A session never changes, and several threads may use it: copies share it."""
@@ -143,6 +146,7 @@ class OnnxMetadata:
         normalize: True if the graph ends in an l2 norm.
         pixels: kind of input, see ``zoo.export.export.Variant``.
         precision: ``fp32``, ``fp16`` or ``int8``.
+        weight_bits: of int8 weights; earlier versions wrote 8.
     """
 
     weights_info: WeightsInfo
@@ -150,6 +154,15 @@ class OnnxMetadata:
     normalize: bool
     pixels: str
     precision: str
+    weight_bits: int = 8
+
+    def require_cpu(self, path: Path) -> None:
+        """Raise UserError if the sums of int8 weights of 8 bits overflow on this CPU; embeddings would be wrong."""
+        if self.precision == "int8" and self.weight_bits > WEIGHT_BITS and adds_int8_in_16_bits():
+            raise UserError(
+                f"{path} has int8 weights of {self.weight_bits} bits, and their sums overflow on this CPU, which has "
+                "no VNNI instructions: export it again, or use fp32"
+            )
 
     def require_graph(self, given: str, made: str, sides: Sequence[int | None], path: Path) -> None:
         """Compare the graph with what the metadata say of it.
@@ -255,7 +268,12 @@ def read_metadata(metadata: dict[str, str], path: Path) -> OnnxMetadata:
             if text is not None:
                 line_of_text(text)  # it is printed
         preprocessing = Preprocessing.from_json(values["preprocessing"])
-        return OnnxMetadata(values["about"], preprocessing, values["normalize"], values["pixels"], values["precision"])
+        bits = values.get("weight_bits", 8)
+        if type(bits) is not int:
+            raise ValueError
+        return OnnxMetadata(
+            values["about"], preprocessing, values["normalize"], values["pixels"], values["precision"], bits
+        )
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (KeyError, ValueError, TypeError, AttributeError):

@@ -74,6 +74,7 @@ class OpenVinoEngine:
         self.file = read_metadata(self.metadata, path)
         given, made = (_kind(node) for node in (model.inputs[0], model.outputs[0]))
         self.file.require_graph(given, made, _sides(model.inputs[0]), path)
+        self.file.require_cpu(path)
         self.precision = _precision(precision, self.file.precision, path)
         if self.precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UserError("this CPU has no instructions for bf16 (AMX or AVX512-BF16): use --backend torch, or fp32")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tiny_runs import step_reports, tiny, tiny_run
 
 from training.data.sampler import EpochSampler
+from training.engine import loop
 from training.methods import find_method
 from training.recipes import table
 from training.recipes.config import override
@@ -55,3 +57,12 @@ def test_every_recipe_reaches_all_of_its_method() -> None:
         sampler = EpochSampler(images[entry.data], recipe.optim.batch_size, recipe.optim.drop_last)
         found = find_method(recipe.method).unreached(recipe, sampler.steps(recipe.optim.epochs))
         assert not found, (name, found)
+
+
+@pytest.mark.parametrize("emulates", [True, False])
+def test_a_run_in_bf16_says_that_the_cpu_is_slow_in_it(
+    emulates: bool, photos: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "emulates_bf16", lambda: emulates)
+    step_reports(tiny_run(replace(tiny("simclr"), precision="bf16"), photos, tmp_path), 1)
+    assert ("no instructions for bf16" in capsys.readouterr().err) == emulates

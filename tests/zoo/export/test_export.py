@@ -161,6 +161,26 @@ def test_a_graph_that_differs_is_never_written(
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_int8_gives_the_same_embeddings_on_every_cpu(embedder: zoo.Embedder, core: Any, tmp_path: Path) -> None:
+    """A CPU without VNNI adds pairs of products in 16 bits, which overflow with weights beyond 7 bits.
+
+    Without its optimisations ONNX Runtime computes the quantised numbers in float, which is exact.
+    """
+    made = export_onnx(embedder, tmp_path / "m.onnx", Variant("normalised", "int8"), core=core)
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(made.path).graph.initializer]
+    weights = [w for w in weights if w.dtype == np.int8 and w.ndim == 4]
+    assert len(weights) == 20  # the convolutions of a ResNet-18
+    assert max(int(np.abs(w.astype(int)).max()) for w in weights) <= 64
+    pixels = embedder.preprocessing.normalise(np.stack([embedder.pixels(path) for path in UNSEEN]))
+    exact = onnxruntime.SessionOptions()
+    exact.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    fast, slow = (
+        onnxruntime.InferenceSession(made.path, options).run(None, {"normalised": pixels})[0]
+        for options in (None, exact)
+    )
+    assert least_cosine(fast, slow) > 0.9999
+
+
 def test_int8_takes_ones_own_photographs(embedder: zoo.Embedder, core: Any, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 import zoo
+from zoo.cli.messages import print_opened
 from zoo.errors import UserError
 from zoo.export import export
 from zoo.export.onnx_cache import cached_onnx
@@ -116,6 +118,22 @@ def test_the_cpu_names_its_instructions(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert hardware.cpu_features() == frozenset(), "no such file on other systems"
     cpuinfo.write_text("processor\t: 0\nvmx flags\t: vnmi\nflags\t\t: fpu amx_bf16 avx512_vnni\n\nprocessor\t: 1\n")
     assert hardware.cpu_features() == {"fpu", "amx_bf16", "avx512_vnni"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "emulates"), [("fpu avx2 fma", True), ("avx2 avx512f", False), ("asimd bf16", False), ("", False)]
+)
+def test_a_cpu_without_instructions_for_bf16_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, emulates: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hardware, "_CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n" if flags else "")
+    assert hardware.emulates_bf16() == emulates
+    for precision in ("bf16", "fp32"):
+        about = {"model": "m", "backend": "torch", "precision": precision, "device": "cpu"}
+        opened: Any = SimpleNamespace(identity=lambda: about, backend_reason="", shapes={}, dim=4)  # noqa: B023
+        print_opened(opened)
+        assert ("no instructions for bf16" in capsys.readouterr().err) == (emulates and precision == "bf16")
 
 
 @pytest.mark.parametrize(

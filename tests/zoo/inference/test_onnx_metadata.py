@@ -16,6 +16,7 @@ pytest.importorskip("onnxruntime")
 import zoo  # noqa: E402
 from zoo.errors import UserError  # noqa: E402
 from zoo.inference.onnx_backend import FORMAT, METADATA  # noqa: E402
+from zoo.system import hardware  # noqa: E402
 from zoo.transforms.preprocess import Preprocessing  # noqa: E402
 
 MEANS = """g (uint8[n, 8, 8, 3] x) => (float[n, 3] embedding) <int64[2] sides = {1, 2}> {
@@ -71,6 +72,25 @@ def test_a_graph_that_takes_or_gives_other_arrays_is_refused(
     with pytest.raises(UserError, match=r"not what its metadata say|does not map images") as caught:
         zoo.load(written(tmp_path / "m.onnx", graph, **changes), device="cpu", backend=backend)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_int8_weights_of_8_bits_are_refused_where_their_sums_overflow(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino" if backend == "openvino" else "onnxruntime")
+    earlier = written(tmp_path / "earlier.onnx", MEANS, precision="int8")
+    today = written(tmp_path / "today.onnx", MEANS, precision="int8", weight_bits=7)
+    for features, overflows in (({"avx2"}, True), ({"avx2", "avx512_vnni"}, False), ({"asimd"}, False), (set(), False)):
+        monkeypatch.setattr(hardware, "cpu_features", lambda found=features: frozenset(found))
+        zoo.load(today, device="cpu", backend=backend)
+        if overflows:
+            with pytest.raises(UserError, match=r"int8 weights of 8 bits.*no VNNI instructions: export it again"):
+                zoo.load(earlier, device="cpu", backend=backend)
+        else:
+            zoo.load(earlier, device="cpu", backend=backend)
+    with pytest.raises(UserError, match="another version"):
+        zoo.load(written(tmp_path / "m.onnx", MEANS, weight_bits="7"), device="cpu", backend=backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
