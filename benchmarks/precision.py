@@ -5,8 +5,8 @@
 DATA holds ``train``, ``val`` and ``test``, with a folder per class. Each engine embeds all images; torch in fp32 is the
 reference. Rows of ``train`` are the neighbours of those of ``val`` and ``test``. int8 is calibrated on the two
 photographs that ship with the package. An engine that is not installed, or that this CPU cannot run, is left out by
-name. The JSON is written as rows come, and keeps what it has of other models. It lists the CPU's instructions: an int8
-product can round otherwise on another CPU.
+name. The JSON is written as rows come, and keeps what it has of other models and precisions. A row lists the CPU's
+instructions: an int8 product can round otherwise on another CPU.
 """
 
 from __future__ import annotations
@@ -97,25 +97,38 @@ def measure(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
     paths, classes, is_train = files_of(args.data, args.every)
     there = args.json is not None and args.json.exists()
     rows: list[dict[str, Any]] = json.loads(args.json.read_text())["rows"] if there else []
-    rows = [row for row in rows if row["model"] not in args.models]
     for model in args.models:
-        reference: Vectors | None = None
+        # Torch in fp32 is the reference of every row, and a row only if it is asked for.
+        reference: Vectors = open_engine(model, "torch", "fp32", scratch)(paths, batch_size=64)
         for backend, precision in ENGINES:
+            if precision not in args.precisions:
+                continue
             row: dict[str, Any] = {"model": model, "backend": backend, "precision": precision}
             try:
                 embedder = open_engine(model, backend, precision, scratch)
             except UserError as error:
-                rows.append(row | {"left_out": str(error)})
+                put(rows, row | {"left_out": str(error)})
                 print(f"{model} {backend} {precision}: left out, {error}", flush=True)
                 continue
             vectors = embedder(paths, batch_size=64)
-            reference = vectors if reference is None else reference
             row |= scores(vectors, reference, classes, is_train)
             row["versions"] = {k: v for k, v in embedder.identity()["versions"].items() if k != "onnx_file"}
-            rows.append(row)
+            row["cpu"] = cpu.facts()["features"]
+            if precision == "int8":
+                row["weight_bits"] = embedder.engine.file.weight_bits
+            put(rows, row)
             print(json.dumps({k: v for k, v in row.items() if k != "versions"}), flush=True)
             write(args, rows, len(paths))
     return rows
+
+
+def put(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
+    """Put a row in the place of an earlier one of the same engine, or at the end."""
+    for place, other in enumerate(rows):
+        if all(other.get(name) == row.get(name) for name in ("model", "backend", "precision", "weight_bits")):
+            rows[place] = row
+            return
+    rows.append(row)
 
 
 def write(args: argparse.Namespace, rows: list[dict[str, Any]], images: int) -> None:
@@ -123,6 +136,11 @@ def write(args: argparse.Namespace, rows: list[dict[str, Any]], images: int) -> 
     if args.json is not None:
         about = {"data": args.data.name, "images": images, "neighbours": NEIGHBOURS, "cpu": cpu.facts()}
         args.json.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n")
+
+
+def named(row: dict[str, Any]) -> str:
+    """Return ``fp16``, ``int8, 7 bits``."""
+    return row["precision"] + (f", {row['weight_bits']} bits" if "weight_bits" in row else "")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -135,7 +153,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         lost = exact[row["model"]] - row["knn_accuracy"]
         mark = f" (**{-lost:+.1f}**)" if lost > SAID else ""
         lines.append(
-            f"| {row['model']}, {row['backend']} {row['precision']} | {row['cosine_least']:.5f} | "
+            f"| {row['model']}, {row['backend']} {named(row)} | {row['cosine_least']:.5f} | "
             f"{row['centred_cosine_least']:.5f} / {row['centred_cosine_mean']:.5f} | {row['knn_accuracy']:.1f}{mark} | "
             f"{row['same_nearest']:.1f} % |"
         )
@@ -148,6 +166,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with train, val and test")
     parser.add_argument(
         "--models", nargs="+", default=["simclr_r18_mini", "byol_r18_mini"], help="as for `zoo extract`"
+    )
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        default=list(dict.fromkeys(precision for _, precision in ENGINES)),
+        help="default: all",
     )
     parser.add_argument("--every", type=int, default=None, help="use every n-th image only")
     parser.add_argument("--json", type=Path, default=None, help="where to write the result")

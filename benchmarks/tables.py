@@ -96,7 +96,9 @@ def cpu_of(found: Any) -> str:
     said = found.get("cpu") or found.get("machine") or {}
     kind = said.get("machine") or said.get("processor") or "x86_64"
     cores = said.get("cores") or found.get("cores")
-    features = ", ".join(said.get("features", [])) or "instructions not recorded"
+    of_rows = [row["cpu"] for row in found.get("rows", []) if "cpu" in row]  # of calls on several machines
+    kinds = list(dict.fromkeys(map(tuple, of_rows))) or [said.get("features", [])]
+    features = " or ".join(", ".join(kind) or "instructions not recorded" for kind in kinds)
     load = said.get("load")
     return f"{kind}, {cores} cores; {features}" + ("" if load is None else f"; load {load:g} at the end")
 
@@ -249,7 +251,8 @@ def precision_rows(found: Any) -> Rows:
     }
     return [
         [
-            f"{row['model']}, {row['backend']} {row['precision']}",
+            f"{row['model']}, {row['backend']} {row['precision']}"
+            + (f", {row['weight_bits']} bits" if "weight_bits" in row else ""),
             f"{row['knn_accuracy']:.1f}",
             f"{row['knn_accuracy'] - fp32[row['model']]:+.2f}",
             f"{row['same_nearest']:.1f} %",

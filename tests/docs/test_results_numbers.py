@@ -184,7 +184,8 @@ def test_reduced_precision() -> None:
         lost = row["knn_accuracy"] - exact[row["model"]]
         knn = f"{row['knn_accuracy']:.1f}" + (f" (**{lost:.1f}**)" if lost < -0.5 else "")
         centred = f"{short(row['centred_cosine_least'])} / {short(row['centred_cosine_mean'])}"
-        shown = table[f"{row['model']}, {row['backend']} {row['precision']}"]
+        bits = f", {row['weight_bits']} bits" if "weight_bits" in row else ""
+        shown = table[f"{row['model']}, {row['backend']} {row['precision']}{bits}"]
         assert shown == [short(row["cosine_least"]), centred, knn, f"{row['same_nearest']:.1f} %"], row
 
 

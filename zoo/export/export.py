@@ -95,6 +95,7 @@ def export_onnx(
     photographs: Sequence[Path] = (),
     calibrate: Path | None = None,
     core: ModelProto | None = None,
+    weight_bits: int = WEIGHT_BITS,
     report: Callable[[str], None] | None = None,
 ) -> Exported:
     """Write one self-contained ONNX file: pixels in, ``embedding`` float32 [batch, D] out.
@@ -132,8 +133,8 @@ def export_onnx(
         say("measuring the ranges of int8")
         measured = calibration or shipped[::2]
         photographs = photographs or (shipped if calibrate else shipped[1::2])
-        core = _int8(core, embedder, measured)
-        extra["weight_bits"] = WEIGHT_BITS
+        core = _int8(core, embedder, measured, weight_bits)
+        extra["weight_bits"] = weight_bits
         extra["calibration"] = {"photographs": len(measured), "folder": calibrate.name if calibrate else "shipped"}
     # the whole graph, with its metadata
     say("writing the graph")
@@ -162,11 +163,11 @@ def trace_core(embedder: Embedder) -> ModelProto:
     return trace(module, embedder.preprocessing.input_size, embedder.preprocessing.channels)
 
 
-def _int8(core: ModelProto, embedder: Embedder, photographs: Sequence[Path]) -> ModelProto:
+def _int8(core: ModelProto, embedder: Embedder, photographs: Sequence[Path], weight_bits: int) -> ModelProto:
     from zoo.export.quantize import calibration_pixels, quantize
 
     pixels = calibration_pixels([as_rgb(path) for path in photographs], embedder.preprocessing)
-    return quantize(core, embedder.preprocessing.normalise(pixels))
+    return quantize(core, embedder.preprocessing.normalise(pixels), weight_bits)
 
 
 def _photographs_in(folder: Path) -> list[Path]:

@@ -33,6 +33,7 @@ def cached_onnx(file: WeightFile, precision: str) -> Path:
     """
     from zoo.inference.onnx_backend import FORMAT, WEIGHT_BITS, import_onnxruntime
     from zoo.system.atomic_files import sha256_file
+    from zoo.system.hardware import adds_int8_in_16_bits
 
     import_onnxruntime()
     assert file.sha256 is not None  # ``backend_choice.choose`` refuses random networks
@@ -40,8 +41,10 @@ def cached_onnx(file: WeightFile, precision: str) -> Path:
     architecture = asdict(file.architecture)
     if not architecture["colours"]:
         del architecture["colours"]
-    weights = {"int8": f"int8, {WEIGHT_BITS} bits"}.get(precision, precision)
-    key = [file.sha256, architecture, file.preprocessing.to_json(), weights, FORMAT]
+    # Weights of 8 bits are nearer to fp32. The cache stays on this CPU, so that it may have them if the CPU can.
+    weight_bits = WEIGHT_BITS if adds_int8_in_16_bits() else 8
+    kind = f"int8, {weight_bits} bits" if precision == "int8" and weight_bits < 8 else precision
+    key = [file.sha256, architecture, file.preprocessing.to_json(), kind, FORMAT]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=dict).encode()).hexdigest()
     path = cache_folder() / "onnx" / f"{file.name[:80]}-{precision}-{digest[:20]}.onnx"
     hash_file = path.with_suffix(".sha256")
@@ -54,13 +57,13 @@ def cached_onnx(file: WeightFile, precision: str) -> Path:
     # Otherwise export it again.
     try:
         require_packages("exporting", "onnx", "onnx", "onnxscript")
-        _make(file, precision, path, hash_file)
+        _make(file, precision, weight_bits, path, hash_file)
     except UserError as error:  # no silent switch to torch, whose embeddings have other bytes
         raise UserError(f"no ONNX file of {file.name} could be made ({error}): use --backend torch") from error
     return path
 
 
-def _make(file: WeightFile, precision: str, path: Path, hash_file: Path) -> None:
+def _make(file: WeightFile, precision: str, weight_bits: int, path: Path, hash_file: Path) -> None:
     from zoo.export.export import Variant, export_onnx
     from zoo.hub.networks import load_encoder
     from zoo.inference.embedder import open_torch
@@ -73,5 +76,5 @@ def _make(file: WeightFile, precision: str, path: Path, hash_file: Path) -> None
     except UserError as error:
         raise UserError(f"{error}, or set SIAMESE_ZOO_CACHE to a folder of yours") from error
     embedder: Embedder = open_torch(load_encoder(file), file.preprocessing, weights_info_of(file), device="cpu")
-    made = export_onnx(embedder, path, Variant(pixels="crop", precision=precision))
+    made = export_onnx(embedder, path, Variant(pixels="crop", precision=precision), weight_bits=weight_bits)
     atomic_write_text(hash_file, made.sha256)

@@ -1,9 +1,9 @@
 """Static int8 quantisation of a float32 ONNX graph: QDQ format, int8 weights per channel, uint8 activations.
 
 Static means that the ranges of all activations are measured once, on photographs, and stored in the file. Weights use
-7 of their 8 bits: CPUs without VNNI instructions add pairs of products in 16 bits, which overflow with weights of 8
-bits (ONNX Runtime's documentation of quantisation, ``reduce_range``). The bundled networks then had cosines down to .69
-with torch; with 7 bits it is .999 on every CPU.
+7 of their 8 bits, unless the file stays on a CPU with VNNI instructions. Other CPUs add pairs of products in 16 bits,
+which overflow with weights of 8 bits (``reduce_range`` in ONNX Runtime's documentation of quantisation): the bundled
+networks then had cosines down to .69 with torch.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ def calibration_pixels(
     return np.ascontiguousarray(np.stack(rows))
 
 
-def quantize(core: ModelProto, inputs: NDArray[np.float32]) -> ModelProto:
+def quantize(core: ModelProto, inputs: NDArray[np.float32], weight_bits: int) -> ModelProto:
     """Return the graph with its convolutions, sums and pools in int8.
 
     Args:
         core: graph with one input, normalised float32 [batch, 3, S, S]; it is not changed.
         inputs: inputs of that shape, on which the ranges are measured.
+        weight_bits: 7 or 8.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -86,7 +87,7 @@ def quantize(core: ModelProto, inputs: NDArray[np.float32]) -> ModelProto:
                 Inputs(),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
-                reduce_range=True,
+                reduce_range=weight_bits == 7,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,

@@ -36,7 +36,7 @@ FORMAT = 2  # of that JSON and of the graph; a new number renews all cached file
 _OF_PARENTS: list[object] = []  # sessions that a forked process has inherited and cannot end
 _MAX_DIM = 1 << 16
 _KINDS = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}  # names of ONNX Runtime
-WEIGHT_BITS = 7  # that int8 weights use, see ``zoo.export.quantize``
+WEIGHT_BITS = 7  # of int8 weights that are right on every CPU, see ``zoo.export.quantize``
 _PIXELS, _PRECISIONS = ("any", "crop", "normalised"), ("fp32", "fp16", "int8")
 _PACKAGES = ("onnxruntime-gpu", "onnxruntime")
 # Addresses that the library takes to start, that a thread's stack takes, and that a session takes per byte of its file.
@@ -146,7 +146,7 @@ class OnnxMetadata:
         normalize: True if the graph ends in an l2 norm.
         pixels: kind of input, see ``zoo.export.export.Variant``.
         precision: ``fp32``, ``fp16`` or ``int8``.
-        weight_bits: of int8 weights; earlier versions wrote 8.
+        weight_bits: of int8 weights; earlier versions did not write them, and had 8.
     """
 
     weights_info: WeightsInfo
