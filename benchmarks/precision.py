@@ -167,12 +167,8 @@ def main() -> None:
     parser.add_argument(
         "--models", nargs="+", default=["simclr_r18_mini", "byol_r18_mini"], help="as for `zoo extract`"
     )
-    parser.add_argument(
-        "--precisions",
-        nargs="+",
-        default=list(dict.fromkeys(precision for _, precision in ENGINES)),
-        help="default: all",
-    )
+    every = list(dict.fromkeys(precision for _, precision in ENGINES))
+    parser.add_argument("--precisions", nargs="+", default=every, choices=every, help="default: all")
     parser.add_argument("--every", type=int, default=None, help="use every n-th image only")
     parser.add_argument("--json", type=Path, default=None, help="where to write the result")
     args = parser.parse_args()
