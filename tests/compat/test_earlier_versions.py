@@ -129,7 +129,7 @@ def test_a_cached_onnx_file_keeps_its_name(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SIAMESE_ZOO_CACHE", str(tmp_path))
     made: list[Path] = []
 
-    def make(file: object, precision: str, path: Path, stamp: Path) -> None:
+    def make(file: object, precision: str, weight_bits: int, path: Path, stamp: Path) -> None:
         made.append(path)
 
     monkeypatch.setattr("zoo.export.onnx_cache._make", make)
