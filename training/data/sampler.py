@@ -42,7 +42,7 @@ class EpochSampler:
         return step * self.batch_size // self.images
 
     def fraction_at(self, step: int) -> float:
-        """Return the part of the epoch that is complete before ``step``, from 0 to below 1."""
+        """Return how much of the epoch is complete before ``step``: 0 at its first step, always below 1."""
         if self.drop_last:
             steps = self.images // self.batch_size
             return step % steps / steps

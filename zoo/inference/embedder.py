@@ -62,7 +62,7 @@ class Embedder:
         requested: the outputs that ``outputs`` returns, and the crops that an embedding is made of.
         reopening: how another process opens the same embedder; ``None`` for a network that was made in memory.
 
-    An embedder pickles as its reopening, in some hundred bytes: name or path, settings, and the sha256 of the weights.
+    A pickle holds how to open the embedder again, in some hundred bytes: name or path, settings, sha256 of the weights.
     Unpickling opens the weights again, and refuses others. A copy (``copy.deepcopy``) holds the network itself.
     """
 
@@ -106,7 +106,7 @@ class Embedder:
         return copied
 
     def with_reopening(self, reopen: Callable[[], Embedder]) -> Embedder:
-        """Return the embedder with its reopening, for pickling.
+        """Return an embedder that can be pickled: it knows how to open its weights again.
 
         Args:
             reopen: opens the same weights in another process; it is pickled itself.

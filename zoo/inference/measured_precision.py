@@ -28,7 +28,7 @@ class MeasuredPrecision(NamedTuple):
 def measured(model: str, backend: str, precision: str) -> MeasuredPrecision | None:
     """Return the measurement for the full name of a model, such as ``byol_r18_mini.tin32``; ``None``: there is none.
 
-    Of int8 with weights of 7 and of 8 bits it is the one that loses more.
+    int8 is measured with weights of 7 and of 8 bits: this is the one that loses more.
     """
     return _table().get((model, backend, precision))
 

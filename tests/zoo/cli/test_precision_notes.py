@@ -26,7 +26,7 @@ def said(capsys: pytest.CaptureFixture[str], model: str, backend: str, precision
 
 def test_the_bundled_table_is_the_benchmark_s() -> None:
     accuracies: dict[tuple[str, str, str], float] = {}
-    for row in BENCHMARK["rows"]:  # of int8 with weights of 7 and of 8 bits the one that loses more
+    for row in BENCHMARK["rows"]:  # int8 has two widths of weights: keep the one that loses more
         key = row["model"], row["backend"], row["precision"]
         accuracies[key] = min(row["knn_accuracy"], accuracies.get(key, 100))
     reduced = {key: accuracy for key, accuracy in accuracies.items() if key[2] != "fp32"}
