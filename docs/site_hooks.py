@@ -157,8 +157,7 @@ def _cell(text: str) -> str:
     """Text for a table's cell: outside code, ``<``, ``|`` and ``*`` stand for themselves."""
     parts = " ".join(text.split()).split("`")
     for number, part in enumerate(parts):
-        part = part.replace("|", "\\|")
-        parts[number] = part if number % 2 else re.sub(r"([*_<>\[\]{}])", r"\\\1", part)
+        parts[number] = part.replace("|", "\\|") if number % 2 else re.sub(r"([*_\[\]{}])", r"\\\1", _escaped(part))
     return "`".join(parts)
 
 
