@@ -30,6 +30,7 @@ from training.monitoring.hardware import hardware
 from training.recipes.config import Recipe, override, to_json
 from training.sweeps.grid import candidates, kept, rung_epochs
 from training.sweeps.result import RankedTrial, Rung, SweepResult, TrialKey, TrialResult
+from training.sweeps.shorten import shortened
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.evaluate.result import wilson_interval
@@ -81,7 +82,7 @@ def sweep(
     data: list[list[str | int]] = [[d.name, len(d), d.content()] for d in (train_data, held_out)]
     # Refuse a wrong candidate before the first one is trained.
     for settings in alive:
-        one = _shortened(override(recipe, settings), lengths[0])
+        one = _of_length(override(recipe, settings), lengths[0])
         check_run(one, train_data, device)
         require_fit(one, torch.device(device))
     atomic_files.make_folder(out)
@@ -92,7 +93,7 @@ def sweep(
         for place, epochs in enumerate(lengths):
             results = []
             for done, settings in enumerate(alive):
-                one = _shortened(override(recipe, settings), epochs)
+                one = _of_length(override(recipe, settings), epochs)
                 trial = _Trial(settings, one, out / f"{epochs:04d}ep.{_file_name(settings)}")
                 results.append((trial, _result(trial, train_data, held_out, data, device)))
                 report(_line(results[-1], f"{epochs} epochs, {done + 1}/{len(alive)}"))
@@ -115,11 +116,9 @@ def sweep(
     return result
 
 
-def _shortened(recipe: Recipe, epochs: int) -> Recipe:
-    """Return the recipe at another length, its warm-up in proportion; the last checkpoint alone is kept."""
-    optim, whole = recipe.optim, recipe.optim.epochs
-    warmup = optim.warmup_epochs if epochs == whole else optim.warmup_epochs * epochs / whole
-    return replace(recipe, optim=replace(optim, epochs=epochs, warmup_epochs=warmup), keep_checkpoints=1)
+def _of_length(recipe: Recipe, epochs: int) -> Recipe:
+    """Return the recipe of a run of ``epochs`` epochs; the last checkpoint alone is kept."""
+    return replace(shortened(recipe, epochs), keep_checkpoints=1)
 
 
 def _file_name(settings: list[str]) -> str:
