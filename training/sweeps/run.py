@@ -27,7 +27,7 @@ from training.engine.validate import check_run
 from training.methods import build_method
 from training.monitoring.collapse import collapsed, effective_rank, held_out_knn, least_spread, output_spread, vanished
 from training.monitoring.hardware import hardware
-from training.recipes.config import Recipe, override, to_json
+from training.recipes.config import Recipe, differences, from_json, override, to_json
 from training.sweeps.grid import candidates, kept, rung_epochs
 from training.sweeps.result import RankedTrial, Rung, SweepResult, TrialKey, TrialResult
 from training.sweeps.shorten import shortened
@@ -168,7 +168,10 @@ def _result(
         return _finished(path, key)
     # Train it, or continue where an earlier call was stopped.
     atomic_files.make_folder(trial.folder)
-    resume = checkpoint.load_last(trial.folder) is not None
+    interrupted = checkpoint.load_last(trial.folder)
+    if interrupted is not None and any(differences(trial.recipe, from_json(interrupted["recipe"]))):
+        raise _of_another_sweep(trial.folder)
+    resume = interrupted is not None
     state = checkpoint.read(train(trial.recipe, train_data, trial.folder, device=device, resume=resume))
     method = build_method(trial.recipe, len(train_data))
     checkpoint.load_weights(method, state, trial.folder)
@@ -202,8 +205,12 @@ def _finished(path: Path, key: TrialKey) -> TrialResult:
             f"{path} is damaged ({error}): remove {path.parent}, and its candidate is trained again"
         ) from None
     if not same:
-        raise UserError(f"{path.parent} holds a trial of another recipe or other images: choose another --out")
+        raise _of_another_sweep(path.parent)
     return finished
+
+
+def _of_another_sweep(folder: Path) -> UserError:
+    return UserError(f"{folder} holds a trial of another recipe or other images: choose another --out")
 
 
 def planned_images(recipe: Recipe, images: int, count: int, halving: int | None) -> int:

@@ -141,6 +141,9 @@ def test_what_is_there_of_another_sweep_or_damaged_is_refused(splits: tuple[Data
         sweep(tiny("simsiam"), splits[0], splits[1].subset(np.arange(3)), tmp_path, **options(over=over))
     path = next(tmp_path.glob("*/result.json"))
     good = path.read_text()
+    path.unlink()  # the trial is interrupted; another rate would be planned anew by a run of its own
+    with pytest.raises(UserError, match=r"holds a trial of another recipe or other images: choose another --out$"):
+        sweep(tiny("simsiam", optim={"warmup_epochs": 0.25}), *splits, tmp_path, **options(over=over))
     for text in ("", "[]", good[:80], good.replace('"knn": ', '"knn": 1')[:-2] + "}}"):
         path.write_text(text)
         with pytest.raises(
