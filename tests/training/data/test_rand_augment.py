@@ -37,7 +37,7 @@ def test_every_operation_is_the_official_code_s_byte_for_byte(infomin_ops: Path)
                     ours = rand_augment.operate(image, name, magnitude, negative=negative, bicubic=bicubic)
                     assert np.array_equal(np.asarray(ours), data[key + "_bicubic" * bicubic]), (key, bicubic)
                     compared += 1
-    assert compared == 3 * (10 + 5 * 4)
+    assert compared == len(data["magnitudes"]) * (10 + 5 * 4) > 0
 
 
 def test_draws_have_their_probabilities_and_are_functions_of_the_sample() -> None:
