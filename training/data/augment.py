@@ -256,7 +256,7 @@ def _colour_operations(drawn: ViewParameters, operations: str, view: View, size:
             selected = drawn.jitter & (drawn.order[:, position] == kind)
             yield _ColourOperation(selected, operation, drawn.strengths[:, kind])
     gray = _ColourOperation(drawn.grayscale, lambda x, _: augment_ops.grayscale(x), drawn.sigma)
-    blur = _ColourOperation(drawn.blur, _blur(operations, size), drawn.sigma)
+    blur = _ColourOperation(drawn.blur, _blur(operations, size, reflected=view.rand_augment > 0), drawn.sigma)
     if (found := drawn.rand_augment) is None:
         yield from (gray, blur)
     else:  # InfoMin's order, PyContrast datasets/util.py:279-300
@@ -286,10 +286,13 @@ def _jitter_operations(operations: str, view: View) -> list[Callable[[Tensor, Te
     ]
 
 
-def _blur(operations: str, size: int) -> Callable[[Tensor, Tensor], Tensor]:
+def _blur(operations: str, size: int, *, reflected: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
     if operations != "torchvision":
         taps = 2 * (size // 10 // 2) + 1  # official ``augmentations.py`` and ``data_util.py``
         return lambda x, sigma: augment_ops.blur(x, sigma, taps)
+    most = 2 * ((size - 1) // 2) + 1
+    if reflected:  # InfoMin's views, PyContrast datasets/util.py: 23 taps for any size
+        return lambda x, sigma: augment_ops.blur(x, sigma, min(23, most), padding="reflect")
     # PIL's blur extends the edge and has taps for any sigma; 3 times the largest sigma holds 99.7 % of the weight
-    taps = min(2 * int(3 * _SIGMA[1]) + 1, 2 * ((size - 1) // 2) + 1)
+    taps = min(2 * int(3 * _SIGMA[1]) + 1, most)
     return lambda x, sigma: augment_ops.blur(x, sigma, taps, padding="edge")

@@ -147,13 +147,16 @@ def grayscale(image: Tensor) -> Tensor:
 
 
 def blur(image: Tensor, sigma: Tensor, taps: int, *, padding: str = "zeros") -> Tensor:
-    """Separable Gaussian blur; sigma [B] in pixels, ``taps`` odd. BYOL pads with zeros ('SAME'), PIL with the edge."""
+    """Separable Gaussian blur; sigma [B] in pixels, ``taps`` odd.
+
+    BYOL pads with ``zeros`` ('SAME'), PIL with the ``edge``, InfoMin's code with what the border would ``reflect``.
+    """
     # Make one Gaussian kernel for each sample.
     x = torch.arange(taps, device=image.device, dtype=image.dtype) - taps // 2
     kernel = torch.exp(-(x**2) / (2 * sigma.to(image.dtype)[:, None] ** 2))
     kernel = kernel / kernel.sum(1, keepdim=True)
     # Blur along the height, then along the width.
-    mode = "replicate" if padding == "edge" else "constant"
+    mode = {"zeros": "constant", "edge": "replicate", "reflect": "reflect"}[padding]
     for dim in (2, 3):
         half = taps // 2
         padded = F.pad(image, (0, 0, half, half) if dim == 2 else (half, half, 0, 0), mode=mode)
