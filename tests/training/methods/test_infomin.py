@@ -124,6 +124,17 @@ def test_both_terms_meet_one_key_and_the_key_network_follows_after_the_step() ->
     assert np.allclose(model.queue[:, :3].t().numpy(), k)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_both_heads_have_the_layers_of_the_recipe(layers: int) -> None:
+    """PyContrast's ``--head`` is of both (networks/build_backbone.py)."""
+    recipe = tiny("infomin")
+    model = InfoMin.from_recipe(replace(recipe, heads=replace(recipe.heads, mlp_layers=layers)))
+    assert [len([m for m in part if isinstance(m, nn.Linear)]) for part in (model.projector, model.jigsaw.fc1)] == [
+        layers,
+        layers,
+    ]
+
+
 def test_a_symmetric_loss_is_refused() -> None:
     """PyContrast has one direction, and the setting changed nothing."""
     recipe = tiny("infomin")
