@@ -22,7 +22,7 @@ from training.engine.schedules import learning_rate, warmup_cosine
 from training.methods import BarlowTwins, VICReg, build_method
 from training.monitoring.collapse import collapsed, effective_rank, output_spread, vanished
 from training.recipes import table
-from training.recipes.config import Optim, differences, from_json, override, to_json
+from training.recipes.config import Optim, Views, differences, from_json, override, to_json
 
 
 def require_trajectory(group: Path, cls: type[BarlowTwins | VICReg], recipe: str) -> None:
@@ -180,6 +180,12 @@ def test_moco_v1_is_v2_with_one_linear_another_temperature_view_and_schedule() -
     assert (view.jitter_p, view.hue, view.blur_p, view.min_area, recipe.views.second) == (1.0, 0.4, 0.0, 0.2, view)
     rates = [learning_rate(recipe.optim, epoch, sampler) for epoch in (119, 120, 160)]
     assert rates == pytest.approx([0.03, 0.003, 0.0003])
+
+
+@pytest.mark.parametrize("name", ["barlowtwins_r50_in1k_1000ep", "vicreg_r50_in1k_1000ep", "vicreg_r50_in1k_100ep"])
+def test_the_published_recipes_crop_by_pil_s_bicubic(name: str) -> None:
+    """BT main.py:290-325 and VR augmentations.py:37-85: BYOL's two views by torchvision, ``interpolation=BICUBIC``."""
+    assert table.find(name).views == Views(operations="torchvision-bicubic")
 
 
 @pytest.mark.parametrize("cls", [BarlowTwins, VICReg])
