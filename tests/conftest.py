@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-import zipfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from golden_files import find_goldens
 from hub_server import WRITE_TOKEN, HubServer
 
 if TYPE_CHECKING:
@@ -49,15 +47,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for every group of goldens found in DIR, told by its content and not by its name.
-
-    ``byol_group``, ``simsiam_group``, ``mocov2_group`` are paths without a suffix: whole training steps.
-    ``byol_ops``, ``simclr_ops``, ``swav_ops`` and those of ``_OPERATIONS`` are .npz files: operations.
-    """
+    """One test for every golden found in DIR (``golden_files``)."""
     wanted = [n for n in metafunc.fixturenames if n.endswith(("_group", "_ops"))]
     if not wanted:
         return
-    found = _goldens(metafunc.config.getoption("--goldens"))
+    found = find_goldens(metafunc.config.getoption("--goldens"))
     for name in wanted:
         paths = found.get(name, [])
         metafunc.parametrize(name, paths, ids=[p.stem for p in paths])
@@ -75,36 +69,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _call(item: pytest.Function) -> tuple[object, str]:
     return item.function, item.name.partition("[")[2]
-
-
-_OPERATIONS = {  # endings of names of arrays that only such a file has
-    "byol": ("_grayscale.npy",),
-    "simclr": ("_hidden.npy",),
-    "swav": ("_assignments.npy", "_grad_prototypes.npy"),
-    "instdisc": ("full_output.npy",),
-    "cmc": ("_memory0_ab.npy",),
-    "pirl": ("_embedding_patches.npy",),
-    "pycontrast": ("queue_shuffle.npy",),
-    "localagg": ("kmeans_squared_distance.npy",),
-    "infomin": ("jigsaw_vissl_offsets.npy",),
-}
-
-
-@cache
-def _goldens(folder: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*.json")):
-        hyper = json.loads(path.read_text())
-        if path.with_suffix(".npz").exists() and isinstance(hyper, dict):
-            method = hyper.get("method", "byol" if "base_target_ema" in hyper else "")
-            found.setdefault(f"{method}_group", []).append(path.with_suffix(""))
-    for path in sorted(folder.rglob("*.npz")):
-        with zipfile.ZipFile(path) as file:
-            keys = file.namelist()
-        for kind, marks in _OPERATIONS.items():
-            if any(key.endswith(marks) for key in keys):
-                found.setdefault(f"{kind}_ops", []).append(path)
-    return found
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -98,7 +98,7 @@ def published() -> Recipe:
         f"{__name__}:BarlowTwins",
         "r50",
         zero_init_residual=True,
-        views=Views(operations="torchvision"),
+        views=Views(operations="torchvision-bicubic"),
         heads=Heads(hidden=8192, out=8192),
         optim=optim,
         options={"lambd": 0.0051},

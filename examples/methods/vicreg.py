@@ -104,7 +104,7 @@ def published() -> Recipe:
         f"{__name__}:VICReg",
         "r50",
         zero_init_residual=True,
-        views=Views(operations="torchvision"),
+        views=Views(operations="torchvision-bicubic"),
         heads=Heads(hidden=8192, out=8192),
         optim=optim,
         options={"invariance": 25.0, "variance": 25.0, "covariance": 1.0},

@@ -25,7 +25,12 @@ _CELLS = 1 << 21  # added to the stream of a view whose cells are changed by the
 _SIGMA = (0.1, 2.0)  # blur radius in pixels, in both codes
 _CPU_PIXELS = 1 << 18  # pixels processed at once: about what the caches hold
 _GPU_PIXELS = 1 << 26  # some 1.5 GB of the GPU's memory
-_KERNELS = {"byol": "bicubic", "simclr": "bicubic_tf1", "torchvision": "bilinear_antialias"}
+_KERNELS = {
+    "byol": "bicubic",
+    "simclr": "bicubic_tf1",
+    "torchvision": "bilinear_antialias",
+    "torchvision-bicubic": "bicubic_antialias",
+}
 MEAN = (0.485, 0.456, 0.406)  # ImageNet, in all codes
 
 Ints = NDArray[np.int64]
@@ -256,7 +261,7 @@ def _colour_operations(drawn: ViewParameters, operations: str, view: View, size:
             selected = drawn.jitter & (drawn.order[:, position] == kind)
             yield _ColourOperation(selected, operation, drawn.strengths[:, kind])
     gray = _ColourOperation(drawn.grayscale, lambda x, _: augment_ops.grayscale(x), drawn.sigma)
-    blur = _ColourOperation(drawn.blur, _blur(operations, size), drawn.sigma)
+    blur = _ColourOperation(drawn.blur, _blur(operations, size, reflected=view.rand_augment > 0), drawn.sigma)
     if (found := drawn.rand_augment) is None:
         yield from (gray, blur)
     else:  # InfoMin's order, PyContrast datasets/util.py:279-300
@@ -270,7 +275,7 @@ def _colour_operations(drawn: ViewParameters, operations: str, view: View, size:
 def _jitter_operations(operations: str, view: View) -> list[Callable[[Tensor, Tensor], Tensor]]:
     """Return brightness, contrast, saturation, hue as functions of (images, strength in [-1, 1])."""
     # Follow the TensorFlow definitions for BYOL and SimCLR.
-    if operations != "torchvision":
+    if not operations.startswith("torchvision"):
         return [
             lambda x, s: augment_ops.brightness(x, s * view.brightness),  # added, not multiplied
             lambda x, s: augment_ops.contrast(x, 1 + s * view.contrast),
@@ -286,10 +291,13 @@ def _jitter_operations(operations: str, view: View) -> list[Callable[[Tensor, Te
     ]
 
 
-def _blur(operations: str, size: int) -> Callable[[Tensor, Tensor], Tensor]:
-    if operations != "torchvision":
+def _blur(operations: str, size: int, *, reflected: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+    if not operations.startswith("torchvision"):
         taps = 2 * (size // 10 // 2) + 1  # official ``augmentations.py`` and ``data_util.py``
         return lambda x, sigma: augment_ops.blur(x, sigma, taps)
+    most = 2 * ((size - 1) // 2) + 1
+    if reflected:  # InfoMin's views, PyContrast datasets/util.py: 23 taps for any size
+        return lambda x, sigma: augment_ops.blur(x, sigma, min(23, most), padding="reflect")
     # PIL's blur extends the edge and has taps for any sigma; 3 times the largest sigma holds 99.7 % of the weight
-    taps = min(2 * int(3 * _SIGMA[1]) + 1, 2 * ((size - 1) // 2) + 1)
+    taps = min(2 * int(3 * _SIGMA[1]) + 1, most)
     return lambda x, sigma: augment_ops.blur(x, sigma, taps, padding="edge")

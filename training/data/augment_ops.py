@@ -32,7 +32,7 @@ def crop_resize(
         size: side of the output.
         kernel: ``bicubic`` is TF 2's ``resize`` (Keys a = -.5, half-pixel centres, taps outside the box dropped),
             ``bicubic_tf1`` TF 1's ``resize_bicubic`` (a = -.75, corners of pixels, taps outside take the edge), both
-            without antialias; ``bilinear_antialias`` is PIL's bilinear.
+            without antialias; ``bilinear_antialias`` and ``bicubic_antialias`` are PIL's.
         mirrored: bool [B], samples to flip left-right; ``None`` flips none.
 
     Returns:
@@ -52,7 +52,8 @@ def _resample(
     """[B, N, M] -> [B, size, M]: resize the lines ``start .. start + length`` of each sample to ``size`` lines."""
     b, full, m = lines.shape
     # ``reach``: lines on either side with non-zero weight
-    reach = ceil(max(1.0, full / size)) if kernel == "bilinear_antialias" else 2
+    cubic, antialias = kernel != "bilinear_antialias", kernel.endswith("_antialias")
+    reach = ceil((1 + cubic) * (max(1.0, full / size) if antialias else 1.0))
     # Find where each output line lies between the input lines.
     index = torch.arange(size, device=lines.device)
     if kernel == "bicubic_tf1":
@@ -65,11 +66,11 @@ def _resample(
     # List the input lines that each output line reads, with their distances.
     position = centre.floor()[:, None] + torch.arange(1 - reach, 1 + reach, device=lines.device)[:, None]
     distance = (position - centre[:, None]).abs()  # [B, taps, size]
-    # Weigh these lines by the kernel.
-    if kernel == "bilinear_antialias":
-        weight = _triangle(distance, length / size)
-    else:
-        weight = _cubic(distance, a=-0.75 if kernel == "bicubic_tf1" else -0.5)
+    # Weigh these lines by the kernel, which an antialias makes as wide as an output line, but no narrower.
+    if antialias:
+        distance = distance / (length / size).clamp_min(1)[:, None, None]
+    a = -0.75 if kernel == "bicubic_tf1" else -0.5
+    weight = _cubic(distance, a) if cubic else (1 - distance).clamp_min(0)
     if kernel != "bicubic_tf1":
         weight = weight * ((position >= 0) & (position < length[:, None, None]))  # lines outside the box are dropped
     # Scale the weights of each output line to a sum of one.
@@ -88,15 +89,10 @@ def _resample(
 
 
 def _cubic(distance: Tensor, a: float) -> Tensor:
-    """Keys' cubic; a is -.5 in TF 2's ``resize`` and -.75 in TF 1's ``resize_bicubic``."""
+    """Keys' cubic; a is -.5 in TF 2's ``resize`` and in PIL, and -.75 in TF 1's ``resize_bicubic``."""
     inner = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     outer = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     return torch.where(distance <= 1, inner, torch.where(distance < 2, outer, 0.0))
-
-
-def _triangle(distance: Tensor, scale: Tensor) -> Tensor:
-    """PIL's triangle filter (``Resample.c``), ``scale`` [B] source pixels wide but at least one."""
-    return (1 - distance / scale.clamp_min(1)[:, None, None]).clamp_min(0)
 
 
 # ---------------------------------------------------------------- BYOL's set (official ``augmentations.py``)
@@ -147,13 +143,16 @@ def grayscale(image: Tensor) -> Tensor:
 
 
 def blur(image: Tensor, sigma: Tensor, taps: int, *, padding: str = "zeros") -> Tensor:
-    """Separable Gaussian blur; sigma [B] in pixels, ``taps`` odd. BYOL pads with zeros ('SAME'), PIL with the edge."""
+    """Separable Gaussian blur; sigma [B] in pixels, ``taps`` odd.
+
+    BYOL pads with ``zeros`` ('SAME'), PIL with the ``edge``, InfoMin's code with what the border would ``reflect``.
+    """
     # Make one Gaussian kernel for each sample.
     x = torch.arange(taps, device=image.device, dtype=image.dtype) - taps // 2
     kernel = torch.exp(-(x**2) / (2 * sigma.to(image.dtype)[:, None] ** 2))
     kernel = kernel / kernel.sum(1, keepdim=True)
     # Blur along the height, then along the width.
-    mode = "replicate" if padding == "edge" else "constant"
+    mode = {"zeros": "constant", "edge": "replicate", "reflect": "reflect"}[padding]
     for dim in (2, 3):
         half = taps // 2
         padded = F.pad(image, (0, 0, half, half) if dim == 2 else (half, half, 0, 0), mode=mode)

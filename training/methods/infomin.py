@@ -32,7 +32,7 @@ class InfoMin(MoCoV2):
 
     Args:
         beta: weight of the patches' term; .5.
-        options: as of ``MoCoV2``; PYC: K = 65 536, m = .999, T = .15, two layers.
+        options: as of ``MoCoV2``; PYC: K = 65 536, m = .999, T = .15, two layers in both heads.
     """
 
     views = (3, 3)
@@ -40,11 +40,18 @@ class InfoMin(MoCoV2):
     training_only = (*MoCoV2.training_only, "jigsaw")
 
     def __init__(
-        self, encoder: nn.Module, dim: int, *, beta: float = 0.5, temperature: float = 0.15, **options: int | float
+        self,
+        encoder: nn.Module,
+        dim: int,
+        *,
+        beta: float = 0.5,
+        temperature: float = 0.15,
+        projector_layers: int = 2,
+        **options: int | float,
     ) -> None:
-        super().__init__(encoder, dim, temperature=temperature, **options)  # type: ignore[arg-type]
+        super().__init__(encoder, dim, temperature=temperature, projector_layers=projector_layers, **options)  # type: ignore[arg-type]
         self.beta = beta
-        self.jigsaw = JigsawHead(dim, self.queue.shape[0], layers=2)
+        self.jigsaw = JigsawHead(dim, self.queue.shape[0], layers=projector_layers)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, *, images: int = 1) -> Self:

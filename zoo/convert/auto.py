@@ -18,6 +18,7 @@ from zoo.convert.common import (
     starting_with,
     unread_weights,
     unwrapped,
+    without_module,
 )
 from zoo.convert.layouts import kinds_of_place
 from zoo.convert.readers.tf_checkpoint import is_archive, tensor_names
@@ -124,7 +125,9 @@ def _choose(
     listed = ", ".join(map(str, found[:10])) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
     if prefix is None:
         if len(found) > 1:
-            raise UserError(f"{path.name} holds {len(found)} networks: choose one with --prefix: {listed}")
+            kinds = dict.fromkeys(kind for candidate in found for kind in kinds_of_place(candidate.prefix))
+            known = f"; if it is an official file, --from {' or '.join(kinds)} knows which" if kinds else ""
+            raise UserError(f"{path.name} holds {len(found)} networks: choose one with --prefix: {listed}{known}")
         return found[0]
     same = [c for c in found if c.prefix == prefix] or [c for c in found if c.prefix.endswith(f".{prefix}")]
     if len(same) != 1:
@@ -237,9 +240,10 @@ def _kind_of_keys(content: Mapping[str, object]) -> str | None:
     """Recognise layouts of official codes: with heads of their own, or with several networks of which one is meant."""
     model = content.get("model")
     if isinstance(model, dict):
-        if "encoder.module.l_to_ab.conv1.weight" in model:
+        one_channel = {without_module(str(k)) for k, v in model.items() if getattr(v, "shape", ())[1:2] == (1,)}
+        if "encoder.l_to_ab.conv1.weight" in one_channel:
             return "cmc"
-        if "module.encoder1.conv1.weight" in model or (
+        if "encoder1.conv1.weight" in one_channel or (
             "model_ema" in content and "module.encoder.conv1.weight" in model
         ):
             return "pycontrast"

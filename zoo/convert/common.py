@@ -31,6 +31,7 @@ _WIDE: dict[tuple[int, ...], str] = {(3, 4, 6, 3): "wide_resnet50_2", (3, 4, 23,
 _BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.")
 _WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _MORE_STEM = re.compile(r"(?:conv|bn)(?:0|[2-9]|1\d)\.")
+_MODULE = re.compile(r"(?:(?<=^)|(?<=\.))module\.")
 _DATA_PARALLEL = re.compile(r"^(?:module\.)+")
 
 
@@ -184,6 +185,11 @@ def sequential(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def without_wrappers(key: str) -> str:
     """Return a key without the names that ``torch.compile``, FSDP and activation checkpointing put into it."""
     return _WRAPPERS.sub("", key)
+
+
+def without_module(key: str) -> str:
+    """Return a key without the ``module.`` that DDP and DataParallel put before the names of their network."""
+    return _MODULE.sub("", key)
 
 
 def unwrapped(state: Mapping[str, V]) -> dict[str, V]:

@@ -1,6 +1,7 @@
 """Checkpoints that differ only in where their networks lie: one row of a table each, read by one function.
 
-Keys are those of all nested dicts joined by dots (``zoo.convert.candidates.joined``). Sources:
+Keys are those of all nested dicts joined by dots (``zoo.convert.candidates.joined``). The table has DDP's ``module.``
+where the codes write it; files that were saved again without it, or with another, are read too. Sources:
 - facebookresearch/moco-v3 at c349e6e, ``moco/builder.py``; the projector is ``fc``.
 - facebookresearch/dino at 7c446df, ``main_dino.py:278`` and ``utils.py:594``; the heads have GELU and weight norm,
   which heads of this zoo cannot say, and are left out. The published backbone is the teacher's.
@@ -15,7 +16,6 @@ Keys are those of all nested dicts joined by dots (``zoo.convert.candidates.join
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,13 +31,13 @@ from zoo.convert.common import (
     recognise,
     sequential,
     starting_with,
+    without_module,
 )
 from zoo.convert.readers.torch_checkpoint import read_torch
 from zoo.convert.split_networks import recognise_split, two_linears
 from zoo.errors import UserError
 from zoo.models.registry import FAIR_224
 
-_REPEATED = re.compile(r"(?:(?<=^)|(?<=\.))(?:module\.){2,}")  # of DDP in DDP
 ANYTHING = ("",)
 
 
@@ -60,6 +60,17 @@ class Network:
     colours: str = ""
     second_head: str = ""
     lacks: tuple[str, ...] = ()
+
+    def without_module(self) -> Network:
+        """Return the same place among keys without ``module.``."""
+        return Network(
+            without_module(self.prefix),
+            {part: tuple(map(without_module, prefixes)) for part, prefixes in self.heads.items()},
+            without_module(self.second),
+            self.colours,
+            without_module(self.second_head),
+            self.lacks,
+        )
 
 
 @dataclass(frozen=True)
@@ -86,9 +97,9 @@ def _with_projector(prefix: str, projector: str, lacks: tuple[str, ...] = ()) ->
     return Network(prefix, {"projector": (projector,)}, lacks=lacks)
 
 
-def _backbone(prefix: str = "", lacks: tuple[str, ...] = ANYTHING) -> Network:
-    """A file of a network without its heads."""
-    return Network(prefix, lacks=lacks)
+def _backbone(lacks: tuple[str, ...] = ANYTHING) -> tuple[Network, ...]:
+    """A file of a network without its heads, as it is or in a usual dict."""
+    return tuple(Network(prefix, lacks=lacks) for prefix in ("", "state_dict.", "model."))
 
 
 def _moco_v3(encoder: str) -> Network:
@@ -99,7 +110,7 @@ def _moco_v3(encoder: str) -> Network:
 def _twins(method: str, title: str) -> Layout:
     full = _with_projector("model.module.backbone.", "model.module.projector.")
     # barlowtwins evaluate.py:84 and vicreg hubconf.py:21 load them without a key too many
-    return Layout(method, title, (full, _backbone()))
+    return Layout(method, title, (full, *_backbone()))
 
 
 def _densecl(encoder: str) -> Network:
@@ -131,16 +142,14 @@ LAYOUTS: Mapping[str, Layout] = {
         "dino",
         "DINO",
         # hubconf.py:94 loads the backbone without being strict
-        (Network("student.module.backbone."), _backbone(lacks=("fc.",))),
-        (Network("teacher.module.backbone."), Network("teacher.backbone.")),
+        (Network("student.module.backbone."), *_backbone(lacks=("fc.",))),
+        (Network("teacher.backbone."),),
         ("student", "teacher, which its authors evaluate and publish"),
         evaluated="target",  # eval_linear.py:264 and eval_knn.py: --checkpoint_key teacher
     ),
     "barlowtwins": _twins("barlowtwins", "Barlow Twins"),
     "vicreg": _twins("vicreg", "VICReg"),
-    "densecl": Layout(
-        "densecl", "DenseCL", (_densecl("encoder_q"), _backbone("state_dict.")), (_densecl("encoder_k"),)
-    ),
+    "densecl": Layout("densecl", "DenseCL", (_densecl("encoder_q"), *_backbone()), (_densecl("encoder_k"),)),
     "lemniscate": Layout(
         "instdisc", "InstDisc", (_with_projector("state_dict.module.", "state_dict.module.fc.", lacks=ANYTHING),)
     ),
@@ -148,7 +157,7 @@ LAYOUTS: Mapping[str, Layout] = {
         "unknown",
         "PyContrast",
         _pycontrast("model.module."),
-        (*_pycontrast("model_ema."), *_pycontrast("model_ema.module.")),
+        _pycontrast("model_ema."),
     ),
     "cmc": Layout("unknown", "CMC", _cmc("model.encoder.module."), _cmc("model_ema.encoder.module.")),
     "vissl": Layout(
@@ -160,13 +169,13 @@ LAYOUTS: Mapping[str, Layout] = {
             Network("model_state_dict._feature_blocks."),
             Network("model_state_dict."),
             Network("_feature_blocks."),
-            _backbone(lacks=("fc.",)),
+            *_backbone(lacks=("fc.",)),
         ),
     ),
 }
 
 
-_ANYBODY_S = ("", "state_dict.", "state_dict.module.", "model_state_dict.", "_feature_blocks.")
+_ANYBODY_S = ("", "state_dict.", "state_dict.module.", "model.", "model_state_dict.", "_feature_blocks.")
 
 
 def kinds_of_place(prefix: str) -> list[str]:
@@ -186,31 +195,45 @@ def read_layout_of(kind: str, path: Path, which: str) -> OfficialCheckpoint:
         UserError: the file cannot be read, or has no such network.
     """
     layout, file = LAYOUTS[kind], read_torch(path)
-    tensors = {_REPEATED.sub("module.", key): value for key, value in joined(file.content).items()}
     places, others = (layout.online, layout.target) if which == "online" else (layout.target, layout.online)
     if not places:
         raise UserError(f"{kind} has no {which} network: leave --which out")
-    found = next((place for place in places if f"{place.prefix}conv1.weight" in tensors), None)
-    if found is None:
-        asked = " (the network asked for by --which target)" * (which == "target")
-        lacks = KeyError(f"{places[0].prefix}conv1.weight{asked}")
-        raise not_official(path, layout.title, lacks, file.dropped)
+    taken, other = layout.names if which == "online" else layout.names[::-1]
+    stored = joined(file.content)
+    names = {without_module(key): key for key in stored}  # of the file
+    tensors = {key: stored[name] for key, name in names.items()}
+    has_other = _first(others, tensors) is not None
     try:
+        if len(tensors) != len(stored):
+            raise ValueError("the same keys with and without module. in them")
+        if (found := _first(places, tensors)) is None:
+            asked = " (the network asked for by --which target)" * (which == "target")
+            raise KeyError(f"{places[0].prefix}conv1.weight{asked or _alone(other) * has_other}")
         official = (_split if found.second else _single)(layout, found, tensors, file.dropped)
-        _require_no_more(found, official.left_out)
+        _require_no_more(found, official.left_out, names)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise not_official(path, layout.title, error, file.dropped) from None
-    if not any(f"{place.prefix}conv1.weight" in tensors for place in others):
+    official = replace(official, left_out=tuple(names[key] for key in official.left_out))
+    if not has_other:
         return official
-    taken, other = layout.names if which == "online" else layout.names[::-1]
     return replace(official, found=one_of_two(taken, which, other), evaluated=which == layout.evaluated)
 
 
-def _require_no_more(place: Network, left_out: tuple[str, ...]) -> None:
+def _first(places: tuple[Network, ...], tensors: Mapping[str, Tensor]) -> Network | None:
+    """Return the first place of which the file has the network."""
+    plain = (place.without_module() for place in places)
+    return next((place for place in plain if f"{place.prefix}conv1.weight" in tensors), None)
+
+
+def _alone(other: str) -> str:
+    return f"; it holds the {other} alone: --which target"
+
+
+def _require_no_more(place: Network, left_out: tuple[str, ...], names: Mapping[str, str]) -> None:
     """Raise ValueError where a file has tensors that those of this code lack, such as a classifier of its own."""
     more = [key for key in left_out if place.lacks and key.removeprefix(place.prefix).startswith(place.lacks)]
     if more:
-        raise ValueError(f"which writes no {more[0]}")
+        raise ValueError(f"which writes no {names[more[0]]}")
 
 
 def _single(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training.data import augment_ops, rand_augment
+from training.data import augment, augment_ops, rand_augment
 from training.data.augment import MEAN, apply_parameters, draw_parameters, make_views, without_changes
 from training.data.packed_batch import pack
 from training.recipes.config import View, Views, from_json, override, to_json
@@ -37,7 +37,20 @@ def test_every_operation_is_the_official_code_s_byte_for_byte(infomin_ops: Path)
                     ours = rand_augment.operate(image, name, magnitude, negative=negative, bicubic=bicubic)
                     assert np.array_equal(np.asarray(ours), data[key + "_bicubic" * bicubic]), (key, bicubic)
                     compared += 1
-    assert compared == 3 * (10 + 5 * 4)
+    assert compared == len(data["magnitudes"]) * (10 + 5 * 4) > 0
+
+
+def test_the_blur_is_the_official_code_s(infomin_ops: Path) -> None:
+    """To one grey level: it is in float32 there, and cut to bytes."""
+    data, numbers = np.load(infomin_ops), []
+    blur = augment._blur("torchvision", 224, reflected=True)
+    image = torch.tensor(data["image"]).movedim(-1, 0)[None] / 255
+    while f"blur_{len(numbers)}" in data:
+        n = len(numbers)
+        ours = blur(image, torch.tensor([float(data[f"blur_{n}_sigma"])]))[0].movedim(0, -1) * 255
+        numbers.append(float((ours.floor() - torch.tensor(data[f"blur_{n}"])).abs().max()))
+    assert numbers
+    assert all(number <= 1 for number in numbers)
 
 
 def test_draws_have_their_probabilities_and_are_functions_of_the_sample() -> None:
@@ -77,7 +90,9 @@ def test_it_comes_between_blur_and_grayscale() -> None:
     for n, crop in enumerate(crops.clamp(0, 1)):
         x = crop[None]
         if drawn.blur[n]:
-            x = augment_ops.blur(x, torch.tensor([drawn.sigma[n]], dtype=torch.float32), min(13, taps), padding="edge")
+            x = augment_ops.blur(
+                x, torch.tensor([drawn.sigma[n]], dtype=torch.float32), min(23, taps), padding="reflect"
+            )
         if (drawn.rand_augment.operation[n] >= 0).any():
             x = rand_augment.apply_drawn(x, drawn.rand_augment, torch.tensor([n]))
             changed += 1

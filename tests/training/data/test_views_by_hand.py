@@ -15,10 +15,13 @@ from training.data.augment import ViewParameters, apply_parameters, draw_paramet
 from training.data.packed_batch import pack
 from training.recipes.config import View, Views
 
-KERNELS = {"byol": "bicubic", "simclr": "bicubic_tf1", "torchvision": "bilinear_antialias"}
+KERNELS = {
+    "byol": "bicubic", "simclr": "bicubic_tf1",
+    "torchvision": "bilinear_antialias", "torchvision-bicubic": "bicubic_antialias",
+}  # fmt: skip
 TAPS = {  # official ``augmentations.py``: 2 (size // 10 // 2) + 1; torchvision's: 3 sigmas, no more than the image
     ("byol", 40): 5, ("byol", 8): 1, ("simclr", 40): 5, ("simclr", 8): 1,
-    ("torchvision", 40): 13, ("torchvision", 8): 7,
+    ("torchvision", 40): 13, ("torchvision", 8): 7, ("torchvision-bicubic", 40): 13, ("torchvision-bicubic", 8): 7,
 }  # fmt: skip
 HALF = View(
     brightness=0.4, contrast=0.3, saturation=0.2, hue=0.1, jitter_p=0.7, grayscale_p=0.3, blur_p=0.5, solarize_p=0.4
@@ -27,7 +30,7 @@ HALF = View(
 
 def jittered(image: Tensor, kind: int, s: float, operations: str, view: View) -> Tensor:
     """One of brightness, contrast, saturation and hue at strength ``s`` in [-1, 1]."""
-    torchvision = operations == "torchvision"
+    torchvision = operations.startswith("torchvision")
     operation = (
         augment_ops.tv_brightness if torchvision else augment_ops.brightness,
         augment_ops.tv_contrast if torchvision else augment_ops.contrast,
@@ -50,7 +53,7 @@ def by_hand(
         x = jittered(x, int(kind), float(drawn.strengths[n, kind]), operations, view)
     x = augment_ops.grayscale(x) if drawn.grayscale[n] else x
     sigma = torch.tensor([drawn.sigma[n]], dtype=torch.float32)
-    padding = "edge" if operations == "torchvision" else "zeros"
+    padding = "edge" if operations.startswith("torchvision") else "zeros"
     x = augment_ops.blur(x, sigma, TAPS[operations, size], padding=padding) if drawn.blur[n] else x
     x = torch.where(x < 0.5, x, 1 - x) if drawn.solarize[n] else x
     mean, std = (torch.tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), views.std))

@@ -71,6 +71,7 @@ def train_steps(
     model: Method, hyper: dict[str, Any], data: Any, inputs: list[list[Tensor]]
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Make the official code's steps, and yield the losses of each after its update."""
+    assert inputs, "a trajectory without steps"
     optimiser = training.engine.optim.sgd(
         model, model.parameter_groups(_optim(hyper)), momentum=hyper["momentum"], weight_decay=hyper["weight_decay"]
     )

@@ -24,7 +24,8 @@ from zoo.errors import UserError
 def test_queue_against_pycontrast(pycontrast_ops: Path) -> None:
     """Both terms with the same key, gradients, and the queue, whose keys enter in the shuffled order."""
     data, h = np.load(pycontrast_ops), json.loads(pycontrast_ops.with_suffix(".json").read_text())
-    model = InfoMin(nn.Identity(), 8, out=8, queue=h["queue"], temperature=h["queue_temperature"]).double()
+    dim = h["dim"]
+    model = InfoMin(nn.Identity(), dim, out=dim, queue=h["queue"], temperature=h["queue_temperature"]).double()
     model.queue.copy_(torch.tensor(data["queue_memory0"]).t())
     errors, names = RelativeErrors(torch.float64), []
     for step in range(h["steps"]):
@@ -37,7 +38,7 @@ def test_queue_against_pycontrast(pycontrast_ops: Path) -> None:
             errors.add(names[-2], term, data[f"queue_loss{kind}"][step])
             errors.add(names[-1], q.grad, data[f"queue_grad{kind}"][step])
         model._keys.append(k[torch.tensor(data["queue_shuffle"][step])])
-        model.after_step(StepInfo(step, 3, 0, 0.0))
+        model.after_step(StepInfo(step, h["steps"], 0, 0.0))
         names.append(f"queue {step}")
         errors.add(names[-1], model.queue.t().contiguous(), data["queue_memory"][step])
     errors.require(1e-9, names)
@@ -82,10 +83,12 @@ def test_trajectory(infomin_group: Path) -> None:
     inputs = [[images(data[n][step]) for n in ("view", "view_key", "patches")] for step in range(len(data["loss"]))]
     for step, losses in train_steps(model, hyper, data, inputs):
         errors.add(f"loss {step}", losses["loss"] + losses["loss_patches"], np.asarray(data["loss"][step]))
-        errors.add(f"image {step}", 2 * losses["loss"], np.asarray(data["losses"][step, 0]))
-        errors.add(f"patches {step}", 2 * losses["loss_patches"], np.asarray(data["losses"][step, 1]))
+        image, patches = data["losses"][step] * (1 - hyper["beta"], hyper["beta"])
+        errors.add(f"image {step}", losses["loss"], image)
+        errors.add(f"patches {step}", losses["loss_patches"], patches)
+    steps = range(len(inputs))
     errors.require(
-        1e-9, ["embedding", "projection", *(f"{w} {n}" for w in ("loss", "image", "patches") for n in range(3))]
+        1e-9, ["embedding", "projection", *(f"{w} {n}" for w in ("loss", "image", "patches") for n in steps)]
     )
     after.add("queue", model.queue.t().contiguous(), data["memory_after"])
     after.add("head", model.projector[0].weight[:4], data["final_head_0_weight"])
@@ -119,6 +122,17 @@ def test_both_terms_meet_one_key_and_the_key_network_follows_after_the_step() ->
     model.after_step(StepInfo(5, 10, 0, 0.0))
     assert torch.allclose(model.key_encoder[2].weight, 0.9 * key_before + 0.1 * model.encoder[2].weight)
     assert np.allclose(model.queue[:, :3].t().numpy(), k)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_both_heads_have_the_layers_of_the_recipe(layers: int) -> None:
+    """PyContrast's ``--head`` is of both (networks/build_backbone.py)."""
+    recipe = tiny("infomin")
+    model = InfoMin.from_recipe(replace(recipe, heads=replace(recipe.heads, mlp_layers=layers)))
+    assert [len([m for m in part if isinstance(m, nn.Linear)]) for part in (model.projector, model.jigsaw.fc1)] == [
+        layers,
+        layers,
+    ]
 
 
 def test_a_symmetric_loss_is_refused() -> None:

@@ -112,14 +112,13 @@ def test_simclr_loss(simclr_ops: Path) -> None:
         errors.add(f"{n} loss", loss, data[f"{n}_loss"])
         errors.add(f"{n} gradient", hidden.grad, data[f"{n}_grad"])
         errors.add(f"{n} logits", model.logits(h1, h2), data[f"{n}_logits_ab"])
-    assert len(cases) == 3
-    errors.require(1e-5, [f"{n} {what}" for n in range(3) for what in ("loss", "gradient", "logits")])
+    errors.require(1e-5, [f"{n} {what}" for n in cases for what in ("loss", "gradient", "logits")])
 
 
 def test_swav_sinkhorn(swav_ops: Path) -> None:
     data = np.load(swav_ops)
     errors = RelativeErrors(torch.float64)
-    cases = [f"sinkhorn{n}" for n in range(3)]
+    cases = [key.removesuffix("_scores") for key in data if key.endswith("_scores")]
     for n in cases:
         epsilon, iterations = data[f"{n}_epsilon_iterations"]
         model = SwAV(nn.Identity(), 4, epsilon=float(epsilon), iterations=int(iterations)).double()
@@ -127,7 +126,7 @@ def test_swav_sinkhorn(swav_ops: Path) -> None:
     errors.require(1e-9, cases)
 
 
-SWAV_CROPS, SWAV_IMAGES = 2 + 3, 6  # of both cases, as the README of the goldens says
+SWAV_CROPS = 2 + 3  # of both cases, as the README of the goldens says
 
 
 @pytest.mark.parametrize("case", ["plain", "queue"])
@@ -136,7 +135,7 @@ def test_swav_loss(swav_ops: Path, case: str) -> None:
     data = np.load(swav_ops)
     embeddings = torch.tensor(data[f"loss_{case}_embeddings"]).requires_grad_()  # crop after crop, of unit length
     prototypes = torch.tensor(data[f"loss_{case}_prototypes"])
-    assert len(embeddings) == SWAV_CROPS * SWAV_IMAGES
+    assert len(embeddings) % SWAV_CROPS == 0
     queue = torch.tensor(data["loss_queue_queue"]) if case == "queue" else torch.zeros(2, 0, embeddings.shape[1])
     recipe = table.find("swav_r50_in1k_800ep").objective
     model = SwAV(
@@ -204,7 +203,7 @@ def test_byol_trajectory(byol_group: Path) -> None:
     )
     errors = RelativeErrors(torch.float64)
     steps = len(data["view1"])
-    assert steps >= 3
+    assert steps, "a trajectory without steps"
     for i in range(steps):
         labels = torch.tensor(data["labels"][i]).long()
         losses = model([images(data["view1"][i]), images(data["view2"][i])], labels)
@@ -240,7 +239,7 @@ def test_simsiam_trajectory(simsiam_group: Path) -> None:
     optimiser = training.engine.optim.sgd(model, momentum=hyper["momentum"], weight_decay=hyper["weight_decay"])
     errors = RelativeErrors(torch.float64)
     steps = len(data["view1"])
-    assert steps >= 3
+    assert steps, "a trajectory without steps"
     for i in range(steps):
         loss = model([images(data["view1"][i]), images(data["view2"][i])])["loss"]
         errors.add(f"step {i}", loss, np.asarray(data["loss"][i]))
@@ -293,7 +292,7 @@ def test_mocov2_trajectory(mocov2_group: Path) -> None:
     optimiser.param_groups[0]["lr"] = hyper["learning_rate"]
     errors, queue = RelativeErrors(torch.float64), RelativeErrors(torch.float64)
     steps = len(data["loss"])
-    assert steps >= 3
+    assert steps, "a trajectory without steps"
     for i in range(steps):
         info = StepInfo(i, steps, 0, 0.0)
         model.before_step(info)
@@ -314,8 +313,9 @@ def test_mocov2_trajectory(mocov2_group: Path) -> None:
 
 
 def final(group: Path, suffix: str) -> Path:
+    """The checkpoint after the last step; without it the group must have no outputs of it either."""
     path = group.with_name(f"{group.name}.final{suffix}")
-    if not path.exists():
+    if not path.exists() and not any(key.startswith("eval_") for key in np.load(group.with_suffix(".npz"))):
         pytest.skip(f"{group.name} has no final checkpoint")
     return path
 

@@ -81,7 +81,7 @@ def test_bank_against_pycontrast(pycontrast_ops: Path) -> None:
 @pytest.mark.parametrize(("kind", "layers"), [("linear", 1), ("mlp", 2)])
 def test_head_against_pycontrast(pycontrast_ops: Path, kind: str, layers: int) -> None:
     data = {k.removeprefix(f"jigsaw_{kind}_"): v for k, v in np.load(pycontrast_ops).items()}
-    head = JigsawHead(12, 6, layers=layers).double()
+    head = JigsawHead(data["input"].shape[1], data["output"].shape[1], layers=layers).double()
     state = {k: torch.tensor(v) for k, v in data.items() if k.startswith(("fc1.", "fc2."))}
     head.load_state_dict({k.replace("fc1.", "fc1.0.") if layers == 1 else k: v for k, v in state.items()})
     x = torch.tensor(data["input"]).requires_grad_()
@@ -110,7 +110,7 @@ def test_patches_of_the_official_codes(infomin_ops: Path, code: str) -> None:
 
 
 def pirl_of(group: Path) -> tuple[PIRL, dict[str, Any], Any]:
-    """From the checkpoint of either code."""
+    """From the checkpoint of either code, with one layer or two in its heads."""
     hyper, data, init = group_files(group)
     loaded, vissl = read_official(init), hyper["method"] == "pirl"
     if vissl:
@@ -119,14 +119,19 @@ def pirl_of(group: Path) -> tuple[PIRL, dict[str, Any], Any]:
         heads = parts["heads"]
         image, fc1, fc2 = below(heads, "1.0.clf."), below(heads, "0.0.clf."), below(heads, "0.2.clf.0.")
         memory = loaded["loss"]["nce_average.memory"]
+        weight, other = hyper.get("loss_weights", (0.5, 0.5))  # of patches, of images
+        assert weight + other == pytest.approx(1)
     else:
         state = below(loaded["model"], "module.")
         encoder, dim = trunk(below(state, "encoder."))
         image, fc2 = below(state, "head."), below(state, "head_jig.fc2.")
-        fc1 = {f"0.{k}": v for k, v in below(state, "head_jig.fc1.").items()}
-        memory = loaded["contrast"]["memory"]
-    bank = bank_of(hyper, loss="nce" if vissl else "softmax", eps=EPS if vissl else 1e-7)
-    model = PIRL(encoder, dim, bank, code="vissl" if vissl else "pycontrast")
+        fc1 = below(state, "head_jig.fc1.")
+        fc1 = {k if "." in k else f"0.{k}": v for k, v in fc1.items()}
+        memory, weight = loaded["contrast"]["memory"], hyper["beta"]
+    nce = vissl and hyper.get("loss_type", "nce") == "nce"
+    bank = bank_of(hyper, loss="nce" if nce else "softmax", eps=EPS if vissl else 1e-7)
+    code, layers = "vissl" if vissl else "pycontrast", len(image) // 2
+    model = PIRL(encoder, dim, bank, code=code, weight=weight, layers=layers)
     model.projector.load_state_dict(image)
     model.jigsaw.fc1.load_state_dict(fc1)
     model.jigsaw.fc2.load_state_dict(fc2)
@@ -147,23 +152,25 @@ def require_trajectory(group: Path) -> None:
         # the author's code normalises in the loss
         length = np.linalg.norm(data["eval_projection"], axis=1)
         errors.add("projection", unit(z) if np.allclose(length, 1) else z, data["eval_projection"])
-    orders = iter([torch.arange(9).expand(8, 9)] * 3 if vissl else torch.tensor(data["permutations"]))
+    steps, batch = data["index"].shape
+    orders = iter([torch.arange(9).expand(batch, 9)] * steps if vissl else torch.tensor(data["permutations"]))
     model.puzzle = lambda crop, rows: (crop, next(orders))  # type: ignore[method-assign]
     give_draws(model.bank, [d for step in data["negatives"] for d in (step if vissl else [step])])
     inputs = [[images(view), images(p)] for view, p in zip(data["view"], data["patches"], strict=True)]
     for step, losses in train_steps(model, hyper, data, inputs):
         errors.add(f"loss {step}", sum(losses.values()), np.asarray(data["loss"][step]))
         if not vissl:
-            errors.add(f"image {step}", 2 * losses["loss"], np.asarray(data["losses"][step, 0]))
-            errors.add(f"patches {step}", 2 * losses["loss_patches"], np.asarray(data["losses"][step, 1]))
+            image, patches = data["losses"][step] * (1 - hyper["beta"], hyper["beta"])
+            errors.add(f"image {step}", losses["loss"], image)
+            errors.add(f"patches {step}", losses["loss_patches"], patches)
     parts = ["loss"] if vissl else ["loss", "image", "patches"]
-    errors.require(1e-9, ["embedding", "projection", *(f"{part} {n}" for part in parts for n in range(3))])
+    errors.require(1e-9, ["embedding", "projection", *(f"{part} {n}" for part in parts for n in range(steps))])
     after.add("memory", model.bank.memory, data["memory_after"])
     names = ("image_head", "patch_head") if vissl else ("head_0", "head_jig_fc2")
     for name, weight in zip(names, (model.projector[0].weight, model.jigsaw.fc2.weight), strict=True):
         after.add(name, weight[:4], data[f"final_{name}_weight"])
     after.require(1e-7, ["memory", *names])
-    if vissl:
+    if model.bank.kind == "nce":
         assert float(model.bank.Z) == pytest.approx(float(data["Z"]), rel=1e-9)
 
 

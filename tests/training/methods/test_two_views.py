@@ -22,7 +22,7 @@ from training.engine.schedules import learning_rate, warmup_cosine
 from training.methods import BarlowTwins, VICReg, build_method
 from training.monitoring.collapse import collapsed, effective_rank, output_spread, vanished
 from training.recipes import table
-from training.recipes.config import differences, from_json, override, to_json
+from training.recipes.config import Optim, Views, differences, from_json, override, to_json
 
 
 def require_trajectory(group: Path, cls: type[BarlowTwins | VICReg], recipe: str) -> None:
@@ -32,7 +32,7 @@ def require_trajectory(group: Path, cls: type[BarlowTwins | VICReg], recipe: str
         state = below(torch.load(init, weights_only=True)["model"], "module.")
     encoder, dim = trunk(below(state, "backbone."))
     widths = [int(width) for width in hyper.get("projector", hyper.get("expander")).split("-")]
-    options: dict[str, Any] = {"lambd": hyper["lambd"]} if cls is BarlowTwins else {}
+    options: dict[str, Any] = {"lambd": hyper["lambd"]} if cls is BarlowTwins else hyper.get("coefficients", {})
     model = cls(encoder, dim, hidden=widths[0], out=widths[-1], **options).double()
     model.projector.load_state_dict(below(state, "projector."))
     errors, after = RelativeErrors(torch.float64), RelativeErrors(torch.float64)
@@ -50,9 +50,14 @@ def require_trajectory(group: Path, cls: type[BarlowTwins | VICReg], recipe: str
         errors.add(f"loss {case}", loss, data[f"loss_{case}"])
         for n, z in enumerate(leaves, 1):
             errors.add(f"grad {case}{n}", z.grad, data[f"loss_{case}_grad_z{n}"])
-    optim = table.find(recipe).optim
+    optim = optim_of(recipe, hyper)
     optimiser = build_optimiser(model, optim)
+    for group in optimiser.param_groups:
+        group["eta"] = hyper.get("eta", group["eta"])
+        if "lr_scale" in group and "learning_rate_biases" in hyper:
+            group["lr_scale"] = hyper["learning_rate_biases"] / optim.lr
     plan = {"batch_size": hyper["batch"], "total": hyper["total_steps"], "warmup": hyper["warmup_steps"]}
+    assert len(data["loss"]), "a trajectory without steps"
     for step, rates in enumerate(np.reshape(data["learning_rate"], (len(data["loss"]), -1))):
         set_learning_rate(
             optimiser, optim, warmup_cosine(hyper["first_step"] + step, base=optim.lr, final=optim.final_lr, **plan)
@@ -67,8 +72,34 @@ def require_trajectory(group: Path, cls: type[BarlowTwins | VICReg], recipe: str
         f"grad {case}{n}" for case in "ab" for n in (1, 2)
     ]
     errors.require(1e-9, ["embedding", "projection", *cases, *(f"step {n}" for n in range(len(data["loss"])))])
-    after.add("projector", model.projector[6].weight, data["final_projector_weight"])
-    after.require(1e-10, ["projector"])
+    weights = {
+        "projector": model.projector[6].weight,
+        "conv1": model.encoder.get_parameter("stem.conv.weight"),
+        "bn1": model.encoder.get_parameter("stem.norm.weight"),
+    }
+    there = [name for name in weights if name == "projector" or f"final_{name}_weight" in data]
+    for name in there:
+        after.add(name, weights[name], data[f"final_{name}_weight"])
+    after.require(1e-10, there)
+    require_schedule(optimiser, optim, data)
+
+
+def optim_of(recipe: str, hyper: dict[str, Any]) -> Optim:
+    """The recipe's settings, and the file's where it names them."""
+    optim = table.find(recipe).optim
+    lr = hyper.get("learning_rate_weights", hyper.get("base_lr", optim.lr))
+    others = {name: hyper[name] for name in ("weight_decay", "momentum") if name in hyper}
+    return replace(optim, lr=lr, final_lr=1e-3 * lr, **others)
+
+
+def require_schedule(optimiser: torch.optim.Optimizer, optim: Optim, data: Any) -> None:
+    """Rates of 30 epochs of 40 steps at batch 2048, of all groups."""
+    sampler, run = EpochSampler(40 * 2048, 2048, True), replace(optim, epochs=30, batch_size=2048)
+    for name in ("schedule_step_weights_biases", "schedule_step_rate"):
+        for step, *rates in data[name].tolist() if name in data else ():
+            set_learning_rate(optimiser, run, learning_rate(run, int(step), sampler))
+            ours = [group["lr"] for group in optimiser.param_groups][: len(rates)]
+            assert ours == pytest.approx(rates, rel=1e-9)
 
 
 def test_barlow_twins_trajectory(barlowtwins_group: Path) -> None:
@@ -149,6 +180,12 @@ def test_moco_v1_is_v2_with_one_linear_another_temperature_view_and_schedule() -
     assert (view.jitter_p, view.hue, view.blur_p, view.min_area, recipe.views.second) == (1.0, 0.4, 0.0, 0.2, view)
     rates = [learning_rate(recipe.optim, epoch, sampler) for epoch in (119, 120, 160)]
     assert rates == pytest.approx([0.03, 0.003, 0.0003])
+
+
+@pytest.mark.parametrize("name", ["barlowtwins_r50_in1k_1000ep", "vicreg_r50_in1k_1000ep", "vicreg_r50_in1k_100ep"])
+def test_the_published_recipes_crop_by_pil_s_bicubic(name: str) -> None:
+    """BT main.py:290-325 and VR augmentations.py:37-85: BYOL's two views by torchvision, ``interpolation=BICUBIC``."""
+    assert table.find(name).views == Views(operations="torchvision-bicubic")
 
 
 @pytest.mark.parametrize("cls", [BarlowTwins, VICReg])

@@ -108,7 +108,7 @@ def test_dino_s_backbone_student_and_teacher(net: Network, average: Network, tmp
     require_same(converted(content, "dino", tmp_path, which="target"), average.module)
     (tmp_path / "flat").mkdir()
     require_same(converted(dict(average.state), "dino", tmp_path / "flat"), average.module)
-    with pytest.raises(UserError, match=r"no teacher\.module\.backbone\.conv1\.weight \(the network asked for"):
+    with pytest.raises(UserError, match=r"no teacher\.backbone\.conv1\.weight \(the network asked for"):
         converted(dict(average.state), "dino", tmp_path / "flat", which="target")
 
 

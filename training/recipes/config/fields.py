@@ -54,12 +54,13 @@ class Views:
     Attributes:
         operations: the code whose crops and arithmetic the views follow (``training.data.augment_ops``). ``simclr``
             differs from ``byol`` in the crop alone: TensorFlow's kernel draws its size, TF 1's bicubic resizes it.
+            ``torchvision-bicubic`` has PIL's bicubic for ``torchvision``'s bilinear.
         second: ``None`` makes one view, for supervised training.
         small: SwAV's small crops, ``small_count`` of them.
     """
 
     size: PositiveInt = 224
-    operations: Literal["byol", "simclr", "torchvision"] = "byol"
+    operations: Literal["byol", "simclr", "torchvision", "torchvision-bicubic"] = "byol"
     first: View = View()
     second: View | None = View(blur_p=0.1, solarize_p=0.2)
     small: View | None = None

@@ -15,7 +15,7 @@ def barlowtwins_in1k(epochs: int) -> Recipe:
         "barlowtwins",
         "r50",
         zero_init_residual=True,
-        views=Views(operations="torchvision"),
+        views=Views(operations="torchvision-bicubic"),
         heads=Heads(hidden=8192, out=8192),
         optim=optim,
         options={"lambd": 0.0051, "gpus": 16},
