@@ -251,7 +251,7 @@ def test_timm_reading_other_preprocessing_is_not_published(hub: HubServer, conve
     folder = tmp_path / "other"
     shutil.copytree(converted, folder)
     config = json.loads((folder / "config.json").read_text())
-    config["pretrained_cfg"]["interpolation"] = "bilinear"
+    config["pretrained_cfg"]["crop_mode"] = "squash"
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="timm with its own transform gives another embedding"):
         publish.publish(folder, REPO)
