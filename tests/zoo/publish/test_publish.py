@@ -267,6 +267,9 @@ def test_timm_reading_other_preprocessing_is_not_published(hub: HubServer, conve
         ("byol_r18", REPO, "no released weights"),
         ("byol_r18_mini", "just-a-name", "is not a hub reference"),
         ("byol_r18_mini", "a/b/c", "is not a hub reference"),
+        ("byol_r18_mini", "org/model@main", "names a revision, too"),
+        ("byol_r18_mini", "org/a--b", "is not a repository name"),
+        ("byol_r18_mini", "org/..", "is not a repository name"),
         ("nothing.safetensors", REPO, "no weights at"),
     ],
 )
