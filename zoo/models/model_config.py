@@ -327,6 +327,7 @@ def _require_same_transform(timms: Any, ours: Preprocessing) -> None:
         ("input_size", [ours.channels, size, size]),
         ("interpolation", ours.interpolation),
         ("crop_pct", crop_pct(ours)),
+        ("crop_mode", "center"),
         ("mean", list(ours.mean)),
         ("std", list(ours.std)),
     ):

@@ -62,6 +62,12 @@ def test_official_weights_are_not_replaced_by_random_ones(tmp_path: Path, monkey
         zoo.load("byol_r50")
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 5000 + ".onnx"])
+def test_a_name_that_no_file_system_takes_is_one_line(name: str) -> None:
+    with pytest.raises(UserError, match=r"^(unknown model|no ONNX file at)"):
+        zoo.load(name, device="cpu")
+
+
 def test_an_unknown_tag_names_the_known(random_weights: Path) -> None:
     with pytest.raises(UserError, match="its tags: deepmind_in1k"):
         zoo.load("byol_r50.other")

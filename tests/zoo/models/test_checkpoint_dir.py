@@ -229,6 +229,7 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path) -> None:
         ({"siamese_zoo__project_first": "no"}, "'no' is not true or false"),
         ({"pretrained_cfg__mean": [0, 0, 0]}, r"mean of pretrained_cfg, which timm reads, is \[0, 0, 0\]"),
         ({"pretrained_cfg__input_size": [3, 224, 224]}, "input_size of pretrained_cfg"),
+        ({"pretrained_cfg__crop_mode": "squash"}, "crop_mode of pretrained_cfg"),
         ({"siamese_zoo__heads": {}}, r"layouts of heads and the sha256 of heads\.safetensors, or neither"),
         ({"siamese_zoo": None}, "was not written by `zoo convert`"),
         ({"siamese_zoo__format": 2}, "format 2 is not known"),
