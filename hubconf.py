@@ -43,7 +43,7 @@ def _entry(name):
         progress (bool): print the progress of a download to stderr.
         num_classes (int): above 0, a new linear layer follows the encoder: [N, num_classes].
         features_only (bool): timm's feature pyramid: a list of maps, at stride 2 to 32; it can be scripted.
-        out_indices (tuple): which of the five maps.
+        out_indices (tuple): which of the five maps, with features_only; they come in the order of their depth.
         in_chans (int): channels of the input; the first layer's weights are summed or repeated, as timm does.
 
     Returns:

@@ -94,6 +94,30 @@ def test_a_classifier_or_a_pyramid_on_request() -> None:
         torch.hub.load(ROOT, DEFAULT_MODEL, source="local", num_classes=-1)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": "10"}, "num_classes is '10': give a whole number"),
+        ({"num_classes": True}, "num_classes is 'True'"),
+        ({"num_classes": 10**12}, "num_classes is '1000000000000': give a whole number up to 1,048,576"),
+        ({"in_chans": 2.5}, "in_chans is '2.5'"),
+        ({"in_chans": None}, "in_chans is 'None'"),
+        ({"features_only": True, "out_indices": 4}, "out_indices is '4': give a list"),
+        ({"features_only": True, "out_indices": [[1]]}, "out_indices is .*: give a list"),
+        ({"features_only": True, "out_indices": (0, 0)}, "each once"),
+        ({"out_indices": (1, 2)}, "add features_only=True"),
+        ({"weights": ""}, "weights is '': give the path"),
+        ({"weights": 3}, "weights is '3': give the path"),
+        ({"weights": "x" * 5000}, "has no weights 'xxx"),
+    ],
+    ids=str,
+)
+def test_arguments_of_another_kind_are_one_line(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        torch.hub.load(ROOT, DEFAULT_MODEL, source="local", **options)
+    assert "\n" not in str(error.value)
+
+
 def top_level_names_of_the_rest() -> list[str]:
     """What can be imported here beyond the packages that hubconf.py names and what those require."""
     pending, kept = [canonicalize_name(name) for name in hubconf.dependencies], {canonicalize_name("siamese-zoo")}

@@ -121,7 +121,7 @@ def export(
     ] = None,
 ) -> None:
     """Export one self-contained ONNX file, from pixels to embeddings, after comparing it with torch on photographs."""
-    from zoo.system.preflight import require_packages, require_path
+    from zoo.system.preflight import require_file_name, require_packages, require_path
 
     require_packages("zoo export", "onnx", "onnx", "onnxscript", "onnxruntime")
     if calibrate is not None:
@@ -134,8 +134,9 @@ def export(
     from zoo.system.progress import Progress
 
     variant = Variant(pixels, precision, opset)
-    if out.suffix != ".onnx":
-        out = out.with_name(f"{out.name}.onnx")
+    if out.suffix != ".onnx" and out.name not in ("", ".."):
+        out = out if out.is_dir() else out.with_name(f"{out.name}.onnx")
+    require_file_name(out)
     if not model.endswith(".onnx"):
         locate(model)  # a wrong name is an error before a line of progress
     with Progress("steps") as progress:

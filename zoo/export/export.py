@@ -147,7 +147,7 @@ def export_onnx(
     say("comparing it with torch")
     with tempfile.TemporaryDirectory() as scratch:
         candidate = Path(scratch) / "candidate.onnx"
-        candidate.write_bytes(data)
+        atomic_write_bytes(candidate, data)
         error, cosine = _differences(OnnxEngine(candidate), embedder, images, variant.pixels)
     _require_parity(variant, error, cosine)
     make_folder(out.parent)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from zoo.hub.weights import WeightFile
     from zoo.inference.embedder import Embedder
 
+_NAME_BYTES = 200  # of the model's name; a file's name has at most 255
+
 
 def cached_onnx(file: WeightFile, precision: str) -> Path:
     """Return the ONNX file of these weights in the cache folder; export it where it is missing or damaged.
@@ -32,7 +34,7 @@ def cached_onnx(file: WeightFile, precision: str) -> Path:
         UserError: onnxruntime or onnx is not installed, or the export differs from torch.
     """
     from zoo.inference.onnx_backend import FORMAT, WEIGHT_BITS, import_onnxruntime
-    from zoo.system.atomic_files import sha256_file
+    from zoo.system.atomic_files import begin_of_name, sha256_file
     from zoo.system.hardware import adds_int8_in_16_bits
 
     import_onnxruntime()
@@ -46,7 +48,7 @@ def cached_onnx(file: WeightFile, precision: str) -> Path:
     kind = f"int8, {weight_bits} bits" if precision == "int8" and weight_bits < 8 else precision
     key = [file.sha256, architecture, file.preprocessing.to_json(), kind, FORMAT]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=dict).encode()).hexdigest()
-    path = cache_folder() / "onnx" / f"{file.name[:80]}-{precision}-{digest[:20]}.onnx"
+    path = cache_folder() / "onnx" / f"{begin_of_name(file.name[:80], _NAME_BYTES)}-{precision}-{digest[:20]}.onnx"
     hash_file = path.with_suffix(".sha256")
     # Use the cached file only while its hash matches.
     try:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError, reason_of
-from zoo.models.model_config import line_of_text, require_bounded_args
+from zoo.models.model_config import line_of_text, require_bounded_args, require_channels
 from zoo.models.registry import ARCHITECTURES, PROJECTED, Architecture
 from zoo.models.state_dict import half_of, read_metadata, read_tensors, to_safetensors, without_counters
 from zoo.system.atomic_files import atomic_write_bytes, sha256_file
+from zoo.system.json_reader import whole
 from zoo.transforms.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def read_facts(path: Path) -> EncoderFacts:
     try:
         architecture = _architecture(metadata["architecture"])
         preprocessing = Preprocessing.from_json(json.loads(metadata["preprocessing"]))
+        require_channels(preprocessing, architecture)
         texts = metadata["method"], metadata["licence"], metadata.get("source", "")
         return EncoderFacts(architecture, preprocessing, *map(line_of_text, texts))  # they are printed
     except UserError as error:
@@ -140,4 +142,4 @@ def _timm_architecture(values: Mapping[str, Any]) -> Architecture:
     if not isinstance(args, dict):
         raise ValueError("model_args is no mapping")
     require_bounded_args(name, args)
-    return Architecture(line_of_text(name), int(values["num_features"]), int(values["parameters"]), args)  # type: ignore[arg-type]
+    return Architecture(line_of_text(name), whole(values["num_features"]), whole(values["parameters"]), args)  # type: ignore[arg-type]

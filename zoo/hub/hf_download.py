@@ -8,7 +8,6 @@ The hub's ordinary cache and variables apply: ``HF_ENDPOINT``, ``HF_HOME``, ``HF
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import re
@@ -24,15 +23,18 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from zoo.errors import UserError
-from zoo.system.atomic_files import remove, sha256_file
+from zoo.system.atomic_files import FULL, REFUSED, remove, sha256_file
+from zoo.system.verbosity import note
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 PREFIX = "hf-hub:"
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
+_MOST_BYTES = 1 << 20  # of the first file, which lists the others
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _NO_CONNECTION = "no connection to {where}, and {repo} is not complete in the cache: check the network and run it again"
+_NO_NAME = "{repo!r} is not a repository name: ORG/NAME, of letters, digits, '-', '_' and '.'"
 _REFERENCE = re.compile(r"hf-hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -74,13 +76,11 @@ def download(reference: Reference, first: str, then: Callable[[Path], Mapping[st
         UserError: the repository, revision or file does not exist or may not be read, there is no network and the cache
             lacks a file, the disk is full, or a file has another hash twice (it is then removed from the cache).
     """
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import constants, hf_hub_download
 
     with user_errors(reference.repo, reference.revision), quiet():
-        if not isinstance(try_to_load_from_cache(reference.repo, first, revision=reference.revision), str):
-            require_host(reference.repo)
         # The first file tells the commit, which all others must come from.
-        path = Path(hf_hub_download(reference.repo, first, revision=reference.revision))
+        path = _first_file(reference, first)
         if not _is_what_the_cache_names(path):  # altered in the cache, or on its way: download once more
             _remove_from_cache(path)
             path = Path(hf_hub_download(reference.repo, first, revision=reference.revision))
@@ -103,19 +103,73 @@ def download(reference: Reference, first: str, then: Callable[[Path], Mapping[st
     return snapshot
 
 
+def _first_file(reference: Reference, first: str) -> Path:
+    """Return the first file, of the newest commit of the reference's branch, or of its tag or commit.
+
+    huggingface_hub takes the cache's older commit in silence where the hub does not answer, so the hub is asked here.
+
+    Raises:
+        UserError: the file is too large to be one that lists others.
+    """
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import try_to_load_from_cache as find
+
+    repo, revision = reference.repo, reference.revision
+    cached = find(repo, first, revision=revision)
+    here = Path(cached) if isinstance(cached, str) else None
+    if here is None:
+        require_host(repo)
+    # The cache is enough where the network is forbidden, and for a commit, which never changes.
+    if not constants.HF_HUB_OFFLINE and (here is None or here.parent.name != revision):
+        try:
+            told = get_hf_file_metadata(hf_hub_url(repo, first, revision=revision))
+            reason = None if told.commit_hash and told.etag else f"{constants.ENDPOINT} does not answer as a model hub"
+            if (told.size or 0) > _MOST_BYTES:
+                raise UserError(f"{first} of {reference} has {told.size:,} bytes, more than the config of a model")
+        except (UserError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError):
+            raise
+        except Exception as error:  # see ``user_errors``
+            reason = (user_message(error, repo, revision) or "").partition(": ")[0].partition(", and ")[0]
+            if here is None and any(type(cause).__name__ == "ConnectError" for cause in _causes(error)):
+                raise  # the client would try for half a minute
+        if here is not None and reason:
+            note(f"{reference} is of the cache, commit {here.parent.name[:12]}, perhaps not the newest: {reason}")
+            return here
+    return Path(hf_hub_download(repo, first, revision=revision))
+
+
+def require_repository(name: str) -> None:
+    """Check a name of a repository by the hub's rules, before a long work for it. Raises UserError."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    if Reference.parse(PREFIX + name).revision is not None:
+        raise UserError(f"{name!r} names a revision, too: give ORG/NAME, and --revision for a branch")
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise UserError(_NO_NAME.format(repo=name)) from None
+
+
 def require_host(repo: str) -> None:
-    """Check that this machine knows the hub's host; else huggingface_hub asks again for half a minute.
+    """Check the hub's address, and that this machine knows its host; else huggingface_hub asks for half a minute.
 
     Behind a proxy, which may know names that this machine does not, and where the network is forbidden, nothing is
     checked.
 
     Raises:
-        UserError: the name of the host cannot be resolved.
+        UserError: ``HF_ENDPOINT`` is no address, or the name of the host cannot be resolved.
     """
     from huggingface_hub import constants
 
-    host = urlsplit(constants.ENDPOINT).hostname
-    if host is None or getproxies() or constants.HF_HUB_OFFLINE:
+    try:
+        address = urlsplit(constants.ENDPOINT)
+        host, _ = address.hostname, address.port  # ValueError: a port out of range, or brackets that stay open
+    except ValueError:
+        host = None
+    if host is None or address.scheme not in ("http", "https"):
+        raise UserError(f"HF_ENDPOINT is {constants.ENDPOINT!r}: give the address of a model hub, as https://HOST")
+    if getproxies() or constants.HF_HUB_OFFLINE:
         return
     try:
         socket.getaddrinfo(host, None)
@@ -192,12 +246,14 @@ def user_message(error: BaseException, repo: str, revision: str | None) -> str |
         if isinstance(cause, errors.RemoteEntryNotFoundError):
             return f"{where}/{repo} is not a model of this zoo: it has no {str(cause.response.url).rsplit('/', 1)[-1]}"
         if isinstance(cause, errors.HFValidationError):
-            return f"{repo!r} is not a repository name: ORG/NAME, of letters, digits, '-', '_' and '.'"
+            return _NO_NAME.format(repo=repo)
         if isinstance(cause, errors.HfHubHTTPError):
             return _message_for_status(cause, repo, where)
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(cause, UnicodeEncodeError):  # of a header
+            return "HF_TOKEN holds characters that no token has: set it again, or run `hf auth login`"
+        if isinstance(cause, OSError) and cause.errno in FULL:
             return f"disk full while downloading {repo}: free space in {constants.HF_HUB_CACHE} and run it again"
-        if isinstance(cause, PermissionError):
+        if isinstance(cause, OSError) and cause.errno in REFUSED and cause.filename is not None:
             return f"cannot write {cause.filename}: allow it, or set HF_HOME to another folder"
     # No cause names the problem itself, so look for signs of a broken connection.
     if any(isinstance(cause, errors.LocalEntryNotFoundError) or _is_network(cause) for cause in causes):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from zoo.errors import UserError
-from zoo.hub.hf_download import PREFIX, Reference, passes_with_time, quiet, require_host, user_errors, user_message
+from zoo.hub.hf_download import passes_with_time, quiet, require_host, require_repository, user_errors, user_message
 from zoo.system.atomic_files import sha256_file
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def upload(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 
     # Refuse a malformed name before the hub is asked.
-    Reference.parse(PREFIX + repo)
+    require_repository(repo)
     api = HfApi()
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     names = [p.relative_to(folder).as_posix() for p in paths]

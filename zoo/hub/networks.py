@@ -23,7 +23,8 @@ def load_encoder(file: WeightFile) -> nn.Module:
     """Build the encoder and load its weights, float32, in eval mode; without a file, initialise it from seed 0.
 
     Raises:
-        UserError: keys are missing or unknown, shapes differ, or values are not finite; the message names a key.
+        UserError: keys are missing or unknown, shapes differ, or values are not finite; the message names a key. Or
+            the network does not take images of the size that the file states.
     """
     import torch
 
@@ -38,6 +39,7 @@ def load_encoder(file: WeightFile) -> nn.Module:
     announce(file.name, file.licence, file.source)
     state, _ = read_tensors(file.path)
     check_state(state, file.architecture, file.path.name)
+    _require_images(file, file.path.name)
     state = {k: v.float() for k, v in state.items()}
     # Buffers that no file holds, such as the positions in a window, come from the constructor.
     if not file.architecture.is_resnet:
@@ -86,6 +88,21 @@ def load_heads(file: WeightFile) -> EncoderHeads | None:
         module.load_state_dict(own, strict=False)
         _zero_counters(module)
     return EncoderHeads(**modules)
+
+
+def _require_images(file: WeightFile, what: str) -> None:
+    """Compare the images that a file states with its network; a ResNet takes any side, so only others are run."""
+    import torch
+
+    from zoo.models.backbones import require_takes
+    from zoo.models.resnet import build_encoder
+
+    architecture, preprocessing = file.architecture, file.preprocessing
+    if architecture.is_resnet and not architecture.project_first:
+        return
+    with torch.device("meta"):
+        module = build_encoder(architecture).eval()
+    require_takes(module, preprocessing.channels, preprocessing.input_size, what)
 
 
 def _load_companion(file: WeightFile) -> EncoderHeads | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from zoo.errors import UserError
 from zoo.hub.http_download import Progress, download, is_offline, remove_partial
 from zoo.models import checkpoint_dir, registry
-from zoo.models.other_files import refuse_file
+from zoo.models.other_files import refuse_file, require_regular
 from zoo.models.registry import ARCHITECTURES, Architecture, ModelSpec, Weights
 from zoo.system.atomic_files import create_exclusively, make_folder, remove_tree, sha256_file
 from zoo.system.cache_dir import cache_folder
@@ -126,7 +126,8 @@ def _download_and_convert(spec: ModelSpec, tag: str, folder: Path, partial: Path
 
 
 def _refuse_other_kinds(file: Path) -> None:
-    """Say what an image or a table is, before torch is imported; whoever reads the file says why it cannot be read."""
+    """Say what an image, a table, a pipe or a device is, before torch is imported; its reader says the rest."""
+    require_regular(file)
     with suppress(OSError), file.open("rb") as opened:
         refuse_file(file, opened.read(16))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,9 @@ from zoo.system.terminal import print_line
 
 if TYPE_CHECKING:
     from torch import nn
+
+_ALL_MAPS = (0, 1, 2, 3, 4)
+_MOST = 1 << 20  # classes or channels: far above any, and far below what memory could not hold
 
 
 def load_module(
@@ -67,7 +72,8 @@ def load_weights(
     Raises:
         UserError: there are no such weights, or the options contradict each other.
     """
-    if not is_hub_reference(weights) and not Path(weights).exists():
+    _require_place(weights)
+    if not is_hub_reference(weights) and not os.path.exists(weights):
         raise UserError(f"no weights at {weights}: give a file of `zoo-train export`, a folder or hf-hub:ORG/NAME")
     place = weights if is_hub_reference(weights) else Path(weights)
     return _adapted(lambda: locate(place), num_classes, features_only, out_indices, in_chans)
@@ -76,13 +82,16 @@ def load_weights(
 def _adapted(
     find: Callable[[], WeightFile], num_classes: int, features_only: bool, out_indices: Sequence[int], in_chans: int
 ) -> nn.Module:
-    # Refuse arguments that contradict each other.
+    # Refuse arguments of other types, and those that contradict each other.
+    _require_numbers(num_classes, out_indices, in_chans)
     if num_classes and features_only:
         raise UserError("num_classes and features_only contradict each other: a pyramid has no classifier")
     if num_classes < 0:
         raise UserError(f"num_classes is {num_classes}: 0 gives embeddings, above 0 a classifier")
-    if not out_indices or not set(out_indices) <= set(range(5)):
-        raise UserError(f"out_indices is {list(out_indices)}: give some of 0, 1, 2, 3, 4")
+    if not out_indices or not set(out_indices) <= set(range(5)) or len(set(out_indices)) < len(out_indices):
+        raise UserError(f"out_indices is {list(out_indices)}: give some of 0, 1, 2, 3, 4, each once")
+    if tuple(out_indices) != _ALL_MAPS and not features_only:
+        raise UserError(f"out_indices {list(out_indices)} are of a pyramid: add features_only=True")
     if in_chans < 1:
         raise UserError(f"in_chans is {in_chans}: give a number above zero")
     # Load the encoder, then change its first layer and its top.
@@ -107,6 +116,19 @@ def _adapted(
     return module
 
 
+def _require_numbers(num_classes: object, out_indices: object, in_chans: object) -> None:
+    for name, value in (("num_classes", num_classes), ("in_chans", in_chans)):
+        if not isinstance(value, Integral) or isinstance(value, bool) or int(value) > _MOST:
+            raise UserError(f"{name} is {str(value)[:60]!r}: give a whole number up to {_MOST:,}")
+    if not isinstance(out_indices, Sequence) or not all(isinstance(index, Integral) for index in out_indices):
+        raise UserError(f"out_indices is {str(out_indices)[:60]!r}: give a list of some of 0, 1, 2, 3, 4")
+
+
+def _require_place(weights: object) -> None:
+    if not isinstance(weights, str | Path) or not str(weights):
+        raise UserError(f"weights is {str(weights)[:60]!r}: give the path of a file or a folder, or hf-hub:ORG/NAME")
+
+
 def _take_channels(module: nn.Module, in_chans: int) -> None:
     """Change the first convolution to another number of channels, with timm's rule for its weights."""
     import torch
@@ -126,11 +148,12 @@ def _locate(name: str, pretrained: bool, weights: str | Path | None, progress: b
         return _from_registry(name, pretrained, progress)
     if not pretrained:
         raise UserError(f"{name}: weights={str(weights)!r} and pretrained=False contradict each other")
+    _require_place(weights)
     # A tag of the registry.
     if str(weights) in spec.weights:
         return _from_registry(f"{name}.{weights}", True, progress)
     # A path or a repository, which must exist.
-    if not is_hub_reference(weights) and not Path(weights).exists():
+    if not is_hub_reference(weights) and not os.path.exists(weights):
         tags = ", ".join(spec.weights) or "none"
         raise UserError(f"{name} has no weights {str(weights)!r}: give one of its tags ({tags}) or a path")
     # Its network must be the one that the entry point promises.

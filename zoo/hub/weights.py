@@ -5,6 +5,7 @@ A file is hashed before it is parsed. ``zoo.hub.networks`` builds what was found
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,9 +88,9 @@ def is_path(model: str | Path) -> bool:
     text = str(model)
     if is_hub_reference(model):
         return False
-    if isinstance(model, Path) or "/" in text or text.endswith((".safetensors", ".onnx")) or Path(text).is_file():
+    if isinstance(model, Path) or "/" in text or text.endswith((".safetensors", ".onnx")) or os.path.isfile(text):
         return True
-    return registry.split_name(text)[0] not in registry.MODELS and (Path(text) / CONFIG).is_file()
+    return registry.split_name(text)[0] not in registry.MODELS and os.path.isfile(os.path.join(text, CONFIG))
 
 
 def is_hub_reference(model: str | Path) -> bool:

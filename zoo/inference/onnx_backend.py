@@ -212,7 +212,7 @@ def open_onnx(
         UserError: there is no such file, ``zoo export`` did not write it, the device has no provider, or the graph
             resizes by itself and so would resize pixels twice.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"no ONNX file at {path}")
     engine = OnnxEngine(path, device=device or "cpu")
     return embedder_of(engine, path, normalize, requested, heads, heads_sha256, backend_reason)

@@ -76,6 +76,25 @@ def create(architecture: Architecture) -> nn.Module:
     return module
 
 
+def require_takes(module: nn.Module, channels: int, side: int, what: str) -> None:
+    """Run a network that was built without memory on an image of its preprocessing; the sizes may come from a file.
+
+    Raises:
+        UserError: it does not take such an image.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            _require_whole_patches(module, (side,))
+            module(torch.empty(1, channels, side, side))
+    except _REFUSALS as error:
+        raise UserError(
+            f"{what} states images of {channels} channels and {side} pixels, which its network does not take "
+            f"({reason_of(error)[:160]})"
+        ) from None
+
+
 def embedding_size(module: nn.Module) -> int:
     """Return the length of a network's output without a classifier.
 

@@ -8,7 +8,6 @@ read.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from zoo.errors import UserError, reason_of
 from zoo.models.backbones import MAX_IMAGE_SIZE
 from zoo.models.other_files import require_regular
 from zoo.models.registry import RESNETS, Architecture
+from zoo.system.json_reader import BadJson, parse_json, whole
 from zoo.transforms.preprocess import MODES, Preprocessing
 
 MODEL, HEADS, CONFIG = "model.safetensors", "heads.safetensors", "config.json"
@@ -125,13 +125,15 @@ def read_config(path: Path) -> ModelConfig:
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise UserError(f"{path} is not a config of a model: it is larger than 1 MB")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"{path.parent} is not a converted model: config.json cannot be read ({error.strerror})"
         ) from None
-    except (ValueError, RecursionError):
-        raise UserError(f"{path} is not valid JSON") from None
+    except BadJson as error:
+        raise UserError(f"{path} is not a config of a model: {error}") from None
+    except ValueError:
+        raise UserError(f"{path} is not a config of a model: it is no text in UTF-8") from None
     # Report every malformed value as a problem of the file.
     try:
         return _parse(config)
@@ -177,6 +179,8 @@ def _parse(config: Any) -> ModelConfig:
     sha256 = {str(k): str(v) for k, v in section["sha256"].items()}
     if MODEL not in sha256 or not set(sha256) <= {MODEL, HEADS}:
         raise UserError(f"its weight files must be {MODEL} and perhaps {HEADS}")
+    if bool(section["heads"]) != (HEADS in sha256):
+        raise UserError(f"it must give layouts of heads and the sha256 of {HEADS}, or neither")
     # Parse each entry with a check of its own.
     return ModelConfig(
         name=_name(section["name"]),
@@ -210,23 +214,29 @@ def _parse_architecture(config: Any, section: Any) -> Architecture:
     # Both sections must describe the same network.
     architecture = Architecture(
         timm_name,
-        int(config["num_features"]),
-        int(section["parameters"]),
+        whole(config["num_features"]),
+        whole(section["parameters"]),
         model_args,
         padding=padding,
         stem=stem,
-        project_first=bool(section["project_first"]),
+        project_first=_flag(section["project_first"]),
         colours=colours,
     )
     preprocessing = Preprocessing.from_json(section["preprocessing"])
-    if preprocessing.channels != architecture.in_chans:
-        raise UserError(f"images of {preprocessing.channels} channels, a network of {architecture.in_chans}")
+    require_channels(preprocessing, architecture)
+    _require_same_transform(config.get("pretrained_cfg"), preprocessing)
     own = (architecture.padding, architecture.stem, architecture.project_first)
     if not architecture.is_resnet and own != ("symmetric", "imagenet", False):
         raise UserError(f"{timm_name} is no ResNet, and has no padding, stem or projection of its own")
     if timm_name_and_args(architecture) != (config["architecture"], config["model_args"]):
         raise UserError(f"architecture and model_args contradict the section {SECTION}")
     return architecture
+
+
+def require_channels(preprocessing: Preprocessing, architecture: Architecture) -> None:
+    """Raise UserError unless images have as many channels as a network takes."""
+    if preprocessing.channels != architecture.in_chans:
+        raise UserError(f"images of {preprocessing.channels} channels, a network of {architecture.in_chans}")
 
 
 def require_bounded_args(timm_name: str, model_args: Mapping[str, Any], colours: str = "") -> None:
@@ -308,6 +318,30 @@ def _is_doubling(channels: Any) -> bool:
     if not isinstance(channels, list) or not channels or type(channels[0]) is not int:
         return False
     return 0 < channels[0] <= 64 * MAX_WIDTH and channels == [channels[0] << n for n in range(4)]
+
+
+def _require_same_transform(timms: Any, ours: Preprocessing) -> None:
+    """Raise UserError where timm would see other pixels than we do: one of the two has been edited."""
+    size = ours.input_size
+    for key, value in (
+        ("input_size", [ours.channels, size, size]),
+        ("interpolation", ours.interpolation),
+        ("crop_pct", crop_pct(ours)),
+        ("crop_mode", "center"),
+        ("mean", list(ours.mean)),
+        ("std", list(ours.std)),
+    ):
+        if timms is not None and timms.get(key, value) != value:
+            raise UserError(
+                f"{key} of pretrained_cfg, which timm reads, is {str(timms[key])[:60]}, and of the section {SECTION} "
+                f"{value}: publish or convert the model again"
+            )
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{str(value)[:60]!r} is not true or false")
+    return value
 
 
 def _name(text: object) -> str:

@@ -16,7 +16,7 @@ def require(repository: str, dry_run: Path | None) -> None:
     Raises:
         UserError: the name is none, or ``dry_run`` holds something.
     """
-    hf_download.Reference.parse(hf_download.PREFIX + repository)
+    hf_download.require_repository(repository)
     if dry_run is not None and dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
         raise UserError(f"{dry_run} holds something already: choose another folder or remove it")
 

@@ -6,7 +6,6 @@ is uploaded only after every loader that can be checked here gives the same embe
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from zoo.publish.card.gather import hub_name, registry_facts, results_of, traini
 from zoo.publish.card.render import render
 from zoo.publish.card.scores import evaluation_yaml
 from zoo.publish.card.wording import DATA_SETS
-from zoo.system.atomic_files import atomic_write_text, make_folder
+from zoo.system.atomic_files import atomic_write_text, copy_file, make_folder
 from zoo.transforms.preprocess import PILLOW
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def build(
         make_folder(folder)
         for name in checkpoint_dir.FILES:
             if (file.folder / name).exists():
-                shutil.copyfile(file.folder / name, folder / name)
+                copy_file(file.folder / name, folder / name)
     else:
         encoder = networks.load_encoder(file).state_dict()
         checkpoint_dir.write(folder, _config(file, repository), encoder, file.exported_heads())

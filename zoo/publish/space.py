@@ -7,7 +7,6 @@ content security policy allows no other host, and the folder works on any static
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from zoo.hub.weights import WeightFile
 from zoo.publish import destination
 from zoo.publish.card.wording import hub_licence
 from zoo.publish.publish import locate
-from zoo.system.atomic_files import atomic_write_text, make_folder
+from zoo.system.atomic_files import atomic_write_text, copy_file, make_folder
 from zoo.system.shipped import shipped_folder
 
 MODEL, CARD, RUNTIME = "model.onnx", "README.md", "ort"
@@ -155,7 +154,7 @@ def _copy_runtime(dist: Path | None, to: Path) -> None:
         _require_runtime(dist)
         make_folder(to)
         for name in _RUNTIME_FILES:
-            shutil.copyfile(dist / name, to / name)
+            copy_file(dist / name, to / name)
 
 
 def _require_runtime(dist: Path) -> None:

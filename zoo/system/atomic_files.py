@@ -12,6 +12,7 @@ import os
 import platform
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape as glob_escape
@@ -23,10 +24,14 @@ from zoo.system.processes import is_alive
 
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """Error numbers of a disk that has no room left."""
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+REFUSED = frozenset(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EBUSY)
+)
+"""Error numbers of a place where nothing can be written."""
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # some network file systems
 _TEMPORARY = ".tmp"
+_NAME_BYTES = 120  # of a file's name in that of its temporary file; a name has at most 255 bytes
 _MKDIR_ATTEMPTS = 20  # of mkdir, while another process removes the same folder
 
 
@@ -42,10 +47,11 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object], *, scratch: Pa
             there. ``None`` is the folder of ``path``.
 
     Raises:
-        UserError: the disk is full or the write is refused.
+        UserError: the disk is full or the write is refused, or ``path`` is a device, a pipe or a socket.
         FileNotFoundError: another process removed the folder or the temporary file meanwhile.
     """
     with write_errors(path):
+        _require_replaceable(path)
         temporary = _write_temporary(path, write, scratch)
         try:
             os.replace(temporary, path)
@@ -188,6 +194,12 @@ def move(source: Path, target: Path) -> bool:
         return True
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the bytes of a file. Raises UserError: the disk is full or the write is refused."""
+    with write_errors(target):
+        shutil.copyfile(source, target)
+
+
 def copy_tree(source: Path, target: Path) -> None:
     """Copy a folder's files, with their times, into ``target``, which may exist; files of the same name are replaced.
 
@@ -240,6 +252,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def begin_of_name(name: str, most: int) -> str:
+    """Return a file's name, or as many whole characters of it as ``most`` bytes hold: file systems count bytes."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= most else encoded[:most].decode(errors="ignore")
+
+
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file as 64 hex digits; the file is read in blocks."""
     with path.open("rb") as file:
@@ -267,13 +285,21 @@ def _write_temporary(path: Path, write: Callable[[BinaryIO], object], scratch: P
     return temporary
 
 
+def _require_replaceable(path: Path) -> None:
+    """Raise UserError for what a rename would destroy: as root, one over ``/dev/null`` succeeds."""
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UserError(f"{path} is a device, a pipe or a socket, not a file: choose another path")
+
+
 def _temporary_name(path: Path) -> str:
     return f"{_abandonable(path)}-{os.getpid()}-{secrets.token_hex(8)}{_TEMPORARY}"
 
 
 def _abandonable(path: Path) -> str:
     """Return how the temporary names for ``path`` begin that a process of this machine makes."""
-    return f"{path.name[:120]}.{(platform.node() or 'here').replace('.', '_')}"
+    return f"{begin_of_name(path.name, _NAME_BYTES)}.{(platform.node() or 'here').replace('.', '_')}"
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -316,7 +342,7 @@ def write_errors(path: Path) -> Iterator[None]:
             raise UserError(
                 f"disk full while writing {path}: free space and run the same command again; what was finished is kept"
             ) from error
-        if error.errno in _REFUSED:
+        if error.errno in REFUSED:
             raise UserError(
                 f"cannot write {path} ({error.strerror}): choose another place or allow writing there"
             ) from error

@@ -48,6 +48,20 @@ def require_path(path: str | Path, message: str) -> None:
         raise UserError(message)
 
 
+def require_file_name(out: Path) -> None:
+    """Check that a file can be written as ``out``, before the work for it.
+
+    Raises:
+        UserError: it is a folder, a device or a pipe, or its folder cannot be written.
+    """
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: give the name of a file in it")
+    if out.exists() and not out.is_file():
+        raise UserError(f"--out {out} is a device, a pipe or a socket: give the name of a file")
+    if out.parent.is_dir() and not os.access(out.parent, os.W_OK):
+        raise UserError(f"--out {out} cannot be written: choose another place or allow writing there")
+
+
 def require_folder(out: Path) -> None:
     """Check that ``out`` is a folder, or can become one: no part of its path is a file. Raises UserError."""
     for path in (out, *out.parents):

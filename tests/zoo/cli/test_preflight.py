@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +38,15 @@ def said(*words: object, before: str = "") -> str:
     assert done.stdout == "2 \n", done.stdout + done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     return done.stderr
+
+
+@pytest.mark.parametrize("kind", [".", "..", "/", "folder", "folder/", "pipe.onnx"])
+def test_an_exported_file_needs_a_name_that_can_be_written(tmp_path: Path, kind: str) -> None:
+    """``..`` gave a file ``...onnx``, a folder one beside it, and ``.`` a traceback."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe.onnx")
+    out = kind if kind in (".", "..", "/") else tmp_path / kind
+    assert re.search("--out .* is (a folder|a device, a pipe)", said("zoo", "export", "--out", out))
 
 
 @pytest.mark.parametrize(

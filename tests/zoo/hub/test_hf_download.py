@@ -106,6 +106,78 @@ def test_no_network(hub: HubServer, published: Uploaded, tmp_path: Path, monkeyp
         upload(tmp_path / "first")
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"status": 500}, "fails with status 500"),
+        ({"status": 401}, "that you may use"),
+        ({"status": 404, "headers": {"X-Error-Code": "RepoNotFound"}}, "that you may use"),
+        ({"status": 200}, "does not answer as a model hub"),  # a page of a portal
+        ({"status": 302, "headers": {"Location": "http://10.255.255.1/x"}}, "does not answer as a model hub"),
+    ],
+)
+def test_an_older_commit_of_the_cache_is_told(
+    hub: HubServer,
+    published: Uploaded,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    fault: dict[str, Any],
+    reason: str,
+) -> None:
+    """The client takes the cache in silence, whatever was published since."""
+    download()
+    newer = upload(make_folder(tmp_path / "b", b"other" * 99))
+    hub.faults.append(Fault("(GET|HEAD) /org/model/resolve", **fault))
+    capfd.readouterr()
+    assert download().commit == published.commit
+    told = capfd.readouterr().err
+    assert f"of the cache, commit {published.commit[:12]}, perhaps not the newest: " in told
+    assert reason in told
+    assert download(published.commit).commit == published.commit
+    assert not capfd.readouterr().err  # a commit is pinned
+    hub.faults.clear()
+    assert download().commit == newer.commit
+    assert not capfd.readouterr().err
+
+
+def test_a_config_of_two_megabytes_is_not_downloaded(hub: HubServer, published: Uploaded) -> None:
+    hub.repositories[REPO].add("main", {"config.json": b" " * (2 << 20)})
+    with pytest.raises(UserError, match=r"config\.json of hf-hub:org/model has 2,097,152 bytes"):
+        download()
+    assert not hub.count("GET .*config")
+
+
+def test_a_host_without_a_server_is_said_at_once(hub: HubServer, published: Uploaded) -> None:
+    hub.shutdown()
+    hub.server_close()
+    close_session()
+    with pytest.raises(UserError, match="no connection to"):
+        download()
+    assert not hub.waits
+
+
+def test_a_token_that_is_none_is_said(hub: HubServer, published: Uploaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_ñ")
+    with pytest.raises(UserError, match="HF_TOKEN holds characters that no token has"):
+        download()
+
+
+@pytest.mark.parametrize("address", ["hub.example", "", "http://", "ftp://x", "http://127.0.0.1:99999", "http://[::1"])
+def test_an_address_that_is_none_is_said(hub: HubServer, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    with pytest.raises(UserError, match=r"^HF_ENDPOINT is .*: give the address of a model hub"):
+        download()
+
+
+def test_a_cache_that_is_a_file_is_one_line(
+    hub: HubServer, published: Uploaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match=r"^cannot write .*file.*: allow it, or set HF_HOME to another folder"):
+        download()
+
+
 def test_offline(hub: HubServer, published: Uploaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="not complete in the cache and HF_HUB_OFFLINE is set"):

@@ -289,3 +289,11 @@ def test_a_killed_download_is_resumed(server: Server) -> None:
     server.requests.clear()
     assert zoo.load(NAME, device="cpu").dim == 256
     assert server.requests == [(PATH, "bytes=500000-")]
+
+
+def test_a_pipe_or_a_device_is_no_official_file(tmp_path: Path) -> None:
+    """Reading one may never end."""
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "pipe"), (Path("/dev/zero"), "device")):
+        with pytest.raises(UserError, match=f"is a {kind}, not a file"):
+            pretrained.fetch_by_name("simsiam_r50", file=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from safetensors.torch import load_file, save, save_file
 import zoo
 from zoo.errors import UserError
 from zoo.hub import exported_encoder, networks, weights
+from zoo.models.backbones import find_backbone
 from zoo.models.registry import DEFAULT_MODEL
+from zoo.models.resnet import build_encoder
 from zoo.models.state_dict import read_tensors, to_safetensors
 
 
@@ -59,6 +62,12 @@ def test_official_weights_are_not_replaced_by_random_ones(tmp_path: Path, monkey
         zoo.load("byol_r50")
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 5000 + ".onnx"])
+def test_a_name_that_no_file_system_takes_is_one_line(name: str) -> None:
+    with pytest.raises(UserError, match=r"^(unknown model|no ONNX file at)"):
+        zoo.load(name, device="cpu")
+
+
 def test_an_unknown_tag_names_the_known(random_weights: Path) -> None:
     with pytest.raises(UserError, match="its tags: deepmind_in1k"):
         zoo.load("byol_r50.other")
@@ -103,6 +112,39 @@ def test_a_number_without_end_in_metadata_is_refused(tmp_path: Path, random_weig
     for number in ("1e999", "NaN"):
         save_file({"w": torch.zeros(2)}, tmp_path / "m.safetensors", metadata | {"architecture": network % number})
         with pytest.raises(UserError, match="metadata that this version does not understand"):
+            zoo.load(tmp_path / "m.safetensors", device="cpu")
+
+
+def test_images_of_other_channels_than_the_networks_are_refused(tmp_path: Path, random_weights: Path) -> None:
+    gray = {"input_size": 64, "resize": 64, "mean": [0.5], "std": [0.5]}
+    state, metadata = read_tensors(random_weights)
+    save_file(state, tmp_path / "m.safetensors", metadata | {"preprocessing": json.dumps(gray)})
+    with pytest.raises(UserError, match="images of 1 channels, a network of 3"):
+        zoo.load(tmp_path / "m.safetensors", device="cpu")
+
+
+def test_images_of_a_size_that_the_network_does_not_take_are_refused(tmp_path: Path) -> None:
+    """Without the check the first image ends in an AssertionError of timm; a ResNet takes any size."""
+    found = find_backbone("test_vit", (160,))
+    network = {
+        "name": "test_vit",
+        "stem": "imagenet",
+        "model_args": found.model_args,
+        "num_features": found.num_features,
+        "parameters": found.parameters,
+    }
+    for side, fits in ((160, True), (100, False)):
+        metadata = {
+            "architecture": network,
+            "method": "byol",
+            "preprocessing": {"input_size": side, "resize": side},
+            "licence": "MIT",
+        }
+        exported_encoder.save_encoder(tmp_path / "m.safetensors", build_encoder(found).state_dict(), metadata)
+        if fits:
+            assert zoo.load(tmp_path / "m.safetensors", device="cpu").model.num_features == found.num_features
+            continue
+        with pytest.raises(UserError, match="states images of 3 channels and 100 pixels, which its network does not"):
             zoo.load(tmp_path / "m.safetensors", device="cpu")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,14 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path) -> None:
         ({"architecture": "resnet50", "model_args": {"norm_layer": ["groupnorm"]}}, "is not known"),
         ({"model_args": {"preact": False, "pretrained": True}}, r"\['pretrained'\] are not known"),
         ({"num_features": 64}, "states 64 features, its network has 128"),
+        ({"num_features": "128"}, "'128' is no whole number"),
+        ({"num_features": 128.7}, r"128\.7 is no whole number"),
+        ({"siamese_zoo__parameters": -1}, "-1 is no whole number"),
+        ({"siamese_zoo__project_first": "no"}, "'no' is not true or false"),
+        ({"pretrained_cfg__mean": [0, 0, 0]}, r"mean of pretrained_cfg, which timm reads, is \[0, 0, 0\]"),
+        ({"pretrained_cfg__input_size": [3, 224, 224]}, "input_size of pretrained_cfg"),
+        ({"pretrained_cfg__crop_mode": "squash"}, "crop_mode of pretrained_cfg"),
+        ({"siamese_zoo__heads": {}}, r"layouts of heads and the sha256 of heads\.safetensors, or neither"),
         ({"siamese_zoo": None}, "was not written by `zoo convert`"),
         ({"siamese_zoo__format": 2}, "format 2 is not known"),
         ({"siamese_zoo__name": "../../x"}, "is not a valid name"),
@@ -245,6 +254,37 @@ def test_a_config_that_is_none_is_refused(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
         zoo.load(folder, device="cpu")
+
+
+def test_a_key_that_stands_twice_is_refused(folder: Path) -> None:
+    """Readers of JSON differ in which of the two they take."""
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"mean": [', '"mean": [0, 0, 0], "mean": [', 1))
+    with pytest.raises(UserError, match="it has the key 'mean' twice"):
+        zoo.load(folder, device="cpu")
+
+
+def test_heads_without_a_hash_are_not_used(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["siamese_zoo"]["sha256"]["heads.safetensors"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="or neither"):
+        zoo.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("key", ["stem.norm.num_batches_tracked", "no.such.num_batches_tracked"])
+def test_a_counter_that_is_not_the_networks_is_refused(folder: Path, key: str) -> None:
+    encoder = load_file(folder / "model.safetensors")
+    with pytest.raises(UserError, match=f"1 keys differ, first {key}"):
+        zoo.load(replace_tensors(folder, "model.safetensors", encoder | {key: torch.zeros(7)}), device="cpu")
+
+
+def test_a_projection_that_the_network_cannot_have_is_refused(tmp_path: Path) -> None:
+    """A bottleneck block has another number of channels behind it than before it."""
+    architecture = replace(NARROW, project_first=True)
+    checkpoint_dir.write(tmp_path / "m", described(architecture), encoder_state(build_encoder(architecture)))
+    with pytest.raises(UserError, match="which its network does not take"):
+        zoo.load(tmp_path / "m", device="cpu")
 
 
 def test_weights_with_a_right_hash_are_still_checked(folder: Path) -> None:

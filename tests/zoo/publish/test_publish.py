@@ -23,7 +23,7 @@ from zoo.cli.app import exit_code
 from zoo.cli.main import app
 from zoo.convert.convert import convert
 from zoo.errors import UserError
-from zoo.models import checkpoint_dir
+from zoo.models import checkpoint_dir, model_config
 from zoo.models.registry import ARCHITECTURES, MODELS
 from zoo.publish import publish
 from zoo.publish.card import scores
@@ -247,12 +247,18 @@ def test_a_graph_that_differs_is_not_published(
     assert not hub.requests
 
 
-def test_timm_reading_other_preprocessing_is_not_published(hub: HubServer, converted: Path, tmp_path: Path) -> None:
+def test_timm_reading_other_preprocessing_is_not_published(
+    hub: HubServer, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The config is refused as it is read; without that, the comparison of the loaders would see it."""
     folder = tmp_path / "other"
     shutil.copytree(converted, folder)
     config = json.loads((folder / "config.json").read_text())
     config["pretrained_cfg"]["interpolation"] = "bilinear"
     (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="interpolation of pretrained_cfg, which timm reads, is bilinear"):
+        publish.publish(folder, REPO)
+    monkeypatch.setattr(model_config, "_require_same_transform", lambda timms, ours: None)
     with pytest.raises(UserError, match="timm with its own transform gives another embedding"):
         publish.publish(folder, REPO)
     assert not hub.requests
@@ -267,6 +273,9 @@ def test_timm_reading_other_preprocessing_is_not_published(hub: HubServer, conve
         ("byol_r18", REPO, "no released weights"),
         ("byol_r18_mini", "just-a-name", "is not a hub reference"),
         ("byol_r18_mini", "a/b/c", "is not a hub reference"),
+        ("byol_r18_mini", "org/model@main", "names a revision, too"),
+        ("byol_r18_mini", "org/a--b", "is not a repository name"),
+        ("byol_r18_mini", "org/..", "is not a repository name"),
         ("nothing.safetensors", REPO, "no weights at"),
     ],
 )

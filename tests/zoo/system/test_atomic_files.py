@@ -202,3 +202,31 @@ def test_a_copied_folder_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(os.listdir(tmp_path)) == ["copy", "source", "whole"]
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to(os.devnull)
+    for name in ("pipe", "null"):
+        with pytest.raises(UserError, match=r"is a device, a pipe or a socket, not a file: choose another path"):
+            atomic_files.atomic_write_bytes(tmp_path / name, b"x")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["null", "pipe"]
+
+
+@pytest.mark.parametrize("name", ["日" * 84, "x" * 255, "é" * 127])
+def test_a_name_as_long_as_the_file_system_takes_is_written(tmp_path: Path, name: str) -> None:
+    atomic_files.atomic_write_text(tmp_path / name, "one")
+    assert atomic_files.create_exclusively(tmp_path / name[:-1], b"two")
+    assert sorted(os.listdir(tmp_path)) == sorted([name, name[:-1]])
+
+
+def test_a_copied_file_on_a_full_disk_is_one_line_about_the_copy(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"x" * 1000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"^disk full while writing .*copy: free space"):
+            atomic_files.copy_file(tmp_path / "source", tmp_path / "copy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
