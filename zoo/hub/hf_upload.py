@@ -60,6 +60,23 @@ class _Commit:
     kind: Kind = "model"
 
 
+def require_upload(repo: str) -> None:
+    """Check what an upload needs that this machine can tell, before the long work for it.
+
+    Raises:
+        UserError: the hub's host is not known (``require_host``), the network is forbidden, or there is no token.
+    """
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"{repo} cannot be written while HF_HUB_OFFLINE is set: unset it")
+    require_host(repo)
+    if get_token() is None:
+        raise UserError(
+            f"no token for {constants.ENDPOINT}: set HF_TOKEN to one that may write, or run `hf auth login`"
+        )
+
+
 def upload(
     folder: Path,
     repo: str,

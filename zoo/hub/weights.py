@@ -6,6 +6,7 @@ A file is hashed before it is parsed. ``zoo.hub.networks`` builds what was found
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ from zoo.models.other_files import refuse_others
 from zoo.models.registry import ARCHITECTURES, Architecture
 from zoo.system.atomic_files import sha256_file
 from zoo.transforms.preprocess import Preprocessing
+
+_SUFFIXES = (".safetensors", ".onnx", ".pt", ".pth", ".ckpt", ".bin")
+_REPOSITORY = re.compile(r"(?:https?:/+[\w.:-]+/)?([\w.-]+/[\w.-]+)")  # what people copy from a hub
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -205,4 +209,6 @@ def _hash(path: Path) -> str:
     try:
         return sha256_file(path)
     except OSError as error:
-        raise UserError(f"no weights at {path} ({error.strerror})") from None
+        repository = None if path.suffix in _SUFFIXES else _REPOSITORY.fullmatch(str(path))
+        hint = f"; a repository of a model hub is hf-hub:{repository[1]}" if repository else ""
+        raise UserError(f"no weights at {path} ({error.strerror}){hint}") from None

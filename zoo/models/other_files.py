@@ -33,7 +33,7 @@ def refuse_folder(path: Path) -> None:
 
 
 def refuse_file(path: Path, start: bytes) -> None:
-    """Raise UserError for images, tables and HDF5 files.
+    """Raise UserError for images, tables, HDF5 files, web pages and pointers of Git LFS.
 
     Args:
         start: the first 16 bytes of the file.
@@ -44,6 +44,10 @@ def refuse_file(path: Path, start: bytes) -> None:
         raise UserError(f"{path} is a table of Parquet: `zoo extract --images` takes a table of images")
     if start.startswith(b"\x89HDF"):
         raise UserError(f"{path} is an HDF5 file, as Keras writes: only torch, safetensors and official files are read")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(f"{path} is a web page, not weights: download the file that the page is about")
+    if start.startswith(b"version https://"):
+        raise UserError(f"{path} is a pointer of Git LFS: run `git lfs pull`")
 
 
 def refuse_others(path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo.errors import UserError
-from zoo.hub import hf_download, hf_upload, networks, weights
+from zoo.hub import hf_upload, networks, weights
 from zoo.hub.weights import WeightFile
 from zoo.models import checkpoint_dir, registry
 from zoo.models.model_config import CONFIG, MODEL, ModelConfig, needs_import
@@ -89,7 +89,7 @@ def publish(
     destination.require(repository, dry_run)
     file = locate(model)
     if dry_run is None:
-        hf_download.require_host(repository)
+        hf_upload.require_upload(repository)
     # Build the whole repository in a scratch folder.
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "repository"

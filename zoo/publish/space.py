@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 
 from zoo.errors import UserError
-from zoo.hub import hf_download, hf_upload, npm_package
+from zoo.hub import hf_upload, npm_package
 from zoo.hub.weights import WeightFile
 from zoo.publish import destination
 from zoo.publish.card.wording import hub_licence
@@ -77,7 +77,7 @@ def publish_space(
     if web_runtime is not None:
         _require_runtime(web_runtime)
     if dry_run is None:
-        hf_download.require_host(space)
+        hf_upload.require_upload(space)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "space"
         parity = build(model, file, folder, space, web_runtime)

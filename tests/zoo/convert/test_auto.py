@@ -271,6 +271,8 @@ def test_other_files_are_named_with_the_command_that_takes_them(net: Network, tm
     (tmp_path / "m.jpg").write_bytes(b"\xff\xd8\xff" + bytes(20))
     (tmp_path / "m.parquet").write_bytes(b"PAR1" + bytes(20))
     (tmp_path / "m.h5").write_bytes(b"\x89HDF\r\n" + bytes(20))
+    (tmp_path / "page.pth").write_bytes(b"\n<!DOCTYPE html><html>")
+    (tmp_path / "pointer.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     np.savez(tmp_path / "m.npz", x=np.ones(2))
     converted = read(net.state, tmp_path)
     says = {
@@ -281,6 +283,8 @@ def test_other_files_are_named_with_the_command_that_takes_them(net: Network, tm
         "m.jpg": "an image: `zoo extract --images` takes it",
         "m.parquet": "a table of Parquet",
         "m.h5": "an HDF5 file",
+        "page.pth": "a web page, not weights",
+        "pointer.pth": "a pointer of Git LFS: run `git lfs pull`",
         "m.npz": "arrays of numpy",
         converted.folder.name: "a converted model already: give it as --model",
         "absent.pth": "cannot read .*No such file",

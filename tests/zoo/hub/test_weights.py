@@ -100,8 +100,14 @@ def test_a_foreign_or_broken_file_is_refused(tmp_path: Path, random_weights: Pat
         broken.write_bytes(data[:cut])
         with pytest.raises(UserError, match="is not a safetensors file"):
             zoo.load(broken)
-    with pytest.raises(UserError, match="no weights at"):
+    with pytest.raises(UserError, match=r"no weights at [^;]*$"):
         zoo.load(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("text", ["org/model", "https://huggingface.co/org/model"])
+def test_a_repository_without_its_prefix_gets_a_hint(text: str) -> None:
+    with pytest.raises(UserError, match=r"no weights at .*; a repository of a model hub is hf-hub:org/model$"):
+        zoo.load(text)
 
 
 def test_a_number_without_end_in_metadata_is_refused(tmp_path: Path, random_weights: Path) -> None:

@@ -286,6 +286,19 @@ def test_what_cannot_be_published_is_said_in_one_line(hub: HubServer, model: str
     assert not hub.requests
 
 
+def test_what_an_upload_lacks_is_said_before_the_build(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(publish, "build", lambda *args, **options: pytest.fail("it builds"))
+    monkeypatch.setenv("HF_TOKEN", "")
+    with pytest.raises(UserError, match=r"no token for http://127.*: set HF_TOKEN"):
+        publish.publish("byol_r18_mini", REPO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="while HF_HUB_OFFLINE is set"):
+        publish.publish("byol_r18_mini", REPO)
+    assert not hub.requests
+
+
 def test_an_error_of_the_command_is_one_line(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("publish", "byol_r50.random", "--repo", REPO) == 2
     errors = capsys.readouterr().err
