@@ -15,7 +15,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 SECTION = (ROOT / "docs" / "results.md").read_text().partition("## All methods side by side\n")[2].partition("\n## ")[0]
 LINES = [[cell.strip() for cell in line.strip("|").split("|")] for line in SECTION.splitlines() if line[:2] == "| "]
 
-HEADS = [at for at, line in enumerate(LINES) if not line[0]]  # of both tables
+HEADS = [at for at, line in enumerate(LINES) if not line[0]]  # of the tables
 
 
 def shown(score: dict[str, Any]) -> str:
@@ -38,7 +38,7 @@ def test_every_row_of_the_table_is_in_the_json_and_the_other_way_round() -> None
         for row in rows
     ]
     assert [line[1:] for line in LINES[HEADS[0] + 1 : HEADS[1]]] == expected
-    assert {row["name"] for row in rows} >= set(METHODS) - {"supervised"}
+    assert {row["name"] for row in rows} >= set(METHODS) | {"mocov1"}
     assert not [seed for row in rows for seed in row["seeds"] if "error" in seed]
 
 
@@ -53,7 +53,7 @@ def test_the_search_of_recipes_is_that_of_the_json() -> None:
         ]
         for row in found.values()
     ]
-    assert [line[1:] for line in LINES[HEADS[1] + 1 :]] == expected
+    assert [line[1:] for line in LINES[HEADS[1] + 1 : HEADS[2]]] == expected
     assert {row["images"] * row["epochs"] for row in found.values()} == {25_000}
     assert set(found) == set(METHODS) - {"supervised"}
 
@@ -66,3 +66,18 @@ def test_the_recipes_have_the_settings_that_the_search_found() -> None:
         recipe = find(row["recipe"])
         settings = row["best"] if name in taken else row["own"]
         assert override(recipe, settings) == recipe, name
+
+
+def test_the_methods_with_a_bank_learn_as_the_json_says() -> None:
+    rows = {row["name"]: row for row in json.loads((RESULTS / "cifar10_banks.json").read_text())["rows"]}
+    assert set(rows) == {"random", "instdisc", "localagg", "pirl"}
+    expected = [[shown(row[protocol]) for protocol in ("knn", "linear")] for row in rows.values()]
+    assert [line[1:] for line in LINES[HEADS[2] + 1 :]] == expected
+    for protocol in ("knn", "linear"):
+        for name in rows.keys() - {"random"}:
+            assert rows[name][protocol]["interval_95"][0] > rows["random"][protocol]["interval_95"][1], name
+    text = " ".join(SECTION.split())
+    (after,) = json.loads((RESULTS / "cifar10_instdisc.json").read_text())["rows"]
+    (before,) = json.loads((RESULTS / "cifar10_instdisc_before.json").read_text())["rows"]
+    assert f"three epochs of all images: kNN {shown(after['knn'])}, linear {shown(after['linear'])} (" in text
+    assert f"it had {before['knn']['score']:.1f} and {before['linear']['score']:.1f} (" in text
