@@ -200,7 +200,7 @@ def read_layout_of(kind: str, path: Path, which: str) -> OfficialCheckpoint:
         raise UserError(f"{kind} has no {which} network: leave --which out")
     taken, other = layout.names if which == "online" else layout.names[::-1]
     stored = joined(file.content)
-    names = {without_module(key): key for key in stored}  # of the file
+    names = {without_module(key): key for key in stored}  # as the file has them
     tensors = {key: stored[name] for key, name in names.items()}
     has_other = _first(others, tensors) is not None
     try:
@@ -220,7 +220,7 @@ def read_layout_of(kind: str, path: Path, which: str) -> OfficialCheckpoint:
 
 
 def _first(places: tuple[Network, ...], tensors: Mapping[str, Tensor]) -> Network | None:
-    """Return the first place of which the file has the network."""
+    """Return the first of the places at which the file has a network."""
     plain = (place.without_module() for place in places)
     return next((place for place in plain if f"{place.prefix}conv1.weight" in tensors), None)
 

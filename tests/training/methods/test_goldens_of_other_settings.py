@@ -1,7 +1,7 @@
-"""Trajectories in the official layouts with other settings than those at hand, made by the formulas written out.
+"""Training runs in the official file layouts, with settings that no shipped golden has; made from written-out formulas.
 
-They say that the comparisons read the settings of a file, and hold what no golden at hand has: PIRL's MLP heads with
-InfoNCE and unequal weights, and other numbers of steps and images.
+The comparisons must read these settings from the file: PIRL's MLP heads, InfoNCE and unequal weights, and other numbers
+of steps and images.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def test_patches_of_the_official_codes(infomin_ops: Path, code: str) -> None:
 
 
 def pirl_of(group: Path) -> tuple[PIRL, dict[str, Any], Any]:
-    """From the checkpoint of either code, with one layer or two in its heads."""
+    """Build PIRL from the checkpoint of either code; its heads have one layer or two."""
     hyper, data, init = group_files(group)
     loaded, vissl = read_official(init), hyper["method"] == "pirl"
     if vissl:

@@ -141,7 +141,7 @@ def test_auto_says_which_kind_knows_the_network_that_is_meant(
     content = files(net.state, average.state)[kind]
     if kind == "densecl":
         content["state_dict"] |= under(average.state, "encoder_k.0.")
-    if kind == "vissl":  # MoCo's key network lies in its loss
+    if kind == "vissl":  # VISSL stores MoCo's key network in the loss
         content["loss"] = {"moco_encoder": {"trunk": under(average.state, "_feature_blocks.")}}
     with pytest.raises(
         UserError, match=f"2 networks: .*; if it is an official file, --from {kind} knows which"

@@ -257,7 +257,7 @@ def test_a_config_that_is_none_is_refused(folder: Path, text: str) -> None:
 
 
 def test_a_key_that_stands_twice_is_refused(folder: Path) -> None:
-    """Readers of JSON differ in which of the two they take."""
+    """One JSON reader takes the first value, another one the last."""
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text.replace('"mean": [', '"mean": [0, 0, 0], "mean": [', 1))
     with pytest.raises(UserError, match="it has the key 'mean' twice"):
