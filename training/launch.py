@@ -18,6 +18,7 @@ from zoo.datasets.dataset import decoded_once
 from zoo.datasets.labelled import training_splits
 from zoo.datasets.opening import open_training_data, require_there
 from zoo.errors import UserError
+from zoo.system.environment import whole_number
 from zoo.system.verbosity import note
 
 
@@ -134,7 +135,7 @@ def launch_sweep(
     Raises:
         UserError: a setting is wrong; or as ``training.sweeps.run.sweep``.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if whole_number("WORLD_SIZE", 1, least=1) > 1:
         raise UserError("a sweep trains one run after the other on one device: start it without torchrun")
     config = override(table.find(recipe), overrides)
     values = parse(over)

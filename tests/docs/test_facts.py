@@ -238,3 +238,12 @@ def test_the_table_of_faults_names_tests_that_exist() -> None:
         assert named, row
         for path, test in named:
             assert f"\ndef {test}(" in (ROOT / "tests" / path).read_text(), (path, test)
+
+
+def test_every_environment_variable_of_this_project_is_in_the_reference() -> None:
+    files = [ROOT / "hubconf.py", *(p for folder in ("zoo", "training") for p in (ROOT / folder).rglob("*.py"))]
+    own = re.compile(r"\b(?:SIAMESE_ZOO|ZOO_TRAIN)_[A-Z_]+\b")
+    read = {found for path in files for found in own.findall(path.read_text())}
+    told = set(own.findall((ROOT / "docs" / "reference" / "environment.md").read_text()))
+    assert len(read) >= 4
+    assert told == read

@@ -29,6 +29,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from zoo.errors import UserError, reason_of
+from zoo.system.environment import seconds, whole_number
 
 _TIMEOUT = "ZOO_TRAIN_TIMEOUT"  # seconds that a rank waits for the others; must be longer than rank 0's monitors
 _DEFAULT_TIMEOUT = 1800.0
@@ -47,14 +48,14 @@ def process_group(device: str) -> Iterator[str]:
             ZOO_TRAIN_TIMEOUT seconds (default 1800).
     """
     # Leave a single process without a group.
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if whole_number("WORLD_SIZE", 1, least=1) == 1:
         yield device
         return
     # Join the group that torchrun has announced.
     device = _local_device(device)
-    seconds = _timeout()
+    timeout = seconds(_TIMEOUT, _DEFAULT_TIMEOUT)
     try:
-        _initialise("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo", timedelta(seconds=seconds))
+        _initialise("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo", timedelta(seconds=timeout))
         yield device
     except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError, gloo raises plain ones
         # Turn a lost rank into advice, and pass on every other error.
@@ -62,7 +63,7 @@ def process_group(device: str) -> Iterator[str]:
             raise
         reason = reason_of(error)
         raise UserError(
-            f"another rank died, or did not answer for {seconds:g} s ({reason}): see its own error message, "
+            f"another rank died, or did not answer for {timeout:g} s ({reason}): see its own error message, "
             "then run the same command with --resume to continue from the last checkpoint"
         ) from None
     finally:
@@ -89,7 +90,7 @@ def restarted() -> bool:
 
 
 def _restarts() -> int:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return whole_number("TORCHELASTIC_RESTART_COUNT", 0)
 
 
 def distributed_data_parallel(method: nn.Module, device: torch.device) -> Callable[..., dict[str, Tensor]]:
@@ -125,21 +126,13 @@ def barrier() -> None:
 def _local_device(device: str) -> str:
     if device == "cpu":
         return device
-    local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    local, count = whole_number("LOCAL_RANK", 0), torch.cuda.device_count()
     if device != "cuda":
         raise UserError(f"with torchrun every rank uses the GPU of its local rank: give --device cuda, not {device}")
     if local >= count:
         raise UserError(f"local rank {local} has no GPU, there are {count}: give --nproc-per-node {max(count, 1)}")
     torch.cuda.set_device(local)
     return f"cuda:{local}"
-
-
-def _timeout() -> float:
-    text = os.environ.get(_TIMEOUT, str(_DEFAULT_TIMEOUT))
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"{_TIMEOUT} is {text!r}: give a number of seconds") from None
 
 
 def world_size() -> int:

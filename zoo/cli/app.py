@@ -26,6 +26,7 @@ from zoo.cli.supervised import Ended, in_child_if_limited
 from zoo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, UserError, without_secrets
 from zoo.system import verbosity
 from zoo.system.atomic_files import FULL
+from zoo.system.environment import require_readable_by_the_hub
 from zoo.system.shortage import shortage_behind, shortage_of
 from zoo.system.terminal import print_line
 from zoo.version import __version__
@@ -273,6 +274,7 @@ def exit_code(app: typer.Typer, name: str, resume_hint: str, reserve: list[bytea
     """
     verbosity.set_level(0)
     try:
+        require_readable_by_the_hub()
         result = app(standalone_mode=False, prog_name=name)
         # Flush here, where a broken pipe can still be handled.
         sys.stdout.flush()

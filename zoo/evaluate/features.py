@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zoo.datasets.labelled import open_splits
-from zoo.errors import UserError
 from zoo.evaluate.result import data_summary
 from zoo.inference.embedder import Embedder
+from zoo.inference.finite import require_finite_rows
 from zoo.system.atomic_files import atomic_write, make_folder
 from zoo.system.cache_dir import cache_folder
 from zoo.system.prefetch import prefetch
@@ -123,22 +123,7 @@ def compute_features(
         for pixels in decoded:
             batch = slice(start, start + len(pixels))
             features[batch] = embedder.engine(pixels)
-            require_finite(features[batch], dataset.name, start)
+            require_finite_rows(features[batch], f"{dataset.name}: the features of row", start)
             progress.advance(len(pixels))
             start = batch.stop
     return features
-
-
-def require_finite(features: NDArray[np.float32], name: str, first: int = 0) -> None:
-    """Raise UserError if a feature of ``features`` [N, D] is NaN or infinite.
-
-    Args:
-        name: of the data set, for the message.
-        first: number of the first row.
-    """
-    if not np.isfinite(features).all():
-        row = first + int(np.flatnonzero(~np.isfinite(features).all(1))[0])
-        raise UserError(
-            f"{name}: the features of row {row} are not finite: the weights overflow on this image; try --device cpu, "
-            "another precision, or other weights"
-        )

@@ -233,6 +233,8 @@ def _differences(engine: OnnxEngine, embedder: Embedder, images: list[Image], pi
     # Torch's embeddings of the same photographs are the reference.
     crops = np.stack([embedder.preprocessing.pixels(image) for image in images])
     reference = embedder.embed_pixels(crops)
+    if not reference.any():
+        raise UserError("the network gives zeros for every photograph: its weights are wrong, nothing written")
     # Feed the graph what it takes: one row at a time, then a batch.
     if pixels == "any":
         whole = [embedder.preprocessing.channels_of(image)[None] for image in images]

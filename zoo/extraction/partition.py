@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from zoo.errors import UserError
 from zoo.inference.backend_choice import ON_CPU
+from zoo.system.environment import whole_number
 from zoo.system.hardware import gpu_in_sight
 
 
@@ -54,12 +55,14 @@ def own_partition(text: str | None) -> Partition:
     """Return the partition of this process by ``--shard`` (``"i/n"``, i from 0) or torchrun's environment.
 
     Raises:
-        UserError: the text is no partition, or both are given.
+        UserError: the text is no partition, both are given, or torchrun's variables are no numbers of ranks.
     """
     # Without --shard, torchrun's environment decides.
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = whole_number("WORLD_SIZE", 1, least=1)
     if text is None:
-        return Partition(int(os.environ["RANK"]), ranks, ranks=True) if ranks > 1 else ALL_SHARDS
+        if (rank := whole_number("RANK", None if ranks > 1 else 0)) >= ranks > 1:
+            raise UserError(f"RANK={rank} with WORLD_SIZE={ranks}: ranks count from 0; torchrun sets both variables")
+        return Partition(rank, ranks, ranks=True) if ranks > 1 else ALL_SHARDS
     if ranks > 1:
         raise UserError("torchrun divides the shards among its ranks: leave --shard away")
     # Parse I/N, which counts from 0.
@@ -86,7 +89,7 @@ def own_device(device: str | None, *, backend: str, precision: str) -> str | Non
     import torch
 
     # Give each rank of this machine its own card.
-    local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    local, gpus = whole_number("LOCAL_RANK", 0), torch.cuda.device_count()
     if gpus == 0:  # opening the model then refuses, or runs on the CPU
         return device
     if local >= gpus:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zoo.errors import UserError, require_positive
+from zoo.inference.finite import require_finite_rows
 from zoo.inference.images import ImageLike, Images, ImageTransform, as_rgb, count_of, each_image, usable
 from zoo.inference.outputs import EMBEDDING, EMBEDDING_ONLY, HEAD_PARTS, TILES, Outputs
 from zoo.inference.reopening import Reopening
@@ -167,7 +168,7 @@ class Embedder:
             float32 [N, D]; one image gives [1, D].
 
         Raises:
-            UserError: a file cannot be read, or an array has another shape, type or range.
+            UserError: a file cannot be read, an array has another shape, type or range, or an output is not finite.
         """
         plain = replace(self, requested=self.requested.embedding_only())
         rows = [part[EMBEDDING] for part in plain._batches(images, batch_size, progress)]
@@ -209,8 +210,14 @@ class Embedder:
         return self.preprocessing.pixels(as_rgb(image))
 
     def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed uint8 [N, H, W, 3] of the preprocessing's size: float32 [N, D], of length 1 if ``normalize``."""
-        return self._normalized(self.engine(pixels))
+        """Embed uint8 [N, H, W, 3] of the preprocessing's size: float32 [N, D], of length 1 if ``normalize``.
+
+        Raises:
+            UserError: an embedding is not finite.
+        """
+        embeddings = self.engine(pixels)
+        require_finite_rows(embeddings, "the embedding values of image")
+        return self._normalized(embeddings)
 
     def views(self, image: Image.Image) -> list[NDArray[np.uint8]]:
         """Return the crops of an RGB image that the network sees, then its tiles row by row, each uint8 [H, W, 3].
@@ -279,10 +286,15 @@ class Embedder:
                 bar = stack.enter_context(Progress("images"))
                 if (total := count_of(images)) is not None:
                     bar.start(total)
+            done = 0
             while batch := [
                 self._usable_views(image) for image in islice(each, max(1, at_once // self.requested.views))
             ]:
-                yield self.outputs_of(batch, at_once)
+                found = self.outputs_of(batch, at_once)
+                for name, values in found.items():
+                    require_finite_rows(values, f"the {name} values of image", done)
+                yield found
+                done += len(batch)
                 if bar is not None:
                     bar.advance(len(batch))
 

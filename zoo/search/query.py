@@ -14,6 +14,7 @@ from zoo.embeddings.reopen_model import reopen_model
 from zoo.errors import UserError
 from zoo.inference.arrays import hint_of_path
 from zoo.inference.embedder import Embedder
+from zoo.inference.finite import require_finite_rows
 from zoo.inference.outputs import EMBEDDING
 from zoo.search.collection import Collection, Item
 from zoo.search.index import Index
@@ -68,12 +69,18 @@ def open_model(collection: Collection, model: str | None = None, *, device: str 
 def embed_bytes(
     embedder: Embedder, data: bytes, max_pixels: int, options: DecodeOptions = DEFAULT_OPTIONS
 ) -> NDArray[np.float32]:
-    """Embed one encoded image as ``zoo extract`` does: float32 [D]. UnreadableImage: it cannot be decoded."""
+    """Embed one encoded image as ``zoo extract`` does: float32 [D].
+
+    Raises:
+        UnreadableImage: it cannot be decoded.
+        UserError: its embedding is not finite.
+    """
     check_size = partial(embedder.preprocessing.check_size, crops=embedder.requested.crops)
     reduction = partial(embedder.preprocessing.reduction, tiles=embedder.requested.tiles)
     with decoded(data, max_pixels, options, check_size=check_size, reduction=reduction) as image:
         views = embedder.views(image)
     embedding: NDArray[np.float32] = embedder.outputs_of([views])[EMBEDDING][0]
+    require_finite_rows(embedding[None], "the embedding values of query")
     return embedding
 
 

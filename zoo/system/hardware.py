@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from zoo.errors import UserError
+from zoo.system.environment import whole_number
 
 CORES = "SIAMESE_ZOO_CORES"
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu|npu|mtia)(:\d{1,4})?")
@@ -20,11 +21,14 @@ def usable_cores() -> int:
     """Return the number of cores for this process: ``SIAMESE_ZOO_CORES``, or those it may run on.
 
     The ranks of torchrun on this machine divide them among themselves.
+
+    Raises:
+        UserError: ``SIAMESE_ZOO_CORES`` or torchrun's number of ranks is no whole number from 1.
     """
-    if given := os.environ.get(CORES):
-        return int(given)
+    if given := whole_number(CORES, 0, least=1):
+        return given
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores // whole_number("LOCAL_WORLD_SIZE", 1, least=1))
 
 
 def cpu_features() -> frozenset[str]:

@@ -23,7 +23,6 @@ from zoo.datasets.opening import evaluation_splits, has_split
 from zoo.errors import UserError
 from zoo.evaluate import context
 from zoo.evaluate.baselines import TORCHVISION, open_model
-from zoo.evaluate.features import require_finite
 from zoo.evaluate.protocols import PROTOCOLS
 from zoo.evaluate.run import evaluate
 from zoo.models.registry import ARCHITECTURES, DEFAULT_MODEL
@@ -221,13 +220,6 @@ def test_knn_takes_the_k_it_is_given(tiles: Path, tiny_weights: str, tmp_path: P
     assert (result["parameters"]["k"], result["parameters"]["temperature"]) == (3, 0.5)
     with pytest.raises(UserError, match=r"--out .* is a folder"):
         evaluate("knn", tiny_weights, tiles, out=tmp_path)
-
-
-def test_a_feature_that_is_not_finite_is_named() -> None:
-    features = np.ones((5, 3), np.float32)
-    features[3, 1] = np.nan
-    with pytest.raises(UserError, match="row 13"):
-        require_finite(features, "data", 10)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +297,33 @@ def test_a_network_that_was_trained_since_embeds_as_it_is_now(precision: str) ->
         expected = embedder.model(embedder.engine.normalised(torch.from_numpy(image)))  # type: ignore[attr-defined]
     tolerance = 1e-4 if precision == "fp32" else 0.05
     assert np.abs(after - expected.numpy()).max() <= tolerance * np.abs(expected.numpy()).max()
+
+
+def test_an_embedding_that_is_not_finite_is_an_error_with_the_number_of_its_image(embedder: zoo.Embedder) -> None:
+    broken = copy.deepcopy(embedder)
+    with torch.no_grad():
+        for name, values in broken.model.named_parameters():
+            if name.endswith("weight") and values.ndim == 1:
+                values.fill_(1e38)
+    gray = np.full((64, 64, 3), 128, np.uint8)
+    for call in (broken, broken.outputs):
+        with pytest.raises(UserError, match=r"^the embedding values of image 0 are not finite: [^\n]*$"):
+            call([gray, CAT])
+    # One image of many, in a later batch.
+    rows = embedder([CAT, gray])
+
+    class OneNaN:
+        def __getattr__(self, name: str) -> object:
+            return getattr(embedder.engine, name)
+
+        def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            values = embedder.engine(pixels).copy()
+            values[np.isclose(values, rows[1], rtol=1e-3, atol=1e-4).all(1), 7] = np.inf
+            return values
+
+    one = replace(embedder, engine=OneNaN())
+    assert np.isfinite(one([CAT] * 3, batch_size=2)).all()
+    with pytest.raises(UserError, match="of image 3 are"):
+        one([CAT, CAT, CAT, gray], batch_size=1)
+    with pytest.raises(UserError, match="of image 0 are"):
+        one.embed_pixels(embedder.pixels(gray)[None])

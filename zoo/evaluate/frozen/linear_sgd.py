@@ -31,13 +31,14 @@ from torch import Tensor, nn
 
 from zoo.datasets.labelled import Ints, LabelledImages, open_splits
 from zoo.errors import UserError, reason_of
-from zoo.evaluate.features import cached_features, compute_features, require_finite
+from zoo.evaluate.features import cached_features, compute_features
 from zoo.evaluate.frozen.worst_classes import worst_classes
 from zoo.evaluate.metrics import top_k
 from zoo.evaluate.option_ranges import require_above_zero, require_area, require_at_least
 from zoo.evaluate.random_crops import RandomCrops, epoch_batches, prefetch_pixels
 from zoo.evaluate.result import Result, data_summary, wilson_interval
 from zoo.inference.embedder import Embedder
+from zoo.inference.finite import require_finite_rows
 from zoo.numerics.lars import LARS
 from zoo.system.progress import Progress
 from zoo.transforms.preprocess import PILLOW
@@ -300,7 +301,7 @@ def _train(
                         done += len(pixels)
                         progress.advance(len(pixels))
                     # All heads take one step on the same features.
-                    require_finite(x, "a training crop")
+                    require_finite_rows(x, "the features of training crop")
                     heads.step(
                         torch.from_numpy(x).to(device),
                         torch.from_numpy(labels[rows]).to(device),
