@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import sys
@@ -50,6 +51,15 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 
 def least_cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
+
+
+def test_a_network_that_gives_only_zeros_is_not_exported(embedder: zoo.Embedder, tmp_path: Path) -> None:
+    zeros = copy.deepcopy(embedder)
+    for values in zeros.model.parameters():
+        values.data.zero_()
+    with pytest.raises(UserError, match=r"^the network gives zeros for every photograph: [^\n]*$"):
+        export_onnx(zeros, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
