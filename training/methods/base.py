@@ -15,7 +15,7 @@ from training.recipes.config import RESNET_FIELDS, Optim, Recipe
 from zoo.datasets.dataset import Dataset
 from zoo.errors import UserError
 from zoo.models.backbones import find_backbone
-from zoo.models.registry import ARCHITECTURES, PROJECTED, Architecture
+from zoo.models.registry import ARCHITECTURES, Architecture
 from zoo.models.resnet import build_encoder
 
 
@@ -188,10 +188,10 @@ def recipe_architecture(recipe: Recipe) -> Architecture:
                     f"{each.name}={value} is for ResNets, not for {recipe.architecture}: set it to {each.default}"
                 )
         return known
-    if recipe.project_first and known.timm_name not in PROJECTED:
+    if recipe.project_first and not known.can_project_first:
         raise UserError(f"project_first is for r18, not for {recipe.architecture}: set it to false")
     project_first = recipe.project_first or known.project_first
-    return replace(known, stem=recipe.stem, padding=recipe.padding, project_first=project_first)
+    return known.variant(stem=recipe.stem, padding=recipe.padding, project_first=project_first)
 
 
 def recipe_encoder(recipe: Recipe) -> tuple[nn.Module, int]:

@@ -19,7 +19,7 @@ from zoo.errors import UserError
 from zoo.hub.exported_encoder import FORMAT, FORMAT_2, HEADS_SUFFIX, save_encoder
 from zoo.hub.weights import WeightFile, locate
 from zoo.models.registry import ARCHITECTURES, Weights
-from zoo.models.resnet import count_parameters, encoder_state
+from zoo.models.resnet import encoder_state
 from zoo.models.state_dict import to_safetensors
 from zoo.publish.card.gather import file_facts
 from zoo.publish.card.render import render
@@ -102,9 +102,7 @@ def export(
     file = locate(out)
     draft = _registry_draft(out, recipe, file, state["data"]["name"])
     atomic_write_text(registry, json.dumps(draft, indent=1) + "\n")
-    # The registry's parameter count does not depend on the stem, so count this network's.
-    counted = replace(file.architecture, parameters=count_parameters(network.encoder))
-    card_facts = replace(file_facts(file), architecture=counted, half=half, heads=parts, heads_file=heads.name)
+    card_facts = replace(file_facts(file), half=half, heads=parts, heads_file=heads.name)
     atomic_write_text(card, render(card_facts))
     return sha256
 
@@ -115,7 +113,8 @@ def _architecture(recipe: Recipe) -> str | dict[str, JSON]:
         found = recipe_architecture(recipe)
         network: dict[str, JSON] = {"name": found.timm_name, "stem": found.stem, "padding": found.padding}
         args = cast(dict[str, JSON], dict(found.model_args))
-        sizes = {"num_features": found.num_features, "parameters": found.parameters}
+        plain = found.variant(stem="imagenet", padding="symmetric", project_first=False)
+        sizes = {"num_features": found.num_features, "parameters": plain.parameters}  # of timm's own network
         return network | {"project_first": found.project_first, "model_args": args, **sizes}
     if recipe.padding != "symmetric" or recipe.project_first:
         network = {"name": recipe.architecture, "stem": recipe.stem}

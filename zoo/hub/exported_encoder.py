@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError, reason_of
 from zoo.models.model_config import line_of_text, require_bounded_args, require_channels
-from zoo.models.registry import ARCHITECTURES, PROJECTED, Architecture
+from zoo.models.registry import ARCHITECTURES, Architecture
 from zoo.models.state_dict import half_of, read_metadata, read_tensors, to_safetensors, without_counters
 from zoo.system.atomic_files import atomic_write_bytes, sha256_file
 from zoo.system.json_reader import whole
@@ -128,9 +128,9 @@ def _architecture(text: str) -> Architecture:
         raise ValueError(f"unknown padding {padding!r}")
     known = ARCHITECTURES[values["name"]] if values["name"] in ARCHITECTURES else _timm_architecture(values)
     project_first = known.project_first if project_first is None else project_first
-    if project_first is not False and (project_first is not True or known.timm_name not in PROJECTED):
+    if project_first is not False and (project_first is not True or not known.can_project_first):
         raise ValueError(f"project_first={project_first!r} of {values['name']}")
-    found = replace(known, stem=stem, padding=padding, project_first=project_first)
+    found = known.variant(stem=stem, padding=padding, project_first=project_first)
     if not found.is_resnet and (stem, padding, project_first) != ("imagenet", "symmetric", False):
         raise ValueError(f"stem or padding of {values['name']}, which is no ResNet")
     return found

@@ -140,8 +140,10 @@ def _pad_as_tensorflow(encoder: nn.Module, *, convolutions: bool) -> None:
                 setattr(parent, name, MaxPool2dSame(layer.kernel_size, layer.stride))
             elif convolutions and isinstance(layer, nn.Conv2d) and layer.stride != (1, 1) != layer.kernel_size:
                 size, stride = (layer.kernel_size[0], layer.kernel_size[1]), (layer.stride[0], layer.stride[1])
-                bias = layer.bias is not None
-                same = Conv2dSame(layer.in_channels, layer.out_channels, size, stride, bias=bias, device="meta")
+                bias, groups = layer.bias is not None, layer.groups
+                same = Conv2dSame(
+                    layer.in_channels, layer.out_channels, size, stride, groups=groups, bias=bias, device="meta"
+                )
                 same.weight, same.bias = layer.weight, layer.bias
                 setattr(parent, name, same)
 

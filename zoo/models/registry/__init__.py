@@ -23,7 +23,7 @@ from zoo.models.registry import (
     supervised,
     swav,
 )
-from zoo.models.registry.architectures import ARCHITECTURES, PROJECTED, RESNETS, Architecture, ModelArgs
+from zoo.models.registry.architectures import ARCHITECTURES, RESNETS, Architecture, ModelArgs
 from zoo.models.registry.weights import (
     BYOL_224,
     FAIR_224,
@@ -46,7 +46,6 @@ __all__ = [
     "IMAGENET_224",
     "LINEAR",
     "MODELS",
-    "PROJECTED",
     "RESNETS",
     "SIMCLR_224",
     "SWAV_224",

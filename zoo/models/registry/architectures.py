@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 RESNETS = (
@@ -20,8 +20,8 @@ RESNETS = (
 )
 """timm's names of the networks that have a stem, a padding and four stages here; see ``Architecture.is_resnet``."""
 
-PROJECTED = ("resnet18", "resnetv2_18")
-"""timm's names of the networks whose first block can have a projection; see ``Architecture.project_first``."""
+_PROJECTED = ("resnet18", "resnetv2_18")
+_STEM = {"imagenet": 7 * 7, "cifar": 3 * 3}  # weights of each channel of the first convolution and of the images
 
 
 class ModelArgs(TypedDict, total=False):
@@ -81,6 +81,24 @@ class Architecture:
         if self.timm_name == "resnetv2_50":
             return self.model_args.get("preact") is False
         return self.timm_name in RESNETS and (self.timm_name != "resnetv2_18" or self.project_first)
+
+    @property
+    def can_project_first(self) -> bool:
+        """True where the first block's shortcut may have a projection or not: its widths do not need one."""
+        first = self.model_args.get("channels", [64])[0]
+        plain = not self.colours and not self.model_args.keys() & {"norm_layer", "stem_width"}
+        return self.timm_name in _PROJECTED and plain and first == 64
+
+    def variant(self, *, stem: str, padding: str, project_first: bool) -> Architecture:
+        """Return this network with another stem, padding and projection, and with the parameters that it then has."""
+        width = int(self.model_args.get("stem_width", 64 * self.model_args.get("width_factor", 1)))
+        added = (_STEM[stem] - _STEM[self.stem]) * width * self.in_chans
+        # A projection is a 1x1 convolution, with a norm unless the block has it before its convolutions.
+        projection = width * width + (0 if self.timm_name == "resnetv2_18" else 2 * width)
+        added += (project_first - self.project_first) * projection
+        return replace(
+            self, stem=stem, padding=padding, project_first=project_first, parameters=self.parameters + added
+        )
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {

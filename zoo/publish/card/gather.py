@@ -101,11 +101,8 @@ def hub_name(method: str, architecture: Architecture) -> str | None:
     """Return an entry of ``hubconf.py`` with this method and architecture; ``None`` where there is none."""
     for name, spec in MODELS.items():
         same = ARCHITECTURES[spec.architecture]
-        if (spec.method, same.num_features, same.parameters) == (
-            method,
-            architecture.num_features,
-            architecture.parameters,
-        ):
+        plain = architecture.variant(stem=same.stem, padding=same.padding, project_first=same.project_first)
+        if (spec.method, same.num_features, same.parameters) == (method, plain.num_features, plain.parameters):
             return name
     return None
 
