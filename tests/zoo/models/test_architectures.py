@@ -8,7 +8,6 @@ import torch
 from zoo.models.registry import ARCHITECTURES
 from zoo.models.resnet import build_encoder, count_parameters
 
-
 VARIANTS = [
     (name, stem, project_first)
     for name, known in ARCHITECTURES.items()
