@@ -70,6 +70,9 @@ def measure_outputs(method: Method, dataset: Dataset, *, views: Views, device: t
 
     Images are resized to squares of the views' size. The methods do not train on labels, so training images suffice to
     watch a run; for a result use ``zoo evaluate``. Leaves the network in train mode.
+
+    Raises:
+        UserError: an output is not finite, or no image can be read.
     """
     # Pick the same images at every call, so that the values can be compared.
     rows = np.random.Generator(np.random.Philox(key=0)).permutation(len(dataset))[: _BANK + _QUERIES]
@@ -78,6 +81,7 @@ def measure_outputs(method: Method, dataset: Dataset, *, views: Views, device: t
     rows, features = _features(method, dataset, rows, views, device)
     # Their projections, which show a collapse.
     outputs = method.projector(features.to(dtype))
+    _require_finite(outputs)
     spread, rank = output_spread(outputs), effective_rank(outputs[:_RANK_ROWS])
     gone, least = vanished(method, outputs), least_spread(method)
     method.train()
@@ -101,7 +105,7 @@ def held_out_knn(
         Which of the readable ``queries`` are right, bool [M], and their projections [M, D].
 
     Raises:
-        UserError: there are no labels, or no image can be read.
+        UserError: there are no labels, no image can be read, or an output is not finite.
     """
     method.eval()
     found = []
@@ -110,6 +114,7 @@ def held_out_knn(
         found.append((torch.from_numpy(dataset.required_labels[rows]).to(device), features))
     (labels, known), (truth, asked) = found
     outputs = method.projector(asked.to(next(method.encoder.parameters()).dtype))
+    _require_finite(outputs)
     right = knn.predict(known, labels, asked) == truth
     return right.cpu().numpy(), outputs
 
@@ -134,6 +139,15 @@ def _features(
             f"{dataset.name}: none of the {len(rows)} images to measure by can be read: remove or replace them"
         )
     return rows[torch.cat(kept).numpy()], torch.cat(batches)
+
+
+def _require_finite(outputs: Tensor) -> None:
+    """Weights may be finite, and what the network makes of them not. Raises UserError then."""
+    if not bool(outputs.isfinite().all()):
+        raise UserError(
+            "the outputs of the network are not finite after the last update: lower optim.lr or optim.weight_decay; the "
+            "last checkpoint is good"
+        )
 
 
 def least_spread(method: Method) -> float:
