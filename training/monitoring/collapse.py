@@ -145,8 +145,8 @@ def _require_finite(outputs: Tensor) -> None:
     """Weights may be finite, and what the network makes of them not. Raises UserError then."""
     if not bool(outputs.isfinite().all()):
         raise UserError(
-            "the outputs of the network are not finite after the last update: lower optim.lr or optim.weight_decay; the "
-            "last checkpoint is good"
+            "the outputs of the network are not finite after the last update: lower optim.lr or optim.weight_decay; "
+            "the last checkpoint is good"
         )
 
 

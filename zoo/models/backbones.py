@@ -9,8 +9,9 @@ takes other sizes too, by interpolation.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError, reason_of
 from zoo.models.registry import ARCHITECTURES, Architecture, ModelArgs
@@ -63,16 +64,26 @@ def create(architecture: Architecture) -> nn.Module:
     Raises:
         UserError: timm has no such network, or does not take its arguments; they may come from a file.
     """
+    require_known(architecture.timm_name)
+    return create_by_timm(architecture.timm_name, architecture.model_args)
+
+
+def create_by_timm(name: str, args: Mapping[str, Any], **more: Any) -> nn.Module:
+    """Call ``timm.create_model`` for a network without weights and without a classifier.
+
+    Args:
+        args: arguments that may come from a file.
+        more: further arguments, of our own.
+
+    Raises:
+        UserError: timm does not take the arguments.
+    """
     import timm
 
-    require_known(architecture.timm_name)
     try:
-        module: nn.Module = timm.create_model(
-            architecture.timm_name, pretrained=False, num_classes=0, **architecture.model_args
-        )
+        module: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **args, **more)
     except _REFUSALS as error:
-        args = dict(architecture.model_args)
-        raise UserError(f"timm cannot build {architecture.timm_name} with {args} ({reason_of(error)[:160]})") from None
+        raise UserError(f"timm cannot build {name} with {dict(args)} ({reason_of(error)[:160]})") from None
     return module
 
 

@@ -51,7 +51,10 @@ def write(
     written = []
 
     def fill(temporary: Path) -> None:
-        written.append(_fill(temporary, config, encoder, heads or {}, half=half))
+        try:
+            written.append(_fill(temporary, config, encoder, heads or {}, half=half))
+        except UserError as error:  # which must not name a folder that is about to vanish
+            raise UserError(str(error).replace(str(temporary), str(folder))) from None
 
     if not create_folder_exclusively(folder, fill):
         raise UserError(f"{folder} holds something already: choose another folder or remove it")

@@ -6,12 +6,11 @@ The networks are timm's, so that torch.hub, timm's and transformers' hub loaders
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor, nn
 
 from zoo.errors import UserError
-from zoo.models.backbones import create
+from zoo.models.backbones import create, create_by_timm
 from zoo.models.colour_split import SplitEncoder
 from zoo.models.registry import Architecture
 
@@ -34,18 +33,9 @@ def build_encoder(architecture: Architecture, *, zero_init_residual: bool = Fals
 
 
 def _build_one(architecture: Architecture, channels: int, zero_init_residual: bool) -> nn.Module:
-    import timm
-
     # Build timm's network.
-    args: dict[str, Any] = {k: v for k, v in architecture.model_args.items() if k not in ("in_chans", "stem_width")}
-    encoder: nn.Module = timm.create_model(
-        architecture.timm_name,
-        pretrained=False,
-        num_classes=0,
-        in_chans=channels,
-        zero_init_last=zero_init_residual,
-        **args,
-    )
+    args = {k: v for k, v in architecture.model_args.items() if k not in ("in_chans", "stem_width")}
+    encoder = create_by_timm(architecture.timm_name, args, in_chans=channels, zero_init_last=zero_init_residual)
     # Change it where the official code differs.
     if "stem_width" in architecture.model_args:
         _set_stem_width(encoder, architecture.model_args["stem_width"])
@@ -122,7 +112,8 @@ def _set_stem_width(encoder: nn.Module, width: int) -> None:
     for layer in (encoder.conv1, block.conv1):
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     out = last.out_channels
-    block.register_module("downsample", downsample_conv(width, out, kernel_size=1) if width != out else None)
+    # timm's block has no module of this name where its widths were equal before
+    setattr(block, "downsample", downsample_conv(width, out, kernel_size=1) if width != out else None)  # noqa: B010
 
 
 def _pad_as_tensorflow(encoder: nn.Module, *, convolutions: bool) -> None:

@@ -49,6 +49,8 @@ def check_tensors(state: Mapping[str, Tensor], module: nn.Module, what: str) -> 
     require_equal(counters | {k: v.shape for k, v in state.items()}, expected, what)
     require_own_memory(state, what)
     require_finite(state, what)
+    if empty := [key for key, shape in expected.items() if 0 in shape]:  # only its use would fail
+        raise UserError(f"{what} holds a layer without channels: {empty[0]}")
     for key, value in built.items():
         if value.is_floating_point() and not state[key].is_floating_point():
             raise UserError(

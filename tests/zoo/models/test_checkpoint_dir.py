@@ -19,7 +19,7 @@ from zoo.errors import UserError
 from zoo.models import checkpoint_dir
 from zoo.models.heads import byol_mlp
 from zoo.models.model_config import ModelConfig, crop_pct
-from zoo.models.registry import Architecture
+from zoo.models.registry import Architecture, ModelArgs
 from zoo.models.resnet import build_encoder, encoder_state
 from zoo.system.atomic_files import sha256_file
 from zoo.transforms.preprocess import Preprocessing
@@ -277,6 +277,46 @@ def test_a_counter_that_is_not_the_networks_is_refused(folder: Path, key: str) -
     encoder = load_file(folder / "model.safetensors")
     with pytest.raises(UserError, match=f"1 keys differ, first {key}"):
         zoo.load(replace_tensors(folder, "model.safetensors", encoder | {key: torch.zeros(7)}), device="cpu")
+
+
+def test_a_stem_narrower_than_a_first_stage_without_a_projection_opens(tmp_path: Path) -> None:
+    args: ModelArgs = {"layers": [1, 1, 1, 1], "channels": [64, 64, 64, 64], "stem_width": 24}
+    narrow = Architecture("resnet18", 64, 0, args)
+    state = encoder_state(build_encoder(narrow))
+    assert state["layer1.0.downsample.0.weight"].shape == (64, 24, 1, 1)
+    checkpoint_dir.write(tmp_path / "model", described(narrow), state)
+    assert zoo.load(tmp_path / "model", device="cpu").dim == 64
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"layers": [1, 1, 1, 1], "cardinality": 2, "base_width": 8}, "timm cannot build resnet18 with"),
+        ({"layers": [1, 1, 1, 1], "cardinality": 1, "base_width": 8}, "timm cannot build resnet18 with"),
+    ],
+)
+def test_arguments_that_timm_refuses_are_one_line(folder: Path, args: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        zoo.load(change(folder, architecture="resnet18", model_args=args, num_features=512), device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_channels_is_refused(tmp_path: Path) -> None:
+    args: ModelArgs = {"layers": [1, 1, 1, 1], "channels": [7, 14, 28, 56], "cardinality": 2, "base_width": 8}
+    empty = Architecture("wide_resnet50_2", 224, 0, args)
+    state = encoder_state(build_encoder(empty))
+    with pytest.raises(UserError, match=r"holds a layer without channels: layer1\.0\.conv1\.weight"):
+        checkpoint_dir.write(tmp_path / "model", described(empty), state)
+
+
+def test_a_refused_model_is_named_by_its_folder(tmp_path: Path) -> None:
+    """Not by the temporary one, which is gone when the message is read."""
+    padded = Architecture("resnetv2_18", 512, 0, padding="same")
+    with pytest.raises(UserError) as caught:
+        checkpoint_dir.write(tmp_path / "model", described(padded), encoder_state(build_encoder(padded)))
+    assert str(caught.value).startswith(f"{tmp_path}/model/config.json: resnetv2_18 is no ResNet")
+    assert ".tmp" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_projection_that_the_network_cannot_have_is_refused(tmp_path: Path) -> None:
