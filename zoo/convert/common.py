@@ -31,6 +31,7 @@ _WIDE: dict[tuple[int, ...], str] = {(3, 4, 6, 3): "wide_resnet50_2", (3, 4, 23,
 _BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.")
 _WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _MORE_STEM = re.compile(r"(?:conv|bn)(?:0|[2-9]|1\d)\.")
+_LEARNED_POOL = re.compile(r"(?:max|avg|attn|global_)?pool(?:ing)?\d?\.|gem\.")
 _MODULE = re.compile(r"(?:(?<=^)|(?<=\.))module\.")
 _DATA_PARALLEL = re.compile(r"^(?:module\.)+")
 
@@ -213,11 +214,13 @@ def body_of(state: Mapping[str, V]) -> dict[str, V]:
     """Return the tensors of a ResNet in torchvision's names, without its classifier and what else stands beside it.
 
     Raises:
-        ValueError: beside its first convolution are others, which a network here would leave out.
+        ValueError: beside its first convolution are others, or a pool has weights: a network here would leave them out.
     """
     body = {k: v for k, v in state.items() if k.startswith(("conv1.", "bn1.", "layer"))}
     if more := [k for k in state if _MORE_STEM.match(k)]:
         raise ValueError(f"{more[0]} beside conv1: a stem of several convolutions, which is not supported")
+    if pool := [k for k in state if _LEARNED_POOL.match(k)]:
+        raise ValueError(f"{pool[0]}: a pool with weights of its own, which is not supported")
     return body
 
 

@@ -28,12 +28,12 @@ def read_official(path: Path, prefix: str | None) -> OfficialCheckpoint:
     state = state_dict_of(file.content)
     # Find the part of the file that holds the network.
     if prefix is None:
-        prefix = _only_prefix(state, path)
+        prefix = _only_prefix(state, file.content, path)
         _require_no_other(file.content, path)
     under = starting_with(state, prefix)
     named = to_torchvision(under)
     if named is None:
-        raise UserError(f"{path.name} has no ResNet under {prefix!r}: {_hint(state)}")
+        raise UserError(f"{path.name} has no ResNet under {prefix!r}: {_hint(state, file.content)}")
     # Separate the classifier from the body.
     classifier = starting_with(named, "fc.")
     try:
@@ -66,10 +66,10 @@ def _prefixes(state: dict[str, Tensor]) -> list[str]:
     return sorted({prefix for prefix, block in found if prefix + block in state})
 
 
-def _only_prefix(state: dict[str, Tensor], path: Path) -> str:
+def _only_prefix(state: dict[str, Tensor], content: Mapping[object, object], path: Path) -> str:
     found = _prefixes(state)
     if len(found) != 1:
-        raise UserError(f"{path.name}: which network is meant? {_hint(state)}")
+        raise UserError(f"{path.name}: which network is meant? {_hint(state, content)}")
     return found[0]
 
 
@@ -80,9 +80,11 @@ def _require_no_other(content: Mapping[object, object], path: Path) -> None:
         raise UserError(f"{path.name} holds {len(found)} networks: choose one by --from auto --prefix: {listed}")
 
 
-def _hint(state: dict[str, Tensor]) -> str:
+def _hint(state: dict[str, Tensor], content: Mapping[object, object]) -> str:
     found = _prefixes(state)
     if found:
         return "give --prefix " + " or ".join(repr(p) for p in found)
+    if elsewhere := find(joined(content)):  # in a dict of another name than the usual ones
+        return f"--from auto finds one under {elsewhere[0].prefix!r}"
     first = ", ".join(list(state)[:3]) or "none"
     return f"its keys ({first}, ...) are not torchvision's, timm's or detectron2's"

@@ -236,6 +236,23 @@ def test_a_stem_of_several_convolutions_is_not_read_as_its_first(kind: str, net:
         read(deep, kind, tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["auto", "torch", "vicreg", "vissl"])
+@pytest.mark.parametrize("key", ["maxpool.0.weight", "attnpool.q_proj.weight", "pool.p", "global_pool.p", "avgpool.p"])
+def test_a_pool_with_weights_is_not_left_out(key: str, kind: str, net: Network, tmp_path: Path) -> None:
+    """timm's stem with a convolution for the pool, CLIP's attention, the generalised mean."""
+    with pytest.raises(UserError, match=rf"{key}: a pool with weights of its own"):
+        read(net.state | {key: torch.ones(1)}, kind, tmp_path)
+
+
+def test_a_network_in_a_dict_of_another_name_is_found_by_auto(net: Network, tmp_path: Path) -> None:
+    nested = {"mine": {"net": under(net.state, "backbone.")}}
+    with pytest.raises(
+        UserError, match=r"which network is meant\? --from auto finds one under 'mine\.net\.backbone\.'"
+    ):
+        read(nested, "torch", tmp_path)
+    assert read(nested, "auto", tmp_path).config.architecture.num_features == 256
+
+
 def test_the_head_of_instdisc_is_no_classifier(net: Network, tmp_path: Path) -> None:
     """``auto`` took its 128 features for classes."""
     head = {"module.fc.weight": torch.ones(16, 256), "module.fc.bias": torch.ones(16)}
