@@ -267,9 +267,10 @@ def print_converted(converted: Converted) -> None:
     # Heads and unusual arguments are named only if there are any.
     heads = f", {' and '.join(config.heads)}" if config.heads else ""
     args = f" {dict(architecture.model_args)}" if architecture.model_args else ""
+    stem = ", a 3x3 stem without a max-pool" if architecture.stem == "cifar" else ""
     say(
         f"{converted.folder}: {config.full_name}, timm {architecture.timm_name}{args} "
-        f"with {architecture.padding} padding, {architecture.num_features} numbers an image, "
+        f"with {architecture.padding} padding{stem}, {architecture.num_features} numbers an image, "
         f"{architecture.parameters / 1e6:.3f} M parameters{heads}"
     )
     transform = config.preprocessing
