@@ -116,12 +116,16 @@ def _notes(file: WeightFile, to: str) -> list[str]:
         )
     if architecture.project_first:
         notes.append(f"names only: {to} builds no projection in the first block; use zoo.load, torch.hub or ONNX")
+    if architecture.stem == "cifar":
+        notes.append(f"names only: {to} builds a 7x7 stem with a max-pool, this network's is 3x3 without one")
     if architecture.timm_name == "resnetv2_50" and to == "torchvision":
         args = architecture.model_args
         notes.append(
             f"names only: torchvision builds no ResNet of layers {args.get('layers', [3, 4, 6, 3])} "
             f"with every channel {args.get('width_factor', 1)} times"
         )
+    elif to == "torchvision" and (shape := {k: v for k, v in architecture.model_args.items() if k != "stem_width"}):
+        notes.append(f"names only: torchvision has no {architecture.timm_name} with {shape}")
     if (stem := architecture.model_args.get("stem_width")) is not None:
         notes.append(f"names only: {to} builds a stem of 64 channels, this network's has {stem}")
     # How the file is loaded there.
