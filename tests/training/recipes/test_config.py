@@ -166,6 +166,10 @@ def test_the_end_of_a_path_is_enough_where_one_field_has_it() -> None:
         ("optim.lr=1e999", "lr=inf is out of range"),
         ("optim.tau=1.5", "must be between 0 and 1"),
         ("objective.temperature=0", "must be above 0"),
+        (
+            "views.small_count=1000000000",
+            r"small_count=1000000000 is out of range: it must be between 0 and 1000",
+        ),
         ("views.first.hue=-.1", r"views\.first\.hue=-0\.1 is out of range: it must be between 0 and 0\.5"),
         ("views.small.hue=0", "this recipe has no 'small'"),
         ("seed=-1", "out of range"),

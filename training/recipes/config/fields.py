@@ -65,7 +65,7 @@ class Views:
     second: View | None = View(blur_p=0.1, solarize_p=0.2)
     small: View | None = None
     small_size: PositiveInt = 96
-    small_count: NonNegativeInt = 0
+    small_count: Annotated[int, Range(0, 1000)] = 0  # SwAV has 6
     red_std: PositiveFloat = 0.229
 
     @property
