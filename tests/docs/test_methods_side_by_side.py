@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from doc_blocks import ROOT
@@ -40,6 +41,23 @@ def test_every_row_of_the_table_is_in_the_json_and_the_other_way_round() -> None
     assert [line[1:] for line in LINES[HEADS[0] + 1 : HEADS[1]]] == expected
     assert {row["name"] for row in rows} >= set(METHODS) | {"mocov1"}
     assert not [seed for row in rows for seed in row["seeds"] if "error" in seed]
+
+
+def test_the_seeds_in_another_precision_are_as_near_to_the_first_as_the_text_says() -> None:
+    rows = json.loads((RESULTS / "cifar10_methods.json").read_text())["rows"]
+    apart: dict[str, float] = {}
+    for row in rows:
+        first, *later = row["seeds"]
+        others = [seed for seed in later if seed.get("precision", "bf16") != first.get("precision", "bf16")]
+        for seed, protocol in ((seed, protocol) for seed in others for protocol in ("knn", "linear")):
+            distance = abs(seed[protocol]["score"] - first[protocol]["score"])
+            apart[row["name"]] = max(distance, apart.get(row["name"], 0))
+    said = re.search(r"scores are\s+within (\S+) of the first ones', MoCo v3's within (\S+)\.", SECTION)
+    assert said is not None
+    assert {"mocov2", "swav", "byol_gn"} < apart.keys()
+    mocov3 = apart.pop("mocov3")
+    for limit, found in ((said[1], max(apart.values())), (said[2], mocov3)):
+        assert 0 < found <= float(limit) < found + 0.15, apart
 
 
 def test_the_search_of_recipes_is_that_of_the_json() -> None:

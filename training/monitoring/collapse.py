@@ -142,7 +142,7 @@ def _features(
 
 
 def _require_finite(outputs: Tensor) -> None:
-    """Weights may be finite, and what the network makes of them not. Raises UserError then."""
+    """Raise UserError if an output is not finite. Finite weights can have such outputs."""
     if not bool(outputs.isfinite().all()):
         raise UserError(
             "the outputs of the network are not finite after the last update: lower optim.lr or optim.weight_decay; "

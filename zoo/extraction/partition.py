@@ -60,9 +60,11 @@ def own_partition(text: str | None) -> Partition:
     # Without --shard, torchrun's environment decides.
     ranks = whole_number("WORLD_SIZE", 1, least=1)
     if text is None:
-        if (rank := whole_number("RANK", None if ranks > 1 else 0)) >= ranks > 1:
+        if ranks == 1:
+            return ALL_SHARDS
+        if (rank := whole_number("RANK", None)) >= ranks:
             raise UserError(f"RANK={rank} with WORLD_SIZE={ranks}: ranks count from 0; torchrun sets both variables")
-        return Partition(rank, ranks, ranks=True) if ranks > 1 else ALL_SHARDS
+        return Partition(rank, ranks, ranks=True)
     if ranks > 1:
         raise UserError("torchrun divides the shards among its ranks: leave --shard away")
     # Parse I/N, which counts from 0.

@@ -1,4 +1,4 @@
-"""The check that embeddings are numbers: a NaN or an infinity compares with nothing, and would end in wrong results."""
+"""Check that embeddings are finite. A NaN or an infinity would give wrong neighbours and scores without an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers in environment variables; one that is none ends in a message, not in a traceback."""
+"""Read numbers from environment variables. A value that is no number raises a UserError."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _OF_THE_HUB = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
 
 
 def whole_number(name: str, default: int | None, *, least: int = 0) -> int:
-    """Return the whole number in a variable, ``default`` where it is not set or empty.
+    """Return the whole number in a variable, or ``default`` if the variable is not set or empty.
 
     Raises:
-        UserError: it holds something else, or less than ``least``; or it holds nothing, and there is no default.
+        UserError: the value is no whole number or is below ``least``; or there is no value and no default.
     """
     text = os.environ.get(name, "").strip()
     if not text and default is not None:
@@ -28,10 +28,10 @@ def whole_number(name: str, default: int | None, *, least: int = 0) -> int:
 
 
 def seconds(name: str, default: float) -> float:
-    """Return the time in a variable, above 0 and finite, ``default`` where it is not set or empty.
+    """Return the seconds in a variable, or ``default`` if the variable is not set or empty.
 
     Raises:
-        UserError: it holds something else.
+        UserError: the value is no number, not finite, or not above 0.
     """
     text = os.environ.get(name, "").strip()
     if not text:
@@ -46,10 +46,10 @@ def seconds(name: str, default: float) -> float:
 
 
 def require_readable_by_the_hub() -> None:
-    """Check the variables that huggingface_hub parses while it is imported, which timm does too.
+    """Check the variables that huggingface_hub parses when it is imported. timm imports huggingface_hub.
 
     Raises:
-        UserError: one of them is set and is no whole number: the import would end in a traceback.
+        UserError: a variable is no whole number. The import would raise a ValueError.
     """
     for name in _OF_THE_HUB:
         try:

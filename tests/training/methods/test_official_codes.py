@@ -229,8 +229,8 @@ def test_byol_trajectory(byol_group: Path) -> None:
 def require_state_after(model: BYOL, official: BYOL, *, means: float) -> None:
     """Compare both networks after the last step with the official code's, which it stored in float32.
 
-    Haiku's moving means begin at 0 and are divided by ``means``, the sum of the weights of all that they saw. Its
-    variances are biased, PyTorch's are not, so those are not compared: no loss reads them.
+    Haiku's moving means start at 0. Haiku divides them by ``means``, the sum of the weights of all batches so far. The
+    variances are not compared: Haiku's are biased, PyTorch's are unbiased. No loss reads them.
     """
     after, stored, names = RelativeErrors(torch.float64), official.state_dict(), []
     for key, value in model.state_dict().items():

@@ -85,7 +85,7 @@ def require_trajectory(group: Path, cls: type[BarlowTwins | VICReg], recipe: str
 
 
 def optim_of(recipe: str, hyper: dict[str, Any]) -> Optim:
-    """Return the recipe's settings; a setting that the file states replaces the recipe's."""
+    """Return the recipe's settings. The settings in the file replace them."""
     optim = table.find(recipe).optim
     lr = hyper.get("learning_rate_weights", hyper.get("base_lr", optim.lr))
     others = {name: hyper[name] for name in ("weight_decay", "momentum") if name in hyper}

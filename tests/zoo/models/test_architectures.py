@@ -1,4 +1,4 @@
-"""What an architecture says of its network: the parameters that it has in each variant."""
+"""Every architecture states the right number of parameters, in each of its variants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers in environment variables: read, or refused in one line."""
+"""Numbers in environment variables are read, or refused in one line."""
 
 from __future__ import annotations
 

@@ -84,13 +84,13 @@ class Architecture:
 
     @property
     def can_project_first(self) -> bool:
-        """True where the first block's shortcut may have a projection or not: its widths do not need one."""
+        """True if the widths of the first block need no projection, so that ``project_first`` can add one."""
         first = self.model_args.get("channels", [64])[0]
         plain = not self.colours and not self.model_args.keys() & {"norm_layer", "stem_width"}
         return self.timm_name in _PROJECTED and plain and first == 64
 
     def variant(self, *, stem: str, padding: str, project_first: bool) -> Architecture:
-        """Return this network with another stem, padding and projection, and with the parameters that it then has."""
+        """Return this network with another stem, padding and projection; ``parameters`` is updated."""
         width = int(self.model_args.get("stem_width", 64 * self.model_args.get("width_factor", 1)))
         added = (_STEM[stem] - _STEM[self.stem]) * width * self.in_chans
         # A projection is a 1x1 convolution, with a norm unless the block has it before its convolutions.
