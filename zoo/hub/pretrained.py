@@ -102,15 +102,21 @@ def recorded_hash(weights: Weights) -> str | None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """True if a converted model is there and its hashes agree; a damaged one is removed."""
+    """True if a converted model is there and its hashes agree; a damaged one is removed.
+
+    Raises:
+        UserError: it is another model.
+    """
     if not folder.is_dir():
         return False
     try:
-        checkpoint_dir.verify(folder)
-        return True
+        config = checkpoint_dir.verify(folder)
     except UserError:
         remove_tree(folder)
         return False
+    if config.full_name != folder.name:
+        raise UserError(f"{folder} holds {config.full_name}: move it away, the folder is for {folder.name} alone")
+    return True
 
 
 def _download_and_convert(spec: ModelSpec, tag: str, folder: Path, partial: Path, progress: Progress | None) -> None:

@@ -17,6 +17,7 @@ from zoo.models import checkpoint_dir, registry
 from zoo.models.model_config import CONFIG, HEADS, MODEL, ModelConfig, read_config
 from zoo.models.other_files import refuse_others
 from zoo.models.registry import ARCHITECTURES, Architecture
+from zoo.models.state_dict import count_parameters
 from zoo.system.atomic_files import sha256_file
 from zoo.transforms.preprocess import Preprocessing
 
@@ -182,7 +183,7 @@ def _from_folder(config: ModelConfig, folder: Path) -> WeightFile:
         config.full_name,
         config.sha256[MODEL],
         config.method,
-        config.architecture,
+        _counted(config.architecture, folder / MODEL),
         config.preprocessing,
         config.licence,
         config.source,
@@ -198,11 +199,16 @@ def _from_file(path: Path) -> WeightFile:
         path.stem,
         sha256,
         facts.method,
-        facts.architecture,
+        _counted(facts.architecture, path),
         facts.preprocessing,
         facts.licence,
         facts.source,
     )
+
+
+def _counted(architecture: Architecture, path: Path) -> Architecture:
+    """Return an architecture with the number of parameters that the file holds: the stated one may be wrong."""
+    return replace(architecture, parameters=count_parameters(path))
 
 
 def _hash(path: Path) -> str:

@@ -22,7 +22,7 @@ from zoo.inference.outputs import EMBEDDING, EMBEDDING_ONLY, HEAD_PARTS, TILES, 
 from zoo.inference.reopening import Reopening
 from zoo.inference.torch_backend import TensorState, TorchEngine, tensor_state, torch_device
 from zoo.inference.weights_info import WeightsInfo
-from zoo.models.backbones import require_stages
+from zoo.models.backbones import stage_parts
 from zoo.system.progress import Progress
 from zoo.system.torch_defaults import full_float32
 from zoo.transforms.preprocess import Preprocessing
@@ -360,8 +360,8 @@ def open_torch(
     Raises:
         UserError: the device is not usable here, or the network has no such layers.
     """
-    if requested.layers or requested.maps:
-        require_stages(model, "--layers" if requested.layers else "--maps")
+    for name in (*requested.layers, *requested.maps):
+        stage_parts(model, name, "--layers" if requested.layers else "--maps")
     engine = TorchEngine(model, preprocessing, device=torch_device(device), precision=precision)
     heads = heads.to(engine.device) if heads else None
     return Embedder(engine, preprocessing, normalize, weights_info, heads, backend_reason, requested)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from zoo.errors import UserError, reason_of
 from zoo.inference.outputs import EMBEDDING
-from zoo.models.backbones import embedding_size
+from zoo.models.backbones import embedding_size, stage_parts
 from zoo.system.hardware import devices_here
 from zoo.system.torch_defaults import float32_on_cpu, full_float32
 from zoo.transforms.preprocess import Preprocessing
@@ -69,19 +70,19 @@ class TorchEngine:
         import torch
 
         self._notice_fork()
-        found: dict[str, Tensor] = {}
+        found: defaultdict[str, list[Tensor]] = defaultdict(list)  # of both halves of a network of split colours
         thread = threading.get_ident()
 
-        def hook(network: nn.Module, name: str) -> RemovableHandle:
+        def hook(name: str, part: nn.Module) -> RemovableHandle:
             def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
                 if threading.get_ident() != thread:  # a pass of another thread, through the same network
                     return
                 if name in layers:
-                    found[name] = output.float().mean((2, 3))
+                    found[name].append(output.float().mean((2, 3)))
                 if name in maps:
-                    found[f"{name}_map"] = output.float()
+                    found[f"{name}_map"].append(output.float())
 
-            return _stage(network, name).register_forward_hook(keep)
+            return part.register_forward_hook(keep)
 
         # Hook the stages only for this call.
         with (
@@ -92,9 +93,10 @@ class TorchEngine:
         ):
             network = self.network()
             for name in dict.fromkeys((*layers, *maps)):
-                hooks.callback(hook(network, name).remove)
-            found[EMBEDDING] = network(self.normalised(torch.from_numpy(pixels).to(self.device)))
-        return {name: values.float().cpu().contiguous().numpy() for name, values in found.items()}
+                for part in stage_parts(network, name, name):
+                    hooks.callback(hook(name, part).remove)
+            found[EMBEDDING].append(network(self.normalised(torch.from_numpy(pixels).to(self.device))))
+        return {name: torch.cat(parts, 1).float().cpu().contiguous().numpy() for name, parts in found.items()}
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Return uint8 [N, H, W, 3] as the network's input, float32 [N, 3, H, W] in channels_last, on its device."""
@@ -169,10 +171,3 @@ def torch_device(device: str | None) -> str:
             f"device {device!r} is not usable here ({reason_of(error)}): this machine has {devices_here()}"
         ) from None
     return device
-
-
-def _stage(network: nn.Module, name: str) -> nn.Module:
-    """Return ``layer1`` ... ``layer4``, which timm's ``resnetv2_50`` calls ``stages.0`` ... ``stages.3``."""
-    if hasattr(network, name):
-        return network.get_submodule(name)
-    return network.get_submodule(f"stages.{int(name.removeprefix('layer')) - 1}")

@@ -121,6 +121,25 @@ def has_stages(module: nn.Module) -> bool:
     return hasattr(module, "layer4") or isinstance(module, ResNetV2)
 
 
+def stage_parts(module: nn.Module, name: str, what: str) -> tuple[nn.Module, ...]:
+    """Return the module of a stage, or those of both halves of a network of split colours.
+
+    Args:
+        name: ``layer1`` ... ``layer4``, which timm's ``resnetv2_50`` calls ``stages.0`` ... ``stages.3``.
+        what: what needs the stage, for messages.
+
+    Raises:
+        UserError: the network, or a half of it, has no such stages.
+    """
+    from zoo.models.colour_split import SplitEncoder
+
+    networks = module.halves if isinstance(module, SplitEncoder) else (module,)
+    for network in networks:
+        require_stages(network, what)
+    nested = f"stages.{int(name.removeprefix('layer')) - 1}"
+    return tuple(network.get_submodule(name if hasattr(network, name) else nested) for network in networks)
+
+
 def require_stages(module: nn.Module, what: str) -> None:
     """Raise UserError unless a network has the four stages of a ResNet; ``what`` needs them."""
     if not has_stages(module):

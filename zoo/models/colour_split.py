@@ -32,7 +32,12 @@ class SplitEncoder(nn.Module):
     def __init__(self, first: nn.Module, second: nn.Module, colours: str) -> None:
         super().__init__()
         self.first, self.second, self.colours = first, second, colours
-        self.num_features = sum(int(getattr(encoder, "num_features", 0)) for encoder in (first, second))
+        self.num_features = sum(int(getattr(encoder, "num_features", 0)) for encoder in self.halves)
+
+    @property
+    def halves(self) -> tuple[nn.Module, nn.Module]:
+        """The two encoders; a stage of this network is that of the first and that of the second, concatenated."""
+        return self.first, self.second
 
     def forward(self, x: Tensor) -> Tensor:
         x = convert_colours(x, self.colours)
@@ -51,7 +56,7 @@ class SplitEncoder(nn.Module):
 
     def set_grad_checkpointing(self) -> None:
         """Recompute activations in the backward pass, as timm's networks do."""
-        for encoder in (self.first, self.second):
+        for encoder in self.halves:
             checkpointing: Callable[[], None] = encoder.set_grad_checkpointing  # type: ignore[assignment]
             checkpointing()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 V = TypeVar("V")
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms
 
 
 def check_state(state: Mapping[str, Tensor], architecture: Architecture, what: str) -> None:
@@ -168,6 +170,19 @@ def read_metadata(path: Path) -> dict[str, str]:
 
     with _readable(path), safe_open(path, framework="np") as file:
         return file.metadata() or {}
+
+
+def count_parameters(path: Path) -> int:
+    """Return the number of trainable scalars in the safetensors file of an encoder; its tensors are not read.
+
+    Raises:
+        UserError: the file is missing, truncated, or no safetensors file.
+    """
+    from safetensors import safe_open
+
+    with _readable(path), safe_open(path, framework="np") as file:
+        trained = [key for key in file.keys() if not key.endswith(_STATISTICS)]  # noqa: SIM118
+        return sum(math.prod(file.get_slice(key).get_shape()) for key in trained)
 
 
 @contextmanager

@@ -228,6 +228,18 @@ def test_a_damaged_cache_is_replaced(server: Server, damage: str) -> None:
     assert len(server.requests) == 2
 
 
+def test_another_model_in_a_folder_of_the_cache_is_refused_and_kept(server: Server) -> None:
+    """Its weights would be right and its name wrong."""
+    folder = pretrained.fetch_by_name(NAME)
+    assert folder is not None
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"name": "byol_r14"', '"name": "simsiam_r50"'))
+    before = [path.read_bytes() for path in sorted(folder.iterdir())]
+    with pytest.raises(UserError, match=rf"{NAME} holds simsiam_r50\.deepmind: move it away"):
+        zoo.load(NAME, device="cpu")
+    assert [path.read_bytes() for path in sorted(folder.iterdir())] == before
+
+
 def test_nothing_to_fetch() -> None:
     for name, message in (
         ("byol_r18", "no weights to fetch"),

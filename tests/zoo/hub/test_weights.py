@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from safetensors.torch import load_file, save, save_file
 import zoo
 from zoo.errors import UserError
 from zoo.hub import exported_encoder, networks, weights
+from zoo.models import checkpoint_dir
 from zoo.models.backbones import find_backbone
+from zoo.models.model_config import ModelConfig
 from zoo.models.registry import DEFAULT_MODEL
 from zoo.models.resnet import build_encoder
 from zoo.models.state_dict import read_tensors, to_safetensors
@@ -37,6 +40,17 @@ def test_a_saved_encoder_comes_back(random_weights: Path) -> None:
     for key, value in networks.load_encoder(file).state_dict().items():
         if not key.endswith("num_batches_tracked"):
             assert torch.equal(value, state[key]), key
+
+
+def test_parameters_are_those_of_the_file_and_not_the_stated_ones(random_weights: Path, tmp_path: Path) -> None:
+    exported = weights.locate(random_weights)
+    expected = sum(p.numel() for p in networks.load_encoder(exported).parameters())
+    wrong = replace(exported.architecture, parameters=7)
+    config = ModelConfig("wrong", None, "byol", wrong, exported.preprocessing, "none", "")
+    folder = tmp_path / "model"
+    checkpoint_dir.write(folder, config, load_file(random_weights))
+    for place in (random_weights, folder):
+        assert weights.locate(place).architecture.parameters == expected
 
 
 def test_half_precision_keeps_bn_in_float32(random_weights: Path, tmp_path: Path) -> None:

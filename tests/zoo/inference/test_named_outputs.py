@@ -32,6 +32,7 @@ from zoo.hub.weights import locate
 from zoo.inference.embedder import as_rgb
 from zoo.inference.outputs import Outputs, grid
 from zoo.models import checkpoint_dir
+from zoo.models.colour_split import SplitEncoder, convert_colours
 from zoo.models.heads import byol_mlp
 from zoo.models.model_config import ModelConfig
 from zoo.models.resnet import encoder_state
@@ -88,6 +89,27 @@ def test_stages_are_those_that_timm_gives(name: str) -> None:
     with torch.inference_mode():
         _, stages = embedder.model.forward_intermediates(embedder.transform(PHOTOS[0])[None])  # type: ignore[operator]
     for layer, expected in zip(every, stages[1:], strict=True):
+        alike(found[f"{layer}_map"], expected)
+        alike(found[layer], expected.mean((2, 3)))
+    alike(found["embedding"], found["layer4"])
+    assert {key: values.shape[1:] for key, values in found.items()} == dict(embedder.shapes)
+
+
+def test_stages_of_split_colours_are_those_of_both_halves() -> None:
+    every = ("layer1", "layer2", "layer3", "layer4")
+    embedder = zoo.load("cmc_r50.random", device="cpu", outputs=Outputs(layers=every, maps=every))
+    embedder = replace(embedder, preprocessing=replace(embedder.preprocessing, input_size=48, resize=48))
+    found = embedder.outputs(PHOTOS[:2])
+    network = embedder.model
+    assert isinstance(network, SplitEncoder)
+    images = convert_colours(torch.stack([embedder.transform(photo) for photo in PHOTOS[:2]]), "lab")
+    with torch.inference_mode():
+        of_both = [
+            half.forward_intermediates(channels)[1]  # type: ignore[operator]
+            for half, channels in zip(network.halves, (images[:, :1], images[:, 1:]), strict=True)
+        ]
+    for n, layer in enumerate(every, 1):
+        expected = torch.cat([stages[n] for stages in of_both], 1)
         alike(found[f"{layer}_map"], expected)
         alike(found[layer], expected.mean((2, 3)))
     alike(found["embedding"], found["layer4"])
