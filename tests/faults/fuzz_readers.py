@@ -309,8 +309,8 @@ def _read_kept(path: Path) -> object:
 
 
 def _read_config(path: Path) -> object:
+    from zoo.models.config_reader import read_config
     from zoo.models.head_spec import build_head
-    from zoo.models.model_config import read_config
 
     config = read_config(path)
     with torch.device("meta"):

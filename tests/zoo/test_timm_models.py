@@ -14,7 +14,8 @@ import zoo.timm_models  # noqa: F401
 from zoo.convert import byol
 from zoo.errors import UserError
 from zoo.models import checkpoint_dir
-from zoo.models.model_config import ModelConfig, read_config
+from zoo.models.config_reader import read_config
+from zoo.models.model_config import ModelConfig
 from zoo.models.registry import Architecture
 from zoo.models.resnet import build_encoder, encoder_state
 from zoo.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing

@@ -9,8 +9,9 @@ from zoo.errors import UserError
 from zoo.hub import pretrained
 from zoo.hub.weights import RANDOM, is_hub_reference, is_path, locate
 from zoo.models import registry
+from zoo.models.config_reader import read_config
 from zoo.models.licences import UNKNOWN, commercial_use, where_stated
-from zoo.models.model_config import CONFIG, read_config
+from zoo.models.model_config import CONFIG
 from zoo.models.registry import ARCHITECTURES, ModelSpec, Score, Weights
 from zoo.system.terminal import print_line, print_wrapped
 

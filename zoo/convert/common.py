@@ -11,8 +11,8 @@ from typing import TypeVar
 from torch import Tensor
 
 from zoo.errors import UserError, reason_of
+from zoo.models.bounded_args import MAX_BLOCKS, MAX_WIDTH
 from zoo.models.key_mapping import torchvision_to_resnetv2
-from zoo.models.model_config import MAX_BLOCKS, MAX_WIDTH
 from zoo.models.registry import IMAGENET_224, Architecture, ModelArgs
 from zoo.models.state_dict import without_counters
 from zoo.transforms.preprocess import MODES, Preprocessing

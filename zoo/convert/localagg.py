@@ -21,7 +21,7 @@ from torch import Tensor
 from zoo.convert.common import OfficialCheckpoint, not_official, require_online
 from zoo.convert.readers.tf_checkpoint import open_bundle
 from zoo.convert.tf_layers import BN, CONVOLUTION, DENSE, KEPT, NORM, Leaves, by_creation
-from zoo.models.model_config import MAX_BLOCKS, MAX_WIDTH
+from zoo.models.bounded_args import MAX_BLOCKS, MAX_WIDTH
 from zoo.models.registry import FAIR_224, Architecture, ModelArgs
 from zoo.models.resnet import build_encoder, count_parameters
 from zoo.models.state_dict import check_state

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from zoo.models.model_config import MAX_BLOCKS
+from zoo.models.bounded_args import MAX_BLOCKS
 from zoo.models.registry import Architecture, ModelArgs
 from zoo.models.state_dict import without_counters
 

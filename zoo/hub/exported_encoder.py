@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError, reason_of
-from zoo.models.model_config import line_of_text, require_bounded_args, require_channels
+from zoo.models.bounded_args import require_bounded_args
+from zoo.models.config_reader import line_of_text, require_channels
 from zoo.models.registry import ARCHITECTURES, Architecture
 from zoo.models.state_dict import half_of, read_metadata, read_tensors, to_safetensors, without_counters
 from zoo.system.atomic_files import atomic_write_bytes, sha256_file

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from zoo.errors import UserError
 from zoo.hub import exported_encoder
 from zoo.models import checkpoint_dir, registry
-from zoo.models.model_config import CONFIG, HEADS, MODEL, ModelConfig, read_config
+from zoo.models.config_reader import read_config
+from zoo.models.model_config import CONFIG, HEADS, MODEL, ModelConfig
 from zoo.models.other_files import refuse_others
 from zoo.models.registry import ARCHITECTURES, Architecture
 from zoo.models.state_dict import count_parameters

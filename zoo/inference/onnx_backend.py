@@ -22,7 +22,7 @@ from zoo.inference.onnx_bounds import require_bounded
 from zoo.inference.onnx_checks import require_self_contained
 from zoo.inference.outputs import EMBEDDING_ONLY, Outputs
 from zoo.inference.weights_info import WeightsInfo
-from zoo.models.model_config import line_of_text
+from zoo.models.config_reader import line_of_text
 from zoo.system.atomic_files import sha256_file
 from zoo.system.hardware import adds_int8_in_16_bits, devices_here, usable_cores
 from zoo.system.shortage import raise_if_short, require_addresses

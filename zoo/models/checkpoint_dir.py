@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
-from zoo.models.model_config import CONFIG, HEADS, MODEL, ModelConfig, read_config
+from zoo.models.config_reader import read_config
+from zoo.models.model_config import CONFIG, HEADS, MODEL, ModelConfig
 from zoo.system.atomic_files import atomic_write_bytes, atomic_write_text, create_folder_exclusively, sha256_file
 
 if TYPE_CHECKING:
