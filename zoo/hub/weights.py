@@ -208,7 +208,12 @@ def _from_file(path: Path) -> WeightFile:
 
 
 def _counted(architecture: Architecture, path: Path) -> Architecture:
-    """Return an architecture with the number of parameters that the file holds: the stated one may be wrong."""
+    """Return a ResNet with the number of parameters that its file holds: the stated one may be wrong.
+
+    Another network of timm may use a layer twice, which its file holds twice: for those it is the stated number.
+    """
+    if not architecture.is_resnet:
+        return architecture
     return replace(architecture, parameters=count_parameters(path))
 
 

@@ -164,5 +164,16 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def encoder_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict without BN's ``num_batches_tracked``, which inference does not read."""
-    return {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
+    """Return the state dict without BN's ``num_batches_tracked``, which inference does not read.
+
+    Each tensor has memory of its own, as safetensors asks: that of a layer with two names is copied.
+    """
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, value in module.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        place = value.untyped_storage().data_ptr()
+        state[key] = value.clone() if place in seen else value
+        seen.add(place)
+    return state

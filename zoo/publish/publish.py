@@ -127,6 +127,7 @@ def build(
     """
     from zoo.export.export import Variant, export_onnx, trace_core
     from zoo.loading import load
+    from zoo.models.resnet import encoder_state
 
     # weights and config
     if file.folder is not None:
@@ -136,7 +137,7 @@ def build(
             if (file.folder / name).exists():
                 copy_file(file.folder / name, folder / name)
     else:
-        encoder = networks.load_encoder(file).state_dict()
+        encoder = encoder_state(networks.load_encoder(file))
         checkpoint_dir.write(folder, _config(file, repository), encoder, file.exported_heads())
     facts = _facts(file, folder, repository, results)  # before minutes of work: a result can be of another model
     # the loaders, ONNX Runtime among them

@@ -80,6 +80,32 @@ def test_onnx_and_every_loader_give_its_embeddings(encoder: Path, tmp_path: Path
     assert 'source="local", weights="hf-hub:somebody/own"' in card
 
 
+@pytest.fixture(scope="module")
+def coat(tmp_path_factory: pytest.TempPathFactory, photos: Dataset) -> Path:
+    """The exported encoder of a CoaT: both blocks of a stage have one position encoding."""
+    folder = tmp_path_factory.mktemp("coat")
+    loop.train(small("coat_lite_tiny", "simsiam", optim={"epochs": 1}), photos, folder / "run", device="cpu")
+    export(folder / "run", folder / "coat.safetensors", licence="MIT")
+    return folder / "coat.safetensors"
+
+
+def test_layers_that_a_network_uses_twice_are_exported(coat: Path) -> None:
+    state = last(coat.parent / "run")["method"]
+    network = zoo.load(coat, device="cpu").model.state_dict()
+    shared = [network[f"serial_blocks1.{block}.cpe.proj.weight"].data_ptr() for block in (0, 1)]
+    assert shared[0] == shared[1]
+    for key, value in network.items():
+        assert torch.equal(value, state[f"encoder.{key}"]), key
+
+
+@pytest.mark.slow
+def test_layers_that_a_network_uses_twice_are_published(coat: Path, tmp_path: Path) -> None:
+    result = publish(coat, "somebody/own", dry_run=tmp_path / "repository", int8=False)
+    assert max(result.agreement.timm, result.agreement.onnx) < 1e-4
+    parameters = zoo.load(coat, device="cpu").model.parameters()
+    assert locate(tmp_path / "repository").architecture.parameters == sum(p.numel() for p in parameters)
+
+
 def test_the_commands_take_it(
     encoder: Path, labelled_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
