@@ -92,7 +92,9 @@ def test_what_is_wrong_with_an_array_is_one_line(tmp_path: Path) -> None:
     refused("f.npz", {"images": PIXELS, "labels": LABELS[:3]}, "labels must be 6 whole numbers")
     refused("g.npz", {"images": PIXELS, "labels": -LABELS}, "labels must be")
     refused(
-        "k.npz", {"images": PIXELS, "labels": np.where(LABELS, LABELS, 2**63 + 5).astype(np.uint64)}, "labels must be"
+        "k.npz",
+        {"images": PIXELS, "labels": np.where(LABELS, LABELS.astype(np.uint64), np.uint64(2**63 + 5))},
+        "labels must be",
     )
     refused("l.npz", {"images": PIXELS[0]}, "is one RGB image")
     refused("h.npz", {"pictures": PIXELS}, "has no array images")

@@ -23,7 +23,7 @@ from zoo.cli.app import exit_code
 from zoo.cli.main import app
 from zoo.convert.convert import convert
 from zoo.errors import UserError
-from zoo.models import checkpoint_dir, model_config
+from zoo.models import checkpoint_dir, config_reader
 from zoo.models.registry import ARCHITECTURES, MODELS
 from zoo.publish import publish
 from zoo.publish.card import scores
@@ -258,7 +258,7 @@ def test_timm_reading_other_preprocessing_is_not_published(
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="interpolation of pretrained_cfg, which timm reads, is bilinear"):
         publish.publish(folder, REPO)
-    monkeypatch.setattr(model_config, "_require_same_transform", lambda timms, ours: None)
+    monkeypatch.setattr(config_reader, "_require_same_transform", lambda timms, ours: None)
     with pytest.raises(UserError, match="timm with its own transform gives another embedding"):
         publish.publish(folder, REPO)
     assert not hub.requests
