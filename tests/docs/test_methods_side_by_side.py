@@ -98,4 +98,6 @@ def test_the_methods_with_a_bank_learn_as_the_json_says() -> None:
     (after,) = json.loads((RESULTS / "cifar10_instdisc.json").read_text())["rows"]
     (before,) = json.loads((RESULTS / "cifar10_instdisc_before.json").read_text())["rows"]
     assert f"three epochs of all images: kNN {shown(after['knn'])}, linear {shown(after['linear'])} (" in text
+    (clusters,) = json.loads((RESULTS / "cifar10_localagg.json").read_text())["rows"]
+    assert f"with clusters: kNN {shown(clusters['knn'])}, linear {shown(clusters['linear'])} (" in text
     assert f"it had {before['knn']['score']:.1f} and {before['linear']['score']:.1f} (" in text
