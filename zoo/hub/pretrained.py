@@ -102,10 +102,10 @@ def recorded_hash(weights: Weights) -> str | None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """True if a converted model is there and its hashes agree; a damaged one is removed.
+    """Return whether a folder of the cache holds its model with the right hashes. A damaged model is removed.
 
     Raises:
-        UserError: it is another model.
+        UserError: the folder holds another model.
     """
     if not folder.is_dir():
         return False

@@ -70,7 +70,7 @@ class TorchEngine:
         import torch
 
         self._notice_fork()
-        found: defaultdict[str, list[Tensor]] = defaultdict(list)  # of both halves of a network of split colours
+        found: defaultdict[str, list[Tensor]] = defaultdict(list)  # two tensors where colours are split
         thread = threading.get_ident()
 
         def hook(name: str, part: nn.Module) -> RemovableHandle:

@@ -1,4 +1,4 @@
-"""The arguments of a network that a file may state: which are known, and how large they may be."""
+"""Check the arguments of a network that a file states: their names and their sizes."""
 
 from __future__ import annotations
 

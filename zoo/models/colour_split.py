@@ -36,7 +36,7 @@ class SplitEncoder(nn.Module):
 
     @property
     def halves(self) -> tuple[nn.Module, nn.Module]:
-        """The two encoders; a stage of this network is that of the first and that of the second, concatenated."""
+        """The two encoders. A stage of this network concatenates the stages of both."""
         return self.first, self.second
 
     def forward(self, x: Tensor) -> Tensor:

@@ -54,14 +54,15 @@ def read_config(path: Path) -> ModelConfig:
         raise UserError(f"{path} is not a config of a model: {error}") from None
     except ValueError:
         raise UserError(f"{path} is not a config of a model: it is no text in UTF-8") from None
-    # Report every malformed value as a problem of the file.
+    # Name the file in the message of every wrong value.
     try:
         return _parse(config)
     except UserError as error:
         raise UserError(f"{path}: {reason_of(error)}") from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        reason = reason_of(error)
-        raise UserError(f"{path} was not written by `zoo convert`, or by a newer version ({reason})") from None
+        raise UserError(
+            f"{path} was not written by `zoo convert`, or by a newer version ({reason_of(error)})"
+        ) from None
 
 
 def require_channels(preprocessing: Preprocessing, architecture: Architecture) -> None:
@@ -70,7 +71,7 @@ def require_channels(preprocessing: Preprocessing, architecture: Architecture) -
         raise UserError(f"images of {preprocessing.channels} channels, a network of {architecture.in_chans}")
 
 
-# ---------------------------------------------------------------- parsing; KeyError and the like become a UserError
+# ---------------------------------------------------------------- parsing; its KeyErrors become a UserError
 
 
 def _parse(config: Any) -> ModelConfig:

@@ -164,9 +164,9 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def encoder_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict without BN's ``num_batches_tracked``, which inference does not read.
+    """Return the state dict without ``num_batches_tracked`` of BN: inference does not read it.
 
-    Each tensor has memory of its own, as safetensors asks: that of a layer with two names is copied.
+    safetensors stores no tensors that share memory. A tensor with two names is therefore copied.
     """
     state: dict[str, Tensor] = {}
     seen: set[int] = set()

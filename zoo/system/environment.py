@@ -14,7 +14,7 @@ def whole_number(name: str, default: int | None, *, least: int = 0) -> int:
     """Return the whole number in a variable, or ``default`` if the variable is not set or empty.
 
     Raises:
-        UserError: the value is no whole number or is below ``least``; or there is no value and no default.
+        UserError: the value is no whole number or below ``least``, or it is missing without a default.
     """
     text = os.environ.get(name, "").strip()
     if not text and default is not None:
